@@ -1,0 +1,84 @@
+"""The contract of a data plane, and its counters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from appliance.forwarding import ForwardingTables
+from appliance.packet.action import Action
+
+
+class DataPlaneError(Exception):
+    """Forwarding is not certain; the text says why and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Client to member only: replies never pass a director."""
+
+    packets: int = 0
+    bytes: int = 0
+    """Inner IP packets' lengths, without Ethernet and without encapsulation."""
+
+    new_flows: int = 0
+    """TCP SYNs without ACK. Always 0 for UDP, which has no beginning."""
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(self.packets + other.packets, self.bytes + other.bytes, self.new_flows + other.new_flows)
+
+
+@dataclass(frozen=True)
+class Counters:
+    """They only grow while a plane lives, whatever happens to services and members meanwhile."""
+
+    services: Mapping[tuple[str, str], Traffic] = field(default_factory=dict)
+    """By (virtual service, VIP)."""
+
+    members: Mapping[str, Traffic] = field(default_factory=dict)
+    """By `pool/member`."""
+
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """Frames by `packet.action.Reason`."""
+
+    replies: Mapping[str, int] = field(default_factory=dict)
+    """Frames of our own, by `packet.action.Reply.kind`."""
+
+    details: Mapping[str, int] = field(default_factory=dict)
+    """What else a plane counts of itself (ring overflows, completed checksums, ...)."""
+
+
+class DataPlane(Protocol):
+    """Makes packets follow forwarding tables."""
+
+    async def start(self) -> None:
+        """Take over the interfaces; remove or adopt what an earlier run left behind.
+
+        Raises:
+            DataPlaneError: an interface is missing, a privilege or kernel feature is absent.
+        """
+
+    async def set(self, tables: ForwardingTables) -> None:
+        """Make these the tables in force: atomically, and idempotent. Returns when packets follow them.
+
+        Raises:
+            DataPlaneError: the tables were not taken; the old ones stay in force.
+        """
+
+    async def check(self) -> None:
+        """Prove that packets are being forwarded by the tables last set.
+
+        Raises:
+            DataPlaneError: it cannot be proved (worker stuck, interface down, a socket or rule gone).
+        """
+
+    async def counters(self) -> Counters:
+        """Read the counters now."""
+
+    async def explain(self, frame: bytes, interface: str) -> Action:
+        """What this plane does with this Ethernet frame arriving on *interface*, without sending anything."""
+
+    async def describe(self) -> Mapping[str, str]:
+        """Facts for people: the plane's kind, how it sends, its interfaces."""
+
+    async def close(self) -> None:
+        """Stop forwarding and leave nothing behind."""

@@ -1,0 +1,136 @@
+"""Forwarding tables: the one value a data plane is told. Complete, immutable, the same for every plane.
+
+`decide` builds them, `DataPlane.set` makes them real, `packet.forward` is what they mean.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.model import Delivery, HashMode, IPAddress, PortRange, Protocol
+
+SLOTS = 65537
+"""Slots of a pool's table. Maglev needs a prime, and well over a hundred slots per member keep the shares even
+(Eisenbud et al., NSDI 2016)."""
+
+NO_MEMBER = 0xFFFF
+"""The index in a slot that nobody owns."""
+
+MAX_MEMBERS = 0xFFFF
+"""Member indices are 0..65534."""
+
+SlotArray = npt.NDArray[np.uint32]
+"""SLOTS words: bits 0..15 primary, bits 16..31 previous, both member indices. Equal halves are the steady state."""
+
+
+@dataclass(frozen=True)
+class NextHop:
+    """The way to a member's address, resolved: where a frame leaves and to which MAC address it goes."""
+
+    ifindex: int
+    interface: str
+    source_mac: bytes
+    """Our MAC address on that interface, 6 bytes."""
+
+    mac: bytes
+    """MAC address of the member itself or of the router towards it, 6 bytes."""
+
+    mtu: int
+    """Largest IP packet that fits, bytes."""
+
+    source: IPAddress
+    """Our address on the way: the source of outer headers."""
+
+    direct: bool
+    """True when the member is on the segment itself: what L2 DSR needs."""
+
+
+@dataclass(frozen=True)
+class TableMember:
+    """One way to one member: the same member reached by L2 and by IPIP is two of these."""
+
+    index: int
+    """What slots hold. Stable for the member's life."""
+
+    id: str
+    """`pool/member`, for people and counters."""
+
+    address: IPAddress
+    delivery: Delivery
+    next_hop: NextHop
+
+    @property
+    def inner_mtu(self) -> int:
+        """The largest inner IP packet that reaches the member unfragmented, bytes."""
+        return self.next_hop.mtu - self.delivery.overhead(self.address.version)
+
+
+@dataclass(frozen=True)
+class TableService:
+    """One VIP of one virtual service."""
+
+    index: int
+    """Position among the services of these tables; 0..n-1."""
+
+    name: str
+    vip: IPAddress
+    protocol: Protocol
+    ports: tuple[PortRange, ...]
+    hash_mode: HashMode
+    slots: SlotArray = field(repr=False, compare=False)
+    """Shared by all services of the same pool and delivery."""
+
+
+@dataclass(frozen=True)
+class ForwardingTables:
+    secret: bytes = field(default=bytes(16), repr=False)
+    """Key of the flow hash."""
+
+    services: tuple[TableService, ...] = ()
+    members: Mapping[int, TableMember] = field(default_factory=dict)
+    """By index; every index in any slot array is here."""
+
+    @cached_property
+    def vips(self) -> frozenset[IPAddress]:
+        """Addresses whose packets belong to the data plane, whatever their port."""
+        return frozenset(service.vip for service in self.services)
+
+    @cached_property
+    def vips_v4(self) -> frozenset[IPv4Address]:
+        return frozenset(vip for vip in self.vips if isinstance(vip, IPv4Address))
+
+    @cached_property
+    def vips_v6(self) -> frozenset[IPv6Address]:
+        return frozenset(vip for vip in self.vips if isinstance(vip, IPv6Address))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal fingerprints are equal tables, slots included."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(self.secret)
+        seen: dict[int, int] = {}
+        for service in self.services:
+            digest.update(repr(service).encode())
+            if id(service.slots) not in seen:
+                seen[id(service.slots)] = len(seen)
+                digest.update(service.slots.tobytes())
+            digest.update(seen[id(service.slots)].to_bytes(4, "big"))
+        for index in sorted(self.members):
+            digest.update(repr(self.members[index]).encode())
+        return digest.hexdigest()
+
+    def find(self, vip: IPAddress, protocol: int, port: int) -> TableService | None:
+        """The service for a destination: an exact port beats a range, a range beats the wildcard (packets.md, P11)."""
+        best: tuple[int, TableService] | None = None
+        for service in self.services:
+            if service.vip != vip or service.protocol != protocol:
+                continue
+            for ports in service.ports:
+                if port in ports and (best is None or ports.width < best[0]):
+                    best = ports.width, service
+        return best[1] if best else None

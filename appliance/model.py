@@ -1,0 +1,282 @@
+"""The values that everything else speaks about. Frozen, no behaviour beyond small derived facts.
+
+Names are the field's words (ARCHITECTURE.md, "Words"); the seed system's spelling is accepted by config/schema.py only.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import PurePath
+
+IPAddress = IPv4Address | IPv6Address
+
+
+class Protocol(IntEnum):
+    """IANA protocol numbers of the flows that a virtual service can carry."""
+
+    TCP = 6
+    UDP = 17
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class ProfileType(StrEnum):
+    """What kind of traffic a network profile is for."""
+
+    TCP_FAST_PATH = "tcp_fast_path"
+    UDP_FAST_PATH = "udp_fast_path"
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol.TCP if self is ProfileType.TCP_FAST_PATH else Protocol.UDP
+
+
+class DsrType(StrEnum):
+    """How a packet gets to a member unchanged: by rewriting MAC addresses, or inside another IP packet."""
+
+    L2 = "l2"
+    L3 = "l3"
+
+
+class Encapsulation(StrEnum):
+    """The tunnel of L3 DSR."""
+
+    IPIP = "ipip"
+
+
+class TtlPolicy(StrEnum):
+    """Whether an encapsulating director counts as a hop for the inner packet (packets.md, section 1)."""
+
+    ROUTER = "router"
+    TRANSPARENT = "transparent"
+
+
+class Algorithm(StrEnum):
+    CONSISTENT_HASH = "consistent_hash"
+
+
+class HashMode(StrEnum):
+    """Which parts of a flow key choose the slot."""
+
+    SOURCE_IP = "source_ip"
+    SOURCE_IP_PORT = "source_ip_port"
+    FIVE_TUPLE = "five_tuple"
+
+
+class AdminState(StrEnum):
+    """What people want of a member."""
+
+    READY = "ready"
+    DRAIN = "drain"
+    MAINT = "maint"
+
+
+class Health(StrEnum):
+    """What is observed of a member."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    DOWN = "down"
+
+
+class EffectiveState(StrEnum):
+    """What the decision makes of admin state, health and reachability."""
+
+    IN_ROTATION = "in_rotation"
+    DRAINING = "draining"
+    OUT = "out"
+
+
+class HaMode(StrEnum):
+    ACTIVE_ACTIVE = "active_active"
+
+
+class PlaneKind(StrEnum):
+    """Which data plane a director is to use."""
+
+    AUTO = "auto"
+    RAW = "raw"
+
+
+@dataclass(frozen=True, order=True)
+class PortRange:
+    """Ports first..last, both included. 1..65535 is the wildcard."""
+
+    first: int
+    last: int
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+    @property
+    def width(self) -> int:
+        return self.last - self.first + 1
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How packets of a virtual service reach its members: the part of a network profile a data plane cares for."""
+
+    dsr_type: DsrType
+    encapsulation: Encapsulation | None
+    """None for L2."""
+
+    ttl: TtlPolicy = TtlPolicy.ROUTER
+
+    def __str__(self) -> str:
+        return str(self.encapsulation or self.dsr_type)
+
+    def overhead(self, outer_version: int) -> int:
+        """Bytes that encapsulation adds to the inner IP packet (packets.md, section 1).
+
+        Args:
+            outer_version: 4 or 6, the family of the member's address.
+        """
+        if self.encapsulation is None:
+            return 0
+        return 20 if outer_version == 4 else 40
+
+
+@dataclass(frozen=True)
+class NetworkProfile:
+    name: str
+    type: ProfileType
+    delivery: Delivery
+    session_idle_timeout_s: int
+
+
+@dataclass(frozen=True)
+class MonitorSpec:
+    """One configured health monitor; `settings` are those of its kind, validated by the kind itself."""
+
+    name: str
+    kind: str
+    send_interval_s: float
+    receive_timeout_s: float
+    rise: int
+    """Good results in a row before a member counts as up."""
+
+    fall: int
+    """Bad results in a row before a member counts as down."""
+
+    monitor_port: int | None
+    """The port to probe; None means the first port of the virtual service that uses the pool."""
+
+    settings: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True)
+class Member:
+    """One address in a pool."""
+
+    name: str
+    address: IPAddress
+    ratio: int = 1
+    """Relative share of the slots; 0 takes none."""
+
+    enabled: bool = True
+
+
+@dataclass(frozen=True)
+class Pool:
+    name: str
+    algorithm: Algorithm
+    hash_mode: HashMode | None
+    """None: the default of the service's DSR type (source_ip for L2, five_tuple for L3)."""
+
+    members: tuple[Member, ...]
+    monitors: tuple[MonitorSpec, ...]
+    """Every one must be content for a member to be up. None at all: members count as up."""
+
+
+@dataclass(frozen=True)
+class VirtualService:
+    """VIPs, a protocol and ports, with a pool."""
+
+    name: str
+    vips: tuple[IPAddress, ...]
+    ports: tuple[PortRange, ...]
+    profile: NetworkProfile
+    pool: Pool
+    enabled: bool = True
+    ha: HaMode = HaMode.ACTIVE_ACTIVE
+    min_members: int = 1
+    """Members in rotation that it takes for the VIPs to be announced."""
+
+    advertise_down: bool = False
+    """Keep announcing when too few members are in rotation."""
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.profile.type.protocol
+
+    @property
+    def hash_mode(self) -> HashMode:
+        if self.pool.hash_mode is not None:
+            return self.pool.hash_mode
+        return HashMode.SOURCE_IP if self.profile.delivery.dsr_type is DsrType.L2 else HashMode.FIVE_TUPLE
+
+
+@dataclass(frozen=True)
+class BgpPeer:
+    address: IPAddress
+    remote_as: int
+    hold_time_s: int
+    local_address: IPAddress | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class BgpConfig:
+    local_as: int
+    router_id: IPv4Address
+    peers: tuple[BgpPeer, ...]
+    next_hop_v4: IPv4Address | None = None
+    """None: the session's own address."""
+
+    next_hop_v6: IPv6Address | None = None
+
+
+@dataclass(frozen=True)
+class ApiConfig:
+    address: IPAddress
+    port: int
+
+
+@dataclass(frozen=True)
+class Director:
+    name: str
+    interfaces: tuple[str, ...]
+    """Where packets for VIPs arrive."""
+
+    plane: PlaneKind
+    runtime_dir: PurePath
+    """Sockets and generated files of this instance."""
+
+    api: ApiConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything an operator has written down, checked and resolved."""
+
+    director: Director
+    secret: bytes = field(repr=False)
+    """The fleet's hash key, at least 16 bytes."""
+
+    bgp: BgpConfig | None
+    services: tuple[VirtualService, ...]
+    source: str = ""
+    """Where it was read from, for people."""
+
+    digest: str = ""
+    """Hash of the text: equal means nothing to do on reload."""
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """Pools in use, each once, in the order of first use."""
+        return tuple({service.pool.name: service.pool for service in self.services}.values())

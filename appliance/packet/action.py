@@ -1,0 +1,77 @@
+"""What happens to a frame, and the name of every way out. One list for the packet path, both planes and the metrics."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    TRANSMIT = "transmit"
+    PASS = "pass"  # noqa: S105 - not a password
+    DROP = "drop"
+
+
+class Reason(StrEnum):
+    """Why a frame was not sent to a member. Counter names; they never change their meaning."""
+
+    # pass: none of our business, the kernel has it
+    NOT_IP = "not_ip"
+    """Neither IPv4 nor IPv6 (ARP among them), or more VLAN tags than two."""
+    NOT_VIP = "not_vip"
+    """Destination is not a VIP of ours, or the frame is not for our MAC address."""
+
+    # drop
+    MALFORMED = "malformed"
+    """Lengths, header checksum or header fields that contradict themselves (P2, P3, P4, P7)."""
+    NO_SERVICE = "no_service"
+    """A VIP, but no virtual service on this protocol and port (P10)."""
+    NO_MEMBER = "no_member"
+    """The service has no member in rotation."""
+    TTL_EXPIRED = "ttl_expired"
+    """The inner packet's TTL or hop limit ended here (encapsulating directors are routers)."""
+    TOO_BIG = "too_big"
+    """Larger than the way to the member allows, and must not be fragmented (M1, M2), or is not (M3)."""
+    FRAGMENT = "fragment"
+    """A fragment whose member cannot be known from the fragment alone."""
+    UNSUPPORTED_HEADER = "unsupported_header"
+    """An IPv6 extension header chain that is too long or unknown (P6), or routing type 0."""
+    PROTOCOL = "protocol"
+    """Neither TCP nor UDP (ICMP to a VIP among them)."""
+    LOOP = "loop"
+    """A member of an L2 pool sent the packet back to the VIP (L5)."""
+    OVERSIZED_FRAME = "oversized_frame"
+    """An offload super-frame that no wire could carry (P14)."""
+    TX_FAILED = "tx_failed"
+    """The kernel refused to send the frame."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A frame of our own, sent back out of the interface that the cause arrived on (ICMP errors)."""
+
+    frame: bytes
+    kind: str
+    """Name for counters: `icmp_too_big`, `icmp_time_exceeded`."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a director does with one frame."""
+
+    verdict: Verdict
+    reason: Reason | None = None
+    """None exactly when the verdict is TRANSMIT."""
+
+    frame: bytes = b""
+    """The frame out, for TRANSMIT."""
+
+    ifindex: int = 0
+    """Where it leaves, for TRANSMIT."""
+
+    service: int | None = None
+    """TableService.index, as soon as a service was found."""
+
+    member: int | None = None
+    """TableMember.index, as soon as a member was chosen."""
+
+    slot: int | None = None
+    reply: Reply | None = None

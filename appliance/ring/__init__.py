@@ -1,0 +1,1 @@
+"""Which member owns which flow: flow hash, Maglev base table, rendezvous overlay. Pure."""

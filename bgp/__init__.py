@@ -1,0 +1,1 @@
+"""BGP speaker: announce exactly the routes that are wanted. Knows neither the appliance nor health."""

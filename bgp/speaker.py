@@ -1,0 +1,89 @@
+"""The contract of a BGP speaker, and the fake that obeys it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from bgp.route import Route
+
+
+class SpeakerError(Exception):
+    """The speaker could not do what it was told; it goes on trying. The text says why."""
+
+
+class Session(StrEnum):
+    DOWN = "down"
+    CONNECTED = "connected"
+    UP = "up"
+
+
+@dataclass(frozen=True)
+class PeerStatus:
+    session: Session
+    since: float
+    """Seconds since the epoch."""
+
+    detail: str = ""
+    routes_sent: frozenset[str] = frozenset()
+    """Prefixes that ExaBGP has really sent to this peer in the present session."""
+
+
+@dataclass(frozen=True)
+class SpeakerStatus:
+    running: bool
+    peers: Mapping[str, PeerStatus] = field(default_factory=dict)
+    """By peer address."""
+
+    announced: frozenset[Route] = frozenset()
+    """Routes that were acknowledged and are under our lease."""
+
+    detail: str = ""
+
+
+class Speaker(Protocol):
+    """Announces routes to peers."""
+
+    async def set(self, routes: frozenset[Route]) -> None:
+        """Announce exactly *routes*; withdraw everything else. Idempotent; returns when acknowledged.
+
+        Raises:
+            SpeakerError: not acknowledged. The wanted set is remembered and replayed as soon as that is possible.
+        """
+
+    async def renew(self) -> None:
+        """Prolong the lease on the announced routes. To be called only after the data plane has proved itself.
+
+        Without it for longer than the lease, every route is withdrawn, and comes back with the next call.
+        """
+
+    def status(self) -> SpeakerStatus:
+        """What is known now; no I/O."""
+
+    async def close(self) -> None:
+        """Withdraw everything, then stop."""
+
+
+class RecordingSpeaker:
+    """A speaker that only remembers: for tests, and for a director without BGP."""
+
+    def __init__(self) -> None:
+        self.history: list[frozenset[Route]] = []
+        self.renewals = 0
+
+    @property
+    def routes(self) -> frozenset[Route]:
+        return self.history[-1] if self.history else frozenset()
+
+    async def set(self, routes: frozenset[Route]) -> None:
+        if routes != self.routes:
+            self.history.append(routes)
+
+    async def renew(self) -> None:
+        self.renewals += 1
+
+    def status(self) -> SpeakerStatus:
+        return SpeakerStatus(running=True, announced=self.routes)
+
+    async def close(self) -> None:
+        await self.set(frozenset())

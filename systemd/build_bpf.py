@@ -1,0 +1,66 @@
+"""Compile every BPF program of the project: `NAME.bpf.c` becomes `NAME.bpf.o` beside it, when it is out of date.
+
+The compiler is clang with a BPF target: the one inside the ziglang wheel, else the system's. It is needed to build
+the project, never to run it: wheels carry the objects. Paths are mapped away, so the same source gives the same object
+wherever it is built.
+"""
+
+import argparse
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = ["-target", "bpfel", "-mcpu=v3", "-O2", "-g", "-nostdinc", "-ffreestanding", "-Wall", "-Wextra", "-Werror"]
+
+
+def compiler() -> list[str]:
+    """The command that starts clang.
+
+    Raises:
+        SystemExit: when there is no clang on this machine.
+    """
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "clang"]
+    if clang := shutil.which("clang"):
+        return [clang]
+    raise SystemExit("no clang: pip install ziglang, or install clang 14 or newer")
+
+
+def sources() -> list[Path]:
+    return sorted((ROOT / "appliance").rglob("*.bpf.c"))
+
+
+def outdated(source: Path) -> bool:
+    target = source.with_suffix(".o")
+    if not target.exists():
+        return True
+    newest = max(path.stat().st_mtime for path in [source, *source.parent.glob("*.h"), Path(__file__)])
+    return target.stat().st_mtime < newest
+
+
+def build(source: Path) -> None:
+    target = source.with_suffix(".o")
+    spare = target.with_suffix(".o.new")
+    command = [*compiler(), *FLAGS, f"-ffile-prefix-map={ROOT}=.", "-fdebug-compilation-dir=."]
+    subprocess.run([*command, "-c", str(source), "-o", str(spare)], check=True, cwd=ROOT)
+    spare.rename(target)  # a loader never meets half an object
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to do")
+    parser.add_argument("--force", action="store_true", help="compile everything")
+    options = parser.parse_args()
+    for source in sources():
+        if options.force or outdated(source):
+            build(source)
+            print(f"compiled {source.relative_to(ROOT)}", file=sys.stderr)
+        elif not options.quiet:
+            print(f"up to date: {source.relative_to(ROOT)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
