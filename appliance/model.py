@@ -64,14 +64,6 @@ class HashMode(StrEnum):
     FIVE_TUPLE = "five_tuple"
 
 
-class AdminState(StrEnum):
-    """What people want of a member."""
-
-    READY = "ready"
-    DRAIN = "drain"
-    MAINT = "maint"
-
-
 class Health(StrEnum):
     """What is observed of a member."""
 
@@ -81,10 +73,9 @@ class Health(StrEnum):
 
 
 class EffectiveState(StrEnum):
-    """What the decision makes of admin state, health and reachability."""
+    """What the decision makes of configuration, health and reachability."""
 
     IN_ROTATION = "in_rotation"
-    DRAINING = "draining"
     OUT = "out"
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["-target", "bpfel", "-mcpu=v3", "-O2", "-g", "-nostdinc", "-ffreestanding", "-Wall", "-Wextra", "-Werror"]
@@ -49,17 +50,33 @@ def build(source: Path) -> None:
     spare.rename(target)  # a loader never meets half an object
 
 
+def get_build_hook() -> type:
+    """For the packaging step: hatchling compiles the objects before it collects the wheel's files."""
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+    class BuildBpf(BuildHookInterface[Any]):
+        def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+            if self.target_name == "wheel" and version != "editable":
+                build_all(quiet=True)
+
+    return BuildBpf
+
+
+def build_all(*, quiet: bool, force: bool = False) -> None:
+    for source in sources():
+        if force or outdated(source):
+            build(source)
+            print(f"compiled {source.relative_to(ROOT)}", file=sys.stderr)
+        elif not quiet:
+            print(f"up to date: {source.relative_to(ROOT)}", file=sys.stderr)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to do")
     parser.add_argument("--force", action="store_true", help="compile everything")
     options = parser.parse_args()
-    for source in sources():
-        if options.force or outdated(source):
-            build(source)
-            print(f"compiled {source.relative_to(ROOT)}", file=sys.stderr)
-        elif not options.quiet:
-            print(f"up to date: {source.relative_to(ROOT)}", file=sys.stderr)
+    build_all(quiet=options.quiet, force=options.force)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ A flow key is laid out as 32-bit words, each read little-endian from the bytes a
 
 `ports` is the first four bytes of the L4 header (source port, then destination port); `protocol` is the protocol
 number. What a hash mode leaves out is zero. The words are hashed in pairs with 64-bit keys k0, k1, ... derived from the
-fleet's secret (Multilinear-HM, strongly universal: Lemire and Kaser, "Strongly universal string hashing is fast", 2014):
+fleet's secret (Multilinear-HM, strongly universal: Lemire and Kaser, "Strongly universal string hashing is fast",
+2014):
 
     h = k0 + (k1 + w1)(k2 + w2) + (k3 + w3)(k4 + w4) + ...        mod 2^64
 

@@ -1,0 +1,328 @@
+"""One running director: everything is built here, and here only are tasks created.
+
+A page-long tour:
+
+* `run` reads the configuration, takes the instance lock, and runs `Director` under uvloop.
+* `Director` builds the store and its neighbours. What they learn goes into the store: next hops (netlink), verdicts
+  (health), a new configuration (reload), doubts about forwarding (the lease). The store signals a change; the
+  reconciler decides and acts. The status server only reads.
+* Tasks live in one TaskGroup and have names. One that dies unexpectedly takes the process along: a director with a dead
+  part must not look alive. Whoever supervises us starts it again, and the BGP guard has withdrawn the routes meanwhile.
+* The lease: four times a second the data plane must prove that it forwards, and only then is the lease on the announced
+  routes renewed. A loop that is stuck, a plane that is stuck or a process that is gone: the guard withdraws.
+* Stopping: withdraw, keep forwarding while routers turn away, then let go.
+"""
+
+import asyncio
+import fcntl
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import structlog
+import uvloop
+from bgp.config import BgpSpeakerConfig, Neighbor
+from bgp.exabgp import ExaBgpSpeaker
+from health.monitor import Monitors, Probe
+
+from appliance import log as logging
+from appliance.api.server import ApiServer
+from appliance.api.sources import ReloadStatus, StatusSources
+from appliance.config.load import ConfigError, load
+from appliance.dataplane.base import DataPlane, DataPlaneError
+from appliance.dataplane.drivers import DRIVERS
+from appliance.looplag import LoopLag
+from appliance.model import Config, Health
+from appliance.netlink import Netlink
+from appliance.reconcile import Reconciler
+from appliance.state import State
+from bgp.speaker import RecordingSpeaker, Speaker
+from health.spec import Status, Target, Verdict
+
+log = structlog.get_logger()
+
+CHECK_INTERVAL_S = 0.25
+LAG_INTERVAL_S = 0.01
+TURN_AWAY_S = 0.5
+"""How long we go on forwarding after the withdrawal: routers take some 100 ms to program it (FRR 75, BIRD 25)."""
+
+
+class StartError(Exception):
+    """The director cannot start; the text says why and what to do."""
+
+
+def run(path: Path) -> int:
+    """Run a director in the foreground until SIGTERM or SIGINT.
+
+    Returns:
+        The exit code: 0 after an orderly stop, 1 when it could not start or a part of it died.
+
+    Raises:
+        ConfigError: the configuration has mistakes; nothing was started.
+    """
+    logging.configure()
+    config = load(path)
+    try:
+        lock = _lock(Path(config.director.runtime_dir))
+    except StartError as error:
+        print(f"onward: {error}", file=sys.stderr)
+        return 1
+    with lock:
+        try:
+            uvloop.run(Director(path, config).run())
+        except* (StartError, DataPlaneError) as group:
+            for error in _leaves(group):
+                print(f"onward: {error}", file=sys.stderr)
+            return 1
+        except* Exception as group:
+            for error in _leaves(group):
+                log.error("director.died", error=repr(error), exc_info=error)
+            return 1
+    return 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _lock(runtime_dir: Path) -> IO[str]:
+    """Two directors with one runtime directory would tear at the same sockets and rules."""
+    try:
+        runtime_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = (runtime_dir / "lock").open("w")
+    except OSError as error:
+        raise StartError(f"cannot use director.runtime_dir: {error}; create it, or name another one") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise StartError(
+            f"a director is running already with {runtime_dir}; stop it, or set director.runtime_dir"
+        ) from None
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+class Director:
+    """The composition of one running instance."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path = path
+        self._started_at = time.time()
+        self._changed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._state = State(config, self._changed.set)
+        self._plane: DataPlane = DRIVERS[config.director.plane](config.director.interfaces)
+        self._speaker = _speaker(config)
+        self._netlink = Netlink(self._state.set_next_hops)
+        self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets
+        self._reconciler = Reconciler(self._state, self._plane, self._speaker, self._changed)
+        self._lag = LoopLag()
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
+        self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=str(path), digest=config.digest)
+        self._api = ApiServer(
+            config.director.api.address,
+            config.director.api.port,
+            StatusSources(
+                applied=lambda: self._reconciler.applied,
+                snapshot=self._state.snapshot,
+                counters=self._plane.counters,
+                speaker=self._speaker.status if config.bgp else lambda: None,
+                health=self._monitors.statuses,
+                plane=self._plane.describe,
+                reload=lambda: self._last_reload,
+                loop_lag=self._lag.summary,
+                ready=self._ready,
+                started_at=self._started_at,
+            ),
+        )
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        await self._plane.start()
+        try:
+            await self._work()
+        finally:
+            await self._plane.close()
+        log.info("director.stopped")
+
+    async def _work(self) -> None:
+        config = self._state.config
+        async with asyncio.TaskGroup() as tasks:
+            own = [
+                tasks.create_task(self._netlink.run(), name="netlink"),
+                tasks.create_task(self._monitors.run(), name="health"),
+                tasks.create_task(self._reconciler.run(), name="reconcile"),
+                tasks.create_task(self._keep_lease(), name="lease"),
+                tasks.create_task(self._measure_lag(), name="loop-lag"),
+                tasks.create_task(self._reloads(), name="reload"),
+            ]
+            if isinstance(self._speaker, ExaBgpSpeaker):
+                own.append(tasks.create_task(self._speaker.run(), name="speaker"))
+            self._follow(config)
+            await self._api.start()
+            log.info("director.started", name=config.director.name, config=config.source, pid=os.getpid())
+            try:
+                await self._stop.wait()
+                log.info("director.stopping")
+                own[2].cancel()  # nobody may announce again
+                await self._speaker.close()
+                if config.bgp is not None:
+                    await asyncio.sleep(TURN_AWAY_S)
+            finally:
+                await self._api.close()
+                for task in own:
+                    task.cancel()
+
+    def _follow(self, config: Config) -> None:
+        """Tell those who watch the world what to watch."""
+        self._netlink.follow(member.address for pool in config.pools for member in pool.members)
+        wanted = frozenset(_probes(config))
+        known = {(probe.target.id, probe.monitor) for probe in wanted}
+        self._verdicts = {key: verdict for key, verdict in self._verdicts.items() if key in known}
+        self._monitors.set(wanted)
+
+    def _on_health(self, status: Status) -> None:
+        """A member is up when all its monitors say so, and down when one says that."""
+        member = status.target.id
+        self._verdicts[member, status.monitor] = status.verdict
+        pool_name = member.partition("/")[0]
+        pool = next((pool for pool in self._state.config.pools if pool.name == pool_name), None)
+        if pool is None:
+            return
+        verdicts = {self._verdicts.get((member, monitor.name), Verdict.UNKNOWN) for monitor in pool.monitors}
+        if Verdict.DOWN in verdicts:
+            self._state.set_health(member, Health.DOWN)
+        elif Verdict.UNKNOWN in verdicts:
+            self._state.set_health(member, Health.UNKNOWN)
+        else:
+            self._state.set_health(member, Health.UP)
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease on the routes, but only for a data plane that has just proved itself."""
+        while True:
+            if self._state.snapshot().plane_error is None:
+                try:
+                    await self._plane.check()
+                except DataPlaneError as error:
+                    log.error("plane.failed", error=str(error))
+                    self._state.set_plane_error(str(error))
+                else:
+                    await self._speaker.renew()
+            await asyncio.sleep(CHECK_INTERVAL_S)
+
+    async def _measure_lag(self) -> None:
+        while True:
+            due = time.monotonic() + LAG_INTERVAL_S
+            await asyncio.sleep(LAG_INTERVAL_S)
+            now = time.monotonic()
+            self._lag.add(max(0.0, now - due), now)
+
+    async def _reloads(self) -> None:
+        """SIGHUP: the whole new configuration, or nothing of it."""
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            try:
+                config = await asyncio.to_thread(load, self._path)
+            except ConfigError as error:
+                self._rejected(str(problem) for problem in error.problems)
+                continue
+            if fixed := list(_needs_restart(self._state.config, config)):
+                self._rejected(fixed)
+                continue
+            unchanged = config.digest == self._state.config.digest
+            self._last_reload = ReloadStatus(ok=True, at=time.time(), source=str(self._path), digest=config.digest)
+            self._state.set_config(config)
+            self._follow(config)
+            log.info("config.reloaded", source=config.source, unchanged=unchanged)
+
+    def _rejected(self, problems: Iterable[str]) -> None:
+        """The old configuration stays in force, and everybody can see that and why."""
+        texts = tuple(problems)
+        self._last_reload = ReloadStatus(
+            ok=False, at=time.time(), source=str(self._path), digest=self._state.config.digest, problems=texts
+        )
+        for text in texts:
+            log.error("config.rejected", problem=text)
+
+    def _ready(self) -> tuple[tuple[str, bool, str], ...]:
+        """The parts that must work before traffic is welcome: (name, works, detail)."""
+        error = self._state.snapshot().plane_error
+        speaker = self._speaker.status()
+        sessions = [status.session for status in speaker.peers.values()]
+        parts = [
+            ("config", self._last_reload.ok, "; ".join(self._last_reload.problems)),
+            ("data_plane", error is None, error or ""),
+            ("programmed", self._reconciler.applied is not None, ""),
+        ]
+        if self._state.config.bgp is not None:
+            up = any(session == "up" for session in sessions)
+            parts.append(("bgp", up, "" if up else speaker.detail or "no session is up"))
+        return tuple(parts)
+
+
+def _speaker(config: Config) -> Speaker:
+    if config.bgp is None:
+        return RecordingSpeaker()
+    return ExaBgpSpeaker(
+        BgpSpeakerConfig(
+            local_as=config.bgp.local_as,
+            router_id=config.bgp.router_id,
+            neighbors=tuple(
+                Neighbor(
+                    address=peer.address,
+                    remote_as=peer.remote_as,
+                    hold_time_s=peer.hold_time_s,
+                    local_address=peer.local_address,
+                    password=peer.password,
+                )
+                for peer in config.bgp.peers
+            ),
+            runtime_dir=Path(config.director.runtime_dir),
+        )
+    )
+
+
+def _probes(config: Config) -> Iterable[Probe]:
+    """One probe for every monitor of every member of a pool in use."""
+    ports = {service.pool.name: service.ports[0].first for service in reversed(config.services)}
+    for pool in config.pools:
+        for monitor in pool.monitors:
+            for member in pool.members:
+                port = monitor.monitor_port or ports[pool.name]
+                if member.enabled:
+                    yield Probe(
+                        monitor=monitor.name,
+                        kind=monitor.kind,
+                        target=Target(f"{pool.name}/{member.name}", member.address, port),
+                        interval_s=monitor.send_interval_s,
+                        timeout_s=monitor.receive_timeout_s,
+                        rise=monitor.rise,
+                        fall=monitor.fall,
+                        settings=monitor.settings,
+                    )
+
+
+def _needs_restart(old: Config, new: Config) -> Iterable[str]:
+    """What cannot change under a running process."""
+    for section, before, after in (
+        ("director", old.director, new.director),
+        ("bgp", old.bgp, new.bgp),
+    ):
+        if before != after:
+            yield f"{new.source}: [{section}] changed; that takes a restart of the director (nothing was applied)"

@@ -1,0 +1,247 @@
+"""The decision: from a snapshot of the store to everything that should be true, with a reason for every "no".
+
+Pure, so it can be asked anything at any time: by the reconciler, by `onward explain`, by a test. It may take tens of
+milliseconds when a ring must be built, so the reconciler calls it in a thread.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from appliance.forwarding import ForwardingTables, NextHop, SlotArray, TableMember, TableService
+from appliance.model import (
+    Delivery,
+    DsrType,
+    EffectiveState,
+    Health,
+    IPAddress,
+    Member,
+    Pool,
+    VirtualService,
+)
+from appliance.ring.algorithms import ALGORITHMS
+from appliance.ring.slots import RingMember, shares
+from appliance.state import MemberWay, Snapshot, Unresolved
+from bgp.route import Route
+
+
+class Why(StrEnum):
+    """Why a member is out of rotation, or a VIP is not announced. The same words in logs, metrics, status and page."""
+
+    # a member
+    DISABLED = "disabled"
+    RATIO_ZERO = "ratio_zero"
+    HEALTH_UNKNOWN = "health_unknown"
+    HEALTH_DOWN = "health_down"
+    UNREACHABLE = "unreachable"
+    """No next hop; the detail says what is missing."""
+    NOT_ON_SEGMENT = "not_on_segment"
+    """L2 DSR rewrites a MAC address, so the member must be on a segment of the director."""
+
+    # a virtual service
+    SERVICE_DISABLED = "service_disabled"
+    BELOW_MIN_MEMBERS = "below_min_members"
+
+    # a VIP
+    NO_SERVICE_UP = "no_service_up"
+    PLANE_DOWN = "plane_down"
+    NO_BGP = "no_bgp"
+    """Nothing to announce with: the configuration has no [bgp]."""
+
+
+@dataclass(frozen=True)
+class No:
+    """A "no" with its reason."""
+
+    why: Why
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.why}: {self.detail}" if self.detail else str(self.why)
+
+
+@dataclass(frozen=True)
+class MemberView:
+    id: str
+    """`pool/member`."""
+
+    name: str
+    address: IPAddress
+    ratio: int
+    health: Health
+    state: EffectiveState
+    no: No | None
+    """Why it is out; None exactly when it is in rotation."""
+
+    index: int
+    share: float
+    """Fraction of the slots, 0..1."""
+
+    next_hop: NextHop | None
+
+
+@dataclass(frozen=True)
+class ServiceView:
+    service: VirtualService
+    members: tuple[MemberView, ...]
+    no: No | None
+    """Why it does not serve; None when it does."""
+
+    @property
+    def in_rotation(self) -> int:
+        return sum(member.state is EffectiveState.IN_ROTATION for member in self.members)
+
+
+@dataclass(frozen=True)
+class VipView:
+    vip: IPAddress
+    services: tuple[str, ...]
+    no: No | None
+    """Why it is not to be announced; None when it is."""
+
+
+@dataclass(frozen=True)
+class Desired:
+    """Everything that should be true."""
+
+    tables: ForwardingTables
+    routes: frozenset[Route]
+    services: tuple[ServiceView, ...]
+    vips: tuple[VipView, ...]
+
+
+def decide(snapshot: Snapshot) -> Desired:
+    """What should be true, given what is known."""
+    config = snapshot.config
+    slots: dict[tuple[str, Delivery], SlotArray] = {}
+    table_members: dict[int, TableMember] = {}
+    table_services: list[TableService] = []
+    views: list[ServiceView] = []
+    for service in config.services:
+        delivery = service.profile.delivery
+        judged = [_judge(snapshot, service.pool, member, delivery) for member in service.pool.members]
+        key = service.pool.name, delivery
+        if key not in slots:
+            slots[key] = ALGORITHMS[service.pool.algorithm](tuple(_ring_member(view) for view in judged))
+            table_members |= _table_members(judged, delivery)
+        view = _view(service, judged, slots[key])
+        views.append(view)
+        if service.enabled:
+            table_services += [
+                TableService(
+                    index=len(table_services) + position,
+                    name=service.name,
+                    vip=vip,
+                    protocol=service.protocol,
+                    ports=service.ports,
+                    hash_mode=service.hash_mode,
+                    slots=slots[key],
+                )
+                for position, vip in enumerate(service.vips)
+            ]
+    vips = _vips(snapshot, views)
+    return Desired(
+        tables=ForwardingTables(config.secret, tuple(table_services), table_members),
+        routes=frozenset(_route(snapshot, vip.vip) for vip in vips if vip.no is None),
+        services=tuple(views),
+        vips=vips,
+    )
+
+
+def _judge(snapshot: Snapshot, pool: Pool, member: Member, delivery: Delivery) -> MemberView:
+    member_id = f"{pool.name}/{member.name}"
+    health = snapshot.health.get(member_id, Health.UNKNOWN) if pool.monitors else Health.UP
+    hop = snapshot.next_hops.get(member.address, Unresolved("not_looked_up"))
+    no = _why_out(member, health, hop, delivery)
+    return MemberView(
+        id=member_id,
+        name=member.name,
+        address=member.address,
+        ratio=member.ratio,
+        health=health,
+        state=EffectiveState.OUT if no else EffectiveState.IN_ROTATION,
+        no=no,
+        index=snapshot.indices[MemberWay(pool.name, member.name, delivery)],
+        share=0.0,
+        next_hop=hop if isinstance(hop, NextHop) else None,
+    )
+
+
+def _why_out(member: Member, health: Health, hop: NextHop | Unresolved, delivery: Delivery) -> No | None:
+    if not member.enabled:
+        return No(Why.DISABLED)
+    if member.ratio == 0:
+        return No(Why.RATIO_ZERO)
+    if health is Health.UNKNOWN:
+        return No(Why.HEALTH_UNKNOWN, "no verdict yet")
+    if health is Health.DOWN:
+        return No(Why.HEALTH_DOWN)
+    if isinstance(hop, Unresolved):
+        return No(Why.UNREACHABLE, f"{hop.reason} {hop.detail}".strip())
+    if delivery.dsr_type is DsrType.L2 and not hop.direct:
+        return No(Why.NOT_ON_SEGMENT, f"{member.address} is behind a router on {hop.interface}; use L3 DSR")
+    return None
+
+
+def _ring_member(view: MemberView) -> RingMember:
+    return RingMember(
+        id=view.name, weight=view.ratio, index=view.index, eligible=view.state is EffectiveState.IN_ROTATION
+    )
+
+
+def _table_members(judged: list[MemberView], delivery: Delivery) -> Mapping[int, TableMember]:
+    """Only members in rotation own slots, so only they are in the tables."""
+    return {
+        view.index: TableMember(view.index, view.id, view.address, delivery, view.next_hop)
+        for view in judged
+        if view.state is EffectiveState.IN_ROTATION and view.next_hop is not None
+    }
+
+
+def _view(service: VirtualService, judged: list[MemberView], slots: SlotArray) -> ServiceView:
+    share = shares(slots)
+    members = tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged)
+    return ServiceView(service, members, _why_not_serving(service, members))
+
+
+def _why_not_serving(service: VirtualService, members: tuple[MemberView, ...]) -> No | None:
+    if not service.enabled:
+        return No(Why.SERVICE_DISABLED)
+    in_rotation = sum(member.state is EffectiveState.IN_ROTATION for member in members)
+    if in_rotation < service.min_members:
+        return No(Why.BELOW_MIN_MEMBERS, f"{in_rotation} in rotation, {service.min_members} wanted")
+    return None
+
+
+def _vips(snapshot: Snapshot, views: list[ServiceView]) -> tuple[VipView, ...]:
+    by_vip: dict[IPAddress, list[ServiceView]] = {}
+    for view in views:
+        for vip in view.service.vips:
+            by_vip.setdefault(vip, []).append(view)
+    return tuple(
+        VipView(vip, tuple(view.service.name for view in users), _why_not_announced(snapshot, users))
+        for vip, users in by_vip.items()
+    )
+
+
+def _why_not_announced(snapshot: Snapshot, users: list[ServiceView]) -> No | None:
+    """A VIP is announced while any of its virtual services can serve: one that is down must not take the others along.
+
+    `advertise_down` keeps an enabled service's VIP announced without members, but never without a data plane.
+    """
+    if snapshot.config.bgp is None:
+        return No(Why.NO_BGP)
+    if snapshot.plane_error is not None:
+        return No(Why.PLANE_DOWN, snapshot.plane_error)
+    if any(view.no is None or (view.service.enabled and view.service.advertise_down) for view in users):
+        return None
+    if len(users) == 1:
+        return users[0].no
+    return No(Why.NO_SERVICE_UP, "; ".join(f"{view.service.name}: {view.no}" for view in users))
+
+
+def _route(snapshot: Snapshot, vip: IPAddress) -> Route:
+    bgp = snapshot.config.bgp
+    if bgp is None:
+        return Route(vip)
+    return Route(vip, bgp.next_hop_v4 if vip.version == 4 else bgp.next_hop_v6)

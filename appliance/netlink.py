@@ -1,0 +1,245 @@
+"""Next hops from the kernel: which interface and which MAC addresses lead to each member, kept up to date.
+
+pyroute2 does not work on uvloop (its sockets are of a family that uvloop refuses), so it lives here only, on a thread
+with a loop of the standard library. The thread is level-triggered: any event that could matter makes it look at
+everything again; a lost or doubled event does no harm, and every few seconds it looks anyway.
+
+The kernel's own neighbour discovery does the resolving. A next hop without a usable entry, or with a stale one, is
+nudged (NTF_USE), as if a packet were waiting for it: so what the data plane needs stays resolved though the data plane
+sends around the kernel.
+"""
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+import structlog
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from appliance.forwarding import NextHop
+from appliance.model import IPAddress
+from appliance.state import Unresolved
+
+log = structlog.get_logger()
+
+RTN_UNICAST, RTN_LOCAL = 1, 2
+IFF_UP, IFF_LOWER_UP = 1 << 0, 1 << 16
+NTF_USE = 1 << 0
+
+NUD_STALE, NUD_DELAY, NUD_PROBE = 0x04, 0x08, 0x10
+NUD_USABLE = 0x02 | NUD_STALE | NUD_DELAY | NUD_PROBE | 0x40 | 0x80
+"""REACHABLE, STALE, DELAY, PROBE, NOARP, PERMANENT: states in which the kernel itself would send to the MAC address."""
+
+SETTLE_S = 0.02
+"""Events come in bursts (a link coming up is a dozen); one look after the burst is enough."""
+
+LOOK_ANYWAY_S = 5.0
+
+NextHops = Mapping[IPAddress, NextHop | Unresolved]
+
+
+@dataclass(frozen=True)
+class _Link:
+    name: str
+    mac: bytes
+    mtu: int
+    up: bool
+
+
+class Netlink:
+    """Follows the next hops of a set of addresses.
+
+    `report` is called on the thread of the loop that called `start`, with the complete mapping, whenever it changed.
+    """
+
+    def __init__(self, report: Callable[[NextHops], None]) -> None:
+        self._report = report
+        self._targets: frozenset[IPAddress] = frozenset()
+        self._last: NextHops | None = None
+        self._thread: threading.Thread | None = None
+        self._inner: asyncio.AbstractEventLoop | None = None
+        self._outer: asyncio.AbstractEventLoop | None = None
+        self._ended: Future[None] = Future()
+        self._wake: asyncio.Event | None = None
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Follow until cancelled.
+
+        Raises:
+            OSError: netlink is not to be had.
+        """
+        self._outer = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._main, name="netlink", daemon=True)
+        self._thread.start()
+        try:
+            await asyncio.wrap_future(self._ended)
+        finally:
+            self._stopping = True
+            self._nudge()
+            await asyncio.to_thread(self._thread.join, 2.0)
+
+    def follow(self, targets: Iterable[IPAddress]) -> None:
+        """Make these the addresses to follow; to be called on the outer loop's thread."""
+        wanted = frozenset(targets)
+        if wanted != self._targets:
+            self._targets = wanted
+            self._nudge()
+
+    def _nudge(self) -> None:
+        if self._inner is not None and self._wake is not None:
+            try:
+                self._inner.call_soon_threadsafe(self._wake.set)
+            except RuntimeError:
+                pass  # the loop has ended: nobody is left to wake
+
+    def _main(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(self._follow())
+        except BaseException as error:
+            if not self._ended.cancelled():
+                self._ended.set_exception(error)
+        else:
+            if not self._ended.cancelled():
+                self._ended.set_result(None)
+
+    async def _follow(self) -> None:
+        self._wake = asyncio.Event()
+        self._inner = asyncio.get_running_loop()
+        # Two sockets: an error answered to a request would end the iteration over events on the same one.
+        async with AsyncIPRoute() as kernel, AsyncIPRoute() as listener:
+            await listener.bind()
+            async with asyncio.TaskGroup() as tasks:
+                events = tasks.create_task(_events(listener, self._wake), name="netlink-events")
+                while not self._stopping:
+                    self._wake.clear()
+                    self._publish(await self._look(kernel))
+                    try:
+                        await asyncio.wait_for(self._wake.wait(), LOOK_ANYWAY_S)
+                    except TimeoutError:
+                        pass
+                    await asyncio.sleep(SETTLE_S)
+                events.cancel()
+
+    def _publish(self, hops: NextHops) -> None:
+        if hops != self._last and self._outer is not None and not self._stopping:
+            self._last = hops
+            self._outer.call_soon_threadsafe(self._report, hops)
+
+    async def _look(self, kernel: AsyncIPRoute) -> NextHops:
+        targets = self._targets
+        if not targets:
+            return {}
+        links = {link["index"]: _link(link) async for link in await kernel.link("dump")}
+        neighbours = {
+            (entry["ifindex"], entry.get("dst")): (entry["state"], entry.get("lladdr"))
+            async for entry in await kernel.neigh("dump")
+        }
+        nudged: set[tuple[int, str]] = set()
+        return {
+            target: await self._hop(kernel, target, links, neighbours, nudged) for target in sorted(targets, key=str)
+        }
+
+    async def _hop(
+        self,
+        kernel: AsyncIPRoute,
+        target: IPAddress,
+        links: Mapping[int, _Link],
+        neighbours: Mapping[tuple[int, str | None], tuple[int, str | None]],
+        nudged: set[tuple[int, str]],
+    ) -> NextHop | Unresolved:
+        route = await _route(kernel, target)
+        if isinstance(route, Unresolved):
+            return route
+        ifindex = route.get("RTA_OIF")
+        link = links.get(ifindex) if ifindex is not None else None
+        if link is None or ifindex is None:
+            return Unresolved("no_route", f"to {target}")
+        if not link.up:
+            return Unresolved("interface_down", link.name)
+        gateway = _gateway(route)
+        via = gateway or str(target)
+        state, lladdr = neighbours.get((ifindex, via), (0, None))
+        usable = bool(state & NUD_USABLE) and lladdr is not None
+        if (not usable or state & NUD_STALE) and (ifindex, via) not in nudged:
+            nudged.add((ifindex, via))
+            await _use(kernel, ifindex, via)
+        if not usable or lladdr is None:
+            return Unresolved("neighbour_unresolved", f"{via} does not answer on {link.name}")
+        source = route.get("RTA_PREFSRC")
+        if source is None:
+            return Unresolved("no_source_address", f"{link.name} has no address to send to {target} from")
+        metrics = dict(route["RTA_METRICS"]["attrs"]) if "RTA_METRICS" in route else {}
+        return NextHop(
+            ifindex=ifindex,
+            interface=link.name,
+            source_mac=link.mac,
+            mac=_mac(lladdr),
+            mtu=min(link.mtu, metrics.get("RTAX_MTU", link.mtu)),
+            source=ip_address(source),
+            direct=gateway is None,
+        )
+
+
+async def _events(listener: AsyncIPRoute, wake: asyncio.Event) -> None:
+    """Any event will do: the look that follows sees what there is."""
+    while True:
+        async for _ in listener.get():
+            wake.set()
+
+
+def _link(message: Any) -> _Link:
+    flags = message["flags"]
+    return _Link(
+        name=message.get("ifname"),
+        mac=_mac(message.get("address")),
+        mtu=message.get("mtu"),
+        up=bool(flags & IFF_UP and flags & IFF_LOWER_UP),
+    )
+
+
+def _mac(text: str | None) -> bytes:
+    """A tunnel's or loopback's "address" may be none, or no MAC address: then nothing can be sent there by us."""
+    parsed = bytes.fromhex((text or "").replace(":", ""))
+    return parsed if len(parsed) == 6 else bytes(6)
+
+
+async def _route(kernel: AsyncIPRoute, target: IPAddress) -> dict[str, Any] | Unresolved:
+    try:
+        answers = await kernel.route("get", dst=str(target))
+    except NetlinkError as error:
+        if error.code in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EINVAL, errno.EACCES}:
+            return Unresolved("no_route", f"to {target}")
+        raise
+    answer = next(iter(answers), None)
+    if answer is None:
+        return Unresolved("no_route", f"to {target}")
+    if answer["type"] == RTN_LOCAL:
+        return Unresolved("local_address", f"{target} is an address of this director")
+    if answer["type"] != RTN_UNICAST:
+        return Unresolved("no_route", f"to {target}: the route is of another type (blackhole, prohibit, ...)")
+    return dict(answer["attrs"])
+
+
+def _gateway(route: Mapping[str, Any]) -> str | None:
+    if "RTA_GATEWAY" in route:
+        return str(route["RTA_GATEWAY"])
+    if "RTA_VIA" in route:  # an IPv4 route through an IPv6 neighbour (RFC 8950)
+        return str(route["RTA_VIA"]["addr"])
+    return None
+
+
+async def _use(kernel: AsyncIPRoute, ifindex: int, address: str) -> None:
+    """Ask the kernel to resolve, as if a packet were waiting."""
+    try:
+        await kernel.neigh("add", dst=address, ifindex=ifindex, state=0, flags=NTF_USE)
+    except NetlinkError as error:
+        # The link went away between the look and now; the next look will say so.
+        log.debug("netlink.nudge_failed", address=address, error=str(error))

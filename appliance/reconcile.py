@@ -1,0 +1,127 @@
+"""The only writer: makes the world be as decided, again and again.
+
+The order of effects is withdraw, program, announce:
+
+1. stop attracting what we are about to drop;
+2. change the forwarding tables, and have the data plane prove that it follows them;
+3. attract what we can now carry.
+
+The other way round there would be a moment in which routers send us packets that we know nothing of.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from appliance.dataplane.base import DataPlane, DataPlaneError
+from appliance.decide import Desired, MemberView, decide
+from appliance.model import EffectiveState, IPAddress
+from appliance.state import State
+from bgp.route import Route, diff
+from bgp.speaker import Speaker, SpeakerError
+
+log = structlog.get_logger()
+
+RETRY_S = 1.0
+
+
+class Reconciler:
+    """Takes the store's snapshot, decides, acts. Any number of changes while it acts become one more round."""
+
+    def __init__(self, state: State, plane: DataPlane, speaker: Speaker, changed: asyncio.Event) -> None:
+        self._state = state
+        self._plane = plane
+        self._speaker = speaker
+        self._changed = changed
+        self._told: Desired | None = None
+        self._announced: frozenset[Route] = frozenset()
+        self.applied: Desired | None = None
+        """What is in force; None before the first round that succeeded."""
+
+    async def run(self, wait: Callable[[asyncio.Event, float], Awaitable[None]] | None = None) -> None:
+        """Work until cancelled.
+
+        Args:
+            wait: waits for the event, at most that many seconds; a test puts its own clock here.
+        """
+        wait = wait or _wait
+        while True:
+            self._changed.clear()
+            if await self.once():
+                await self._changed.wait()
+            else:
+                await wait(self._changed, RETRY_S)
+
+    async def once(self) -> bool:
+        """One round. False when something is left to do and only time can help."""
+        # Pure, and maybe tens of milliseconds when a ring is built: the loop has leases to renew meanwhile.
+        desired = await asyncio.to_thread(decide, self._state.snapshot())
+        done = True
+        gone = diff(self._announced, desired.routes).withdraw
+        if gone:
+            done &= await self._speak(self._announced - gone)
+        self._tell(desired)
+        try:
+            await self._plane.set(desired.tables)
+            await self._plane.check()
+        except DataPlaneError as error:
+            # Routers may not be told of what is not certain to be carried: the store turns this error into "announce
+            # nothing", and that is the next round.
+            if self._state.snapshot().plane_error != str(error):
+                log.error("plane.failed", error=str(error))
+            self._state.set_plane_error(str(error))
+            return False
+        self.applied = desired
+        self._state.set_plane_error(None)
+        return await self._speak(desired.routes) and done
+
+    async def _speak(self, routes: frozenset[Route]) -> bool:
+        """A speaker remembers what it was told, and does it when it can; so what counts is what it was told last."""
+        before, self._announced = self._announced, routes
+        try:
+            await self._speaker.set(routes)
+        except SpeakerError as error:
+            log.warning("speaker.set_failed", error=str(error))
+            return False
+        for route in sorted(routes - before):
+            log.info("vip.announced", vip=route.vip, next_hop=route.next_hop)
+        return True
+
+    def _tell(self, now: Desired) -> None:
+        """One event for every member and VIP whose state turned, with the reason."""
+        before, self._told = self._told, now
+        old_members = _members(before)
+        for key, member in _members(now).items():
+            old = old_members.get(key)
+            if old is not None and (old.state, old.no) == (member.state, member.no):
+                continue
+            fields = {"service": key[0], "member": member.id, "address": member.address}
+            if member.state is EffectiveState.IN_ROTATION:
+                log.info("member.in_rotation", **fields)
+            elif member.no is not None:
+                log.info("member.out", **fields, reason=member.no.why, detail=member.no.detail)
+        old_vips = {view.vip: view.no for view in before.vips} if before else {}
+        for view in now.vips:
+            if view.no is not None and old_vips.get(view.vip) != view.no:
+                log.info("vip.withdrawn", vip=view.vip, reason=view.no.why, detail=view.no.detail)
+        for vip in _gone(before, now):
+            log.info("vip.withdrawn", vip=vip, reason="removed", detail="no longer configured")
+
+
+def _members(desired: Desired | None) -> dict[tuple[str, str], MemberView]:
+    if desired is None:
+        return {}
+    return {(view.service.name, member.id): member for view in desired.services for member in view.members}
+
+
+def _gone(before: Desired | None, now: Desired) -> list[IPAddress]:
+    kept = {view.vip for view in now.vips}
+    return [view.vip for view in before.vips if view.vip not in kept] if before else []
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        pass

@@ -1,0 +1,139 @@
+"""From what is known to what should be true, with a reason for every "no"."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from appliance.decide import Why, decide
+from appliance.forwarding import NO_MEMBER
+from appliance.model import EffectiveState, Health, NetworkProfile, PortRange, ProfileType
+from appliance.state import Unresolved
+from bgp.route import Route
+from tests.builders import L2, config, hop, member, pool, service, snapshot
+
+VIP = ip_address("198.51.100.7")
+
+
+def only(desired):
+    return desired.services[0]
+
+
+def test_all_well_announces_the_vip_and_shares_the_slots():
+    """Three equal members own a third each, and the VIP is announced."""
+    desired = decide(snapshot())
+    assert desired.routes == {Route(VIP)}
+    assert [round(view.share, 2) for view in only(desired).members] == [0.33, 0.33, 0.33]
+    assert only(desired).no is None
+    assert desired.tables.find(VIP, 6, 80).name == "web"
+    assert set(desired.tables.members) == {0, 1, 2}
+
+
+MEMBER_CASES = [
+    ({"health": {"web/web1": Health.DOWN}}, {}, Why.HEALTH_DOWN),
+    ({"health": {"web/web1": Health.UNKNOWN}}, {}, Why.HEALTH_UNKNOWN),
+    ({}, {"enabled": False}, Why.DISABLED),
+    ({}, {"ratio": 0}, Why.RATIO_ZERO),
+]
+
+
+@pytest.mark.parametrize(("known", "changes", "why"), MEMBER_CASES, ids=[case[2] for case in MEMBER_CASES])
+def test_a_member_is_out_with_its_reason(known, changes, why):
+    """Whatever keeps a member out of rotation is named, and it owns no slot."""
+    given = config(service(pool=pool(member(1, **changes), member(2), member(3))))
+    view = only(decide(snapshot(given, **known))).members[0]
+    assert (view.state, view.no.why, view.share) == (EffectiveState.OUT, why, 0.0)
+
+
+def test_a_member_without_next_hop_is_out_and_says_what_is_missing():
+    """The netlink side's words reach the reason."""
+    base = snapshot()
+    hops = dict(base.next_hops) | {member(1).address: Unresolved("neighbour_unresolved", "203.0.113.1 does not answer")}
+    view = only(decide(snapshot(next_hops=hops))).members[0]
+    assert view.no.why is Why.UNREACHABLE
+    assert "neighbour_unresolved 203.0.113.1 does not answer" in str(view.no)
+
+
+def test_l2_members_must_be_on_the_segment():
+    """A MAC rewrite cannot reach a member behind a router; the reason names the way out."""
+    profile = NetworkProfile("tcp-l2", ProfileType.TCP_FAST_PATH, L2, 300)
+    given = config(service(profile=profile, pool=pool(member(1), member(2))))
+    hops = {member(1).address: hop(1, direct=True), member(2).address: hop(2, direct=False)}
+    views = only(decide(snapshot(given, next_hops=hops))).members
+    assert views[0].no is None
+    assert views[1].no.why is Why.NOT_ON_SEGMENT
+    assert "use L3 DSR" in views[1].no.detail
+
+
+def test_the_last_member_out_withdraws_the_vip_with_the_reason():
+    """No member in rotation: no route, and every slot says "nobody"."""
+    down = {f"web/web{n}": Health.DOWN for n in (1, 2, 3)}
+    desired = decide(snapshot(health=down))
+    assert desired.routes == frozenset()
+    assert desired.vips[0].no.why is Why.BELOW_MIN_MEMBERS
+    assert (desired.tables.services[0].slots & 0xFFFF == NO_MEMBER).all()
+
+
+def test_min_members_counts_members_in_rotation():
+    """Two of three in rotation are too few where three are wanted."""
+    given = config(service(min_members=3))
+    desired = decide(snapshot(given, health={"web/web1": Health.DOWN}))
+    assert desired.routes == frozenset()
+    assert "2 in rotation, 3 wanted" in str(desired.vips[0].no)
+
+
+def test_advertise_down_keeps_the_route_but_never_without_a_plane():
+    """An operator may want an empty VIP announced; a plane that does not forward is another matter."""
+    given = config(service(advertise_down=True))
+    down = {f"web/web{n}": Health.DOWN for n in (1, 2, 3)}
+    assert decide(snapshot(given, health=down)).routes == {Route(VIP)}
+    desired = decide(snapshot(given, plane_error="thread is stuck"))
+    assert desired.routes == frozenset()
+    assert str(desired.vips[0].no) == "plane_down: thread is stuck"
+
+
+def test_a_vip_stays_while_any_of_its_services_serves():
+    """One dead service does not take its neighbour on the same VIP along."""
+    dead = service(name="dns", ports=(PortRange(53, 53),), pool=pool(member(9), name="dns"))
+    desired = decide(snapshot(config(service(), dead), health={"dns/web9": Health.DOWN}))
+    assert desired.routes == {Route(VIP)}
+    assert desired.services[1].no.why is Why.BELOW_MIN_MEMBERS
+
+
+def test_a_disabled_service_is_not_in_the_tables():
+    """Its packets are nobody's business, and its VIP is not announced."""
+    desired = decide(snapshot(config(service(enabled=False))))
+    assert desired.tables.services == ()
+    assert desired.vips[0].no.why is Why.SERVICE_DISABLED
+
+
+def test_without_bgp_nothing_is_announced_and_the_reason_says_so():
+    """A director without [bgp] still forwards."""
+    desired = decide(snapshot(config(bgp=False)))
+    assert desired.routes == frozenset()
+    assert desired.vips[0].no.why is Why.NO_BGP
+    assert desired.tables.services
+
+
+def test_a_failure_moves_only_the_flows_of_the_member_that_failed():
+    """The overlay's promise, seen through the decision."""
+    before = decide(snapshot()).tables.services[0].slots & 0xFFFF
+    after = decide(snapshot(health={"web/web2": Health.DOWN})).tables.services[0].slots & 0xFFFF
+    index = decide(snapshot()).services[0].members[1].index
+    moved = before != after
+    assert (before[moved] == index).all()
+    assert (after != index).all()
+
+
+def test_services_of_one_pool_and_delivery_share_their_slots():
+    """One table in memory however many VIPs and ports use it."""
+    shared = pool()
+    given = config(service(pool=shared), service(name="alt", ports=(PortRange(8080, 8080),), pool=shared))
+    tables = decide(snapshot(given)).tables
+    assert tables.services[0].slots is tables.services[1].slots
+
+
+def test_equal_knowledge_gives_equal_tables():
+    """Idempotence starts with a fingerprint that does not depend on when it was made."""
+    assert decide(snapshot()).tables.fingerprint == decide(snapshot()).tables.fingerprint
+    other = decide(snapshot(health={"web/web1": Health.DOWN})).tables.fingerprint
+    assert other != decide(snapshot()).tables.fingerprint

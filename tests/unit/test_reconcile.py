@@ -1,0 +1,140 @@
+"""The order of effects, and what happens when one of them fails. Fakes that obey the contracts; no real time."""
+
+import asyncio
+
+from appliance.dataplane.fake import FakeDataPlane
+
+from appliance.dataplane.base import DataPlaneError
+from appliance.model import Health
+from appliance.reconcile import Reconciler
+from appliance.state import State
+from bgp.route import Route
+from bgp.speaker import RecordingSpeaker, SpeakerError
+from tests.builders import config, snapshot
+
+VIP_ROUTE = Route(snapshot().config.services[0].vips[0])
+
+
+class Journal:
+    """Writes down what plane and speaker were told, in order."""
+
+    def __init__(self):
+        self.lines = []
+        self.refuse_plane = None
+        self.refuse_speaker = False
+        self.speaker = RecordingSpeaker()
+        self.plane = FakeDataPlane()
+        inner_set, inner_routes = self.plane.set, self.speaker.set
+
+        async def set_tables(tables):
+            if self.refuse_plane:
+                raise DataPlaneError(self.refuse_plane)
+            await inner_set(tables)
+            self.lines.append(f"program {len(tables.members)}")
+
+        async def set_routes(routes):
+            if self.refuse_speaker:
+                raise SpeakerError("no guard")
+            await inner_routes(routes)
+            self.lines.append(f"routes {len(routes)}")
+            async with self._heard:
+                self._heard.notify_all()
+
+        self.plane.set, self.speaker.set = set_tables, set_routes
+        self._heard = asyncio.Condition()
+
+    async def told(self, routes):
+        """Wait until the speaker was told exactly *routes*."""
+        async with self._heard:
+            await self._heard.wait_for(lambda: self.speaker.routes == routes)
+
+
+def setup():
+    journal, changed = Journal(), asyncio.Event()
+    state = State(config(), changed.set)
+    for name, health in snapshot().health.items():
+        state.set_health(name, health)
+    state.set_next_hops(snapshot().next_hops)
+    return journal, state, Reconciler(state, journal.plane, journal.speaker, changed)
+
+
+async def test_programs_before_it_announces():
+    """The first round only programs: nothing is announced before the plane has proved itself."""
+    journal, _, reconciler = setup()
+    await journal.plane.start()
+    assert await reconciler.once()
+    assert journal.lines == ["program 3", "routes 0"]
+    assert await reconciler.once()
+    assert journal.lines[2:] == ["program 3", "routes 1"]
+    assert journal.speaker.routes == {VIP_ROUTE}
+
+
+async def test_withdraws_before_it_programs():
+    """A VIP that nobody can serve any more is withdrawn while the old table still forwards."""
+    journal, state, reconciler = setup()
+    await journal.plane.start()
+    await reconciler.once()
+    await reconciler.once()
+    journal.lines.clear()
+    for number in (1, 2, 3):
+        state.set_health(f"web/web{number}", Health.DOWN)
+    await reconciler.once()
+    assert journal.lines == ["routes 0", "program 0", "routes 0"]
+
+
+async def test_a_plane_that_refuses_withdraws_everything_and_recovers():
+    """Tables that were not taken are not announced; when they are taken again, the route comes back."""
+    journal, state, reconciler = setup()
+    await journal.plane.start()
+    await reconciler.once()
+    await reconciler.once()
+    journal.refuse_plane = "nft is gone"
+    state.set_health("web/web1", Health.DOWN)
+    assert not await reconciler.once()
+    assert state.snapshot().plane_error == "nft is gone"
+    assert not await reconciler.once()
+    assert journal.speaker.routes == frozenset()
+    journal.refuse_plane = None
+    await reconciler.once()
+    await reconciler.once()
+    assert journal.speaker.routes == {VIP_ROUTE}
+    assert state.snapshot().plane_error is None
+
+
+async def test_a_plane_that_cannot_prove_itself_is_not_announced_for():
+    """Programming succeeded, the proof did not: no route."""
+    journal, state, reconciler = setup()
+    await journal.plane.start()
+    journal.plane.fail("thread is stuck")
+    assert not await reconciler.once()
+    assert not await reconciler.once()
+    assert journal.speaker.routes == frozenset()
+    assert state.snapshot().plane_error == "thread is stuck"
+
+
+async def test_a_speaker_that_fails_does_not_stop_forwarding():
+    """BGP trouble is retried; the tables are in force all the same."""
+    journal, _, reconciler = setup()
+    await journal.plane.start()
+    await reconciler.once()
+    journal.refuse_speaker = True
+    assert not await reconciler.once()
+    assert reconciler.applied is not None
+    journal.refuse_speaker = False
+    assert await reconciler.once()
+    assert journal.speaker.routes == {VIP_ROUTE}
+
+
+async def test_run_takes_a_burst_of_changes_as_one():
+    """However many signals, one more round sees them all."""
+    journal, state, reconciler = setup()
+    await journal.plane.start()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reconciler.run(), name="reconcile")
+        async with asyncio.timeout(5):
+            await journal.told(frozenset({VIP_ROUTE}))
+            for number in (1, 2, 3):
+                state.set_health(f"web/web{number}", Health.DOWN)
+            await journal.told(frozenset())
+        running.cancel()
+    assert journal.lines[-3:] == ["routes 0", "program 0", "routes 0"]

@@ -1,0 +1,71 @@
+"""The store signals what changed, and nothing else."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.model import Health
+from appliance.state import IndexAllocator, MemberWay, State
+from tests.builders import L2, L3, config, hop, member, pool, service
+
+
+def test_a_setter_that_changes_nothing_signals_nothing():
+    """Saying the same thing twice wakes nobody twice."""
+    signals = []
+    state = State(config(), lambda: signals.append(1))
+    state.set_health("web/web1", Health.UP)
+    state.set_health("web/web1", Health.UP)
+    assert len(signals) == 1
+    hops = {member(1).address: hop()}
+    state.set_next_hops(hops)
+    state.set_next_hops(dict(hops))
+    assert len(signals) == 2
+    state.set_plane_error(None)
+    state.set_plane_error(None)
+    assert len(signals) == 3
+    state.set_config(state.config)
+    assert len(signals) == 3
+
+
+def test_a_snapshot_does_not_change_under_its_reader():
+    """What was learned later is not in an earlier snapshot."""
+    state = State(config(), lambda: None)
+    before = state.snapshot()
+    state.set_health("web/web1", Health.DOWN)
+    assert before.health == {}
+    assert state.snapshot().health == {"web/web1": Health.DOWN}
+
+
+def test_a_new_configuration_forgets_the_health_of_members_that_left():
+    """A member that comes back later has to prove itself again."""
+    state = State(config(), lambda: None)
+    state.set_health("web/web1", Health.UP)
+    state.set_health("web/web2", Health.UP)
+    state.set_config(config(service(pool=pool(member(2)))))
+    assert state.snapshot().health == {"web/web2": Health.UP}
+
+
+def test_the_same_member_by_two_deliveries_has_two_indices():
+    """Slots name a way to a member, not just the member."""
+    given_index = IndexAllocator().update([MemberWay("web", "web1", L2), MemberWay("web", "web1", L3)])
+    assert len(set(given_index.values())) == 2
+
+
+@given(st.lists(st.sets(st.integers(0, 9), min_size=0, max_size=10), min_size=1, max_size=12))
+def test_an_index_is_a_members_own_for_its_life(rounds):
+    """Whatever comes and goes, who stays keeps its number, and no number is given twice at a time."""
+    allocator = IndexAllocator()
+    before = {}
+    for present in rounds:
+        now = allocator.update(MemberWay("p", str(n), L3) for n in sorted(present))
+        assert len(set(now.values())) == len(now) == len(present)
+        assert all(now[way] == index for way, index in before.items() if way in now)
+        before = now
+
+
+def test_a_freed_index_waits_until_fresh_ones_are_used_up():
+    """A plane may still hold a freed number for packets in flight."""
+    allocator = IndexAllocator()
+    first = allocator.update([MemberWay("p", "a", L3)])
+    allocator.update([])
+    second = allocator.update([MemberWay("p", "b", L3)])
+    assert set(first.values()).isdisjoint(second.values())
