@@ -26,7 +26,6 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +37,8 @@ KEYS = 11
 
 FINAL = 0xD6E8FEB86659FD93
 _M64 = (1 << 64) - 1
+_ONE_WORD = struct.Struct("<I")
+_FOUR_WORDS = struct.Struct("<4I")
 _SOURCE_PORT = 0x0000FFFF
 """Of the ports word, read little-endian: the source port's two bytes."""
 
@@ -86,16 +87,27 @@ def derive_keys(secret: bytes) -> tuple[int, ...]:
 
 def words(key: FlowKey, mode: HashMode) -> tuple[int, ...]:
     """The flow key's words: 4 for IPv4, 10 for IPv6."""
+    ports = struct.pack("!HH", key.source_port, key.destination_port)
+    return flow_words(key.source.packed, key.destination.packed, ports, key.protocol, mode)
+
+
+def flow_words(source: bytes, destination: bytes, ports: bytes, protocol: int, mode: HashMode) -> tuple[int, ...]:
+    """`words`, from the bytes of a packet.
+
+    Args:
+        source: 4 or 16 bytes.
+        destination: as many.
+        ports: the first 4 bytes of the L4 header.
+        protocol: its number.
+        mode: what of these counts.
+    """
     masks = MASKS[mode]
-    per_address = 1 if isinstance(key.source, IPv4Address) else 4
-    source = struct.unpack(f"<{per_address}I", key.source.packed)
-    destination = struct.unpack(f"<{per_address}I", key.destination.packed)
-    (ports,) = struct.unpack("<I", struct.pack("!HH", key.source_port, key.destination_port))
+    layout = _ONE_WORD if len(source) == 4 else _FOUR_WORDS
     return (
-        *source,
-        *(word & masks.destination for word in destination),
-        ports & masks.ports,
-        key.protocol & masks.protocol,
+        *layout.unpack(source),
+        *(word & masks.destination for word in layout.unpack(destination)),
+        int.from_bytes(ports, "little") & masks.ports,
+        protocol & masks.protocol,
     )
 
 

@@ -1,0 +1,1 @@
+"""Shows what is: status document, metrics, live page. Changes nothing."""

@@ -1,0 +1,296 @@
+"""From what was observed to Prometheus metrics. Pure.
+
+Names end in their unit, counters in `_total`; states are a `state` label with 1 for the one that holds. Only packets
+from client to member are counted anywhere: replies never pass a director (DSR).
+"""
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from appliance.api.sources import Observed
+from appliance.api.views import PASSES, service_state, service_views, status_document
+from appliance.dataplane.base import Counters, Traffic
+from appliance.looplag import BOUNDS_S
+from appliance.model import EffectiveState, Health
+from appliance.packet.action import Reason
+from bgp.speaker import Session
+
+_ONE_WAY = " Client to member only: replies never pass a director (DSR)."
+
+_Labels = tuple[str, ...]
+
+
+def exposition(observed: Observed) -> bytes:
+    """The text format (version 0.0.4) of everything, with this process's own `process_*` metrics."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Once(list(families(observed))))
+    ProcessCollector(registry=registry)
+    return generate_latest(registry)
+
+
+class _Once(Collector):
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def families(observed: Observed) -> Iterator[Metric]:
+    """Every metric of ours."""
+    yield from _director(observed)
+    yield from _services(observed)
+    yield from _members(observed)
+    if observed.counters is not None:
+        yield from _traffic(observed.counters)
+    yield from _checks(observed)
+    yield from _routing(observed)
+    yield from _loop(observed)
+
+
+def _gauge(name: str, text: str, labels: _Labels, samples: Iterable[tuple[_Labels, float]]) -> Metric:
+    metric = GaugeMetricFamily(name, text, labels=labels)
+    for values, value in samples:
+        metric.add_metric(values, value)
+    return metric
+
+
+def _counter(name: str, text: str, labels: _Labels, samples: Iterable[tuple[_Labels, float]]) -> Metric:
+    metric = CounterMetricFamily(name, text, labels=labels)
+    for values, value in samples:
+        metric.add_metric(values, value)
+    return metric
+
+
+def _states(values: _Labels, state: str, states: Iterable[str]) -> Iterator[tuple[_Labels, float]]:
+    for candidate in states:
+        yield (*values, str(candidate)), float(candidate == state)
+
+
+def _director(observed: Observed) -> Iterator[Metric]:
+    info = (observed.version, str(observed.snapshot.config.director.plane), platform.python_version())
+    yield _gauge("onward_build_info", "Version, data plane and Python.", ("version", "plane", "python"), [(info, 1)])
+    yield _gauge("onward_start_time_seconds", "When this director started (epoch).", (), [((), observed.started_at)])
+    yield _gauge(
+        "onward_ready",
+        "1 for each part that works; all must, before traffic is welcome.",
+        ("part",),
+        [((name,), works) for name, works, _ in observed.ready],
+    )
+    yield _gauge(
+        "onward_config_last_reload_successful",
+        "1 when the latest configuration was taken; 0: it was rejected, the one before it is in force.",
+        (),
+        [((), observed.reload.ok)],
+    )
+    yield _gauge(
+        "onward_config_last_reload_timestamp_seconds",
+        "When the configuration was last read, successfully or not (epoch).",
+        (),
+        [((), observed.reload.at)],
+    )
+    yield _gauge(
+        "onward_plane_up",
+        "1 when the data plane has proved that it forwards by the tables in force.",
+        (),
+        [((), observed.snapshot.plane_error is None)],
+    )
+
+
+def _services(observed: Observed) -> Iterator[Metric]:
+    views = service_views(observed)
+    yield _gauge(
+        "onward_service_state",
+        "State of a virtual service on each of its VIPs: 1 for the one that holds.",
+        ("service", "vip", "state"),
+        (
+            sample
+            for view in views
+            for vip in view.service.vips
+            for sample in _states((view.service.name, str(vip)), service_state(view), ("up", "down", "disabled"))
+        ),
+    )
+    yield _gauge(
+        "onward_service_members",
+        "Members of a virtual service by effective state.",
+        ("service", "state"),
+        (
+            ((view.service.name, str(state)), sum(member.state is state for member in view.members))
+            for view in views
+            for state in EffectiveState
+        ),
+    )
+
+
+def _members(observed: Observed) -> Iterator[Metric]:
+    views = [(view.service.name, member) for view in service_views(observed) for member in view.members]
+    yield _gauge(
+        "onward_member_state",
+        "Effective state of a member for a virtual service: 1 for the one that holds.",
+        ("service", "member", "state"),
+        (
+            sample
+            for service, member in views
+            for sample in _states((service, member.id), member.state, EffectiveState)
+        ),
+    )
+    by_id = {member.id: member for _, member in views}
+    yield _gauge(
+        "onward_member_health",
+        "What the health monitors say of a member, taken together: 1 for what holds.",
+        ("member", "health"),
+        (sample for key, member in by_id.items() for sample in _states((key,), member.health, Health)),
+    )
+    yield _gauge(
+        "onward_member_ratio",
+        "Configured share relative to the pool's other members.",
+        ("member",),
+        [((key,), member.ratio) for key, member in by_id.items()],
+    )
+    yield _gauge(
+        "onward_member_slot_share_ratio",
+        "Fraction of the slots that a member has for a virtual service, 0 to 1.",
+        ("service", "member"),
+        [((service, member.id), member.share) for service, member in views],
+    )
+
+
+def _traffic(counters: Counters) -> Iterator[Metric]:
+    services = {(service, vip): traffic for (service, vip), traffic in counters.services.items()}
+    members = {(member,): traffic for member, traffic in counters.members.items()}
+    yield from _three("onward_service", "VIP of a virtual service", ("service", "vip"), services)
+    yield from _three("onward_member", "member, for all virtual services that use its pool", ("member",), members)
+    yield _counter(
+        "onward_drops_total",
+        "Frames dropped, by reason." + _ONE_WAY,
+        ("reason",),
+        _reasons(counters, [reason for reason in Reason if reason not in PASSES]),
+    )
+    yield _counter(
+        "onward_passes_total",
+        "Frames that are none of our business and were left to the kernel, by reason.",
+        ("reason",),
+        _reasons(counters, [reason for reason in Reason if reason in PASSES]),
+    )
+    yield _counter(
+        "onward_icmp_sent_total",
+        "ICMP errors sent to clients, by kind.",
+        ("kind",),
+        [((kind,), count) for kind, count in counters.replies.items()],
+    )
+    yield _counter(
+        "onward_plane_events_total",
+        "What the data plane counts of itself.",
+        ("event",),
+        [((event,), count) for event, count in counters.details.items()],
+    )
+
+
+def _three(name: str, what: str, labels: _Labels, traffic: Mapping[_Labels, Traffic]) -> Iterator[Metric]:
+    yield _counter(
+        f"{name}_packets_total",
+        f"Packets forwarded, by {what}.{_ONE_WAY}",
+        labels,
+        [(values, count.packets) for values, count in traffic.items()],
+    )
+    yield _counter(
+        f"{name}_bytes_total",
+        f"Bytes of the inner IP packets forwarded, by {what}.{_ONE_WAY}",
+        labels,
+        [(values, count.bytes) for values, count in traffic.items()],
+    )
+    yield _counter(
+        f"{name}_flows_created_total",
+        f"TCP SYNs forwarded, by {what}; UDP flows have no beginning.{_ONE_WAY}",
+        labels,
+        [(values, count.new_flows) for values, count in traffic.items()],
+    )
+
+
+def _reasons(counters: Counters, known: Iterable[Reason]) -> Iterator[tuple[_Labels, float]]:
+    """Also those that have not happened yet: a rate needs the zero before the first one."""
+    for reason in known:
+        yield (str(reason),), counters.reasons.get(reason, 0)
+
+
+def _checks(observed: Observed) -> Iterator[Metric]:
+    keyed = [((status.monitor, status.target.id), status) for status in observed.health]
+    yield _gauge(
+        "onward_check_up",
+        "1 when a health monitor's verdict on a member is up.",
+        ("monitor", "member"),
+        [(key, status.verdict == "up") for key, status in keyed],
+    )
+    yield _counter(
+        "onward_checks_total",
+        "Probes of a health monitor, by result.",
+        ("monitor", "member", "result"),
+        (
+            ((*key, result), count)
+            for key, status in keyed
+            for result, count in (("good", status.good), ("bad", status.bad))
+        ),
+    )
+    yield _gauge(
+        "onward_check_last_duration_seconds",
+        "How long the latest probe took.",
+        ("monitor", "member"),
+        [(key, status.last.duration_s) for key, status in keyed if status.last],
+    )
+
+
+def _routing(observed: Observed) -> Iterator[Metric]:
+    document = status_document(observed)
+    vips = {vip["vip"]: vip for service in document["services"] for vip in service["vips"]}
+    yield _gauge(
+        "onward_vip_wanted",
+        "1 when a VIP should be announced.",
+        ("vip",),
+        [((address,), vip["wanted"]) for address, vip in vips.items()],
+    )
+    yield _gauge(
+        "onward_vip_announced",
+        "1 when a VIP is announced by this director: confirmed by the speaker, with a session up.",
+        ("vip",),
+        [((address,), vip["announced"]) for address, vip in vips.items()],
+    )
+    bgp = document["bgp"]
+    if bgp is None:
+        return
+    peers = bgp["peers"]
+    yield _gauge("onward_bgp_speaker_up", "1 when the speaker runs.", (), [((), bgp["running"])])
+    yield _gauge(
+        "onward_bgp_session_up",
+        "1 when the session with a peer is established.",
+        ("peer",),
+        [((peer["address"],), peer["session"] == Session.UP) for peer in peers],
+    )
+    yield _gauge(
+        "onward_bgp_session_state",
+        "State of the session with a peer: 1 for the one that holds.",
+        ("peer", "state"),
+        (sample for peer in peers for sample in _states((peer["address"],), peer["session"], Session)),
+    )
+    yield _gauge(
+        "onward_bgp_announced_routes",
+        "Routes sent to a peer in the present session.",
+        ("peer",),
+        [((peer["address"],), len(peer["routes_sent"])) for peer in peers],
+    )
+
+
+def _loop(observed: Observed) -> Iterator[Metric]:
+    lag = observed.lag
+    bounds = [*map(str, BOUNDS_S), "+Inf"]
+    histogram = HistogramMetricFamily("onward_loop_lag_seconds", "How late the event loop was, sampled all the time.")
+    histogram.add_metric((), list(zip(bounds, accumulate(lag.buckets), strict=True)), sum_value=lag.sum_s)
+    yield histogram
+    yield _gauge(
+        "onward_loop_lag_recent_max_seconds", "The latest the event loop was in the last minute.", (), [((), lag.max_s)]
+    )

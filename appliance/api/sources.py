@@ -1,0 +1,106 @@
+"""Where the status server gets what it shows, and all of it at one moment as a value."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from appliance import __version__
+from appliance.dataplane.base import Counters, DataPlaneError
+from appliance.decide import Desired
+from appliance.looplag import LagSummary
+from appliance.state import Snapshot
+from bgp.speaker import SpeakerStatus
+from health.spec import Status
+
+
+@dataclass(frozen=True)
+class ReloadStatus:
+    """The latest attempt to read the configuration; the first one is the start."""
+
+    ok: bool
+    at: float
+    """Seconds since the epoch."""
+
+    source: str = ""
+    digest: str = ""
+    """Of the configuration in force, whatever became of the attempt."""
+
+    problems: tuple[str, ...] = ()
+
+
+Part = tuple[str, bool, str]
+"""A part that must work before traffic is welcome: name, whether it works, detail."""
+
+
+@dataclass(frozen=True)
+class StatusSources:
+    """Functions that tell the present state. None of them waits for anything but the data plane's worker."""
+
+    applied: Callable[[], Desired | None]
+    """What is in force; None before the first success."""
+
+    snapshot: Callable[[], Snapshot]
+    counters: Callable[[], Awaitable[Counters]]
+    speaker: Callable[[], SpeakerStatus | None]
+    """None: no BGP is configured."""
+
+    health: Callable[[], tuple[Status, ...]]
+    plane: Callable[[], Awaitable[Mapping[str, str]]]
+    """The data plane's facts for people."""
+
+    reload: Callable[[], ReloadStatus]
+    loop_lag: Callable[[], LagSummary]
+    ready: Callable[[], tuple[Part, ...]]
+    started_at: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that is shown, as it was at one moment."""
+
+    at: float
+    """Seconds since the epoch."""
+
+    clock: float
+    """The same moment on a clock that never jumps, seconds."""
+
+    version: str
+    started_at: float
+    applied: Desired | None
+    snapshot: Snapshot
+    counters: Counters | None
+    """None: the data plane did not tell."""
+
+    speaker: SpeakerStatus | None
+    health: tuple[Status, ...]
+    plane: Mapping[str, str]
+    reload: ReloadStatus
+    lag: LagSummary
+    ready: tuple[Part, ...]
+
+
+async def observe(sources: StatusSources) -> Observed:
+    """Ask all sources now."""
+    counters: Counters | None
+    plane: Mapping[str, str]
+    try:
+        counters = await sources.counters()
+        plane = await sources.plane()
+    except DataPlaneError:  # the snapshot tells why
+        counters, plane = None, {}
+    return Observed(
+        at=time.time(),
+        clock=time.monotonic(),
+        version=__version__,
+        started_at=sources.started_at,
+        applied=sources.applied(),
+        snapshot=sources.snapshot(),
+        counters=counters,
+        speaker=sources.speaker(),
+        health=sources.health(),
+        plane=plane,
+        reload=sources.reload(),
+        lag=sources.loop_lag(),
+        ready=sources.ready(),
+    )

@@ -1,0 +1,192 @@
+"""`onward check`."""
+
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from appliance.cli.output import Exit, print_json, print_problems, table, warn
+from appliance.config.load import decode, files_beside, parse, read_text
+from appliance.config.problems import ConfigError
+from appliance.model import Config, Pool, VirtualService
+
+
+def _no_option(_: type, config: Path) -> None:
+    """A leading hyphen is let through for the sake of `-`; anything longer is a mistyped option."""
+    if str(config).startswith("-") and str(config) != "-":
+        raise ValueError(f"there is no option {config}; a file of that name is ./{config}")
+
+
+def check(
+    config: Annotated[Path, Parameter(allow_leading_hyphen=True, validator=_no_option)],
+    /,
+    *,
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False,
+    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+) -> int:
+    """Check a configuration file. Needs neither root nor a daemon.
+
+    Parameters
+    ----------
+    config:
+        The configuration file; - reads standard input, and files named there are looked up from the working directory.
+    quiet:
+        Print mistakes only.
+    json:
+        Print JSON.
+    """
+    notes: list[str] = []
+    try:
+        checked = _read(config, notes)
+    except ConfigError as error:
+        if json:
+            fields = ("source", "line", "path", "message", "remedy")
+            problems = [{field: getattr(problem, field) for field in fields} for problem in error.problems]
+            print_json({"ok": False, "problems": problems})
+        else:
+            print_problems(error.problems)
+        return Exit.CONFIG
+    if not checked.services:
+        notes.append("no [[virtual_service]]: this director would forward nothing")
+    if json:
+        print_json({"ok": True, "notes": notes, **_document(checked)})
+        return Exit.OK
+    for note in notes:
+        warn(note)
+    if not quiet:
+        print(_summary(checked))
+    return Exit.OK
+
+
+def _read(config: Path, notes: list[str]) -> Config:
+    if str(config) == "-":
+        source = "(standard input)"
+        return parse(decode(sys.stdin.buffer.read(), source), source, _reader(Path("-"), notes))
+    return parse(read_text(config), str(config), _reader(config, notes))
+
+
+def _reader(config: Path, notes: list[str]) -> Callable[[str], bytes]:
+    """Reads the secret, and passes over one that is there but kept from whoever checks: the daemon will read it."""
+    read = files_beside(config)
+
+    def read_file(name: str) -> bytes:
+        try:
+            content = read(name)
+            if (config.parent / name).stat().st_mode & stat.S_IROTH:
+                notes.append(f"{name} can be read by everybody on this machine; chmod o-r {name}")
+        except PermissionError:
+            notes.append(f"{name} cannot be read by this user, so the fleet secret was not checked")
+            return bytes(16).replace(b"\0", b"-")
+        return content
+
+    return read_file
+
+
+def _summary(config: Config) -> str:
+    services = table(
+        ("VIRTUAL SERVICE", "VIP", "PROTOCOL", "PORTS", "DELIVERY", "HASH", "POOL"),
+        (row for service in config.services for row in _service_rows(service)),
+    )
+    members = table(
+        ("POOL", "MEMBER", "ADDRESS", "RATIO", "SHARE", ""),
+        (row for pool in config.pools for row in _member_rows(pool)),
+        right=("RATIO", "SHARE"),
+    )
+    return "\n".join(_paragraphs(config, services, members))
+
+
+def _paragraphs(config: Config, services: str, members: str) -> Iterator[str]:
+    yield f"{config.source}: ok, {_totals(config)}"
+    if config.services:
+        yield f"\n{services}\n\n{members}"
+    yield ""
+    if config.bgp is None:
+        yield "Nothing is announced: there is no [bgp]."
+        return
+    peers = ", ".join(f"{peer.address} (AS {peer.remote_as})" for peer in config.bgp.peers)
+    yield f"VIPs are announced from AS {config.bgp.local_as} to {peers}."
+
+
+def _totals(config: Config) -> str:
+    members = sum(len(pool.members) for pool in config.pools)
+    vips = len({vip for service in config.services for vip in service.vips})
+    return ", ".join(
+        f"{count} {name}{'' if count == 1 else 's'}"
+        for count, name in (
+            (len(config.services), "virtual service"),
+            (vips, "VIP"),
+            (len(config.pools), "pool"),
+            (members, "member"),
+        )
+    )
+
+
+def _service_rows(service: VirtualService) -> Iterator[tuple[object, ...]]:
+    name = service.name if service.enabled else f"{service.name} (not enabled)"
+    ports = ",".join(map(str, service.ports))
+    for i, vip in enumerate(service.vips):
+        row = (service.protocol, ports, service.profile.delivery, service.hash_mode, service.pool.name)
+        yield (name if i == 0 else "", vip, *row)
+
+
+def _member_rows(pool: Pool) -> Iterator[tuple[object, ...]]:
+    total = sum(member.ratio for member in pool.members if member.enabled)
+    for i, member in enumerate(pool.members):
+        share = member.ratio / total if member.enabled and total else 0
+        name = "" if member.name == str(member.address) else member.name
+        yield (
+            pool.name if i == 0 else "",
+            name,
+            member.address,
+            member.ratio,
+            f"{share:.1%}",
+            "" if member.enabled else "not enabled",
+        )
+
+
+def _document(config: Config) -> dict[str, object]:
+    return {
+        "source": config.source,
+        "digest": config.digest,
+        "director": config.director.name,
+        "virtual_services": [
+            {
+                "name": service.name,
+                "enabled": service.enabled,
+                "vips": list(map(str, service.vips)),
+                "protocol": str(service.protocol),
+                "ports": list(map(str, service.ports)),
+                "delivery": str(service.profile.delivery),
+                "hash": str(service.hash_mode),
+                "pool": service.pool.name,
+                "min_members": service.min_members,
+            }
+            for service in config.services
+        ],
+        "pools": [
+            {
+                "name": pool.name,
+                "algorithm": str(pool.algorithm),
+                "health_monitors": [monitor.name for monitor in pool.monitors],
+                "members": [
+                    {
+                        "name": member.name,
+                        "address": str(member.address),
+                        "ratio": member.ratio,
+                        "enabled": member.enabled,
+                    }
+                    for member in pool.members
+                ],
+            }
+            for pool in config.pools
+        ],
+        "bgp": None
+        if config.bgp is None
+        else {
+            "local_as": config.bgp.local_as,
+            "peers": [{"address": str(peer.address), "remote_as": peer.remote_as} for peer in config.bgp.peers],
+        },
+    }

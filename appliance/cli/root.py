@@ -1,0 +1,82 @@
+"""The tree of commands. Names and one-line helps stand here, so that `onward --help` imports none of them."""
+
+import os
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, UnknownCommandError
+
+from appliance.cli.help import HelpFormatter
+from appliance.cli.output import Exit, complain
+from appliance.config.problems import did_you_mean
+
+HELP = """Layer-4 load balancer with direct server return."""
+
+EPILOGUE = """Exit codes: 0 ok; 1 failed; 2 wrong usage; 3 the daemon does not answer; 4 the configuration is invalid; \
+5 not found.
+"""
+
+COMMANDS = {
+    "run": ("appliance.cli.run:run", "Run a director in the foreground."),
+    "check": ("appliance.cli.check:check", "Check a configuration file; needs neither root nor a daemon."),
+    "explain": ("appliance.cli.explain:explain", "Say which member a flow gets, and why."),
+    "status": ("appliance.cli.status:app", "Show what a running director does."),
+    "lab": ("appliance.cli.lab:app", "Build a network with directors, routers and members on this machine."),
+    "version": ("appliance.cli.version:version", "Print the version."),
+}
+"""A new command is one file and one line."""
+
+
+def _version() -> str:
+    from appliance.cli.version import version_text
+
+    return version_text()
+
+
+def build() -> App:
+    app = App(
+        name="onward",
+        help=HELP,
+        help_epilogue=EPILOGUE,
+        help_formatter=HelpFormatter(),
+        help_format="plaintext",
+        version=_version,
+        # It is caught in __main__, where the exit code is decided.
+        suppress_keyboard_interrupt=False,
+        # A command returns its exit code.
+        result_action="return_int_as_exit_code_else_zero",
+    )
+    for name, (target, text) in COMMANDS.items():
+        app.command(target, name=name, help=text)
+    return app
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run one command line.
+
+    Returns:
+        The exit code, see `Exit`.
+    """
+    try:
+        return int(build()(list(arguments), exit_on_error=False, print_error=False))
+    except CycloptsError as error:
+        # Its own rendering draws boxes.
+        complain(_text(error))
+        complain(f"see `{_help_command(error)}`")
+        return Exit.USAGE
+
+
+def _text(error: CycloptsError) -> str:
+    if isinstance(error, UnknownCommandError) and not error.command_chain:
+        # Its own text imports every command in search of similar names.
+        word = (error.unused_tokens or [""])[0]
+        return f'there is no command "{word}"; {did_you_mean(word, COMMANDS)}commands: {", ".join(COMMANDS)}'
+    return " ".join(str(error).split())
+
+
+def _help_command(error: CycloptsError) -> str:
+    return " ".join(["onward", *(error.command_chain or ()), "--help"])
+
+
+def quiet_stdout() -> None:
+    """Nobody reads our output any more: what is still buffered must not raise once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,389 @@
+"""From the text of a configuration file to a `Config`, or to all mistakes at once."""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from appliance.config.locate import Lines
+from appliance.config.problems import (
+    BadValueError,
+    ConfigError,
+    Finding,
+    Location,
+    Problem,
+    did_you_mean,
+    path_text,
+    shown,
+)
+from appliance.config.rules import RULES
+from appliance.config.schema import File, MemberTable, MonitorTable, PoolTable, ProfileTable, ServiceTable
+from appliance.model import (
+    ApiConfig,
+    BgpConfig,
+    BgpPeer,
+    Config,
+    Delivery,
+    Director,
+    DsrType,
+    Encapsulation,
+    Member,
+    MonitorSpec,
+    NetworkProfile,
+    Pool,
+    ProfileType,
+    TtlPolicy,
+    VirtualService,
+)
+
+__all__ = ["ConfigError", "Problem", "decode", "files_beside", "load", "parse", "read_text"]
+
+SECRET_BYTES = 16
+"""The flow hash wants a key of 128 bits or more."""
+
+MAX_SECRET_BYTES = 65536
+"""Of the secret's file; more adds nothing, and a device may have no end."""
+
+MAX_BYTES = 16 * 1024 * 1024
+"""A file larger than this is something else (a device, a log)."""
+
+_IDLE_TIMEOUT_S = {ProfileType.TCP_FAST_PATH: 300, ProfileType.UDP_FAST_PATH: 10}
+_RECEIVE_TIMEOUT_S = 4.0
+
+
+def load(path: Path) -> Config:
+    """Read and check a configuration file; the files it names are looked up from where it stands.
+
+    Raises:
+        ConfigError: it cannot be read or used; every mistake is in `problems`.
+    """
+    return parse(read_text(path), str(path), files_beside(path))
+
+
+def files_beside(path: Path) -> Callable[[str], bytes]:
+    """Reads files by the names a configuration at *path* gives them."""
+
+    def read(name: str) -> bytes:
+        with (path.parent / name).open("rb") as file:
+            return file.read(MAX_SECRET_BYTES)
+
+    return read
+
+
+def read_text(path: Path) -> str:
+    """The text of a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not text.
+    """
+    source = str(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise _as_a_whole(source, "no such file", "give the path of a configuration file") from None
+    except IsADirectoryError:
+        raise _as_a_whole(source, "this is a folder", "give the path of a configuration file in it") from None
+    except PermissionError:
+        raise _as_a_whole(source, "permission denied", "make the file readable for this user") from None
+    except OSError as error:
+        raise _as_a_whole(source, f"cannot be read: {error.strerror}", "give the path of a readable file") from None
+    return decode(content, source)
+
+
+def decode(content: bytes, source: str) -> str:
+    """The text of a configuration file's content.
+
+    Raises:
+        ConfigError: it is not text, empty, or far too long.
+    """
+    if len(content) > MAX_BYTES:
+        raise _as_a_whole(source, f"more than {MAX_BYTES >> 20} MiB", "give the path of a configuration file")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        problem = Problem(source, line, "", f"byte {error.start} is not UTF-8 text", "a configuration is a TOML file")
+        raise ConfigError([problem]) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        problem = Problem(source, line, "", "a NUL byte: this is not text", "a configuration is a TOML file")
+        raise ConfigError([problem])
+    if not text.strip():
+        raise _as_a_whole(source, "the file is empty", "begin with schema_version = 1, then [director] and [fleet]")
+    return text
+
+
+def _as_a_whole(source: str, message: str, remedy: str) -> ConfigError:
+    return ConfigError([Problem(source, None, "", message, remedy)])
+
+
+def parse(text: str, source: str, read_file: Callable[[str], bytes]) -> Config:
+    """Check the text of a configuration file.
+
+    Args:
+        text: TOML.
+        source: what to call it in messages.
+        read_file: gives the content of a file by the name that stands in the text; raises OSError.
+
+    Raises:
+        ConfigError: it cannot be used; every mistake is in `problems`.
+    """
+    try:
+        data = tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError is one; numbers of thousands of digits give a plain one
+        raise ConfigError([_syntax_problem(error, text, source)]) from None
+    except RecursionError:
+        raise _as_a_whole(source, "lists or tables are nested too deeply", "no key needs more than three") from None
+    lines = Lines(text)
+
+    def problems(findings: Iterator[Finding]) -> list[Problem]:
+        return [
+            Problem(source, lines.of(found.location), path_text(found.location), found.message, found.remedy)
+            for found in findings
+        ]
+
+    if isinstance(data.get("schema_version"), int) and data["schema_version"] != 1:
+        # Another version's keys would all be wrong here: that is one mistake, not fifty.
+        raise ConfigError(problems(found for found in _misshapen(data) if found.location == ("schema_version",)))
+    wrong = problems(_misshapen(data))
+    for rule in RULES:
+        wrong += problems(rule(data))
+    secret = b""
+    try:
+        secret = _secret(data, read_file)
+    except BadValueError as error:
+        wrong += problems(iter([Finding(("fleet", "secret_file"), error.message, error.remedy)]))
+    if wrong:
+        raise ConfigError(sorted(wrong, key=lambda problem: problem.line or 1))
+    digest = hashlib.sha256(text.encode() + b"\0" + secret).hexdigest()
+    return _resolve(File.model_validate(data), secret, source, digest)
+
+
+def _syntax_problem(error: ValueError, text: str, source: str) -> Problem:
+    """`tomllib` says what is wrong and appends the place."""
+    message, _, place = str(error).partition(" (at ")
+    message = message[:1].lower() + message[1:]
+    remedy = "correct this line first; nothing below it was checked"
+    if match := re.match(r"line (\d+), column (\d+)", place):
+        return Problem(source, int(match[1]), "", f"not TOML: {message} at column {match[2]}", remedy)
+    if place:
+        last = text.rstrip().count("\n") + 1
+        return Problem(source, last, "", f"not TOML: {message} at the end of the file", "complete this line")
+    return Problem(source, None, "", f"not TOML: {message}", "correct the file first; nothing in it was checked")
+
+
+def _secret(data: Mapping[str, Any], read_file: Callable[[str], bytes]) -> bytes:
+    """The fleet's hash key: the content of its file without white space around it; empty where none is named.
+
+    Raises:
+        BadValueError: the file cannot be read or is too short.
+    """
+    fleet = data.get("fleet")
+    name = fleet.get("secret_file") if isinstance(fleet, dict) else None
+    if not isinstance(name, str) or not name or "\0" in name:
+        return b""
+    make_one = "make one with `head -c 32 /dev/urandom | base64`, the same on every director"
+    try:
+        secret = read_file(name).strip()
+    except FileNotFoundError:
+        raise BadValueError(f"{shown(name)}: no such file", make_one) from None
+    except PermissionError:
+        raise BadValueError(f"{shown(name)}: permission denied", "make it readable for this user") from None
+    except OSError as error:
+        raise BadValueError(f"{shown(name)}: cannot be read: {error.strerror}", "name a readable file") from None
+    if len(secret) < SECRET_BYTES:
+        raise BadValueError(f"{shown(name)} has {len(secret)} bytes, {SECRET_BYTES} are needed", make_one)
+    return secret
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pydantic's findings in our words
+
+
+def _misshapen(data: Mapping[str, Any]) -> Iterator[Finding]:
+    try:
+        File.model_validate(data)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            yield _finding(detail)
+
+
+def _finding(detail: ErrorDetails) -> Finding:
+    location = detail["loc"]
+    value = detail["input"]
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, BadValueError):
+        return Finding(location, cause.message, cause.remedy)
+    match detail["type"]:
+        case "extra_forbidden":
+            return _unknown_key(location, value)
+        case "missing":
+            return Finding(location, "missing", _how_to_add(location))
+        case "too_short":
+            return Finding(location, "the list is empty", _how_to_add(location))
+        case "list_type":
+            return Finding(location, f"{shown(value)} is not a list", _how_to_add(location))
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return Finding(location, f"{shown(value)} is not a table", _how_to_add(location))
+    return Finding(location, detail["msg"], f"it is {shown(value)}")
+
+
+def _unknown_key(location: Location, value: object) -> Finding:
+    key = str(location[-1])
+    table = _table_at(location[:-1])
+    spellings = {name: _spellings(table, name) for name in table.model_fields}
+    for name, words in spellings.items():
+        if key in words:  # the other spelling was there first
+            return Finding(location, f"the same as `{name}`, which is there already", "leave one of the two out")
+    known = ", ".join(spellings)
+    return Finding(location, "unknown key", f"{did_you_mean(key, spellings)}known here: {known}")
+
+
+def _spellings(table: type[BaseModel], name: str) -> list[str]:
+    alias = table.model_fields[name].validation_alias
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [name]
+
+
+def _how_to_add(location: Location) -> str:
+    """How a missing key, or one of the wrong kind, would be written."""
+    names = [part for part in location if isinstance(part, str)]
+    table = _table_at(location[:-1])
+    field = table.model_fields.get(str(location[-1]))
+    model = _model_of(field.annotation) if field else _table_at(location)
+    if model is not None:
+        is_list = field is None or _is_list(field.annotation)
+        header = ".".join(names)
+        return f"write a [[{header}]] table" if is_list else f"write a [{header}] table"
+    example = field.examples[0] if field and field.examples else None
+    if isinstance(example, list):
+        return f"write {location[-1]} = [{', '.join(map(shown, example))}]"
+    if example is not None:
+        return f"write {location[-1]} = {shown(example)}"
+    return f"write {location[-1]} = [...]"
+
+
+def _table_at(location: Location) -> type[BaseModel]:
+    """The schema of the table at *location*."""
+    table: type[BaseModel] = File
+    for part in location:
+        name = next((name for name in table.model_fields if part in _spellings(table, name)), None)
+        if name is not None:
+            table = _model_of(table.model_fields[name].annotation) or table
+    return table
+
+
+def _model_of(annotation: object) -> type[BaseModel] | None:
+    """The table class in `T`, `T | None` or `list[T]`; None for plain values."""
+    if isinstance(annotation, type) and get_origin(annotation) is None and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType, list):
+        return next((model for arg in get_args(annotation) if (model := _model_of(arg))), None)
+    return None
+
+
+def _is_list(annotation: object) -> bool:
+    return get_origin(annotation) is list
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From tables to the model
+
+
+def _resolve(file: File, secret: bytes, source: str, digest: str) -> Config:
+    """References become the things they name; the rules have made sure that they exist."""
+    profiles = {table.name: _profile(table) for table in file.network_profile}
+    monitors = {table.name: _monitor(table) for table in file.health_monitor}
+    pools = {table.name: _pool(table, monitors) for table in file.pool}
+    return Config(
+        director=Director(
+            name=file.director.name,
+            interfaces=tuple(file.director.interfaces),
+            plane=file.director.plane,
+            runtime_dir=file.director.runtime_dir,
+            api=ApiConfig(file.api.address, file.api.port),
+        ),
+        secret=secret,
+        bgp=_bgp(file),
+        services=tuple(
+            _service(table, profiles[table.network_profile], pools[table.pool]) for table in file.virtual_service
+        ),
+        source=source,
+        digest=digest,
+    )
+
+
+def _bgp(file: File) -> BgpConfig | None:
+    if file.bgp is None:
+        return None
+    return BgpConfig(
+        local_as=file.bgp.local_as,
+        router_id=file.bgp.router_id,
+        peers=tuple(
+            BgpPeer(peer.address, peer.remote_as, peer.hold_time, peer.local_address, peer.password)
+            for peer in file.bgp.peer
+        ),
+        next_hop_v4=file.bgp.next_hop_v4,
+        next_hop_v6=file.bgp.next_hop_v6,
+    )
+
+
+def _profile(table: ProfileTable) -> NetworkProfile:
+    if table.dsr.type is DsrType.L2:
+        delivery = Delivery(DsrType.L2, None, TtlPolicy.TRANSPARENT)
+    else:
+        encapsulation = table.dsr.encapsulation or Encapsulation.IPIP
+        delivery = Delivery(DsrType.L3, encapsulation, table.ttl or TtlPolicy.ROUTER)
+    timeout = table.session_idle_timeout
+    return NetworkProfile(table.name, table.type, delivery, _IDLE_TIMEOUT_S[table.type] if timeout is None else timeout)
+
+
+def _monitor(table: MonitorTable) -> MonitorSpec:
+    timeout = table.receive_timeout
+    if timeout is None:
+        timeout = min(_RECEIVE_TIMEOUT_S, 0.8 * table.send_interval)
+    given = (("request", table.request), ("response", table.response))
+    return MonitorSpec(
+        name=table.name,
+        kind=table.type.value,
+        send_interval_s=table.send_interval,
+        receive_timeout_s=timeout,
+        rise=table.successful_checks,
+        fall=table.failed_checks,
+        monitor_port=table.monitor_port,
+        settings=tuple((key, value.encode()) for key, value in given if value is not None),
+    )
+
+
+def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec]) -> Pool:
+    return Pool(
+        name=table.name,
+        algorithm=table.algorithm,
+        hash_mode=table.hash,
+        members=tuple(_member(member) for member in table.member),
+        monitors=tuple(monitors[name] for name in table.health_monitors),
+    )
+
+
+def _member(table: MemberTable) -> Member:
+    return Member(table.name or str(table.address), table.address, table.ratio, table.enabled)
+
+
+def _service(table: ServiceTable, profile: NetworkProfile, pool: Pool) -> VirtualService:
+    return VirtualService(
+        name=table.name,
+        vips=tuple(table.vips),
+        ports=tuple(table.ports),
+        profile=profile,
+        pool=pool,
+        enabled=table.enabled,
+        ha=table.ha,
+        min_members=table.min_members,
+        advertise_down=table.advertise_down,
+    )

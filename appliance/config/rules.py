@@ -1,0 +1,405 @@
+"""What takes more than one value to judge: references, duplicates, contradictions. Pure.
+
+Rules look at the raw TOML data, not at the typed tables, so that a file with a mistake in one place is still judged in
+every other place: what cannot be read is skipped here, as `schema` has complained about it already.
+
+To add a rule, write a function that yields findings and name it in RULES.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+from appliance.config import values
+from appliance.config.problems import BadValueError, Finding, Location, did_you_mean, path_text
+from appliance.model import DsrType, IPAddress, PortRange, ProfileType, Protocol, TtlPolicy
+
+_T = TypeVar("_T")
+Raw = Mapping[str, Any]
+
+MAX_WAYS = 65535
+"""Slots name members by 16-bit numbers, of which one means nobody (forwarding.MAX_MEMBERS)."""
+
+
+class _Any(Enum):
+    ELEMENT = "every element of a list"
+
+
+EACH = _Any.ELEMENT
+
+
+def find(data: object, *pattern: str | _Any) -> Iterator[tuple[Location, Any]]:
+    """Every value at *pattern*, with its location. What is absent, or not a table or list, is passed over."""
+    if not pattern:
+        yield (), data
+        return
+    step, *rest = pattern
+    if step is EACH:
+        parts = enumerate(data) if isinstance(data, list) else iter(())
+        for i, part in parts:
+            for location, value in find(part, *rest):
+                yield (i, *location), value
+    elif isinstance(data, dict) and isinstance(step, str) and step in data:
+        for location, value in find(data[step], *rest):
+            yield (step, *location), value
+
+
+def read(parse: Callable[[object], _T], value: object) -> _T | None:
+    """*value* parsed, or None where `schema` reports that it cannot be."""
+    try:
+        return parse(value)
+    except BadValueError:
+        return None
+
+
+def found(data: object, parse: Callable[[object], _T], *pattern: str | _Any) -> Iterator[tuple[Location, _T]]:
+    """Every value at *pattern* that can be parsed."""
+    for location, raw in find(data, *pattern):
+        value = read(parse, raw)
+        if value is not None:
+            yield location, value
+
+
+def tables(data: object, *pattern: str | _Any) -> Iterator[tuple[Location, Raw]]:
+    for location, value in find(data, *pattern):
+        if isinstance(value, dict):
+            yield location, value
+
+
+def _member_name(member: Raw) -> str | None:
+    """A member without a name is called by its address."""
+    if "name" in member:
+        return read(values.name, member["name"])
+    address = read(values.unicast_address, member.get("address"))
+    return None if address is None else str(address)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names
+
+
+def duplicate_names(data: Raw) -> Iterator[Finding]:
+    for kind in ("network_profile", "health_monitor", "pool", "virtual_service"):
+        yield from _duplicates(
+            ((location, name) for location, name in found(data, values.name, kind, EACH, "name")),
+            f"is the name of another {kind}",
+            "names must be unique; choose another",
+        )
+    for place, pool in tables(data, "pool", EACH):
+        names = (
+            ((*place, *location, *(("name",) if "name" in member else ("address",))), name)
+            for location, member in tables(pool, "member", EACH)
+            if (name := _member_name(member)) is not None
+        )
+        yield from _duplicates(names, "is the name of another member of this pool", "choose another name")
+
+
+def _duplicates(named: Iterator[tuple[Location, object]], message: str, remedy: str) -> Iterator[Finding]:
+    first: dict[object, Location] = {}
+    for location, name in named:
+        if name in first:
+            where = path_text(first[name])
+            yield Finding(location, f'"{name}" {message} ({where})', remedy)
+        first.setdefault(name, location)
+
+
+def unknown_references(data: Raw) -> Iterator[Finding]:
+    yield from _references(data, "pool", "virtual_service", EACH, "pool")
+    yield from _references(data, "network_profile", "virtual_service", EACH, "network_profile")
+    yield from _references(data, "health_monitor", "pool", EACH, "health_monitors", EACH)
+
+
+def _references(data: Raw, kind: str, *pattern: str | _Any) -> Iterator[Finding]:
+    if not isinstance(data.get(kind, []), list):
+        return
+    # A name that is not allowed is a name all the same: one mistake, one complaint.
+    known = [name for _, name in find(data, kind, EACH, "name") if isinstance(name, str)]
+    for location, name in found(data, values.text, *pattern):
+        if name not in known:
+            there = f"{kind} names: {', '.join(known)}" if known else f"add a [[{kind}]] with that name"
+            yield Finding(location, f'no {kind} is named "{name}"', did_you_mean(name, known) + there)
+
+
+def repeated_elements(data: Raw) -> Iterator[Finding]:
+    yield from _duplicates(
+        found(data, values.interface, "director", "interfaces", EACH), "stands twice", "once will do"
+    )
+    for place, service in tables(data, "virtual_service", EACH):
+        vips = ((place + location, vip) for location, vip in found(service, values.unicast_address, "vips", EACH))
+        yield from _duplicates(vips, "stands twice", "once will do")
+    for place, pool in tables(data, "pool", EACH):
+        monitors = ((place + location, name) for location, name in found(pool, values.name, "health_monitors", EACH))
+        yield from _duplicates(monitors, "stands twice", "once will do")
+        addresses = (
+            (place + location, address)
+            for location, address in found(pool, values.unicast_address, "member", EACH, "address")
+            # A member without a name is called by its address, and then the names are reported.
+        )
+        named = {place + location for location, member in tables(pool, "member", EACH) if "name" in member}
+        yield from (
+            finding
+            for finding in _duplicates(
+                addresses, "is the address of another member of this pool", "give one of them a larger ratio instead"
+            )
+            if finding.location[:-1] in named
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Network profiles and health monitors
+
+
+def profile_contradictions(data: Raw) -> Iterator[Finding]:
+    for place, profile in tables(data, "network_profile", EACH):
+        kind = _profile_type(profile)
+        timeout = read(values.integer(0, 14400, ""), profile.get("session_idle_timeout"))
+        if timeout is not None and kind is ProfileType.TCP_FAST_PATH and 0 < timeout < 5:
+            yield Finding(
+                (*place, "session_idle_timeout"), f"{timeout} is too short for TCP", "use 5..14400, or 0 for never"
+            )
+        if timeout is not None and kind is ProfileType.UDP_FAST_PATH and not 2 <= timeout <= 3600:
+            yield Finding((*place, "session_idle_timeout"), f"{timeout} is out of range for UDP", "use 2..3600")
+        if _dsr_type(profile) is not DsrType.L2:
+            continue
+        for key in ("encapsulation", "dsr_encap_type"):
+            for location, _ in find(profile, "dsr", key):
+                yield Finding(
+                    place + location,
+                    "L2 DSR has no encapsulation: it changes the MAC address only",
+                    'leave it out, or use type = "l3"',
+                )
+        if read(values.ttl, profile.get("ttl")) is TtlPolicy.ROUTER:
+            yield Finding((*place, "ttl"), "L2 DSR never changes the TTL", 'leave it out, or use dsr = { type = "l3" }')
+
+
+def _profile_type(profile: Raw) -> ProfileType | None:
+    return read(values.profile_type, profile.get("type"))
+
+
+def _dsr_type(profile: Raw) -> DsrType | None:
+    dsr = profile.get("dsr", {})
+    if not isinstance(dsr, dict):
+        return None
+    return read(values.dsr_type, dsr.get("type", dsr.get("dsr_type", "l3")))
+
+
+def monitor_contradictions(data: Raw) -> Iterator[Finding]:
+    for place, monitor in tables(data, "health_monitor", EACH):
+        interval = read(values.seconds(0.1, 3600), monitor.get("send_interval", 10))
+        timeout = read(values.seconds(0.05, 2400), monitor.get("receive_timeout"))
+        if interval is not None and timeout is not None and timeout >= interval:
+            yield Finding(
+                (*place, "receive_timeout"),
+                f"{timeout:g} s is not less than send_interval ({interval:g} s)",
+                f"use less than {interval:g}, or a longer send_interval",
+            )
+
+
+def nothing_to_probe(data: Raw) -> Iterator[Finding]:
+    """A monitor without a port asks the first port of the virtual service, which must then be one."""
+    portless = {monitor["name"] for _, monitor in tables(data, "health_monitor", EACH) if _is_portless(monitor)}
+    pools = _by_name(data, "pool")
+    for place, service in tables(data, "virtual_service", EACH):
+        first = next((ports for _, ports in found(service, values.port_range, "ports", EACH)), None)
+        pool = pools.get(read(values.name, service.get("pool")))
+        if first != values.WILDCARD or pool is None:
+            continue
+        for _, name in found(pool, values.name, "health_monitors", EACH):
+            if name in portless:
+                yield Finding(
+                    (*place, "ports", 0),
+                    f'"*" leaves health monitor "{name}" without a port to ask',
+                    "give the monitor a monitor_port",
+                )
+
+
+def _is_portless(monitor: Raw) -> bool:
+    return read(values.name, monitor.get("name")) is not None and "monitor_port" not in monitor
+
+
+def _by_name(data: Raw, kind: str) -> Mapping[str | None, Raw]:
+    named = ((read(values.name, table.get("name")), table) for _, table in tables(data, kind, EACH))
+    return {name: table for name, table in named if name is not None}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pools and virtual services
+
+
+def no_share_for_anyone(data: Raw) -> Iterator[Finding]:
+    for place, pool in tables(data, "pool", EACH):
+        ratios = [member.get("ratio", 1) for _, member in tables(pool, "member", EACH)]
+        if ratios and all(ratio == 0 and ratio is not False for ratio in ratios):
+            yield Finding(
+                (*place, "member", 0, "ratio"),
+                "every member of this pool has ratio 0, so none would get a packet",
+                "give at least one member a ratio of 1 or more",
+            )
+
+
+def too_many_min_members(data: Raw) -> Iterator[Finding]:
+    pools = _by_name(data, "pool")
+    for place, service in tables(data, "virtual_service", EACH):
+        wanted = read(values.integer(1, 65535, ""), service.get("min_members"))
+        pool = pools.get(read(values.name, service.get("pool")))
+        members = pool.get("member") if pool else None
+        if wanted is not None and isinstance(members, list) and members and wanted > len(members):
+            yield Finding(
+                (*place, "min_members"),
+                f"{wanted} is more than the {len(members)} in the pool, so the VIPs would never be announced",
+                f"use 1..{len(members)}",
+            )
+
+
+def too_many_members(data: Raw) -> Iterator[Finding]:
+    pools = _by_name(data, "pool")
+    profiles = _by_name(data, "network_profile")
+    ways: dict[tuple[object, ...], int] = {}
+    for place, service in tables(data, "virtual_service", EACH):
+        name = read(values.name, service.get("pool"))
+        profile = profiles.get(read(values.name, service.get("network_profile")))
+        if name not in pools or profile is None:
+            continue
+        members = pools[name].get("member")
+        delivery = name, _dsr_type(profile), read(values.ttl, profile.get("ttl", "router"))
+        ways[delivery] = len(members) if isinstance(members, list) else 0
+        if sum(ways.values()) > MAX_WAYS:
+            yield Finding(
+                (*place, "pool"), f"more than {MAX_WAYS} members in all", "spread the virtual services over two fleets"
+            )
+            return
+
+
+def used_addresses(data: Raw) -> Iterator[Finding]:
+    """A VIP belongs to no machine: neither a member nor the director may be reached by it."""
+    vips: dict[IPAddress, Location] = {}
+    for location, vip in found(data, values.unicast_address, "virtual_service", EACH, "vips", EACH):
+        vips.setdefault(vip, location)
+    for location, address in found(data, values.unicast_address, "pool", EACH, "member", EACH, "address"):
+        if address in vips:
+            yield Finding(
+                location,
+                f"{address} is a VIP ({path_text(vips[address])})",
+                "use the member's own address; the VIP stands on its loopback only",
+            )
+    for pattern, what in (
+        (("bgp", "peer", EACH, "address"), "a router cannot have it"),
+        (("bgp", "peer", EACH, "local_address"), "the director must not have it as its own"),
+        (("bgp", "next_hop_v4"), "the director must not have it as its own"),
+        (("bgp", "next_hop_v6"), "the director must not have it as its own"),
+        (("api", "address"), "the director must not have it as its own"),
+    ):
+        for location, address in found(data, values.unicast_address, *pattern):
+            if address in vips:
+                yield Finding(
+                    location, f"{address} is a VIP ({path_text(vips[address])}), and {what}", "use another address"
+                )
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """One virtual service's hold on ports of a VIP."""
+
+    ports: PortRange
+    location: Location
+
+
+def port_conflicts(data: Raw) -> Iterator[Finding]:
+    """Of two that contain a port the narrower wins, so two of the same width must not overlap.
+
+    Virtual services that are not enabled claim nothing.
+    """
+    profiles = _by_name(data, "network_profile")
+    claims: dict[tuple[IPAddress, Protocol], list[_Claim]] = {}
+    reported: set[tuple[Location, Location]] = set()
+    for place, service in tables(data, "virtual_service", EACH):
+        profile = profiles.get(read(values.name, service.get("network_profile")))
+        kind = _profile_type(profile) if profile else None
+        if kind is None or service.get("enabled") is False:
+            continue
+        # A VIP that stands twice is reported as such, and would only double every finding here.
+        vips = dict.fromkeys(vip for _, vip in found(service, values.unicast_address, "vips", EACH))
+        mine = [_Claim(ports, place + where) for where, ports in found(service, values.port_range, "ports", EACH)]
+        for vip in vips:
+            others = claims.setdefault((vip, kind.protocol), [])
+            for claim in mine:
+                rival = next((other for other in others if _undecided(claim.ports, other.ports)), None)
+                others.append(claim)
+                if rival is not None and (claim.location, rival.location) not in reported:
+                    reported.add((claim.location, rival.location))
+                    yield Finding(
+                        claim.location,
+                        f"{vip} {kind.protocol} {_claimed(claim.ports, rival.ports)} ({path_text(rival.location)})",
+                        "use another port or VIP, or a narrower range: the narrower one wins",
+                    )
+
+
+def _undecided(a: PortRange, b: PortRange) -> bool:
+    return a.width == b.width and a.first <= b.last and b.first <= a.last
+
+
+def _claimed(ports: PortRange, rival: PortRange) -> str:
+    if ports == rival:
+        return f"port {ports} is in use already" if ports.width == 1 else f"ports {ports} are in use already"
+    return f"ports {ports} overlap {rival}, a range of the same width"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# BGP
+
+
+def bgp_contradictions(data: Raw) -> Iterator[Finding]:
+    yield from _duplicates(
+        found(data, values.unicast_address, "bgp", "peer", EACH, "address"),
+        "is the address of another peer",
+        "leave one out",
+    )
+    for place, peer in tables(data, "bgp", "peer", EACH):
+        address = read(values.unicast_address, peer.get("address"))
+        local = read(values.unicast_address, peer.get("local_address"))
+        if address is None or local is None:
+            continue
+        if address.version != local.version:
+            yield Finding(
+                (*place, "local_address"),
+                f"{local} and the peer's {address} are of different families",
+                f"use an IPv{address.version} address",
+            )
+        elif address == local:
+            yield Finding((*place, "local_address"), f"{local} is the peer's own address", "use the director's address")
+
+
+def missing_next_hops(data: Raw) -> Iterator[Finding]:
+    """A VIP of one family can be announced over a session of the other only with a next hop that is written down."""
+    peers = [address.version for _, address in found(data, values.unicast_address, "bgp", "peer", EACH, "address")]
+    if not peers or len(peers) != sum(1 for _ in find(data, "bgp", "peer", EACH)):
+        return
+    for version in (4, 6):
+        if version in peers or f"next_hop_v{version}" in data["bgp"]:
+            continue
+        for location, vip in found(data, values.unicast_address, "virtual_service", EACH, "vips", EACH):
+            if vip.version == version:
+                yield Finding(
+                    location,
+                    f"{vip} would be announced over IPv{10 - version} sessions only: there is no next hop for it",
+                    f"set next_hop_v{version} in [bgp], or add an IPv{version} peer",
+                )
+
+
+RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
+    duplicate_names,
+    unknown_references,
+    repeated_elements,
+    profile_contradictions,
+    monitor_contradictions,
+    nothing_to_probe,
+    no_share_for_anyone,
+    too_many_min_members,
+    too_many_members,
+    used_addresses,
+    port_conflicts,
+    bgp_contradictions,
+    missing_next_hops,
+)
+"""Every rule is asked, whatever the others find."""

@@ -1,0 +1,302 @@
+"""The shape of the configuration file. Everything that can be judged by looking at one table is judged here; what takes
+two is in `rules`.
+
+`python -m appliance.config.schema` prints the JSON Schema for editors (onward.schema.json).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from appliance.config import values
+from appliance.model import (
+    Algorithm,
+    DsrType,
+    Encapsulation,
+    HaMode,
+    HashMode,
+    IPAddress,
+    PlaneKind,
+    PortRange,
+    ProfileType,
+    TtlPolicy,
+)
+
+
+class Parsed:
+    """Tells pydantic to read a value with one of the functions of `values`, and editors what it looks like."""
+
+    def __init__(self, parse: Callable[[object], object], schema: Mapping[str, Any]) -> None:
+        self.parse = parse
+        self.schema = dict(schema)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.parse, serialization=core_schema.to_string_ser_schema(when_used="json")
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return dict(self.schema)
+
+
+def _words(*words: str) -> dict[str, Any]:
+    return {"type": "string", "enum": list(words)}
+
+
+_STRING: dict[str, Any] = {"type": "string", "minLength": 1}
+_V4: dict[str, Any] = {"type": "string", "format": "ipv4"}
+_V6: dict[str, Any] = {"type": "string", "format": "ipv6"}
+_IP: dict[str, Any] = {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
+
+
+def _whole(first: int, last: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": first, "maximum": last}
+
+
+def _number(first: float, last: float) -> dict[str, Any]:
+    return {"type": "number", "minimum": first, "maximum": last}
+
+
+Name = Annotated[str, Parsed(values.name, {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}$"})]
+Interface = Annotated[str, Parsed(values.interface, {"type": "string", "pattern": "^[^\\s/:]{1,15}$"})]
+Text = Annotated[str, Parsed(values.text, _STRING)]
+Boolean = Annotated[bool, Parsed(values.boolean, {"type": "boolean"})]
+Port = Annotated[int, Parsed(values.port, _whole(1, 65535))]
+AnyAddress = Annotated[IPAddress, Parsed(values.any_address, _IP)]
+Unicast = Annotated[IPAddress, Parsed(values.unicast_address, _IP)]
+UnicastV4 = Annotated[IPv4Address, Parsed(values.ipv4_address, _V4)]
+UnicastV6 = Annotated[IPv6Address, Parsed(values.ipv6_address, _V6)]
+AsNumber = Annotated[int, Parsed(values.as_number, _whole(1, 4294967294))]
+PortSpec = Annotated[
+    PortRange,
+    Parsed(
+        values.port_range,
+        {"anyOf": [_whole(1, 65535), {"type": "string", "pattern": "^(\\*|[0-9]{1,5}\\s*-\\s*[0-9]{1,5})$"}]},
+    ),
+]
+Checks = Annotated[int, Parsed(values.integer(1, 50, "a number of checks"), _whole(1, 50))]
+
+
+class Table(BaseModel):
+    """One table of the file: unknown keys are mistakes, values are never bent into shape, and nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DirectorTable(Table):
+    """This instance."""
+
+    name: Name = Field(description="Name of this director in logs, metrics and status.", examples=["d1"])
+    interfaces: list[Interface] = Field(
+        description="Interfaces on which packets for VIPs arrive.", min_length=1, examples=[["eth1"]]
+    )
+    plane: Annotated[PlaneKind, Parsed(values.plane, _words("auto", "raw"))] = Field(
+        default=PlaneKind.AUTO, description="The data plane; auto takes the fastest one that works here."
+    )
+    runtime_dir: Annotated[PurePosixPath, Parsed(values.runtime_dir, {"type": "string", "pattern": "^/"})] = Field(
+        default=PurePosixPath("/run/onward"), description="Folder for sockets and generated files, absolute."
+    )
+
+
+class ApiTable(Table):
+    """Where the HTTP API, the page and the metrics listen."""
+
+    address: AnyAddress = Field(default=IPv4Address("127.0.0.1"), description="Address to listen on.")
+    port: Port = Field(default=8080, description="TCP port to listen on.")
+
+
+class FleetTable(Table):
+    """What all directors that share VIPs have in common."""
+
+    secret_file: Annotated[str, Parsed(values.path, _STRING)] = Field(
+        description="File with the key of the flow hash, at least 16 bytes, the same on every director. "
+        "Relative to the configuration file.",
+        examples=["/etc/onward/fleet.key"],
+    )
+
+
+class PeerTable(Table):
+    """One BGP neighbour."""
+
+    address: Unicast = Field(description="Address of the router.", examples=["192.0.2.1"])
+    remote_as: AsNumber = Field(description="AS number of the router.", examples=[65000])
+    hold_time: Annotated[int, Parsed(values.hold_time, {"anyOf": [{"const": 0}, _whole(3, 65535)]})] = Field(
+        default=9, description="Seconds without a message until the session counts as lost; 0 is never."
+    )
+    local_address: Unicast | None = Field(default=None, description="Our address for the session.")
+    password: Annotated[str, Parsed(values.password, _STRING)] | None = Field(
+        default=None, description="TCP MD5 key of the session (RFC 2385)."
+    )
+
+
+class BgpTable(Table):
+    """How VIPs are announced. Without this table nothing is announced."""
+
+    local_as: AsNumber = Field(description="Our AS number.", examples=[65010])
+    router_id: UnicastV4 = Field(
+        description="Our BGP identifier: an IPv4 address that no other router uses.", examples=["192.0.2.11"]
+    )
+    next_hop_v4: UnicastV4 | None = Field(
+        default=None, description="Next hop of IPv4 VIPs; the session's own address by default."
+    )
+    next_hop_v6: UnicastV6 | None = Field(
+        default=None, description="Next hop of IPv6 VIPs; the session's own address by default."
+    )
+    peer: list[PeerTable] = Field(
+        description="The routers.", min_length=1, examples=[[{"address": "192.0.2.1", "remote_as": 65000}]]
+    )
+
+
+class DsrTable(Table):
+    """How a packet gets to a member unchanged."""
+
+    type: Annotated[DsrType, Parsed(values.dsr_type, _words("l3", "l2"))] = Field(
+        default=DsrType.L3,
+        validation_alias=AliasChoices("type", "dsr_type"),
+        description="l3: inside another IP packet; l2: by MAC address, members on a segment of the director.",
+    )
+    encapsulation: Annotated[Encapsulation, Parsed(values.encapsulation, _words("ipip"))] | None = Field(
+        default=None,
+        validation_alias=AliasChoices("encapsulation", "dsr_encap_type"),
+        description="The tunnel of l3; ipip by default.",
+    )
+
+
+class ProfileTable(Table):
+    """What is balanced, and how it is delivered."""
+
+    name: Name = Field(description="What virtual services call it.", examples=["tcp-l3"])
+    type: Annotated[ProfileType, Parsed(values.profile_type, _words("tcp_fast_path", "udp_fast_path"))] = Field(
+        description="TCP or UDP.", examples=["tcp_fast_path"]
+    )
+    session_idle_timeout: (
+        Annotated[int, Parsed(values.integer(0, 14400, "a number of seconds"), _whole(0, 14400))] | None
+    ) = Field(
+        default=None,
+        description="Seconds without a packet until a flow counts as over. TCP: 5..14400, or 0 for never; 300 by "
+        "default. UDP: 2..3600; 10 by default.",
+    )
+    ttl: Annotated[TtlPolicy, Parsed(values.ttl, _words("router", "transparent"))] | None = Field(
+        default=None,
+        description="l3 only: router takes one off the inner packet's TTL, transparent leaves it. router by default.",
+    )
+    dsr: DsrTable = Field(default=DsrTable(), description="Type and encapsulation of direct server return.")
+
+
+class MonitorTable(Table):
+    """One kind of question asked of members."""
+
+    name: Name = Field(description="What pools call it.", examples=["web"])
+    type: Annotated[values.MonitorKind, Parsed(values.monitor_kind, _words("tcp", "udp"))] = Field(
+        description="tcp: a connection, and what it answers; udp: a datagram, and what it answers.", examples=["tcp"]
+    )
+    send_interval: Annotated[float, Parsed(values.seconds(0.1, 3600), _number(0.1, 3600))] = Field(
+        default=10.0, description="Seconds between two checks."
+    )
+    receive_timeout: Annotated[float, Parsed(values.seconds(0.05, 2400), _number(0.05, 2400))] | None = Field(
+        default=None,
+        description="Seconds until a check has failed; less than send_interval. 4 by default, or 0.8 of send_interval "
+        "where that is less.",
+    )
+    successful_checks: Checks = Field(default=2, description="Good checks in a row until a member is up.")
+    failed_checks: Checks = Field(default=2, description="Bad checks in a row until a member is down.")
+    monitor_port: Port | None = Field(
+        default=None, description="Port to ask; the first one of the virtual service by default."
+    )
+    request: Text | None = Field(default=None, description="What to send.")
+    response: Text | None = Field(default=None, description="What the answer must contain.")
+
+
+class MemberTable(Table):
+    """One address in a pool."""
+
+    name: Name | None = Field(default=None, description="Name of the member; its address by default.")
+    address: Unicast = Field(
+        description="The member's own address, where packets are delivered.", examples=["203.0.113.21"]
+    )
+    ratio: Annotated[int, Parsed(values.integer(0, 1000, "a ratio"), _whole(0, 1000))] = Field(
+        default=1, description="Share of the flows relative to the other members; 0 takes none."
+    )
+    enabled: Boolean = Field(default=True, description="Whether the member may be used.")
+
+
+class PoolTable(Table):
+    """Members that do the same work."""
+
+    name: Name = Field(description="What virtual services call it.", examples=["web"])
+    algorithm: Annotated[Algorithm, Parsed(values.algorithm, _words("consistent_hash"))] = Field(
+        default=Algorithm.CONSISTENT_HASH, description="How a flow finds its member."
+    )
+    hash: Annotated[HashMode, Parsed(values.hash_mode, _words("source_ip", "source_ip_port", "five_tuple"))] | None = (
+        Field(
+            default=None,
+            description="What of a flow chooses the member. five_tuple by default, with l2 DSR source_ip.",
+        )
+    )
+    health_monitors: list[Text] = Field(
+        default=[], description="Names of health monitors; all must be content. None at all: members count as up."
+    )
+    member: list[MemberTable] = Field(
+        description="The members.", min_length=1, examples=[[{"address": "203.0.113.21"}]]
+    )
+
+
+class ServiceTable(Table):
+    """VIPs, a protocol and ports, with a pool."""
+
+    name: Name = Field(description="Name of the virtual service.", examples=["web"])
+    vips: list[Unicast] = Field(description="Addresses that clients use.", min_length=1, examples=[["198.51.100.7"]])
+    ports: list[PortSpec] = Field(
+        description='Ports: numbers, "first-last", or "*" for all. An exact port beats a range, the narrower range '
+        "beats the wider.",
+        min_length=1,
+        examples=[[80, 443]],
+    )
+    network_profile: Text = Field(description="Name of a network profile.", examples=["tcp-l3"])
+    pool: Text = Field(description="Name of a pool.", examples=["web"])
+    enabled: Boolean = Field(default=True, description="Whether the virtual service exists on the network.")
+    ha: Annotated[HaMode, Parsed(values.ha_mode, _words("active_active"))] = Field(
+        default=HaMode.ACTIVE_ACTIVE, description="How directors share the VIPs."
+    )
+    min_members: Annotated[int, Parsed(values.integer(1, 65535, "a number of members"), _whole(1, 65535))] = Field(
+        default=1, description="Members in rotation that it takes for the VIPs to be announced."
+    )
+    advertise_down: Boolean = Field(
+        default=False, description="Announce the VIPs even when too few members are in rotation."
+    )
+
+
+class File(Table):
+    """The whole configuration file of an Onward director."""
+
+    schema_version: Annotated[int, Parsed(values.schema_version, {"const": 1})] = Field(
+        description="Version of this format.", examples=[1]
+    )
+    director: DirectorTable
+    api: ApiTable = ApiTable()
+    fleet: FleetTable
+    bgp: BgpTable | None = None
+    network_profile: list[ProfileTable] = []
+    health_monitor: list[MonitorTable] = []
+    pool: list[PoolTable] = []
+    virtual_service: list[ServiceTable] = []
+
+
+def json_schema() -> str:
+    """The JSON Schema of the file, for editors: JSON text with a final line end.
+
+    It knows the recommended words only; the seed system's spellings are accepted all the same.
+    """
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", **File.model_json_schema(by_alias=True)}
+    schema["title"] = "Onward configuration"
+    return json.dumps(schema, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    print(json_schema(), end="")

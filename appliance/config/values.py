@@ -1,0 +1,363 @@
+"""Single values: from what TOML gives to what the model holds. Pure.
+
+Every function raises `BadValueError`, which says what to write instead.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from enum import Enum, StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from appliance.config.problems import BadValueError, did_you_mean, shown
+from appliance.model import (
+    Algorithm,
+    DsrType,
+    Encapsulation,
+    HaMode,
+    HashMode,
+    IPAddress,
+    PlaneKind,
+    PortRange,
+    ProfileType,
+    TtlPolicy,
+)
+
+_E = TypeVar("_E", bound=Enum)
+
+WILDCARD = PortRange(1, 65535)
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}")
+_INTERFACE = re.compile(r"[^\s/:]{1,15}")
+"""What the kernel takes for a name (dev_valid_name in net/core/dev.c)."""
+
+_RUNTIME_DIR_BYTES = 80
+"""A UNIX socket's path has 107 bytes (unix(7)), and the names of our sockets come on top."""
+
+_PASSWORD_BYTES = 80
+"""TCP_MD5SIG_MAXKEYLEN of linux/tcp.h."""
+
+_RESERVED_AS = {0: "RFC 7607", 23456: "AS_TRANS, RFC 6793", 65535: "RFC 7300", 4294967295: "RFC 7300"}
+
+
+def name(value: object) -> str:
+    """A name for people, logs and metrics. No slash: `pool/member` joins two of them."""
+    if not isinstance(value, str):
+        raise BadValueError(f"{shown(value)} is not a name", 'use a string such as "web"')
+    if not _NAME.fullmatch(value):
+        raise BadValueError(
+            f"{shown(value)} is not a name",
+            "use 1 to 64 letters, digits, `_`, `.`, `:` or `-`, beginning with a letter, digit or `_`",
+        )
+    return value
+
+
+def interface(value: object) -> str:
+    if not isinstance(value, str) or not _INTERFACE.fullmatch(value) or value in {".", ".."}:
+        raise BadValueError(
+            f"{shown(value)} is not an interface name",
+            "use 1 to 15 characters without blanks, `/` and `:`, as `ip link` shows them",
+        )
+    if len(value.encode()) > 15:
+        raise BadValueError(f"{shown(value)} has more than 15 bytes", "use the name that `ip link` shows")
+    return value
+
+
+def any_address(value: object) -> IPAddress:
+    """An IPv4 or IPv6 address, whatever it is for."""
+    if not isinstance(value, str):
+        raise BadValueError(
+            f"{shown(value)} is not an IP address", 'use a string such as "192.0.2.10" or "2001:db8::10"'
+        )
+    bare, slash, _ = value.partition("/")
+    try:
+        address = ip_address(bare if slash else value)
+    except ValueError:
+        raise BadValueError(
+            f"{shown(value)} is not an IP address", 'use an address such as "192.0.2.10" or "2001:db8::10"'
+        ) from None
+    if slash:
+        raise BadValueError(f"{shown(value)} has a prefix length", f'write the address alone: "{bare}"')
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            raise BadValueError(f"{shown(value)} has a zone", "use a global or unique local address, without `%`")
+        if address.ipv4_mapped is not None:
+            raise BadValueError(
+                f"{shown(value)} is an IPv4 address in IPv6 clothes", f'write the IPv4 address: "{address.ipv4_mapped}"'
+            )
+    return address
+
+
+def unicast_address(value: object) -> IPAddress:
+    """An address that packets can be sent to from elsewhere: VIPs, members, peers, next hops."""
+    address = any_address(value)
+    kind = _not_unicast(address)
+    if kind:
+        raise BadValueError(f"{shown(value)} is {kind} address", "use a unicast address that the network can route")
+    return address
+
+
+def _not_unicast(address: IPAddress) -> str | None:
+    if address.is_unspecified:
+        return "the unspecified"
+    if address.is_loopback:
+        return "a loopback"
+    if address.is_multicast:
+        return "a multicast"
+    if address.is_link_local:
+        return "a link-local"
+    if isinstance(address, IPv4Address):
+        if address == IPv4Address("255.255.255.255"):
+            return "the broadcast"
+        if address.packed[0] == 0 or address.packed[0] >= 240:
+            return "a reserved"
+    return None
+
+
+def ipv4_address(value: object) -> IPv4Address:
+    address = unicast_address(value)
+    if not isinstance(address, IPv4Address):
+        raise BadValueError(f"{shown(value)} is not an IPv4 address", 'use an address such as "192.0.2.11"')
+    return address
+
+
+def ipv6_address(value: object) -> IPv6Address:
+    address = unicast_address(value)
+    if not isinstance(address, IPv6Address):
+        raise BadValueError(f"{shown(value)} is not an IPv6 address", 'use an address such as "2001:db8::11"')
+    return address
+
+
+def integer(first: int, last: int, what: str) -> Callable[[object], int]:
+    """A parser for whole numbers first..last."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise BadValueError(f"{shown(value)} is not {what}", f"use a whole number, {first}..{last}")
+        if not first <= value <= last:
+            raise BadValueError(f"{shown(value)} is not {what}", f"use {first}..{last}")
+        return value
+
+    return parse
+
+
+port = integer(1, 65535, "a port")
+
+
+def seconds(first: float, last: float) -> Callable[[object], float]:
+    """A parser for durations in seconds, whole or not."""
+
+    def parse(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadValueError(f"{shown(value)} is not a number of seconds", f"use a number, {first:g}..{last:g}")
+        if not first <= value <= last:  # false for nan, too
+            raise BadValueError(f"{shown(value)} is out of range", f"use {first:g}..{last:g} seconds")
+        return float(value)
+
+    return parse
+
+
+def boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadValueError(f"{shown(value)} is not a boolean", "use true or false, without quotes")
+    return value
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadValueError(f"{shown(value)} is not a string", "put it in quotes")
+    if not value:
+        raise BadValueError("the string is empty", "leave the key out")
+    return value
+
+
+def path(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise BadValueError(f"{shown(value)} is not a file name", 'use a string such as "/etc/onward/fleet.key"')
+    return value
+
+
+def runtime_dir(value: object) -> PurePosixPath:
+    folder = PurePosixPath(path(value))
+    if not folder.is_absolute() or ".." in folder.parts:
+        raise BadValueError(f"{shown(value)} is not an absolute path", 'use a folder such as "/run/onward"')
+    if len(bytes(folder)) > _RUNTIME_DIR_BYTES:
+        raise BadValueError(
+            f"{shown(value)} has more than {_RUNTIME_DIR_BYTES} bytes", "use a shorter path: UNIX sockets live in it"
+        )
+    return folder
+
+
+def port_range(value: object) -> PortRange:
+    """80, "8000-8099" or "*"."""
+    remedy = 'use 1..65535 or "first-last"'
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise BadValueError(f"{shown(value)} is not a port", remedy)
+    if isinstance(value, int):
+        if not 1 <= value <= 65535:
+            raise BadValueError(f"{shown(value)} is not a port", remedy)
+        return PortRange(value, value)
+    if value == "*":
+        return WILDCARD
+    match = re.fullmatch(r"([0-9]{1,5})\s*-\s*([0-9]{1,5})", value)
+    if not match:
+        if re.fullmatch(r"[0-9]{1,5}", value):
+            raise BadValueError(f"{shown(value)} is a string", f"write the number without quotes: {int(value)}")
+        raise BadValueError(f"{shown(value)} is not a port range", 'use 1..65535, "first-last", or "*" for every port')
+    first, last = int(match[1]), int(match[2])
+    if not (1 <= first <= 65535 and 1 <= last <= 65535):
+        raise BadValueError(f"{shown(value)} has ports outside 1..65535", remedy)
+    if first > last:
+        raise BadValueError(f"{shown(value)} ends before it begins", f'write "{last}-{first}"')
+    return PortRange(first, last)
+
+
+def as_number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 4294967295:
+        raise BadValueError(f"{shown(value)} is not an AS number", "use 1..4294967294, for private use 64512..65534")
+    if value in _RESERVED_AS:
+        raise BadValueError(
+            f"{value} is a reserved AS number ({_RESERVED_AS[value]})", "for private use take 64512..65534"
+        )
+    return value
+
+
+def hold_time(value: object) -> int:
+    """RFC 4271, section 4.2: zero, or at least three seconds."""
+    if isinstance(value, bool) or not isinstance(value, int) or not (value == 0 or 3 <= value <= 65535):
+        raise BadValueError(f"{shown(value)} is not a BGP hold time", "use 3..65535 seconds, or 0 for none")
+    return value
+
+
+def password(value: object) -> str:
+    """A TCP MD5 key (RFC 2385) that can stand in the speaker's configuration as it is."""
+    if not isinstance(value, str) or not value:
+        raise BadValueError("this is not a password", "use a string that is not empty, or leave the key out")
+    if len(value.encode()) > _PASSWORD_BYTES:
+        raise BadValueError(
+            f"the password has more than {_PASSWORD_BYTES} bytes", "TCP MD5 takes no more; use a shorter one"
+        )
+    # The value is not repeated: messages end up in logs.
+    if not re.fullmatch(r"[!-~]+", value) or set(value) & set("\"'\\;{}[]#"):
+        raise BadValueError(
+            "the password has characters that cannot be passed on",
+            "use ASCII letters, digits and punctuation without blanks, quotes, `\\`, `;`, `#`, braces and brackets",
+        )
+    return value
+
+
+def schema_version(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadValueError(f"{shown(value)} is not a schema version", "write schema_version = 1")
+    if value != 1:
+        raise BadValueError(f"schema version {value} is not supported", "this version reads schema_version = 1")
+    return value
+
+
+def choice(
+    what: str, choices: Mapping[str, _E], not_yet: tuple[str, ...] = (), prefixes: tuple[str, ...] = ()
+) -> Callable[[object], _E]:
+    """A parser for one of several words.
+
+    Args:
+        what: what the word names, for messages.
+        choices: accepted words, the first of each value being the one to recommend.
+        not_yet: words of the field, or of the seed system, that this version does not implement.
+        prefixes: what the seed system puts before its words; its upper case is accepted, too.
+    """
+    recommended: dict[_E, str] = {}
+    for word, meaning in choices.items():
+        recommended.setdefault(meaning, word)
+    usable = " or ".join(f'"{word}"' for word in recommended.values())
+
+    def parse(value: object) -> _E:
+        if not isinstance(value, str):
+            raise BadValueError(f"{shown(value)} is not {what}", f"use {usable}")
+        word = value.lower()
+        for prefix in prefixes:
+            word = word.removeprefix(prefix)
+        if word in choices:
+            return choices[word]
+        if word in not_yet:
+            raise BadValueError(f"{shown(value)} is not supported in this version", f"supported: {usable}")
+        raise BadValueError(f"{shown(value)} is not {what}", f"{did_you_mean(word, choices)}use {usable}")
+
+    return parse
+
+
+plane = choice("a data plane", {"auto": PlaneKind.AUTO, "raw": PlaneKind.RAW}, not_yet=("xdp",))
+
+profile_type = choice(
+    "a type of network profile",
+    {"tcp_fast_path": ProfileType.TCP_FAST_PATH, "udp_fast_path": ProfileType.UDP_FAST_PATH},
+    not_yet=("tcp_proxy", "udp_proxy", "sctp_proxy", "sctp_fast_path"),
+    prefixes=("protocol_type_",),
+)
+
+dsr_type = choice("a DSR type", {"l3": DsrType.L3, "l2": DsrType.L2}, prefixes=("dsr_type_",))
+
+encapsulation = choice(
+    "an encapsulation",
+    {"ipip": Encapsulation.IPIP, "ipinip": Encapsulation.IPIP},
+    not_yet=("gre", "gue", "vxlan", "geneve"),
+    prefixes=("encap_",),
+)
+
+ttl = choice("a TTL policy", {"router": TtlPolicy.ROUTER, "transparent": TtlPolicy.TRANSPARENT})
+
+algorithm = choice(
+    "an algorithm",
+    {"consistent_hash": Algorithm.CONSISTENT_HASH},
+    not_yet=(
+        "round_robin",
+        "random",
+        "least_connections",
+        "least_load",
+        "fewest_tasks",
+        "fewest_servers",
+        "fastest_response",
+        "core_affinity",
+        "nearest_server",
+        "topology",
+    ),
+    prefixes=("lb_algorithm_",),
+)
+
+hash_mode = choice(
+    "a hash mode",
+    {
+        "source_ip": HashMode.SOURCE_IP,
+        "source_ip_port": HashMode.SOURCE_IP_PORT,
+        "five_tuple": HashMode.FIVE_TUPLE,
+        "source_ip_address": HashMode.SOURCE_IP,
+        "source_ip_address_and_port": HashMode.SOURCE_IP_PORT,
+    },
+    not_yet=("uri", "custom_header", "custom_string", "callid"),
+    prefixes=("lb_algorithm_", "consistent_hash_"),
+)
+
+ha_mode = choice(
+    "an HA mode",
+    {"active_active": HaMode.ACTIVE_ACTIVE},
+    not_yet=("active_standby", "n_plus_m", "legacy_active_standby", "shared", "shared_pair"),
+    prefixes=("ha_mode_",),
+)
+
+
+class MonitorKind(StrEnum):
+    """Kinds of health check that can be configured."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+monitor_kind = choice(
+    "a type of health monitor",
+    {"tcp": MonitorKind.TCP, "udp": MonitorKind.UDP},
+    not_yet=(
+        "ping", "icmp", "http", "https", "dns", "external", "sip", "radius", "sctp", "gslb",
+        "smtp", "smtps", "pop3", "pop3s", "imap", "imaps", "ftp", "ftps", "ldap", "ldaps",
+    ),
+    prefixes=("health_monitor_",),
+)  # fmt: skip

@@ -1,0 +1,313 @@
+"""Forwarding tables in the form that the vectorised path works with. Built beside those in use, then swapped whole."""
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.dataplane.base import Traffic
+from appliance.forwarding import ForwardingTables, NextHop, SlotArray, TableMember, TableService
+from appliance.model import DsrType, HashMode, TtlPolicy
+from appliance.packet.encap import HOP_LIMIT
+from appliance.packet.forward import Ingress, PacketPath
+from appliance.ring.hash import MASKS, derive_keys
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+NO_SERVICE = -1
+NOT_VIP = -2
+"""What a lookup says of a key that belongs to no virtual service. Services are 0 and up."""
+
+_PORTS = 1 << 16
+
+
+class Kind(IntEnum):
+    """What a frame needs to get to a member."""
+
+    L2 = 0
+    OUTER4 = 4
+    OUTER6 = 6
+
+
+@dataclass(frozen=True)
+class Group:
+    """Members whose frames are made in the same way and leave by the same interface."""
+
+    kind: Kind
+    routed: bool
+    """Whether TTL or hop limit goes down by one."""
+    ifindex: int
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A hash mode's masks, as NumPy wants its constants."""
+
+    whole: bool
+    """Five-tuple: nothing is masked out."""
+    source_port: bool
+    """Source address and source port; with neither flag it is the source address alone."""
+
+
+MODES = {
+    HashMode.SOURCE_IP: Mode(whole=False, source_port=False),
+    HashMode.SOURCE_IP_PORT: Mode(whole=False, source_port=True),
+    HashMode.FIVE_TUPLE: Mode(whole=True, source_port=False),
+}
+
+
+class Lookup:
+    """Services by (VIP, protocol, port) for one family, as disjoint intervals of one number.
+
+    The number is `vip << 32 | protocol << 16 | port`. For IPv4 `vip` is the address as a little-endian word of the
+    packet; for IPv6 it is the position in `vips`.
+    """
+
+    def __init__(self, services: Iterable[TableService], vips: Mapping[bytes, int]) -> None:
+        self.vips = vips
+        by_destination: dict[int, list[TableService]] = {}
+        for service in services:
+            base = vips[service.vip.packed] << 32
+            by_destination.setdefault(base | service.protocol << 16, []).append(service)
+        marks: dict[int, int] = {0: NOT_VIP}
+        for number in sorted(set(vips.values())):
+            marks[number << 32] = NO_SERVICE
+            marks.setdefault(number + 1 << 32, NOT_VIP)
+        for base, candidates in by_destination.items():
+            for first, index in _intervals(candidates):
+                marks[base + first] = index
+            marks.setdefault(base + _PORTS, NO_SERVICE)
+        self._starts = sorted(marks)
+        self._codes = [marks[start] for start in self._starts]
+        self._starts_column = np.array(self._starts, np.uint64)
+        self._codes_column = np.array(self._codes, np.int64)
+
+    def find(self, keys: U64) -> int | I64:
+        """The services of many keys: one number when it is the same for all, which is common and cheaper for what
+        follows, else one for each."""
+        key = int(keys[0])
+        at = bisect_right(self._starts, key) - 1
+        first = self._starts[at]
+        end = self._starts[at + 1] if at + 1 < len(self._starts) else 1 << 64
+        if len(keys) == 1 or bool((keys - np.array(first, np.uint64) <= np.array(end - 1 - first, np.uint64)).all()):
+            return self._codes[at]
+        found: I64 = self._codes_column.take(self._starts_column.searchsorted(keys, "right") - 1)
+        return found
+
+
+def _intervals(services: Sequence[TableService]) -> Iterable[tuple[int, int]]:
+    """(first port, service index) of what applies from there on; NO_SERVICE is a gap. Narrow beats wide (P11)."""
+    ranges = [(ports.width, at, ports, service.index) for at, service in enumerate(services) for ports in service.ports]
+    ranges.sort(key=lambda entry: entry[:2])
+    edges = sorted({0} | {entry[2].first for entry in ranges} | {entry[2].last + 1 for entry in ranges})
+    for edge in edges:
+        if edge < _PORTS:
+            yield edge, next((index for _, _, ports, index in ranges if edge in ports), NO_SERVICE)
+
+
+class Keys:
+    """The flow hash's keys as Python numbers and as 0-d arrays (which NumPy takes quicker than either other form)."""
+
+    def __init__(self, secret: bytes) -> None:
+        self.numbers = derive_keys(secret)
+        self.arrays = tuple(np.array(key, np.uint64) for key in self.numbers)
+
+
+class LoopMacs:
+    """Source addresses that no client's packet has (L5): those of L2 members and our own."""
+
+    def __init__(self, macs: Iterable[bytes]) -> None:
+        self._keys = np.array(sorted({_mac_key(mac) for mac in macs}), np.uint64)
+        self.tails = np.zeros(1 << 16, np.bool_)
+        """By the last two bytes: a cheap first look."""
+        for key in self._keys:
+            self.tails[int(key) >> 32] = True
+
+    def match(self, heads: npt.NDArray[np.uint32], tails: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
+        """Which of many addresses (first four bytes, last two) are among them."""
+        return np.isin(heads | tails.astype(np.uint64) << np.uint64(32), self._keys)
+
+
+def _mac_key(mac: bytes) -> int:
+    return int.from_bytes(mac, "little")
+
+
+class Compiled:
+    """Forwarding tables, compiled, with the counters of what was done by them.
+
+    Members are numbered densely here ("ways"); `no_way` is the number that stands for nobody.
+    """
+
+    def __init__(self, tables: ForwardingTables, ports: Sequence[Ingress]) -> None:
+        """
+        Args:
+            tables: what to compile.
+            ports: the interfaces that frames arrive on, in the order of the port numbers given to the vectorised path.
+
+        Raises:
+            ValueError: the secret is too short.
+        """
+        self.tables = tables
+        self.path = PacketPath(tables)
+        self.keys = Keys(tables.secret)
+        self.members: tuple[TableMember, ...] = tuple(tables.members[index] for index in sorted(tables.members))
+        self.no_way = len(self.members)
+        self.dense = {member.index: way for way, member in enumerate(self.members)}
+        self._index_services(tables.services)
+        self._index_members()
+        macs = {member.next_hop.mac for member in self.members if member.delivery.dsr_type is DsrType.L2}
+        macs |= {member.next_hop.source_mac for member in self.members}
+        self.loops = tuple(LoopMacs(macs | {port.mac}) for port in ports)
+        self.traffic = TrafficColumns(len(tables.services), len(self.members))
+
+    def _index_services(self, services: Sequence[TableService]) -> None:
+        v4 = {s.vip.packed: int.from_bytes(s.vip.packed, "little") for s in services if isinstance(s.vip, IPv4Address)}
+        v6_addresses = dict.fromkeys(s.vip.packed for s in services if s.vip.packed not in v4)
+        v6 = {address: number for number, address in enumerate(v6_addresses)}
+        self.lookup4 = Lookup((s for s in services if s.vip.packed in v4), v4)
+        self.lookup6 = Lookup((s for s in services if s.vip.packed in v6), v6)
+        self.vips6 = Addresses(tuple(v6))
+
+        arrays: dict[int, tuple[int, SlotArray]] = {}
+        total = 0
+        for service in services:
+            if id(service.slots) not in arrays:
+                arrays[id(service.slots)] = total, service.slots
+                total += len(service.slots)
+        dense = np.full(1 << 16, self.no_way, np.uint16)
+        for index, way in self.dense.items():
+            dense[index] = way
+        self.ways = (
+            np.concatenate([dense[slots & np.uint32(0xFFFF)] for _, slots in arrays.values()])
+            if arrays
+            else np.zeros(0, np.uint16)
+        )
+        """The slot tables of all services, one behind the other, with ways in them."""
+        self.offsets = [arrays[id(service.slots)][0] for service in services]
+        self.sizes = [len(service.slots) for service in services]
+        self.modes = [MODES[service.hash_mode] for service in services]
+        self.one_mode = self.modes[0] if len(set(self.modes)) == 1 else None
+        self.offsets_column = np.array(self.offsets, np.uint64)
+        self.sizes_column = np.array(self.sizes, np.uint64)
+        masks = [MASKS[service.hash_mode] for service in services]
+        self.destination_masks = np.array([mask.destination for mask in masks], np.uint64)
+        self.ports_masks = np.array([mask.ports for mask in masks], np.uint64)
+        self.protocol_masks = np.array([mask.protocol for mask in masks], np.uint64)
+
+    def _index_members(self) -> None:
+        members = self.members
+        self.limits = np.array([member.inner_mtu for member in members], np.uint64)
+        self.lowest_limit = min((member.inner_mtu for member in members), default=0)
+        groups = [_group(member) for member in members]
+        self.groups = tuple(dict.fromkeys(groups))
+        self.group_of = np.array([self.groups.index(group) for group in groups], np.uint8)
+        macs = [member.next_hop.mac + member.next_hop.source_mac for member in members]
+        self.macs = _void(macs, 12)
+        outer4, outer6, sums = [], [], []
+        for member, mac in zip(members, macs, strict=True):
+            outer = member.address.version if member.delivery.encapsulation is not None else 0
+            head = _outer4(member.next_hop, member) if outer == 4 else bytes(20)
+            outer4.append(mac + b"\x08\x00" + head)
+            sums.append(_folded(head))
+            outer6.append(mac + b"\x86\xdd" + (_outer6(member.next_hop, member) if outer == 6 else bytes(40)))
+        self.outer4 = _void(outer4, 34)
+        """Ethernet and outer IPv4 header of each member; lengths, checksum and what is copied are zero."""
+        self.outer6 = _void(outer6, 54)
+        self.outer4_sums = np.array(sums, np.uint64)
+        """Ones' complement sums of the constant part of the outer IPv4 headers, in little-endian words."""
+
+    @property
+    def interfaces(self) -> dict[int, str]:
+        """Where frames leave, and what these interfaces are called."""
+        return {member.next_hop.ifindex: member.next_hop.interface for member in self.members}
+
+    def mtu_of(self, ifindex: int) -> int:
+        """The largest IP packet that may leave by an interface."""
+        return max((m.next_hop.mtu for m in self.members if m.next_hop.ifindex == ifindex), default=0)
+
+
+class Addresses:
+    """IPv6 VIPs, to be found by the four words of the packet."""
+
+    def __init__(self, addresses: Sequence[bytes]) -> None:
+        self._positions = {address: position for position, address in enumerate(addresses)}
+        self.words = np.array([struct.unpack("<4I", address) for address in addresses], np.uint64).reshape(-1, 4).T
+        low = self._mix(self.words)
+        self._order = np.argsort(low)
+        self._sorted = low[self._order]
+        self._unique = len(np.unique(low)) == len(low)
+        self.unknown = len(addresses)
+        """The position that stands for "no VIP"."""
+
+    def positions(self, words: U64) -> U64:
+        """Where many addresses stand; `unknown` for those that are none of these."""
+        if not self.unknown:
+            return np.zeros(words.shape[1], np.uint64)
+        first = self._positions.get(words[:, 0].astype("<u4").tobytes())
+        if first is not None and bool((words == self.words[:, first : first + 1]).all()):
+            return np.full(words.shape[1], first, np.uint64)
+        if not self._unique:
+            packed = np.ascontiguousarray(words.T.astype("<u4")).view("V16")[:, 0]
+            get = self._positions.get
+            return np.array([get(address.tobytes(), self.unknown) for address in packed], np.uint64)
+        near = self._sorted.searchsorted(self._mix(words)).clip(max=self.unknown - 1)
+        found = self._order.take(near)
+        same = (self.words.take(found, axis=1) == words).all(axis=0)
+        return np.where(same, found, self.unknown).astype(np.uint64)
+
+    @staticmethod
+    def _mix(words: U64) -> U64:
+        """64 bits of 128; VIPs that collide are looked up one by one instead."""
+        high = words[0] | words[1] << np.uint64(32)
+        low = words[2] | words[3] << np.uint64(32)
+        mixed: U64 = low * np.uint64(0x9E3779B97F4A7C15) ^ high
+        return mixed
+
+
+class TrafficColumns:
+    """Traffic by service and by way. Written by the forwarding thread only; others may read at any time."""
+
+    def __init__(self, services: int, ways: int) -> None:
+        self.service_packets = np.zeros(services, np.int64)
+        self.service_bytes = np.zeros(services, np.int64)
+        self.service_flows = np.zeros(services, np.int64)
+        self.way_packets = np.zeros(ways, np.int64)
+        self.way_bytes = np.zeros(ways, np.int64)
+        self.way_flows = np.zeros(ways, np.int64)
+
+    def service(self, index: int) -> Traffic:
+        columns = self.service_packets, self.service_bytes, self.service_flows
+        return Traffic(*(int(column[index]) for column in columns))
+
+    def way(self, way: int) -> Traffic:
+        return Traffic(*(int(column[way]) for column in (self.way_packets, self.way_bytes, self.way_flows)))
+
+
+def _group(member: TableMember) -> Group:
+    if member.delivery.encapsulation is None:
+        return Group(Kind.L2, False, member.next_hop.ifindex)
+    kind = Kind.OUTER4 if member.address.version == 4 else Kind.OUTER6
+    return Group(kind, member.delivery.ttl is TtlPolicy.ROUTER, member.next_hop.ifindex)
+
+
+def _outer4(hop: NextHop, member: TableMember) -> bytes:
+    return struct.pack("!BBHHHBBH", 0, 0, 0, 0, 0, HOP_LIMIT, 0, 0) + hop.source.packed + member.address.packed
+
+
+def _outer6(hop: NextHop, member: TableMember) -> bytes:
+    return struct.pack("!IHBB", 0, 0, 0, HOP_LIMIT) + hop.source.packed + member.address.packed
+
+
+def _folded(head: bytes) -> int:
+    total: int = sum(struct.unpack(f"<{len(head) // 2}H", head))
+    return total % 0xFFFF
+
+
+def _void(rows: Sequence[bytes], size: int) -> npt.NDArray[np.void]:
+    return np.frombuffer(b"".join(rows) or bytes(0), np.dtype((np.void, size)))

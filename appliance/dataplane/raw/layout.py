@@ -1,0 +1,82 @@
+"""Where things are in a slot of a packet ring, and slots as NumPy columns.
+
+A slot of a TPACKET_V2 ring as we ask for it (packet(7); `PACKET_RESERVE` makes the headroom that outer headers are
+written into):
+
+    0     struct tpacket2_hdr: status, length, captured length, ...
+    62    Ethernet + outer IPv6 header, where one is written
+    82    Ethernet + outer IPv4 header, where one is written
+    102   Ethernet header as received
+    116   IP header as received, on a multiple of 4
+"""
+
+from math import lcm
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Frames = npt.NDArray[np.uint8]
+"""Slots x stride bytes."""
+
+Rows = slice | npt.NDArray[np.intp]
+"""Slots to work on: a slice where they are neighbours, which is faster, else their numbers."""
+
+TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
+TP_STATUS_CSUMNOTREADY = 8
+IN_FLIGHT = 1 << 16
+"""A slot that is being sent from: neither the kernel's nor ready, by a bit that the kernel does not use."""
+
+RESERVE = 36
+IP = 80 + RESERVE
+"""The kernel puts the IP header of a frame with a 14-byte header 80 bytes after the slot's begin (TPACKET2_HDRLEN,
+rounded up), plus the reserve."""
+
+ETHERNET = IP - 14
+OUTER4 = ETHERNET - 20
+OUTER6 = ETHERNET - 40
+
+PAGE = 4096
+
+
+def stride_for(mtu: int) -> int:
+    """Bytes from slot to slot so that packets of this size fit.
+
+    An odd number of cache lines: with an even number, the same field of all slots would share a few cache sets.
+    """
+    lines = -(-(IP + mtu) // 64)
+    return 64 * (lines | 1)
+
+
+def block_for(stride: int) -> int:
+    """Bytes of a ring's block: whole pages and whole slots, so that the whole ring has one stride."""
+    return lcm(stride, PAGE)
+
+
+class Columns:
+    """The fields that the vectorised path reads and writes, one array each, all of the slots' length.
+
+    They are views: what is written into them is in the slots. Numbers are in the machine's byte order (little-endian
+    on all that we run on): a u4 column over packet bytes has the "words" of ring/hash.py.
+    """
+
+    def __init__(self, frames: Frames) -> None:
+        """Views into *frames*, an array of slots x stride."""
+        self.frames = frames
+        self.status = self._column(0, "u4")
+        self.captured = self._column(8, "u4")
+        self.macs = self._column(ETHERNET, "V12")
+        self.source_mac_head = self._column(ETHERNET + 6, "u4")
+        self.source_mac_tail = self._column(ETHERNET + 10, "u2")
+        self.ethertype = self._column(ETHERNET + 12, "u2")
+        self.head4 = self._column(IP, "V24")
+        self.head6 = self._column(IP, "V44")
+        self.ttl_word = self._column(IP + 8, "u4")
+        self.hop_limit = self._column(IP + 7, "u1")
+        self.tcp_flags4 = self._column(IP + 33, "u1")
+        self.tcp_flags6 = self._column(IP + 53, "u1")
+        self.outer4 = self._column(OUTER4, "V34")
+        self.outer6 = self._column(OUTER6, "V54")
+
+    def _column(self, offset: int, kind: str) -> npt.NDArray[Any]:
+        return self.frames[:, offset : offset + np.dtype(kind).itemsize].view(kind)[:, 0]

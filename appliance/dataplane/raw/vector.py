@@ -1,0 +1,419 @@
+"""The vectorised path: what `packet.forward` does, for a batch of plain frames at once, in place.
+
+Every step is one pass of NumPy over a column of the batch; the number of passes is what a batch costs. Whatever the
+passes find wrong with a frame takes it out of the batch. Frames that need an answer are left to the caller, who has
+`packet.forward` for them.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.dataplane.raw.compiled import I64, NO_SERVICE, NOT_VIP, U64, Compiled, Group, Keys, Kind, Mode
+from appliance.dataplane.raw.layout import ETHERNET, OUTER4, OUTER6, Columns, Rows
+from appliance.packet.action import Reason
+from appliance.ring.hash import FINAL
+
+_ETHERTYPE4 = 0x0008
+"""0x0800 as it stands in the frame, read little-endian."""
+
+_IP_IN_IP, _IPV6_IN_IP = 4, 41
+_SYN, _SYN_ACK = 0x02, 0x12
+_DONT_FRAGMENT = 0x0040
+"""The IPv4 flags half word, little-endian."""
+
+
+def _constant(value: int) -> U64:
+    """A 0-d array: NumPy converts a Python number anew in every call, and warns of overflow on its own scalars."""
+    return np.array(value, np.uint64)
+
+
+_1, _8, _16, _20, _24, _32, _40 = map(_constant, (1, 8, 16, 20, 24, 32, 40))
+_NOBODY = np.zeros(0, np.intp)
+_BYTE, _HALF = _constant(0xFF), _constant(0xFFFF)
+_LABEL = _constant(0xFFFFF)
+_FINAL = _constant(FINAL)
+_BIG_ENDIAN = np.arange(1 << 16, dtype=np.uint16).byteswap().astype(np.uint64)
+"""Numbers as they stand in a packet, read little-endian."""
+
+
+@dataclass
+class Send:
+    """Frames ready to leave."""
+
+    ifindex: int
+    rows: Rows
+    start: int
+    """Where in their slots they begin."""
+    lengths: U64
+
+
+@dataclass
+class Outcome:
+    """What became of a batch."""
+
+    sends: list[Send]
+    answer: list[int]
+    """Rows that `packet.forward` has to look at: it may have something to say to their senders. Not counted yet."""
+
+    dropped: list[npt.NDArray[np.intp]]
+    """Rows that are finished with."""
+
+
+class _Batch:
+    """Frames of one family on their way through the passes; `keep` takes some of them out of all columns."""
+
+    __slots__ = ("hash32", "outcome", "protocol", "rows", "service", "slot", "total", "version", "way", "words")
+
+    def __init__(self, version: int, rows: Rows, outcome: Outcome, words: U64, protocol: U64, total: U64) -> None:
+        self.version = version
+        self.rows = rows
+        self.outcome = outcome
+        self.words = words
+        self.protocol = protocol
+        self.total = total
+        self.service: int | I64 = NOT_VIP
+        self.hash32: U64 = total
+        self.slot: U64 = total
+        self.way = _NOBODY
+
+    def numbers(self) -> npt.NDArray[np.intp]:
+        if isinstance(self.rows, slice):
+            return np.arange(self.rows.start, self.rows.stop)
+        return self.rows
+
+    def keep(self, wanted: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+        """Go on with these; the rows of the others are returned."""
+        rows = self.numbers()
+        self.rows = rows[wanted]
+        self.words = self.words[:, wanted]
+        self.protocol = self.protocol[wanted]
+        self.total = self.total[wanted]
+        self.hash32 = self.hash32[wanted]
+        self.slot = self.slot[wanted]
+        if not isinstance(self.service, int):
+            self.service = self.service[wanted]
+        if len(self.way):
+            self.way = self.way[wanted]
+        return rows[~wanted]
+
+
+class VectorPath:
+    """Forwards batches of plain frames (bpf.py says what that is) within their slots."""
+
+    def __init__(self, columns: Columns, answers: int = 8) -> None:
+        """
+        Args:
+            columns: the slots.
+            answers: rows of a batch that may be left to the caller for an answer; more of them are only dropped.
+        """
+        self._columns = columns
+        self._answers = answers
+        self._ident = 0
+        self.reasons: Counter[Reason] = Counter()
+        """Drops so far."""
+        self.last: _Batch | None = None
+        """The batch that was last sent or dropped, for explanations."""
+
+    def forward(self, rows: slice, port: int, tables: Compiled) -> Outcome:
+        """Rewrite the frames of neighbouring slots for their members.
+
+        Args:
+            rows: which slots, at least one.
+            port: number of the interface that they arrived on.
+            tables: to forward by. Their traffic is counted as sent.
+        """
+        outcome = Outcome([], [], [])
+        four = self._columns.ethertype[rows] == _ETHERTYPE4
+        count = int(np.count_nonzero(four))
+        if count == len(four):
+            self._forward4(rows, port, tables, outcome)
+        elif count == 0:
+            self._forward6(rows, port, tables, outcome)
+        else:
+            self._forward4(np.flatnonzero(four) + rows.start, port, tables, outcome)
+            self._forward6(np.flatnonzero(~four) + rows.start, port, tables, outcome)
+        return outcome
+
+    def _forward4(self, rows: Rows, port: int, tables: Compiled, outcome: Outcome) -> None:
+        heads = np.ascontiguousarray(self._columns.head4[rows])
+        n = len(heads)
+        words = heads.view("<u4").reshape(n, 6).T.astype(np.uint64, order="C")
+        halves = heads.view(">u2").reshape(n, 12)
+        protocol = words[2] >> _8
+        protocol &= _BYTE
+        batch = _Batch(4, rows, outcome, words, protocol, halves[:, 1].astype(np.uint64))
+        key = words[4] << _32
+        key |= halves[:, 11]
+        key |= protocol << _16
+        batch.service = tables.lookup4.find(key)
+        self._to_members(batch, port, tables, words[3:4], words[4:5], words[5])
+
+    def _forward6(self, rows: Rows, port: int, tables: Compiled, outcome: Outcome) -> None:
+        heads = np.ascontiguousarray(self._columns.head6[rows])
+        n = len(heads)
+        words = heads.view("<u4").reshape(n, 11).T.astype(np.uint64, order="C")
+        halves = heads.view(">u2").reshape(n, 22)
+        protocol = words[1] >> _16
+        protocol &= _BYTE
+        batch = _Batch(6, rows, outcome, words, protocol, halves[:, 2] + _40)
+        key = tables.vips6.positions(words[6:10])
+        key <<= _32
+        key |= halves[:, 21]
+        key |= protocol << _16
+        batch.service = tables.lookup6.find(key)
+        self._to_members(batch, port, tables, words[2:6], words[6:10], words[10])
+
+    def _to_members(
+        self, batch: _Batch, port: int, tables: Compiled, sources: U64, destinations: U64, ports: U64
+    ) -> None:
+        """The rest of the way, the same for both families."""
+        self.last = batch
+        service = batch.service
+        if isinstance(service, int):
+            if service < 0:
+                self._drop_all(batch, Reason.NO_SERVICE if service == NO_SERVICE else None)
+                return
+            mode = tables.modes[service]
+            h = self._hash(tables.keys, mode, sources, destinations, ports, batch.protocol)
+            slot = h * _constant(tables.sizes[service])
+            slot >>= _32
+            index = slot + _constant(tables.offsets[service])
+        else:
+            lowest = int(service.min())
+            if lowest < 0:
+                wanted = service >= 0
+                self.reasons[Reason.NO_SERVICE] += int(np.count_nonzero(service == NO_SERVICE))
+                batch.outcome.dropped.append(batch.keep(wanted))
+                sources, destinations, ports = sources[:, wanted], destinations[:, wanted], ports[wanted]
+                service = service[wanted]
+                if not len(service):
+                    return
+            if tables.one_mode is not None:
+                h = self._hash(tables.keys, tables.one_mode, sources, destinations, ports, batch.protocol)
+            else:
+                masked = destinations & tables.destination_masks.take(service)
+                ports = ports & tables.ports_masks.take(service)
+                protocol = batch.protocol & tables.protocol_masks.take(service)
+                h = self._hash(tables.keys, _EVERYTHING, sources, masked, ports, protocol)
+            slot = h * tables.sizes_column.take(service)
+            slot >>= _32
+            index = slot + tables.offsets_column.take(service)
+        batch.hash32, batch.slot = h, slot
+
+        tails = self._columns.source_mac_tail[batch.rows]
+        if tables.loops[port].tails.take(tails).any():
+            looped = tables.loops[port].match(self._columns.source_mac_head[batch.rows], tails)
+            if looped.any():
+                self.reasons[Reason.LOOP] += int(np.count_nonzero(looped))
+                index = index[~looped]
+                batch.outcome.dropped.append(batch.keep(~looped))
+                if not len(index):
+                    return
+        batch.way = way = tables.ways.take(index.view(np.int64)).astype(np.intp)
+        if int(way.max()) == tables.no_way:
+            lost = way == tables.no_way
+            self.reasons[Reason.NO_MEMBER] += int(np.count_nonzero(lost))
+            batch.outcome.dropped.append(batch.keep(~lost))
+            way = batch.way
+            if not len(way):
+                return
+        if int(batch.total.max()) > tables.lowest_limit:
+            too_big = batch.total > tables.limits.take(way)
+            if too_big.any():
+                rows = batch.keep(~too_big)
+                batch.outcome.answer.extend(rows[: self._answers].tolist())
+                self.reasons[Reason.TOO_BIG] += len(rows[self._answers :])
+                batch.outcome.dropped.append(rows[self._answers :])
+                way = batch.way
+                if not len(way):
+                    return
+        self._count(batch, tables)
+        self._send(batch, tables)
+
+    def _drop_all(self, batch: _Batch, reason: Reason | None) -> None:
+        rows = batch.numbers()
+        if reason is not None:
+            self.reasons[reason] += len(rows)
+        batch.outcome.dropped.append(rows)
+
+    @staticmethod
+    def _hash(keys: Keys, mode: Mode, sources: U64, destinations: U64, ports: U64, protocol: U64) -> U64:
+        """`ring.hash.hash_columns`, leaving out the work for words that the mode makes zero."""
+        columns: list[Any] = [*sources]
+        if mode.whole:
+            columns += [*destinations, ports, protocol]
+        elif mode.source_port:
+            columns += [None] * len(destinations) + [ports & _HALF, None]
+        else:
+            columns += [None] * (len(destinations) + 2)
+        h = columns[0] + keys.arrays[1]
+        h *= keys.arrays[2] if columns[1] is None else columns[1] + keys.arrays[2]
+        constant = keys.numbers[0]
+        for i in range(2, len(columns), 2):
+            first, second = columns[i : i + 2]
+            if first is None:
+                # Never only the first one: addresses are left out whole, and the protocol goes with the ports.
+                constant += keys.numbers[i + 1] * keys.numbers[i + 2]
+                continue
+            product = first + keys.arrays[i + 1]
+            product *= keys.arrays[i + 2] if second is None else second + keys.arrays[i + 2]
+            h += product
+        h += _constant(constant & 0xFFFFFFFFFFFFFFFF)
+        h ^= h >> _32
+        h *= _FINAL
+        h >>= _32
+        return h
+
+    def _count(self, batch: _Batch, tables: Compiled) -> None:
+        way, service, traffic = batch.way, batch.service, tables.traffic
+        columns = self._columns
+        flags = (columns.tcp_flags4 if batch.version == 4 else columns.tcp_flags6)[batch.rows]
+        opening = (flags & _SYN_ACK) == _SYN
+        opening &= batch.protocol == 6
+        syns = np.flatnonzero(opening) if opening.any() else None
+        ways = tables.no_way
+        traffic.way_packets += np.bincount(way, minlength=ways)
+        # Sums of bincount are doubles: exact, since a batch has far less than 2^53 bytes.
+        traffic.way_bytes += np.bincount(way, batch.total, minlength=ways).astype(np.int64)
+        if syns is not None:
+            traffic.way_flows += np.bincount(way[syns], minlength=ways)
+        if isinstance(service, int):
+            traffic.service_packets[service] += len(way)
+            traffic.service_bytes[service] += int(batch.total.sum())
+            if syns is not None:
+                traffic.service_flows[service] += len(syns)
+            return
+        services = len(traffic.service_packets)
+        traffic.service_packets += np.bincount(service, minlength=services)
+        traffic.service_bytes += np.bincount(service, batch.total, minlength=services).astype(np.int64)
+        if syns is not None:
+            traffic.service_flows += np.bincount(service[syns], minlength=services)
+
+    def _send(self, batch: _Batch, tables: Compiled) -> None:
+        way = batch.way
+        if len(tables.groups) == 1:
+            self._rewrite(tables.groups[0], batch, batch.rows, way, None, tables)
+            return
+        group_of = tables.group_of.take(way)
+        first = int(group_of[0])
+        if bool((group_of == first).all()):
+            self._rewrite(tables.groups[first], batch, batch.rows, way, None, tables)
+            return
+        rows = batch.numbers()
+        for number in np.flatnonzero(np.bincount(group_of, minlength=len(tables.groups))):
+            part = np.flatnonzero(group_of == number)
+            self._rewrite(tables.groups[number], batch, rows[part], way[part], part, tables)
+
+    def _rewrite(
+        self,
+        group: Group,
+        batch: _Batch,
+        rows: Rows,
+        way: npt.NDArray[np.intp],
+        part: npt.NDArray[np.intp] | None,
+        tables: Compiled,
+    ) -> None:
+        """Write the headers of one group. `part` selects from the batch's columns; None takes all."""
+        columns = self._columns
+        total = batch.total if part is None else batch.total[part]
+        if group.kind is Kind.L2:
+            columns.macs[rows] = tables.macs.take(way)
+            batch.outcome.sends.append(Send(group.ifindex, rows, ETHERNET, total + _constant(14)))
+            return
+        words = batch.words if part is None else batch.words[:, part]
+        if group.routed:
+            if batch.version == 4:
+                columns.ttl_word[rows] = _less_one_hop(words[2])
+            else:
+                columns.hop_limit[rows] = (words[1] >> _24) - _1
+        if group.kind is Kind.OUTER4:
+            columns.outer4[rows] = self._outer4(batch.version, words, total, tables.outer4.take(way), way, tables)
+            batch.outcome.sends.append(Send(group.ifindex, rows, OUTER4, total + _constant(34)))
+        else:
+            hash32 = batch.hash32 if part is None else batch.hash32[part]
+            columns.outer6[rows] = _outer6(batch.version, words, total, hash32, tables.outer6.take(way))
+            batch.outcome.sends.append(Send(group.ifindex, rows, OUTER6, total + _constant(54)))
+
+    def _outer4(
+        self,
+        version: int,
+        words: U64,
+        total: U64,
+        heads: npt.NDArray[np.void],
+        way: npt.NDArray[np.intp],
+        tables: Compiled,
+    ) -> npt.NDArray[np.void]:
+        """Ethernet and outer IPv4 headers: `packet.encap.ipip`."""
+        length = _BIG_ENDIAN.take((total + _20).view(np.int64))
+        out = heads.view("<u2").reshape(-1, 17)
+        if version == 4:
+            first = words[0] & _HALF  # version, header length and type of service are those of the inner header
+            fragmentation = (words[1] >> _16) & _constant(_DONT_FRAGMENT)
+            may = fragmentation == 0
+            if may.any():
+                idents = np.zeros(len(total), np.uint64)
+                count = int(np.count_nonzero(may))
+                idents[may] = np.arange(self._ident, self._ident + count) & 0xFFFF
+                self._ident = self._ident + count & 0xFFFF
+                out[:, 9] = idents
+                sums = first + idents
+            else:
+                sums = first
+            carried = _IP_IN_IP << 8
+        else:
+            sums = first = _type_of_service(words[0]) << _8 | _constant(0x45)
+            fragmentation = _constant(_DONT_FRAGMENT)
+            carried = _IPV6_IN_IP << 8
+        out[:, 7] = first
+        out[:, 8] = length
+        out[:, 10] = fragmentation
+        out[:, 11] = carried | HOP
+        sums = sums + tables.outer4_sums.take(way)
+        sums += length
+        sums += fragmentation
+        sums += _constant(carried)
+        sums = (sums & _HALF) + (sums >> _16)
+        sums += sums >> _16
+        out[:, 12] = ~sums & _HALF
+        return heads
+
+
+_EVERYTHING = Mode(whole=True, source_port=False)
+HOP = 64
+
+
+def _type_of_service(first_word: U64) -> U64:
+    """Traffic class of IPv6 headers from their first word: low nibble of byte 0, high nibble of byte 1."""
+    return (first_word & _constant(0x0F)) << _constant(4) | (first_word >> _constant(12)) & _constant(0x0F)
+
+
+def _outer6(version: int, words: U64, total: U64, hash32: U64, heads: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Ethernet and outer IPv6 headers: `packet.encap.ipip`."""
+    service = (words[0] >> _8) & _BYTE if version == 4 else _type_of_service(words[0])
+    label = hash32 & _LABEL
+    label[label == 0] = 1
+    out = heads.view("<u2").reshape(-1, 27)
+    first = service << _20
+    first |= label
+    first |= _constant(6 << 28)
+    out[:, 7] = _BIG_ENDIAN.take((first >> _16).view(np.int64))
+    out[:, 8] = _BIG_ENDIAN.take((first & _HALF).view(np.int64))
+    out[:, 9] = _BIG_ENDIAN.take(total.view(np.int64))
+    out[:, 10] = (_IP_IN_IP if version == 4 else _IPV6_IN_IP) | HOP << 8
+    return heads
+
+
+def _less_one_hop(word: U64) -> U64:
+    """TTL, protocol and checksum after one hop.
+
+    TTL is one less and the checksum one more (RFC 1624); in little-endian words, both are at the low end of their
+    fields. A checksum that would overflow or end up as all ones goes round the corner.
+    """
+    after = word + _constant(0xFFFF)
+    if int(word.max()) >= 0xFFFE0000:
+        after += (word >= _constant(0xFFFE0000)).astype(np.uint64) << _16
+    return after

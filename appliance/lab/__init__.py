@@ -1,0 +1,1 @@
+"""A network with directors, routers and members on one machine: containerlab topologies in network namespaces."""

@@ -1,0 +1,193 @@
+"""What a director does with one frame: the reference that all data planes agree with, and their slow path.
+
+The order is part of the behaviour. The first line that applies decides; ids are those of packets.md.
+
+ 1. Not for our MAC address (broadcast and multicast included)       pass  not_vip
+ 2. Not IPv4 or IPv6, or more than two VLAN tags                     pass  not_ip
+ 3. Destination is not a VIP; nothing else is looked at (P15)        pass  not_vip
+ 4. More behind the Ethernet header than the link's MTU (P14)        drop  oversized_frame
+ 5. Version, lengths, IPv4 header checksum (P2, P3, P4)              drop  malformed
+ 6. IPv6 extension headers: too many, unknown, type 0 (P6)           drop  unsupported_header
+ 7. Neither TCP nor UDP                                              drop  protocol
+ 8. TCP or UDP header cut or contradictory (P7)                      drop  malformed; of a first fragment (F5): fragment
+ 9. No virtual service on that protocol and port (P10, P11)          drop  no_service
+10. Fragment, and the hash needs more than its source address        drop  fragment
+11. Sent by a member of an L2 pool or by ourselves (L5)              drop  loop
+12. The slot of the flow has no member                               drop  no_member
+13. Encapsulating as a router, and TTL or hop limit is at its end    drop  ttl_expired, with time exceeded
+14. Larger than the way to the member takes (M1, M2)                 drop  too_big, with packet too big
+15. Anything else                                                    transmit
+
+A later fragment has no ports. It is forwarded when all services of its VIP and protocol hash the source address only
+and share their slots (F0); it is then counted for the first of them. Zero UDP checksums and odd TCP flags make no
+difference (P8, P9). Packets with IPv4 DF clear that are too big are dropped without an answer: there is no path that
+fragments them.
+"""
+
+from dataclasses import dataclass
+
+from appliance.forwarding import NO_MEMBER, ForwardingTables, TableMember, TableService
+from appliance.model import DsrType, HashMode, Protocol, TtlPolicy
+from appliance.packet import icmp
+from appliance.packet.action import Action, Reason, Verdict
+from appliance.packet.encap import WRITERS, decrement_hop_limit, ethernet
+from appliance.packet.headers import (
+    IpHeader,
+    Part,
+    destination,
+    is_extension,
+    parse_ethernet,
+    parse_ip,
+    parse_ports,
+)
+from appliance.ring.hash import derive_keys, flow_words, hash_words, slot_of
+
+
+@dataclass(frozen=True)
+class Ingress:
+    """The interface that a frame arrived on."""
+
+    ifindex: int
+    mac: bytes
+    """Our address on it, 6 bytes."""
+
+    mtu: int
+    """Largest IP packet that its link carries, bytes."""
+
+
+def forward(frame: bytes, tables: ForwardingTables, port: Ingress, ident: int = 0) -> Action:
+    """What happens to one frame. See `PacketPath.forward`; to ask for many frames, keep a `PacketPath`."""
+    return PacketPath(tables).forward(frame, port, ident)
+
+
+class PacketPath:
+    """Forwarding tables, made ready for looking up frames one by one."""
+
+    def __init__(self, tables: ForwardingTables) -> None:
+        self.tables = tables
+        self._keys = derive_keys(tables.secret)
+        self._vips = frozenset(vip.packed for vip in tables.vips)
+        self._services: dict[tuple[bytes, int], _Ports] = {}
+        for service in tables.services:
+            self._services.setdefault((service.vip.packed, service.protocol), _Ports()).add(service)
+        self._loop_macs = frozenset(
+            member.next_hop.mac for member in tables.members.values() if member.delivery.dsr_type is DsrType.L2
+        ) | frozenset(member.next_hop.source_mac for member in tables.members.values())
+
+    def forward(self, frame: bytes, ingress: Ingress, ident: int = 0) -> Action:
+        """What happens to one frame. Never raises, whatever its bytes.
+
+        A transmitted frame ends with the IP packet: padding of the original is not carried along, also in L2 DSR.
+
+        Args:
+            frame: with its Ethernet header and tags, without frame check sequence.
+            ingress: where it arrived.
+            ident: identification for an outer IPv4 header that may be fragmented, unlike those of other recent packets,
+                0..65535.
+        """
+        if frame[:6] != ingress.mac:
+            return Action(Verdict.PASS, Reason.NOT_VIP)
+        link = parse_ethernet(frame)
+        if isinstance(link, Reason):
+            return Action(Verdict.PASS, link)
+        packet = frame[link.length :]
+        if destination(packet, link.version) not in self._vips:
+            return Action(Verdict.PASS, Reason.NOT_VIP)
+
+        if len(packet) > ingress.mtu:
+            return Action(Verdict.DROP, Reason.OVERSIZED_FRAME)
+        ip = parse_ip(packet, link.version)
+        if isinstance(ip, Reason):
+            return Action(Verdict.DROP, ip)
+        packet = packet[: ip.length]
+        service = self._service(packet, ip)
+        if isinstance(service, Reason):
+            return Action(Verdict.DROP, service)
+        if ip.part is not Part.WHOLE and service.hash_mode is not HashMode.SOURCE_IP:
+            return Action(Verdict.DROP, Reason.FRAGMENT, service=service.index)
+        source_mac = frame[6:12]
+        if source_mac in self._loop_macs or source_mac == ingress.mac:
+            return Action(Verdict.DROP, Reason.LOOP, service=service.index)
+
+        hash32 = self._hash(packet, ip, service.hash_mode)
+        slot = slot_of(hash32, len(service.slots))
+        primary = int(service.slots[slot]) & 0xFFFF
+        if primary == NO_MEMBER:
+            return Action(Verdict.DROP, Reason.NO_MEMBER, service=service.index, slot=slot)
+        member = self.tables.members[primary]
+
+        routed = member.delivery.dsr_type is DsrType.L3 and member.delivery.ttl is TtlPolicy.ROUTER
+        reason, reply = None, None
+        if routed and ip.hop_limit <= 1:
+            reason = Reason.TTL_EXPIRED
+            reply = icmp.time_exceeded(frame, link.length, ip)
+        elif ip.length > member.inner_mtu:
+            reason = Reason.TOO_BIG
+            reply = icmp.too_big(frame, link.length, ip, member.inner_mtu) if ip.dont_fragment else None
+        if reason is not None:
+            return Action(Verdict.DROP, reason, service=service.index, member=primary, slot=slot, reply=reply)
+        return Action(
+            Verdict.TRANSMIT,
+            frame=_frame_to(member, decrement_hop_limit(packet, ip.version) if routed else packet, ip, hash32, ident),
+            ifindex=member.next_hop.ifindex,
+            service=service.index,
+            member=primary,
+            slot=slot,
+        )
+
+    def _service(self, packet: bytes, ip: IpHeader) -> TableService | Reason:
+        if ip.part is Part.LATER and ip.version == 6 and is_extension(ip.protocol):
+            return Reason.FRAGMENT
+        if ip.protocol not in (Protocol.TCP, Protocol.UDP):
+            return Reason.PROTOCOL
+        services = self._services.get((ip.destination, ip.protocol))
+        if ip.part is Part.LATER:
+            return services.without_port() if services else Reason.NO_SERVICE
+        ports = parse_ports(packet, ip)
+        if isinstance(ports, Reason):
+            return ports
+        return (services.find(ports[1]) if services else None) or Reason.NO_SERVICE
+
+    def _hash(self, packet: bytes, ip: IpHeader, mode: HashMode) -> int:
+        # What stands for the ports in a later fragment is payload; its services hash the source address only.
+        ports = packet[ip.l4 : ip.l4 + 4] if ip.part is not Part.LATER else bytes(4)
+        return hash_words(self._keys, flow_words(ip.source, ip.destination, ports, ip.protocol, mode))
+
+
+class _Ports:
+    """The services of one VIP and protocol; the same answers as `ForwardingTables.find`."""
+
+    def __init__(self) -> None:
+        self._all: list[TableService] = []
+        self._exact: dict[int, TableService] = {}
+        self._ranges: list[tuple[int, int, int, TableService]] = []
+        """(width, first, last, service), narrow ones first."""
+
+    def add(self, service: TableService) -> None:
+        self._all.append(service)
+        for ports in service.ports:
+            if ports.width == 1:
+                self._exact.setdefault(ports.first, service)
+            else:
+                self._ranges.append((ports.width, ports.first, ports.last, service))
+        self._ranges.sort(key=lambda entry: entry[0])
+
+    def find(self, port: int) -> TableService | None:
+        exact = self._exact.get(port)
+        if exact is not None:
+            return exact
+        return next((service for _, first, last, service in self._ranges if first <= port <= last), None)
+
+    def without_port(self) -> TableService | Reason:
+        """The service that a packet belongs to as far as its member is concerned, whatever its ports."""
+        first = self._all[0]
+        if all(other.hash_mode is HashMode.SOURCE_IP and other.slots is first.slots for other in self._all):
+            return first
+        return Reason.FRAGMENT
+
+
+def _frame_to(member: TableMember, packet: bytes, ip: IpHeader, hash32: int, ident: int) -> bytes:
+    if member.delivery.encapsulation is None:
+        return ethernet(member.next_hop, ip.version, packet)
+    outer = WRITERS[member.delivery.encapsulation](packet, ip, member, hash32, ident)
+    return ethernet(member.next_hop, member.address.version, outer)

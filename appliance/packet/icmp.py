@@ -1,0 +1,117 @@
+"""ICMP errors of the director's own, and how often they may be sent.
+
+They come from the VIP, quote the packet as it arrived (before any TTL change) and go back to where the frame came from:
+packets.md, section 4; RFC 792, 1191 and 1812 for IPv4, RFC 4443 for IPv6.
+"""
+
+import struct
+
+from appliance.packet.action import Reply
+from appliance.packet.checksum import checksum
+from appliance.packet.headers import ETHERNET, IpHeader, Part
+
+MAX_V4 = 576
+MAX_V6 = 1280
+"""Longest IP packets that an error may be: what every host and every link takes."""
+
+MIN_V6_MTU = 1280
+_HOP_LIMIT = 64
+_ICMP, _ICMPV6 = 1, 58
+_V4_UNREACHABLE, _V4_TIME_EXCEEDED = 3, 11
+_V4_FRAGMENTATION_NEEDED = 4
+_V4_ERRORS = frozenset({3, 4, 5, 11, 12})
+_V6_TOO_BIG, _V6_TIME_EXCEEDED = 2, 3
+_INTERNETWORK_CONTROL = 0xC0
+"""Precedence of ICMP errors (RFC 1812, 4.3.2.5)."""
+
+_DONT_FRAGMENT = 0x4000
+
+
+class TokenBucket:
+    """So many a second, and a few at once. Time is the caller's, in seconds, from any clock that does not run back."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        """Full at first.
+
+        Args:
+            rate: tokens that come back per second.
+            burst: tokens it holds.
+        """
+        self._rate = rate
+        self._burst = burst
+        self._tokens = float(burst)
+        self._last: float | None = None
+
+    def take(self, now: float) -> bool:
+        """Take a token, if there is one."""
+        if self._last is not None and now > self._last:
+            self._tokens = min(self._burst, self._tokens + (now - self._last) * self._rate)
+        self._last = now if self._last is None else max(now, self._last)
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+def too_big(frame: bytes, offset: int, ip: IpHeader, mtu: int) -> Reply | None:
+    """ "Fragmentation needed" (M1) or "packet too big" (M2) in answer to a frame; None where no error may be sent.
+
+    Args:
+        frame: as it arrived.
+        offset: where its IP header begins.
+        ip: that header.
+        mtu: largest packet that would have fitted, bytes. To IPv6 no less than 1280 is told (RFC 8200, section 5).
+    """
+    if ip.version == 4:
+        message = struct.pack("!BBHHH", _V4_UNREACHABLE, _V4_FRAGMENTATION_NEEDED, 0, 0, mtu)
+    else:
+        message = struct.pack("!BBHI", _V6_TOO_BIG, 0, 0, max(mtu, MIN_V6_MTU))
+    return _reply(frame, offset, ip, message, "icmp_too_big")
+
+
+def time_exceeded(frame: bytes, offset: int, ip: IpHeader) -> Reply | None:
+    """ "Time to live exceeded in transit" in answer to a frame; None where no error may be sent."""
+    kind = _V4_TIME_EXCEEDED if ip.version == 4 else _V6_TIME_EXCEEDED
+    return _reply(frame, offset, ip, struct.pack("!BBHI", kind, 0, 0, 0), "icmp_time_exceeded")
+
+
+def _reply(frame: bytes, offset: int, ip: IpHeader, message: bytes, kind: str) -> Reply | None:
+    packet = frame[offset : offset + ip.length]
+    if not _may_answer(frame, packet, ip):
+        return None
+    # The tags of the frame go back with the answer: it has to reach the segment that the frame came from.
+    header = frame[6:12] + frame[:6] + frame[ETHERNET - 2 : offset]
+    build = _ipv4_error if ip.version == 4 else _ipv6_error
+    return Reply(header + build(packet, ip, message), kind)
+
+
+def _may_answer(frame: bytes, packet: bytes, ip: IpHeader) -> bool:
+    """Who may get an ICMP error, and for what (RFC 1122, 3.2.2; RFC 4443, 2.4)."""
+    if ip.part is Part.LATER or ip.source == ip.destination or frame[6] & 1:
+        return False
+    if ip.version == 4:
+        # 0.0.0.0/8, 127.0.0.0/8, multicast, reserved and broadcast are no single host.
+        return ip.source[0] not in (0, 127) and ip.source[0] < 224 and not _is_error(packet, ip)
+    return ip.source[0] != 0xFF and int.from_bytes(ip.source, "big") > 1 and not _is_error(packet, ip)
+
+
+def _is_error(packet: bytes, ip: IpHeader) -> bool:
+    kind = packet[ip.l4] if ip.l4 < len(packet) else 0
+    return (ip.protocol == _ICMP and kind in _V4_ERRORS) or (ip.protocol == _ICMPV6 and kind < 128)
+
+
+def _ipv4_error(packet: bytes, ip: IpHeader, message: bytes) -> bytes:
+    message += packet[: MAX_V4 - 20 - len(message)]
+    message = message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
+    # DF and identification 0: small enough for every link, and nobody needs to tell it from another (RFC 6864).
+    head = struct.pack("!BBHHHBB", 0x45, _INTERNETWORK_CONTROL, 20 + len(message), 0, _DONT_FRAGMENT, _HOP_LIMIT, _ICMP)
+    addresses = ip.destination + ip.source
+    return head + checksum(head + addresses).to_bytes(2, "big") + addresses + message
+
+
+def _ipv6_error(packet: bytes, ip: IpHeader, message: bytes) -> bytes:
+    message += packet[: MAX_V6 - 40 - len(message)]
+    addresses = ip.destination + ip.source
+    pseudo_header = addresses + struct.pack("!II", len(message), _ICMPV6)
+    message = message[:2] + checksum(pseudo_header + message).to_bytes(2, "big") + message[4:]
+    return struct.pack("!IHBB", 6 << 28, len(message), _ICMPV6, _HOP_LIMIT) + addresses + message

@@ -1,0 +1,91 @@
+"""The overlay: slots whose owner is not eligible go to members that are, and no other slot changes.
+
+Weighted rendezvous hashing (Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998; weights as
+in Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005): for each slot, every eligible member draws an
+exponentially distributed number with its weight as the rate, from a hash of its id and the slot, and the smallest draw
+wins. A slot's winner depends on who is eligible alone, and changes only when it leaves or a better one comes.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.ring.maglev import NOBODY, Owners
+
+_CHUNK = 1 << 16
+"""Draws made at once: what stays in the cache."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+"""SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+
+
+def overlay(owners: Owners, ids: Sequence[str], weights: Sequence[int], eligible: Sequence[bool]) -> Owners:
+    """The table with every slot owned by an eligible member; NOBODY in all slots when there is none.
+
+    Args:
+        owners: from `base_table`, for these ids and weights.
+        ids: as for `base_table`.
+        weights: as for `base_table`.
+        eligible: for each member, whether it may get packets. One with weight 0 gets none all the same.
+    """
+    serving = np.array(eligible, bool)
+    if serving.all():
+        return owners
+    orphans = np.flatnonzero(~np.append(serving, False)[owners])  # NOBODY, -1, is the appended one
+    heirs = np.flatnonzero(serving & (np.array(weights) > 0))
+    table = owners.copy()
+    table[orphans] = _winners(orphans, heirs, ids, weights) if len(heirs) else NOBODY
+    table.flags.writeable = False
+    return table
+
+
+def _winners(
+    slots: npt.NDArray[np.int64], heirs: npt.NDArray[np.int64], ids: Sequence[str], weights: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    seeds = np.array([_seed(ids[heir]) for heir in heirs], np.uint64)
+    rates = np.array([weights[heir] for heir in heirs], np.float64)
+    winners = np.empty(len(slots), np.int64)
+    rows = max(1, _CHUNK // len(heirs))
+    for start in range(0, len(slots), rows):
+        chunk = slots[start : start + rows]
+        draws = _minus_log(_mix(seeds ^ (chunk.astype(np.uint64) * np.uint64(_GOLDEN))[:, None]))
+        draws /= rates
+        winners[start : start + rows] = heirs[draws.argmin(axis=1)]
+    return winners
+
+
+def _seed(member_id: str) -> int:
+    digest = hashlib.blake2b(member_id.encode(), digest_size=8, person=b"onward-overlay").digest()
+    return int.from_bytes(digest, "little")
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(_MIX_1)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(_MIX_2)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def _minus_log(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """-ln(x / 2^64), to about nine digits.
+
+    Not `np.log`: its last digit depends on the machine, and then so might a slot's owner. This uses nothing but
+    operations that IEEE 754 defines to the last bit.
+    """
+    uniform = ((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    mantissa, exponent = np.frexp(uniform)
+    # ln m = 2 artanh t, with t = (m - 1) / (m + 1) between -1/3 and 0
+    t = (mantissa - 1) / (mantissa + 1)
+    square = t * t
+    series = np.full_like(t, 1 / 17)
+    for odd in (15, 13, 11, 9, 7, 5, 3, 1):
+        series *= square
+        series += 1 / odd
+    result: npt.NDArray[np.float64] = -(exponent * math.log(2) + 2 * t * series)
+    return result

@@ -1,0 +1,213 @@
+"""Our end of the guard's socket: commands out, answers and events in."""
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from bgp import exabgp_text as text
+from bgp.config import BgpSpeakerConfig
+from bgp.route import Route
+from bgp.speaker import SpeakerError
+
+log = structlog.get_logger()
+
+MAX_LINE = 1 << 22
+SILENCE_S = 1.0
+MAX_SILENCES = 3
+"""A guard that owes an answer and is silent for so many times SILENCE_S hangs, and can no longer guard anything.
+
+Counted in waits that ended without a line, not by the clock: after our own process was held up, answers that have
+been there all the time must not count against the guard."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    done: asyncio.Future[str | None]
+    """Becomes the error, or None when acknowledged."""
+
+    prefix: str | None = None
+    route: Route | None = None
+    """None: withdraw."""
+
+
+class GuardLink:
+    """One connection to a guard. Knows what the guard was told, and what of that is acknowledged."""
+
+    def __init__(
+        self,
+        config: BgpSpeakerConfig,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_event: Callable[[text.Event], None],
+    ) -> None:
+        self._config = config
+        self._reader = reader
+        self._writer = writer
+        self._on_event = on_event
+        self._numbers = itertools.count(1)
+        self._owed: dict[int, _Request] = {}
+        self._told: dict[str, Route | None] = {}
+        """By prefix; None: the guard has some route for it, but we do not know which."""
+
+        self._wanted: frozenset[Route] = frozenset()
+        self.acknowledged: dict[str, Route] = {}
+        self.acknowledged_at = 0.0
+        """Of the latest route; seconds since the epoch."""
+
+        self.hello: text.Hello | None = None
+        self.leased = False
+
+    @classmethod
+    async def open(cls, config: BgpSpeakerConfig, path: Path, on_event: Callable[[text.Event], None]) -> "GuardLink":
+        """Connect.
+
+        Raises:
+            OSError: nobody listens at *path*.
+        """
+        reader, writer = await asyncio.open_unix_connection(str(path), limit=MAX_LINE)
+        return cls(config, reader, writer, on_event)
+
+    def want(self, routes: frozenset[Route]) -> None:
+        """Send whatever makes the guard announce exactly *routes*: withdrawals first. Does not wait.
+
+        Without a lease only withdrawals go out; announcements follow by themselves when the lease is there.
+        """
+        self._wanted = routes
+        if self.hello is None:
+            return
+        wanted = {str(route.prefix): route for route in sorted(routes)}
+        for prefix in [prefix for prefix in self._told if prefix not in wanted]:
+            del self._told[prefix]
+            self.acknowledged.pop(prefix, None)
+            number = next(self._numbers)
+            self._ask(number, text.withdraw(number, prefix), prefix)
+        if not self.leased:
+            return
+        for prefix, route in wanted.items():
+            if self._told.get(prefix) != route:
+                self._told[prefix] = route
+                number = next(self._numbers)
+                next_hop = self._config.next_hop(route.vip.version)
+                self._ask(number, text.announce(number, route, next_hop), prefix, route)
+
+    async def settled(self, patience_s: float) -> list[str]:
+        """Wait until every route command is answered; the errors among the answers.
+
+        Raises:
+            SpeakerError: no answer came for *patience_s*.
+        """
+        errors = []
+        for request in [request for request in self._owed.values() if request.prefix is not None]:
+            done, _ = await asyncio.wait([request.done], timeout=patience_s)
+            if not done:
+                raise SpeakerError(
+                    f"ExaBGP did not acknowledge {request.route or request.prefix} within {patience_s:g} s;"
+                    " it is restarted if it hangs, and the routes are announced then"
+                )
+            if error := request.done.result():
+                errors.append(f"{request.route or request.prefix}: {error}")
+        return errors
+
+    def renew(self, seconds: float) -> None:
+        if self.hello is not None:
+            number = next(self._numbers)
+            self._ask(number, text.lease(number, seconds))
+
+    async def read(self) -> None:
+        """Take in what comes, until the connection ends.
+
+        Raises:
+            SpeakerError: the guard hangs.
+        """
+        silences = 0
+        while True:
+            try:
+                line = await asyncio.wait_for(self._reader.readline(), SILENCE_S)
+            except TimeoutError:
+                silences = silences + 1 if self._owed or self.hello is None else 0
+                if silences >= MAX_SILENCES:
+                    raise SpeakerError("the guard does not answer: ExaBGP is stopped and started anew") from None
+                continue
+            except (OSError, ValueError) as error:  # ValueError: a line beyond MAX_LINE
+                log.warning("bgp.link_broken", error=str(error))
+                return
+            silences = 0
+            if not line.endswith(b"\n"):
+                return
+            try:
+                event = text.parse(line.decode(errors="replace"))
+            except ValueError as error:
+                log.warning("bgp.line_not_understood", error=str(error))
+                continue
+            if event is not None:
+                self._take(event)
+
+    def kill_guard(self) -> None:
+        """End a guard that hangs: it would not notice that ExaBGP is gone."""
+        credentials = self._writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid, _uid, _gid = struct.unpack("iII", credentials)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        self._writer.close()
+        self.hello = None
+        self.leased = False
+        self.acknowledged.clear()
+        for number in list(self._owed):
+            self._answer(number, "the connection to the guard ended")
+
+    def _ask(self, number: int, line: str, prefix: str | None = None, route: Route | None = None) -> None:
+        self._owed[number] = _Request(asyncio.get_running_loop().create_future(), prefix, route)
+        self._writer.write(line.encode() + b"\n")
+
+    def _answer(self, number: int, error: str | None) -> _Request | None:
+        request = self._owed.pop(number, None)
+        if request is not None and not request.done.done():
+            request.done.set_result(error)
+        return request
+
+    def _take(self, event: text.Event) -> None:
+        match event:
+            case text.Hello():
+                self.hello = event
+                self._told = dict.fromkeys(event.routes)
+                self.want(self._wanted)
+            case text.Reply(number, error):
+                self._replied(self._answer(number, error), error)
+            case text.Withdrawn(why, after):
+                self.leased = False
+                self.acknowledged.clear()
+                later = {r.prefix: r.route for n, r in self._owed.items() if n > after and r.route is not None}
+                self._told = {prefix: route for prefix, route in self._told.items() if prefix in later}
+                for number, request in list(self._owed.items()):
+                    if number <= after and request.route is not None:
+                        self._answer(number, f"withdrawn: {why}")
+        self._on_event(event)
+
+    def _replied(self, request: _Request | None, error: str | None) -> None:
+        if request is None:
+            return
+        if request.prefix is None:
+            if error is None and not self.leased:
+                self.leased = True
+                self.want(self._wanted)
+        elif request.route is not None and self._told.get(request.prefix) == request.route:
+            if error is None:
+                self.acknowledged[request.prefix] = request.route
+                self.acknowledged_at = time.time()
+            else:
+                # Some peers may have it all the same: to be withdrawn when nobody wants it any more.
+                self._told[request.prefix] = None
+                self.acknowledged.pop(request.prefix, None)

@@ -1,0 +1,55 @@
+"""UDP: a datagram, and what comes back."""
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+from health.checks.errors import excerpt, result_of
+from health.spec import Code, Result, Target
+
+WINDOW = 2048
+"""The expected answer must be within so many bytes of a datagram, as in the seed system."""
+
+
+@dataclass(frozen=True)
+class UdpCheck:
+    """Good when the expected answer comes.
+
+    Without an expected answer, silence is good too: many services answer only what they understand. Then only an ICMP
+    error (port or host unreachable) is bad, and a machine that is off looks well until the kernel gives up on its
+    address. So whoever can should configure a request and a response.
+    """
+
+    timeout_s: float
+    """For all of it, seconds."""
+
+    request: bytes = b""
+    """The datagram's payload; empty: an empty datagram, which makes a closed port speak up as well."""
+
+    response: bytes = b""
+    """Must be in the first WINDOW bytes of the first answer; empty: any answer and no answer will do."""
+
+    async def probe(self, target: Target) -> Result:
+        """Ask *target* once; see `health.spec.Check`."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
+        # A plain connected socket: asyncio's datagram transports do not send empty datagrams.
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+            try:
+                async with asyncio.timeout(self.timeout_s):
+                    sock.connect((str(target.address), target.port))
+                    sock.send(self.request)
+                    answer = await loop.sock_recv(sock, WINDOW)
+            except TimeoutError as error:
+                if error.errno is not None:  # the kernel's own: ETIMEDOUT
+                    return result_of(error, "read", loop.time() - start)
+                if self.response:
+                    return Result(Code.TIMEOUT, f"no answer within {self.timeout_s:g} s", loop.time() - start)
+                return Result(Code.OK, "no answer and no ICMP error", loop.time() - start)
+            except OSError as error:
+                return result_of(error, "ask", loop.time() - start)
+        if self.response not in answer:
+            detail = f"expected {excerpt(self.response)}, got {excerpt(answer)}"
+            return Result(Code.MISMATCH, detail, loop.time() - start)
+        return Result(Code.OK, "", loop.time() - start)

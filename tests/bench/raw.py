@@ -1,0 +1,369 @@
+"""Benchmark of the raw-socket data plane: ratios to yardsticks that run in the same minute on the same machine.
+
+    tests/run bench raw [--full] [--rounds N] [--secs S] [--json FILE] [--strict]
+
+Contenders: the complete program; the same job in C on AF_PACKET (forward.c); a plain asyncio loop, a frame a callback
+(naive.py); the kernel's own forwarding. README.md says what exactly is compared and why it is fair.
+
+Absolute rates of a shared machine wander by a fifth and more, so contenders take turns, every round gives one ratio,
+and the median of the rounds is the result. Where rounds disagree much, more of them are made.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import groupby, product
+from pathlib import Path
+
+from tests.bench.contenders import CONTENDERS, Setting, driver, prove, start_plane
+from tests.bench.rig import (
+    GENERATOR_CPU,
+    MACS,
+    BenchError,
+    Rig,
+    compiled,
+    cpu_seconds,
+    exclusive,
+    stop,
+    sweep,
+    wait_until,
+)
+
+WARM_UP_S = 0.15
+MANY = 65536
+WIDE_SPREAD = 0.25
+"""(max - min) / median of a case's ratios, above which more rounds are made."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of traffic."""
+
+    setting: Setting
+    length: int
+    flows: int
+
+    @property
+    def name(self) -> str:
+        flows = "1flow" if self.flows == 1 else f"{self.flows}flows"
+        return f"{self.setting.mode}_{self.length}_{self.setting.family_name}_{flows}"
+
+
+HEADLINE = Case(Setting("l2", "v4"), 64, MANY)
+SUBSET = (
+    HEADLINE,
+    Case(Setting("l2", "v4"), 1400, MANY),
+    Case(Setting("l3", "v4"), 64, MANY),
+    Case(Setting("l3", "v6"), 1400, 1),
+)
+MATRIX = tuple(
+    Case(Setting(mode, family), length, flows)
+    for mode, family, length, flows in product(("l2", "l3"), ("v4", "v6"), (64, 1400), (MANY, 1))
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the result, and one object of the JSON file. A goal is a lower bound of the ratio where there is one,
+    else an upper bound of the value."""
+
+    name: str
+    value: float
+    unit: str
+    baseline: float | None = None
+    ratio: float | None = None
+    goal: float | None = None
+    ok: bool | None = None
+    """None: nothing was promised."""
+
+    note: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a contender did within some time under full load."""
+
+    pps: float
+    offered_pps: float
+    cpu_ns: float | None
+    """CPU time of its process per forwarded frame."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A contender at work in its rig."""
+
+    rig: Rig
+    pid: int | None
+    sent: Callable[[], int]
+    """Frames for members that arrived at the member so far, where they are dropped."""
+
+
+def read_counters(running: Running) -> tuple[float, int, int, float]:
+    """(time, frames into the director, frames out of it, its CPU seconds), all of one moment."""
+    while True:
+        before = time.monotonic()
+        frames_in, frames_out = running.rig.received("d0"), running.rig.received("s0")
+        cpu = cpu_seconds(running.pid) if running.pid else 0.0
+        after = time.monotonic()
+        if after - before < 0.001:  # else we were interrupted: again
+            return (before + after) / 2, frames_in, frames_out, cpu
+
+
+@contextmanager
+def flooded(rig: Rig, case: Case) -> Iterator[None]:
+    """As much traffic as CPU 0 can make."""
+    family = case.setting.family
+    with ExitStack() as stack:
+        command = [rig.programs / "gen", "c0", case.length, case.flows, MACS["d0"], family.client, family.vip]
+        rig.start(stack, "client", command, cpu=GENERATOR_CPU)
+        time.sleep(WARM_UP_S)
+        yield
+
+
+def saturate(running: Running, case: Case, secs: float) -> Sample:
+    with flooded(running.rig, case):
+        t0, in0, out0, cpu0 = read_counters(running)
+        time.sleep(secs)
+        t1, in1, out1, cpu1 = read_counters(running)
+    out = max(out1 - out0, 1)
+    return Sample(out / (t1 - t0), (in1 - in0) / (t1 - t0), (cpu1 - cpu0) / out * 1e9 if running.pid else None)
+
+
+def take_turns(running: dict[str, Running], case: Case, rounds: int, secs: float) -> dict[str, list[Sample]]:
+    """Rounds in which every contender has a turn, in alternating order so that a drift hits all alike."""
+    samples: dict[str, list[Sample]] = {name: [] for name in running}
+    names = list(running)
+    for number in range(3 * rounds):
+        if number >= rounds and spread(ratios(samples, names[0], names[1])) <= WIDE_SPREAD:
+            break
+        for name in names if number % 2 == 0 else reversed(names):
+            samples[name].append(saturate(running[name], case, secs))
+    return samples
+
+
+def ratios(samples: dict[str, list[Sample]], ours: str, base: str) -> list[float]:
+    return [a.pps / b.pps for a, b in zip(samples[ours], samples[base], strict=True)]
+
+
+def spread(values: Sequence[float]) -> float:
+    return (max(values) - min(values)) / statistics.median(values)
+
+
+def compare(name: str, samples: dict[str, list[Sample]], ours: str, base: str, goal: float | None = None) -> Figure:
+    """The ratio of two contenders' rates."""
+    pairs = ratios(samples, ours, base)
+    ratio = statistics.median(pairs)
+    mine, theirs = (statistics.median(s.pps for s in samples[who]) for who in (ours, base))
+    cpu = " / ".join(
+        f"{statistics.median(s.cpu_ns for s in samples[who]):.0f}" if samples[who][0].cpu_ns else "-"
+        for who in (ours, base)
+    )
+    offered = statistics.median(s.offered_pps for s in samples[ours]) / 1e3
+    note = f"{min(pairs):.2f}..{max(pairs):.2f} in {len(pairs)} rounds; CPU ns/frame {cpu}; offered {offered:.0f} kpps"
+    return Figure(name, mine / 1e3, "kpps", theirs / 1e3, ratio, goal, None if goal is None else ratio >= goal, note)
+
+
+def at_most(name: str, value: float, unit: str, goal: float | None, note: str, **more: float) -> Figure:
+    return Figure(name, value, unit, goal=goal, ok=None if goal is None else value <= goal, note=note, **more)
+
+
+@contextmanager
+def contenders(rigs: dict[str, Rig], names: Iterable[str], setting: Setting) -> Iterator[dict[str, Running]]:
+    """Start them, prove that they forward what they should, and have the member drop it."""
+    with ExitStack() as stack:
+        running = {}
+        for name in names:
+            rig = rigs[name]
+            pid = CONTENDERS[name](rig, setting, stack)
+            prove(name, rig, setting)
+            running[name] = Running(rig, pid, stack.enter_context(rig.sink()))
+        yield running
+
+
+def throughput(rigs: dict[str, Rig], cases: Iterable[Case], options: argparse.Namespace) -> Iterator[Figure]:
+    names = [name for name in CONTENDERS if name in rigs]
+    for setting, same in groupby(cases, key=lambda case: case.setting):
+        # Only where the headline is measured do the slower yardsticks take part.
+        here = names if setting == HEADLINE.setting else names[:2]
+        with contenders(rigs, here, setting) as running:
+            for case in same:
+                who = running if case == HEADLINE else {name: running[name] for name in names[:2]}
+                progress(f"{case.name}: {', '.join(who)}")
+                samples = take_turns(who, case, options.rounds, options.secs)
+                if case != HEADLINE:
+                    yield compare(f"raw.{case.name}.vs_{names[1]}", samples, *names[:2])
+                    continue
+                goals = {"c": 1.1, "naive": 9.0} if names[0] == "ours" else {}
+                for base in names[1:]:
+                    label = "c_afpacket" if base == "c" else base
+                    yield compare(f"raw.vs_{label}", samples, names[0], base, goals.get(base))
+
+
+def loop_lag(rig: Rig, secs: float) -> Figure:
+    """How late timers of the director's own loop are while its data plane is saturated."""
+    with ExitStack() as stack:
+        process = driver(rig, HEADLINE.setting, stack)
+        stack.enter_context(rig.sink())
+        with flooded(rig, HEADLINE):
+            time.sleep(0.3)
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(secs)
+            lag = json.loads(stop(process).splitlines()[-1])
+    note = f"median {lag['lag_p50_ms']:.2f}, max {lag['lag_max_ms']:.1f} in {secs:g} s, 1 ms ticker"
+    return at_most("raw.loop_lag_p99_ms", lag["lag_p99_ms"], "ms", 5.0, note)
+
+
+def blocked_loop_loss(rig: Rig, secs: float, pps: int = 100_000) -> Figure:
+    """Frames lost while a callback blocks the loop for 30 ms, again and again."""
+    family = HEADLINE.setting.family
+    with ExitStack() as stack:
+        process = driver(rig, HEADLINE.setting, stack, block_s=0.03, block_every_s=0.06)
+        count = stack.enter_context(rig.sink())
+        before, wire = count(), rig.received("d0")
+        load = [rig.programs / "gen", "c0", 64, MANY, MACS["d0"], family.client, family.vip, pps, secs]
+        sent = int(rig.output("client", load, cpu=GENERATOR_CPU).split()[1])
+        try:
+            wait_until(lambda: count() - before >= sent, 1.0, "delivery")
+        except BenchError:
+            pass  # what is missing now is lost
+        received, wire = count() - before, rig.received("d0") - wire
+        report = json.loads(stop(process).splitlines()[-1])
+    note = f"of {sent} ({sent / secs / 1e3:.0f} kpps); the loop was late by up to {report['lag_max_ms']:.0f} ms"
+    if received != sent:
+        note += f"; {max(0, sent - wire)} lost before the director; it counted {report['details']}"
+    return at_most("raw.loss_100kpps_blocked", sent - received, "frames", 0, note)
+
+
+def round_trips(rigs: dict[str, Rig], options: argparse.Namespace, count: int = 2000) -> Iterator[Figure]:
+    """What a director adds to a round trip at low load over the kernel's forwarding; answers go by the kernel."""
+    names = [name for name in ("ours", "c", "kernel") if name in rigs]
+    p50: dict[str, list[float]] = {name: [] for name in names}
+    p99: dict[str, list[float]] = {name: [] for name in names}
+    lost = dict.fromkeys(names, 0)
+    with ExitStack() as stack:
+        for name in names:
+            CONTENDERS[name](rigs[name], HEADLINE.setting, stack)
+        for number in range(options.rounds):
+            for name in names if number % 2 == 0 else reversed(names):
+                client = [rigs[name].programs / "pingpong", "client", HEADLINE.setting.family.vip, count]
+                median, late, gone = rigs[name].output("client", client, cpu=GENERATOR_CPU).split()
+                p50[name].append(float(median))
+                p99[name].append(float(late))
+                lost[name] += int(gone)
+
+    def added(times: dict[str, list[float]], name: str) -> float:
+        return statistics.median(a - b for a, b in zip(times[name], times["kernel"], strict=True))
+
+    name, base = names[0], names[1]
+    for label, times in (("p50", p50), ("p99", p99)):
+        mine, theirs = added(times, name), added(times, base)
+        note = "round trip: " + ", ".join(f"{who} {statistics.median(times[who]):.0f}" for who in names)
+        note += f"; lost {sum(lost.values())}" if any(lost.values()) else ""
+        yield Figure(f"raw.added_rtt_{label}_us", mine, "us", theirs, mine / theirs if theirs > 0 else None, note=note)
+
+
+def idle(rig: Rig, secs: float = 3.0) -> Figure:
+    """CPU of the complete program without traffic: health checks, lease, timers."""
+    with ExitStack() as stack:
+        pid = CONTENDERS["ours"](rig, HEADLINE.setting, stack)
+        assert pid is not None
+        time.sleep(2.0)
+        before, start = cpu_seconds(pid), time.monotonic()
+        time.sleep(secs)
+        percent = (cpu_seconds(pid) - before) / (time.monotonic() - start) * 100
+    note = f"of one CPU over {secs:g} s, 8 members checked every 2 s"
+    return at_most("raw.idle_cpu_percent", percent, "%", None, note)
+
+
+def measure(rigs: dict[str, Rig], options: argparse.Namespace) -> Iterator[Figure]:
+    yield from throughput(rigs, MATRIX if options.full else SUBSET, options)
+    progress("round trips")
+    yield from round_trips(rigs, options)
+    if "ours" in rigs:
+        progress("loop lag, loss with a blocked loop, idle CPU")
+        yield loop_lag(rigs["ours"], max(3.0, options.secs))
+        yield blocked_loop_loss(rigs["ours"], 3.0)
+        yield idle(rigs["ours"])
+
+
+def print_table(figures: Sequence[Figure]) -> None:
+    rows = [("", "value", "baseline", "ratio", "goal", "", "")]
+    rows += [
+        (
+            f.name,
+            f"{f.value:.1f} {f.unit}",
+            "" if f.baseline is None else f"{f.baseline:.1f} {f.unit}",
+            "" if f.ratio is None else f"{f.ratio:.2f}",
+            "" if f.goal is None else f"{'<=' if f.ratio is None else '>='} {f.goal:g}",
+            {None: "", True: "ok", False: "MISSED"}[f.ok],
+            f.note,
+        )
+        for f in figures
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+    for row in rows:
+        cells = [f"{row[0]:<{widths[0]}}", *(f"{row[i]:>{widths[i]}}" for i in range(1, 6)), row[6]]
+        print("  ".join(cells).rstrip())
+
+
+def progress(text: str) -> None:
+    print(f"[{time.monotonic() - STARTED:5.0f} s] {text}", file=sys.stderr, flush=True)
+
+
+STARTED = time.monotonic()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests/run bench raw", description="Benchmark of the raw-socket data plane.")
+    parser.add_argument("--full", action="store_true", help="every combination of mode, family, size and flows")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every contender in a case (5)")
+    parser.add_argument("--secs", type=float, default=1.0, help="seconds of a turn (1)")
+    parser.add_argument(
+        "--ours",
+        choices=("program", "plane", "none"),
+        default="program",
+        help="the complete program, its data plane alone, or only the yardsticks among themselves",
+    )
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 when a goal is missed")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        parser.error("needs root, for namespaces and packet sockets; tests/run calls sudo")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if options.ours == "plane":
+        CONTENDERS["ours"] = start_plane
+    elif options.ours == "none":
+        del CONTENDERS["ours"]
+    figures: list[Figure] = []
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -20)  # we only sleep and read counters, but at the right moment
+        with exclusive(), compiled() as programs, ExitStack() as stack:
+            sweep()
+            rigs = {name: stack.enter_context(Rig(name, programs)) for name in CONTENDERS}
+            for rig in rigs.values():
+                server = [programs / "pingpong", "server", HEADLINE.setting.family.vip]
+                rig.start(stack, "member", server, cpu=GENERATOR_CPU)
+            for figure in measure(rigs, options):
+                figures += [figure]  # one by one: what was measured before a failure is shown
+    except BenchError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if figures:
+            print_table(figures)
+            if options.json:
+                plain = [{key: value for key, value in asdict(f).items() if key != "note"} for f in figures]
+                options.json.write_text(json.dumps(plain, indent=1) + "\n")
+    return 1 if options.strict and any(figure.ok is False for figure in figures) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

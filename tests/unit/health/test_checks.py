@@ -1,0 +1,275 @@
+"""TCP and UDP checks against real sockets on the loopback interface."""
+
+import errno
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from health.checks import CHECKS
+from health.checks.errors import excerpt, result_of
+from health.checks.tcp import TcpCheck
+from health.checks.udp import UdpCheck
+from health.spec import Check, Code, Result, Target
+
+Run = Callable[..., Any]
+
+
+def target(address: str, port: int) -> Target:
+    return Target("web/web1", ip_address(address), port)
+
+
+def free_port(kind: socket.SocketKind, address: str = "127.0.0.1") -> int:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as sock:
+        sock.bind((address, 0))
+        return sock.getsockname()[1]
+
+
+@contextmanager
+def server(serve: Callable[[socket.socket], None], address: str = "127.0.0.1") -> Iterator[int]:
+    """A TCP server for one connection; yields its port."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind((address, 0))
+        listener.listen()
+        listener.settimeout(5)
+
+        def work() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(5)
+                serve(connection)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def udp_server(answer: bytes | None, address: str = "127.0.0.1") -> Iterator[tuple[int, list[bytes]]]:
+    """A UDP server for one datagram; yields its port and what it received."""
+    received: list[bytes] = []
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((address, 0))
+        sock.settimeout(5)
+
+        def work() -> None:
+            data, peer = sock.recvfrom(4096)
+            received.append(data)
+            if answer is not None:
+                sock.sendto(answer, peer)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield sock.getsockname()[1], received
+        finally:
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def wait_for_end(connection: socket.socket) -> None:
+    while connection.recv(4096):
+        pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_tcp_connect(run: Run, address: str) -> None:
+    """A connection is enough where nothing is asked, and it ends with a FIN, not with a reset."""
+    ends: list[bytes] = []
+    with server(lambda connection: ends.append(connection.recv(1)), address) as port:
+        result = run(TcpCheck(timeout_s=2).probe(target(address, port)))
+    assert result.good
+    assert 0 < result.duration_s < 2
+    assert ends == [b""]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_tcp_refused(run: Run, address: str) -> None:
+    """A closed port is REFUSED at once."""
+    started = time.monotonic()
+    result = run(TcpCheck(timeout_s=5).probe(target(address, free_port(socket.SOCK_STREAM, address))))
+    assert (result.code, result.detail) == (Code.REFUSED, "connect: connection refused")
+    assert time.monotonic() - started < 2
+
+
+def test_tcp_full_accept_queue(run: Run) -> None:
+    """A member that no longer accepts is a TIMEOUT after the check's own limit."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        fillers = [socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK) for _ in range(4)]
+        try:
+            for filler in fillers:
+                filler.connect_ex(("127.0.0.1", port))
+            result = run(TcpCheck(timeout_s=0.2).probe(target("127.0.0.1", port)))
+        finally:
+            for filler in fillers:
+                filler.close()
+    assert (result.code, result.detail) == (Code.TIMEOUT, "connect: nothing within 0.2 s")
+    assert 0.2 <= result.duration_s < 2
+
+
+def test_tcp_answer_in_pieces(run: Run) -> None:
+    """The expected answer is found although it comes in two segments after the request."""
+    requests: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        requests.append(connection.recv(100))
+        connection.sendall(b"HTTP/1.0 20")
+        time.sleep(0.02)
+        connection.sendall(b"0 OK\r\n")
+        wait_for_end(connection)
+
+    with server(serve) as port:
+        check = TcpCheck(timeout_s=2, request=b"HEAD / HTTP/1.0\r\n\r\n", response=b"200 OK")
+        assert run(check.probe(target("127.0.0.1", port))).good
+    assert requests == [b"HEAD / HTTP/1.0\r\n\r\n"]
+
+
+def test_tcp_wrong_answer(run: Run) -> None:
+    """Another answer is a MISMATCH that shows both."""
+    with server(lambda connection: connection.sendall(b"HTTP/1.0 503\r\n\r\n")) as port:
+        result = run(TcpCheck(timeout_s=2, response=b"200 OK").probe(target("127.0.0.1", port)))
+    assert result.code is Code.MISMATCH
+    assert result.detail == r"expected '200 OK', got 'HTTP/1.0 503\r\n\r\n'"
+
+
+def test_tcp_answer_too_late_in_the_stream(run: Run) -> None:
+    """What comes after the first 2048 bytes does not count."""
+
+    def serve(connection: socket.socket) -> None:
+        try:
+            connection.sendall(b"x" * 2048 + b"200 OK")
+            wait_for_end(connection)
+        except ConnectionError:
+            pass  # we leave in the middle of its answer
+
+    with server(serve) as port:
+        result = run(TcpCheck(timeout_s=2, response=b"200 OK").probe(target("127.0.0.1", port)))
+    assert result.code is Code.MISMATCH
+
+
+def test_tcp_closed_without_an_answer(run: Run) -> None:
+    """A connection that is closed without a word is a MISMATCH that says so."""
+    with server(lambda _connection: None) as port:
+        result = run(TcpCheck(timeout_s=2, response=b"200 OK").probe(target("127.0.0.1", port)))
+    assert (result.code, result.detail) == (Code.MISMATCH, "closed without an answer, expected '200 OK'")
+
+
+def test_tcp_silent(run: Run) -> None:
+    """A member that accepts and says nothing is a TIMEOUT of the read."""
+    with server(wait_for_end) as port:
+        result = run(TcpCheck(timeout_s=0.2, request=b"?", response=b"!").probe(target("127.0.0.1", port)))
+    assert (result.code, result.detail) == (Code.TIMEOUT, "read: nothing within 0.2 s")
+
+
+def test_tcp_reset(run: Run) -> None:
+    """A reset in the middle is a RESET."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with server(serve) as port:
+        result = run(TcpCheck(timeout_s=2, request=b"?", response=b"!").probe(target("127.0.0.1", port)))
+    assert (result.code, result.detail) == (Code.RESET, "read: connection reset by peer")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_udp_answer(run: Run, address: str) -> None:
+    """The expected answer to the configured request is good."""
+    with udp_server(b"pong 7", address) as (port, received):
+        check = UdpCheck(timeout_s=2, request=b"ping", response=b"pong")
+        result = run(check.probe(target(address, port)))
+    assert result.good
+    assert result.duration_s < 1
+    assert received == [b"ping"]
+
+
+def test_udp_wrong_answer(run: Run) -> None:
+    """Another answer is a MISMATCH."""
+    with udp_server(b"no") as (port, _):
+        result = run(UdpCheck(timeout_s=2, request=b"ping", response=b"pong").probe(target("127.0.0.1", port)))
+    assert (result.code, result.detail) == (Code.MISMATCH, "expected 'pong', got 'no'")
+
+
+def test_udp_silence_with_an_expected_answer(run: Run) -> None:
+    """Silence is a TIMEOUT where an answer is expected."""
+    with udp_server(None) as (port, _):
+        result = run(UdpCheck(timeout_s=0.1, request=b"ping", response=b"pong").probe(target("127.0.0.1", port)))
+    assert (result.code, result.detail) == (Code.TIMEOUT, "no answer within 0.1 s")
+
+
+def test_udp_silence_without_an_expected_answer(run: Run) -> None:
+    """Silence is good where no answer is expected, and the result says what that rests on."""
+    with udp_server(None) as (port, received):
+        result = run(UdpCheck(timeout_s=0.1).probe(target("127.0.0.1", port)))
+    assert (result.code, result.detail) == (Code.OK, "no answer and no ICMP error")
+    assert received == [b""]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("request_", [b"", b"ping"])
+def test_udp_closed_port(run: Run, address: str, request_: bytes) -> None:
+    """ICMP port unreachable is REFUSED at once, also after an empty datagram."""
+    port = free_port(socket.SOCK_DGRAM, address)
+    result = run(UdpCheck(timeout_s=5, request=request_).probe(target(address, port)))
+    assert (result.code, result.detail) == (Code.REFUSED, "ask: connection refused")
+    assert result.duration_s < 2
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ECONNREFUSED, Code.REFUSED),
+        (errno.ECONNRESET, Code.RESET),
+        (errno.EPIPE, Code.RESET),
+        (errno.ETIMEDOUT, Code.TIMEOUT),
+        (errno.EHOSTUNREACH, Code.UNREACHABLE),
+        (errno.ENETUNREACH, Code.UNREACHABLE),
+        (errno.EADDRNOTAVAIL, Code.UNREACHABLE),
+        (errno.EPERM, Code.UNREACHABLE),
+    ],
+)
+def test_errors_about_the_member(number: int, code: Code) -> None:
+    """The kernel's errors about a member become results with its words."""
+    result = result_of(OSError(number, "whatever"), "connect", 0.5)
+    assert (result.code, result.duration_s) == (code, 0.5)
+    assert result.detail.startswith("connect: ")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, None])
+def test_errors_about_us(number: int | None) -> None:
+    """Used-up files or memory are not the members' fault, so they raise instead of taking all members down."""
+    with pytest.raises(OSError, match="ours"):
+        result_of(OSError(number, "ours"), "connect", 0.0)
+
+
+def test_excerpt_is_short_and_printable() -> None:
+    """Whatever a member sends, the detail is one short line of ASCII."""
+    assert excerpt(b"a\x00\x1b\xff") == r"'a\x00\x1b\xff'"
+    assert excerpt(b"y" * 100) == f"'{'y' * 60}'..."
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_every_kind_is_built_alike(kind: str) -> None:
+    """Every registered kind takes its time limit and its settings by name, and is a check."""
+    check: Check = CHECKS[kind](timeout_s=1.0, request=b"a", response=b"b")
+    assert check.probe
+
+
+def test_result_good() -> None:
+    """Only OK is good."""
+    assert [code for code in Code if Result(code).good] == [Code.OK]

@@ -1,0 +1,292 @@
+"""Monitors with a clock of their own, scripted checks, and once with everything real."""
+
+import asyncio
+import heapq
+import random
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+import structlog
+
+from health.monitor import Monitors, Probe, quick_pace_s
+from health.spec import Code, Result, Status, Target, Verdict
+
+GOOD, BAD = Result(Code.OK), Result(Code.REFUSED, "connect: connection refused")
+
+
+class Time:
+    """A clock that moves only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._count = 0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self._count += 1
+        waker = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.now + seconds, self._count, waker))
+        await waker
+
+    async def advance(self, seconds: float) -> None:
+        end = self.now + seconds
+        await settle()
+        while self._sleepers and self._sleepers[0][0] <= end:
+            self.now, _, waker = heapq.heappop(self._sleepers)
+            if not waker.done():
+                waker.set_result(None)
+            await settle()
+        self.now = end
+
+
+async def settle() -> None:
+    """Let everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@dataclass
+class World:
+    """What the checks will find, and what the monitors reported."""
+
+    time: Time = field(default_factory=Time)
+    results: dict[str, Result | Exception] = field(default_factory=dict)
+    took_s: float = 0.0
+    asked: list[tuple[float, str]] = field(default_factory=list)
+    running: dict[str, int] = field(default_factory=dict)
+    reports: list[Status] = field(default_factory=list)
+    monitors: Monitors = field(init=False)
+
+    def __post_init__(self) -> None:
+        world = self
+
+        class Scripted:
+            def __init__(self, timeout_s: float, request: bytes = b"") -> None:
+                self.timeout_s = timeout_s
+
+            async def probe(self, target: Target) -> Result:
+                world.asked.append((world.time.now, target.id))
+                world.running[target.id] = world.running.get(target.id, 0) + 1
+                assert world.running[target.id] == 1
+                try:
+                    if world.took_s:
+                        await world.time.sleep(world.took_s)
+                finally:
+                    world.running[target.id] -= 1
+                result = world.results.get(target.id, GOOD)
+                if isinstance(result, Exception):
+                    raise result
+                return result
+
+        self.monitors = Monitors(
+            self.reports.append,
+            random.Random(7),
+            checks={"scripted": Scripted},
+            wall=self.time,
+            clock=self.time,
+            sleep=self.time.sleep,
+        )
+
+    @asynccontextmanager
+    async def running_monitors(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(self.monitors.run())
+            await settle()
+            yield
+            task.cancel()
+
+    def turns(self) -> list[tuple[str, str]]:
+        return [(status.target.id, status.verdict.value) for status in self.reports]
+
+
+def probe(number: int = 1, **changes: Any) -> Probe:
+    values = {
+        "monitor": "m",
+        "kind": "scripted",
+        "target": Target(f"web/web{number}", ip_address(f"203.0.113.{number}"), 80),
+        "interval_s": 4.0,
+        "timeout_s": 1.0,
+        "rise": 2,
+        "fall": 3,
+    }
+    return Probe(**values | changes)
+
+
+async def test_first_verdict_comes_quickly() -> None:
+    """A new target is UNKNOWN, and up after `rise` good probes at the quick pace; then the interval counts."""
+    world = World()
+    world.monitors.set(frozenset([probe()]))
+    async with world.running_monitors():
+        await world.time.advance(2.2)
+        assert world.turns() == [("web/web1", "unknown"), ("web/web1", "up")]
+        assert len(world.asked) == 2
+        await world.time.advance(40)
+        assert 10 <= len(world.asked) - 2 <= 11
+        assert world.monitors.statuses()[0].good == len(world.asked)
+
+
+async def test_turns_down_and_up_again_with_reasons() -> None:
+    """A verdict turns after `fall` and `rise` results; each turn is one report and one event with code and detail."""
+    world = World()
+    world.monitors.set(frozenset([probe()]))
+    with structlog.testing.capture_logs() as events:
+        async with world.running_monitors():
+            await world.time.advance(5)
+            world.results["web/web1"] = BAD
+            await world.time.advance(15)
+            status = world.monitors.statuses()[0]
+            world.results.clear()
+            await world.time.advance(15)
+    assert [verdict for _, verdict in world.turns()] == ["unknown", "up", "down", "up"]
+    assert (status.verdict, status.last) == (Verdict.DOWN, BAD)
+    assert 1005 < status.since < 1020
+    assert [event["event"] for event in events] == ["health.up", "health.down", "health.up"]
+    assert events[1] | {"code": "refused", "detail": BAD.detail, "member": "web/web1", "port": 80} == events[1]
+
+
+async def test_fluttering_member_gets_no_quick_probes() -> None:
+    """A target that never settles is asked at the quick pace only rise + fall times."""
+    world = World()
+    world.monitors.set(frozenset([probe(rise=50, fall=3)]))
+    async with world.running_monitors():
+        for second in range(120):
+            world.results["web/web1"] = GOOD if second % 2 else BAD
+            await world.time.advance(1)
+        assert len(world.asked) <= 53 + 120 / 3.6
+        world.asked.clear()
+        await world.time.advance(40)
+        assert len(world.asked) <= 12
+
+
+async def test_probes_spread_and_never_overlap() -> None:
+    """Many targets with slow answers are asked at different times, and none twice at once."""
+    world = World(took_s=3.9)
+    world.monitors.set(frozenset(probe(number) for number in range(1, 101)))
+    async with world.running_monitors():
+        await world.time.advance(60)
+        firsts = {target: moment for moment, target in reversed(world.asked)}
+        assert len(set(firsts.values())) == 100
+        assert max(firsts.values()) - min(firsts.values()) > 0.8
+        assert len(world.asked) > 100 * 60 / 4 * 0.8
+
+
+async def test_set_is_declarative() -> None:
+    """Unchanged probes go on with their state, gone ones stop and are reported UNKNOWN, new ones start."""
+    world = World()
+    world.monitors.set(frozenset([probe(1), probe(2)]))
+    async with world.running_monitors():
+        await world.time.advance(5)
+        world.reports.clear()
+        before = world.monitors.statuses()[0]
+        world.monitors.set(frozenset([probe(1), probe(3)]))
+        assert world.turns() == [("web/web2", "unknown"), ("web/web3", "unknown")]
+        assert world.monitors.statuses()[0] is before
+        world.asked.clear()
+        await world.time.advance(5)
+        assert {target for _, target in world.asked} == {"web/web1", "web/web3"}
+        assert world.turns()[2:] == [("web/web3", "up")]
+
+
+async def test_other_settings_keep_the_verdict() -> None:
+    """A reload that changes how a member is asked does not take it out, but the new results can."""
+    world = World()
+    world.monitors.set(frozenset([probe()]))
+    async with world.running_monitors():
+        await world.time.advance(5)
+        world.reports.clear()
+        world.results["web/web1"] = BAD
+        target = replace(probe().target, port=8080)
+        world.monitors.set(frozenset([probe(target=target, interval_s=8.0, settings=(("request", b"x"),))]))
+        assert not world.reports
+        assert world.monitors.statuses()[0].verdict is Verdict.UP
+        assert world.monitors.statuses()[0].target.port == 8080
+        await world.time.advance(5)
+        assert world.turns() == [("web/web1", "down")]
+
+
+async def test_another_address_starts_anew() -> None:
+    """The same name on another address is another machine: UNKNOWN until it has proved itself."""
+    world = World()
+    world.monitors.set(frozenset([probe()]))
+    async with world.running_monitors():
+        await world.time.advance(5)
+        world.reports.clear()
+        world.monitors.set(frozenset([probe(target=replace(probe().target, address=ip_address("2001:db8::1")))]))
+        assert world.turns() == [("web/web1", "unknown")]
+        await world.time.advance(5)
+        assert world.turns()[1:] == [("web/web1", "up")]
+
+
+async def test_a_removed_probe_under_way_reports_nothing() -> None:
+    """A probe that is being asked when its target goes away is given up without a word."""
+    world = World(took_s=0.9)
+    world.monitors.set(frozenset([probe(rise=1)]))
+    async with world.running_monitors():
+        while not world.asked:
+            await world.time.advance(0.05)
+        world.monitors.set(frozenset())
+        world.reports.clear()
+        await world.time.advance(10)
+        assert (world.reports, world.monitors.statuses(), world.running) == ([], (), {"web/web1": 0})
+
+
+async def test_a_broken_check_ends_everything() -> None:
+    """An exception of a check is a broken program: `run` raises it instead of counting a sick member."""
+    world = World(results={"web/web1": ZeroDivisionError("broken")})
+    world.monitors.set(frozenset([probe()]))
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with world.running_monitors():
+            await world.time.advance(5)
+    assert caught.group_contains(ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ([probe(kind="smoke")], "monitor m: unknown kind 'smoke'; known: scripted"),
+        ([probe(settings=(("colour", b"red"),))], "monitor m: wrong settings for kind 'scripted'"),
+        ([probe(), probe(interval_s=1.0)], "two different probes for one monitor and target"),
+    ],
+)
+def test_wrong_orders_change_nothing(wanted: list[Probe], message: str) -> None:
+    """An order that cannot be carried out raises, and what is being probed stays."""
+    world = World()
+    world.monitors.set(frozenset([probe(9)]))
+    with pytest.raises(ValueError, match=message):
+        world.monitors.set(frozenset(wanted))
+    assert [status.target.id for status in world.monitors.statuses()] == ["web/web9"]
+
+
+@pytest.mark.parametrize(("interval_s", "pace_s"), [(0.1, 0.1), (0.4, 0.2), (2.0, 0.5), (10.0, 1.0), (3600.0, 1.0)])
+def test_quick_pace(interval_s: float, pace_s: float) -> None:
+    """The quick pace is a quarter of the interval within 0.2 and 1 s, and never slower than the interval."""
+    assert quick_pace_s(interval_s) == pace_s
+
+
+def test_with_real_sockets_and_time(run: Callable[..., Any]) -> None:
+    """A real listener is up within a second, and down soon after it closes, on both event loops."""
+
+    async def story() -> list[str]:
+        turned: asyncio.Queue[Status] = asyncio.Queue()
+        monitors = Monitors(turned.put_nowait, random.Random(1))
+        verdicts = []
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            target = Target("web/web1", ip_address("127.0.0.1"), listener.getsockname()[1])
+            monitors.set(frozenset([Probe("m", "tcp", target, 0.2, 0.1, 2, 2)]))
+            async with asyncio.TaskGroup() as tasks, asyncio.timeout(5):
+                task = tasks.create_task(monitors.run())
+                verdicts += [(await turned.get()).verdict.value for _ in range(2)]
+                listener.close()
+                verdicts.append((await turned.get()).verdict.value)
+                task.cancel()
+        return verdicts
+
+    assert run(story()) == ["unknown", "up", "down"]

@@ -1,0 +1,1625 @@
+"""Writes the vector files beside it: `python tests/vectors/generate.py`. Same output every time.
+
+Expected frames are built by Scapy from what packets.md says, and hashes by the few lines below from what the hash's
+documentation says. Nothing of the appliance is imported, so that a vector is a second opinion and not an echo.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from scapy.config import conf
+
+conf.verb = 0
+conf.ipv6_enabled = True
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR  # noqa: E402
+from scapy.layers.inet6 import (  # noqa: E402
+    ICMPv6EchoRequest,
+    ICMPv6PacketTooBig,
+    ICMPv6TimeExceeded,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
+from scapy.layers.ipsec import AH  # noqa: E402
+from scapy.layers.l2 import ARP, Ether  # noqa: E402
+from scapy.packet import Packet, Raw  # noqa: E402
+
+HERE = Path(__file__).parent
+SECRET = bytes(range(16))
+SLOTS = 65537
+
+C4, C6 = "203.0.113.9", "2001:db8:c::9"
+V4, V6 = "198.51.100.7", "2001:db8:f::7"
+D4, D6 = "192.0.2.1", "2001:db8:1::1"
+CLIENT = {4: C4, 6: C6}
+VIP = {4: V4, 6: V6}
+
+US = "02:00:00:00:00:d1"
+US_EGRESS = "02:00:00:00:00:d2"
+ROUTER = "02:00:00:00:00:01"
+INGRESS = {"ifindex": 2, "mac": US, "mtu": 1500}
+TCP_NUMBER, UDP_NUMBER = 6, 17
+TYPE = {4: 0x0800, 6: 0x86DD}
+
+
+# ---- the hash, a second time ----------------------------------------------------------------------------------------
+
+
+def keys_of(secret: bytes) -> list[int]:
+    material = hashlib.blake2b(secret, digest_size=64, person=b"onward-flow-hash").digest()
+    stream = b"".join(hashlib.blake2b(bytes([i]) + bytes(7), key=material, digest_size=64).digest() for i in range(2))
+    return [int.from_bytes(stream[8 * i : 8 * i + 8], "little") for i in range(11)]
+
+
+def words_of(source: str, destination: str, sport: int, dport: int, protocol: int, mode: str) -> list[int]:
+    if mode == "source_ip":
+        destination, sport, dport, protocol = str(ip_address(bytes(len(ip_address(source).packed)))), 0, 0, 0
+    elif mode == "source_ip_port":
+        destination, dport, protocol = str(ip_address(bytes(len(ip_address(source).packed)))), 0, 0
+    layout = ip_address(source).packed + ip_address(destination).packed
+    layout += bytes([sport >> 8, sport & 255, dport >> 8, dport & 255]) + bytes([protocol, 0, 0, 0])
+    return [int.from_bytes(layout[i : i + 4], "little") for i in range(0, len(layout), 4)]
+
+
+def hash_of(keys: list[int], words: list[int]) -> int:
+    total = keys[0]
+    for pair in range(len(words) // 2):
+        total += (keys[2 * pair + 1] + words[2 * pair]) * (keys[2 * pair + 2] + words[2 * pair + 1])
+    total %= 1 << 64
+    total ^= total >> 32
+    return total * 0xD6E8FEB86659FD93 % (1 << 64) >> 32
+
+
+KEYS = keys_of(SECRET)
+
+
+def flow_hash(source: str, destination: str, sport: int, dport: int, protocol: int, mode: str) -> int:
+    return hash_of(KEYS, words_of(source, destination, sport, dport, protocol, mode))
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def l2_member(number: int, *, address: str | None = None, mtu: int = 1500, ifindex: int = 2) -> dict[str, Any]:
+    hop = {
+        "ifindex": ifindex,
+        "interface": f"eth{ifindex - 1}",
+        "source_mac": US if ifindex == 2 else US_EGRESS,
+        "mac": f"02:00:00:00:01:{number:02x}",
+        "mtu": mtu,
+        "source": D4,
+        "direct": True,
+    }
+    return {"id": f"web/l2-{number}", "address": address or f"192.0.2.{number}", "next_hop": hop}
+
+
+def ipip_member(number: int, version: int, *, mtu: int = 1500, ttl: str = "router") -> dict[str, Any]:
+    hop = {
+        "ifindex": 3,
+        "interface": "eth2",
+        "source_mac": US_EGRESS,
+        "mac": "02:00:00:00:02:fe",
+        "mtu": mtu,
+        "source": D4 if version == 4 else D6,
+        "direct": False,
+    }
+    address = f"203.0.113.{number}" if version == 4 else f"2001:db8:2::{number}"
+    return {
+        "id": f"web/ipip{version}-{number}",
+        "address": address,
+        "encapsulation": "ipip",
+        "ttl": ttl,
+        "next_hop": hop,
+    }
+
+
+def service(
+    name: str, version: int, protocol: str, ports: Any, slots: str, mode: str = "five_tuple", vip: str | None = None
+) -> dict[str, Any]:
+    ranges = [[port, port] if isinstance(port, int) else list(port) for port in ports]
+    return {
+        "name": name,
+        "vip": vip or VIP[version],
+        "protocol": protocol,
+        "ports": ranges,
+        "hash": mode,
+        "slots": slots,
+    }
+
+
+def usual_services(slots: str, mode: str = "five_tuple") -> list[dict[str, Any]]:
+    """Numbers 0 to 3: IPv4 TCP 80 and UDP 53, IPv6 TCP 80 and UDP 53."""
+    return [
+        service(f"{name}{version}", version, protocol, [port], slots, mode)
+        for version in (4, 6)
+        for name, protocol, port in (("web", "tcp", 80), ("dns", "udp", 53))
+    ]
+
+
+USUAL = {(4, "tcp"): 0, (4, "udp"): 1, (6, "tcp"): 2, (6, "udp"): 3}
+
+
+def tables(
+    members: list[dict[str, Any]], slots: dict[str, Any] | None = None, services: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    return {
+        "secret": SECRET.hex(),
+        "members": members,
+        "slots": slots or {"pool": {"all": 0}},
+        "services": services or usual_services("pool"),
+    }
+
+
+# ---- frames ---------------------------------------------------------------------------------------------------------
+
+
+def ip(
+    version: int, *, source: str | None = None, destination: str | None = None, ttl: int = 57, **more: Any
+) -> Packet:
+    source, destination = source or CLIENT[version], destination or VIP[version]
+    if version == 4:
+        defaults = {"id": 0x1234, "flags": "DF"}
+        return IP(src=source, dst=destination, ttl=ttl, **(defaults | more))
+    if "tos" in more:
+        more["tc"] = more.pop("tos")
+    return IPv6(src=source, dst=destination, hlim=ttl, **({"fl": 0xABCDE} | more))
+
+
+def segment(protocol: str, *, sport: int = 40000, dport: int | None = None, **more: Any) -> Packet:
+    if protocol == "tcp":
+        return TCP(sport=sport, dport=80 if dport is None else dport, **({"flags": "S", "seq": 1} | more))
+    return UDP(sport=sport, dport=53 if dport is None else dport, **more)
+
+
+def tag(
+    packet: Packet | bytes, version: int, *tags: tuple[int, int], source: str = ROUTER, destination: str = US
+) -> bytes:
+    """An Ethernet frame as it arrives; tags are (TPID, TCI) from the outside in."""
+    head = bytes.fromhex((destination + source).replace(":", ""))
+    for tpid, tci in tags:
+        head += tpid.to_bytes(2, "big") + tci.to_bytes(2, "big")
+    return head + TYPE[version].to_bytes(2, "big") + bytes(packet)
+
+
+def l2_out(member: dict[str, Any], packet: Packet | bytes, version: int) -> bytes:
+    hop = member["next_hop"]
+    return bytes(Ether(dst=hop["mac"], src=hop["source_mac"], type=TYPE[version]) / Raw(bytes(packet)))
+
+
+def ipip_out(
+    member: dict[str, Any],
+    inner: Packet | bytes,
+    inner_version: int,
+    hash32: int,
+    *,
+    tos: int = 0,
+    ident: int | None = None,
+) -> bytes:
+    """The frame towards a tunnelled member; *ident* is given exactly when the inner packet has DF clear."""
+    hop = member["next_hop"]
+    carried = 4 if inner_version == 4 else 41
+    if ":" in member["address"]:
+        label = hash32 % (1 << 20) or 1
+        outer: Packet = IPv6(src=hop["source"], dst=member["address"], tc=tos, fl=label, nh=carried, hlim=64)
+        outer_version = 6
+    else:
+        fragmentation = {"flags": "DF", "id": 0} if ident is None else {"flags": 0, "id": ident}
+        outer = IP(src=hop["source"], dst=member["address"], tos=tos, ttl=64, proto=carried, **fragmentation)
+        outer_version = 4
+    packet = outer / Raw(bytes(inner))
+    return bytes(Ether(dst=hop["mac"], src=hop["source_mac"], type=TYPE[outer_version]) / packet)
+
+
+def icmp_reply(frame: bytes, offset: int, version: int, original: bytes, message: Packet, source: str) -> bytes:
+    """An ICMP error in answer to *frame*, whose IP packet *original* begins at *offset*."""
+    if version == 4:
+        head = IP(src=VIP[4], dst=source, tos=0xC0, id=0, flags="DF", ttl=64)
+        error = head / message / Raw(original[:548])
+    else:
+        error = IPv6(src=VIP[6], dst=source, hlim=64) / message / Raw(original[:1232])
+    return frame[6:12] + frame[0:6] + frame[12:offset] + bytes(error)
+
+
+def too_big(version: int, mtu: int) -> Packet:
+    return ICMP(type=3, code=4, nexthopmtu=mtu) if version == 4 else ICMPv6PacketTooBig(mtu=mtu)
+
+
+def exceeded(version: int) -> Packet:
+    return ICMP(type=11, code=0) if version == 4 else ICMPv6TimeExceeded(code=0)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class File:
+    name: str
+    about: str
+    tables: dict[str, dict[str, Any]]
+    vectors: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(
+        self,
+        name: str,
+        sentence: str,
+        frame: bytes | Packet,
+        action: dict[str, Any],
+        *,
+        using: str | None = None,
+        ingress: dict[str, Any] | None = None,
+        ident: int = 0x4242,
+    ) -> None:
+        using = using or next(iter(self.tables))
+        self.vectors.append(
+            {
+                "id": name,
+                "sentence": sentence,
+                "tables": using,
+                "ingress": ingress or INGRESS,
+                "ident": ident,
+                "frame": bytes(frame).hex(),
+                "action": action,
+            }
+        )
+
+    def sent(
+        self,
+        frame: bytes,
+        *,
+        flow: tuple[str, str, int, int, int],
+        service: int,
+        member: int = 0,
+        using: str | None = None,
+    ) -> dict[str, Any]:
+        raw = self.tables[using or next(iter(self.tables))]
+        hash32 = flow_hash(*flow, raw["services"][service]["hash"])
+        return {
+            "verdict": "transmit",
+            "service": service,
+            "member": member,
+            "slot": hash32 * SLOTS >> 32,
+            "ifindex": raw["members"][member]["next_hop"]["ifindex"],
+            "frame": frame.hex(),
+        }
+
+    def write(self) -> None:
+        text = json.dumps(
+            {"about": self.about, "tables": self.tables, "vectors": self.vectors}, indent=1, ensure_ascii=False
+        )
+        (HERE / f"{self.name}.json").write_text(text + "\n")
+
+
+def passed(reason: str) -> dict[str, Any]:
+    return {"verdict": "pass", "reason": reason}
+
+
+def dropped(reason: str, **more: Any) -> dict[str, Any]:
+    return {"verdict": "drop", "reason": reason} | more
+
+
+def flow_of(
+    version: int, protocol: str, sport: int = 40000, dport: int | None = None, source: str | None = None
+) -> tuple[str, str, int, int, int]:
+    default = 80 if protocol == "tcp" else 53
+    number = TCP_NUMBER if protocol == "tcp" else UDP_NUMBER
+    return source or CLIENT[version], VIP[version], sport, default if dport is None else dport, number
+
+
+def drop_with_flow(
+    file: File,
+    reason: str,
+    flow: tuple[str, str, int, int, int],
+    service: int,
+    *,
+    member: int | None = 0,
+    using: str | None = None,
+    reply: tuple[bytes, str] | None = None,
+) -> dict[str, Any]:
+    """A drop after the slot was looked up."""
+    raw = file.tables[using or next(iter(file.tables))]
+    hash32 = flow_hash(*flow, raw["services"][service]["hash"])
+    action = dropped(reason, service=service, slot=hash32 * SLOTS >> 32)
+    if member is not None:
+        action["member"] = member
+    if reply is not None:
+        action["reply"] = {"frame": reply[0].hex(), "kind": reply[1]}
+    return action
+
+
+# ---- L2 -------------------------------------------------------------------------------------------------------------
+
+
+def l2_file() -> File:
+    near, far = l2_member(21), l2_member(22, ifindex=7)
+    file = File(
+        "l2",
+        "Direct server return on the segment (packets.md, section 3).",
+        {
+            "near": tables([near]),
+            "far": tables([far]),
+            "nobody": tables([near], {"pool": {"none": True}}),
+            "ring": tables(
+                [near, far],
+                {
+                    "pool": {
+                        "ring": [
+                            {"id": "web1", "weight": 1, "index": 0, "eligible": False},
+                            {"id": "web2", "weight": 1, "index": 1, "eligible": True},
+                        ]
+                    }
+                },
+            ),
+        },
+    )
+    for version in (4, 6):
+        for protocol in ("tcp", "udp"):
+            packet = ip(version) / segment(protocol) / Raw(b"one payload")
+            file.add(
+                f"L1-ipv{version}-{protocol}",
+                "Only the MAC addresses change.",
+                tag(packet, version),
+                file.sent(
+                    l2_out(near, packet, version), flow=flow_of(version, protocol), service=USUAL[version, protocol]
+                ),
+            )
+        for ttl in (0, 1, 255):
+            packet = ip(version, ttl=ttl) / segment("tcp")
+            file.add(
+                f"L1-ipv{version}-ttl-{ttl}",
+                "A bridge does not touch the TTL or hop limit, whatever it is.",
+                tag(packet, version),
+                file.sent(l2_out(near, packet, version), flow=flow_of(version, "tcp"), service=USUAL[version, "tcp"]),
+            )
+        packet = ip(version, tos=0xBB) / segment("tcp", flags="A") / Raw(bytes(range(256)))
+        file.add(
+            f"L1-ipv{version}-dscp-ecn",
+            "DSCP and ECN stay as they are.",
+            tag(packet, version),
+            file.sent(l2_out(near, packet, version), flow=flow_of(version, "tcp"), service=USUAL[version, "tcp"]),
+        )
+        packet = ip(version) / segment("tcp", flags="A") / Raw(b"\x5a" * (1500 - (40 if version == 4 else 60)))
+        file.add(
+            f"L1-ipv{version}-full-size",
+            "A packet of exactly the link's MTU fits.",
+            tag(packet, version),
+            file.sent(l2_out(near, packet, version), flow=flow_of(version, "tcp"), service=USUAL[version, "tcp"]),
+        )
+        packet = ip(version) / segment("tcp")
+        file.add(
+            f"L4-ipv{version}-other-interface",
+            "A member on another interface is reached through that, with that one's MAC address as source.",
+            tag(packet, version),
+            file.sent(
+                l2_out(far, packet, version), flow=flow_of(version, "tcp"), service=USUAL[version, "tcp"], using="far"
+            ),
+            using="far",
+        )
+        for name, sentence, source in (
+            ("member", "An L2 member that sends a packet to the VIP itself would loop it.", near["next_hop"]["mac"]),
+            ("ourselves", "A frame with our own MAC address as source has come back.", US),
+        ):
+            file.add(
+                f"L5-ipv{version}-{name}",
+                sentence,
+                tag(packet, version, source=source),
+                dropped("loop", service=USUAL[version, "tcp"]),
+            )
+        file.add(
+            f"C8-ipv{version}-no-member",
+            "Without any eligible member, packets are dropped.",
+            tag(packet, version),
+            drop_with_flow(
+                file, "no_member", flow_of(version, "tcp"), USUAL[version, "tcp"], member=None, using="nobody"
+            ),
+            using="nobody",
+        )
+    packet = ip(4) / segment("tcp")
+    file.add(
+        "L5-egress-mac",
+        "Our MAC address on any interface is our own.",
+        tag(packet, 4, source=US_EGRESS),
+        dropped("loop", service=0),
+        using="far",
+    )
+    file.add(
+        "L5-no-service-first",
+        "A port without a service is named before a loop is.",
+        tag(ip(4) / segment("tcp", dport=81), 4, source=near["next_hop"]["mac"]),
+        dropped("no_service"),
+    )
+    file.add(
+        "C8-ring-one-left",
+        "When only one of two members is eligible, it owns every slot.",
+        tag(packet, 4),
+        file.sent(l2_out(far, packet, 4), flow=flow_of(4, "tcp"), service=0, member=1, using="ring"),
+        using="ring",
+    )
+    return file
+
+
+# ---- IPIP -----------------------------------------------------------------------------------------------------------
+
+
+def ipip_file() -> File:
+    members = {4: ipip_member(21, 4), 6: ipip_member(21, 6)}
+    file = File(
+        "ipip",
+        "Direct server return inside an outer IP packet (packets.md, section 1).",
+        {
+            "over4": tables([members[4]]),
+            "over6": tables([members[6]]),
+            "transparent4": tables([ipip_member(22, 4, ttl="transparent")]),
+            "transparent6": tables([ipip_member(22, 6, ttl="transparent")]),
+            "source-ip": tables([members[6]], services=usual_services("pool", "source_ip")),
+            "mixed": tables([members[4], l2_member(23)]),
+        },
+    )
+
+    def add(
+        name: str,
+        sentence: str,
+        inner: int,
+        outer: int,
+        protocol: str,
+        build: Callable[[int], Packet],
+        *,
+        ttl: int = 57,
+        tos: int = 0,
+        ident: int | None = None,
+        flow: tuple[str, str, int, int, int] | None = None,
+        using: str | None = None,
+    ) -> None:
+        """*build* makes the inner packet for a TTL."""
+        using = using or f"over{outer}"
+        member = file.tables[using]["members"][0]
+        flow = flow or flow_of(inner, protocol)
+        service_index = USUAL[inner, protocol]
+        hash32 = flow_hash(*flow, file.tables[using]["services"][service_index]["hash"])
+        out = ttl - 1 if member["ttl"] == "router" else ttl
+        frame = ipip_out(member, build(out), inner, hash32, tos=tos, ident=ident)
+        file.add(
+            name,
+            sentence,
+            tag(build(ttl), inner),
+            file.sent(frame, flow=flow, service=service_index, using=using),
+            using=using,
+            ident=ident or 0,
+        )
+
+    for inner in (4, 6):
+        for outer in (4, 6):
+            mix = f"IPIP-{inner}in{outer}"
+            for protocol in ("tcp", "udp"):
+
+                def usual(ttl: int, inner: int = inner, protocol: str = protocol) -> Packet:
+                    return ip(inner, ttl=ttl) / segment(protocol) / Raw(b"payload")
+
+                add(
+                    f"{mix}-{protocol}",
+                    "The whole packet goes into another; its TTL is one less, its payload the same.",
+                    inner,
+                    outer,
+                    protocol,
+                    usual,
+                )
+                add(
+                    f"{mix}-{protocol}-transparent",
+                    "A transparent director does not touch the TTL.",
+                    inner,
+                    outer,
+                    protocol,
+                    usual,
+                    ttl=1,
+                    using=f"transparent{outer}",
+                )
+            for name, tos in (("ect0", 0xBA), ("ect1", 0x01), ("ce", 0x03), ("dscp", 0xB8)):
+
+                def marked(ttl: int, inner: int = inner, tos: int = tos) -> Packet:
+                    return ip(inner, ttl=ttl, tos=tos) / segment("tcp", flags="A")
+
+                add(
+                    f"{mix}-{name}",
+                    "DSCP and ECN are copied to the outer header (RFC 6040, normal mode).",
+                    inner,
+                    outer,
+                    "tcp",
+                    marked,
+                    tos=tos,
+                )
+            room = 1480 if outer == 4 else 1460
+
+            def full(ttl: int, inner: int = inner, room: int = room) -> Packet:
+                payload = b"\xa5" * (room - (40 if inner == 4 else 60))
+                return ip(inner, ttl=ttl) / segment("tcp", flags="A") / Raw(payload)
+
+            add(f"{mix}-full-size", "The largest inner packet fills the link's MTU exactly.", inner, outer, "tcp", full)
+            add(
+                f"{mix}-last-hop",
+                "TTL 2 becomes 1 and goes on.",
+                inner,
+                outer,
+                "udp",
+                lambda ttl, inner=inner: ip(inner, ttl=ttl) / segment("udp"),
+                ttl=2,
+            )
+            for ttl in (0, 1):
+                original = bytes(ip(inner, ttl=ttl) / segment("tcp") / Raw(b"x" * 600))
+                frame = tag(original, inner)
+                reply = icmp_reply(frame, 14, inner, original, exceeded(inner), CLIENT[inner])
+                file.add(
+                    f"{mix}-ttl-{ttl}",
+                    "The inner packet's life ends here; its sender is told, with the packet as it arrived quoted.",
+                    frame,
+                    drop_with_flow(
+                        file,
+                        "ttl_expired",
+                        flow_of(inner, "tcp"),
+                        USUAL[inner, "tcp"],
+                        using=f"over{outer}",
+                        reply=(reply, "icmp_time_exceeded"),
+                    ),
+                    using=f"over{outer}",
+                )
+    for protocol in ("tcp", "udp"):
+
+        def clear(ttl: int, protocol: str = protocol) -> Packet:
+            return ip(4, ttl=ttl, flags=0) / segment(protocol)
+
+        add(
+            f"IPIP-4in4-{protocol}-df-clear",
+            "DF clear is copied, and the outer packet then has an identification of its own.",
+            4,
+            4,
+            protocol,
+            clear,
+            ident=0xBEEF,
+        )
+        add(
+            f"IPIP-4in6-{protocol}-df-clear",
+            "An outer IPv6 header has no identification.",
+            4,
+            6,
+            protocol,
+            clear,
+            ident=0xBEEF,
+        )
+    # The header checksum before the decrement is near the ends of one's complement arithmetic.
+    for wanted in (0x0000, 0x0001, 0xFEFE, 0xFEFF, 0xFF00, 0xFFFE):
+        ident = next(
+            ident
+            for ident in range(0x10000)
+            if int.from_bytes(bytes(IP(bytes(ip(4, id=ident) / segment("tcp"))))[10:12], "big") == wanted
+        )
+        add(
+            f"IPIP-ttl-checksum-{wanted:04x}",
+            "The incremental update of the header checksum equals a new computation at the ends of the number range.",
+            4,
+            4,
+            "tcp",
+            lambda ttl, ident=ident: ip(4, id=ident, ttl=ttl) / segment("tcp"),
+        )
+    # Found by trying: a source whose hash has no flow label in its low bits.
+    source = "2001:db8:c::2:b16f"
+    assert flow_hash(source, V6, 0, 0, 0, "source_ip") % (1 << 20) == 0
+    add(
+        "IPIP-6in6-label-zero",
+        "A hash without low bits still makes a flow label other than zero.",
+        6,
+        6,
+        "tcp",
+        lambda ttl: ip(6, ttl=ttl, source=source) / segment("tcp"),
+        flow=flow_of(6, "tcp", source=source),
+        using="source-ip",
+    )
+    file.add(
+        "L5-l2-member-of-any-pool",
+        "A member that any service reaches by L2 is a member on the segment: its packets to a VIP are loops.",
+        tag(ip(4) / segment("tcp"), 4, source="02:00:00:00:01:17"),
+        dropped("loop", service=0),
+        using="mixed",
+    )
+    packet = ip(4, ttl=57) / segment("tcp")
+    file.add(
+        "L5-router-of-l3-member",
+        "The router towards an L3 member may well be the one that brings the clients' packets.",
+        tag(packet, 4, source="02:00:00:00:02:fe"),
+        file.sent(
+            ipip_out(members[4], ip(4, ttl=56) / segment("tcp"), 4, flow_hash(*flow_of(4, "tcp"), "five_tuple")),
+            flow=flow_of(4, "tcp"),
+            service=0,
+        ),
+    )
+    return file
+
+
+# ---- parsing --------------------------------------------------------------------------------------------------------
+
+
+def parsing_file() -> File:
+    near, tunnelled = l2_member(21), ipip_member(21, 4)
+    file = File(
+        "parsing",
+        "What is read of a frame, and what is wrong with some (packets.md, section 2).",
+        {"l2": tables([near]), "ipip": tables([tunnelled])},
+    )
+
+    def both(
+        name: str,
+        sentence: str,
+        version: int,
+        protocol: str,
+        build: Callable[[int], Packet | bytes],
+        *tags: tuple[int, int],
+        padding: bytes = b"",
+    ) -> None:
+        """Forwarded by L2 and by IPIP; *build* makes the packet for a TTL."""
+        flow, service_index = flow_of(version, protocol), USUAL[version, protocol]
+        frame = tag(build(57), version, *tags) + padding
+        file.add(
+            f"{name}-l2",
+            sentence,
+            frame,
+            file.sent(l2_out(near, build(57), version), flow=flow, service=service_index, using="l2"),
+            using="l2",
+        )
+        outer = ipip_out(tunnelled, build(56), version, flow_hash(*flow, "five_tuple"))
+        file.add(
+            f"{name}-ipip",
+            sentence,
+            frame,
+            file.sent(outer, flow=flow, service=service_index, using="ipip"),
+            using="ipip",
+        )
+
+    def bad(name: str, sentence: str, version: int, packet: Packet | bytes, reason: str = "malformed") -> None:
+        for using in ("l2", "ipip"):
+            file.add(f"{name}-{using}", sentence, tag(packet, version), dropped(reason), using=using)
+
+    def tcp_packet(version: int) -> Callable[[int], Packet]:
+        return lambda ttl: ip(version, ttl=ttl) / segment("tcp")
+
+    # P1
+    both(
+        "P1-syn",
+        "The IP length counts: a SYN's padding is not carried along.",
+        4,
+        "tcp",
+        tcp_packet(4),
+        padding=bytes(6),
+    )
+    both(
+        "P1-junk",
+        "Padding need not be zeros.",
+        4,
+        "udp",
+        lambda ttl: ip(4, ttl=ttl) / segment("udp"),
+        padding=b"\xde\xad" * 9,
+    )
+    both("P1-ipv6-trailer", "Bytes behind an IPv6 packet are padding.", 6, "tcp", tcp_packet(6), padding=b"trailer")
+
+    # P2
+    bad("P2-longer-than-frame", "The IP length says more than the frame has.", 4, bytes(ip(4, len=41) / segment("tcp")))
+    bad("P2-shorter-than-header", "The IP length says less than the header's own.", 4, ip(4, len=19) / segment("tcp"))
+    bad("P2-length-zero", "An IP length of zero is less than the header's own.", 4, ip(4, len=0) / segment("tcp"))
+    bad("P2-ipv6-longer-than-frame", "The payload length says more than there is.", 6, ip(6, plen=21) / segment("tcp"))
+    bad("P2-ipv6-empty", "No payload at all has no TCP header.", 6, ip(6, plen=0, nh=6) / segment("tcp"))
+
+    # P3, P4
+    bad("P3-ihl-4", "A header cannot be shorter than 20 bytes.", 4, ip(4, ihl=4) / segment("tcp"))
+    bad("P3-ihl-beyond-length", "Options cannot be longer than the packet.", 4, ip(4, ihl=15) / segment("tcp"))
+    bad("P3-version-6-in-ipv4", "The version contradicts the Ethernet type.", 4, _version(ip(4) / segment("tcp"), 6))
+    bad("P3-version-4-in-ipv6", "The version contradicts the Ethernet type.", 6, _version(ip(6) / segment("tcp"), 4))
+    options = [IPOption_RR(routers=["0.0.0.0"] * 3), IPOption_NOP()]
+    for protocol in ("tcp", "udp"):
+        both(
+            f"P3-options-{protocol}",
+            "With options, the ports are where the header really ends.",
+            4,
+            protocol,
+            lambda ttl, protocol=protocol: ip(4, ttl=ttl, options=options) / segment(protocol),
+        )
+    both(
+        "P3-options-like-ports",
+        "Options that look like a TCP header are not one.",
+        4,
+        "tcp",
+        lambda ttl: _raw_options(bytes(TCP(sport=40000, dport=81)), ttl),
+    )
+    bad("P4-checksum", "A wrong header checksum is not repaired.", 4, ip(4, chksum=0x1234) / segment("tcp"))
+    good = bytes(ip(4) / segment("tcp"))
+    for bit in (0, 15):
+        chksum = int.from_bytes(good[10:12], "big") ^ (1 << bit)
+        bad(f"P4-checksum-bit-{bit}", "One wrong bit is enough.", 4, ip(4, chksum=chksum) / segment("tcp"))
+    bad(
+        "P4-checksum-options",
+        "Options count in the checksum.",
+        4,
+        _flip(bytes(ip(4, options=options) / segment("tcp")), 25),
+    )
+
+    # P5
+    for version in (4, 6):
+        for name, sentence, tags in (
+            ("vlan", "A tag is taken off; the egress segment's is the kernel's to add.", [(0x8100, 100)]),
+            ("priority", "A priority tag is a tag.", [(0x8100, 0xE000)]),
+            ("qinq", "Two tags are taken off.", [(0x88A8, 100), (0x8100, 200)]),
+            ("two-customer-tags", "Two tags of the same kind are taken off.", [(0x8100, 100), (0x8100, 0x6FFF)]),
+        ):
+            both(f"P5-ipv{version}-{name}", sentence, version, "tcp", tcp_packet(version), *tags)
+        file.add(
+            f"P5-ipv{version}-three-tags",
+            "More than two tags are not looked behind.",
+            tag(tcp_packet(version)(57), version, (0x88A8, 1), (0x88A8, 2), (0x8100, 3)),
+            passed("not_ip"),
+        )
+    file.add("P5-cut-tag", "A frame may end within a tag.", tag(b"", 4, (0x8100, 100))[:-2], passed("not_ip"))
+
+    # P6
+    chains: list[tuple[str, str, Callable[[], Packet]]] = [
+        ("hop-by-hop", "Hop-by-hop options are walked over.", lambda: IPv6ExtHdrHopByHop()),
+        ("destination-options", "Destination options are walked over.", lambda: IPv6ExtHdrDestOpt()),
+        (
+            "routing-4",
+            "A routing header other than type 0 is walked over.",
+            lambda: IPv6ExtHdrRouting(type=4, segleft=0, addresses=["2001:db8::5"]),
+        ),
+        (
+            "ah",
+            "An authentication header is walked over.",
+            lambda: AH(nh=6, payloadlen=4, spi=1, seq=2, icv=b"\x11" * 12),
+        ),
+    ]
+    for name, sentence, chain in chains:
+        both(
+            f"P6-{name}",
+            sentence,
+            6,
+            "tcp",
+            lambda ttl, chain=chain: ip(6, ttl=ttl) / chain() / segment("tcp"),
+        )
+    both("P6-all", "A chain of several is walked over.", 6, "tcp", _all_extensions)
+    both(
+        "P6-udp-behind-options",
+        "UDP behind extension headers is UDP.",
+        6,
+        "udp",
+        lambda ttl: ip(6, ttl=ttl) / IPv6ExtHdrDestOpt() / segment("udp"),
+    )
+    both("P6-eight", "Eight extension headers are walked over.", 6, "tcp", lambda ttl: _destination_options(8, ttl))
+    bad("P6-nine", "Nine are too many.", 6, _destination_options(9, 57), "unsupported_header")
+    bad(
+        "P6-routing-0",
+        "Routing type 0 is dropped (RFC 5095).",
+        6,
+        ip(6) / IPv6ExtHdrRouting(type=0, segleft=1, addresses=["2001:db8::5"]) / segment("tcp"),
+        "unsupported_header",
+    )
+    bad(
+        "P6-late-hop-by-hop",
+        "Hop-by-hop options are allowed right after the IPv6 header only.",
+        6,
+        ip(6) / IPv6ExtHdrDestOpt() / IPv6ExtHdrHopByHop() / segment("tcp"),
+        "unsupported_header",
+    )
+    for number in (135, 253):
+        bad(
+            f"P6-unknown-{number}",
+            "An extension header that is not known hides what follows.",
+            6,
+            ip(6, nh=number) / Raw(bytes([6, 0]) + bytes(6)) / segment("tcp"),
+            "unsupported_header",
+        )
+    bad(
+        "P6-beyond-packet",
+        "An extension header cannot be longer than the packet.",
+        6,
+        ip(6, nh=60) / Raw(bytes([6, 9]) + bytes(26)),
+    )
+    bad("P6-cut", "An extension header has at least eight bytes.", 6, ip(6, nh=60) / Raw(bytes([6, 0]) + bytes(2)))
+    bad(
+        "P6-nothing-follows",
+        "No next header is not TCP.",
+        6,
+        ip(6, nh=60) / Raw(bytes([59, 0, 1, 4]) + bytes(4)),
+        "protocol",
+    )
+
+    # P7
+    for version in (4, 6):
+        prefix = f"P7-ipv{version}"
+        tcp_bytes = bytes(tcp_packet(version)(57))[20 if version == 4 else 40 :]
+        number = {"proto": 6} if version == 4 else {"nh": 6}
+        udp_number = {"proto": 17} if version == 4 else {"nh": 17}
+        bad(
+            f"{prefix}-tcp-cut",
+            "A TCP header has at least 20 bytes.",
+            version,
+            ip(version, **number) / Raw(tcp_bytes[:19]),
+        )
+        bad(f"{prefix}-tcp-none", "A packet may end with its IP header.", version, ip(version, **number))
+        bad(
+            f"{prefix}-tcp-offset-4",
+            "A data offset below five is a contradiction.",
+            version,
+            ip(version) / segment("tcp", dataofs=4),
+        )
+        bad(
+            f"{prefix}-tcp-offset-beyond",
+            "TCP options cannot be longer than the packet.",
+            version,
+            ip(version) / segment("tcp", dataofs=6),
+        )
+        udp_bytes = bytes(ip(version) / segment("udp"))[20 if version == 4 else 40 :]
+        bad(
+            f"{prefix}-udp-cut",
+            "A UDP header has eight bytes.",
+            version,
+            ip(version, **udp_number) / Raw(udp_bytes[:7]),
+        )
+        bad(
+            f"{prefix}-udp-length-7",
+            "A UDP length below eight is a contradiction.",
+            version,
+            ip(version) / segment("udp", len=7),
+        )
+        bad(
+            f"{prefix}-udp-length-beyond",
+            "A UDP length beyond the packet is a contradiction.",
+            version,
+            ip(version) / segment("udp", len=13) / Raw(b"four"),
+        )
+        both(
+            f"{prefix}-udp-length-short",
+            "A UDP length below the packet's leaves room for UDP options, which are none of our business.",
+            version,
+            "udp",
+            lambda ttl, version=version: ip(version, ttl=ttl) / segment("udp", len=8) / Raw(b"options"),
+        )
+        both(
+            f"{prefix}-tcp-options",
+            "TCP options are carried along.",
+            version,
+            "tcp",
+            lambda ttl, version=version: (
+                ip(version, ttl=ttl) / segment("tcp", options=[("MSS", 1400), ("SAckOK", b"")])
+            ),
+        )
+        # P8, P9
+        for flags, name in (("SF", "syn-fin"), ("SR", "syn-rst"), ("", "null"), ("FPU", "xmas")):
+            both(
+                f"P8-ipv{version}-{name}",
+                "Odd flags are the member's to judge.",
+                version,
+                "tcp",
+                lambda ttl, version=version, flags=flags: ip(version, ttl=ttl) / segment("tcp", flags=flags),
+            )
+        both(
+            f"P9-ipv{version}-udp-no-checksum",
+            "A UDP checksum of zero is forwarded unchanged.",
+            version,
+            "udp",
+            lambda ttl, version=version: ip(version, ttl=ttl) / segment("udp", chksum=0) / Raw(b"data"),
+        )
+        both(
+            f"P9-ipv{version}-udp-wrong-checksum",
+            "A wrong L4 checksum is the member's to judge.",
+            version,
+            "udp",
+            lambda ttl, version=version: ip(version, ttl=ttl) / segment("udp", chksum=0x1111) / Raw(b"data"),
+        )
+
+        # P14
+        head = 40 if version == 4 else 60
+        super_frame = ip(version) / segment("tcp", flags="A") / Raw(b"s" * (4000 - head))
+        bad(f"P14-ipv{version}-super-frame", "No wire carries this frame.", version, super_frame, "oversized_frame")
+        one_more = ip(version) / segment("tcp", flags="A") / Raw(b"s" * (1501 - head))
+        bad(f"P14-ipv{version}-one-byte", "One byte more than the link's MTU.", version, one_more, "oversized_frame")
+        both(
+            f"P14-ipv{version}-tags-do-not-count",
+            "VLAN tags come on top of the MTU.",
+            version,
+            "tcp",
+            lambda ttl, version=version, head=head: (
+                ip(version, ttl=ttl) / segment("tcp", flags="A") / Raw(b"s" * (1480 - head))
+            ),
+            (0x88A8, 1),
+            (0x8100, 2),
+        )
+    file.add(
+        "P14-before-lengths",
+        "A super-frame is named as such even if its IP length is zero, as that of BIG TCP is.",
+        tag(ip(4, len=0) / segment("tcp", flags="A") / Raw(b"s" * 3960), 4),
+        dropped("oversized_frame"),
+    )
+
+    # P15
+    syn = tcp_packet(4)(57)
+    elsewhere = {4: "198.51.100.8", 6: "2001:db8:f::8"}
+    file.add(
+        "P15-arp-broadcast",
+        "ARP is the kernel's; as a broadcast it is not even for our MAC address.",
+        Ether(dst="ff:ff:ff:ff:ff:ff", src=ROUTER) / ARP(op=1, hwsrc=ROUTER, psrc=C4, pdst=V4),
+        passed("not_vip"),
+    )
+    file.add(
+        "P15-arp-unicast",
+        "ARP is the kernel's.",
+        Ether(dst=US, src=ROUTER) / ARP(op=2, hwsrc=ROUTER, psrc=C4, hwdst=US, pdst=D4),
+        passed("not_ip"),
+    )
+    file.add(
+        "P15-llc",
+        "A frame with a length for a type is not IP.",
+        bytes.fromhex((US + ROUTER).replace(":", "")) + b"\x00\x26\x42\x42\x03" + bytes(35),
+        passed("not_ip"),
+    )
+    file.add("P15-no-type", "A frame may end before its type.", tag(b"", 4)[:13], passed("not_ip"))
+    file.add("P15-empty", "A frame may be empty.", b"", passed("not_vip"))
+    for version in (4, 6):
+        packet = tcp_packet(version)(57)
+        file.add(
+            f"P15-ipv{version}-not-vip",
+            "Another destination is the kernel's.",
+            tag(ip(version, destination=elsewhere[version]) / segment("tcp"), version),
+            passed("not_vip"),
+        )
+        file.add(
+            f"P15-ipv{version}-other-mac",
+            "A frame for another MAC address is not ours, even if it is for a VIP.",
+            tag(packet, version, destination="02:00:00:00:00:99"),
+            passed("not_vip"),
+        )
+        file.add(
+            f"P15-ipv{version}-broadcast-mac",
+            "A VIP behind a broadcast MAC address is not ours.",
+            tag(packet, version, destination="ff:ff:ff:ff:ff:ff"),
+            passed("not_vip"),
+        )
+        file.add(
+            f"P15-ipv{version}-cut-before-address",
+            "A frame that ends within the destination address is not for a VIP.",
+            tag(packet, version)[: 14 + (19 if version == 4 else 39)],
+            passed("not_vip"),
+        )
+        file.add(
+            f"P15-ipv{version}-only-header",
+            "A frame that ends with the IP header contradicts the length in it.",
+            tag(packet, version)[: 14 + (20 if version == 4 else 40)],
+            dropped("malformed"),
+        )
+    file.add(
+        "P15-malformed-not-vip",
+        "What is not for a VIP is not checked.",
+        tag(ip(4, destination=elsewhere[4], chksum=1, len=9) / segment("tcp"), 4),
+        passed("not_vip"),
+    )
+    file.add(
+        "P15-super-frame-not-vip",
+        "What is not for a VIP may be of any size.",
+        tag(ip(4, destination=elsewhere[4]) / segment("tcp") / Raw(bytes(3000)), 4),
+        passed("not_vip"),
+    )
+    file.add(
+        "P15-vip-as-source",
+        "A VIP as source means nothing.",
+        tag(ip(4, source=V4, destination=C4) / segment("tcp"), 4),
+        passed("not_vip"),
+    )
+    file.add(
+        "P15-mapped",
+        "A VIP written as an IPv6 address is not that VIP.",
+        tag(ip(6, destination="::ffff:" + V4) / segment("tcp"), 6),
+        passed("not_vip"),
+    )
+
+    # neither TCP nor UDP
+    echo = ip(4) / ICMP(type=8, id=1, seq=1) / Raw(b"ping")
+    bad("I5-ipv4-echo", "ICMP to a VIP is not forwarded.", 4, echo, "protocol")
+    bad(
+        "I5-ipv6-echo",
+        "ICMPv6 to a VIP is not forwarded.",
+        6,
+        ip(6) / ICMPv6EchoRequest(id=1, seq=1, data=b"p"),
+        "protocol",
+    )
+    error = ip(4) / ICMP(type=3, code=1) / Raw(bytes(ip(4, source=V4, destination=C4) / segment("tcp", sport=80))[:28])
+    bad("I1-ipv4-error", "An ICMP error to a VIP is not forwarded.", 4, error, "protocol")
+    bad("P10-ipv4-gre", "GRE to a VIP is not forwarded.", 4, ip(4, proto=47) / Raw(bytes(8)), "protocol")
+    bad("P10-ipv4-ipip", "An IP packet inside a packet to a VIP is not looked at.", 4, ip(4, proto=4) / syn, "protocol")
+    bad("P10-ipv6-esp", "What ESP hides cannot be forwarded.", 6, ip(6, nh=50) / Raw(bytes(24)), "protocol")
+    return file
+
+
+def _version(packet: Packet, version: int) -> bytes:
+    """The packet with another version in its first byte; the IPv4 checksum is made right for it."""
+    raw = bytearray(bytes(packet))
+    change = ((version << 4) - (raw[0] & 0xF0)) << 8
+    raw[0] = version << 4 | raw[0] & 15
+    if version == 6:
+        folded = int.from_bytes(raw[10:12], "big") - change
+        raw[10:12] = (folded % 0xFFFF).to_bytes(2, "big")
+    return bytes(raw)
+
+
+def _raw_options(options: bytes, ttl: int) -> Packet:
+    """A SYN behind an IPv4 header with these bytes for options, a multiple of four."""
+    syn = bytes(ip(4) / segment("tcp"))[20:]
+    head = bytes(ip(4, ttl=ttl, ihl=5 + len(options) // 4, len=20 + len(options) + len(syn), proto=6, chksum=0))
+    total = sum(int.from_bytes((head + options)[i : i + 2], "big") for i in range(0, 20 + len(options), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return Raw(head[:10] + (0xFFFF - total).to_bytes(2, "big") + head[12:] + options + syn)
+
+
+def _flip(packet: bytes, position: int) -> bytes:
+    return packet[:position] + bytes((packet[position] ^ 0x10,)) + packet[position + 1 :]
+
+
+def _destination_options(count: int, ttl: int) -> bytes:
+    """That many destination options headers of eight bytes before a SYN."""
+    plain = bytes(ip(6, ttl=ttl) / segment("tcp"))
+    chain = b"".join(bytes([60 if left else 6, 0, 1, 4, 0, 0, 0, 0]) for left in range(count - 1, -1, -1))
+    length = (len(chain) + 20).to_bytes(2, "big")
+    return plain[:4] + length + bytes([60]) + plain[7:40] + chain + plain[40:]
+
+
+def _all_extensions(ttl: int) -> bytes:
+    """Hop-by-hop, destination options, routing, authentication, a longer destination options header, and a SYN."""
+    chain = (
+        bytes([60, 0, 1, 4, 0, 0, 0, 0])
+        + bytes([43, 0, 1, 4, 0, 0, 0, 0])
+        + bytes([51, 0, 4, 0, 0, 0, 0, 0])
+        + bytes([60, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2])
+        + b"\x11" * 12
+        + bytes([6, 2, 1, 20])
+        + bytes(20)
+    )
+    syn = bytes(ip(6, ttl=ttl) / segment("tcp"))[40:]
+    return bytes(ip(6, ttl=ttl, nh=0, plen=len(chain) + len(syn)) / Raw(chain + syn))
+
+
+# ---- services and hash modes ----------------------------------------------------------------------------------------
+
+
+def services_file() -> File:
+    members = [l2_member(21 + number) for number in range(4)]
+    every = {f"m{number}": {"all": number} for number in range(4)} | {"cycle": {"cycle": [0, 1, 2, 3]}}
+    precedence = [
+        service(f"{kind}{version}{protocol}", version, protocol, ports, slots)
+        for version in (4, 6)
+        for protocol in ("tcp", "udp")
+        for kind, ports, slots in (
+            ("any", [(1, 65535)], "m0"),
+            ("wide", [(8000, 9000)], "m1"),
+            ("narrow", [(8080, 8090), 9500], "m2"),
+            ("exact", [8085, 443], "m3"),
+        )
+    ]
+    modes = ("source_ip", "source_ip_port", "five_tuple")
+    by_mode = {
+        mode: tables(
+            members,
+            every,
+            [service(f"{mode}{v}{p}", v, p, [(1, 1000)], "cycle", mode) for v in (4, 6) for p in ("tcp", "udp")],
+        )
+        for mode in modes
+    }
+    file = File(
+        "services",
+        "Which virtual service a packet belongs to (P10, P11), and which slot (section 7).",
+        {
+            "precedence": tables(members, every, precedence),
+            "two": tables(members, every, [service("web", 4, "tcp", [80], "m0"), service("dns", 6, "udp", [53], "m1")]),
+        }
+        | by_mode,
+    )
+    for version in (4, 6):
+        for protocol in ("tcp", "udp"):
+            base = 4 * ((version == 6) * 2 + (protocol == "udp"))
+            for port, kind in (
+                (1, 0),
+                (65535, 0),
+                (7999, 0),
+                (8000, 1),
+                (8079, 1),
+                (8080, 2),
+                (8084, 2),
+                (8085, 3),
+                (8090, 2),
+                (8091, 1),
+                (9000, 1),
+                (9001, 0),
+                (9500, 2),
+                (443, 3),
+            ):
+                packet = ip(version) / segment(protocol, dport=port)
+                file.add(
+                    f"P11-ipv{version}-{protocol}-{port}",
+                    "An exact port beats a range, a narrow range a wide one, any range the wildcard.",
+                    tag(packet, version),
+                    file.sent(
+                        l2_out(members[kind], packet, version),
+                        flow=flow_of(version, protocol, dport=port),
+                        service=base + kind,
+                        member=kind,
+                    ),
+                )
+            file.add(
+                f"P11-ipv{version}-{protocol}-0",
+                "Port 0 is not even in the wildcard.",
+                tag(ip(version) / segment(protocol, dport=0), version),
+                dropped("no_service"),
+            )
+    for name, sentence, version, packet in (
+        ("other-port", "A VIP without a service on the port drops.", 4, ip(4) / segment("tcp", dport=81)),
+        (
+            "other-protocol",
+            "The same port of the other protocol is another service.",
+            4,
+            ip(4) / segment("udp", dport=80),
+        ),
+        ("other-vip", "A port of one VIP is not one of another.", 6, ip(6) / segment("tcp", dport=80)),
+        ("source-port", "The source port chooses nothing.", 4, ip(4) / segment("tcp", sport=80, dport=1234)),
+    ):
+        file.add(f"P10-{name}", sentence, tag(packet, version), dropped("no_service"), using="two")
+
+    sources = {
+        4: ["203.0.113.1", "203.0.113.2", "192.0.2.200", "10.255.0.1"],
+        6: ["2001:db8:c::1", "2001:db8:c::2", "2001:db8:c:1::1", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"],
+    }
+    for mode in modes:
+        for version in (4, 6):
+            for protocol in ("tcp", "udp"):
+                for source in sources[version]:
+                    for sport, dport in ((1024, 80), (1025, 80), (1024, 443)):
+                        flow = flow_of(version, protocol, sport, dport, source)
+                        slot = flow_hash(*flow, mode) * SLOTS >> 32
+                        packet = ip(version, source=source) / segment(protocol, sport=sport, dport=dport)
+                        file.add(
+                            f"hash-{mode}-{protocol}-{source}-{sport}-{dport}",
+                            "The hash mode decides what of the flow chooses the slot.",
+                            tag(packet, version),
+                            file.sent(
+                                l2_out(members[slot % 4], packet, version),
+                                flow=flow,
+                                service=2 * (version == 6) + (protocol == "udp"),
+                                member=slot % 4,
+                                using=mode,
+                            ),
+                            using=mode,
+                        )
+    return file
+
+
+# ---- fragments ------------------------------------------------------------------------------------------------------
+
+
+def fragments_file() -> File:
+    near, tunnelled, other = l2_member(21), ipip_member(22, 4), l2_member(23)
+    every = {"a": {"all": 0}, "b": {"all": 1}, "c": {"all": 2}}
+
+    def pair(first: tuple[str, str], second: tuple[str, str]) -> list[dict[str, Any]]:
+        return [
+            service(f"{name}{version}{protocol}", version, protocol, [port], slots, mode)
+            for version in (4, 6)
+            for protocol in ("tcp", "udp")
+            for name, port, (slots, mode) in (("one", 80, first), ("two", 53, second))
+        ]
+
+    def made(first: tuple[str, str], second: tuple[str, str]) -> dict[str, Any]:
+        return tables([near, tunnelled, other], every, pair(first, second))
+
+    file = File(
+        "fragments",
+        "Fragments (packets.md, section 6). Every VIP has TCP and UDP services on ports 80 and 53.",
+        {
+            "l2": made(("a", "source_ip"), ("a", "source_ip")),
+            "ipip": made(("b", "source_ip"), ("b", "source_ip")),
+            "two-pools": made(("a", "source_ip"), ("c", "source_ip")),
+            "two-modes": made(("a", "source_ip"), ("a", "five_tuple")),
+            "five_tuple": made(("a", "five_tuple"), ("a", "five_tuple")),
+            "source_ip_port": made(("a", "source_ip_port"), ("a", "source_ip_port")),
+            "tcp4-only": tables([near], {"a": {"all": 0}}, [service("web", 4, "tcp", [80], "a", "source_ip")]),
+        },
+    )
+    number_of = {"tcp": 6, "udp": 17}
+
+    def fragment(version: int, protocol: str, part: str, ttl: int = 57) -> bytes:
+        """A first or later fragment of a segment with 100 bytes of data."""
+        whole = bytes(ip(version, ttl=ttl) / segment(protocol) / Raw(b"d" * 100))
+        payload = whole[20 if version == 4 else 40 :]
+        piece, position, more = (payload[:64], 0, 1) if part == "first" else (payload[64:], 8, 0)
+        if version == 4:
+            return bytes(ip(4, ttl=ttl, flags=more, frag=position, proto=number_of[protocol], id=7) / Raw(piece))
+        header = IPv6ExtHdrFragment(nh=number_of[protocol], offset=position, m=more, id=7)
+        return bytes(ip(6, ttl=ttl) / header / Raw(piece))
+
+    for version in (4, 6):
+        for protocol in ("tcp", "udp"):
+            base = 2 * ((version == 6) * 2 + (protocol == "udp"))
+            # A first fragment's service is found by its port (53 is the second one's); for later ones the first stands.
+            for part in ("first", "later"):
+                index = base + (1 if protocol == "udp" and part == "first" else 0)
+                name = f"ipv{version}-{protocol}-{part}"
+                packet = fragment(version, protocol, part)
+                file.add(
+                    f"F0-{name}-l2",
+                    "With the source address alone in the hash, every fragment has its member.",
+                    tag(packet, version),
+                    file.sent(
+                        l2_out(near, packet, version), flow=flow_of(version, protocol), service=index, using="l2"
+                    ),
+                    using="l2",
+                )
+                hash32 = flow_hash(*flow_of(version, protocol), "source_ip")
+                outer = ipip_out(
+                    tunnelled,
+                    fragment(version, protocol, part, 56),
+                    version,
+                    hash32,
+                    ident=0x4242 if version == 4 else None,
+                )
+                file.add(
+                    f"F0-{name}-ipip",
+                    "A fragment is encapsulated as the packet that it is.",
+                    tag(packet, version),
+                    file.sent(outer, flow=flow_of(version, protocol), service=index, member=1, using="ipip"),
+                    using="ipip",
+                )
+                for mode in ("five_tuple", "source_ip_port"):
+                    expected = dropped("fragment", service=index) if part == "first" else dropped("fragment")
+                    file.add(
+                        f"F1-{name}-{mode}",
+                        "With ports in the hash, a fragment's member cannot be known from the fragment alone.",
+                        tag(packet, version),
+                        expected,
+                        using=mode,
+                    )
+            packet = fragment(version, protocol, "later")
+            for using, sentence in (
+                ("two-pools", "Services with different pools do not agree on a later fragment's member."),
+                ("two-modes", "One service that hashes ports spoils later fragments for all of the VIP and protocol."),
+            ):
+                file.add(
+                    f"F2-ipv{version}-{protocol}-{using}",
+                    sentence,
+                    tag(packet, version),
+                    dropped("fragment"),
+                    using=using,
+                )
+            # F5
+            whole = bytes(ip(version) / segment(protocol) / Raw(b"d" * 100))[20 if version == 4 else 40 :]
+            for cut in (16, 8) if protocol == "tcp" else (4,):
+                if version == 4:
+                    tiny = ip(4, flags=1, proto=number_of[protocol]) / Raw(whole[:cut])
+                else:
+                    tiny = ip(6) / IPv6ExtHdrFragment(nh=number_of[protocol], m=1, id=7) / Raw(whole[:cut])
+                file.add(
+                    f"F5-ipv{version}-{protocol}-{cut}",
+                    "A first fragment that cuts the L4 header is dropped.",
+                    tag(tiny, version),
+                    dropped("fragment"),
+                    using="l2",
+                )
+        options = bytes(ip(version) / segment("tcp", options=[("MSS", 1400)]))[20 if version == 4 else 40 :][:20]
+        if version == 4:
+            tiny = ip(4, flags=1, proto=6) / Raw(options)
+        else:
+            tiny = ip(6) / IPv6ExtHdrFragment(nh=6, m=1, id=7) / Raw(options)
+        file.add(
+            f"F5-ipv{version}-tcp-options",
+            "A first fragment that cuts the TCP options is dropped.",
+            tag(tiny, version),
+            dropped("fragment"),
+            using="l2",
+        )
+    file.add(
+        "F5-ipv6-chain",
+        "A first fragment that ends within its extension headers is dropped.",
+        tag(ip(6) / IPv6ExtHdrFragment(nh=60, m=1, id=7) / Raw(bytes([6, 3]) + bytes(6)), 6),
+        dropped("fragment"),
+        using="l2",
+    )
+    # F6
+    for mode in ("l2", "five_tuple"):
+        atomic = ip(6) / IPv6ExtHdrFragment(nh=6, id=7) / segment("tcp")
+        file.add(
+            f"F6-{mode}",
+            "An atomic fragment is a whole packet and goes on as it came.",
+            tag(atomic, 6),
+            file.sent(l2_out(near, atomic, 6), flow=flow_of(6, "tcp"), service=4, using=mode),
+            using=mode,
+        )
+    file.add(
+        "F6-twice",
+        "A second fragment header makes no sense.",
+        tag(ip(6) / IPv6ExtHdrFragment(nh=44, id=7) / IPv6ExtHdrFragment(nh=6, id=7) / segment("tcp"), 6),
+        dropped("unsupported_header"),
+        using="l2",
+    )
+    later = ip(6) / IPv6ExtHdrFragment(nh=60, offset=8, id=7) / Raw(bytes(16))
+    file.add(
+        "F2-ipv6-hidden-protocol",
+        "A later fragment whose protocol stands in the first one cannot be placed.",
+        tag(later, 6),
+        dropped("fragment"),
+        using="l2",
+    )
+    file.add(
+        "F2-no-service",
+        "A later fragment of a protocol without any service on the VIP.",
+        tag(fragment(4, "udp", "later"), 4),
+        dropped("no_service"),
+        using="tcp4-only",
+    )
+    file.add(
+        "F2-icmp",
+        "A later fragment of ICMP.",
+        tag(ip(4, flags=0, frag=8, proto=1) / Raw(bytes(16)), 4),
+        dropped("protocol"),
+        using="l2",
+    )
+    file.add(
+        "F1-no-service",
+        "A first fragment to a port without a service.",
+        tag(ip(4, flags=1) / segment("tcp", dport=81) / Raw(bytes(12)), 4),
+        dropped("no_service"),
+        using="l2",
+    )
+    ttl_one = fragment(4, "tcp", "later", 1)
+    file.add(
+        "F0-later-ttl-1",
+        "A later fragment gets no ICMP error (RFC 1122).",
+        tag(ttl_one, 4),
+        drop_with_flow(file, "ttl_expired", flow_of(4, "tcp"), 0, member=1, using="ipip"),
+        using="ipip",
+    )
+    return file
+
+
+# ---- MTU ------------------------------------------------------------------------------------------------------------
+
+
+def mtu_file() -> File:
+    file = File(
+        "mtu",
+        "Packets that are larger than the way to their member (packets.md, section 4).",
+        {
+            "over4": tables([ipip_member(21, 4)]),
+            "over6": tables([ipip_member(21, 6)]),
+            "small4": tables([ipip_member(21, 4, mtu=1280)]),
+            "small6": tables([ipip_member(21, 6, mtu=1280)]),
+            "tiny4": tables([ipip_member(21, 4, mtu=100)]),
+            "l2-small": tables([l2_member(21, mtu=1400)]),
+            "transparent": tables([ipip_member(21, 4, ttl="transparent")]),
+        },
+    )
+
+    def sized(version: int, size: int, **more: Any) -> bytes:
+        head = 40 if version == 4 else 60
+        source = more.pop("source", None)
+        return bytes(ip(version, source=source, **more) / segment("tcp", flags="A") / Raw(b"q" * (size - head)))
+
+    def add(
+        name: str,
+        sentence: str,
+        version: int,
+        packet: bytes,
+        told: int | None,
+        using: str,
+        *tags: tuple[int, int],
+        source: str | None = None,
+        source_mac: str = ROUTER,
+        ingress: dict[str, Any] | None = None,
+        padding: bytes = b"",
+    ) -> None:
+        """Dropped as too big; *told* is the MTU in the answer, if there is one."""
+        frame = tag(packet, version, *tags, source=source_mac) + padding
+        source = source or CLIENT[version]
+        reply = None
+        if told is not None:
+            answer = icmp_reply(frame, 14 + 4 * len(tags), version, packet, too_big(version, told), source)
+            reply = (answer, "icmp_too_big")
+        file.add(
+            name,
+            sentence,
+            frame,
+            drop_with_flow(
+                file,
+                "too_big",
+                flow_of(version, "tcp", source=source),
+                USUAL[version, "tcp"],
+                using=using,
+                reply=reply,
+            ),
+            using=using,
+            ingress=ingress,
+        )
+
+    usual = "The client is told the largest packet that fits, and the packet as it arrived is quoted."
+    add("M1-4in4", usual, 4, sized(4, 1481), 1480, "over4")
+    add("M1-4in6", usual, 4, sized(4, 1461), 1460, "over6")
+    add("M2-6in4", usual, 6, sized(6, 1481), 1480, "over4")
+    add("M2-6in6", usual, 6, sized(6, 1461), 1460, "over6")
+    add("M1-full-frame", usual, 4, sized(4, 1500), 1480, "over4")
+    add("M2-full-frame", usual, 6, sized(6, 1500), 1460, "over6")
+    add("M1-l2", "A member behind a smaller link counts, too.", 4, sized(4, 1401), 1400, "l2-small")
+    add("M2-l2", "A member behind a smaller link counts, too.", 6, sized(6, 1401), 1400, "l2-small")
+    add("M1-transparent", "Transparency is about the TTL only.", 4, sized(4, 1481), 1480, "transparent")
+    add("M1-short-quote", "A packet shorter than the quote may be is quoted whole.", 4, sized(4, 81), 80, "tiny4")
+    add("M1-padding", "Padding is not quoted.", 4, sized(4, 81), 80, "tiny4", padding=b"padding")
+    add("M1-quote-limit", "An error has at most 576 bytes.", 4, sized(4, 549), 80, "tiny4")
+    add("M1-options", "Options are quoted.", 4, sized(4, 1485, options=[IPOption_NOP()] * 4), 1480, "over4")
+    add("M1-vlan", "The answer carries the tags that the frame had.", 4, sized(4, 1481), 1480, "over4", (0x8100, 100))
+    add(
+        "M2-qinq",
+        "The answer carries the tags that the frame had.",
+        6,
+        sized(6, 1481),
+        1480,
+        "over4",
+        (0x88A8, 1),
+        (0x8100, 2),
+    )
+    jumbo = INGRESS | {"mtu": 9000}
+    add("M1-jumbo", "A jumbo packet is judged by the way out.", 4, sized(4, 9000), 1480, "over4", ingress=jumbo)
+    add("M2-jumbo", "A jumbo packet is judged by the way out.", 6, sized(6, 9000), 1460, "over6", ingress=jumbo)
+    add("M2-floor-6in4", "To IPv6, no less than 1280 is told.", 6, sized(6, 1281), 1280, "small4")
+    add("M2-floor-6in6", "To IPv6, no less than 1280 is told.", 6, sized(6, 1241), 1280, "small6")
+    for version, ttl_name in ((4, "M1"), (6, "M2")):
+        add(
+            f"{ttl_name}-ttl-2",
+            "The quote shows the TTL before any change.",
+            version,
+            sized(version, 1481, ttl=2),
+            1480,
+            "over4",
+        )
+    for name, source in (
+        ("zero", "0.0.0.0"),
+        ("loopback", "127.0.0.1"),
+        ("multicast", "224.0.0.5"),
+        ("broadcast", "255.255.255.255"),
+        ("reserved", "240.0.0.1"),
+        ("vip", V4),
+    ):
+        add(
+            f"M1-no-answer-{name}",
+            "A source that is no single host gets no answer.",
+            4,
+            sized(4, 1481, source=source),
+            None,
+            "over4",
+            source=source,
+        )
+    for name, source in (("unspecified", "::"), ("loopback", "::1"), ("multicast", "ff02::1"), ("vip", V6)):
+        add(
+            f"M2-no-answer-{name}",
+            "A source that is no single host gets no answer.",
+            6,
+            sized(6, 1481, source=source),
+            None,
+            "over4",
+            source=source,
+        )
+    add(
+        "M1-no-answer-group-mac",
+        "A frame from a group MAC address gets no answer.",
+        4,
+        sized(4, 1481),
+        None,
+        "over4",
+        source_mac="03:00:00:00:00:01",
+    )
+    add(
+        "M3-df-clear",
+        "A packet that may be fragmented is dropped without an answer.",
+        4,
+        sized(4, 1481, flags=0),
+        None,
+        "over4",
+    )
+    add(
+        "M3-df-clear-l2",
+        "A packet that may be fragmented is dropped without an answer.",
+        4,
+        sized(4, 1401, flags=0),
+        None,
+        "l2-small",
+    )
+    for version in (4, 6):
+        packet = sized(version, 1500, ttl=1)
+        frame = tag(packet, version)
+        reply = icmp_reply(frame, 14, version, packet, exceeded(version), CLIENT[version])
+        file.add(
+            f"M1-ipv{version}-ttl-first",
+            "Where both are at their end, the TTL is named.",
+            frame,
+            drop_with_flow(
+                file,
+                "ttl_expired",
+                flow_of(version, "tcp"),
+                USUAL[version, "tcp"],
+                using="over4",
+                reply=(reply, "icmp_time_exceeded"),
+            ),
+            using="over4",
+        )
+        size = 1400
+        packet = sized(version, size)
+        file.add(
+            f"M1-ipv{version}-l2-exact",
+            "A packet of exactly the smaller link's MTU fits.",
+            tag(packet, version),
+            file.sent(
+                l2_out(file.tables["l2-small"]["members"][0], packet, version),
+                flow=flow_of(version, "tcp"),
+                service=USUAL[version, "tcp"],
+                using="l2-small",
+            ),
+            using="l2-small",
+        )
+    return file
+
+
+# ---- hash -----------------------------------------------------------------------------------------------------------
+
+
+def write_hashes() -> None:
+    """Flows and their hashes, for every implementation of the hash."""
+    flows = [
+        ("0.0.0.0", "0.0.0.0", 0, 0, 0),
+        ("255.255.255.255", "255.255.255.255", 65535, 65535, 255),
+        (C4, V4, 40000, 80, 6),
+        (C4, V4, 40001, 80, 6),
+        (C4, V4, 40000, 80, 17),
+        ("203.0.113.10", V4, 40000, 443, 6),
+        ("::", "::", 0, 0, 0),
+        ("ffff:" * 7 + "ffff", "ffff:" * 7 + "ffff", 65535, 65535, 255),
+        (C6, V6, 40000, 80, 6),
+        (C6, V6, 40001, 53, 17),
+        ("2001:db8:c::a", V6, 40000, 443, 6),
+    ]
+    vectors = []
+    for secret in (bytes(16), SECRET, b"a fleet secret of more than sixteen bytes"):
+        keys = keys_of(secret)
+        for source, destination, sport, dport, protocol in flows:
+            for mode in ("source_ip", "source_ip_port", "five_tuple"):
+                words = words_of(source, destination, sport, dport, protocol, mode)
+                hash32 = hash_of(keys, words)
+                vectors.append(
+                    {
+                        "secret": secret.hex(),
+                        "source": source,
+                        "destination": destination,
+                        "source_port": sport,
+                        "destination_port": dport,
+                        "protocol": protocol,
+                        "mode": mode,
+                        "words": [f"{word:08x}" for word in words],
+                        "hash32": f"{hash32:08x}",
+                        "slot": hash32 * SLOTS >> 32,
+                    }
+                )
+    about = "Published values of the flow hash (appliance/ring/hash.py); slot is of 65537."
+    text = json.dumps({"about": about, "vectors": vectors}, indent=1)
+    (HERE / "hash.json").write_text(text + "\n")
+
+
+def main() -> None:
+    for make in (l2_file, ipip_file, parsing_file, services_file, fragments_file, mtu_file):
+        file = make()
+        file.write()
+        print(f"{file.name}.json  {len(file.vectors)} vectors")
+    write_hashes()
+
+
+if __name__ == "__main__":
+    main()
