@@ -2,6 +2,8 @@
 
 import sys
 
+from appliance.cli.output import Exit, quiet_stdout
+
 
 def main() -> int:
     """Run the command line.
@@ -9,10 +11,9 @@ def main() -> int:
     Returns:
         The exit code, see `appliance.cli.output.Exit`.
     """
-    from appliance.cli.output import Exit
-    from appliance.cli.root import call, quiet_stdout
-
     try:
+        from appliance.cli.root import call  # takes a moment, in which people may change their minds
+
         code = call(sys.argv[1:])
         print(end="", flush=True)  # here, where a closed pipe can still be dealt with
     except BrokenPipeError:

@@ -31,7 +31,7 @@ from bgp.exabgp import ExaBgpSpeaker
 from health.monitor import Monitors, Probe
 
 from appliance import log as logging
-from appliance.api.server import ApiServer
+from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import ReloadStatus, StatusSources
 from appliance.config.load import ConfigError, load
 from appliance.dataplane.base import DataPlane, DataPlaneError
@@ -75,23 +75,22 @@ def run(path: Path) -> int:
     with lock:
         try:
             uvloop.run(Director(path, config).run())
-        except* (StartError, DataPlaneError) as group:
-            for error in _leaves(group):
-                print(f"onward: {error}", file=sys.stderr)
-            return 1
-        except* Exception as group:
-            for error in _leaves(group):
-                log.error("director.died", error=repr(error), exc_info=error)
+        except Exception as error:
+            for leaf in _leaves(error):
+                if isinstance(leaf, StartError | DataPlaneError | ApiError):
+                    print(f"onward: {leaf}", file=sys.stderr)
+                else:
+                    log.error("director.died", error=repr(leaf), exc_info=leaf)
             return 1
     return 0
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def _leaves(error: BaseException) -> Iterable[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def _lock(runtime_dir: Path) -> IO[str]:

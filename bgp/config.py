@@ -98,7 +98,7 @@ def _general(config: BgpSpeakerConfig) -> Iterator[str]:
     if not config.runtime_dir.is_absolute() or not text.isprintable() or not text.isascii() or set(text) & set("\"'\\"):
         yield f"runtime directory {text!r}: use an absolute path of plain ASCII without quotes and backslashes"
     if len(str(config.socket_path)) > MAX_SOCKET_PATH:
-        yield f"{config.socket_path}: longer than the {MAX_SOCKET_PATH} bytes of a socket's name; use a shorter directory"
+        yield f"{config.socket_path}: longer than the {MAX_SOCKET_PATH} bytes a socket may have; use a shorter one"
     for name in ("lease_s", "linger_s", "watchdog_s"):
         if getattr(config, name) <= 0:
             yield f"{name} {getattr(config, name)}: must be more than 0 seconds"

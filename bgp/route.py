@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 IPAddress = IPv4Address | IPv6Address
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Route:
     """One announced address: a /32 or a /128."""
 
@@ -17,6 +17,10 @@ class Route:
     @property
     def prefix(self) -> IPv4Network | IPv6Network:
         return ip_network(self.vip)
+
+    def __lt__(self, other: "Route") -> bool:
+        """For stable output: IPv4 first. Addresses of different versions do not compare by themselves."""
+        return (self.vip.version, int(self.vip), str(self)) < (other.vip.version, int(other.vip), str(other))
 
     def __str__(self) -> str:
         return f"{self.prefix} via {self.next_hop or 'self'}"

@@ -187,7 +187,7 @@ def _member(index: int, raw: dict[str, Any]) -> TableMember:
 
 
 def _slots(description: dict[str, Any]) -> SlotArray:
-    """Slots from `{"all": index}`, `{"cycle": [index, ...]}`, `{"none": true}` or `{"ring": members}`; see README.md."""
+    """From `{"all": index}`, `{"cycle": [index, ...]}`, `{"none": true}`, `{"ring": members}`: see README.md."""
     match description:
         case {"ring": list(members)}:
             return build_slots(tuple(RingMember(**member) for member in members))

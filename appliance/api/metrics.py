@@ -134,11 +134,7 @@ def _members(observed: Observed) -> Iterator[Metric]:
         "onward_member_state",
         "Effective state of a member for a virtual service: 1 for the one that holds.",
         ("service", "member", "state"),
-        (
-            sample
-            for service, member in views
-            for sample in _states((service, member.id), member.state, EffectiveState)
-        ),
+        (sample for service, member in views for sample in _states((service, member.id), member.state, EffectiveState)),
     )
     by_id = {member.id: member for _, member in views}
     yield _gauge(
@@ -162,8 +158,8 @@ def _members(observed: Observed) -> Iterator[Metric]:
 
 
 def _traffic(counters: Counters) -> Iterator[Metric]:
-    services = {(service, vip): traffic for (service, vip), traffic in counters.services.items()}
-    members = {(member,): traffic for member, traffic in counters.members.items()}
+    services: dict[_Labels, Traffic] = {(service, vip): traffic for (service, vip), traffic in counters.services.items()}
+    members: dict[_Labels, Traffic] = {(member,): traffic for member, traffic in counters.members.items()}
     yield from _three("onward_service", "VIP of a virtual service", ("service", "vip"), services)
     yield from _three("onward_member", "member, for all virtual services that use its pool", ("member",), members)
     yield _counter(

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from appliance.cli.output import Exit, print_json, print_problems, table, warn
-from appliance.config.load import decode, files_beside, parse, read_text
+from appliance.config.load import SECRET_BYTES, decode, files_beside, parse, read_text
 from appliance.config.problems import ConfigError
 from appliance.model import Config, Pool, VirtualService
 
@@ -62,24 +62,28 @@ def check(
 
 
 def _read(config: Path, notes: list[str]) -> Config:
-    if str(config) == "-":
-        source = "(standard input)"
-        return parse(decode(sys.stdin.buffer.read(), source), source, _reader(Path("-"), notes))
-    return parse(read_text(config), str(config), _reader(config, notes))
+    source = "(standard input)" if str(config) == "-" else str(config)
+    text = decode(sys.stdin.buffer.read(), source) if str(config) == "-" else read_text(config)
+    return parse(text, source, lenient_reader(files_beside(config), config.parent, notes))
 
 
-def _reader(config: Path, notes: list[str]) -> Callable[[str], bytes]:
-    """Reads the secret, and passes over one that is there but kept from whoever checks: the daemon will read it."""
-    read = files_beside(config)
+def lenient_reader(read: Callable[[str], bytes], folder: Path, notes: list[str]) -> Callable[[str], bytes]:
+    """Reads the secret, and passes over one that is kept from whoever checks: the daemon will read it.
+
+    Args:
+        read: gives a file's content.
+        folder: where the names start from.
+        notes: gets what is worth saying of the secret.
+    """
 
     def read_file(name: str) -> bytes:
         try:
             content = read(name)
-            if (config.parent / name).stat().st_mode & stat.S_IROTH:
-                notes.append(f"{name} can be read by everybody on this machine; chmod o-r {name}")
         except PermissionError:
             notes.append(f"{name} cannot be read by this user, so the fleet secret was not checked")
-            return bytes(16).replace(b"\0", b"-")
+            return b"-" * SECRET_BYTES
+        if (folder / name).stat().st_mode & stat.S_IROTH:
+            notes.append(f"{name} can be read by everybody on this machine; chmod o-r {name}")
         return content
 
     return read_file

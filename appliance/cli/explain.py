@@ -368,7 +368,7 @@ def _why_not(found: Explanation) -> str:
         return "; ".join(f"{member.id} {member.no}" for member in found.view.members)
     if reason is Reason.TOO_BIG and found.member:
         return f"at most {found.member.inner_mtu} bytes fit on the way to {found.member.id}"
-    return "see the reasons of drops in ARCHITECTURE.md"
+    return "no packet like this is forwarded"
 
 
 def _announced(found: Explanation) -> str:

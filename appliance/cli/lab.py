@@ -16,7 +16,12 @@ from appliance.lab import topology
 from appliance.lab.node import LabError
 from appliance.lab.runner import READY_S, Lab, processes
 
-app = App(name="lab", help="Build a network with directors, routers and members on this machine.", help_formatter="plain", help_format="plaintext")
+app = App(
+    name="lab",
+    help="Build a network with directors, routers and members on this machine.",
+    help_formatter="plain",
+    help_format="plaintext",
+)
 
 _P = ParamSpec("_P")
 
@@ -70,7 +75,9 @@ def up(
     lab = Lab.up(file, name=name, reconfigure=reconfigure)
     if wait:
         lab.wait(timeout)
-    print(f"lab {lab.name}: {len(lab.nodes)} nodes up in {time.monotonic() - started:.1f} s; logs in {lab.log('x').parent}")
+    print(
+        f"lab {lab.name}: {len(lab.nodes)} nodes up in {time.monotonic() - started:.1f} s; logs in {lab.log('x').parent}"
+    )
     return Exit.OK
 
 
@@ -157,6 +164,24 @@ def inspect(lab: str | None = None, /, *, json: Annotated[bool, Parameter(negati
     print(table(("NODE", "STATE", "PID", "NETNS", "IMAGE"), nodes, right=("PID",)))
     print()
     print(table(("NODE", "PID", "PROCESS"), processes(found), right=("PID",)))
+    return Exit.OK
+
+
+@app.command
+def responder(*, name: str | None = None) -> int:
+    """Answer HTTP on port 80 and UDP on port 5000 with the name of this node: a member's service for tests.
+
+    Parameters
+    ----------
+    name:
+        What to answer; the host name by default.
+    """
+    import asyncio
+    import socket
+
+    from appliance.lab.responder import run
+
+    asyncio.run(run(name or socket.gethostname()))
     return Exit.OK
 
 

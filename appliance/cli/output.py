@@ -86,3 +86,8 @@ def print_problems(problems: Sequence["Problem"]) -> None:
         place, _, rest = str(problem).partition(": ")
         print(f"{paint(place + ':', '1', sys.stderr)} {rest}", file=sys.stderr)
     print(f"{len(problems)} problem{'s' if len(problems) != 1 else ''}", file=sys.stderr)
+
+
+def quiet_stdout() -> None:
+    """Nobody reads our output any more: what is still buffered must not raise once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,6 +1,5 @@
 """The tree of commands. Names and one-line helps stand here, so that `onward --help` imports none of them."""
 
-import os
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, UnknownCommandError
@@ -75,8 +74,3 @@ def _text(error: CycloptsError) -> str:
 
 def _help_command(error: CycloptsError) -> str:
     return " ".join(["onward", *(error.command_chain or ()), "--help"])
-
-
-def quiet_stdout() -> None:
-    """Nobody reads our output any more: what is still buffered must not raise once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

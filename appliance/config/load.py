@@ -3,7 +3,7 @@
 import hashlib
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -141,29 +141,30 @@ def parse(text: str, source: str, read_file: Callable[[str], bytes]) -> Config:
         raise ConfigError([_syntax_problem(error, text, source)]) from None
     except RecursionError:
         raise _as_a_whole(source, "lists or tables are nested too deeply", "no key needs more than three") from None
-    lines = Lines(text)
-
-    def problems(findings: Iterator[Finding]) -> list[Problem]:
-        return [
-            Problem(source, lines.of(found.location), path_text(found.location), found.message, found.remedy)
-            for found in findings
-        ]
-
+    file, findings = _shape(data)
     if isinstance(data.get("schema_version"), int) and data["schema_version"] != 1:
         # Another version's keys would all be wrong here: that is one mistake, not fifty.
-        raise ConfigError(problems(found for found in _misshapen(data) if found.location == ("schema_version",)))
-    wrong = problems(_misshapen(data))
+        raise _with_lines([found for found in findings if found.location == ("schema_version",)], text, source)
     for rule in RULES:
-        wrong += problems(rule(data))
+        findings += rule(data)
     secret = b""
     try:
         secret = _secret(data, read_file)
     except BadValueError as error:
-        wrong += problems(iter([Finding(("fleet", "secret_file"), error.message, error.remedy)]))
-    if wrong:
-        raise ConfigError(sorted(wrong, key=lambda problem: problem.line or 1))
+        findings.append(Finding(("fleet", "secret_file"), error.message, error.remedy))
+    if findings or file is None:
+        raise _with_lines(findings, text, source)
     digest = hashlib.sha256(text.encode() + b"\0" + secret).hexdigest()
-    return _resolve(File.model_validate(data), secret, source, digest)
+    return _resolve(file, secret, source, digest)
+
+
+def _with_lines(findings: Iterable[Finding], text: str, source: str) -> ConfigError:
+    lines = Lines(text)
+    problems = [
+        Problem(source, lines.of(found.location), path_text(found.location), found.message, found.remedy)
+        for found in findings
+    ]
+    return ConfigError(sorted(problems, key=lambda problem: problem.line or 1))
 
 
 def _syntax_problem(error: ValueError, text: str, source: str) -> Problem:
@@ -207,12 +208,12 @@ def _secret(data: Mapping[str, Any], read_file: Callable[[str], bytes]) -> bytes
 # Pydantic's findings in our words
 
 
-def _misshapen(data: Mapping[str, Any]) -> Iterator[Finding]:
+def _shape(data: Mapping[str, Any]) -> tuple[File | None, list[Finding]]:
+    """The typed tables, or what is wrong with single values."""
     try:
-        File.model_validate(data)
+        return File.model_validate(data), []
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            yield _finding(detail)
+        return None, [_finding(detail) for detail in error.errors(include_url=False)]
 
 
 def _finding(detail: ErrorDetails) -> Finding:

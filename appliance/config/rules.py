@@ -67,12 +67,21 @@ def tables(data: object, *pattern: str | _Any) -> Iterator[tuple[Location, Raw]]
             yield location, value
 
 
-def _member_name(member: Raw) -> str | None:
-    """A member without a name is called by its address."""
-    if "name" in member:
-        return read(values.name, member["name"])
-    address = read(values.unicast_address, member.get("address"))
-    return None if address is None else str(address)
+def _member_names(place: Location, pool: Raw) -> Iterator[tuple[Location, str]]:
+    """What the members of a pool are called. One without a name is called by its address.
+
+    The second of two without names at the same address is left out: `repeated_elements` reports the address.
+    """
+    unnamed = set()
+    for location, member in tables(pool, "member", EACH):
+        key = "name" if "name" in member else "address"
+        parse = values.name if key == "name" else values.unicast_address
+        name = read(parse, member.get(key))
+        if name is None or (key == "address" and name in unnamed):
+            continue
+        if key == "address":
+            unnamed.add(name)
+        yield (*place, *location, key), str(name)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -87,11 +96,7 @@ def duplicate_names(data: Raw) -> Iterator[Finding]:
             "names must be unique; choose another",
         )
     for place, pool in tables(data, "pool", EACH):
-        names = (
-            ((*place, *location, *(("name",) if "name" in member else ("address",))), name)
-            for location, member in tables(pool, "member", EACH)
-            if (name := _member_name(member)) is not None
-        )
+        names = _member_names(place, pool)
         yield from _duplicates(names, "is the name of another member of this pool", "choose another name")
 
 
@@ -134,16 +139,9 @@ def repeated_elements(data: Raw) -> Iterator[Finding]:
         addresses = (
             (place + location, address)
             for location, address in found(pool, values.unicast_address, "member", EACH, "address")
-            # A member without a name is called by its address, and then the names are reported.
         )
-        named = {place + location for location, member in tables(pool, "member", EACH) if "name" in member}
-        yield from (
-            finding
-            for finding in _duplicates(
-                addresses, "is the address of another member of this pool", "give one of them a larger ratio instead"
-            )
-            if finding.location[:-1] in named
-        )
+        remedy = "give one of them a larger ratio instead"
+        yield from _duplicates(addresses, "is the address of another member of this pool", remedy)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Every function raises `BadValueError`, which says what to write instead.
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum, StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -38,6 +39,8 @@ _RUNTIME_DIR_BYTES = 80
 _PASSWORD_BYTES = 80
 """TCP_MD5SIG_MAXKEYLEN of linux/tcp.h."""
 
+_ADDRESS_EXAMPLES = '"192.0.2.10" or "2001:db8::10"'
+
 _RESERVED_AS = {0: "RFC 7607", 23456: "AS_TRANS, RFC 6793", 65535: "RFC 7300", 4294967295: "RFC 7300"}
 
 
@@ -67,15 +70,33 @@ def interface(value: object) -> str:
 def any_address(value: object) -> IPAddress:
     """An IPv4 or IPv6 address, whatever it is for."""
     if not isinstance(value, str):
-        raise BadValueError(
-            f"{shown(value)} is not an IP address", 'use a string such as "192.0.2.10" or "2001:db8::10"'
-        )
+        raise BadValueError(f"{shown(value)} is not an IP address", f"use a string such as {_ADDRESS_EXAMPLES}")
+    return _any_address(value)
+
+
+def unicast_address(value: object) -> IPAddress:
+    """An address that packets can be sent to from elsewhere: VIPs, members, peers, next hops."""
+    if not isinstance(value, str):
+        raise BadValueError(f"{shown(value)} is not an IP address", f"use a string such as {_ADDRESS_EXAMPLES}")
+    return _unicast_address(value)
+
+
+@lru_cache(maxsize=1 << 16)  # every rule that looks at an address reads it once more
+def _unicast_address(value: str) -> IPAddress:
+    address = _any_address(value)
+    kind = _not_unicast(address)
+    if kind:
+        raise BadValueError(f"{shown(value)} is {kind} address", "use a unicast address that the network can route")
+    return address
+
+
+def _any_address(value: str) -> IPAddress:
     bare, slash, _ = value.partition("/")
     try:
-        address = ip_address(bare if slash else value)
+        address = ip_address(bare)
     except ValueError:
         raise BadValueError(
-            f"{shown(value)} is not an IP address", 'use an address such as "192.0.2.10" or "2001:db8::10"'
+            f"{shown(value)} is not an IP address", f"use an address such as {_ADDRESS_EXAMPLES}"
         ) from None
     if slash:
         raise BadValueError(f"{shown(value)} has a prefix length", f'write the address alone: "{bare}"')
@@ -86,15 +107,6 @@ def any_address(value: object) -> IPAddress:
             raise BadValueError(
                 f"{shown(value)} is an IPv4 address in IPv6 clothes", f'write the IPv4 address: "{address.ipv4_mapped}"'
             )
-    return address
-
-
-def unicast_address(value: object) -> IPAddress:
-    """An address that packets can be sent to from elsewhere: VIPs, members, peers, next hops."""
-    address = any_address(value)
-    kind = _not_unicast(address)
-    if kind:
-        raise BadValueError(f"{shown(value)} is {kind} address", "use a unicast address that the network can route")
     return address
 
 

@@ -82,7 +82,9 @@ class Lab:
                         self.nodes[node.name].run_quietly(command, output)
                     except LabError:
                         said = self.log(node.name).read_text(errors="replace")[place:].strip()
-                        raise LabError(f"{node.name}: exec {shlex.join(command)} failed: {said or 'it said nothing'}") from None
+                        raise LabError(
+                            f"{node.name}: exec {shlex.join(command)} failed: {said or 'it said nothing'}"
+                        ) from None
 
     def _start_holders(self, wanted: topology.Topology) -> None:
         prefix = {"": "", "__lab-name": f"{self.name}-"}.get(wanted.prefix, f"{wanted.prefix}-{self.name}-")
@@ -111,7 +113,9 @@ class Lab:
                     raise LabError(f"{node.name}: {answer or 'its process 1 did not start'}")
                 netns = f"{prefix}{node.name}"
                 if (NETNS / netns).exists():
-                    raise LabError(f"a network namespace {netns} exists already; `ip netns delete {netns}`, or use another name")
+                    raise LabError(
+                        f"a network namespace {netns} exists already; `ip netns delete {netns}`, or use another name"
+                    )
                 self.nodes[node.name] = Node(
                     node.name, netns, Holder.of(int(pid)), node.image, dict(node.env), node.ready
                 )

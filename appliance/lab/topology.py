@@ -248,7 +248,9 @@ class _Reader:
     def _stop(self) -> None:
         if self._findings:
             problems = (
-                Problem(str(self._path), self._line(found.location), path_text(found.location), found.message, found.remedy)
+                Problem(
+                    str(self._path), self._line(found.location), path_text(found.location), found.message, found.remedy
+                )
                 for found in self._findings
             )
             raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0))
@@ -308,7 +310,9 @@ class _Reader:
                 if bridge:
                     bridges[name] = bridge
             elif not re.match(_NAME, name):
-                self._found(place, f"{shown(name)} is no name for a node", "use letters, digits, `_`, `.` and `-`, at most 30")
+                self._found(
+                    place, f"{shown(name)} is no name for a node", "use letters, digits, `_`, `.` and `-`, at most 30"
+                )
             else:
                 nodes[name] = self._node(name, layers, place)
         return nodes, bridges
@@ -317,20 +321,26 @@ class _Reader:
         """What applies to a node, the weakest first."""
         group = _last((table.defaults.group, own.group))
         if group is not None and group not in table.groups:
-            self._found((*place, "group"), f"there is no group {shown(group)}", did_you_mean(group, table.groups).strip())
+            self._found(
+                (*place, "group"), f"there is no group {shown(group)}", did_you_mean(group, table.groups).strip()
+            )
         in_group = table.groups.get(group or "", _NodeTable())
         kind = _last((table.defaults.kind, in_group.kind, own.kind)) or "linux"
         layers = [_NodeTable(kind=kind), table.defaults, table.kinds.get(kind, _NodeTable()), in_group, own]
         for key in IGNORED:
             if any(getattr(layer, key.replace("-", "_")) is not None for layer in layers):
-                self._warnings.append(f"{self._path}: {path_text((*place, key))} has no meaning for a namespace; ignored")
+                self._warnings.append(
+                    f"{self._path}: {path_text((*place, key))} has no meaning for a namespace; ignored"
+                )
         return layers
 
     def _bridge(
         self, name: str, layers: list[_NodeTable], nodes: Mapping[str, _NodeTable | None], place: Location
     ) -> Bridge | None:
         interface, separator, node = name.partition("|")
-        remedy = f"call it `{interface}|NODE` with `network-mode: container:NODE`; NODE's namespace then holds the bridge"
+        remedy = (
+            f"call it `{interface}|NODE` with `network-mode: container:NODE`; NODE's namespace then holds the bridge"
+        )
         if not separator or not re.match(_INTERFACE, interface):
             self._found(place, "bridges of this machine itself are not touched", remedy)
             return None
@@ -355,7 +365,9 @@ class _Reader:
         sysctls = {key.replace("/", "."): str(value) for layer in layers for key, value in layer.sysctls.items()}
         for key in sysctls:
             if not re.match(r"^net\.[A-Za-z0-9_.-]+$", key) or ".." in key:
-                self._found((*place, "sysctls", key), "not a setting of a network namespace", "only net.* can be set for a node")
+                self._found(
+                    (*place, "sysctls", key), "not a setting of a network namespace", "only net.* can be set for a node"
+                )
         commands = [self._split(text, (*place, "exec")) for layer in layers for text in layer.exec]
         labels = {key: _text(value) for layer in layers for key, value in layer.labels.items()}
         self._split(labels.get(READY_LABEL, ""), (*place, "labels", READY_LABEL))
@@ -383,7 +395,9 @@ class _Reader:
         source, separator, rest = text.partition(":")
         target, _, options = rest.partition(":")
         if not separator or not source or not target.startswith("/") or ".." in PurePosixPath(target).parts:
-            self._found(place, f"{shown(text)} is no bind", "write `SOURCE:/absolute/target` or `SOURCE:/absolute/target:ro`")
+            self._found(
+                place, f"{shown(text)} is no bind", "write `SOURCE:/absolute/target` or `SOURCE:/absolute/target:ro`"
+            )
             return None
         if options not in ("", "ro", "rw"):
             self._found(place, f"{shown(options)} is no option of a bind", "use `ro`, or nothing")
@@ -400,19 +414,24 @@ class _Reader:
         used: dict[tuple[str, str], int] = {}
         for name, bridge in bridges.items():
             if (bridge.node, bridge.name) in used:
-                self._found(("topology", "nodes", name), f"{bridge.node} has a bridge {bridge.name} already", "rename one")
+                self._found(
+                    ("topology", "nodes", name), f"{bridge.node} has a bridge {bridge.name} already", "rename one"
+                )
             used[bridge.node, bridge.name] = -1
         for position, table in enumerate(tables):
             place: Location = ("topology", "links", position)
             ends = [
-                self._end(table, side, nodes, bridges, (*place, "endpoints", side)) for side in range(len(table.endpoints))
+                self._end(table, side, nodes, bridges, (*place, "endpoints", side))
+                for side in range(len(table.endpoints))
             ]
             for side, end in enumerate(ends):
                 if end is None:
                     continue
                 if (end.node, end.interface) in used or end.interface == "lo":
                     self._found(
-                        (*place, "endpoints", side), f"{end.node} has an interface {end.interface} already", "rename one"
+                        (*place, "endpoints", side),
+                        f"{end.node} has an interface {end.interface} already",
+                        "rename one",
                     )
                 used[end.node, end.interface] = position
             a, b = ends
@@ -426,7 +445,9 @@ class _Reader:
         if isinstance(written, str):
             node, separator, interface = written.rpartition(":")
             if not separator or not re.match(_INTERFACE, interface):
-                self._found(place, f"{shown(written)} is no endpoint", "write `NODE:INTERFACE`, the interface at most 15 long")
+                self._found(
+                    place, f"{shown(written)} is no endpoint", "write `NODE:INTERFACE`, the interface at most 15 long"
+                )
                 return None
             mac = None
             addresses = [family[side] for family in (table.ipv4, table.ipv6) if side < len(family)]
@@ -434,7 +455,9 @@ class _Reader:
             node, interface, mac = written.node, written.interface, written.mac
             addresses = [written.ipv4 or "", written.ipv6 or ""]
             if table.ipv4 or table.ipv6:
-                self._found(place, "addresses stand at the link and at its ends", "with ends as tables, write them there")
+                self._found(
+                    place, "addresses stand at the link and at its ends", "with ends as tables, write them there"
+                )
         if node not in nodes and node not in bridges:
             remedy = did_you_mean(node, [*nodes, *bridges]).strip() or "list it under `nodes`"
             self._found(place, f"there is no node {shown(node)}", remedy)
@@ -484,7 +507,9 @@ def _from_pydantic(errors: list[ErrorDetails]) -> Iterator[Finding]:
         elif key == "kind":
             yield Finding(location, *_bad_kind(str(value)))
         elif key == "type":
-            yield Finding(location, f"links of type {shown(value)} cannot be realised here", "use `veth`, or leave it out")
+            yield Finding(
+                location, f"links of type {shown(value)} cannot be realised here", "use `veth`, or leave it out"
+            )
         elif kind == "missing":
             yield Finding(location, "missing", "add it")
         elif "endpoints" in location and "str" in raw and isinstance(value, dict):
@@ -497,7 +522,9 @@ def _from_pydantic(errors: list[ErrorDetails]) -> Iterator[Finding]:
 
 
 def _is_branch(part: str) -> bool:
-    return part in ("str", "int", "float", "bool", "_EndTable") or part.startswith(("literal[", "constrained-", "function-"))
+    return part in ("str", "int", "float", "bool", "_EndTable") or part.startswith(
+        ("literal[", "constrained-", "function-")
+    )
 
 
 def _known(location: tuple[int | str, ...]) -> list[str]:

@@ -37,7 +37,11 @@
 #ifndef SLOTS
 #define SLOTS 2048
 #endif
-enum { TABLE = 65537, ETH = 14, V4 = 20, V6 = 40, RESERVE = 64, MTU = 1500, PORT = 80, MAX_MEMBERS = 64 };
+enum { TABLE = 65537, ETH = 14, V4 = 20, V6 = 40, MTU = 1500, PORT = 80, MAX_MEMBERS = 64 };
+
+/* The kernel puts the IP header 80 bytes into the slot, plus this: the Ethernet header begins a cache line, and there is
+ * room in front of it for an outer header of either kind. */
+enum { RESERVE = 62 };
 
 struct member {
 	uint8_t header[ETH + V6]; /* Ethernet and outer IP, lengths and checksum zero */

@@ -250,7 +250,7 @@ class VectorPath:
             columns += [None] * len(destinations) + [ports & _HALF, None]
         else:
             columns += [None] * (len(destinations) + 2)
-        h = columns[0] + keys.arrays[1]
+        h: U64 = columns[0] + keys.arrays[1]
         h *= keys.arrays[2] if columns[1] is None else columns[1] + keys.arrays[2]
         constant = keys.numbers[0]
         for i in range(2, len(columns), 2):

@@ -1,7 +1,6 @@
 """From text to a resolved configuration; files come in as arguments."""
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -202,10 +201,10 @@ def test_a_virtual_service_that_is_not_enabled_claims_no_port() -> None:
 @pytest.mark.parametrize(
     "bgp",
     [
-        BGP.replace('"192.0.2.1"', '"2001:db8::1"').replace('router_id = "192.0.2.11"', 'router_id = "192.0.2.11"\nnext_hop_v4 = "192.0.2.11"'),
+        BGP.replace('"192.0.2.1"', '"2001:db8::1"').replace("local_as", 'next_hop_v4 = "192.0.2.11"\nlocal_as'),
         BGP + '[[bgp.peer]]\naddress = "2001:db8::1"\nremote_as = 65000\n',
     ],
-)  # fmt: skip
+)
 def test_a_vip_has_a_next_hop_by_session_or_by_word(bgp: str) -> None:
     """A session of the VIP's family gives one, and so does the configuration."""
     assert parsed(BASE + PROFILE + POOL + SERVICE + bgp).bgp is not None
@@ -314,17 +313,8 @@ def test_windows_files_are_read(tmp_path: Path) -> None:
     """A byte order mark and CR LF are no mistakes, and lines are counted right."""
     content = b"\xef\xbb\xbf" + BASE.replace("\n", "\r\n").encode()
     assert load(written(tmp_path, content)).director.name == "d1"
-    with pytest.raises(ConfigError, match=r"onward\.toml:8: x: unknown key"):
-        load(
-            written(
-                tmp_path,
-                b"\xef\xbb\xbf"
-                + (BASE.replace("[director]", "\nx = 1\n[director]"))
-                .replace("\n", "\r\n")
-                .replace("schema_version = 1\r\n\r\nx = 1", "schema_version = 1\r\n" + "\r\n" * 6 + "x = 1")
-                .encode(),
-            )
-        )
+    with pytest.raises(ConfigError, match=r"onward\.toml:7: fleet\.x: unknown key"):
+        load(written(tmp_path, content + b"x = 1\r\n"))
 
 
 @pytest.mark.parametrize(
@@ -334,12 +324,12 @@ def test_windows_files_are_read(tmp_path: Path) -> None:
         (b" \n\t\n", "", "the file is empty"),
         (b"a = 1\n\xff\xfe\n", ":2", "byte 6 is not UTF-8 text"),
         (b"a = 1\n\nb = '\0'\n", ":3", "a NUL byte"),
-        (b"a = [1,\n2,\n\n", ":2", "not TOML: unclosed array at the end of the file"),
+        (b"a = [1,\n2,\n\n", ":2", "at the end of the file; complete this line"),
         (b"a = " + b"[" * 20000, "", "nested too deeply"),
         (b"a = 1" + b"0" * 5000, "", "not TOML: exceeds the limit"),
         (b"#" * (MAX_BYTES + 1), "", "more than 16 MiB"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_configuration_at_all(tmp_path: Path, content: bytes, place: str, message: str) -> None:
     """Empty files, binary junk and broken TOML are one message with a remedy, not a traceback."""
     path = written(tmp_path, content)
@@ -370,11 +360,30 @@ LITERALS = st.one_of(
     st.integers(-1, 70000).map(str),
     st.sampled_from(
         [
-            "true", "nan", "-inf", "0.5", '""', '"x"', '"*"', '"192.0.2.1"', '"2001:db8::1"', '"l2"', "[]", "{}", "[[]]",
-            "[{}]", '["198.51.100.7", 1]', "{ type = [] }", "1979-05-27", "07:32:00", '"80-90"', '["web"]', '"""\n\n"""',
+            "true",
+            "nan",
+            "-inf",
+            "0.5",
+            '""',
+            '"x"',
+            '"*"',
+            '"192.0.2.1"',
+            '"2001:db8::1"',
+            '"l2"',
+            "[]",
+            "{}",
+            "[[]]",
+            "[{}]",
+            '["198.51.100.7", 1]',
+            "{ type = [] }",
+            "1979-05-27",
+            "07:32:00",
+            '"80-90"',
+            '["web"]',
+            '"""\n\n"""',
         ]
     ),
-)  # fmt: skip
+)
 
 
 @settings(deadline=None)

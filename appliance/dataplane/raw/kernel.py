@@ -1,0 +1,86 @@
+"""Numbers and calls that Python's socket module does not have."""
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+from dataclasses import dataclass
+
+SOL_PACKET = 263
+PACKET_RX_RING, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_VERSION, PACKET_RESERVE = 5, 6, 8, 10, 12
+PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 20, 23
+TPACKET_V2 = 1
+SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33
+ETH_P_ALL = 3
+
+PROT_NONE, PROT_READ_WRITE = 0, 3
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_POPULATE = 0x1, 0x2, 0x10, 0x20, 0x8000
+
+_SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR = 0x8913, 0x8921, 0x8927
+_IFF_UP, _IFF_RUNNING = 0x1, 0x40
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
+libc.bind.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+
+
+def last_error(what: str) -> OSError:
+    """The error of the libc call that has just failed on this thread."""
+    number = ctypes.get_errno()
+    return OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def mmap(address: int, size: int, protection: int, flags: int, fd: int) -> int:
+    """mmap(2).
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    at = libc.mmap(address or None, size, protection, flags, fd, 0)
+    if at is None or at == ctypes.c_void_p(-1).value:
+        raise last_error("mmap")
+    return int(at)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """An interface as it is now."""
+
+    name: str
+    ifindex: int
+    mac: bytes
+    mtu: int
+    up: bool
+    running: bool
+    """Up, and with a carrier."""
+
+
+def read_interface(name: str) -> Interface | None:
+    """Facts about an interface; None when there is none of that name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+
+        def ask(request: int) -> bytes:
+            return fcntl.ioctl(any_socket, request, struct.pack("16s24x", name.encode()))[16:]
+
+        try:
+            (flags,) = struct.unpack_from("H", ask(_SIOCGIFFLAGS))
+            (mtu,) = struct.unpack_from("i", ask(_SIOCGIFMTU))
+            mac = ask(_SIOCGIFHWADDR)[2:8]
+            ifindex = socket.if_nametoindex(name)
+        except OSError:
+            return None
+    return Interface(name, ifindex, mac, mtu, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING))
+
+
+def attach_filter(sock: socket.socket, code: bytes) -> None:
+    """Make *code* (`struct sock_filter[]`) the filter of a socket, in place of the one it has.
+
+    Raises:
+        OSError: ENOMEM when it is larger than net.core.optmem_max allows.
+    """
+    buffer = ctypes.create_string_buffer(code, len(code))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(code) // 8, ctypes.addressof(buffer)))

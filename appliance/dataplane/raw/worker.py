@@ -1,0 +1,285 @@
+"""The forwarding thread: takes frames from the rings, has them rewritten, sends them. It owns all that it touches.
+
+What it shares with others are references that it reads once a round (`wanted`) and numbers that it only ever raises.
+While it waits or sends, it does not hold the interpreter's lock; while the event loop is busy, the rings fill.
+"""
+
+import os
+import select
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import structlog
+
+from appliance.dataplane.raw.compiled import Compiled
+from appliance.dataplane.raw.layout import ETHERNET, TP_STATUS_CSUMNOTREADY, TP_STATUS_USER
+from appliance.dataplane.raw.partial import complete_frame, complete_rows
+from appliance.dataplane.raw.rings import Area, RxRing, SlowTap
+from appliance.dataplane.raw.tx import Egress
+from appliance.dataplane.raw.vector import VectorPath
+from appliance.packet.action import Action, Reason, Verdict
+from appliance.packet.forward import Ingress
+from appliance.packet.icmp import TokenBucket
+
+log = structlog.get_logger()
+
+POLL_MS = 100
+"""How long the thread sleeps at most: it shows a sign of life at least this often."""
+
+_SLOW_IDLE, _SLOW_BUSY = 64, 4
+"""Odd frames that are looked at in a round, when the rings had no plain ones and when they had."""
+
+_FLIGHT_PAUSE_S = 50e-6
+"""A ring stays readable while its newest slot is in flight, so polling would spin."""
+
+_REPLIES_PER_S, _REPLIES_AT_ONCE = 100.0, 20
+"""ICMP errors for each VIP."""
+
+_USER = np.array(TP_STATUS_USER, np.uint32)
+_PARTIAL = np.array(TP_STATUS_CSUMNOTREADY, np.uint32)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the thread is to do: swapped whole."""
+
+    tables: Compiled
+    egress: Mapping[int, Egress] = field(default_factory=dict)
+    """By ifindex: an entry for every next hop of the tables."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One interface that frames arrive on."""
+
+    ingress: Ingress
+    ring: RxRing
+    slow: SlowTap
+    reply: Egress
+    """Where answers go, and frames of our own in general."""
+
+
+class Worker:
+    """The thread and its loop."""
+
+    def __init__(self, area: Area, ports: Sequence[Port], work: Work, batch: int, few: int) -> None:
+        """
+        Args:
+            area: holds the rings of all ports.
+            ports: in the order of their rings.
+            work: to begin with.
+            batch: frames to work on at once, at most.
+            few: with fewer frames than this ready, `packet.forward` is quicker than a batch.
+        """
+        self.wanted = work
+        self.passed: Work | None = None
+        """The work of the last whole round."""
+        self.beats = 0
+        """Rounds so far."""
+        self.error: BaseException | None = None
+        """What ended the thread."""
+        self.reasons: Counter[Reason] = Counter()
+        self.replies: Counter[str] = Counter()
+        self.completed = 0
+        """Checksums that were partial."""
+        self.odd = 0
+        """Frames of the slow path."""
+        self.batches = 0
+        self.few_frames = 0
+        """Frames that came too few for a batch."""
+
+        self._area = area
+        self._status = area.columns.status
+        self._ports = ports
+        self._batch = batch
+        self._few = few
+        self.vector = VectorPath(area.columns)
+        self._all_egress: list[Egress] = [port.reply for port in ports]
+        self._buckets: dict[bytes, TokenBucket] = {}
+        self._ident = 0
+        self._stopping = False
+        self._fruitless = 0
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._main, name="forwarding", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def use(self, work: Work) -> None:
+        """Follow these tables from the next round on; `passed` shows when that has happened."""
+        self.wanted = work
+        self.wake()
+
+    def wake(self) -> None:
+        """End the thread's sleep, if it sleeps."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """End the thread. False when it does not end in time: then its sockets and memory must stay."""
+        self._stopping = True
+        self.wake()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return False
+        os.close(self._wake_fd)
+        return True
+
+    def _main(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:
+            # Whoever asks for our health next learns of it; a director with a dead part must not look alive.
+            self.error = error
+            log.exception("plane.thread_died", error=repr(error))
+
+    def _loop(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake_fd, select.POLLIN)
+        taps = {tap.socket.fileno(): tap for port in self._ports for tap in (port.ring, port.slow)}
+        for fd in taps:
+            poll.register(fd, select.POLLIN)
+        known: Work | None = None
+        while not self._stopping:
+            work = self.wanted
+            if work is not known:
+                known = work
+                self._all_egress = list(
+                    dict.fromkeys([*(port.reply for port in self._ports), *work.egress.values(), *self._all_egress])
+                )
+            for egress in self._all_egress:
+                egress.reap()
+            moved = 0
+            for port in self._ports:
+                moved += self._ring(port, work)
+            budget = _SLOW_BUSY if moved else _SLOW_IDLE
+            for port in self._ports:
+                moved += self._slow(port, work, budget)
+            self.passed = work
+            self.beats += 1
+            if moved:
+                self._fruitless = 0
+                continue
+            busy = any(egress.busy for egress in self._all_egress)
+            events = poll.poll(1 if busy else POLL_MS)
+            for fd, event in events:
+                if fd == self._wake_fd:
+                    os.eventfd_read(fd)
+                elif event & ~select.POLLIN:
+                    taps[fd].clear_error()
+                    time.sleep(_FLIGHT_PAUSE_S)  # an interface that is gone leaves its error for ever
+            if events:
+                self._fruitless += 1
+                if self._fruitless > 2:
+                    time.sleep(_FLIGHT_PAUSE_S)
+
+    def _ring(self, port: Port, work: Work) -> int:
+        """Forward what is ready in one ring, up to the batch size and the ring's end."""
+        ring = port.ring
+        head = ring.head
+        status = self._status[head : min(head + self._batch, ring.end)]
+        ready = status & _USER
+        n = int(ready.argmin())
+        if n == 0:
+            if not ready[0]:
+                return 0
+            n = len(ready)
+        partial = np.flatnonzero(status[:n] & _PARTIAL)
+        if len(partial):
+            complete_rows(self._area.columns, partial + head)
+            self.completed += len(partial)
+        if n < self._few:
+            for row in range(head, head + n):
+                self._forward_row(row, port, work)
+                self._status[row] = 0
+            self.few_frames += n
+        else:
+            outcome = self.vector.forward(slice(head, head + n), ring.number, work.tables)
+            for send in outcome.sends:
+                work.egress[send.ifindex].send(send.rows, send.start, send.lengths)
+            for row in outcome.answer:
+                self._forward_row(row, port, work)
+                self._status[row] = 0
+            for rows in outcome.dropped:
+                self._status[rows] = 0
+            self.batches += 1
+        ring.head = head + n if head + n < ring.end else ring.first
+        return n
+
+    def _forward_row(self, row: int, port: Port, work: Work) -> None:
+        captured = int(self._area.columns.captured[row])
+        frame = self._area.frames[row, ETHERNET : ETHERNET + captured].tobytes()
+        self._forward_frame(frame, port, work)
+
+    def _slow(self, port: Port, work: Work, budget: int) -> int:
+        done = 0
+        while done < budget:
+            try:
+                got = port.slow.read()
+            except OSError:
+                break  # the interface went down or away; whoever checks us sees that
+            if got is None:
+                break
+            frame, status = got
+            if status & TP_STATUS_CSUMNOTREADY:
+                frame = complete_frame(frame)
+                self.completed += 1
+            self._forward_frame(frame, port, work)
+            done += 1
+        self.odd += done
+        return done
+
+    def _forward_frame(self, frame: bytes, port: Port, work: Work) -> None:
+        """The reference path for one frame."""
+        self._ident = self._ident + 1 & 0xFFFF
+        action = work.tables.path.forward(frame, port.ingress, self._ident)
+        if action.verdict is Verdict.TRANSMIT:
+            work.egress[action.ifindex].send_frame(action.frame)
+            count(work.tables, action, frame)
+        elif action.verdict is Verdict.DROP and action.reason is not None:
+            self.reasons[action.reason] += 1
+        if action.reply is not None and action.service is not None:
+            vip = work.tables.tables.services[action.service].vip.packed
+            bucket = self._buckets.setdefault(vip, TokenBucket(_REPLIES_PER_S, _REPLIES_AT_ONCE))
+            if bucket.take(time.monotonic()):
+                port.reply.send_frame(action.reply.frame)
+                self.replies[action.reply.kind] += 1
+
+
+def count(tables: Compiled, action: Action, frame: bytes) -> None:
+    """Count a frame that was transmitted one by one."""
+    if action.service is None or action.member is None:
+        return
+    offset = 12
+    while frame[offset : offset + 2] in (b"\x81\x00", b"\x88\xa8"):
+        offset += 4
+    traffic, way = tables.traffic, tables.dense[action.member]
+    version = 4 if frame[offset : offset + 2] == b"\x08\x00" else 6
+    (field_value,) = struct.unpack_from("!H", frame, offset + 2 + (2 if version == 4 else 4))
+    size = field_value if version == 4 else field_value + 40
+    flow = int(_opens_flow(frame, offset + 2, version))
+    traffic.service_packets[action.service] += 1
+    traffic.service_bytes[action.service] += size
+    traffic.service_flows[action.service] += flow
+    traffic.way_packets[way] += 1
+    traffic.way_bytes[way] += size
+    traffic.way_flows[way] += flow
+
+
+def _opens_flow(frame: bytes, ip: int, version: int) -> bool:
+    """A TCP SYN without ACK, in a packet that was fit to be forwarded."""
+    from appliance.packet.headers import Part, parse_ip
+
+    header = parse_ip(frame[ip:], version)
+    if isinstance(header, Reason) or header.protocol != 6 or header.part is Part.LATER:
+        return False
+    return frame[ip + header.l4 + 13] & 0x12 == 0x02

@@ -1,0 +1,100 @@
+"""Questions to a lab that is up: what directors and routers say of themselves."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from appliance.lab.node import Node, Process, socket_in
+from appliance.lab.runner import Lab
+
+Status = dict[str, Any]
+
+
+class _InNode(HTTPConnection):
+    """HTTP to a node's own loopback, from outside."""
+
+    def __init__(self, node: Node, port: int) -> None:
+        super().__init__("127.0.0.1", port, timeout=3)
+        self._node = node
+
+    def connect(self) -> None:
+        import socket
+
+        self.sock = socket_in(self._node.netns_path, kind=socket.SOCK_STREAM)
+        self.sock.settimeout(3)
+        self.sock.connect((self.host, self.port))
+
+
+def status(director: Node) -> Status | None:
+    """A director's status document; None while it does not answer."""
+    connection = _InNode(director, 8080)
+    try:
+        connection.request("GET", "/api/v1/status")
+        document: Status = json.loads(connection.getresponse().read())
+    except (OSError, ValueError):
+        return None
+    finally:
+        connection.close()
+    return document
+
+
+def in_rotation(document: Status | None) -> set[str]:
+    """`pool/member` of every member that is in rotation in all services of its pool."""
+    if document is None:
+        return set()
+    members = [member for service in document["services"] for member in service["members"]]
+    out = {member["id"] for member in members if member["state"] != "in_rotation"}
+    return {member["id"] for member in members} - out
+
+
+def next_hops(router: Node, vip: str) -> set[str]:
+    """Where the router's kernel really sends packets for a VIP: the gateways of its multipath route."""
+    family = "-6" if ":" in vip else "-4"
+    said = subprocess.run(
+        ["ip", "-n", router.netns, family, "-j", "route", "show", vip], capture_output=True, text=True, check=False
+    )
+    routes = json.loads(said.stdout or "[]")
+    hops = [hop for route in routes for hop in route.get("nexthops", [route])]
+    return {hop["gateway"] for hop in hops if "gateway" in hop}
+
+
+def until(condition: Callable[[], bool], deadline_s: float, tick: Callable[[], None] = lambda: None) -> float | None:
+    """Seconds until *condition* held; None when it did not within the deadline."""
+    start = time.monotonic()
+    while time.monotonic() - start < deadline_s:
+        if condition():
+            return time.monotonic() - start
+        tick()
+        time.sleep(0.05)
+    return None
+
+
+class Captures:
+    """tcpdump on interfaces of nodes; files end up in *folder*."""
+
+    def __init__(self, lab: Lab, places: list[tuple[str, str]], folder: Path) -> None:
+        self._running: list[Process] = []
+        self._files: dict[str, Path] = {}
+        for node, interface in places:
+            file = folder / f"{node}-{interface}.pcap"
+            command = ["tcpdump", "-i", interface, "-s", "0", "-U", "-n", "-Z", "root", "-c", "400000", "-w", str(file)]
+            # Everything that can carry the VIPs' traffic, inside or outside of a tunnel; no ARP, no BGP.
+            process = lab.node(node).popen([*command, "not port 179 and (tcp or udp or proto 4 or proto 41)"])
+            self._running.append(process)
+            self._files[node] = file
+        for process in self._running:
+            assert process.stderr is not None
+            if "listening on" not in (line := process.stderr.readline() + process.stderr.readline()):
+                raise RuntimeError(f"tcpdump did not start: {line.strip()}")
+
+    def stop(self) -> dict[str, Path]:
+        """End them all; the capture files by node."""
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            process.communicate(timeout=10)
+        return self._files

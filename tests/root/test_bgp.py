@@ -1,0 +1,136 @@
+"""Routes reach real routers and leave them again, whoever dies. FRR: eBGP, IPv4, MD5. BIRD: iBGP over IPv6."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.netns import until
+from tests.root.bgp_lab import V4, V6, Speaker, alive, kill_exabgp, lab
+
+pytestmark = pytest.mark.root
+
+BOTH = (V4.partition("/")[0], V6.partition("/")[0])
+
+
+@pytest.fixture(params=["frr", "bird"], scope="module")
+def where(request, tmp_path_factory):
+    with lab(request.param, tmp_path_factory.mktemp(request.param)) as made:
+        yield made
+
+
+@pytest.fixture
+def start(where, tmp_path, record_property):
+    """Starts speakers, all with one runtime directory; leaves nothing running and no route."""
+    runtime_dir = tmp_path / "run"
+    started = []
+
+    def start(**changes):
+        speaker = Speaker(where, runtime_dir, **changes)
+        started.append(speaker)
+        return speaker
+
+    yield start
+    for speaker in started:
+        speaker.end()
+    kill_exabgp(runtime_dir)
+    where.fib_becomes()
+
+
+def announced(where, speaker):
+    speaker.is_up()
+    speaker.sets(*BOTH)
+    return where.fib_becomes(V4, V6)
+
+
+def test_announces_and_withdraws(where, start):
+    """What is set is in the router's kernel, for both families; what is not set is not; close leaves nothing."""
+    speaker = start()
+    announced(where, speaker)
+    status = speaker.status()
+    assert status["running"]
+    assert status["announced"] == [V4, V6]
+    assert status["peers"][where.peer] == {"session": "up", "sent": [V4, V6], "detail": ""}
+    speaker.sets(BOTH[1])
+    where.fib_becomes(V6)
+    pid = speaker.exabgp_pid
+    began = time.monotonic()
+    speaker.call("close")
+    print(f"\n{where.name}: close {time.monotonic() - began:.3f} s, then FIB {where.fib_becomes():.3f} s")
+    assert not alive(pid)
+    assert list(speaker.runtime_dir.iterdir()) == []
+
+
+def test_replays_after_exabgp_died(where, start):
+    """A killed ExaBGP takes its routes along, is started again, and gets the wanted routes."""
+    speaker = start()
+    announced(where, speaker)
+    pid = speaker.exabgp_pid
+    os.kill(pid, signal.SIGKILL)
+    gone = where.fib_becomes()
+    back = where.fib_becomes(V4, V6)
+    print(f"\n{where.name}: ExaBGP SIGKILL -> FIB gone {gone:.3f} s, back after {back:.3f} s more")
+    assert gone < 1.5
+    assert speaker.exabgp_pid != pid
+
+
+def test_withdraws_when_the_speaker_dies_and_is_adopted(where, start):
+    """A killed speaker's routes are withdrawn at once; its successor finds the session still up."""
+    speaker = start()
+    announced(where, speaker)
+    pid = speaker.exabgp_pid
+    speaker.kill()
+    gone = where.fib_becomes()
+    print(f"\n{where.name}: speaker SIGKILL -> FIB gone {gone:.3f} s")
+    assert gone < 1.5
+    second = start()
+    began = time.monotonic()
+    announced(where, second)
+    print(f"{where.name}: start -> adopted, FIB {time.monotonic() - began:.3f} s")
+    assert second.exabgp_pid == pid
+
+
+def test_other_configuration_is_not_adopted(where, start):
+    """A successor with another configuration ends the ExaBGP that it finds and starts its own."""
+    first = start()
+    first.is_up()
+    pid = first.exabgp_pid
+    first.kill()
+    second = start(linger_s=29.0)
+    announced(where, second)
+    assert not alive(pid)
+    assert second.exabgp_pid != pid
+
+
+def test_withdraws_without_renewal(where, start):
+    """Routes live as long as the lease is renewed, and come back with it."""
+    speaker = start()
+    announced(where, speaker)
+    speaker.call("renewing", False)
+    gone = where.fib_becomes()
+    print(f"\n{where.name}: last renewal -> FIB gone {gone:.3f} s")
+    assert gone < 1.5
+    assert speaker.status()["announced"] == []
+    speaker.call("renewing", True)
+    print(f"{where.name}: renewal -> FIB {where.fib_becomes(V4, V6):.3f} s")
+
+
+def test_kills_an_exabgp_that_hangs(where, start):
+    """A stopped ExaBGP is killed by its guard, far before the hold time, and replaced."""
+    speaker = start()
+    announced(where, speaker)
+    os.kill(speaker.exabgp_pid, signal.SIGSTOP)
+    gone = where.fib_becomes()
+    print(f"\n{where.name}: ExaBGP SIGSTOP -> FIB gone {gone:.3f} s")
+    assert gone < 3.0
+    where.fib_becomes(V4, V6)
+
+
+def test_lingers_then_ends(where, start):
+    """Without a speaker ExaBGP does not stay for ever."""
+    speaker = start(linger_s=0.5)
+    speaker.is_up()
+    pid = speaker.exabgp_pid
+    speaker.kill()
+    until(lambda: not alive(pid), "ExaBGP ended", 5.0)

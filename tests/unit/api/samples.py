@@ -1,0 +1,154 @@
+"""Observations for tests: three virtual services on three VIPs, some of it well and some not."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+from appliance.api.sources import Observed, ReloadStatus, StatusSources
+from appliance.dataplane.base import Counters, Traffic
+from appliance.decide import decide
+from appliance.looplag import LagSummary
+from appliance.model import BgpPeer, Config, Health, NetworkProfile, PortRange, ProfileType
+from appliance.state import Snapshot, Unresolved
+from bgp.route import Route
+from bgp.speaker import PeerStatus, Session, SpeakerStatus
+from health.spec import Code, Result, Status, Target, Verdict
+from tests.builders import L2, L3, config, hop, member, pool, service, snapshot
+
+NOW = 1_800_000_000.0
+VIP, VIP6, DNS_VIP, OLD_VIP = map(ip_address, ("198.51.100.7", "2001:db8:f::7", "198.51.100.53", "198.51.100.9"))
+PEER, PEER2 = "192.0.2.1", "192.0.2.2"
+
+
+def sample_config() -> Config:
+    web = service(vips=(VIP, VIP6), ports=(PortRange(80, 80), PortRange(443, 443)))
+    dns = service(
+        name="dns",
+        vips=(DNS_VIP,),
+        ports=(PortRange(53, 53),),
+        profile=NetworkProfile("udp-l2", ProfileType.UDP_FAST_PATH, L2, 10),
+        pool=pool(member(11), member(12, ratio=3), name="dns", monitors=()),
+        min_members=2,
+    )
+    old = service(
+        name="old",
+        vips=(OLD_VIP,),
+        profile=NetworkProfile("tcp-l3", ProfileType.TCP_FAST_PATH, L3, 300),
+        pool=pool(member(21, enabled=False), name="old"),
+        enabled=False,
+    )
+    base = config(web, dns, old)
+    assert base.bgp is not None
+    peers = (*base.bgp.peers, BgpPeer(ip_address(PEER2), 65000, 9))
+    return replace(base, bgp=replace(base.bgp, peers=peers), source="/etc/onward/onward.toml", digest="0123456789abcdef")
+
+
+def sample_snapshot(**changes: Any) -> Snapshot:
+    """web3 is down; dns12 has no next hop, so DNS has too few members."""
+    base = snapshot(sample_config(), {"web/web3": Health.DOWN})
+    hops = dict(base.next_hops) | {
+        member.address: hop(number, direct=True) for number, member in enumerate(base.config.pools[1].members, 31)
+    }
+    hops[ip_address("203.0.113.12")] = Unresolved("neighbour_unresolved", "eth1")
+    return replace(base, next_hops=hops, **changes)
+
+
+def sample_speaker() -> SpeakerStatus:
+    web = frozenset({"198.51.100.7/32", "2001:db8:f::7/128"})
+    return SpeakerStatus(
+        running=True,
+        peers={
+            PEER: PeerStatus(Session.UP, NOW - 3700, "", web),
+            PEER2: PeerStatus(Session.DOWN, NOW - 42, "hold timer expired"),
+        },
+        announced=frozenset({Route(VIP), Route(VIP6)}),
+    )
+
+
+def sample_health() -> tuple[Status, ...]:
+    def status(number: int, verdict: Verdict, last: Result, good: int, bad: int) -> Status:
+        target = Target(f"web/web{number}", ip_address(f"203.0.113.{number}"), 80)
+        return Status("ping80", target, verdict, last, NOW - 100, good, bad)
+
+    refused = Result(Code.REFUSED, "connect: connection refused", 0.0004)
+    return (
+        status(1, Verdict.UP, Result(Code.OK, "", 0.0009), 300, 0),
+        status(2, Verdict.UP, Result(Code.OK, "", 0.0012), 299, 1),
+        status(3, Verdict.DOWN, refused, 200, 12),
+    )
+
+
+def sample_counters(scale: int = 1) -> Counters:
+    return Counters(
+        services={
+            ("web", str(VIP)): Traffic(120_000 * scale, 9_600_000 * scale, 3_000 * scale),
+            ("web", str(VIP6)): Traffic(4_000 * scale, 480_000 * scale, 120 * scale),
+            ("dns", str(DNS_VIP)): Traffic(900 * scale, 63_000 * scale, 0),
+        },
+        members={
+            "web/web1": Traffic(62_000 * scale, 5_040_000 * scale, 1_560 * scale),
+            "web/web2": Traffic(62_000 * scale, 5_040_000 * scale, 1_560 * scale),
+            "dns/web11": Traffic(900 * scale, 63_000 * scale, 0),
+        },
+        reasons={"no_member": 17 * scale, "malformed": 3, "no_service": 250, "not_vip": 1234},
+        replies={"icmp_too_big": 5},
+        details={"ring_full": 0, "checksums_completed": 12},
+    )
+
+
+def observed(**changes: Any) -> Observed:
+    snap = changes.pop("snapshot", None) or sample_snapshot()
+    values: dict[str, Any] = {
+        "at": NOW,
+        "clock": 5000.0,
+        "version": "1.2.3",
+        "started_at": NOW - 90_000,
+        "applied": decide(snap),
+        "snapshot": snap,
+        "counters": sample_counters(),
+        "speaker": sample_speaker(),
+        "health": sample_health(),
+        "plane": {"kind": "raw", "transmit": "AF_XDP from the receive ring", "interfaces": "eth1"},
+        "reload": ReloadStatus(True, NOW - 500, "/etc/onward/onward.toml", "0123456789abcdef"),
+        "lag": LagSummary(0.0001, 0.002, 0.013, (90, 5, 3, 1, 0, 1, 0, 0, 0, 0, 0, 0), 0.042),
+        "ready": (("config", True, ""), ("data_plane", True, ""), ("programmed", True, ""), ("bgp", True, "")),
+    }
+    return Observed(**values | changes)
+
+
+def healthy() -> Observed:
+    """One service, all members up, one session up."""
+    snap = snapshot(config())
+    speaker = SpeakerStatus(
+        running=True,
+        peers={PEER: PeerStatus(Session.UP, NOW - 60, "", frozenset({"198.51.100.7/32"}))},
+        announced=frozenset({Route(VIP)}),
+    )
+    return observed(snapshot=snap, speaker=speaker, health=sample_health()[:2])
+
+
+def sources(source: Callable[[], Observed] = observed, **changes: Any) -> StatusSources:
+    """Sources that tell what *source* gives, at every call anew."""
+
+    async def counters() -> Counters:
+        counters = source().counters
+        assert counters is not None
+        return counters
+
+    async def plane() -> Mapping[str, str]:
+        return source().plane
+
+    given: dict[str, Callable[[], Any] | Callable[[], Awaitable[Any]] | float] = {
+        "applied": lambda: source().applied,
+        "snapshot": lambda: source().snapshot,
+        "counters": counters,
+        "speaker": lambda: source().speaker,
+        "health": lambda: source().health,
+        "plane": plane,
+        "reload": lambda: source().reload,
+        "loop_lag": lambda: source().lag,
+        "ready": lambda: source().ready,
+        "started_at": source().started_at,
+    }
+    return StatusSources(**given | changes)  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+"""`onward check`: summary, JSON, notes, standard input."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import appliance.config
+from appliance.cli.check import lenient_reader
+from appliance.cli.output import Exit
+from appliance.cli.root import call
+from appliance.config.load import parse
+
+EXAMPLE = Path(appliance.config.__file__).parent / "example.toml"
+BAD = Path(__file__).parent.parent.parent / "bad_configs"
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The shipped example with a secret of its own that only we can read."""
+    path = tmp_path / "onward.toml"
+    path.write_text(EXAMPLE.read_text())
+    key = tmp_path / "example.key"
+    key.write_text("0123456789abcdef\n")
+    key.chmod(0o600)
+    return path
+
+
+def test_a_valid_file_is_summed_up(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """VIPs with what serves them, members with their shares, and who hears of it."""
+    assert call(["check", str(example)]) == Exit.OK
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert output.out.splitlines() == [
+        f"{example}: ok, 2 virtual services, 3 VIPs, 2 pools, 3 members",
+        "",
+        "VIRTUAL SERVICE  VIP            PROTOCOL  PORTS   DELIVERY  HASH        POOL",
+        "web              198.51.100.7   tcp       80,443  ipip      five_tuple  web",
+        "                 2001:db8:f::7  tcp       80,443  ipip      five_tuple  web",
+        "dns              198.51.100.53  udp       53      l2        source_ip   dns",
+        "",
+        "POOL  MEMBER  ADDRESS       RATIO   SHARE",
+        "web   web1    203.0.113.21      2   66.7%",
+        "      web2    203.0.113.22      1   33.3%",
+        "dns           192.0.2.53        1  100.0%",
+        "",
+        "VIPs are announced from AS 65010 to 192.0.2.1 (AS 65000).",
+    ]
+
+
+def test_quiet_says_nothing_of_a_valid_file(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is the answer."""
+    assert call(["check", "-q", str(example)]) == Exit.OK
+    assert capsys.readouterr() == ("", "")
+
+
+def test_json_of_a_valid_file(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One document with a version, for scripts."""
+    assert call(["check", "--json", str(example)]) == Exit.OK
+    document = json.loads(capsys.readouterr().out)
+    assert document["apiVersion"] == "v1"
+    assert document["ok"] is True
+    assert document["virtual_services"][0]["vips"] == ["198.51.100.7", "2001:db8:f::7"]
+    assert document["pools"][0]["members"][0] == {
+        "name": "web1",
+        "address": "203.0.113.21",
+        "ratio": 2,
+        "enabled": True,
+    }
+
+
+def test_json_of_an_invalid_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """Problems come in parts, on standard output, with the same exit code."""
+    path = BAD / "unknown_key.toml"
+    assert call(["check", "--json", str(path)]) == Exit.CONFIG
+    output = capsys.readouterr()
+    assert output.err == ""
+    (problem,) = json.loads(output.out)["problems"]
+    assert problem == {
+        "source": str(path),
+        "line": 38,
+        "path": "pool[0].member[0].ration",
+        "message": "unknown key",
+        "remedy": "did you mean `ratio`? known here: name, address, ratio, enabled",
+    }
+
+
+def test_a_secret_that_everybody_can_read_is_warned_of(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is no mistake of the file, so the file is valid."""
+    (example.parent / "example.key").chmod(0o644)
+    assert call(["check", "-q", str(example)]) == Exit.OK
+    assert "example.key can be read by everybody" in capsys.readouterr().err
+
+
+def test_a_secret_kept_from_the_user_is_not_checked(tmp_path: Path) -> None:
+    """Checking needs no root, and the secret is for the daemon: that is a note, not a mistake."""
+
+    def refuse(name: str) -> bytes:
+        raise PermissionError(13, "Permission denied", name)
+
+    notes: list[str] = []
+    config = parse(EXAMPLE.read_text(), "onward.toml", lenient_reader(refuse, tmp_path, notes))
+    assert config.services
+    assert notes == ["example.key cannot be read by this user, so the fleet secret was not checked"]
+
+
+def test_a_director_without_services_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Valid, but hardly meant."""
+    (tmp_path / "k").write_text("0123456789abcdef")
+    (tmp_path / "k").chmod(0o600)
+    path = tmp_path / "onward.toml"
+    path.write_text('schema_version = 1\n[director]\nname = "d1"\ninterfaces = ["eth1"]\n[fleet]\nsecret_file = "k"\n')
+    assert call(["check", str(path)]) == Exit.OK
+    output = capsys.readouterr()
+    assert "this director would forward nothing" in output.err
+    assert "Nothing is announced: there is no [bgp]." in output.out
+
+
+def test_a_hyphen_reads_standard_input(
+    example: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are named there are looked up from the working directory."""
+    monkeypatch.chdir(example.parent)
+    for arguments in (["-"], ["-q", "-"], ["-", "-q"]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(example.read_bytes())))
+        assert call(["check", *arguments]) == Exit.OK
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"schema_version = 2")))
+    capsys.readouterr()
+    assert call(["check", "-"]) == Exit.CONFIG
+    assert capsys.readouterr().err.startswith("(standard input):1: schema_version: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("absent.toml", "no such file"), (".", "this is a folder"), ("junk", "not UTF-8 text")]
+)
+def test_what_is_no_file_of_ours(name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One friendly line and exit code 4."""
+    (tmp_path / "junk").write_bytes(bytes(range(256)))
+    assert call(["check", str(tmp_path / name)]) == Exit.CONFIG
+    assert message in capsys.readouterr().err

@@ -1,0 +1,193 @@
+"""`onward explain` agrees with the packet path, and says why."""
+
+import json
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+import appliance.config
+from appliance.cli.explain import Endpoint, endpoint, explain_flow
+from appliance.cli.output import Exit
+from appliance.cli.root import call
+from appliance.config.load import load
+from appliance.model import Config, Protocol
+from appliance.packet.action import Reason, Verdict
+from appliance.ring.hash import FlowKey
+
+EXAMPLE = Path(appliance.config.__file__).parent / "example.toml"
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load(EXAMPLE)
+
+
+def flow(port: int = 40000, to: str = "198.51.100.7", to_port: int = 80, protocol: Protocol = Protocol.TCP) -> FlowKey:
+    source = "192.0.2.7" if ip_address(to).version == 4 else "2001:db8::7"
+    return FlowKey(ip_address(source), ip_address(to), protocol, port, to_port)
+
+
+def explained(*arguments: str) -> list[str]:
+    return ["explain", str(EXAMPLE), "--from", "192.0.2.7:40000", *arguments]
+
+
+def test_flows_are_shared_by_ratio(config: Config) -> None:
+    """Ratio 2 gets about twice the flows of ratio 1, and without failures the base owner gets each."""
+    found = [explain_flow(config, flow(port)) for port in range(20000, 20090)]
+    assert all(one.member is not None and one.member.id == one.base_owner for one in found)
+    first = sum(one.base_owner == "web/web1" for one in found)
+    assert 45 <= first <= 75
+
+
+def test_a_failure_moves_only_the_flows_of_the_failed_member(config: Config) -> None:
+    """The overlay gives its slots to others, and the base owner is still named."""
+    for port in range(20000, 20020):
+        before = explain_flow(config, flow(port))
+        after = explain_flow(config, flow(port), down=["web/web1"])
+        assert after.member is not None
+        assert after.member.id == "web/web2"
+        assert after.base_owner == before.base_owner
+        assert after.action.slot == before.action.slot
+
+
+def test_down_counts_in_a_pool_without_monitors(config: Config) -> None:
+    """Members of such a pool are always up for a director, but the question is what would be."""
+    services = (replace(one, pool=replace(one.pool, monitors=())) for one in config.services)
+    found = explain_flow(replace(config, services=tuple(services)), flow(), down=["web/web1", "web/web2"])
+    assert found.action.reason is Reason.NO_MEMBER
+
+
+def test_all_members_down_is_no_member(config: Config) -> None:
+    """Then there is no member, and the VIP is not announced."""
+    found = explain_flow(config, flow(), down=["web/web1", "web/web2"])
+    assert (found.action.verdict, found.action.reason, found.member) == (Verdict.DROP, Reason.NO_MEMBER, None)
+
+
+@pytest.mark.parametrize(
+    ("to", "size", "fits"),
+    [
+        ("198.51.100.7", 1480, True),
+        ("198.51.100.7", 1481, False),
+        ("2001:db8:f::7", 1480, True),
+        ("2001:db8:f::7", 1481, False),
+    ],
+)
+def test_what_fits_is_judged_with_the_encapsulation(config: Config, to: str, size: int, fits: bool) -> None:
+    """IPIP over IPv4 takes 20 bytes of 1500, whatever the inner packet."""
+    found = explain_flow(config, flow(to=to), size=size)
+    assert found.action.verdict is (Verdict.TRANSMIT if fits else Verdict.DROP)
+    assert found.action.reason is (None if fits else Reason.TOO_BIG)
+
+
+def test_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """One fact a line: flow, service, hash, slot, member, frame, sizes, announcement."""
+    assert call(explained("--to", "198.51.100.7:80")) == Exit.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "flow             192.0.2.7:40000 > 198.51.100.7:80 tcp"
+    assert lines[1] == "virtual service  web (198.51.100.7 tcp 80,443)"
+    text = "\n".join(lines)
+    assert "protocol 4 (IPv4 in IP), TTL 64, DF set, 60 bytes; inner packet unchanged but for its TTL" in text
+    assert "largest packet   1480 bytes (MTU of the way 1500)" in text
+    assert "MSS              members must advertise 1440 or less" in text
+    assert "announced        198.51.100.7: yes" in text
+
+
+def test_text_for_l2(capsys: pytest.CaptureFixture[str]) -> None:
+    """L2 DSR costs no bytes; UDP has no MSS."""
+    assert call(explained("--to", "198.51.100.53:53", "--proto", "udp")) == Exit.OK
+    text = capsys.readouterr().out
+    assert "L2 DSR" in text
+    assert "the same IP packet, with the member's MAC address" in text
+    assert "largest datagram  1472 bytes of payload" in text
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same facts for scripts."""
+    assert call(explained("--to", "198.51.100.7:80", "--down", "web/web2", "--json")) == Exit.OK
+    document = json.loads(capsys.readouterr().out)
+    assert document["apiVersion"] == "v1"
+    assert document["forwarded"] is True
+    assert document["virtual_service"] == "web"
+    assert document["member"]["id"] == "web/web1"
+    assert document["member"]["overhead"] == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ["--to", "198.51.100.7:81"],
+            Exit.FAILED,
+            "no_service: no virtual service has tcp port 81 of this VIP; there are: web",
+        ),
+        (["--to", "198.51.100.7:80", "--proto", "udp"], Exit.FAILED, "no_service"),
+        (["--to", "198.51.100.9:80"], Exit.FAILED, "not_vip: 198.51.100.9 is not a VIP; VIPs are 198.51.100.7, "),
+        (
+            ["--to", "198.51.100.7:80", "--size", "1500"],
+            Exit.FAILED,
+            "too_big: at most 1480 bytes fit on the way to web/",
+        ),
+        (["--to", "198.51.100.7:80", "--down", "web/web3"], Exit.NOT_FOUND, "did you mean `web/web"),
+        (["--to", "198.51.100.7"], Exit.USAGE, "the port is missing"),
+        (["--to", "198.51.100.7:0"], Exit.USAGE, "0 is not a port"),
+        (["--to", "[2001:db8:f::7]:80"], Exit.USAGE, "different families"),
+        (["--to", "198.51.100.7:80", "--mtu", "100"], Exit.USAGE, "--mtu 100 is out of range"),
+        (["--to", "198.51.100.7:80", "--size", "39"], Exit.USAGE, "--size 39 is out of range; use 40.."),
+        (["--to", "198.51.100.7:80", "--proto", "sctp"], Exit.USAGE, "sctp"),
+    ],
+)
+def test_every_no_has_a_reason_and_an_exit_code(
+    arguments: list[str], code: Exit, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not forwarded is 1, wrong usage 2, an unknown member 5."""
+    assert call(explained(*arguments)) == code
+    output = capsys.readouterr()
+    assert message in output.out + output.err
+
+
+def test_an_invalid_configuration_exits_with_4(capsys: pytest.CaptureFixture[str]) -> None:
+    """As with every command that reads one."""
+    assert call(["explain", "/absent.toml", "--from", "192.0.2.7:1", "--to", "198.51.100.7:80"]) == Exit.CONFIG
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_a_service_that_is_not_enabled_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The most likely reason comes first."""
+    path = tmp_path / "onward.toml"
+    text = EXAMPLE.read_text().replace("example.key", str(EXAMPLE.parent / "example.key"))
+    path.write_text(text.replace("# enabled = true\n# ha", "enabled = false\n# ha"))
+    assert call(["explain", str(path), "--from", "192.0.2.7:1", "--to", "198.51.100.7:80"]) == Exit.FAILED
+    assert "virtual service web is not enabled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "port"),
+    [("192.0.2.7:1", "192.0.2.7", 1), ("[2001:db8::7]:65535", "2001:db8::7", 65535)],
+)
+def test_endpoints_read_and_print_alike(text: str, address: str, port: int) -> None:
+    """Brackets around IPv6 addresses, as in URLs (RFC 3986)."""
+    assert endpoint(text) == Endpoint(ip_address(address), port)
+    assert str(endpoint(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":",
+        "192.0.2.7",
+        "192.0.2.7:",
+        "192.0.2.7:x",
+        "192.0.2.7:65536",
+        "[192.0.2.7]:1",
+        "2001:db8::7:1",
+        "[2001:db8::7]",
+        "[::1]:٣",
+    ],
+)
+def test_not_endpoints(text: str) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(ValueError):
+        endpoint(text)
