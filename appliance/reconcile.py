@@ -36,6 +36,7 @@ class Reconciler:
         self._changed = changed
         self._told: Desired | None = None
         self._announced: frozenset[Route] = frozenset()
+        self._trouble = ""
         self.applied: Desired | None = None
         """What is in force; None before the first round that succeeded."""
 
@@ -82,8 +83,11 @@ class Reconciler:
         try:
             await self._speaker.set(routes)
         except SpeakerError as error:
-            log.warning("speaker.set_failed", error=str(error))
+            if str(error) != self._trouble:  # it is tried again and again; once is enough to read
+                self._trouble = str(error)
+                log.warning("speaker.set_failed", error=self._trouble)
             return False
+        self._trouble = ""
         for route in sorted(routes - before):
             log.info("vip.announced", vip=route.vip, next_hop=route.next_hop)
         return True

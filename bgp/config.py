@@ -50,7 +50,7 @@ class BgpSpeakerConfig:
     linger_s: float = 30.0
     """How long ExaBGP and its sessions (without routes) wait for a speaker that is gone."""
 
-    watchdog_s: float = 1.5
+    watchdog_s: float = 3.0
     """An ExaBGP that has not answered for this long is killed; routers then see the connection end."""
 
     @property

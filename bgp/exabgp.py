@@ -30,7 +30,7 @@ ACKNOWLEDGE_S = 2.0
 SENT_S = 1.0
 """How long after an acknowledgement a route should really have been sent to a peer."""
 
-APPEAR_S = 10.0
+APPEAR_S = 30.0
 """How long a started ExaBGP may take until its guard answers."""
 
 MIN_PAUSE_S = 0.2

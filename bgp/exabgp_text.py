@@ -172,6 +172,8 @@ def parse(line: str) -> Event | None:
     """
     try:
         data = json.loads(line)
+        if not isinstance(data, dict):
+            raise TypeError("not an object")
         return _guard_event(data) if "guard" in data else _exabgp_event(data)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"not understood ({error!r}): {line[:200]}") from error

@@ -35,7 +35,7 @@ its pipe to us is full, and then misses its keepalives."""
 ADOPTION_LEASE_S = 2.0
 """How long the routes of a guard before us stay. It died; the speaker may well be alive and about to connect again."""
 
-START_S = 10.0
+START_S = 30.0
 """ExaBGP may take this long for its first answer."""
 
 LATE_S = 0.5
@@ -154,7 +154,8 @@ class Guard:
 
     def _adopted(self, _ok: bool) -> None:
         self.adopting = False
-        self._lease(ADOPTION_LEASE_S)
+        if self.routes:
+            self._lease(ADOPTION_LEASE_S)
         if self.speaker is not None:
             self._hello()
 
@@ -272,11 +273,11 @@ class Guard:
             # `#` is answered at once, other commands in their turn, so it could overtake: only when nothing is owed.
             self._command("# ping", lambda _ok: None)
         if self.terminated_at is None:
-            if self.speaker is None and self.now - self.lonely_since > self.linger_s:
+            if self.speaker is None and self.now - self.lonely_since >= self.linger_s:
                 os.unlink(self.socket_path)  # noqa: PTH108 - no pathlib: start quickly; nobody may connect any more
                 self._end_exabgp(signal.SIGTERM)
                 self.terminated_at = self.now
-        elif self.now - self.terminated_at > KILL_AFTER_S:
+        elif self.now - self.terminated_at >= KILL_AFTER_S:
             self._end_exabgp(signal.SIGKILL)
 
     def _end_exabgp(self, number: signal.Signals) -> None:
@@ -290,6 +291,10 @@ class Guard:
         due = [self.heard + self.watchdog_s / 3 if not self.owed else self.now + self.watchdog_s / 3]
         if self.leased:
             due.append(self.lease_ends)
+        if self.terminated_at is not None:
+            due.append(self.terminated_at + KILL_AFTER_S)
+        elif self.speaker is None:
+            due.append(self.lonely_since + self.linger_s)
         return max(0.0, min(due) - self.now)
 
     def turn(self) -> None:

@@ -36,7 +36,7 @@ log = structlog.get_logger()
 EXABGP = (sys.executable, "-P", "-m", "exabgp")
 GUARD = Path(__file__).with_name("guard.py")
 STOP_S = 2.0
-VALIDATE_S = 15.0
+VALIDATE_S = 60.0
 SETTLE_S = 0.2
 """A process that is ending has closed its connections, but may still have its lock, for this long at most."""
 

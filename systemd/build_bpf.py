@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+HEADERS = ROOT / "appliance" / "bpf"
+"""Shared by all programs."""
 FLAGS = ["-target", "bpfel", "-mcpu=v3", "-O2", "-g", "-nostdinc", "-ffreestanding", "-Wall", "-Wextra", "-Werror"]
 
 
@@ -38,14 +40,14 @@ def outdated(source: Path) -> bool:
     target = source.with_suffix(".o")
     if not target.exists():
         return True
-    newest = max(path.stat().st_mtime for path in [source, *source.parent.glob("*.h"), Path(__file__)])
+    newest = max(path.stat().st_mtime for path in [source, *source.parent.glob("*.h"), *HEADERS.glob("*.h"), Path(__file__)])
     return target.stat().st_mtime < newest
 
 
 def build(source: Path) -> None:
     target = source.with_suffix(".o")
     spare = target.with_suffix(".o.new")
-    command = [*compiler(), *FLAGS, f"-ffile-prefix-map={ROOT}=.", "-fdebug-compilation-dir=."]
+    command = [*compiler(), *FLAGS, f"-ffile-prefix-map={ROOT}=.", "-fdebug-compilation-dir=.", f"-I{HEADERS}"]
     subprocess.run([*command, "-c", str(source), "-o", str(spare)], check=True, cwd=ROOT)
     spare.rename(target)  # a loader never meets half an object
 

@@ -158,7 +158,9 @@ def _members(observed: Observed) -> Iterator[Metric]:
 
 
 def _traffic(counters: Counters) -> Iterator[Metric]:
-    services: dict[_Labels, Traffic] = {(service, vip): traffic for (service, vip), traffic in counters.services.items()}
+    services: dict[_Labels, Traffic] = {
+        (service, vip): traffic for (service, vip), traffic in counters.services.items()
+    }
     members: dict[_Labels, Traffic] = {(member,): traffic for member, traffic in counters.members.items()}
     yield from _three("onward_service", "VIP of a virtual service", ("service", "vip"), services)
     yield from _three("onward_member", "member, for all virtual services that use its pool", ("member",), members)

@@ -262,7 +262,7 @@ def _probes(member: Item) -> Iterable[Html]:
     return [
         h(
             "div",
-            _badge(_TONES[check["verdict"]] if check["verdict"] != "down" else _BAD, check["verdict"]),
+            _badge(_TONES[check["verdict"]], check["verdict"]),
             h("small", f"{check['monitor']}: {probe_text(check)}"),
             title=f"{check['good']} good, {check['bad']} bad probes of port {check['port']}",
         )
@@ -358,7 +358,7 @@ def _peer(peer: Item, now: float) -> Html:
         h("th", h("code", peer["address"]), h("small", remote), scope="row"),
         h(
             "td",
-            _badge(_TONES[peer["session"]] if peer["session"] != "down" else _BAD, peer["session"] + since),
+            _badge(_TONES[peer["session"]], peer["session"] + since),
             h("small", peer["detail"] or f"{len(peer['routes_sent'])} routes sent"),
         ),
         data_key=f"peer/{peer['address']}",

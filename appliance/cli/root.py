@@ -20,6 +20,7 @@ COMMANDS = {
     "explain": ("appliance.cli.explain:explain", "Say which member a flow gets, and why."),
     "status": ("appliance.cli.status:app", "Show what a running director does."),
     "lab": ("appliance.cli.lab:app", "Build a network with directors, routers and members on this machine."),
+    "decap": ("appliance.cli.decap:app", "Take packets out of their encapsulation, on a member of L3 DSR."),
     "version": ("appliance.cli.version:version", "Print the version."),
 }
 """A new command is one file and one line."""

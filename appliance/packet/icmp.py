@@ -96,8 +96,13 @@ def _may_answer(frame: bytes, packet: bytes, ip: IpHeader) -> bool:
 
 
 def _is_error(packet: bytes, ip: IpHeader) -> bool:
-    kind = packet[ip.l4] if ip.l4 < len(packet) else 0
-    return (ip.protocol == _ICMP and kind in _V4_ERRORS) or (ip.protocol == _ICMPV6 and kind < 128)
+    """Whether the packet is an ICMP error, or one may have been cut off it."""
+    if ip.protocol not in (_ICMP, _ICMPV6):
+        return False
+    if ip.l4 == ip.length:
+        return True
+    kind = packet[ip.l4]
+    return kind in _V4_ERRORS if ip.protocol == _ICMP else kind < 128
 
 
 def _ipv4_error(packet: bytes, ip: IpHeader, message: bytes) -> bytes:

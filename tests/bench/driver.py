@@ -16,6 +16,7 @@ from ipaddress import ip_address
 
 import numpy as np
 import uvloop
+from appliance import log
 from appliance.dataplane.raw.plane import RawDataPlane
 
 from appliance.forwarding import SLOTS, ForwardingTables, NextHop, TableMember, TableService
@@ -106,4 +107,5 @@ async def main(spec: Spec) -> None:
 
 
 if __name__ == "__main__":
+    log.configure()
     uvloop.run(main(Spec(**json.loads(sys.argv[1]))))

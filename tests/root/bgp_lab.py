@@ -96,7 +96,7 @@ class Lab:
         found = json.loads(self.router.ip("-j route show 198.51.100.7")) and {V4} or set()
         return found | (json.loads(self.router.ip("-j -6 route show 2001:db8:f::7")) and {V6} or set())
 
-    def fib_becomes(self, *prefixes: str, deadline_s: float = 15.0) -> float:
+    def fib_becomes(self, *prefixes: str, deadline_s: float = 30.0) -> float:
         """Wait until the kernel has just these; the seconds it took."""
         began = time.monotonic()
         until(lambda: self.fib() == set(prefixes), f"{self.name}: routes {prefixes}", deadline_s)
@@ -161,7 +161,7 @@ class Speaker:
     def status(self) -> dict:
         return self.call("status")
 
-    def is_up(self, deadline_s: float = 20.0) -> None:
+    def is_up(self, deadline_s: float = 60.0) -> None:
         def up() -> bool:
             return [peer["session"] for peer in self.status()["peers"].values()] == ["up"]
 
@@ -177,7 +177,7 @@ class Speaker:
                 return False
             return True
 
-        until(acknowledged, f"set {addresses}")
+        until(acknowledged, f"set {addresses}", 30.0)
 
     @property
     def exabgp_pid(self) -> int:

@@ -118,7 +118,7 @@ def test_withdraws_without_renewal(where, start):
 
 def test_kills_an_exabgp_that_hangs(where, start):
     """A stopped ExaBGP is killed by its guard, far before the hold time, and replaced."""
-    speaker = start()
+    speaker = start(watchdog_s=1.5)
     announced(where, speaker)
     os.kill(speaker.exabgp_pid, signal.SIGSTOP)
     gone = where.fib_becomes()

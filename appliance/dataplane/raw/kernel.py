@@ -17,7 +17,8 @@ ETH_P_ALL = 3
 PROT_NONE, PROT_READ_WRITE = 0, 3
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_POPULATE = 0x1, 0x2, 0x10, 0x20, 0x8000
 
-_SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR = 0x8913, 0x8921, 0x8927
+_SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR, _SIOCETHTOOL = 0x8913, 0x8921, 0x8927, 0x8946
+_ETHTOOL_GLINK = 0x0A
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -55,8 +56,8 @@ class Interface:
     mac: bytes
     mtu: int
     up: bool
-    running: bool
-    """Up, and with a carrier."""
+    carrier: bool
+    """Up, and the link works."""
 
 
 def read_interface(name: str) -> Interface | None:
@@ -73,7 +74,26 @@ def read_interface(name: str) -> Interface | None:
             ifindex = socket.if_nametoindex(name)
         except OSError:
             return None
-    return Interface(name, ifindex, mac, mtu, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING))
+        try:
+            # IFF_RUNNING would follow the link by up to a second; this does not.
+            (carrier,) = struct.unpack_from("I", ethtool(any_socket, name, struct.pack("II", _ETHTOOL_GLINK, 0)), 4)
+        except OSError:
+            carrier = flags & _IFF_RUNNING
+    return Interface(name, ifindex, mac, mtu, bool(flags & _IFF_UP), bool(carrier))
+
+
+def ethtool(any_socket: socket.socket, interface: str, command: bytes) -> bytes:
+    """One command of include/uapi/linux/ethtool.h.
+
+    Returns:
+        The command's structure as the kernel left it.
+
+    Raises:
+        OSError: EOPNOTSUPP where the interface does not know the command.
+    """
+    buffer = ctypes.create_string_buffer(command, len(command))
+    fcntl.ioctl(any_socket, _SIOCETHTOOL, struct.pack("16sP16x", interface.encode(), ctypes.addressof(buffer)))
+    return buffer.raw
 
 
 def attach_filter(sock: socket.socket, code: bytes) -> None:

@@ -10,6 +10,7 @@ written into):
     116   IP header as received, on a multiple of 4
 """
 
+import struct
 from math import lcm
 from typing import Any
 
@@ -23,7 +24,10 @@ Rows = slice | npt.NDArray[np.intp]
 """Slots to work on: a slice where they are neighbours, which is faster, else their numbers."""
 
 TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
-TP_STATUS_CSUMNOTREADY = 8
+TP_STATUS_CSUMNOTREADY, TP_STATUS_VLAN_VALID = 1 << 3, 1 << 4
+TP_VLAN = 24
+"""Where the slot's header has the VLAN tag that the kernel took out of the frame: TCI and TPID, two bytes each."""
+
 IN_FLIGHT = 1 << 16
 """A slot that is being sent from: neither the kernel's nor ready, by a bit that the kernel does not use."""
 
@@ -51,6 +55,17 @@ def stride_for(mtu: int) -> int:
 def block_for(stride: int) -> int:
     """Bytes of a ring's block: whole pages and whole slots, so that the whole ring has one stride."""
     return lcm(stride, PAGE)
+
+
+def with_tag(frame: bytes, tag: bytes) -> bytes:
+    """The frame as it was on the wire: the VLAN tag that came as metadata is in it again (P13).
+
+    Args:
+        frame: without the tag.
+        tag: TCI and TPID in the machine's byte order, as the kernel gives them.
+    """
+    tci, tpid = struct.unpack("HH", tag)
+    return frame[:12] + struct.pack("!HH", tpid or 0x8100, tci) + frame[12:]
 
 
 class Columns:

@@ -3,13 +3,12 @@
 By ethtool's ioctl (include/uapi/linux/ethtool.h): the names of the features, what is active, what is wanted.
 """
 
-import ctypes
 import errno
-import fcntl
 import socket
 import struct
 
-_SIOCETHTOOL = 0x8946
+from appliance.dataplane.raw import kernel
+
 _GSTRINGS, _GSSET_INFO, _GFEATURES, _SFEATURES = 0x1B, 0x37, 0x3A, 0x3B
 _FEATURES_SET = 4
 _NAME = 32
@@ -26,10 +25,10 @@ def switch_off(interface: str) -> tuple[str, ...]:
     Raises:
         OSError: the interface is gone, or not permitted.
     """
-    on = [name for name in MERGING if _active(interface).get(name)]
-    _set(interface, on, False)
-    still = [name for name in on if _active(interface).get(name)]
-    return tuple(name for name in on if name not in still)
+    before = _active(interface)
+    _set(interface, [name for name in MERGING if before.get(name)], False)
+    after = _active(interface)
+    return tuple(name for name in MERGING if before.get(name) and not after.get(name))
 
 
 def restore(interface: str, features: tuple[str, ...]) -> None:
@@ -38,12 +37,6 @@ def restore(interface: str, features: tuple[str, ...]) -> None:
         _set(interface, features, True)
     except OSError:
         pass
-
-
-def active(interface: str) -> tuple[str, ...]:
-    """The merging features that are on."""
-    features = _active(interface)
-    return tuple(name for name in MERGING if features.get(name))
 
 
 def _active(interface: str) -> dict[str, bool]:
@@ -76,13 +69,10 @@ def _names(interface: str) -> list[str]:
 
 
 def _ioctl(interface: str, command: bytes) -> bytes:
-    buffer = ctypes.create_string_buffer(command, len(command))
-    request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(buffer))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:
-            fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+            return kernel.ethtool(any_socket, interface, command)
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 return bytes(len(command))  # a device without features
             raise
-    return buffer.raw

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from appliance.dataplane.raw import bpf, kernel
-from appliance.dataplane.raw.layout import RESERVE, Columns, block_for
+from appliance.dataplane.raw.layout import (
+    RESERVE,
+    TP_STATUS_CSUMNOTREADY,
+    TP_STATUS_VLAN_VALID,
+    Columns,
+    block_for,
+    with_tag,
+)
 from appliance.forwarding import ForwardingTables
 
 _NOTHING = bpf.assemble((bpf.Instruction(0x06, 0, 0, 0),))
@@ -141,8 +148,10 @@ class SlowTap(Tap):
         # One byte more than what the link carries shows that a frame is larger; how much more does not matter.
         self._size = interface.mtu + 14 + 2 * 4 + 1
 
-    def read(self) -> tuple[bytes, int] | None:
-        """The next frame (cut where it is larger than the link) and its tp_status; None when there is none.
+    def read(self) -> tuple[bytes, bool] | None:
+        """The next frame, and whether its L4 checksum is partial; None when there is none.
+
+        A frame that is larger than the link is cut, though not to where it would fit.
 
         Raises:
             OSError: the interface went down or away.
@@ -151,12 +160,13 @@ class SlowTap(Tap):
             frame, ancillary, _, _ = self.socket.recvmsg(self._size, socket.CMSG_SPACE(20))
         except BlockingIOError:
             return None
-        status = next((_status(data) for level, _, data in ancillary if level == kernel.SOL_PACKET), 0)
-        return frame, status
-
-
-def _status(auxdata: bytes) -> int:
-    return int(struct.unpack_from("I", auxdata)[0])
+        for level, _, auxiliary in ancillary:
+            if level == kernel.SOL_PACKET:
+                (status,) = struct.unpack_from("I", auxiliary)
+                if status & TP_STATUS_VLAN_VALID:
+                    frame = with_tag(frame, auxiliary[16:20])
+                return frame, bool(status & TP_STATUS_CSUMNOTREADY)
+        return frame, False
 
 
 def plain_sender(name: str) -> socket.socket:

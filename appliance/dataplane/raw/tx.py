@@ -122,6 +122,35 @@ class Egress:
         self._mmsg.socket.close()
 
 
+class NoEgress:
+    """Stands for an interface that is gone: whatever is to leave by it has failed."""
+
+    kind = "none"
+    busy = False
+
+    def __init__(self, name: str, ifindex: int, area: Area) -> None:
+        self.name = name
+        self.ifindex = ifindex
+        self.failed = 0
+        self._status = area.columns.status
+
+    def send(self, rows: Rows, start: int, lengths: npt.NDArray[np.uint64]) -> None:
+        self._status[rows] = 0
+        self.failed += len(lengths)
+
+    def send_frame(self, frame: bytes) -> None:
+        self.failed += 1
+
+    def reap(self) -> None:
+        """Nothing is ever in flight."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+Sender = Egress | NoEgress
+
+
 def reason_of(error: OSError) -> str:
     """Why AF_XDP was refused, with a remedy where one is known."""
     remedies = {

@@ -6,7 +6,6 @@ While it waits or sends, it does not hold the interpreter's lock; while the even
 
 import os
 import select
-import struct
 import threading
 import time
 from collections import Counter
@@ -17,13 +16,22 @@ import numpy as np
 import structlog
 
 from appliance.dataplane.raw.compiled import Compiled
-from appliance.dataplane.raw.layout import ETHERNET, TP_STATUS_CSUMNOTREADY, TP_STATUS_USER
+from appliance.dataplane.raw.layout import (
+    ETHERNET,
+    TP_STATUS_CSUMNOTREADY,
+    TP_STATUS_USER,
+    TP_STATUS_VLAN_VALID,
+    TP_VLAN,
+    with_tag,
+)
 from appliance.dataplane.raw.partial import complete_frame, complete_rows
 from appliance.dataplane.raw.rings import Area, RxRing, SlowTap
-from appliance.dataplane.raw.tx import Egress
+from appliance.dataplane.raw.tx import Egress, Sender
 from appliance.dataplane.raw.vector import VectorPath
+from appliance.model import Protocol
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.forward import Ingress
+from appliance.packet.headers import Part, parse_ethernet, parse_ip
 from appliance.packet.icmp import TokenBucket
 
 log = structlog.get_logger()
@@ -40,6 +48,7 @@ _FLIGHT_PAUSE_S = 50e-6
 _REPLIES_PER_S, _REPLIES_AT_ONCE = 100.0, 20
 """ICMP errors for each VIP."""
 
+_SYN, _SYN_ACK = 0x02, 0x12
 _USER = np.array(TP_STATUS_USER, np.uint32)
 _PARTIAL = np.array(TP_STATUS_CSUMNOTREADY, np.uint32)
 
@@ -49,7 +58,7 @@ class Work:
     """What the thread is to do: swapped whole."""
 
     tables: Compiled
-    egress: Mapping[int, Egress] = field(default_factory=dict)
+    egress: Mapping[int, Sender] = field(default_factory=dict)
     """By ifindex: an entry for every next hop of the tables."""
 
 
@@ -99,7 +108,7 @@ class Worker:
         self._batch = batch
         self._few = few
         self.vector = VectorPath(area.columns)
-        self._all_egress: list[Egress] = [port.reply for port in ports]
+        self._all_egress: list[Sender] = [port.reply for port in ports]
         self._buckets: dict[bytes, TokenBucket] = {}
         self._ident = 0
         self._stopping = False
@@ -218,6 +227,8 @@ class Worker:
     def _forward_row(self, row: int, port: Port, work: Work) -> None:
         captured = int(self._area.columns.captured[row])
         frame = self._area.frames[row, ETHERNET : ETHERNET + captured].tobytes()
+        if self._status[row] & TP_STATUS_VLAN_VALID:
+            frame = with_tag(frame, self._area.frames[row, TP_VLAN : TP_VLAN + 4].tobytes())
         self._forward_frame(frame, port, work)
 
     def _slow(self, port: Port, work: Work, budget: int) -> int:
@@ -229,8 +240,8 @@ class Worker:
                 break  # the interface went down or away; whoever checks us sees that
             if got is None:
                 break
-            frame, status = got
-            if status & TP_STATUS_CSUMNOTREADY:
+            frame, partial = got
+            if partial:
                 frame = complete_frame(frame)
                 self.completed += 1
             self._forward_frame(frame, port, work)
@@ -257,29 +268,19 @@ class Worker:
 
 def count(tables: Compiled, action: Action, frame: bytes) -> None:
     """Count a frame that was transmitted one by one."""
-    if action.service is None or action.member is None:
+    link = parse_ethernet(frame)
+    if action.service is None or action.member is None or isinstance(link, Reason):
         return
-    offset = 12
-    while frame[offset : offset + 2] in (b"\x81\x00", b"\x88\xa8"):
-        offset += 4
+    packet = frame[link.length :]
+    ip = parse_ip(packet, link.version)
+    if isinstance(ip, Reason):
+        return
+    whole = ip.protocol == Protocol.TCP and ip.part is not Part.LATER
+    flow = int(whole and packet[ip.l4 + 13] & _SYN_ACK == _SYN)
     traffic, way = tables.traffic, tables.dense[action.member]
-    version = 4 if frame[offset : offset + 2] == b"\x08\x00" else 6
-    (field_value,) = struct.unpack_from("!H", frame, offset + 2 + (2 if version == 4 else 4))
-    size = field_value if version == 4 else field_value + 40
-    flow = int(_opens_flow(frame, offset + 2, version))
     traffic.service_packets[action.service] += 1
-    traffic.service_bytes[action.service] += size
+    traffic.service_bytes[action.service] += ip.length
     traffic.service_flows[action.service] += flow
     traffic.way_packets[way] += 1
-    traffic.way_bytes[way] += size
+    traffic.way_bytes[way] += ip.length
     traffic.way_flows[way] += flow
-
-
-def _opens_flow(frame: bytes, ip: int, version: int) -> bool:
-    """A TCP SYN without ACK, in a packet that was fit to be forwarded."""
-    from appliance.packet.headers import Part, parse_ip
-
-    header = parse_ip(frame[ip:], version)
-    if isinstance(header, Reason) or header.protocol != 6 or header.part is Part.LATER:
-        return False
-    return frame[ip + header.l4 + 13] & 0x12 == 0x02

@@ -124,7 +124,7 @@ class XskSender:
         return self._sent - self._done & 0xFFFFFFFF
 
     def send(self, rows: Rows, start: int, lengths: npt.NDArray[np.uint64]) -> None:
-        """Send frames that begin at byte *start* of their slots; the slots are free again when the kernel has sent them.
+        """Send frames that begin at byte *start* of their slots. The slots are free again when the frames have left.
 
         Raises:
             XskLostError: it is over with this sender; `abandon` it.

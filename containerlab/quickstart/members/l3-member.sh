@@ -8,5 +8,5 @@ set -eu
 on_loopback 198.51.100.10 2001:db8:f::10
 ip route replace default via "$1" advmss 1440
 ip -6 route replace default via "$2" advmss 1400
-#setsid --fork onward decap run --interface eth1 --from 203.0.113.0/26 --from 2001:db8:2::/64 \
-#	--vip 198.51.100.10 --vip 2001:db8:f::10 </dev/null >/run/decap.log 2>&1
+setsid --fork onward decap run --interface eth1 --from 203.0.113.0/26 --from 2001:db8:2::/64 \
+	--vip 198.51.100.10 --vip 2001:db8:f::10 </dev/null >/run/decap.log 2>&1

@@ -41,7 +41,9 @@ def sample_config() -> Config:
     base = config(web, dns, old)
     assert base.bgp is not None
     peers = (*base.bgp.peers, BgpPeer(ip_address(PEER2), 65000, 9))
-    return replace(base, bgp=replace(base.bgp, peers=peers), source="/etc/onward/onward.toml", digest="0123456789abcdef")
+    return replace(
+        base, bgp=replace(base.bgp, peers=peers), source="/etc/onward/onward.toml", digest="0123456789abcdef"
+    )
 
 
 def sample_snapshot(**changes: Any) -> Snapshot:

@@ -1,13 +1,5 @@
-"""Both event loops: the one we run on, and the standard one."""
+"""Tests here run on both event loops."""
 
-import asyncio
-from collections.abc import Callable
-from typing import Any
+from tests.loops import run
 
-import pytest
-import uvloop
-
-
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    return request.param
+__all__ = ["run"]

@@ -1,0 +1,332 @@
+"""`onward status`: what a running director does, and why not more."""
+
+import http.client
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from cyclopts import App, Parameter
+
+from appliance.cli.output import Exit, colour_wanted, complain
+
+app = App()
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+TIMEOUT_S = 5.0
+WATCH_S = 1.0
+
+_EXIT_CODES = {"healthy": 0, "degraded": 10, "down": 11}
+
+Document = Mapping[str, Any]
+
+
+@app.default
+def status(
+    *,
+    url: Annotated[str, Parameter(env_var="ONWARD_URL")] = DEFAULT_URL,
+    as_json: Annotated[bool, Parameter(name=["--json"], negative="")] = False,
+    watch: Annotated[
+        list[float] | None, Parameter(name=["--watch", "-w"], consume_multiple=(0, 1), negative="")
+    ] = None,
+    exit_code: Annotated[bool, Parameter(name=["--exit-code"], negative="")] = False,
+) -> int:
+    """Show what a running director does: virtual services, VIPs, members, BGP sessions, drops.
+
+    Packets and flows count client to member; replies never pass a director, so nothing is said about them.
+
+    Exit codes: 0 done; 1 what answers is no director; 3 nobody answers. With --exit-code also 10 degraded (a member
+    is out, a BGP session is down, a reload was rejected) and 11 down (a virtual service has too few members, or a VIP
+    is not announced though it should be).
+
+    Parameters
+    ----------
+    url
+        Where the director's API listens.
+    as_json
+        Print the status document as it is; with --watch one document a line.
+    watch
+        Show again every so many seconds (1 when none are given), until Ctrl-C.
+    exit_code
+        Tell the director's health by the exit code: 0 healthy, 10 degraded, 11 down.
+    """
+    pause_s = None if watch is None else watch[0] if watch else WATCH_S
+    if pause_s is not None and not 0.1 <= pause_s <= 3600:
+        complain("--watch takes 0.1 to 3600 seconds")
+        return Exit.USAGE
+    try:
+        if pause_s is not None:
+            return _watch(url, as_json, pause_s)
+        document = fetch(url)
+    except UnreachableError as error:
+        complain(str(error))
+        return Exit.UNREACHABLE
+    except AnswerError as error:
+        complain(str(error))
+        return Exit.FAILED
+    print(json.dumps(document, indent=2) if as_json else render(document, _look()))
+    return _EXIT_CODES[document["health"]["state"]] if exit_code else Exit.OK
+
+
+def _watch(url: str, as_json: bool, pause_s: float) -> int:
+    """Once a director has answered, its absence is news and no reason to leave: it may be starting again."""
+    clear = "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
+    document: Document | None = fetch(url)
+    try:
+        while True:
+            if document is not None:
+                print(json.dumps(document) if as_json else clear + render(document, _look()), flush=True)
+            time.sleep(pause_s)
+            try:
+                document = fetch(url)
+            except UnreachableError as error:
+                document = None
+                complain(str(error))
+    except KeyboardInterrupt:
+        return Exit.OK
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Asking
+
+
+class UnreachableError(Exception):
+    """No director answers; the text says what to do."""
+
+
+class AnswerError(Exception):
+    """Something answers, but not a director that we understand."""
+
+
+def fetch(url: str) -> Document:
+    """The status document of the director at *url*.
+
+    Raises:
+        UnreachableError: nobody answers there.
+        AnswerError: the answer is no status document, or *url* is no address of an API.
+    """
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme != "http" or not parts.hostname or port == -1:
+        raise AnswerError(f"{url} is not the URL of a director; give one like {DEFAULT_URL}")
+    connection = http.client.HTTPConnection(parts.hostname, port or 80, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/api/v1/status", headers={"Accept": "application/json"})
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise UnreachableError(
+            f"no director answers at {url} ({_reason(error)}); is it running, and does [api] say this address? "
+            "Start it with `onward run`, or give --url"
+        ) from error
+    finally:
+        connection.close()
+    try:
+        document = json.loads(body)
+    except ValueError:
+        document = None
+    if response.status != 200 or not isinstance(document, dict) or document.get("apiVersion") != "v1":
+        raise AnswerError(
+            f"{url} answers with HTTP status {response.status} and no status document of version v1; "
+            "is it a director, and as old as this command?"
+        )
+    return document
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"nothing within {TIMEOUT_S:g} s"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Showing
+
+
+@dataclass(frozen=True)
+class Look:
+    """How to print."""
+
+    width: int = 80
+    colour: bool = False
+
+
+def _look() -> Look:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
+    return Look(max(width, 60), colour_wanted(sys.stdout))
+
+
+_COLOURS = {"good": "32", "warn": "33", "bad": "31", "faint": "2", "bold": "1"}
+_TONES = {
+    "healthy": "good",
+    "degraded": "warn",
+    "down": "bad",
+    "up": "good",
+    "connected": "warn",
+    "disabled": "faint",
+    "in_rotation": "good",
+    "out": "bad",
+}
+
+
+def render(document: Document, look: Look) -> str:
+    """The document as text: aligned columns, no line wider than *look* asks for."""
+    return "\n".join(_lines(document, look))
+
+
+def _lines(document: Document, look: Look) -> Iterator[str]:
+    director, health = document["director"], document["health"]
+    state = _paint(health["state"], _TONES[health["state"]], look)
+    yield f"{_paint(director['name'], 'bold', look)}  {state}  up {_duration(director['uptime_s'])}, " + _fit(
+        f"{document['plane']['facts'].get('kind', 'no')} plane, version {director['version']}", look.width - 40
+    )
+    for problem in health["problems"]:
+        yield _paint(_fit(f"  ! {problem}", look.width), "bad" if health["state"] == "down" else "warn", look)
+    for service in document["services"]:
+        yield ""
+        yield from _service(service, look)
+    bgp = document["bgp"]
+    if bgp is not None:
+        yield ""
+        yield _fit(f"BGP  AS {bgp['local_as']}  router id {bgp['router_id']}", look.width)
+        yield from _columns(
+            [
+                (
+                    ("  " + peer["address"], ""),
+                    (peer["session"], _TONES[peer["session"]]),
+                    (f"AS {peer['remote_as']}", ""),
+                    (f"{len(peer['routes_sent'])} routes", ""),
+                    (peer["detail"], "faint"),
+                )
+                for peer in bgp["peers"]
+            ],
+            look,
+        )
+    yield from _drops(document, look)
+
+
+def _service(service: Document, look: Look) -> Iterator[str]:
+    """In the manner of `ipvsadm -L`: the virtual service, then `->` and a member a line."""
+    ports = ",".join(service["ports"])
+    facts = f"{service['protocol'].upper()} {ports}  {service['delivery']}  {service['hash_mode']}"
+    state = _paint(service["state"], _TONES[service["state"]], look)
+    name = _paint(service["name"], "bold", look)
+    room = look.width - len(service["name"]) - len(service["state"]) - 4
+    yield f"{name}  {state}  " + _fit(facts + (f"  {_because(service)}" if service["reason"] else ""), room)
+    yield from _columns(
+        [
+            (
+                ("  " + vip["vip"], ""),
+                ("announced", "good")
+                if vip["announced"]
+                else ("not announced", "faint" if vip["reason"] in ("no_bgp", "service_disabled") else "bad"),
+                (_because(vip) if vip["reason"] else _to(vip["sent_to"]), "faint"),
+            )
+            for vip in service["vips"]
+        ],
+        look,
+    )
+    rows = [
+        (
+            ("  -> " + member["name"], ""),
+            (member["address"], ""),
+            (f"{member['share']:.1%}", ""),
+            (_number(member["traffic"]["packets"]), ""),
+            (_number(member["traffic"]["new_flows"]), ""),
+            (member["state"].replace("_", " "), _member_tone(service, member)),
+            (_because(member) if member["reason"] else "", "faint"),
+        )
+        for member in service["members"]
+    ]
+    header = tuple((text, "faint") for text in ("     MEMBER", "ADDRESS", "SHARE", "PACKETS", "FLOWS", "STATE", ""))
+    yield from _columns([header, *rows], look, right={2, 3, 4})
+
+
+def _member_tone(service: Document, member: Document) -> str:
+    if member["state"] == "out" and (service["state"] == "disabled" or member["reason"] in ("disabled", "ratio_zero")):
+        return "faint"
+    return _TONES[member["state"]]
+
+
+def _drops(document: Document, look: Look) -> Iterator[str]:
+    counters = document["counters"]
+    if counters is None:
+        return
+    drops = sorted(((count, reason) for reason, count in counters["drops"].items() if count), reverse=True)
+    yield ""
+    text = "  ".join(f"{reason} {_number(count)}" for count, reason in drops)
+    yield _fit(f"Drops  {text or 'none'}", look.width)
+    yield _paint(_fit(f"Numbers count client to member. Replies: {document['replies']}.", look.width), "faint", look)
+
+
+def _to(peers: list[str]) -> str:
+    return f"to {', '.join(peers)}" if peers else ""
+
+
+def _because(item: Document) -> str:
+    detail = item["detail"]
+    if not detail and item["reason"] == "health_down":
+        bad = [check["last"] for check in item.get("checks", ()) if check["verdict"] == "down" and check["last"]]
+        detail = "; ".join(last["detail"] or last["code"] for last in bad)
+    return f"{item['reason']} ({detail})" if detail else str(item["reason"])
+
+
+Cell = tuple[str, str]
+"""Text and tone."""
+
+
+def _columns(rows: list[tuple[Cell, ...]], look: Look, right: set[int] | None = None) -> Iterator[str]:
+    """Aligned; the last column gets what room is left, and is cut there."""
+    if not rows:
+        return
+    widths = [max(len(row[column][0]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        line, used = "", 0
+        for column, (text, tone) in enumerate(row):
+            gap = "  " if column else ""
+            room = look.width - used - len(gap)
+            if room <= 0:
+                break
+            width = min(widths[column], room)
+            text = _fit(text, width)
+            last = column == len(row) - 1
+            padding = "" if last else " " * (width - len(text))
+            painted = _paint(text, tone, look)
+            line += gap + (padding + painted if right and column in right else painted + padding)
+            used += len(gap) + width
+        yield line.rstrip()
+
+
+def _fit(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def _paint(text: str, tone: str, look: Look) -> str:
+    return f"\x1b[{_COLOURS[tone]}m{text}\x1b[0m" if look.colour and tone and text else text
+
+
+def _number(value: int | None) -> str:
+    """At most five digits."""
+    if value is None:
+        return "-"
+    for factor, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= 100_000 and value >= factor:
+            return f"{value / factor:.1f}{unit}"
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    seconds = max(0, int(seconds))
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"

@@ -1,0 +1,16 @@
+"""The data planes there are. A new one is a package here and a line in this table."""
+
+from collections.abc import Callable
+
+from appliance.dataplane.base import DataPlane
+from appliance.dataplane.raw.plane import RawDataPlane
+from appliance.model import PlaneKind
+
+DRIVERS: dict[PlaneKind, Callable[[tuple[str, ...]], DataPlane]] = {
+    PlaneKind.AUTO: RawDataPlane,
+    PlaneKind.RAW: RawDataPlane,
+}
+"""Each makes a plane for a set of interfaces.
+
+`raw` needs CAP_NET_RAW, CAP_NET_ADMIN, nft (nftables 0.9.7 or later) and Linux 5.10; it sends faster with AF_XDP.
+"""

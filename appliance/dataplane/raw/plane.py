@@ -1,0 +1,552 @@
+"""The raw-socket data plane: `dataplane.base.DataPlane` over packet rings and NumPy."""
+
+import asyncio
+import copy
+import dataclasses
+import errno
+import resource
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import count
+
+import numpy as np
+import structlog
+
+from appliance.dataplane.base import Counters, DataPlaneError, Traffic
+from appliance.dataplane.raw import bpf, kernel, offloads
+from appliance.dataplane.raw.compiled import Compiled, TrafficColumns
+from appliance.dataplane.raw.guard import KernelGuard
+from appliance.dataplane.raw.layout import ETHERNET, Columns, stride_for
+from appliance.dataplane.raw.rings import Area, RxRing, SlowTap
+from appliance.dataplane.raw.tx import Egress, NoEgress, Sender, reason_of
+from appliance.dataplane.raw.vector import VectorPath
+from appliance.dataplane.raw.worker import Port, Work, Worker
+from appliance.dataplane.raw.xsk import MAX_FRAME, XskSender
+from appliance.forwarding import ForwardingTables
+from appliance.packet.action import Action, Reason, Verdict
+from appliance.packet.forward import Ingress
+
+log = structlog.get_logger()
+
+STUCK_S = 0.5
+"""Without a round of the forwarding thread for so long, it counts as stuck. It never sleeps longer than a fifth."""
+
+PASS_S = 2.0
+"""How long new tables may take until the thread follows them."""
+
+
+class RawDataPlane:
+    """Forwards packets for VIPs that arrive on some interfaces; see the package's other modules for how.
+
+    Needs CAP_NET_RAW and CAP_NET_ADMIN, and nft. Everything that takes more than a few hundred microseconds is done in
+    worker threads; the forwarding thread is one more.
+    """
+
+    def __init__(
+        self,
+        interfaces: tuple[str, ...],
+        *,
+        slots: int = 2048,
+        batch: int = 512,
+        few: int = 4,
+        use_xsk: bool = True,
+    ) -> None:
+        """
+        Args:
+            interfaces: names of those that packets for VIPs arrive on.
+            slots: of each interface's ring. More of them take longer bursts, and more of the CPU's cache.
+            batch: frames that are worked on at once, at most 1024.
+            few: fewer frames than this are forwarded one by one.
+            use_xsk: send by AF_XDP where it is to be had; False sends by sendmmsg(2) always.
+        """
+        self._interfaces = interfaces
+        self._slots = slots
+        self._batch = batch
+        self._few = few
+        self._use_xsk = use_xsk
+        self._guard = KernelGuard(interfaces)
+        self._lock = threading.Lock()
+        """Held by whatever opens, changes or closes sockets: a cancelled caller leaves its worker thread behind."""
+
+        self._tables = ForwardingTables()
+        self._session: _Session | None = None
+        self._old = _Totals()
+        """What sessions that have ended have counted."""
+
+        self._seen_beats = -1
+        self._verified_at = 0.0
+
+    async def start(self) -> None:
+        """Take over the interfaces.
+
+        Raises:
+            DataPlaneError: as the contract says.
+        """
+        await asyncio.to_thread(self._start)
+
+    async def set(self, tables: ForwardingTables) -> None:
+        """Make these the tables in force. Sets right what `check` complains about, where that is possible.
+
+        Raises:
+            DataPlaneError: as the contract says.
+        """
+        await asyncio.to_thread(self._set, tables)
+
+    async def check(self) -> None:
+        """Prove that frames are being forwarded by the tables last set.
+
+        Raises:
+            DataPlaneError: the thread is stuck or dead, an interface is down, gone or not what it was, or the kernel
+                guard is gone.
+        """
+        session = self._session
+        if session is None:
+            raise DataPlaneError("the data plane was not started")
+        fault = session.fault()
+        if fault is not None:
+            raise DataPlaneError(fault)
+        if session.worker.beats == self._seen_beats:
+            await self._see_a_beat(session)
+        self._seen_beats = session.worker.beats
+        if self._guard.changed():
+            await asyncio.to_thread(self._verify_guard)
+
+    async def counters(self) -> Counters:
+        """Read the counters now."""
+        totals = self._old.copy()
+        session = self._session
+        if session is not None:
+            session.add_to(totals)
+        return totals.counters()
+
+    async def explain(self, frame: bytes, interface: str) -> Action:
+        """What happens to a frame on *interface*: by the very filter and the very passes that real ones meet.
+
+        Raises:
+            DataPlaneError: the plane is not started, or does not serve that interface.
+        """
+        return self._running().explain(frame, interface)
+
+    async def describe(self) -> Mapping[str, str]:
+        """Facts for people."""
+        facts = {"kind": "raw", "interfaces": ", ".join(self._interfaces), "kernel_guard": self._guard.table}
+        session = self._session
+        if session is not None:
+            facts |= session.describe()
+        return facts
+
+    async def close(self) -> None:
+        """Stop forwarding and leave nothing behind."""
+        await asyncio.to_thread(self._close)
+
+    def _running(self) -> "_Session":
+        if self._session is None:
+            raise DataPlaneError("the data plane was not started")
+        return self._session
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._session is None:
+                self._open()
+
+    def _open(self) -> None:
+        interfaces = [_require(name) for name in self._interfaces]
+        self._guard.install()
+        try:
+            self._session = _Session(interfaces, self._slots, self._batch, self._few, self._use_xsk)
+        except OSError as error:
+            self._guard.remove()
+            raise DataPlaneError(_explain_os_error(error, self._interfaces)) from error
+        self._seen_beats = -1
+        log.info(
+            "plane.started", kind="raw", interfaces=self._interfaces, slots=self._session.area.slots, batch=self._batch
+        )
+
+    def _set(self, tables: ForwardingTables) -> None:
+        with self._lock:
+            session = self._running()
+            fault = session.fault()
+            if fault is not None and session.beyond_repair():
+                log.warning("plane.reopening", reason=fault)
+                self._close_session(session)
+                self._open()
+                session = self._running()
+            elif self._guard.changed():
+                try:
+                    self._guard.verify()
+                except DataPlaneError as error:
+                    log.warning("plane.guard_restored", reason=str(error))
+                    self._guard.install()
+                    self._guard.set(session.tables.vips_v4, session.tables.vips_v6)
+            if session.tables.fingerprint == tables.fingerprint:
+                return
+            started = time.monotonic()
+            self._program(session, tables)
+            log.info(
+                "plane.programmed",
+                services=len(tables.services),
+                members=len(tables.members),
+                vips=len(tables.vips),
+                ms=round((time.monotonic() - started) * 1000, 1),
+            )
+
+    def _program(self, session: "_Session", tables: ForwardingTables) -> None:
+        """New VIPs: first the kernel looks away, then we know what to do, then we look. Old ones: the other way round.
+
+        So nobody's packet is handled twice, and none by half a table.
+        """
+        old = session.tables
+        work = session.prepare(tables)
+        if not tables.vips <= old.vips:
+            self._guard.set(tables.vips_v4 | old.vips_v4, tables.vips_v6 | old.vips_v6)
+        session.use(work)
+        if tables.vips != old.vips:
+            session.admit(tables)
+        if not old.vips <= tables.vips:
+            self._guard.set(tables.vips_v4, tables.vips_v6)
+
+    def _verify_guard(self) -> None:
+        with self._lock:
+            self._guard.verify()
+
+    async def _see_a_beat(self, session: "_Session") -> None:
+        """Wait for a round of the thread, which may have been asleep just now."""
+        session.worker.wake()
+        deadline = time.monotonic() + STUCK_S
+        while session.worker.beats == self._seen_beats:
+            if time.monotonic() > deadline:
+                raise DataPlaneError(
+                    f"the forwarding thread has made no round for {STUCK_S} s; "
+                    "is the machine overloaded, or something holding the interpreter?"
+                )
+            await asyncio.sleep(0.005)
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._session is not None:
+                self._close_session(self._session)
+                self._guard.remove()
+                log.info("plane.stopped", kind="raw")
+
+    def _close_session(self, session: "_Session") -> None:
+        self._session = None
+        session.close()
+        session.add_to(self._old)
+
+
+class _Totals:
+    """Counters under construction, by name."""
+
+    def __init__(self) -> None:
+        self.services: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
+        self.members: defaultdict[str, Traffic] = defaultdict(Traffic)
+        self.reasons: Counter[str] = Counter()
+        self.replies: Counter[str] = Counter()
+        self.details: Counter[str] = Counter()
+
+    def copy(self) -> "_Totals":
+        other = _Totals()
+        other.services.update(self.services)
+        other.members.update(self.members)
+        other.reasons.update(self.reasons)
+        other.replies.update(self.replies)
+        other.details.update(self.details)
+        return other
+
+    def add_traffic(self, compiled: Compiled) -> None:
+        for service in compiled.tables.services:
+            self.services[service.name, str(service.vip)] += compiled.traffic.service(service.index)
+        for way, member in enumerate(compiled.members):
+            self.members[member.id] += compiled.traffic.way(way)
+
+    def counters(self) -> Counters:
+        return Counters(
+            services=dict(self.services),
+            members=dict(self.members),
+            reasons=dict(self.reasons),
+            replies=dict(self.replies),
+            details=dict(self.details),
+        )
+
+
+class _Session:
+    """Rings, senders and the thread, from one opening to the next closing."""
+
+    def __init__(self, interfaces: list[kernel.Interface], slots: int, batch: int, few: int, use_xsk: bool) -> None:
+        self._batch = batch
+        self._use_xsk = use_xsk
+        self._interfaces = interfaces
+        self.tables = ForwardingTables()
+        """The tables that the thread follows."""
+
+        self._exact = True
+        self._numbers = count(1)
+        self._undo: list[Callable[[], object]] = []
+        try:
+            self._open(slots, few)
+        except BaseException:
+            self._release()
+            raise
+
+    def _open(self, slots: int, few: int) -> None:
+        for interface in self._interfaces:
+            merging = offloads.switch_off(interface.name)
+            if merging:
+                log.info("plane.offloads_off", interface=interface.name, features=merging)
+                self._undo.append(partial(offloads.restore, interface.name, merging))
+        _raise_memlock_limit()
+        stride = stride_for(max(interface.mtu for interface in self._interfaces))
+        self.area = Area(stride, slots, len(self._interfaces))
+        self._undo.append(self.area.close)
+        self._egress: dict[int, Sender] = {}
+        self._undo.append(self._close_egress)
+        ports = []
+        for number, interface in enumerate(self._interfaces):
+            ring = RxRing(interface, self.area, number)
+            self._undo.append(ring.close)
+            slow = SlowTap(interface)
+            self._undo.append(slow.close)
+            reply = self._egress[interface.ifindex] = Egress(interface.name, interface.ifindex, self.area, self._batch)
+            ports.append(Port(Ingress(interface.ifindex, interface.mac, interface.mtu), ring, slow, reply))
+        self._ports = ports
+        compiled = Compiled(self.tables, [port.ingress for port in ports])
+        self._books = _Totals(), compiled
+        """What tables that are no longer followed have counted, and the tables that are. Replaced together, so that
+        a reader never misses or doubles anything."""
+
+        self.worker = Worker(self.area, ports, Work(compiled), self._batch, few)
+        self.worker.start()
+
+    def prepare(self, tables: ForwardingTables) -> Work:
+        """Build all that the thread needs for these tables; nothing that it uses now is touched.
+
+        Raises:
+            DataPlaneError: the tables cannot be followed.
+        """
+        try:
+            compiled = Compiled(tables, [port.ingress for port in self._ports])
+        except ValueError as error:
+            raise DataPlaneError(f"the forwarding tables cannot be used: {error}") from error
+        egress = {
+            ifindex: self._sender(name, ifindex, compiled.mtu_of(ifindex))
+            for ifindex, name in compiled.interfaces.items()
+        }
+        return Work(compiled, egress)
+
+    def _sender(self, name: str, ifindex: int, mtu: int) -> Sender:
+        sender = self._egress.get(ifindex)
+        if not isinstance(sender, Egress):
+            try:
+                sender = Egress(name, ifindex, self.area, self._batch)
+            except OSError as error:
+                log.warning("plane.tx_unavailable", interface=name, reason=str(error))
+                self._egress[ifindex] = NoEgress(name, ifindex, self.area)
+                return self._egress[ifindex]
+            self._egress[ifindex] = sender
+        if self._use_xsk and sender.xsk is None:
+            if mtu + 14 > MAX_FRAME:
+                log.info("plane.tx_fallback", interface=name, transmit="sendmmsg", reason=f"MTU {mtu} is too large")
+            else:
+                sender.xsk = self._open_xsk(name, ifindex)
+        return sender
+
+    def _open_xsk(self, name: str, ifindex: int) -> XskSender | None:
+        living = [egress.xsk for egress in self._egress.values() if isinstance(egress, Egress) and egress.xsk]
+        error: OSError | None = None
+        # A socket whose interface is gone cannot share its UMEM any more; without any to share with, register it anew.
+        for share in [*living[:1], None] if living else [None]:
+            try:
+                return XskSender(name, ifindex, self.area, next(self._numbers), self._batch, share)
+            except OSError as refused:
+                error = refused
+        if error is not None:
+            log.warning("plane.tx_fallback", interface=name, transmit="sendmmsg", reason=reason_of(error))
+        return None
+
+    def use(self, work: Work) -> None:
+        """Hand the thread new tables, and wait until it has passed a round with them.
+
+        Raises:
+            DataPlaneError: the thread does not.
+        """
+        self.worker.use(work)
+        deadline = time.monotonic() + PASS_S
+        while self.worker.passed is not work:
+            if not self.worker.alive or time.monotonic() > deadline:
+                raise DataPlaneError(self.fault() or f"the forwarding thread did not take new tables within {PASS_S} s")
+            time.sleep(0.0005)
+        retired, old = self._books
+        retired = retired.copy()
+        retired.add_traffic(old)  # final: the thread has left these tables
+        self._books = retired, work.tables
+        self.tables = work.tables.tables
+
+    def admit(self, tables: ForwardingTables) -> None:
+        """Take frames for the VIPs of these tables, and for no other."""
+        exact = True
+        for port in self._ports:
+            exact &= port.ring.admit(tables)
+            exact &= port.slow.admit(tables)
+        if exact is False and self._exact:
+            log.warning("plane.filter_coarse", vips=len(tables.vips), hint="too many VIPs for a socket filter")
+        self._exact = exact
+
+    def fault(self) -> str | None:
+        """What is wrong with thread or interfaces, if anything."""
+        if self.worker.error is not None:
+            return f"the forwarding thread has died: {self.worker.error!r}"
+        for was in self._interfaces:
+            now = kernel.read_interface(was.name)
+            if now is None:
+                return f"interface {was.name} is gone"
+            if now.ifindex != was.ifindex:
+                return f"interface {was.name} is not the one it was (ifindex {now.ifindex}, not {was.ifindex})"
+            if (now.mtu, now.mac) != (was.mtu, was.mac):
+                return f"interface {was.name} has another MTU or MAC address than before"
+            if not now.up:
+                return f"interface {was.name} is down; try: ip link set {was.name} up"
+            if not now.carrier:
+                return f"interface {was.name} has no carrier"
+        return None
+
+    def beyond_repair(self) -> bool:
+        """Whether it takes a new session to forward again: not when an interface is merely down."""
+        if self.worker.error is not None:
+            return True
+        for was in self._interfaces:
+            now = kernel.read_interface(was.name)
+            if now is None or (now.ifindex, now.mtu, now.mac) != (was.ifindex, was.mtu, was.mac):
+                return True
+        return False
+
+    def add_to(self, totals: _Totals) -> None:
+        """Add all that this session has counted."""
+        worker = self.worker
+        retired, compiled = self._books
+        for key, traffic in retired.services.items():
+            totals.services[key] += traffic
+        for member, traffic in retired.members.items():
+            totals.members[member] += traffic
+        totals.add_traffic(compiled)
+        for reason, number in [*list(worker.reasons.items()), *list(worker.vector.reasons.items())]:
+            totals.reasons[str(reason)] += number
+        failed = sum(sender.failed for sender in self._egress.values())
+        if failed:
+            totals.reasons[str(Reason.TX_FAILED)] += failed
+        totals.replies.update(worker.replies)
+        for port in self._ports:
+            for tap in (port.ring, port.slow):
+                if tap.socket.fileno() >= 0:
+                    tap.read_losses()
+        totals.details.update(
+            {
+                "ring_overflows": sum(port.ring.lost for port in self._ports),
+                "slow_path_overflows": sum(port.slow.lost for port in self._ports),
+                "slow_path_frames": worker.odd,
+                "completed_checksums": worker.completed,
+                "batches": worker.batches,
+                "single_frames": worker.few_frames,
+            }
+        )
+
+    def describe(self) -> dict[str, str]:
+        """Facts for people."""
+        facts = {
+            "ring": f"{self.area.slots} slots of {self.area.stride} bytes for each interface",
+            "filter": "exact" if self._exact else "coarse: more VIPs than fit into a socket filter",
+        }
+        for sender in list(self._egress.values()):
+            facts[f"transmit_{sender.name}"] = sender.kind
+        return facts
+
+    def explain(self, frame: bytes, interface: str) -> Action:
+        number = next((n for n, port in enumerate(self._ports) if port.ring.interface.name == interface), None)
+        if number is None:
+            names = ", ".join(port.ring.interface.name for port in self._ports)
+            raise DataPlaneError(f"interface {interface} is not one that this director listens on ({names})")
+        return explain(self._books[1], self._ports[number].ingress, number, frame)
+
+    def _close_egress(self) -> None:
+        for sender in self._egress.values():
+            sender.close()
+
+    def close(self) -> None:
+        if self.worker.stop():
+            for port in self._ports:
+                port.ring.read_losses()
+                port.slow.read_losses()
+            self._release()
+        else:
+            # Memory under a running thread must not be unmapped: better a leak than a crash.
+            log.error("plane.thread_stuck", hint="the forwarding thread does not end; its sockets stay open")
+
+    def _release(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+
+def explain(compiled: Compiled, ingress: Ingress, number: int, frame: bytes) -> Action:
+    """What the plane does with a frame: the socket filters as the kernel runs them, then the passes or the reference.
+
+    Args:
+        compiled: tables; nothing is counted in them.
+        ingress: where the frame arrives.
+        number: of that interface among those that *compiled* was made for.
+        frame: with its Ethernet header.
+    """
+    action = compiled.path.forward(frame, ingress)
+    tables = compiled.tables
+    plain, _ = bpf.classifier(sorted(tables.vips_v4), sorted(tables.vips_v6), ingress.mtu, bpf.Class.PLAIN)
+    if frame[:6] != ingress.mac or not bpf.run(plain, frame):
+        return action
+    columns = Columns(np.zeros((1, stride_for(ingress.mtu)), np.uint8))
+    columns.frames[0, ETHERNET : ETHERNET + len(frame)] = np.frombuffer(frame, np.uint8)
+    columns.captured[0] = len(frame)
+    path = VectorPath(columns)
+    outcome = path.forward(slice(0, 1), number, _uncounted(compiled))
+    if outcome.answer:
+        return action
+    if outcome.sends:
+        send = outcome.sends[0]
+        sent = columns.frames[0, send.start : send.start + int(send.lengths[0])].tobytes()
+        return dataclasses.replace(action, verdict=Verdict.TRANSMIT, reason=None, frame=sent, ifindex=send.ifindex)
+    reason = next(iter(path.reasons), Reason.NOT_VIP)
+    verdict = Verdict.PASS if reason is Reason.NOT_VIP else Verdict.DROP
+    return dataclasses.replace(action, verdict=verdict, reason=reason, frame=b"", ifindex=0)
+
+
+def _uncounted(compiled: Compiled) -> Compiled:
+    """The same tables with counters of their own."""
+    other = copy.copy(compiled)
+    other.traffic = TrafficColumns(len(compiled.tables.services), len(compiled.members))
+    return other
+
+
+def _require(name: str) -> kernel.Interface:
+    interface = kernel.read_interface(name)
+    if interface is None:
+        import socket
+
+        there = ", ".join(sorted(other for _, other in socket.if_nameindex()))
+        raise DataPlaneError(f"there is no interface {name} (director.interfaces); there are: {there}")
+    if not interface.up:
+        raise DataPlaneError(f"interface {name} is down; try: ip link set {name} up")
+    return interface
+
+
+def _raise_memlock_limit() -> None:
+    """The UMEM counts as locked memory for whoever lacks CAP_IPC_LOCK."""
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+
+
+def _explain_os_error(error: OSError, interfaces: tuple[str, ...]) -> str:
+    names = ", ".join(interfaces)
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return f"not permitted to listen on {names}: the raw data plane needs CAP_NET_RAW and CAP_NET_ADMIN"
+    if error.errno == errno.ENOMEM:
+        return f"not enough memory for the packet rings of {names}; use fewer slots"
+    return f"cannot listen on {names}: {error}"

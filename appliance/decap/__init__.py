@@ -1,0 +1,1 @@
+"""The member's side of L3 DSR: takes packets out of their encapsulation."""

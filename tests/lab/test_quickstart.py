@@ -1,0 +1,312 @@
+"""The whole path with real routers: forward, watch, announce, show. One story, in order, on one lab."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from containerlab.tour import captures
+from containerlab.tour.demo import DIRECTORS, MEMBERS, VIPS
+from containerlab.tour.lab import Captures, in_rotation, next_hops, status
+from tests.netns import until
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+
+TRAFFIC = [sys.executable, "-m", "containerlab.tour.traffic"]
+RESPONDER = [sys.executable, "-m", "appliance", "lab", "responder"]
+RUN = [sys.executable, "-m", "appliance", "run", "/etc/onward/onward.toml"]
+HELD = 220
+
+
+def url(vip, scheme="http", port=80):
+    return f"{scheme}://[{vip}]:{port}" if ":" in vip else f"{scheme}://{vip}:{port}"
+
+
+def traffic(lab, *arguments):
+    said = lab.node("client").run([*TRAFFIC, *arguments], timeout=90, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+    return json.loads(said.stdout.splitlines()[-1])
+
+
+def kill(node, part, number=signal.SIGKILL):
+    hit = [pid for pid, command in node.holder.processes() if part in command]
+    assert hit, f"nothing with {part!r} runs in {node.name}: {node.holder.processes()}"
+    for pid in hit:
+        os.kill(pid, number)
+
+
+def start(lab, name, command):
+    lab.node(name).start(command, lab.log(name))
+
+
+def rotation_is(lab, member, present, directors=tuple(DIRECTORS)):
+    """Every director has the member, in every service of its pools, in rotation (or out of it)."""
+
+    def agreed():
+        documents = [status(lab.node(name)) for name in directors]
+        return all(
+            document is not None and any(one.endswith(f"/{member}") for one in in_rotation(document)) is present
+            for document in documents
+        )
+
+    until(agreed, f"{member} in rotation: {present}", 15)
+
+
+def announced_by(lab, vip, *directors):
+    """The router's kernel sends the VIP's packets to exactly these directors."""
+    family = 1 if ":" in vip else 0
+    wanted = {DIRECTORS[name][family] for name in directors}
+
+    def routed():
+        hops = next_hops(lab.node("r1"), vip)
+        # FRR gives IPv6 next hops as link-local addresses: then their number must do.
+        return len(hops) == len(wanted) if any(hop.startswith("fe80") for hop in hops) else hops == wanted
+
+    until(routed, f"{vip} by {directors or 'nobody'}; now {next_hops(lab.node('r1'), vip)}", 15)
+
+
+@contextmanager
+def held(lab, target, connections=HELD):
+    """Long connections; gives a function that tells their present state, and checks nothing by itself."""
+    process = lab.node("client").popen(
+        [*TRAFFIC, "hold", target, "--connections", str(connections), "--interval", "0.2"]
+    )
+    os.set_blocking(process.stdout.fileno(), False)
+    latest = {"open": {}, "broken": []}
+
+    def state():
+        while line := process.stdout.readline():
+            latest.update(json.loads(line))
+        return latest
+
+    try:
+        until(lambda: sum(state()["open"].values()) == connections, f"{connections} connections", 20)
+        yield state
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+def test_every_vip_is_announced_by_both_directors(lab):
+    """The router's kernel has two next hops for each VIP, IPv4 and IPv6."""
+    for vip in VIPS:
+        announced_by(lab, vip, "d1", "d2")
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_tcp_carries_ten_megabytes_each_way(lab, vip):
+    """Upload through the director and download past it arrive whole."""
+    result = traffic(lab, "transfer", url(vip), "--size", "10000000")
+    assert result["upload_ok"]
+    assert result["download_ok"]
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_udp_reaches_every_member_and_is_answered_from_the_vip(lab, vip):
+    """Two hundred flows, every one answered; both members get their share."""
+    result = traffic(lab, "udp", url(vip, "udp", 5000), "--flows", "200")
+    assert result["failed"] == {}
+    (counts,) = result["good"].values()
+    assert set(counts) == ({"m1", "m2"} if VIPS[vip] == "L3" else {"m3", "m4"})
+    assert min(counts.values()) > 60
+
+
+def test_captures_prove_no_translation_and_direct_return(lab, tmp_path):
+    """What members get is what the client sent, byte for byte; replies never pass a director."""
+    capture = Captures(lab, [(name, "eth1") for name in ("client", *DIRECTORS, *MEMBERS)], tmp_path)
+    for vip in VIPS:
+        traffic(lab, "transfer", url(vip), "--size", "300000")
+        traffic(lab, "udp", url(vip, "udp", 5000), "--flows", "50")
+    time.sleep(0.3)  # the last frames are on their way to the files
+    seen = {node: captures.read(path) for node, path in capture.stop().items()}
+    at_members = [packet for name in MEMBERS for packet in seen[name]]
+    at_directors = [packet for name in DIRECTORS for packet in seen[name]]
+    directors = {ip_address(text) for pair in DIRECTORS.values() for text in pair}
+    members = {ip_address(text) for pair in MEMBERS.values() for text in pair}
+    macs = {
+        name: json.loads(lab.node(name).run(["ip", "-j", "link", "show", "eth1"]).stdout)[0]["address"]
+        for name in (*DIRECTORS, *MEMBERS)
+    }
+    for text, delivery in VIPS.items():
+        vip = ip_address(text)
+        claims = [
+            captures.unchanged(seen["client"], at_members, vip),
+            captures.direct_return(seen["client"], at_members, at_directors, vip),
+            captures.encapsulated(at_members, vip, directors, members)
+            if delivery == "L3"
+            else captures.rewritten(at_members, vip, {macs["d1"], macs["d2"]}, {macs["m3"], macs["m4"]}),
+        ]
+        for claim in claims:
+            assert claim.holds, f"{claim.text}: {claim.evidence}"
+        # A capture in which the proof could not fail proves nothing: there must be traffic of both protocols.
+        protocols = {packet.protocol for packet in at_members if packet.destination == vip}
+        assert protocols == {6, 17}
+
+
+def test_a_stopped_member_takes_only_its_own_connections_along(lab):
+    """It leaves after `fall`, others' long connections live on, and it comes back after `rise`."""
+    vip = "198.51.100.10"
+    with held(lab, url(vip)) as state:
+        before = dict(state()["open"])
+        assert set(before) == {"m1", "m2"}
+        stopped = time.monotonic()
+        kill(lab.node("m1"), "responder")
+        rotation_is(lab, "m1", False)
+        # Two bad results, one a second, the last one at most 0.8 s late.
+        assert time.monotonic() - stopped < 6
+        result = traffic(lab, "udp", url(vip, "udp", 5000), "--flows", "100")
+        assert list(result["good"].values()) == [{"m2": 100}]
+        start(lab, "m1", RESPONDER)
+        rotation_is(lab, "m1", True)
+        assert state()["open"] == {"m2": before["m2"]}
+        assert {broken["member"] for broken in state()["broken"]} == {"m1"}
+    result = traffic(lab, "udp", url(vip, "udp", 5000), "--flows", "100")
+    (counts,) = result["good"].values()
+    assert set(counts) == {"m1", "m2"}
+
+
+def test_the_vip_goes_with_the_last_member_and_comes_back_with_the_first(lab):
+    """BGP follows health: nobody to serve it, no route; one is enough to announce again."""
+    vips = [vip for vip, delivery in VIPS.items() if delivery == "L2"]
+    for name in ("m3", "m4"):
+        kill(lab.node(name), "responder")
+    for vip in vips:
+        announced_by(lab, vip)
+    views = [service for service in status(lab.node("d1"))["services"] if service["pool"].startswith("l2")]
+    assert {service["reason"] for service in views} == {"below_min_members"}
+    announced_by(lab, "198.51.100.10", "d1", "d2")
+    start(lab, "m4", RESPONDER)
+    for vip in vips:
+        announced_by(lab, vip, "d1", "d2")
+    start(lab, "m3", RESPONDER)
+    rotation_is(lab, "m3", True)
+
+
+def test_a_killed_director_breaks_no_connection(lab):
+    """The guard withdraws, the router turns to the other director, and that one computes the same ring."""
+    with held(lab, url("198.51.100.10")) as state:
+        before = dict(state()["open"])
+        killed = time.monotonic()
+        kill(lab.node("d1"), "appliance run")
+        for vip in VIPS:
+            announced_by(lab, vip, "d2")
+        withdrawn = time.monotonic() - killed
+        result = traffic(lab, "udp", url("198.51.100.10", "udp", 5000), "--flows", "200")
+        assert result["failed"] == {}
+        start(lab, "d1", RUN)
+        for vip in VIPS:
+            announced_by(lab, vip, "d1", "d2")
+        assert state()["open"] == before
+        assert state()["broken"] == []
+    assert withdrawn < 3
+    print(f"d1 killed: no route left after {withdrawn:.2f} s")
+
+
+def test_a_stopped_process_is_withdrawn_by_the_lease(lab):
+    """SIGSTOP: nobody renews the lease, so the guard withdraws; SIGCONT brings the routes back."""
+    kill(lab.node("d2"), "appliance run", signal.SIGSTOP)
+    try:
+        announced_by(lab, "198.51.100.10", "d1")
+    finally:
+        kill(lab.node("d2"), "appliance run", signal.SIGCONT)
+    for vip in VIPS:
+        announced_by(lab, vip, "d1", "d2")
+
+
+def test_killed_exabgp_is_started_again_and_gets_every_route_anew(lab):
+    """A BGP speaker's death does not touch forwarding, and its successor announces everything."""
+    before = status(lab.node("d1"))["director"]["started_at"]
+    kill(lab.node("d1"), "exabgp")
+    for vip in VIPS:
+        announced_by(lab, vip, "d1", "d2")
+    assert status(lab.node("d1"))["director"]["started_at"] == before
+
+
+def test_a_wrong_configuration_changes_nothing(lab):
+    """SIGHUP with a bad file: every mistake is told, and the director goes on with what it had."""
+    director = lab.node("d1")
+    good = director.run(["cat", "/etc/onward/onward.toml"]).stdout
+    bad = good.replace("198.51.100.10", "198.51.100.300").replace("send_interval = 1", 'send_interval = "1"')
+    before = status(director)
+    reload_with(lab, "d1", bad)
+    until(lambda: not status(director)["config"]["last_reload"]["ok"], "the reload was rejected")
+    after = status(director)
+    problems = "\n".join(after["config"]["last_reload"]["problems"])
+    assert "198.51.100.300" in problems
+    assert "send_interval" in problems
+    assert after["config"]["digest"] == before["config"]["digest"]
+    announced_by(lab, "198.51.100.10", "d1", "d2")
+    assert traffic(lab, "udp", url("198.51.100.10", "udp", 5000), "--flows", "50")["failed"] == {}
+    reload_with(lab, "d1", good)
+    until(lambda: status(director)["config"]["last_reload"]["ok"], "the good file is accepted again")
+
+
+def test_a_reload_applies_a_new_weight_without_breaking_what_stays(lab):
+    """A good file takes effect at once: m1 disabled gets no new flows, and comes back with the old file."""
+    director = lab.node("d1")
+    good = director.run(["cat", "/etc/onward/onward.toml"]).stdout
+    changed = good.replace('address = "203.0.113.131" }', 'address = "203.0.113.131", enabled = false }')
+    assert changed != good
+    try:
+        reload_with(lab, "d1", changed)
+        rotation_is(lab, "m1", False, ["d1"])
+        rotation_is(lab, "m1", True, ["d2"])
+    finally:
+        reload_with(lab, "d1", good)
+    rotation_is(lab, "m1", True)
+
+
+def reload_with(lab, name, text):
+    """Put *text* in place of the director's configuration file and send SIGHUP."""
+    node = lab.node(name)
+    # The file is bound read-only into the node; a new one is mounted over it there.
+    node.write("/run/onward.toml", text)
+    node.run(["mount", "--bind", "/run/onward.toml", "/etc/onward/onward.toml"])
+    kill(node, "appliance run", signal.SIGHUP)
+
+
+def test_metrics_tell_the_same_as_the_router(lab):
+    """What Prometheus reads: VIPs announced, sessions up, packets counted per member."""
+    said = lab.node("d1").run(
+        [
+            sys.executable,
+            "-c",
+            "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/metrics').read().decode())",
+        ]
+    )
+    lines = dict(line.rsplit(" ", 1) for line in said.stdout.splitlines() if line and not line.startswith("#"))
+    assert float(lines['onward_bgp_session_up{peer="203.0.113.1"}']) == 1
+    announced = {key: value for key, value in lines.items() if key.startswith("onward_vip_announced")}
+    assert len(announced) == 4
+    assert set(map(float, announced.values())) == {1.0}
+    packets = {key: float(value) for key, value in lines.items() if key.startswith("onward_member_packets_total")}
+    assert all(value > 0 for value in packets.values())
+    assert len(packets) == 8
+
+
+def test_an_orderly_stop_withdraws_first_and_leaves_nothing(lab):
+    """SIGTERM: the router turns away without an error at the client; no process, no kernel rule stays."""
+    node = lab.node("d2")
+    process = lab.node("client").popen([*TRAFFIC, "load", url("198.51.100.10"), url("2001:db8:f::20"), "--rate", "30"])
+    try:
+        time.sleep(0.5)
+        kill(node, "appliance run", signal.SIGTERM)
+        until(lambda: not [c for _, c in node.holder.processes() if "onward" in c or "exabgp" in c], "all ended", 10)
+        announced_by(lab, "198.51.100.10", "d1")
+        time.sleep(0.5)
+    finally:
+        process.terminate()
+        said = process.communicate(timeout=10)[0]
+    failed = [line for line in map(json.loads, said.splitlines()) if line["failed"]]
+    assert failed == []
+    rules = subprocess.run(["ip", "netns", "exec", node.netns, "nft", "list", "tables"], capture_output=True, text=True)
+    assert "onward" not in rules.stdout
+    start(lab, "d2", RUN)
+    for vip in VIPS:
+        announced_by(lab, vip, "d1", "d2")

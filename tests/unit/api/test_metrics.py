@@ -1,0 +1,100 @@
+"""Prometheus metrics."""
+
+import platform
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from appliance.api.metrics import exposition, families
+from appliance.api.sources import Observed
+from appliance.packet.action import Reason
+from tests import golden
+from tests.unit.api.samples import healthy, observed, sample_snapshot
+
+
+def samples(seen: Observed) -> dict[tuple[str, ...], float]:
+    """By name and label values in the order of label names."""
+    return {
+        (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(exposition(seen).decode())
+        for sample in family.samples
+    }
+
+
+def test_exposition_is_as_published() -> None:
+    """Every metric with its help and labels, as dashboards and rules rely on them."""
+    lines = exposition(observed()).decode().splitlines(keepends=True)
+    text = "".join(line for line in lines if "process_" not in line)
+    golden.check("metrics.txt", text.replace(platform.python_version(), "PYTHON"))
+
+
+def test_process_metrics() -> None:
+    """The process's own memory, time and files are there too."""
+    assert samples(observed())["process_resident_memory_bytes",] > 0
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [observed(), healthy(), observed(applied=None, counters=None, speaker=None), observed(health=())],
+    ids=["sample", "healthy", "starting", "unmonitored"],
+)
+def test_names_follow_the_rules(seen: Observed) -> None:
+    """Names are ours, counters and only they end in _total, times and sizes have base units, help texts are there."""
+    names = set()
+    for family in families(seen):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        assert name not in names
+        names.add(name)
+        assert re.fullmatch(r"onward_[a-z][a-z_]*[a-z]", name)
+        assert (family.type == "counter") == name.endswith("_total")
+        assert not re.search(r"milli|micro|_bool|_ms\b|_count$", name)
+        assert family.documentation.endswith(".")
+        labels = [tuple(sample.labels.items()) for sample in family.samples if not sample.name.endswith("_bucket")]
+        assert family.type == "histogram" or len(labels) == len(set(labels))
+
+
+def test_traffic_says_that_replies_are_not_in_it() -> None:
+    """Whoever reads a packet, byte or flow counter is told that it is one half."""
+    counted = [family for family in families(observed()) if re.search("packets|bytes|flows|drops", family.name)]
+    assert len(counted) == 7
+    assert all("Client to member only" in family.documentation for family in counted)
+
+
+def test_exactly_one_state_holds() -> None:
+    """Of each state set one is 1 and the others are 0."""
+    found = samples(observed())
+    states = {key[2]: value for key, value in found.items() if key[:2] == ("onward_service_state", "dns")}
+    assert states == {"up": 0, "down": 1, "disabled": 0}
+    health = {
+        key[1]: value for key, value in found.items() if key[0] == "onward_member_health" and key[2] == "web/web3"
+    }
+    assert health == {"unknown": 0, "up": 0, "down": 1}
+
+
+def test_wanted_and_announced() -> None:
+    """Whether a VIP should be announced and whether it is are two metrics, so that an alert can compare them."""
+    found = samples(observed())
+    assert found["onward_vip_wanted", "198.51.100.7"] == found["onward_vip_announced", "198.51.100.7"] == 1
+    assert found["onward_vip_wanted", "198.51.100.53"] == found["onward_vip_announced", "198.51.100.53"] == 0
+
+
+def test_reasons_start_at_zero() -> None:
+    """Every reason has a sample before it first happens, or the first drop would be no increase."""
+    found = samples(healthy())
+    assert {key[1] for key in found if key[0] in ("onward_drops_total", "onward_passes_total")} == set(Reason)
+
+
+def test_histogram_is_cumulative() -> None:
+    """Buckets of the loop's lateness add up to the count."""
+    found = samples(observed())
+    buckets = [value for key, value in found.items() if key[0] == "onward_loop_lag_seconds_bucket"]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == found["onward_loop_lag_seconds_count",] == 100
+    assert found["onward_loop_lag_seconds_sum",] == pytest.approx(0.042)
+
+
+def test_a_failed_plane_is_a_metric() -> None:
+    """While the data plane is in doubt, onward_plane_up is 0."""
+    assert samples(observed(snapshot=sample_snapshot(plane_error="stuck")))["onward_plane_up",] == 0
+    assert samples(observed())["onward_plane_up",] == 1

@@ -1,0 +1,366 @@
+"""The status server, asked over real HTTP."""
+
+import asyncio
+import json
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+
+from appliance.api import server as server_module
+from appliance.api.server import ApiError, ApiServer
+from appliance.api.sources import StatusSources
+from appliance.api.views import NOT_VISIBLE
+from appliance.dataplane.base import DataPlaneError
+from tests.unit.api.samples import observed, sample_snapshot, sources
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@asynccontextmanager
+async def serving(given: StatusSources | None = None) -> AsyncIterator[tuple[aiohttp.ClientSession, ApiServer]]:
+    server = ApiServer(ip_address("127.0.0.1"), 0, given or sources())
+    await server.start()
+    try:
+        async with aiohttp.ClientSession(server.url) as client:
+            yield client, server
+    finally:
+        await server.close()
+
+
+async def get(
+    path: str, given: StatusSources | None = None, method: str = "GET", **options: Any
+) -> tuple[aiohttp.ClientResponse, str]:
+    async with serving(given) as (client, _), client.request(method, path, **options) as response:
+        return response, await response.text()
+
+
+async def events(response: aiohttp.ClientResponse, name: str) -> AsyncIterator[str]:
+    """The data of the stream's events."""
+    data: list[str] = []
+    async for raw in response.content:
+        line = raw.decode().rstrip("\n")
+        if line.startswith("data: "):
+            data.append(line[6:])
+        elif line.startswith("event: "):
+            assert line == f"event: {name}"
+        elif not line and data:
+            yield "\n".join(data)
+            data = []
+
+
+def test_healthz(run: Run) -> None:
+    """While the loop answers, so does /healthz."""
+    response, text = run(get("/healthz"))
+    assert (response.status, text) == (200, "ok\n")
+
+
+def test_ready(run: Run) -> None:
+    """/readyz is 200 when every part works."""
+    response, text = run(get("/readyz"))
+    assert (response.status, json.loads(text)) == (200, {"ready": True, "failed": []})
+
+
+def test_not_ready(run: Run) -> None:
+    """/readyz is 503 with the parts that do not work."""
+    parts = (("config", True, ""), ("bgp", False, "no session is up"))
+    response, text = run(get("/readyz", sources(ready=lambda: parts)))
+    assert response.status == 503
+    assert json.loads(text) == {"ready": False, "failed": [{"name": "bgp", "detail": "no session is up"}]}
+
+
+def test_status(run: Run) -> None:
+    """The status document is JSON, versioned, and must not be cached."""
+    response, text = run(get("/api/v1/status"))
+    assert (response.status, response.content_type) == (200, "application/json")
+    assert response.headers["Cache-Control"] == "no-store"
+    document = json.loads(text)
+    assert (document["apiVersion"], document["director"]["name"]) == ("v1", "d1")
+    assert document["replies"] == NOT_VISIBLE
+
+
+def test_status_with_a_silent_plane(run: Run) -> None:
+    """A data plane that does not tell its counters leaves holes in the document, not errors."""
+
+    async def silent() -> Any:
+        raise DataPlaneError("the worker is stuck")
+
+    response, text = run(get("/api/v1/status", sources(counters=silent)))
+    assert response.status == 200
+    assert json.loads(text)["counters"] is None
+
+
+def test_rates_appear_after_a_second(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks again after more than a second is told rates."""
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr("appliance.api.sources.time.monotonic", lambda: next(clock))
+
+    async def story() -> list[float | None]:
+        rates = []
+        async with serving() as (client, _):
+            for _ in range(2):
+                async with client.get("/api/v1/status") as response:
+                    document = await response.json()
+                    rates.append(document["services"][0]["vips"][0]["traffic"]["packets_per_s"])
+        return rates
+
+    assert run(story()) == [None, 0.0]
+
+
+def test_metrics(run: Run) -> None:
+    """Prometheus gets its text format."""
+    response, text = run(get("/metrics"))
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert 'onward_vip_announced{vip="198.51.100.7"} 1.0' in text
+
+
+def test_page(run: Run) -> None:
+    """The page is complete without JavaScript, and everything it loads is there."""
+
+    async def story() -> dict[str, str]:
+        async with serving() as (client, _):
+            async with client.get("/") as response:
+                assert (response.status, response.content_type) == (200, "text/html")
+                page = await response.text()
+            assert "198.51.100.53" in page
+            loaded = {}
+            for path in [*re.findall(r'(?:src|href)="(/[^"]*)"', page), "/favicon.ico"]:
+                async with client.get(path) as response:
+                    assert response.status == 200, path
+                    loaded[path] = response.content_type
+            return loaded
+
+    loaded = run(story())
+    assert loaded["/page.css"] == "text/css"
+    assert loaded["/page.js"] == "text/javascript"
+    assert loaded["/favicon.svg"] == loaded["/favicon.ico"] == "image/svg+xml"
+
+
+def test_assets_are_not_sent_twice(run: Run) -> None:
+    """A browser that has an asset is told that it has not changed."""
+
+    async def story() -> tuple[int, bytes]:
+        async with serving() as (client, _):
+            async with client.get("/page.css") as response:
+                etag = response.headers["ETag"]
+            async with client.get("/page.css", headers={"If-None-Match": etag}) as response:
+                return response.status, await response.read()
+
+    assert run(story()) == (304, b"")
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/status", "/metrics", "/healthz", "/page.js", "/nowhere"])
+def test_security_headers(run: Run, path: str) -> None:
+    """Every answer, errors too, forbids other origins, framing and guessing of types, and does not name the library."""
+    response, _ = run(get(path))
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Server"] == "onward"
+
+
+def test_not_found_is_a_problem(run: Run) -> None:
+    """An unknown path gets problem details that name the paths there are."""
+    response, text = run(get("/nowhere?<script>"))
+    assert (response.status, response.content_type) == (404, "application/problem+json")
+    problem = json.loads(text)
+    assert (problem["status"], problem["title"], problem["type"]) == (404, "Not Found", "about:blank")
+    assert "/api/v1/status" in problem["detail"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_read_only(run: Run, method: str) -> None:
+    """Nothing can be changed here."""
+    response, text = run(get("/api/v1/status", method=method))
+    assert (response.status, response.content_type) == (405, "application/problem+json")
+    assert response.headers["Allow"] == "GET,HEAD"
+    assert "only shows" in json.loads(text)["detail"]
+
+
+def test_head(run: Run) -> None:
+    """HEAD works where GET does, without a body."""
+    response, text = run(get("/api/v1/status", method="HEAD"))
+    assert (response.status, text) == (200, "")
+
+
+def test_a_mistake_of_ours_is_logged_and_not_shown(run: Run) -> None:
+    """An unexpected exception is a 500 without details for the asker, and an event with details for us."""
+
+    def broken() -> Any:
+        raise ZeroDivisionError("secret detail")
+
+    with structlog.testing.capture_logs() as logged:
+        response, text = run(get("/api/v1/status", sources(snapshot=broken)))
+    assert (response.status, response.content_type) == (500, "application/problem+json")
+    assert "secret" not in text
+    failed = [event for event in logged if event["event"] == "api.failed"]
+    assert "secret detail" in failed[0]["error"]
+
+
+@pytest.mark.parametrize(("path", "name"), [("/api/v1/stream", "status"), ("/live", "page")])
+def test_stream(run: Run, monkeypatch: pytest.MonkeyPatch, path: str, name: str) -> None:
+    """Streams send the document, or the page's main element, again and again."""
+    monkeypatch.setattr(server_module, "STREAM_INTERVAL_S", 0.01)
+
+    async def story() -> list[str]:
+        seen = []
+        async with serving() as (client, _), client.get(path) as response, asyncio.timeout(5):
+            assert response.content_type == "text/event-stream"
+            async for data in events(response, name):
+                seen.append(data)
+                if len(seen) == 3:
+                    return seen
+        raise AssertionError("the stream ended")
+
+    seen = run(story())
+    if name == "status":
+        assert json.loads(seen[0])["apiVersion"] == "v1"
+    else:
+        assert seen[0].startswith("<main ")
+        assert seen[0].endswith("</main>")
+
+
+def test_streams_share_one_document(run: Run) -> None:
+    """Many readers at once cost one look at the sources."""
+    looks = []
+
+    def look() -> Any:
+        looks.append(1)
+        return observed().snapshot
+
+    async def story() -> None:
+        async with serving(sources(snapshot=look)) as (client, _), asyncio.TaskGroup() as tasks:
+
+            async def read() -> None:
+                async with client.get("/api/v1/stream") as response:
+                    async for _ in events(response, "status"):
+                        return
+
+            for _ in range(10):
+                tasks.create_task(read())
+
+    run(story())
+    assert len(looks) == 1
+
+
+def test_close_ends_streams(run: Run) -> None:
+    """An open page does not delay a stop."""
+
+    async def story() -> float:
+        async with serving() as (client, server):
+            async with client.get("/live") as response:
+                await anext(events(response, "page"))
+                started = time.monotonic()
+                await server.close()
+                return time.monotonic() - started
+
+    assert run(story()) < 0.5
+
+
+def test_slow_reader_is_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that takes nothing is disconnected instead of filling our memory, and its place becomes free."""
+    monkeypatch.setattr(server_module, "STREAM_INTERVAL_S", 0.001)
+    monkeypatch.setattr(server_module, "SLOW_READER_S", 0.1)
+
+    async def facts() -> dict[str, str]:
+        return {"kind": "x" * 1_000_000}
+
+    async def story() -> bool:
+        async with serving(sources(plane=facts)) as (_, server):
+            with socket.socket() as reader:
+                reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                reader.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(reader, server.bound)
+                await loop.sock_sendall(reader, b"GET /api/v1/stream HTTP/1.1\r\nHost: d1\r\n\r\n")
+                async with asyncio.timeout(10):
+                    while server._streams == 0:
+                        await asyncio.sleep(0.01)
+                    while server._streams:
+                        await asyncio.sleep(0.01)
+                return True
+
+    assert run(story())
+
+
+def test_too_many_streams(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams are bounded, and the next one is told so."""
+    monkeypatch.setattr(server_module, "MAX_STREAMS", 1)
+
+    async def story() -> tuple[int, str]:
+        async with serving() as (client, _), client.get("/live") as first:
+            await anext(events(first, "page"))
+            async with client.get("/live") as second:
+                return second.status, (await second.json(content_type=None))["detail"]
+
+    status, detail = run(story())
+    assert status == 503
+    assert detail.startswith("1 streams are open already")
+
+
+def test_address_in_use(run: Run) -> None:
+    """A second server on the same address says what is wrong and what to do."""
+
+    async def story() -> str:
+        async with serving() as (_, server):
+            host, port = server.bound
+            with pytest.raises(ApiError) as caught:
+                await ApiServer(ip_address(host), port, sources()).start()
+            return str(caught.value)
+
+    assert re.fullmatch(
+        r"cannot listen on 127\.0\.0\.1:\d+: another program listens there; stop it, or set another \[api\] port",
+        run(story()),
+    )
+
+
+def test_foreign_address(run: Run) -> None:
+    """An address of another machine is named as such."""
+    with pytest.raises(ApiError, match=r"cannot listen on 192\.0\.2\.1:8080: this is no address of this machine"):
+        run(ApiServer(ip_address("192.0.2.1"), 8080, sources()).start())
+
+
+def test_ipv6(run: Run) -> None:
+    """The server listens on IPv6 as well, and its URL has brackets then."""
+
+    async def story() -> int:
+        server = ApiServer(ip_address("::1"), 0, sources())
+        await server.start()
+        try:
+            assert server.url == f"http://[::1]:{server.bound[1]}/"
+            async with aiohttp.ClientSession() as client, client.get(f"{server.url}healthz") as response:
+                return response.status
+        finally:
+            await server.close()
+
+    assert run(story()) == 200
+
+
+def test_not_started(run: Run) -> None:
+    """Before it starts, a server has no address, and closing it is harmless."""
+
+    async def story() -> None:
+        server = ApiServer(ip_address("127.0.0.1"), 0, sources())
+        with pytest.raises(RuntimeError, match="has not been started"):
+            _ = server.bound
+        await server.close()
+
+    run(story())
+
+
+def test_plane_error_makes_no_exception(run: Run) -> None:
+    """Page, metrics and document work before anything is in force."""
+    snap = sample_snapshot(plane_error="the data plane has not started")
+    given = sources(applied=lambda: None, snapshot=lambda: snap, speaker=lambda: None)
+    for path in ("/", "/metrics", "/api/v1/status"):
+        response, _ = run(get(path, given))
+        assert response.status == 200

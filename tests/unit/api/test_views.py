@@ -1,0 +1,180 @@
+"""The status document."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from appliance.api.sources import ReloadStatus
+from appliance.api.views import NOT_VISIBLE, PASSES, Rates, status_document
+from appliance.dataplane.base import Counters
+from appliance.packet.action import Reason
+from bgp.speaker import PeerStatus, Session
+from tests import golden
+from tests.builders import config, snapshot
+from tests.unit.api.samples import (
+    DNS_VIP,
+    NOW,
+    PEER,
+    VIP,
+    healthy,
+    observed,
+    sample_counters,
+    sample_health,
+    sample_snapshot,
+    sample_speaker,
+)
+
+
+def vip(document: dict[str, Any], address: object) -> dict[str, Any]:
+    return next(vip for service in document["services"] for vip in service["vips"] if vip["vip"] == str(address))
+
+
+def member(document: dict[str, Any], key: str) -> dict[str, Any]:
+    return next(member for service in document["services"] for member in service["members"] if member["id"] == key)
+
+
+def test_document_is_as_published() -> None:
+    """The whole document, as scripts may rely on it."""
+    document = status_document(observed(), (2.0, sample_counters(0)))
+    golden.check("status.json", json.dumps(document, indent=2) + "\n")
+
+
+def test_a_no_carries_its_reason() -> None:
+    """A member that is out, a service that is down and a VIP that is not announced say why."""
+    document = status_document(observed())
+    assert member(document, "web/web3")["reason"] == "health_down"
+    unreachable = member(document, "dns/web12")
+    assert (unreachable["reason"], unreachable["detail"]) == ("unreachable", "neighbour_unresolved eth1")
+    dns = vip(document, DNS_VIP)
+    assert (dns["wanted"], dns["announced"], dns["reason"]) == (False, False, "below_min_members")
+    assert dns["detail"] == "1 in rotation, 2 wanted"
+
+
+def test_announced_means_acknowledged_and_a_session_up() -> None:
+    """A wanted VIP counts as announced only when the speaker has confirmed it and some session is up."""
+    speaker = sample_speaker()
+    assert vip(status_document(observed()), VIP)["sent_to"] == [PEER]
+    waiting = vip(status_document(observed(speaker=replace(speaker, announced=frozenset()))), VIP)
+    assert (waiting["wanted"], waiting["announced"], waiting["reason"]) == (True, False, "not_acknowledged")
+    down = {address: PeerStatus(Session.DOWN, NOW) for address in speaker.peers}
+    alone = vip(status_document(observed(speaker=replace(speaker, peers=down))), VIP)
+    assert (alone["wanted"], alone["announced"], alone["reason"]) == (True, False, "no_session")
+
+
+def test_a_plane_in_doubt_overrides_what_was_decided() -> None:
+    """When the data plane fails, every VIP says so, whatever the last decision in force was."""
+    error = "the worker is stuck; restart the director"
+    seen = observed()
+    document = status_document(replace(seen, snapshot=replace(seen.snapshot, plane_error=error)))
+    assert (vip(document, VIP)["reason"], vip(document, VIP)["detail"]) == ("plane_down", error)
+    assert vip(document, DNS_VIP)["reason"] == "below_min_members"
+    assert document["health"]["state"] == "down"
+    assert document["health"]["problems"][0] == f"data plane: {error}"
+    assert not any(route["wanted"] for route in document["routes"])
+
+
+def test_before_the_first_round() -> None:
+    """Before anything is in force, services and members are shown as configured, and out."""
+    snap = sample_snapshot(plane_error="the data plane has not started")
+    document = status_document(observed(snapshot=snap, applied=None, counters=None))
+    assert [service["state"] for service in document["services"]] == ["down", "down", "disabled"]
+    assert member(document, "web/web1")["reason"] == "plane_down"
+    assert member(document, "web/web1")["detail"] == "the data plane has not started"
+    assert member(document, "old/web21")["reason"] == "disabled"
+    assert vip(document, VIP)["reason"] == "plane_down"
+    assert document["counters"] is None
+    assert member(document, "web/web1")["traffic"]["packets"] is None
+
+
+def test_without_bgp_nothing_is_wrong() -> None:
+    """A director without [bgp] announces nothing, says so, and is healthy all the same."""
+    document = status_document(observed(snapshot=snapshot(config(bgp=False)), speaker=None))
+    assert (document["bgp"], document["health"]) == (None, {"state": "healthy", "problems": []})
+    assert vip(document, VIP)["reason"] == "no_bgp"
+
+
+def test_healthy() -> None:
+    """With everything well there is no problem."""
+    assert status_document(healthy())["health"] == {"state": "healthy", "problems": []}
+
+
+def test_degraded_by_a_member() -> None:
+    """A member out is degraded, with what its monitor found, once even if several services use it."""
+    seen = healthy()
+    snap = replace(seen.snapshot, health={**seen.snapshot.health, "web/web3": "down"})
+    document = status_document(observed(snapshot=snap, speaker=healthy().speaker, health=sample_health()))
+    assert document["health"] == {
+        "state": "degraded",
+        "problems": ["member web/web3 is out: health_down (ping80: refused, connect: connection refused)"],
+    }
+
+
+def test_degraded_by_a_rejected_reload() -> None:
+    """A rejected configuration is degraded, and its problems are in the document."""
+    reload = ReloadStatus(False, NOW, "onward.toml", "d", ("onward.toml:3: one", "onward.toml:4: two"))
+    document = status_document(replace(healthy(), reload=reload))
+    assert document["health"]["state"] == "degraded"
+    assert document["config"]["last_reload"]["problems"] == list(reload.problems)
+
+
+def test_down_by_a_vip_that_is_not_announced() -> None:
+    """A VIP that should be announced and is not means down."""
+    seen = healthy()
+    assert seen.speaker is not None
+    document = status_document(replace(seen, speaker=replace(seen.speaker, announced=frozenset(), detail="starting")))
+    assert document["health"] == {
+        "state": "down",
+        "problems": ["VIP 198.51.100.7 is not announced: not_acknowledged (starting)"],
+    }
+
+
+def test_replies_are_never_a_number() -> None:
+    """What DSR hides is said in words."""
+    document = status_document(observed())
+    assert document["replies"] == NOT_VISIBLE
+    assert {member["replies"] for service in document["services"] for member in service["members"]} == {NOT_VISIBLE}
+
+
+def test_routes_show_where_wish_and_truth_differ() -> None:
+    """A route that is still announced but no longer wanted is listed as such."""
+    seen = observed(snapshot=sample_snapshot(health={}))
+    routes = {route["prefix"]: route for route in status_document(seen)["routes"]}
+    assert routes["198.51.100.7/32"]["acknowledged"]
+    assert not routes["198.51.100.7/32"]["wanted"]
+
+
+def test_every_reason_is_a_drop_or_a_pass() -> None:
+    """Frames left to the kernel are no drops."""
+    counters = Counters(reasons=dict.fromkeys(Reason, 1))
+    document = status_document(observed(counters=counters))
+    assert set(document["counters"]["passes"]) == set(PASSES)
+    assert set(document["counters"]["drops"]) == set(Reason) - set(PASSES)
+
+
+def test_rates() -> None:
+    """A rate is the difference of two counters over the time between them; None when unknown or going backwards."""
+    fast = vip(status_document(observed(), (2.0, sample_counters(0))), VIP)["traffic"]
+    assert (fast["packets"], fast["packets_per_s"], fast["new_flows_per_s"]) == (120_000, 60_000.0, 1_500.0)
+    assert vip(status_document(observed()), VIP)["traffic"]["packets_per_s"] is None
+    backwards = status_document(observed(), (2.0, sample_counters(5)))
+    assert vip(backwards, VIP)["traffic"]["packets_per_s"] is None
+
+
+def test_rates_look_back_one_to_two_seconds() -> None:
+    """Whoever looks every second, and however many do, gets rates over one to two seconds."""
+    rates, first = Rates(), sample_counters()
+    assert rates.since(100.0, first) is None
+    assert rates.since(100.5, sample_counters(2)) is None
+    assert rates.since(101.0, sample_counters(3)) == (1.0, first)
+    assert rates.since(101.7, sample_counters(4)) == (pytest.approx(1.7), first)
+    assert rates.since(102.1, sample_counters(5)) == (pytest.approx(1.1), sample_counters(3))
+
+
+def test_rates_forget() -> None:
+    """Counters of long ago say nothing about the present."""
+    rates = Rates()
+    rates.since(100.0, sample_counters())
+    assert rates.since(200.0, sample_counters(2)) is None
+    assert rates.since(201.5, sample_counters(3)) == (1.5, sample_counters(2))
