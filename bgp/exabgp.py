@@ -144,11 +144,13 @@ class ExaBgpSpeaker:
             try:
                 await link.settled(ACKNOWLEDGE_S)
             except SpeakerError as error:
-                log.warning("bgp.close", error=str(error))
+                log.warning("bgp.close_incomplete", error=str(error))
             try:
                 await asyncio.wait_for(self._nothing_sent.wait(), SENT_S)
             except TimeoutError:
-                log.warning("bgp.close", error=f"withdrawals not sent within {SENT_S:g} s; the sessions end now")
+                log.warning(
+                    "bgp.close_incomplete", error=f"withdrawals not sent within {SENT_S:g} s; the sessions end now"
+                )
         await self._process.stop()
         await self._ended.wait()
         await self._process.remove()

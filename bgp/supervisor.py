@@ -110,7 +110,10 @@ class ExaBgpProcess:
             self._log_fd = None
         config = self._config
         for path in (config.socket_path, config.pid_path, config.log_path, config.configuration_path):
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("bgp.file_left_behind", error=str(error))
 
     def release(self) -> None:
         """Let go of the process without ending it: its guard gives us time to come back."""
@@ -134,7 +137,8 @@ class ExaBgpProcess:
                 raise SpeakerError(
                     f"another ExaBGP is about to start or to end in {self._config.runtime_dir}; trying again"
                 )
-            if self._config.configuration_path.read_text(errors="replace") == configuration:
+            path = self._config.configuration_path
+            if path.exists() and path.read_text(errors="replace") == configuration:
                 log.info("bgp.exabgp_adopted", pid=self._read_pid())
                 return
             log.info("bgp.exabgp_replaced", reason="its configuration is another one", pid=self._read_pid())

@@ -40,7 +40,8 @@ def outdated(source: Path) -> bool:
     target = source.with_suffix(".o")
     if not target.exists():
         return True
-    newest = max(path.stat().st_mtime for path in [source, *source.parent.glob("*.h"), *HEADERS.glob("*.h"), Path(__file__)])
+    inputs = [source, *source.parent.glob("*.h"), *HEADERS.glob("*.h"), Path(__file__)]
+    newest = max(path.stat().st_mtime for path in inputs)
     return target.stat().st_mtime < newest
 
 

@@ -117,11 +117,13 @@ def _problems(document: Document) -> Html:
 
 
 def _tiles(document: Document) -> Html:
-    vips = {vip["vip"]: vip["announced"] for service in document["services"] for vip in service["vips"]}
+    wanted = [service for service in document["services"] if service["state"] != "disabled"]
+    vips = {vip["vip"]: vip["announced"] for service in wanted for vip in service["vips"]}
     members = {
         member["id"]: member["state"] == "in_rotation"
-        for service in document["services"]
+        for service in wanted
         for member in service["members"]
+        if member["reason"] not in ("disabled", "ratio_zero")
     }
     peers = document["bgp"]["peers"] if document["bgp"] else []
     traffic = [vip["traffic"] for service in document["services"] for vip in service["vips"]]
@@ -324,9 +326,8 @@ def _bgp(document: Document) -> Html:
             (
                 h(
                     "tr",
-                    h("th", h("code", route["prefix"]), scope="row"),
+                    h("th", h("code", route["prefix"]), h("small", f"next hop {route['next_hop']}"), scope="row"),
                     h("td", _route_badge(route)),
-                    h("td", h("small", f"next hop {route['next_hop']}")),
                     data_key=f"route/{route['prefix']}",
                 )
                 for route in document["routes"]

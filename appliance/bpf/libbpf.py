@@ -1,7 +1,7 @@
-"""A thin typed layer over libbpf (`libbpf.so.1`, else `.so.0`): open an object, load it, reach its maps, attach its programs.
+"""A thin typed layer over libbpf (`libbpf.so.1`, else `.so.0`): open an object, load it, reach maps, attach programs.
 
-libbpf does the ELF, BTF and relocation work. Nothing is pinned: what a process holds goes with it. Every function raises
-`BpfError`, with the verifier's reason where it was the verifier.
+libbpf does the ELF, BTF and relocation work. Nothing is pinned: what a process holds goes with it. Every function
+raises `BpfError`, with the verifier's reason where it was the verifier.
 
 Byte order and struct layouts are the caller's business; keys and values are bytes.
 """
@@ -10,17 +10,21 @@ import ctypes
 import mmap
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 VERIFIER_LINES = 12
 """How much of the verifier's last words an error repeats; the reason is at their end."""
 
 LIBBPF_STRICT_ALL = 0xFFFFFFFF
+LIBBPF_DEBUG = 2
+LONGEST_LOG = 1 << 24
+"""Bytes of a message of libbpf; the verifier's log comes as one, and its reason stands at the end."""
 BTF_KIND_ENUM = 6
 MAP_TYPE_PERCPU = frozenset({5, 6, 10})
 """PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH: a value per possible CPU."""
@@ -53,6 +57,28 @@ class _LinkOptions(ctypes.Structure):
     """`struct bpf_link_create_opts`, the part that all versions have."""
 
     _fields_ = [("sz", c_size_t), ("flags", c_uint32), ("_pad", c_uint32)]
+
+
+class _TestRun(ctypes.Structure):
+    """`struct bpf_test_run_opts`."""
+
+    _fields_ = [
+        ("sz", c_size_t),
+        ("data_in", c_char_p),
+        ("data_out", c_void_p),
+        ("data_size_in", c_uint32),
+        ("data_size_out", c_uint32),
+        ("ctx_in", c_void_p),
+        ("ctx_out", c_void_p),
+        ("ctx_size_in", c_uint32),
+        ("ctx_size_out", c_uint32),
+        ("retval", c_uint32),
+        ("repeat", c_int),
+        ("duration", c_uint32),
+        ("flags", c_uint32),
+        ("cpu", c_uint32),
+        ("batch_size", c_uint32),
+    ]
 
 
 class _MapInfo(ctypes.Structure):
@@ -96,6 +122,7 @@ _SIGNATURES: Mapping[str, tuple[object, list[object]]] = {
     "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
     "bpf_map_get_next_key": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint32)]),
+    "bpf_prog_test_run_opts": (c_int, [c_int, POINTER(_TestRun)]),
     "bpf_link_create": (c_int, [c_int, c_int, c_int, POINTER(_LinkOptions)]),
     "bpf_link_update": (c_int, [c_int, c_int, c_void_p]),
     "btf__find_by_name_kind": (ctypes.c_int32, [c_void_p, c_char_p, c_uint32]),
@@ -132,22 +159,24 @@ class _Library:
             return handle
         raise BpfError("libbpf is not installed; apt-get install libbpf1 (Ubuntu 22.04: libbpf0)", 0)
 
-    def _listen(self, _level: int, template: bytes, arguments: int) -> int:
-        buffer = ctypes.create_string_buffer(1 << 16)
-        ctypes.CDLL(None).vsnprintf(buffer, c_size_t(len(buffer)), template, c_void_p(arguments))
-        self._said.append(buffer.value.decode(errors="replace"))
+    def _listen(self, level: int, template: bytes, arguments: int) -> int:
+        if level < LIBBPF_DEBUG:
+            buffer = ctypes.create_string_buffer(LONGEST_LOG)
+            ctypes.CDLL(None).vsnprintf(buffer, c_size_t(len(buffer)), template, c_void_p(arguments))
+            self._said.append(buffer.value.decode(errors="replace"))
         return 0
 
-    def __getattr__(self, name: str) -> object:
+    def function(self, name: str) -> Callable[..., Any]:
+        """A function of the library, for calls that cannot fail."""
         if self._handle is None:
             self._handle = self._open()
-        return getattr(self._handle, name)
+        return getattr(self._handle, name)  # type: ignore[no-any-return]
 
     def call(self, what: str, function: str, *arguments: object) -> int:
         """Call; negative results and null pointers become BpfError."""
         with self._lock:
             self._said.clear()
-            result = getattr(self, function)(*arguments)
+            result = self.function(function)(*arguments)
             if result is None or (isinstance(result, int) and result < 0):
                 number = -result if result else ctypes.get_errno()
                 raise BpfError(what, number, self._reason())
@@ -266,6 +295,29 @@ def attach(program_fd: int, ifindex: int, where: Attach, flags: int = 0) -> Link
     return Link(_lib.call(what, "bpf_link_create", program_fd, ifindex, int(where), byref(options)))
 
 
+def test_run(program_fd: int, frame: bytes) -> tuple[int, bytes]:
+    """Run a program once on a frame of at least 14 bytes, without an interface.
+
+    Returns:
+        What it returned, and the frame as it left it.
+
+    Raises:
+        BpfError: the kernel does not take the frame, or knows no test runs for this kind of program.
+    """
+    # Programs may put headers in front; XDP has 256 bytes of room for them.
+    out = ctypes.create_string_buffer(len(frame) + 512)
+    run = _TestRun(
+        sz=ctypes.sizeof(_TestRun),
+        data_in=frame,
+        data_out=ctypes.addressof(out),
+        data_size_in=len(frame),
+        data_size_out=len(out),
+        repeat=1,
+    )
+    _lib.call("test run", "bpf_prog_test_run_opts", program_fd, byref(run))
+    return ctypes.c_int32(run.retval).value, out.raw[: run.data_size_out]
+
+
 class Object:
     """A compiled object: `open`, set sizes, `load`, use. Closing unloads what nobody else holds."""
 
@@ -283,8 +335,8 @@ class Object:
     def only(self, *programs: str) -> None:
         """Load these programs and leave the others of the object out."""
         program: object = None
-        while program := getattr(_lib, "bpf_object__next_program")(self._handle, program):  # noqa: B009
-            name = getattr(_lib, "bpf_program__name")(program).decode()  # noqa: B009
+        while program := _lib.function("bpf_object__next_program")(self._handle, program):
+            name = _lib.function("bpf_program__name")(program).decode()
             _lib.call(f"program {name}", "bpf_program__set_autoload", program, name in programs)
 
     def set_max_entries(self, name: str, count: int) -> None:
@@ -301,7 +353,9 @@ class Object:
             _lib.call(f"load {self._path.name}", "bpf_object__load", self._handle)
         except BpfError as error:
             if error.errno == 1:  # EPERM
-                raise BpfError(f"load {self._path.name}", 1, "this needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON") from None
+                raise BpfError(
+                    f"load {self._path.name}", 1, "this needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+                ) from None
             raise
 
     def program(self, name: str) -> int:
@@ -319,15 +373,17 @@ class Object:
         address = _lib.call(f"enum {name}", "btf__type_by_id", btf, number)
         count = _BtfType.from_address(address).info & 0xFFFF
         constants = (_BtfEnum * count).from_address(address + ctypes.sizeof(_BtfType))
-        text = getattr(_lib, "btf__name_by_offset")  # noqa: B009
+        text = _lib.function("btf__name_by_offset")
         return {text(btf, constant.name_off).decode(): constant.val for constant in constants}
 
     def _find(self, kind: str, name: str) -> int:
-        return _lib.call(f"{kind} {name} in {self._path.name}", f"bpf_object__find_{kind}_by_name", self._handle, name.encode())
+        return _lib.call(
+            f"{kind} {name} in {self._path.name}", f"bpf_object__find_{kind}_by_name", self._handle, name.encode()
+        )
 
     def close(self) -> None:
         if self._handle is not None:
-            getattr(_lib, "bpf_object__close")(self._handle)  # noqa: B009
+            _lib.function("bpf_object__close")(self._handle)
             self._handle = None
 
     def __enter__(self) -> "Object":

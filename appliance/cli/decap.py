@@ -1,13 +1,16 @@
 """`onward decap`."""
 
 import signal
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address, ip_network
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from cyclopts import App, Parameter
 
 from appliance.cli.output import Exit, complain, facts, warn
-from appliance.decap.decap import Address, Decap, DecapError, Mode, Network, Settings, overlapping
+from appliance.decap.decap import Decap, DecapError, Mode, Settings, overlapping
+
+_T = TypeVar("_T")
 
 app = App(
     name="decap",
@@ -80,11 +83,15 @@ def _hold(decap: Decap, waited: set[signal.Signals]) -> int:
             if got.si_signo != signal.SIGUSR1:
                 return Exit.OK
         elif not decap.attached():
-            complain(f"interface {decap.settings.interface} is gone, and the program with it; start again when it is back")
+            complain(
+                f"interface {decap.settings.interface} is gone, and the program with it; start again when it is back"
+            )
             return Exit.FAILED
 
 
-def _each(texts, option, parse, what, problems):  # type: ignore
+def _each(
+    texts: Iterable[str], option: str, parse: Callable[[str], _T], what: str, problems: list[str]
+) -> Iterator[_T]:
     for text in texts:
         try:
             yield parse(text)

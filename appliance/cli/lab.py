@@ -12,9 +12,8 @@ from cyclopts import App, Parameter
 
 from appliance.cli.output import Exit, complain, print_json, print_problems, table, warn
 from appliance.config.problems import ConfigError
-from appliance.lab import topology
 from appliance.lab.node import LabError
-from appliance.lab.runner import READY_S, Lab, processes
+from appliance.lab.runner import READY_S, STATE, Lab, processes
 
 app = App(
     name="lab",
@@ -70,14 +69,13 @@ def up(
         Seconds to wait at most.
     """
     started = time.monotonic()
-    for warning in topology.load(file).warnings:
-        warn(warning)
     lab = Lab.up(file, name=name, reconfigure=reconfigure)
+    for warning in lab.warnings:
+        warn(warning)
     if wait:
         lab.wait(timeout)
-    print(
-        f"lab {lab.name}: {len(lab.nodes)} nodes up in {time.monotonic() - started:.1f} s; logs in {lab.log('x').parent}"
-    )
+    took_s = time.monotonic() - started
+    print(f"lab {lab.name}: {len(lab.nodes)} nodes up in {took_s:.1f} s; logs in {STATE / lab.name}")
     return Exit.OK
 
 

@@ -4,6 +4,7 @@ import http.client
 import json
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -188,7 +189,8 @@ def _lines(document: Document, look: Look) -> Iterator[str]:
         f"{document['plane']['facts'].get('kind', 'no')} plane, version {director['version']}", look.width - 40
     )
     for problem in health["problems"]:
-        yield _paint(_fit(f"  ! {problem}", look.width), "bad" if health["state"] == "down" else "warn", look)
+        for line in textwrap.wrap(problem, look.width, initial_indent="  ! ", subsequent_indent="    "):
+            yield _paint(line, "bad" if health["state"] == "down" else "warn", look)
     for service in document["services"]:
         yield ""
         yield from _service(service, look)
@@ -241,7 +243,8 @@ def _service(service: Document, look: Look) -> Iterator[str]:
             (_number(member["traffic"]["packets"]), ""),
             (_number(member["traffic"]["new_flows"]), ""),
             (member["state"].replace("_", " "), _member_tone(service, member)),
-            (_because(member) if member["reason"] else "", "faint"),
+            # Where it would be cut, the list of problems above has the rest.
+            ((_because(member) if look.width >= 100 else member["reason"]) if member["reason"] else "", "faint"),
         )
         for member in service["members"]
     ]

@@ -49,6 +49,45 @@ class Settings:
     mode: Mode = Mode.AUTO
 
 
+def loaded(program: str, directors: Iterable[Network], addresses: Iterable[Address], vips: Iterable[Address]) -> Object:
+    """The object in the kernel, with its tables filled, not attached anywhere.
+
+    Raises:
+        BpfError: the kernel refuses.
+    """
+    decap = Object(OBJECT)
+    try:
+        decap.only(program)
+        decap.load()
+        table = decap.map("directors")
+        for network in directors:
+            length = network.prefixlen + (96 if network.version == 4 else 0)
+            table.update(struct.pack("I", length) + mapped(network.network_address), b"\1")
+        for name, keys in (("addresses", addresses), ("vips", vips)):
+            table = decap.map(name)
+            for key in keys:
+                table.update(mapped(key), b"\1")
+    except BaseException:
+        decap.close()
+        raise
+    return decap
+
+
+class Counters:
+    """The counters of a loaded object, under the names they have in the program."""
+
+    def __init__(self, decap: Object) -> None:
+        self._map = decap.map("counters")
+        self._names = {
+            name.removeprefix("COUNT_").lower(): struct.pack("I", number)
+            for name, number in decap.enum("count").items()
+            if name.startswith("COUNT_")
+        }
+
+    def read(self) -> dict[str, int]:
+        return {name: self._map.lookup_sum(key) for name, key in self._names.items()}
+
+
 class Decap:
     """The program, attached. It is detached by `close`, or when the process ends, however it ends."""
 
@@ -67,33 +106,16 @@ class Decap:
         if not self.addresses:
             raise DecapError(f"{settings.interface} has no address; give it one, or use --address")
         try:
-            self._object = Object(OBJECT)
+            program = "decap_tc" if settings.mode is Mode.TC else "decap_xdp"
+            self._object = loaded(program, settings.directors, self.addresses, settings.vips)
             try:
-                self._object.only("decap_tc" if settings.mode is Mode.TC else "decap_xdp")
-                self._object.load()
-                self._fill()
-                self._counters = self._object.map("counters")
-                self._names = {
-                    name.removeprefix("COUNT_").lower(): number
-                    for name, number in self._object.enum("count").items()
-                    if name.startswith("COUNT_")
-                }
+                self._counters = Counters(self._object)
                 self.mode, self._link = self._attach()
             except BaseException:
                 self._object.close()
                 raise
         except BpfError as error:
             raise DecapError(f"{settings.interface}: {error}") from None
-
-    def _fill(self) -> None:
-        directors, addresses, vips = map(self._object.map, ("directors", "addresses", "vips"))
-        for network in self.settings.directors:
-            length = network.prefixlen + (96 if network.version == 4 else 0)
-            directors.update(struct.pack("I", length) + mapped(network.network_address), b"\1")
-        for address in self.addresses:
-            addresses.update(mapped(address), b"\1")
-        for vip in self.settings.vips:
-            vips.update(mapped(vip), b"\1")
 
     def _attach(self) -> tuple[Mode, Link]:
         if self.settings.mode is Mode.TC:
@@ -110,8 +132,8 @@ class Decap:
             except BpfError as error:
                 if error.errno in (errno.EBUSY, errno.EEXIST):
                     raise DecapError(
-                        f"{self.settings.interface} has an XDP program already; see `ip link show {self.settings.interface}`"
-                        ", take it off, or use --mode tc"
+                        f"{self.settings.interface} has an XDP program already; take it off "
+                        f"(`ip link set dev {self.settings.interface} xdp off`), or use --mode tc"
                     ) from None
                 # A driver without XDP, or one that cannot at this MTU or with these queues.
                 if self.settings.mode is Mode.NATIVE or error.errno == errno.EPERM:
@@ -120,7 +142,7 @@ class Decap:
 
     def counters(self) -> dict[str, int]:
         """Packets by what happened to them, since the start."""
-        return {name: self._counters.lookup_sum(struct.pack("I", number)) for name, number in self._names.items()}
+        return self._counters.read()
 
     def attached(self) -> bool:
         """Whether the interface is still the one we are attached to."""
@@ -153,10 +175,14 @@ def addresses_of(interface: str) -> tuple[Address, ...]:
     Raises:
         DecapError: `ip` cannot tell.
     """
-    result = subprocess.run(["ip", "-json", "address", "show", "dev", interface], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["ip", "-json", "address", "show", "dev", interface], capture_output=True, text=True, check=False
+    )
     if result.returncode:
         raise DecapError(f"ip address show dev {interface}: {result.stderr.strip()}")
-    found = (ip_address(address["local"]) for link in json.loads(result.stdout) for address in link.get("addr_info", ()))
+    found = (
+        ip_address(address["local"]) for link in json.loads(result.stdout) for address in link.get("addr_info", ())
+    )
     return tuple(address for address in found if not address.is_link_local)
 
 

@@ -1,11 +1,11 @@
-"""Process 1 of a lab node: makes the node's namespaces, then keeps them until it is killed, and everything in them with it.
+"""Process 1 of a lab node: makes the node's namespaces and keeps them; killed, it takes everything in them along.
 
 Started as a program of its own (standard library only, so that a node costs little):
 
 1. standard input brings one JSON line: hostname, sysctls, binds;
 2. namespaces are made (network, mount, UTS, IPC, PID), and the child in them becomes the node's process 1;
 3. standard output gives the child's PID as this machine sees it, then `ready`, or what failed;
-4. the child waits for `go`. The runner says it once the PID is on record; a runner that dies before leaves nothing behind.
+4. the child waits for `go`. The runner says it once the PID is on record; one that dies before leaves nothing behind.
 
 Private to the node: all of /run, and changes to /etc and /var/tmp (overlays, gone with the node). The routers' and the
 director's own folders start empty. All else is this machine's file system, so that files can be handed around by path.
@@ -153,7 +153,7 @@ def _bind(source: int, target: str, read_only: bool) -> None:
     if not place.exists():
         if not target.startswith(("/etc/", "/var/tmp/", "/run/")):  # noqa: S108
             raise FileNotFoundError(
-                f"bind: {target} does not exist on this machine, and would have to be made there; bind below /etc or /run"
+                f"bind: {target} does not exist, and would have to be made on this machine; bind below /etc or /run"
             )
         if Path(origin).is_dir():
             place.mkdir(parents=True)

@@ -45,7 +45,7 @@ def _frr(node: Node, wanted: topology.Node, log: Path) -> None:
                 raise LabError(f"{node.name}: /etc/frr/daemons asks for {daemon}, which is not in {folder}")
             continue
         node.start([folder / daemon, "-A", "127.0.0.1", "-P", "0", "--log", "stdout"], log)
-        # vtysh says nothing about daemons that do not listen yet, and one that finds no zebra tries again only after 10 s.
+        # vtysh says nothing about daemons that do not listen yet; one that finds no zebra tries again after 10 s only.
         sockets = [f"/run/frr/{daemon}.vty", *(["/run/frr/zserv.api"] if daemon == "zebra" else [])]
         result = node.run(["sh", "-c", _AWAIT_SOCKETS, "sh", *sockets], check=False)
         if result.returncode:

@@ -1,5 +1,6 @@
 """A running node: its process 1, and programs started in it."""
 
+import ctypes
 import os
 import signal
 import socket
@@ -7,7 +8,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from ctypes import CDLL, get_errno
 from dataclasses import asdict, dataclass, field
 from fcntl import ioctl
 from pathlib import Path
@@ -19,7 +19,7 @@ NETNS = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17
 
-_libc = CDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LabError(Exception):
@@ -36,12 +36,16 @@ class Holder:
 
     @classmethod
     def of(cls, pid: int) -> "Holder":
-        return cls(pid, os.stat(f"/proc/{pid}/ns/pid").st_ino)
+        return cls(pid, Path(f"/proc/{pid}/ns/pid").stat().st_ino)
 
     def alive(self) -> bool:
+        process = Path(f"/proc/{self.pid}")
         try:
-            return os.stat(f"/proc/{self.pid}/ns/pid").st_ino == self.pid_namespace
-        except OSError:  # gone, or a zombie whose namespaces are gone
+            if (process / "ns/pid").stat().st_ino != self.pid_namespace:
+                return False
+            # A zombie is a dead one whose parent does not care; everything else in the node went before it.
+            return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
             return False
 
     def processes(self) -> list[tuple[int, str]]:
@@ -219,7 +223,7 @@ def socket_in(netns: Path, family: int = socket.AF_INET, kind: int = socket.SOCK
 
 def _setns(descriptor: int) -> None:
     if _libc.setns(descriptor, CLONE_NEWNET) < 0:
-        raise OSError(get_errno(), f"setns: {os.strerror(get_errno())}")
+        raise OSError(ctypes.get_errno(), f"setns: {os.strerror(ctypes.get_errno())}")
 
 
 def complete_checksums(netns: Path, interface: str) -> None:
@@ -230,8 +234,6 @@ def complete_checksums(netns: Path, interface: str) -> None:
     """
     # struct ifreq with a pointer to struct ethtool_value
     value = bytearray(struct.pack("II", ETHTOOL_STXCSUM, 0))
-    import ctypes
-
     buffer = (ctypes.c_char * len(value)).from_buffer(value)
     request = struct.pack("16sQ16x", interface.encode(), ctypes.addressof(buffer))
     with socket_in(netns) as control:

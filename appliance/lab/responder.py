@@ -118,8 +118,8 @@ def _number(request: web.Request, key: str, smallest: float, largest: float, def
 class Echo:
     """Answers datagrams from the very address they were sent to.
 
-    A member has several addresses, and the kernel would choose the answer's by its route: the member's own instead of the
-    VIP, and no client would take it. So each answer names its source (RFC 3542, IPV6_PKTINFO; IPv4 comes mapped).
+    A member has several addresses, and the kernel would choose the answer's by its route: the member's own instead of
+    the VIP, and no client would take it. So each answer names its source (RFC 3542, IPV6_PKTINFO; IPv4 comes mapped).
     """
 
     def __init__(self, name: str, port: int = UDP_PORT) -> None:

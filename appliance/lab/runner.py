@@ -1,12 +1,14 @@
 """Brings a topology up in network namespaces, and down again without a trace.
 
-State is in /run/onward-lab: NAME.json says what was made, NAME/ has the nodes' logs. It is written before and while things
-are made, so that `down` works after any accident. Nothing is ever looked for by its name alone: processes are those on
-record, and a node's process 1 takes everything in the node with it.
+State is in /run/onward-lab: NAME.json says what was made, NAME/ has the nodes' logs. It is written before and while
+things are made, so that `down` works after any accident. Nothing is ever looked for by its name alone: processes are
+those on record, and a node's process 1 takes everything in the node with it.
 """
 
+import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -26,6 +29,7 @@ END_S = 10.0
 """How long the kernel may take to end a node."""
 
 READY_S = 60.0
+READY_COMMAND_S = 10.0
 
 
 class Lab:
@@ -38,6 +42,8 @@ class Lab:
         self.name = name
         self.source = source
         self.nodes = nodes
+        self.warnings: tuple[str, ...] = ()
+        """About the topology file."""
 
     # ---- coming up
 
@@ -55,16 +61,45 @@ class Lab:
         """
         wanted = topology.load(Path(file))
         lab = cls(name or wanted.name, str(Path(file).resolve()), {})
+        lab.warnings = wanted.warnings
+        if not re.match(topology.NAME, lab.name):
+            raise LabError(f"{lab.name} is no name for a lab; use letters, digits, `_`, `.` and `-`, at most 30")
         _need_root_and_programs()
-        if lab._state_file.exists() and (reconfigure or not cls.find(lab.name).alive()):
-            cls.find(lab.name).down()  # what is left of one that died (a reboot leaves nothing) is swept in passing
-        lab._claim()
-        try:
-            lab._make(wanted)
-        except BaseException:
-            lab.down()
-            raise
+        with lab._lock():
+            lab._make_way(reconfigure)
+            lab._save()
+            try:
+                lab._make(wanted)
+            except BaseException:
+                lab.down()
+                raise
         return lab
+
+    def _make_way(self, reconfigure: bool) -> None:
+        try:
+            before = self.find(self.name)
+        except LabError:
+            return
+        if before.alive() and not reconfigure:
+            raise LabError(
+                f"lab {self.name} is up already; `onward lab down {self.name}`, or `onward lab up --reconfigure`"
+            )
+        before.down()  # one that has died is swept in passing
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Only one at a time brings this lab up."""
+        folder = STATE / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LabError(f"lab {self.name} is just being brought up; wait for that to end") from None
+            yield
+        finally:
+            os.close(descriptor)
 
     def _make(self, wanted: topology.Topology) -> None:
         self._start_holders(wanted)
@@ -120,7 +155,7 @@ class Lab:
                     node.name, netns, Holder.of(int(pid)), node.image, dict(node.env), node.ready
                 )
                 self._save()
-                subprocess.run(["ip", "netns", "attach", netns, pid.strip()], check=True)
+                _run("ip", "netns", "attach", netns, pid.strip())
                 _tell(process, "go")
         finally:
             for _, process in starting:
@@ -168,13 +203,12 @@ class Lab:
         Raises:
             LabError: there is none, or more than one.
         """
-        if name_or_file is not None:
-            if (STATE / f"{name_or_file}.json").exists() or not Path(name_or_file).is_file():
-                return cls.find(name_or_file)
-            return cls.find(topology.load(Path(name_or_file)).name)
         labs = cls.all()
+        if name_or_file is not None:
+            file = str(Path(name_or_file).resolve())
+            labs = [lab for lab in labs if lab.name == name_or_file] or [lab for lab in labs if lab.source == file]
         if not labs:
-            raise LabError("no lab is up; `onward lab up FILE`")
+            raise LabError(f"no lab {name_or_file or ''} is up; see `onward lab list`".replace("  ", " "))
         if len(labs) > 1:
             raise LabError(f"several labs are up ({', '.join(lab.name for lab in labs)}); say which one")
         return labs[0]
@@ -207,15 +241,11 @@ class Lab:
         """
         end = time.monotonic() + deadline_s
         for node in self.nodes.values():
-            while node.ready:
-                result = node.run(node.ready, check=False)
-                if result.returncode == 0:
-                    break
+            while node.ready and (doubt := _doubt(node)):
                 if time.monotonic() > end:
-                    said = (result.stderr or result.stdout).strip()
                     raise LabError(
-                        f"{node.name} is not ready after {deadline_s:g} s: {shlex.join(node.ready)}: exit code "
-                        f"{result.returncode} {said}; see {self.log(node.name)}"
+                        f"{node.name} is not ready after {deadline_s:g} s: {shlex.join(node.ready)}: {doubt}; "
+                        f"see {self.log(node.name)}"
                     )
                 time.sleep(0.1)
 
@@ -237,7 +267,7 @@ class Lab:
                     raise LabError(f"node {node.name}: process {node.holder.pid} does not end; try again")
                 time.sleep(0.005)
             if node.netns_path.exists():
-                subprocess.run(["ip", "netns", "delete", node.netns], check=True)
+                _run("ip", "netns", "delete", node.netns)
         shutil.rmtree(STATE / self.name, ignore_errors=True)
         self._state_file.unlink(missing_ok=True)
         self.nodes = {}
@@ -256,17 +286,6 @@ class Lab:
     def _state_file(self) -> Path:
         return STATE / f"{self.name}.json"
 
-    def _claim(self) -> None:
-        """Creating the file is the lock: of two runs one wins."""
-        (STATE / self.name).mkdir(parents=True, exist_ok=True)
-        try:
-            with self._state_file.open("x") as file:
-                json.dump(self._record(), file)
-        except FileExistsError:
-            raise LabError(
-                f"lab {self.name} is up already; `onward lab down {self.name}`, or `onward lab up --reconfigure`"
-            ) from None
-
     def _save(self) -> None:
         spare = self._state_file.with_suffix(".new")
         spare.write_text(json.dumps(self._record()))
@@ -283,6 +302,22 @@ def _tell(process: "subprocess.Popen[str]", line: str) -> None:
         process.stdin.flush()
     except BrokenPipeError:
         pass  # it has failed, and says so on its output
+
+
+def _doubt(node: Node) -> str:
+    """Why a node is not ready; empty when it is."""
+    try:
+        result = node.run(node.ready, check=False, timeout=READY_COMMAND_S)
+    except subprocess.TimeoutExpired:
+        return f"no end within {READY_COMMAND_S:g} s"
+    said = (result.stderr or result.stdout).strip().rpartition("\n")[2]
+    return f"exit code {result.returncode} {said}".strip() if result.returncode else ""
+
+
+def _run(*command: str) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise LabError(f"{' '.join(command)}: {result.stderr.strip()}")
 
 
 def _ip(node: Node, lines: Sequence[str]) -> None:

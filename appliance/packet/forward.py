@@ -149,8 +149,8 @@ class PacketPath:
         return (services.find(ports[1]) if services else None) or Reason.NO_SERVICE
 
     def _hash(self, packet: bytes, ip: IpHeader, mode: HashMode) -> int:
-        # What stands for the ports in a later fragment is payload; its services hash the source address only.
-        ports = packet[ip.l4 : ip.l4 + 4] if ip.part is not Part.LATER else bytes(4)
+        # In a later fragment this is payload; but then the mode is source_ip, which leaves ports out.
+        ports = packet[ip.l4 : ip.l4 + 4]
         return hash_words(self._keys, flow_words(ip.source, ip.destination, ports, ip.protocol, mode))
 
 

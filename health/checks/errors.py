@@ -13,8 +13,9 @@ _CODES = {
     errno.ETIMEDOUT: Code.TIMEOUT,
 }
 
-_OUR_OWN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF, errno.EINVAL}
-"""Errors that say nothing about the member: files or memory are used up, or the program is wrong."""
+_OUR_OWN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EBADF}
+"""Errors that say nothing about the member: files or memory are used up, or the program is wrong. EINVAL is not among
+them: that is how Linux reports a blackhole route."""
 
 
 def result_of(error: OSError, doing: str, duration_s: float) -> Result:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from dataclasses import dataclass
 
 from health.checks.errors import excerpt, result_of
@@ -27,13 +28,13 @@ class TcpCheck:
     async def probe(self, target: Target) -> Result:
         """Ask *target* once; see `health.spec.Check`."""
         loop = asyncio.get_running_loop()
-        start = loop.time()
+        start = time.monotonic()  # uvloop's own clock stands still within one round of the loop
         family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
         doing = "connect"
-        # A plain socket instead of a transport: it is closed when we leave, whatever happened, and the kernel's errors
-        # arrive unaltered on asyncio's loop and on uvloop.
-        with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-            try:
+        try:
+            # A plain socket instead of a transport: it is closed when we leave, whatever happened, and the kernel's
+            # errors arrive unaltered on asyncio's loop and on uvloop.
+            with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
                 async with asyncio.timeout(self.timeout_s):
                     await loop.sock_connect(sock, (str(target.address), target.port))
                     if self.request:
@@ -43,14 +44,14 @@ class TcpCheck:
                         doing = "read"
                         mismatch = await self._read(sock)
                         if mismatch:
-                            return Result(Code.MISMATCH, mismatch, loop.time() - start)
-            except TimeoutError as error:
-                if error.errno is not None:  # the kernel's own: ETIMEDOUT
-                    return result_of(error, doing, loop.time() - start)
-                return Result(Code.TIMEOUT, f"{doing}: nothing within {self.timeout_s:g} s", loop.time() - start)
-            except OSError as error:
-                return result_of(error, doing, loop.time() - start)
-        return Result(Code.OK, "", loop.time() - start)
+                            return Result(Code.MISMATCH, mismatch, time.monotonic() - start)
+        except TimeoutError as error:
+            if error.errno is not None:  # the kernel's own: ETIMEDOUT
+                return result_of(error, doing, time.monotonic() - start)
+            return Result(Code.TIMEOUT, f"{doing}: nothing within {self.timeout_s:g} s", time.monotonic() - start)
+        except OSError as error:
+            return result_of(error, doing, time.monotonic() - start)
+        return Result(Code.OK, "", time.monotonic() - start)
 
     async def _read(self, sock: socket.socket) -> str | None:
         """Read until the expected answer is there; returns what is wrong with the answer."""

@@ -25,13 +25,13 @@ def paper(ids: Sequence[str], weights: Sequence[int]) -> npt.NDArray[np.int32]:
     offset, skip = (column.tolist() for column in _permutations(ids))
     table = [-1] * SLOTS
     following, credit = [0] * len(ids), [0] * len(ids)
-    filled = 0
+    filled, heaviest = 0, max(weights)
     while True:
         for i, weight in enumerate(weights):
             credit[i] += weight
-            if credit[i] < max(weights):
+            if credit[i] < heaviest:
                 continue
-            credit[i] -= max(weights)
+            credit[i] -= heaviest
             slot = (offset[i] + following[i] * skip[i]) % SLOTS
             while table[slot] >= 0:
                 following[i] += 1
@@ -43,11 +43,11 @@ def paper(ids: Sequence[str], weights: Sequence[int]) -> npt.NDArray[np.int32]:
                 return np.array(table, np.int32)
 
 
-def best_ms(call: Callable[[], object], repeat: int) -> float:
+def best_ms(repeat: int, call: Callable[..., object], *args: object) -> float:
     times = []
     for _ in range(repeat):
         started = time.perf_counter()
-        call()
+        call(*args)
         times.append(time.perf_counter() - started)
     return min(times) * 1000
 
@@ -61,31 +61,28 @@ def moved_on_adding(build: Build, count: int) -> float:
 
 
 def main() -> None:
-    print(
-        f"{'members':>8} {'base':>9} {'paper':>9} {'ratio':>6} {'overlay, one out':>17} {'half out':>9}   moved for nothing"
-    )
+    print(" members       base      paper   ratio   overlay: one out   half out   moved for nothing")
     for count in (2, 10, 100, 1000):
         ids, weights = sorted(f"web{number}" for number in range(count)), [1] * count
         base = base_table(ids, weights)
-        ours = best_ms(lambda: base_table(ids, weights), 5)
-        theirs = best_ms(lambda: paper(ids, weights), 1)
-        one = best_ms(lambda: overlay(base, ids, weights, [False] + [True] * (count - 1)), 5)
-        half = best_ms(lambda: overlay(base, ids, weights, [number % 2 == 0 for number in range(count)]), 3)
+        ours, theirs = best_ms(5, base_table, ids, weights), best_ms(1, paper, ids, weights)
+        one = best_ms(5, overlay, base, ids, weights, [False] + [True] * (count - 1))
+        half = best_ms(3, overlay, base, ids, weights, [number % 2 == 0 for number in range(count)])
         print(
-            f"{count:8} {ours:6.1f} ms {theirs:6.1f} ms {theirs / ours:5.1f}x {one:14.1f} ms {half:6.1f} ms"
+            f"{count:8} {ours:7.1f} ms {theirs:7.1f} ms {theirs / ours:6.1f}x {one:15.1f} ms {half:7.1f} ms"
             f"   {moved_on_adding(base_table, count):.3%} (paper: {moved_on_adding(paper, count):.3%})"
         )
 
     members = tuple(RingMember(f"web{number}", 1 + number % 4, number, True) for number in range(100))
     gone = (replace(members[0], eligible=False), *members[1:])
-    build_slots(members)
+    slots = build_slots(members)
 
     def again() -> None:
         build_slots.cache_clear()
         build_slots(gone)
 
-    print(f"\n100 members, weights 1..4, one goes out: slots after {best_ms(again, 5):.1f} ms, the base from memory")
-    print(f"shares of all members: {best_ms(lambda: shares(build_slots(members)), 5):.2f} ms")
+    print(f"\n100 members, weights 1..4, one goes out: slots after {best_ms(5, again):.1f} ms, the base from memory")
+    print(f"shares of all members: {best_ms(5, shares, slots):.2f} ms")
 
 
 if __name__ == "__main__":

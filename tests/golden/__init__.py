@@ -1,6 +1,7 @@
 """Texts that people and programs read, kept as they should be.
 
-A change that is meant: `ONWARD_GOLDEN=write .venv/bin/python -m pytest ...`, then read the difference before committing.
+A change that is meant: run the test with ONWARD_GOLDEN=write in the environment, and read the difference before you
+commit it.
 """
 
 import os

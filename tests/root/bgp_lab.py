@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,8 +92,20 @@ class Lab:
 
     def fib(self) -> set[str]:
         """The prefixes among V4 and V6 that the router's kernel has a route for."""
-        found = json.loads(self.router.ip("-j route show 198.51.100.7")) and {V4} or set()
-        return found | (json.loads(self.router.ip("-j -6 route show 2001:db8:f::7")) and {V6} or set())
+        found = (json.loads(self.router.ip("-j route show 198.51.100.7")) and {V4}) or set()
+        return found | ((json.loads(self.router.ip("-j -6 route show 2001:db8:f::7")) and {V6}) or set())
+
+    @contextmanager
+    def without_addresses(self) -> Iterator[None]:
+        """The director's network is not configured yet."""
+        addresses = ("192.0.2.11/24", "2001:db8:1::11/64")
+        for address in addresses:
+            self.director.ip(f"addr del {address} dev eth1")
+        try:
+            yield
+        finally:
+            for address in addresses:
+                self.director.ip(f"addr add {address} dev eth1 nodad")
 
     def fib_becomes(self, *prefixes: str, deadline_s: float = 30.0) -> float:
         """Wait until the kernel has just these; the seconds it took."""
@@ -145,18 +156,26 @@ class Speaker:
             stderr=self._log,
             text=True,
         )
-        self._lock = threading.Lock()
 
     def call(self, *command: object) -> object:
         """
         Raises:
             AssertionError: the speaker raised SpeakerError, or is dead.
         """
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline() or '{"error": "the speaker is dead"}')
+        answer = self._ask(*command)
         assert "error" not in answer, answer["error"]
         return answer["ok"]
+
+    def refusal(self, *command: object) -> str:
+        """The text of the SpeakerError that *command* raised; empty when it did not."""
+        return self._ask(*command).get("error", "")
+
+    def _ask(self, *command: object) -> dict:
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, "the speaker is dead"
+        return json.loads(line)
 
     def status(self) -> dict:
         return self.call("status")
@@ -170,14 +189,7 @@ class Speaker:
     def sets(self, *addresses: str) -> None:
         """Set until it is acknowledged, as the reconciler would."""
 
-        def acknowledged() -> bool:
-            try:
-                self.call("set", *addresses)
-            except AssertionError:
-                return False
-            return True
-
-        until(acknowledged, f"set {addresses}", 30.0)
+        until(lambda: not self.refusal("set", *addresses), f"set {addresses}", 30.0)
 
     @property
     def exabgp_pid(self) -> int:

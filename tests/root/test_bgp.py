@@ -51,6 +51,8 @@ def test_announces_and_withdraws(where, start):
     status = speaker.status()
     assert status["running"]
     assert status["announced"] == [V4, V6]
+    until(lambda: speaker.status()["peers"][where.peer]["sent"], "sent")
+    status = speaker.status()
     assert status["peers"][where.peer] == {"session": "up", "sent": [V4, V6], "detail": ""}
     speaker.sets(BOTH[1])
     where.fib_becomes(V6)
@@ -124,6 +126,15 @@ def test_kills_an_exabgp_that_hangs(where, start):
     gone = where.fib_becomes()
     print(f"\n{where.name}: ExaBGP SIGSTOP -> FIB gone {gone:.3f} s")
     assert gone < 3.0
+    where.fib_becomes(V4, V6)
+
+
+def test_starts_before_there_is_a_way_to_the_router(where, start):
+    """A director that boots faster than its network announces as soon as the session is up."""
+    with where.without_addresses():
+        speaker = start()
+        until(lambda: "refused by ExaBGP" in speaker.refusal("set", *BOTH), "refused", 60.0)
+    speaker.is_up()
     where.fib_becomes(V4, V6)
 
 

@@ -617,6 +617,12 @@ def ipip_file() -> File:
         using="source-ip",
     )
     file.add(
+        "L5-ourselves-ingress",
+        "Our MAC address on the ingress interface is our own, even if nothing leaves there.",
+        tag(ip(4) / segment("tcp"), 4, source=US),
+        dropped("loop", service=0),
+    )
+    file.add(
         "L5-l2-member-of-any-pool",
         "A member that any service reaches by L2 is a member on the segment: its packets to a VIP are loops.",
         tag(ip(4) / segment("tcp"), 4, source="02:00:00:00:01:17"),
@@ -710,7 +716,7 @@ def parsing_file() -> File:
     bad("P2-ipv6-empty", "No payload at all has no TCP header.", 6, ip(6, plen=0, nh=6) / segment("tcp"))
 
     # P3, P4
-    bad("P3-ihl-4", "A header cannot be shorter than 20 bytes.", 4, ip(4, ihl=4) / segment("tcp"))
+    bad("P3-ihl-4", "A header cannot be shorter than 20 bytes.", 4, _short_header())
     bad("P3-ihl-beyond-length", "Options cannot be longer than the packet.", 4, ip(4, ihl=15) / segment("tcp"))
     bad("P3-version-6-in-ipv4", "The version contradicts the Ethernet type.", 4, _version(ip(4) / segment("tcp"), 6))
     bad("P3-version-4-in-ipv6", "The version contradicts the Ethernet type.", 6, _version(ip(6) / segment("tcp"), 4))
@@ -930,6 +936,14 @@ def parsing_file() -> File:
             (0x88A8, 1),
             (0x8100, 2),
         )
+    full = ip(4) / segment("tcp", flags="A") / Raw(b"s" * 1460)
+    file.add(
+        "P14-tagged-full-size",
+        "Two tags do not make a packet of the link's MTU too large.",
+        tag(full, 4, (0x88A8, 1), (0x8100, 2)),
+        file.sent(l2_out(near, full, 4), flow=flow_of(4, "tcp"), service=0, using="l2"),
+        using="l2",
+    )
     file.add(
         "P14-before-lengths",
         "A super-frame is named as such even if its IP length is zero, as that of BIG TCP is.",
@@ -1054,6 +1068,14 @@ def _raw_options(options: bytes, ttl: int) -> Packet:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return Raw(head[:10] + (0xFFFF - total).to_bytes(2, "big") + head[12:] + options + syn)
+
+
+def _short_header() -> bytes:
+    """A header length of 16 bytes, all else being right for that: the checksum, and a UDP length where it would be."""
+    raw = bytearray(bytes(ip(4, ihl=4, chksum=0) / segment("udp", sport=12)))
+    total = sum(int.from_bytes(raw[i : i + 2], "big") for i in range(0, 16, 2))
+    raw[10:12] = (0xFFFF - total % 0xFFFF).to_bytes(2, "big")
+    return bytes(raw)
 
 
 def _flip(packet: bytes, position: int) -> bytes:

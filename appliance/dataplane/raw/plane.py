@@ -51,7 +51,7 @@ class RawDataPlane:
         *,
         slots: int = 2048,
         batch: int = 512,
-        few: int = 4,
+        few: int = 3,
         use_xsk: bool = True,
     ) -> None:
         """

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import appliance.api
@@ -122,6 +122,7 @@ def test_everything_foreign_is_escaped() -> None:
     assert sum(EVIL in text for text in page.text) >= 8
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_h_escapes(text: str, value: str) -> None:
     """Children and attribute values come out of a parser as they went in."""

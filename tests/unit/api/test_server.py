@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -16,7 +17,7 @@ import structlog
 
 from appliance.api import server as server_module
 from appliance.api.server import ApiError, ApiServer
-from appliance.api.sources import StatusSources
+from appliance.api.sources import Observed, StatusSources, observe
 from appliance.api.views import NOT_VISIBLE
 from appliance.dataplane.base import DataPlaneError
 from tests.unit.api.samples import observed, sample_snapshot, sources
@@ -97,10 +98,14 @@ def test_status_with_a_silent_plane(run: Run) -> None:
     assert json.loads(text)["counters"] is None
 
 
+async def _at(pending: Coroutine[Any, Any, Observed], clock: float) -> Observed:
+    return replace(await pending, clock=clock)
+
+
 def test_rates_appear_after_a_second(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks again after more than a second is told rates."""
     clock = iter([100.0, 102.0])
-    monkeypatch.setattr("appliance.api.sources.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(server_module, "observe", lambda given: _at(observe(given), next(clock)))
 
     async def story() -> list[float | None]:
         rates = []
@@ -256,14 +261,13 @@ def test_close_ends_streams(run: Run) -> None:
     """An open page does not delay a stop."""
 
     async def story() -> float:
-        async with serving() as (client, server):
-            async with client.get("/live") as response:
-                await anext(events(response, "page"))
-                started = time.monotonic()
-                await server.close()
-                return time.monotonic() - started
+        async with serving() as (client, server), client.get("/live") as response:
+            await anext(events(response, "page"))
+            started = time.monotonic()
+            await server.close()
+            return time.monotonic() - started
 
-    assert run(story()) < 0.5
+    assert run(story()) < server_module.SHUTDOWN_S / 2
 
 
 def test_slow_reader_is_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,9 +287,9 @@ def test_slow_reader_is_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
                 await loop.sock_connect(reader, server.bound)
                 await loop.sock_sendall(reader, b"GET /api/v1/stream HTTP/1.1\r\nHost: d1\r\n\r\n")
                 async with asyncio.timeout(10):
-                    while server._streams == 0:
+                    while server._streams == 0:  # noqa: ASYNC110 - the server tells nobody
                         await asyncio.sleep(0.01)
-                    while server._streams:
+                    while server._streams:  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
                 return True
 

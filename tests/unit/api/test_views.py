@@ -9,6 +9,7 @@ import pytest
 from appliance.api.sources import ReloadStatus
 from appliance.api.views import NOT_VISIBLE, PASSES, Rates, status_document
 from appliance.dataplane.base import Counters
+from appliance.model import Health
 from appliance.packet.action import Reason
 from bgp.speaker import PeerStatus, Session
 from tests import golden
@@ -103,7 +104,7 @@ def test_healthy() -> None:
 def test_degraded_by_a_member() -> None:
     """A member out is degraded, with what its monitor found, once even if several services use it."""
     seen = healthy()
-    snap = replace(seen.snapshot, health={**seen.snapshot.health, "web/web3": "down"})
+    snap = replace(seen.snapshot, health={**seen.snapshot.health, "web/web3": Health.DOWN})
     document = status_document(observed(snapshot=snap, speaker=healthy().speaker, health=sample_health()))
     assert document["health"] == {
         "state": "degraded",

@@ -33,8 +33,8 @@ def update(peer: str, **content: object) -> str:
 
 class FakeExaBgp:
     def __init__(self, configuration: str) -> None:
-        self.peers = re.findall(r"^neighbor (\S+)", configuration, re.M)
-        self.run = shlex.split(re.search(r"^ *run (.*);$", configuration, re.M)[1])
+        self.peers = re.findall(r"^neighbor (\S+)", configuration, re.MULTILINE)
+        self.run = shlex.split(re.search(r"^ *run (.*);$", configuration, re.MULTILINE)[1])
         self.rib = {}
         self.muted = False
         self.stalled = False

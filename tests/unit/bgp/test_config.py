@@ -22,7 +22,7 @@ def test_good_configuration_has_no_problems():
     assert problems(GOOD) == []
     next_hops = {"next_hop_v4": ip_address("192.0.2.11"), "next_hop_v6": ip_address("2001:db8:1::11")}
     assert problems(replace(GOOD, **next_hops), {4, 6}) == []
-    assert problems(with_neighbor(password="p;#{[ \\"), {4}) == []
+    assert problems(with_neighbor(password="p;#{[ \\"), {4}) == []  # noqa: S106
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_good_configuration_has_no_problems():
         (with_neighbor(local_address=ip_address("2001:db8::1")), "other IP version"),
         (with_neighbor(password=""), "1 to 80 characters"),
         (with_neighbor(password="x" * 81), "1 to 80 characters"),
-        (with_neighbor(password="it's"), "no quotes"),
-        (with_neighbor(password="naïve"), "printable ASCII"),
+        (with_neighbor(password="it's"), "no quotes"),  # noqa: S106
+        (with_neighbor(password="naïve"), "printable ASCII"),  # noqa: S106
     ],
 )
 def test_mistake_is_named_with_its_remedy(config, words):
@@ -68,4 +68,4 @@ def test_every_mistake_is_reported():
 
 def test_password_does_not_show():
     """A configuration can be logged."""
-    assert "hidden" not in repr(with_neighbor(password="hidden"))
+    assert "hidden" not in repr(with_neighbor(password="hidden"))  # noqa: S106

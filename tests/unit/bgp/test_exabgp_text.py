@@ -31,7 +31,10 @@ CONFIGURATIONS = {
         Path("/run/onward"),
     ),
     "password": BgpSpeakerConfig(
-        65010, ip_address("192.0.2.11"), (replace(ROUTER, password="a b;{#}[,]\\YWJj"),), Path("/run/onward")
+        65010,
+        ip_address("192.0.2.11"),
+        (replace(ROUTER, password="a b;{#}[,]\\YWJj"),),  # noqa: S106
+        Path("/run/onward"),
     ),
 }
 

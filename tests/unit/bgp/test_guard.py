@@ -280,6 +280,22 @@ def test_kills_an_exabgp_that_does_not_answer(stage):
     assert exabgp.process.wait(20.0) == -signal.SIGKILL
 
 
+def test_spares_an_exabgp_that_stood_still_with_the_whole_machine(stage):
+    """After a pause of everything ExaBGP gets its full time to answer."""
+    exabgp = stage(watchdog_s=0.6)
+    hello = exabgp.speaker().hello()
+    guard = int(Path(f"/proc/{hello['exabgp']}/task/{hello['exabgp']}/children").read_text().split()[0])
+    exabgp.commands.until("# ping")
+    for pid in (exabgp.process.pid, guard):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)  # the pause is what is tested
+    os.kill(guard, signal.SIGCONT)
+    time.sleep(0.2)
+    os.kill(exabgp.process.pid, signal.SIGCONT)
+    exabgp.commands.until("# ping")
+    assert exabgp.process.poll() is None
+
+
 def test_pings_keep_a_quiet_exabgp_alive(stage):
     """Silence without a question is not a hang: the guard asks first."""
     exabgp = stage(watchdog_s=0.5)

@@ -241,6 +241,8 @@ def test_udp_closed_port(run: Run, address: str, request_: bytes) -> None:
         (errno.ENETUNREACH, Code.UNREACHABLE),
         (errno.EADDRNOTAVAIL, Code.UNREACHABLE),
         (errno.EPERM, Code.UNREACHABLE),
+        (errno.EINVAL, Code.UNREACHABLE),
+        (errno.EAFNOSUPPORT, Code.UNREACHABLE),
     ],
 )
 def test_errors_about_the_member(number: int, code: Code) -> None:
@@ -248,6 +250,18 @@ def test_errors_about_the_member(number: int, code: Code) -> None:
     result = result_of(OSError(number, "whatever"), "connect", 0.5)
     assert (result.code, result.duration_s) == (code, 0.5)
     assert result.detail.startswith("connect: ")
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_without_the_family_in_the_kernel(run: Run, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An IPv6 member of a machine without IPv6 is UNREACHABLE, and no reason to die."""
+
+    def no_family(*_: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(f"health.checks.{kind}.socket.socket", no_family)
+    result = asyncio.run(CHECKS[kind](timeout_s=1.0).probe(target("::1", 80)))
+    assert result.code is Code.UNREACHABLE
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, None])

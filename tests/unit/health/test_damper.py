@@ -3,7 +3,7 @@
 from itertools import accumulate
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from health.damper import Damper
@@ -36,6 +36,7 @@ def test_one_and_one_follows_every_result() -> None:
     assert verdicts(Damper(rise=1, fall=1), "+-+") == ["up", "down", "up"]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 50), st.lists(st.booleans(), max_size=200))
 def test_turns_only_on_a_full_run(rise: int, fall: int, results: list[bool]) -> None:
     """Whatever came before, a turn to UP ends in `rise` good results, a turn to DOWN in `fall` bad ones."""

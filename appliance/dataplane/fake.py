@@ -1,0 +1,92 @@
+"""A data plane in memory: obeys the contract, forwards nothing, and prints itself as text."""
+
+from collections.abc import Mapping
+
+from appliance.dataplane.base import Counters, DataPlaneError
+from appliance.forwarding import ForwardingTables, TableService
+from appliance.packet.action import Action
+from appliance.packet.forward import Ingress, PacketPath
+from appliance.ring.slots import shares
+
+
+class FakeDataPlane:
+    """For tests and dry runs. `str()` shows the tables in force, one line for each service and port range:
+
+    198.51.100.7:443/tcp  web1 50%  web2 50%
+    """
+
+    def __init__(self, interfaces: tuple[str, ...] = (), ingress: Ingress | None = None) -> None:
+        """
+        Args:
+            interfaces: names for `describe`.
+            ingress: the interface that explained frames arrive on; None takes any frame as addressed to us.
+        """
+        self._interfaces = interfaces
+        self._ingress = ingress
+        self.tables = ForwardingTables()
+        """Those in force."""
+        self.started = False
+        self.closed = False
+        self.sets = 0
+        """How often tables were set, equal ones included."""
+        self.fails: str | None = None
+        """While not None, `set` and `check` raise DataPlaneError with this text."""
+        self.counted = Counters()
+        """What `counters` returns."""
+
+    async def start(self) -> None:
+        """Be ready."""
+        self._may_fail()
+        self.started = True
+
+    async def set(self, tables: ForwardingTables) -> None:
+        """Make these the tables in force.
+
+        Raises:
+            DataPlaneError: told to fail, or not started.
+        """
+        self._may_fail()
+        if not self.started:
+            raise DataPlaneError("the data plane was not started")
+        self.sets += 1
+        self.tables = tables
+
+    async def check(self) -> None:
+        """
+        Raises:
+            DataPlaneError: told to fail, or not started.
+        """
+        self._may_fail()
+        if not self.started:
+            raise DataPlaneError("the data plane was not started")
+
+    async def counters(self) -> Counters:
+        """What the test has put into `counted`."""
+        return self.counted
+
+    async def explain(self, frame: bytes, interface: str) -> Action:
+        """What the reference says."""
+        return PacketPath(self.tables).forward(frame, self._ingress or Ingress(0, frame[:6], 1500))
+
+    async def describe(self) -> Mapping[str, str]:
+        """Facts for people."""
+        return {"kind": "fake", "interfaces": ", ".join(self._interfaces)}
+
+    async def close(self) -> None:
+        """Forget the tables."""
+        self.closed = True
+        self.started = False
+        self.tables = ForwardingTables()
+
+    def _may_fail(self) -> None:
+        if self.fails is not None:
+            raise DataPlaneError(self.fails)
+
+    def __str__(self) -> str:
+        return "".join(f"{line}\n" for service in self.tables.services for line in self._lines(service))
+
+    def _lines(self, service: TableService) -> list[str]:
+        owners = {self.tables.members[index].id: share for index, share in shares(service.slots).items()}
+        parts = [f"{owner.partition('/')[2]} {share:.0%}" for owner, share in sorted(owners.items())]
+        address = f"[{service.vip}]" if service.vip.version == 6 else str(service.vip)
+        return ["  ".join((f"{address}:{ports}/{service.protocol}", *(parts or ["nobody"]))) for ports in service.ports]

@@ -1,0 +1,226 @@
+"""client c0 -- d0 director d1 -- s0 member: namespaces, a raw plane in the middle, frames in and out by hand."""
+
+import base64
+import ctypes
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from appliance.dataplane.base import Counters, DataPlaneError
+from appliance.forwarding import ForwardingTables
+from appliance.packet.action import Action
+from tests.netns import Namespace, namespaces, veth
+
+CLONE_NEWNET = 0x40000000
+ETH_P_ALL = 3
+PACKET_OUTGOING = 4
+MACS = {"c0": "02:71:00:00:00:01", "d0": "02:71:00:00:00:02", "d1": "02:71:00:00:00:03", "s0": "02:71:00:00:00:04"}
+REPOSITORY = Path(__file__).parents[2]
+
+T = TypeVar("T")
+
+
+def mac(interface: str) -> bytes:
+    return bytes.fromhex(MACS[interface].replace(":", ""))
+
+
+def inside(space: Namespace, work: Callable[[], T]) -> T:
+    """Run *work* within a namespace: sockets that it makes stay there."""
+    results: list[T] = []
+
+    def enter() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        fd = os.open(f"/run/netns/{space.name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if libc.setns(fd, CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+            results.append(work())
+        finally:
+            os.close(fd)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+class Wire:
+    """A packet socket: frames out, and frames that arrived."""
+
+    def __init__(self, space: Namespace, interface: str) -> None:
+        def make() -> socket.socket:
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            made.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+            made.bind((interface, ETH_P_ALL))
+            return made
+
+        self.socket = inside(space, make)
+        self.socket.settimeout(0.05)
+
+    def send(self, *frames: bytes, pause_every: int = 64) -> None:
+        """Send, slowly enough that nothing has to be dropped on the way."""
+        for number, frame in enumerate(frames):
+            self.socket.send(frame)
+            if number % pause_every == pause_every - 1:
+                time.sleep(0.002)
+
+    def receive(self, wanted: int, deadline_s: float = 5.0, keep: Callable[[bytes], bool] | None = None) -> list[bytes]:
+        """Frames that arrived: until there are as many, or the deadline, and then whatever else comes at once."""
+        got: list[bytes] = []
+        end = time.monotonic() + deadline_s
+        while time.monotonic() < end:
+            try:
+                frame, address = self.socket.recvfrom(70000)
+            except TimeoutError:
+                if len(got) >= wanted:
+                    break
+                continue
+            if address[2] != PACKET_OUTGOING and (keep is None or keep(frame)):
+                got.append(frame)
+        return got
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Plane:
+    """The plane in its process; the methods are those of the contract, without `await`."""
+
+    def __init__(self, space: Namespace, interfaces: str, **settings: int) -> None:
+        keywords = [f"{key}={value}" for key, value in settings.items()]
+        self.process = subprocess.Popen(
+            space.command(sys.executable, "-m", "tests.root.raw_child", interfaces, *keywords),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
+
+    def _ask(self, method: str, *arguments: object) -> object:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(base64.b64encode(pickle.dumps((method, arguments))).decode() + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, "the plane's process died"
+        good, value = pickle.loads(base64.b64decode(line))
+        if not good:
+            raise DataPlaneError(value)
+        return value
+
+    def start(self) -> None:
+        self._ask("start")
+
+    def set(self, tables: ForwardingTables) -> None:
+        self._ask("set", tables)
+
+    def check(self) -> None:
+        self._ask("check")
+
+    def counters(self) -> Counters:
+        value = self._ask("counters")
+        assert isinstance(value, Counters)
+        return value
+
+    def explain(self, frame: bytes, interface: str = "d0") -> Action:
+        value = self._ask("explain", frame, interface)
+        assert isinstance(value, Action)
+        return value
+
+    def describe(self) -> dict[str, str]:
+        return dict(self._ask("describe"))  # type: ignore[call-overload]
+
+    def close(self) -> None:
+        self._ask("close")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self._forget()
+
+    def end(self) -> None:
+        """Let the process end, politely when it still runs."""
+        if self.process.poll() is None:
+            try:
+                self.close()
+            except (AssertionError, DataPlaneError, BrokenPipeError):
+                pass
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None and not pipe.closed:
+                pipe.close()
+
+
+@dataclass
+class Rig:
+    client: Namespace
+    director: Namespace
+    member: Namespace
+    near: Wire
+    """At the client's end of its cable."""
+    far: Wire
+    """At the member's end of its cable."""
+
+    def ifindex(self, interface: str) -> int:
+        return inside(self.director, lambda: socket.if_nametoindex(interface))
+
+    def ruleset(self) -> str:
+        return self.director.run("nft", "list", "ruleset")
+
+    @contextmanager
+    def plane(self, interfaces: str = "d0", **settings: int) -> Iterator[Plane]:
+        """A started plane."""
+        plane = Plane(self.director, interfaces, **settings)
+        try:
+            plane.start()
+            yield plane
+        finally:
+            plane.end()
+
+
+@contextmanager
+def rig() -> Iterator[Rig]:
+    """The namespaces and cables, with addresses and neighbours: 192.0.2.0/24 before, 203.0.113.0/24 behind."""
+    with namespaces("c", "d", "s", prefix="oww") as (client, director, member):
+        veth(client, "c0", director, "d0")
+        veth(director, "d1", member, "s0")
+        for space, names in ((client, ("c0",)), (director, ("d0", "d1")), (member, ("s0",))):
+            for name in names:
+                space.ip(f"link set {name} address {MACS[name]}")
+        addresses = (
+            (client, "c0", "192.0.2.2/24", "2001:db8:1::2/64"),
+            (director, "d0", "192.0.2.1/24", "2001:db8:1::1/64"),
+            (director, "d1", "203.0.113.1/24", "2001:db8:2::1/64"),
+            (member, "s0", "203.0.113.2/24", "2001:db8:2::2/64"),
+        )
+        for space, name, four, six in addresses:
+            space.ip(f"addr add {four} dev {name}")
+            space.ip(f"addr add {six} dev {name} nodad")
+        client.ip("route add default via 192.0.2.1")
+        client.ip("-6 route add default via 2001:db8:1::1")
+        member.ip("route add default via 203.0.113.1")
+        member.ip("-6 route add default via 2001:db8:2::1")
+        director.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
+        near, far = Wire(client, "c0"), Wire(member, "s0")
+        try:
+            yield Rig(client, director, member, near, far)
+        finally:
+            near.close()
+            far.close()

@@ -1,0 +1,249 @@
+"""`onward status`, against a small HTTP server that tells what a director would."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from appliance.api.sources import Observed
+from appliance.api.views import status_document
+from appliance.cli import status as module
+from appliance.cli.root import call
+from appliance.cli.status import Look, render
+from appliance.dataplane.base import Counters
+from tests import golden
+from tests.builders import config, snapshot
+from tests.unit.api.samples import healthy, observed, sample_health
+
+ESCAPE = "\x1b["
+
+
+@contextmanager
+def director(body: str | Callable[[], str], status: int = 200) -> Iterator[str]:
+    """Something that answers every GET so; yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == "/api/v1/status"
+            content = (body if isinstance(body, str) else body()).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join(5)
+
+
+def document(seen: Observed | None = None) -> str:
+    return json.dumps(status_document(seen or observed()))
+
+
+def degraded() -> Observed:
+    seen = healthy()
+    return replace(seen, reload=replace(seen.reload, ok=False, problems=("one",)))
+
+
+def test_text_is_as_published() -> None:
+    """The whole text for a director with good and bad parts, on 80 columns without colour."""
+    golden.check("status.txt", render(json.loads(document()), Look()) + "\n")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+@pytest.mark.parametrize(
+    "seen",
+    [
+        observed(),
+        healthy(),
+        observed(applied=None, counters=None, speaker=None, health=(), plane={}),
+        observed(snapshot=snapshot(config(bgp=False)), speaker=None),
+    ],
+    ids=["sample", "healthy", "starting", "no-bgp"],
+)
+def test_fits(seen: Observed, width: int) -> None:
+    """No line is wider than asked for, none ends in blanks, and without colour there are no escapes."""
+    text = render(json.loads(document(seen)), Look(width))
+    assert max(map(len, text.splitlines())) <= width
+    assert [line for line in text.splitlines() if line != line.rstrip()] == []
+    assert ESCAPE not in text
+
+
+def test_colour_changes_nothing_but_colour() -> None:
+    """With the colours taken away, the coloured text is the plain one."""
+    import re
+
+    shown = json.loads(document())
+    coloured = render(shown, Look(colour=True))
+    assert ESCAPE in coloured
+    plain = re.sub(r"\x1b\[\d+m", "", coloured)
+    assert [line.rstrip() for line in plain.splitlines()] == render(shown, Look()).splitlines()
+
+
+def test_wide_enough_shows_whole_reasons() -> None:
+    """With room, reasons are shown whole: what the monitor found, and what the next hop lacks."""
+    text = render(json.loads(document()), Look(200))
+    assert "health_down (connect: connection refused)" in text
+    assert "unreachable (neighbour_unresolved eth1)" in text
+
+
+def test_large_numbers_stay_short() -> None:
+    """Counters of any size keep the columns narrow."""
+    seen = healthy()
+    assert seen.counters is not None
+    traffic = {key: replace(value, packets=123_456_789_012) for key, value in seen.counters.members.items()}
+    shown = render(json.loads(document(replace(seen, counters=Counters(members=traffic)))), Look())
+    assert "123.5G" in shown
+
+
+def test_prints_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Into a pipe goes plain text, and the exit code is 0 whatever the health."""
+    with director(document()) as url:
+        assert call(["status", "--url", url]) == 0
+    out = capsys.readouterr().out
+    assert out == render(json.loads(document()), Look()) + "\n"
+
+
+def test_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """--json prints the document as it came."""
+    with director(document()) as url:
+        assert call(["status", "--url", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(document())
+
+
+@pytest.mark.parametrize(
+    ("seen", "code"), [(healthy(), 0), (degraded(), 10), (observed(), 11)], ids=["healthy", "degraded", "down"]
+)
+def test_exit_code(seen: Observed, code: int) -> None:
+    """--exit-code tells the health: 0 healthy, 10 degraded, 11 down."""
+    with director(document(seen)) as url:
+        assert call(["status", "--url", url, "--exit-code"]) == code
+
+
+def test_url_without_scheme_and_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """host:port is enough, and ONWARD_URL saves typing it."""
+    with director(document(healthy())) as url:
+        assert call(["status", "--url", url.removeprefix("http://")]) == 0
+        monkeypatch.setenv("ONWARD_URL", url)
+        assert call(["status", "--exit-code"]) == 0
+
+
+def test_not_reachable(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody there is exit code 3, with the place and the remedy."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        assert call(["status", "--url", url]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"no director answers at {url} (Connection refused)" in captured.err
+    assert "onward run" in captured.err
+    assert "--url" in captured.err
+
+
+def test_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A director that takes connections and says nothing (a stopped process) is not reachable either."""
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        assert call(["status", "--url", f"127.0.0.1:{sock.getsockname()[1]}"]) == 3
+    assert "nothing within 0.1 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("<html>", 200),
+        ("{}", 200),
+        ('{"apiVersion": "v2"}', 200),
+        ('{"apiVersion": "v1"}', 500),
+        ("[1]", 200),
+        ("", 404),
+    ],
+)
+def test_not_a_director(body: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another program at that address is exit code 1, and is said."""
+    with director(body, status) as url:
+        assert call(["status", "--url", url]) == 1
+    assert f"answers with HTTP status {status}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1", "http://", "http://host:port", "ftp://x"])
+def test_not_a_url(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is no URL of a director is said, with an example."""
+    assert call(["status", "--url", url]) == 1
+    assert "give one like http://127.0.0.1:8080" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1e9", "nan"])
+def test_watch_wants_a_sane_pause(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Watching without pause, or hardly ever, is a usage error."""
+    assert call(["status", f"--watch={seconds}"]) == 2
+    assert "--watch" in capsys.readouterr().err
+
+
+def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """--watch asks again and again, one JSON document a line, outlives a director's restart, and ends with Ctrl-C."""
+    pauses: list[float] = []
+    answers = iter([document(), document(healthy()), document()])
+    failures = iter([False, True, False, False])
+
+    def fetch(_url: str) -> Any:
+        if next(failures):
+            raise module.UnreachableError("no director answers")
+        return json.loads(next(answers))
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "fetch", fetch)
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    assert call(["status", "-w", "0.5", "--json"]) == 0
+    captured = capsys.readouterr()
+    states = [json.loads(line)["health"]["state"] for line in captured.out.splitlines()]
+    assert states == ["down", "healthy", "down"]
+    assert captured.err.count("no director answers") == 1
+    assert pauses == [0.5] * 4
+
+
+def test_watch_needs_no_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--watch alone is once a second."""
+
+    def sleep(seconds: float) -> None:
+        assert seconds == 1.0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    with director(document()) as url:
+        assert call(["status", "--watch", "--url", url]) == 0
+
+
+def test_imports_nothing_heavy() -> None:
+    """The command starts fast: it needs neither the web server nor the planes."""
+    heavy = ("aiohttp", "pyroute2", "numpy", "uvloop")
+    code = f"import sys, appliance.cli.status; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout == "[]\n"
+
+
+def test_because_needs_no_monitor() -> None:
+    """A member that is down although its monitors' last results are gone shows the bare reason."""
+    seen = replace(observed(), health=sample_health()[:2])
+    assert "health_down" in render(json.loads(document(seen)), Look(200))
