@@ -84,7 +84,7 @@ class GuardLink:
         self._wanted = routes
         if self.hello is None:
             return
-        wanted = {str(route.prefix): route for route in sorted(routes)}
+        wanted = {str(route.prefix): route for route in routes}
         for prefix in [prefix for prefix in self._told if prefix not in wanted]:
             del self._told[prefix]
             self.acknowledged.pop(prefix, None)
@@ -92,12 +92,12 @@ class GuardLink:
             self._ask(number, text.withdraw(number, prefix), prefix)
         if not self.leased:
             return
-        for prefix, route in wanted.items():
-            if self._told.get(prefix) != route:
-                self._told[prefix] = route
-                number = next(self._numbers)
-                next_hop = self._config.next_hop(route.vip.version)
-                self._ask(number, text.announce(number, route, next_hop), prefix, route)
+        missing = [(prefix, route) for prefix, route in wanted.items() if self._told.get(prefix) != route]
+        for prefix, route in sorted(missing, key=lambda each: each[1]):
+            self._told[prefix] = route
+            number = next(self._numbers)
+            next_hop = self._config.next_hop(route.vip.version)
+            self._ask(number, text.announce(number, route, next_hop), prefix, route)
 
     async def settled(self, patience_s: float) -> list[str]:
         """Wait until every route command is answered; the errors among the answers.

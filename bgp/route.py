@@ -20,7 +20,12 @@ class Route:
 
     def __lt__(self, other: "Route") -> bool:
         """For stable output: IPv4 first. Addresses of different versions do not compare by themselves."""
-        return (self.vip.version, int(self.vip), str(self)) < (other.vip.version, int(other.vip), str(other))
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[int, ...]:
+        hop = self.next_hop
+        return (self.vip.version, int(self.vip), *((hop.version, int(hop)) if hop is not None else ()))
 
     def __str__(self) -> str:
         return f"{self.prefix} via {self.next_hop or 'self'}"

@@ -26,15 +26,6 @@ def test_plain_function_is_the_same() -> None:
     assert forward(vector.frame, vector.tables, vector.ingress, vector.ident) == vector.action
 
 
-def test_lookup_agrees_with_the_tables() -> None:
-    """The service that a vector's action names is the one that the forwarding tables find."""
-    for vector in VECTORS:
-        if vector.action.service is not None:
-            service = vector.tables.services[vector.action.service]
-            ports = [port for part in service.ports for port in (part.first, part.last)]
-            assert any(vector.tables.find(service.vip, service.protocol, port) for port in ports)
-
-
 def test_difference_allows_padding_and_another_identification_only() -> None:
     """A plane may keep padding and choose the outer identification; any other byte must be right."""
     vector = next(vector for vector in VECTORS if vector.id == "IPIP-4in4-tcp-df-clear")

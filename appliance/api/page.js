@@ -57,17 +57,27 @@ function title() {
   document.title = `${name} · ${document.querySelector("main").dataset.state} · Onward`;
 }
 
-const stream = new EventSource("/live");
-stream.addEventListener("page", (event) => {
-  const template = document.createElement("template");
-  template.innerHTML = event.data;
-  morph(document.querySelector("main"), template.content.querySelector("main"));
-  remember();
-  title();
-  live("yes", "live: follows the director every second");
-});
-stream.addEventListener("error", () => live("no", "the director does not answer; what you see is old"));
+let stream;
+
+function connect() {
+  stream = new EventSource("/live");
+  stream.addEventListener("page", (event) => {
+    const template = document.createElement("template");
+    template.innerHTML = event.data;
+    morph(document.querySelector("main"), template.content.querySelector("main"));
+    remember();
+    title();
+    live("yes", "live: follows the director every second");
+  });
+  stream.addEventListener("error", () => {
+    live("no", "the director does not answer; what you see is old");
+    // The browser tries again by itself after a broken connection, but not after an answer such as 503.
+    if (stream.readyState === EventSource.CLOSED) setTimeout(connect, 5000);
+  });
+}
+
 // A page that is left must not keep a stream open in the back/forward cache.
 addEventListener("pagehide", () => stream.close());
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 remember();
+connect();

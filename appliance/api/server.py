@@ -73,6 +73,7 @@ class ApiServer:
         self._streams = 0
         self._rates = Rates()
         self._shared: tuple[float, Document] | None = None
+        self._shared_events: dict[str, bytes] = {}
         self._sharing = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._assets = {name: _asset(name) for name in _ASSETS}
@@ -140,19 +141,24 @@ class ApiServer:
         # Pure, and some milliseconds when there are thousands of members: the loop has better things to do.
         return await asyncio.to_thread(status_document, observed, since)
 
-    async def _shared_document(self) -> Document:
+    async def _shared_event(self, name: str, render: Callable[[Document], str]) -> bytes:
+        """The present event of that name, rendered once for all who read it."""
         async with self._sharing:
             now = asyncio.get_running_loop().time()
             if self._shared is None or now - self._shared[0] > STREAM_MAX_AGE_S:
                 self._shared = now, await self._document()
-            return self._shared[1]
+                self._shared_events.clear()
+            if name not in self._shared_events:
+                self._shared_events[name] = await asyncio.to_thread(_event, name, render, self._shared[1])
+            return self._shared_events[name]
 
     async def _page(self, _request: web.Request) -> web.Response:
         page = await asyncio.to_thread(render_page, await self._document())
         return web.Response(text=page, content_type="text/html", headers=_fresh())
 
     async def _status(self, _request: web.Request) -> web.Response:
-        return _json(await self._document())
+        document = await self._document()
+        return _json(await asyncio.to_thread(json.dumps, document, indent=2))
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         observed: Observed = await observe(self._sources)
@@ -165,10 +171,10 @@ class ApiServer:
     async def _readyz(self, _request: web.Request) -> web.Response:
         parts = self._sources.ready()
         failed = [{"name": name, "detail": detail} for name, works, detail in parts if not works]
-        return _json({"ready": not failed, "failed": failed}, status=503 if failed else 200)
+        return _json(json.dumps({"ready": not failed, "failed": failed}, indent=2), status=503 if failed else 200)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        return await self._send_events(request, "status", lambda document: json.dumps(document, separators=(",", ":")))
+        return await self._send_events(request, "status", json.dumps)
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         return await self._send_events(request, "page", render_main)
@@ -187,10 +193,9 @@ class ApiServer:
             await response.prepare(request)
             await response.write(b"retry: 2000\n\n")
             while not self._closing.is_set():
-                data = await asyncio.to_thread(render, await self._shared_document())
-                event = f"event: {name}\n" + "".join(f"data: {line}\n" for line in data.splitlines()) + "\n"
+                event = await self._shared_event(name, render)
                 async with asyncio.timeout(SLOW_READER_S):
-                    await response.write(event.encode())
+                    await response.write(event)
                 await self._pause(STREAM_INTERVAL_S)
         except (TimeoutError, ConnectionError):
             if request.transport is not None:
@@ -230,10 +235,14 @@ def _fresh() -> dict[str, str]:
     return {"Cache-Control": "no-store"}
 
 
-def _json(document: Document, status: int = 200) -> web.Response:
-    return web.Response(
-        text=json.dumps(document, indent=2) + "\n", status=status, content_type="application/json", headers=_fresh()
-    )
+def _event(name: str, render: Callable[[Document], str], document: Document) -> bytes:
+    """A server-sent event (HTML Living Standard, section 9.2)."""
+    lines = render(document).splitlines()
+    return (f"event: {name}\n" + "".join(f"data: {line}\n" for line in lines) + "\n").encode()
+
+
+def _json(text: str, status: int = 200) -> web.Response:
+    return web.Response(text=text + "\n", status=status, content_type="application/json", headers=_fresh())
 
 
 async def _add_headers(_request: web.BaseRequest, response: web.StreamResponse) -> None:

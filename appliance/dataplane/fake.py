@@ -29,10 +29,13 @@ class FakeDataPlane:
         self.closed = False
         self.sets = 0
         """How often tables were set, equal ones included."""
-        self.fails: str | None = None
-        """While not None, `set` and `check` raise DataPlaneError with this text."""
+        self._failure: str | None = None
         self.counted = Counters()
         """What `counters` returns."""
+
+    def fail(self, text: str | None) -> None:
+        """Let `start`, `set` and `check` raise DataPlaneError with this text from now on; None lets them work again."""
+        self._failure = text
 
     async def start(self) -> None:
         """Be ready."""
@@ -79,8 +82,8 @@ class FakeDataPlane:
         self.tables = ForwardingTables()
 
     def _may_fail(self) -> None:
-        if self.fails is not None:
-            raise DataPlaneError(self.fails)
+        if self._failure is not None:
+            raise DataPlaneError(self._failure)
 
     def __str__(self) -> str:
         return "".join(f"{line}\n" for service in self.tables.services for line in self._lines(service))

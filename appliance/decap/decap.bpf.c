@@ -337,6 +337,7 @@ SEC("tc") int decap_tc(struct __sk_buff *skb)
 	struct tunnel t = {0};
 	struct cursor c;
 	u64 flags;
+	u8 *data;
 
 	bpf_skb_pull_data(skb, skb->len < headers ? skb->len : headers);
 	c.at = (u8 *)(u64)skb->data;
@@ -349,6 +350,14 @@ SEC("tc") int decap_tc(struct __sk_buff *skb)
 	default:
 		return TCX_NEXT;
 	}
+	/* A second VLAN tag is still in the packet. The kernel shortens IP packets only; the VLAN's own interface has them. */
+	data = (u8 *)(u64)skb->data;
+	if (t.l2 != sizeof(struct ethhdr) || data + sizeof(struct ethhdr) > (u8 *)(u64)skb->data_end) {
+		leave(PASS, COUNT_PASSED_NOT_ENCAPSULATED);
+		return TCX_NEXT;
+	}
+	/* The helper changes skb->protocol, by which the kernel goes; captures show the frame. */
+	((struct ethhdr *)data)->proto = t.type;
 	flags = t.type == BE16(ETH_P_IP) ? BPF_F_ADJ_ROOM_DECAP_L3_IPV4 : BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
 	if (bpf_skb_adjust_room(skb, -(s32)t.cut, BPF_ADJ_ROOM_MAC, flags)) {
 		leave(DROP, COUNT_DROPPED_NO_ROOM);

@@ -123,7 +123,6 @@ class Node:
             "HOME": "/root",
             "LANG": "C.UTF-8",
             "TERM": os.environ.get("TERM", "dumb"),
-            "HOSTNAME": self.name,
             **self.env,
         }
 

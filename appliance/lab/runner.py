@@ -84,7 +84,9 @@ class Lab:
             raise LabError(
                 f"lab {self.name} is up already; `onward lab down {self.name}`, or `onward lab up --reconfigure`"
             )
-        before.down()  # one that has died is swept in passing
+        before._end()  # one that has died is swept in passing
+        for log in (STATE / self.name).iterdir():
+            log.unlink()
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -152,7 +154,7 @@ class Lab:
                         f"a network namespace {netns} exists already; `ip netns delete {netns}`, or use another name"
                     )
                 self.nodes[node.name] = Node(
-                    node.name, netns, Holder.of(int(pid)), node.image, dict(node.env), node.ready
+                    node.name, netns, Holder.of(int(pid)), node.image, {"HOSTNAME": node.hostname, **node.env}, node.ready
                 )
                 self._save()
                 _run("ip", "netns", "attach", netns, pid.strip())
@@ -257,6 +259,12 @@ class Lab:
         Raises:
             LabError: the kernel did not end a node in time; it is still on record.
         """
+        self._end()
+        shutil.rmtree(STATE / self.name, ignore_errors=True)
+        self._state_file.unlink(missing_ok=True)
+        self.nodes = {}
+
+    def _end(self) -> None:
         for node in self.nodes.values():
             if node.holder.alive():
                 os.kill(node.holder.pid, signal.SIGKILL)
@@ -268,9 +276,6 @@ class Lab:
                 time.sleep(0.005)
             if node.netns_path.exists():
                 _run("ip", "netns", "delete", node.netns)
-        shutil.rmtree(STATE / self.name, ignore_errors=True)
-        self._state_file.unlink(missing_ok=True)
-        self.nodes = {}
 
     def __enter__(self) -> "Lab":
         return self

@@ -12,13 +12,19 @@ WINDOW = 2048
 """The expected answer must be within so many bytes of a datagram, as in the seed system."""
 
 
+_REPORT_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+"""IP_RECVERR and IPV6_RECVERR of linux/in.h and linux/in6.h, which Python does not name: without them Linux keeps "host
+unreachable" from a UDP socket."""
+
+
 @dataclass(frozen=True)
 class UdpCheck:
     """Good when the expected answer comes.
 
     Without an expected answer, silence is good too: many services answer only what they understand. Then only an ICMP
-    error (port or host unreachable) is bad, and a machine that is off looks well until the kernel gives up on its
-    address. So whoever can should configure a request and a response.
+    error (port or host unreachable) is bad. When a machine is off, the kernel or the last router says so only after
+    some 3 s of asking for its MAC address: within a shorter time limit it looks well. So whoever can should configure a
+    request and a response.
     """
 
     timeout_s: float
@@ -38,6 +44,7 @@ class UdpCheck:
         try:
             # A plain connected socket: asyncio's datagram transports do not send empty datagrams.
             with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+                sock.setsockopt(*_REPORT_ERRORS[family], 1)
                 async with asyncio.timeout(self.timeout_s):
                     sock.connect((str(target.address), target.port))
                     sock.send(self.request)

@@ -37,25 +37,27 @@ class Setting:
         return f"{self.mode} {self.family_name}"
 
 
-Start = Callable[[Rig, Setting, ExitStack], int | None]
-"""Starts a contender; returns its process id, None for the kernel itself. It ends with the stack."""
+Process = subprocess.Popen[str]
+Start = Callable[[Rig, Setting, ExitStack], Process | None]
+"""Starts a contender; returns its process, None for the kernel itself. It ends with the stack."""
 
 
-def start_ours(rig: Rig, setting: Setting, stack: ExitStack) -> int:
+def start_ours(rig: Rig, setting: Setting, stack: ExitStack) -> Process:
     """The complete program, as an operator starts it."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onward-bench-")))
     (folder / "fleet.key").write_bytes(bytes(range(32)))
     (folder / "fleet.key").chmod(0o600)
     (folder / "onward.toml").write_text(configuration(setting, folder))
     log = stack.enter_context((folder / "log").open("w+"))
+
+    def show_log(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, BenchError):
+            log.seek(0)
+            print(log.read()[-3000:], file=sys.stderr)
+
+    stack.push(show_log)
     program = [sys.executable, "-m", "appliance", "run", folder / "onward.toml"]
-    process = rig.start(stack, "director", program, cpu=DIRECTOR_CPU, ready=False, cwd=ROOT, stderr=log)
-    try:
-        _until_forwarding(rig, setting, lambda: process.poll() is None)
-    except BenchError as error:
-        log.seek(0)
-        raise BenchError(f"{error}\n{log.read()[-3000:]}") from error
-    return process.pid
+    return rig.start(stack, "director", program, cpu=DIRECTOR_CPU, ready=False, cwd=ROOT, stderr=log)
 
 
 def configuration(setting: Setting, folder: Path) -> str:
@@ -96,12 +98,7 @@ pool = "bench"
 """
 
 
-def start_plane(rig: Rig, setting: Setting, stack: ExitStack) -> int:
-    """Our data plane alone, without the program around it."""
-    return driver(rig, setting, stack).pid
-
-
-def driver(rig: Rig, setting: Setting, stack: ExitStack, **more: float) -> subprocess.Popen[str]:
+def driver(rig: Rig, setting: Setting, stack: ExitStack, **more: float) -> Process:
     """Start tests/bench/driver.py.
 
     Args:
@@ -115,19 +112,24 @@ def driver(rig: Rig, setting: Setting, stack: ExitStack, **more: float) -> subpr
     return rig.start(stack, "director", program, cpu=DIRECTOR_CPU, cwd=ROOT)
 
 
-def _forwarder(program: list[object], rig: Rig, setting: Setting, stack: ExitStack) -> int:
+def start_plane(rig: Rig, setting: Setting, stack: ExitStack) -> Process:
+    """Our data plane alone, without the program around it."""
+    return driver(rig, setting, stack)
+
+
+def _forwarder(program: list[object], rig: Rig, setting: Setting, stack: ExitStack) -> Process:
     """forward.c and naive.py take the same arguments; somebody else keeps the packets from the director's stack."""
     family = setting.family
     rig.start(stack, "director", [rig.programs / "hook", "d0", "vip", family.vip], cpu=GENERATOR_CPU)
     arguments = ["d0", "d1", family.vip, setting.mode, mac("s0").hex(":"), family.director_member, *family.members]
-    return rig.start(stack, "director", [*program, *arguments], cpu=DIRECTOR_CPU).pid
+    return rig.start(stack, "director", [*program, *arguments], cpu=DIRECTOR_CPU)
 
 
-def start_c(rig: Rig, setting: Setting, stack: ExitStack) -> int:
+def start_c(rig: Rig, setting: Setting, stack: ExitStack) -> Process:
     return _forwarder([rig.programs / "forward"], rig, setting, stack)
 
 
-def start_naive(rig: Rig, setting: Setting, stack: ExitStack) -> int:
+def start_naive(rig: Rig, setting: Setting, stack: ExitStack) -> Process:
     return _forwarder([sys.executable, HERE / "naive.py"], rig, setting, stack)
 
 
@@ -136,10 +138,32 @@ def start_kernel(rig: Rig, setting: Setting, stack: ExitStack) -> None:
     family, namespace = setting.family, rig.namespace("director")
     run("ip", "-n", namespace, "route", "replace", family.vip, "via", family.members[0])
     stack.callback(run, "ip", "-n", namespace, "route", "del", family.vip)
-    _until_forwarding(rig, setting, lambda: True)
 
 
 CONTENDERS: dict[str, Start] = {"ours": start_ours, "c": start_c, "naive": start_naive, "kernel": start_kernel}
+
+
+def start(name: str, rig: Rig, setting: Setting, stack: ExitStack, patience_s: float = 20.0) -> int | None:
+    """Start a contender and wait until it forwards as it should: members must be found, and be seen healthy, first.
+
+    Returns:
+        Its process id, None for the kernel itself.
+
+    Raises:
+        BenchError: it ended, or it does not forward (or not rightly) after *patience_s*.
+    """
+    process = CONTENDERS[name](rig, setting, stack)
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            prove(name, rig, setting)
+        except BenchError:
+            if time.monotonic() > end:
+                raise
+        else:
+            return process.pid if process else None
+        if process and process.poll() is not None:
+            raise BenchError(f"{name}, {setting}: it ended with exit code {process.poll()}")
 
 
 def prove(name: str, rig: Rig, setting: Setting) -> None:
@@ -241,7 +265,7 @@ def _unwrapped(frame: bytes, setting: Setting, mode: str) -> tuple[bytes, bytes]
     return inner, member
 
 
-def _exchange(rig: Rig, setting: Setting, frames: list[bytes], want: int, patience_s: float = 2.0) -> list[bytes]:
+def _exchange(rig: Rig, setting: Setting, frames: list[bytes], want: int, patience_s: float = 0.5) -> list[bytes]:
     """Send frames from the client; returns the UDP and IP-in-IP frames that arrive at the member."""
     arrived = []
     with rig.socket("member", "s0", ETH_P_ALL) as member, rig.socket("client", "c0", 0) as client:
@@ -263,15 +287,3 @@ def _exchange(rig: Rig, setting: Setting, frames: list[bytes], want: int, patien
                 if len(arrived) == want:
                     end = time.monotonic() + 0.05  # there must not be more
     return arrived
-
-
-def _until_forwarding(rig: Rig, setting: Setting, alive: Callable[[], bool], limit_s: float = 30.0) -> None:
-    frame = frame_to_vip(setting.family, 4321, 64)
-    end = time.monotonic() + limit_s
-    settled = 0
-    while settled < 3:
-        if not alive():
-            raise BenchError(f"{rig.name}, {setting}: the director ended")
-        if time.monotonic() > end:
-            raise BenchError(f"{rig.name}, {setting}: forwards nothing after {limit_s:g} s")
-        settled = settled + 1 if _exchange(rig, setting, [frame], 1, patience_s=0.1) else 0

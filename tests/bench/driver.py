@@ -16,9 +16,9 @@ from ipaddress import ip_address
 
 import numpy as np
 import uvloop
+
 from appliance import log
 from appliance.dataplane.raw.plane import RawDataPlane
-
 from appliance.forwarding import SLOTS, ForwardingTables, NextHop, TableMember, TableService
 from appliance.model import Delivery, DsrType, Encapsulation, HashMode, PortRange, Protocol
 from tests.bench.rig import mac
@@ -107,5 +107,5 @@ async def main(spec: Spec) -> None:
 
 
 if __name__ == "__main__":
-    log.configure()
+    log.configure(level="warning")
     uvloop.run(main(Spec(**json.loads(sys.argv[1]))))

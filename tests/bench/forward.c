@@ -92,6 +92,8 @@ static inline uint32_t flow_hash(const uint8_t *ip, const uint8_t *l4, uint32_t 
 	}
 	h += (keys[k] + load32(l4)) * (keys[k + 1] + protocol);
 	h ^= h >> 32;
+	h *= 0xD6E8FEB86659FD93;
+	h ^= h >> 32;
 	return h * 0xD6E8FEB86659FD93 >> 32;
 }
 

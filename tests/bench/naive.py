@@ -94,6 +94,8 @@ class Director:
 
     def choose(self, h: int, length: int) -> tuple[bytes, bytes] | None:
         h ^= h >> 32
+        h = h * FINAL & M64
+        h ^= h >> 32
         slot = self.slots[((h * FINAL & M64) >> 32) * SLOTS >> 32]
         index = slot & 0xFFFF
         if index != slot >> 16:

@@ -217,6 +217,10 @@ def alive(pid: int) -> bool:
         return False
 
 
+def children(pid: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def kill_exabgp(runtime_dir: Path) -> None:
     """End an ExaBGP whose speaker is gone already."""
     path = runtime_dir / "exabgp.pid"

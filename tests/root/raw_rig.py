@@ -1,4 +1,7 @@
-"""client c0 -- d0 director d1 -- s0 member: namespaces, a raw plane in the middle, frames in and out by hand."""
+"""client c0 -- d0 director d1 -- s0 member: namespaces, a raw plane in the middle, frames in and out by hand.
+
+A second cable, d2 -- t0, leads to the member as well.
+"""
 
 import base64
 import ctypes
@@ -24,6 +27,7 @@ CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 PACKET_OUTGOING = 4
 MACS = {"c0": "02:71:00:00:00:01", "d0": "02:71:00:00:00:02", "d1": "02:71:00:00:00:03", "s0": "02:71:00:00:00:04"}
+MACS |= {"d2": "02:71:00:00:00:05", "t0": "02:71:00:00:00:06"}
 REPOSITORY = Path(__file__).parents[2]
 
 T = TypeVar("T")
@@ -36,6 +40,7 @@ def mac(interface: str) -> bytes:
 def inside(space: Namespace, work: Callable[[], T]) -> T:
     """Run *work* within a namespace: sockets that it makes stay there."""
     results: list[T] = []
+    errors: list[BaseException] = []
 
     def enter() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -44,12 +49,16 @@ def inside(space: Namespace, work: Callable[[], T]) -> T:
             if libc.setns(fd, CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
             results.append(work())
+        except BaseException as error:
+            errors.append(error)
         finally:
             os.close(fd)
 
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
+    if errors:
+        raise errors[0]
     return results[0]
 
 
@@ -95,10 +104,17 @@ class Wire:
 class Plane:
     """The plane in its process; the methods are those of the contract, without `await`."""
 
-    def __init__(self, space: Namespace, interfaces: str, **settings: int) -> None:
+    def __init__(self, space: Namespace, interfaces: str, under: tuple[str, ...] = (), **settings: int) -> None:
+        """
+        Args:
+            space: where it lives.
+            interfaces: names with commas between them.
+            under: a command that runs the plane's command, with other privileges for instance.
+            settings: keywords for its constructor.
+        """
         keywords = [f"{key}={value}" for key, value in settings.items()]
         self.process = subprocess.Popen(
-            space.command(sys.executable, "-m", "tests.root.raw_child", interfaces, *keywords),
+            space.command(*under, sys.executable, "-m", "tests.root.raw_child", interfaces, *keywords),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -112,7 +128,7 @@ class Plane:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         assert line, "the plane's process died"
-        good, value = pickle.loads(base64.b64decode(line))
+        good, value = pickle.loads(base64.b64decode(line))  # noqa: S301 - our own child
         if not good:
             raise DataPlaneError(value)
         return value
@@ -177,6 +193,8 @@ class Rig:
     """At the client's end of its cable."""
     far: Wire
     """At the member's end of its cable."""
+    side: Wire
+    """At the member's end of the second cable."""
 
     def ifindex(self, interface: str) -> int:
         return inside(self.director, lambda: socket.if_nametoindex(interface))
@@ -201,7 +219,8 @@ def rig() -> Iterator[Rig]:
     with namespaces("c", "d", "s", prefix="oww") as (client, director, member):
         veth(client, "c0", director, "d0")
         veth(director, "d1", member, "s0")
-        for space, names in ((client, ("c0",)), (director, ("d0", "d1")), (member, ("s0",))):
+        veth(director, "d2", member, "t0")
+        for space, names in ((client, ("c0",)), (director, ("d0", "d1", "d2")), (member, ("s0", "t0"))):
             for name in names:
                 space.ip(f"link set {name} address {MACS[name]}")
         addresses = (
@@ -218,9 +237,9 @@ def rig() -> Iterator[Rig]:
         member.ip("route add default via 203.0.113.1")
         member.ip("-6 route add default via 2001:db8:2::1")
         director.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
-        near, far = Wire(client, "c0"), Wire(member, "s0")
+        wires = [Wire(client, "c0"), Wire(member, "s0"), Wire(member, "t0")]
         try:
-            yield Rig(client, director, member, near, far)
+            yield Rig(client, director, member, *wires)
         finally:
-            near.close()
-            far.close()
+            for wire in wires:
+                wire.close()

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from bgp.guard import ADOPTION_LEASE_S
 from tests.netns import until
-from tests.root.bgp_lab import V4, V6, Speaker, alive, kill_exabgp, lab
+from tests.root.bgp_lab import V4, V6, Speaker, alive, children, kill_exabgp, lab
 
 pytestmark = pytest.mark.root
 
@@ -127,6 +128,22 @@ def test_kills_an_exabgp_that_hangs(where, start):
     print(f"\n{where.name}: ExaBGP SIGSTOP -> FIB gone {gone:.3f} s")
     assert gone < 3.0
     where.fib_becomes(V4, V6)
+
+
+def test_guard_death_is_not_noticed_by_the_router(where, start):
+    """ExaBGP starts another guard; it adopts the routes, and the lease holds again."""
+    speaker = start()
+    announced(where, speaker)
+    pid = speaker.exabgp_pid
+    os.kill(children(pid)[0], signal.SIGKILL)
+    until(lambda: not speaker.status()["running"], "the speaker notices")
+    until(lambda: where.fib() == {V4, V6} and speaker.status()["announced"] == [V4, V6], "leased again")
+    deadline = time.monotonic() + ADOPTION_LEASE_S + 0.5
+    while time.monotonic() < deadline:
+        assert where.fib() == {V4, V6}
+    assert speaker.exabgp_pid == pid
+    speaker.call("renewing", False)
+    where.fib_becomes()
 
 
 def test_starts_before_there_is_a_way_to_the_router(where, start):

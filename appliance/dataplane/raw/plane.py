@@ -71,8 +71,10 @@ class RawDataPlane:
         self._lock = threading.Lock()
         """Held by whatever opens, changes or closes sockets: a cancelled caller leaves its worker thread behind."""
 
-        self._tables = ForwardingTables()
+        self._started = False
         self._session: _Session | None = None
+        """None before the start, and while an interface that went away has not come back."""
+
         self._old = _Totals()
         """What sessions that have ended have counted."""
 
@@ -102,9 +104,7 @@ class RawDataPlane:
             DataPlaneError: the thread is stuck or dead, an interface is down, gone or not what it was, or the kernel
                 guard is gone.
         """
-        session = self._session
-        if session is None:
-            raise DataPlaneError("the data plane was not started")
+        session = self._running()
         fault = session.fault()
         if fault is not None:
             raise DataPlaneError(fault)
@@ -144,13 +144,15 @@ class RawDataPlane:
 
     def _running(self) -> "_Session":
         if self._session is None:
-            raise DataPlaneError("the data plane was not started")
+            what = "has lost an interface and waits for it to return" if self._started else "was not started"
+            raise DataPlaneError(f"the data plane {what}")
         return self._session
 
     def _start(self) -> None:
         with self._lock:
             if self._session is None:
                 self._open()
+            self._started = True
 
     def _open(self) -> None:
         interfaces = [_require(name) for name in self._interfaces]
@@ -167,6 +169,8 @@ class RawDataPlane:
 
     def _set(self, tables: ForwardingTables) -> None:
         with self._lock:
+            if self._session is None and self._started:
+                self._open()
             session = self._running()
             fault = session.fault()
             if fault is not None and session.beyond_repair():
@@ -226,10 +230,13 @@ class RawDataPlane:
 
     def _close(self) -> None:
         with self._lock:
+            if not self._started:
+                return
+            self._started = False
             if self._session is not None:
                 self._close_session(self._session)
-                self._guard.remove()
-                log.info("plane.stopped", kind="raw")
+            self._guard.remove()
+            log.info("plane.stopped", kind="raw")
 
     def _close_session(self, session: "_Session") -> None:
         self._session = None

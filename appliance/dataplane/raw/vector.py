@@ -263,8 +263,9 @@ class VectorPath:
             product *= keys.arrays[i + 2] if second is None else second + keys.arrays[i + 2]
             h += product
         h += _constant(constant & 0xFFFFFFFFFFFFFFFF)
-        h ^= h >> _32
-        h *= _FINAL
+        for _ in range(2):
+            h ^= h >> _32
+            h *= _FINAL
         h >>= _32
         return h
 

@@ -15,6 +15,7 @@ import pytest
 
 from bgp import guard as guard_module
 from tests.netns import until
+from tests.root.bgp_lab import children
 
 FAKE = Path(__file__).with_name("fake_exabgp.py")
 GUARD = Path(guard_module.__file__)
@@ -284,7 +285,7 @@ def test_spares_an_exabgp_that_stood_still_with_the_whole_machine(stage):
     """After a pause of everything ExaBGP gets its full time to answer."""
     exabgp = stage(watchdog_s=0.6)
     hello = exabgp.speaker().hello()
-    guard = int(Path(f"/proc/{hello['exabgp']}/task/{hello['exabgp']}/children").read_text().split()[0])
+    (guard,) = children(hello["exabgp"])
     exabgp.commands.until("# ping")
     for pid in (exabgp.process.pid, guard):
         os.kill(pid, signal.SIGSTOP)

@@ -17,7 +17,7 @@ from bgp.exabgp import ExaBgpSpeaker
 from bgp.route import Route
 from bgp.speaker import Session, SpeakerError
 from bgp.supervisor import _environment
-from tests.root.bgp_lab import alive
+from tests.root.bgp_lab import alive, children
 
 FAKE = Path(__file__).with_name("fake_exabgp.py")
 PROGRAM = (sys.executable, "-u", str(FAKE))
@@ -55,10 +55,6 @@ async def running(config, *, close=True):
 
 def pid(config):
     return int(config.pid_path.read_text())
-
-
-def child(parent):
-    return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
 
 
 async def announced(speaker, *routes):
@@ -141,7 +137,7 @@ async def test_replaces_a_guard_that_hangs(config):
     async with running(config) as speaker:
         await announced(speaker, A)
         first = pid(config)
-        guard = child(first)
+        guard = children(first)[0]
         os.kill(guard, signal.SIGSTOP)
         await speaker.renew()
         await until(lambda: "guard does not answer" in speaker.status().detail, "noticed")

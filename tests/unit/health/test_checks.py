@@ -1,5 +1,6 @@
 """TCP and UDP checks against real sockets on the loopback interface."""
 
+import asyncio
 import errno
 import socket
 import struct
@@ -253,14 +254,17 @@ def test_errors_about_the_member(number: int, code: Code) -> None:
 
 
 @pytest.mark.parametrize("kind", CHECKS)
-def test_without_the_family_in_the_kernel(run: Run, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_family_in_the_kernel(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An IPv6 member of a machine without IPv6 is UNREACHABLE, and no reason to die."""
 
     def no_family(*_: object) -> None:
         raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
 
-    monkeypatch.setattr(f"health.checks.{kind}.socket.socket", no_family)
-    result = asyncio.run(CHECKS[kind](timeout_s=1.0).probe(target("::1", 80)))
+    async def story() -> Result:
+        monkeypatch.setattr(f"health.checks.{kind}.socket.socket", no_family)  # the loop needs real ones to start
+        return await CHECKS[kind](timeout_s=1.0).probe(target("::1", 80))
+
+    result = asyncio.run(story())
     assert result.code is Code.UNREACHABLE
 
 

@@ -154,8 +154,8 @@ topology:
         "`network-mode: container:NODE`; NODE's namespace then holds the bridge",
         "13: topology.nodes.br2|b.network-mode: \"\" does not name the bridge's node; call it `br2|NODE` with "
         "`network-mode: container:NODE`; NODE's namespace then holds the bridge",
-        "16: topology.links[1].endpoints[0]: a has an interface eth1 already; rename one",
         '16: topology.links[1].endpoints[1]: there is no node "c"; list it under `nodes`',
+        "16: topology.links[1].endpoints[0]: a has an interface eth1 already; rename one",
         '17: topology.links[2].endpoints[1]: "no colon" is no endpoint; write `NODE:INTERFACE`, the interface at most 15 long',
         "18: topology.links[3].endpoints[0]: the port of a bridge has no address; leave it empty on this side",
         "18: topology.links[3].endpoints[1]: b has an interface lo already; rename one",

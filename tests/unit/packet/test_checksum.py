@@ -1,6 +1,6 @@
 """The Internet checksum against the examples of its RFCs and against adding word by word."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.packet.checksum import checksum, update
@@ -28,6 +28,7 @@ def test_rfc_1624_example() -> None:
 
 
 @given(st.binary(max_size=100))
+@settings(deadline=None)
 def test_equals_adding_word_by_word(data: bytes) -> None:
     """The remainder of one large number is the folded sum, also for zeros, nothing and odd lengths."""
     assert checksum(data) == by_words(data)
@@ -41,12 +42,14 @@ def test_ends_of_the_range() -> None:
 
 
 @given(st.binary(min_size=20, max_size=60).filter(lambda data: len(data) % 2 == 0))
+@settings(deadline=None)
 def test_data_with_its_checksum_sums_to_zero(data: bytes) -> None:
     """What a receiver computes over a good header is 0."""
     assert checksum(data + checksum(data).to_bytes(2, "big")) == 0
 
 
 @given(st.binary(min_size=16, max_size=16), st.integers(0, 0xFFFF))
+@settings(deadline=None)
 def test_update_equals_a_new_computation(rest: bytes, new: int) -> None:
     """Incrementally changed and computed anew are the same wherever anything but zeros is summed."""
     rest = b"\x45\x00" + rest

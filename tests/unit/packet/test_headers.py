@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.packet.action import Reason
@@ -137,6 +137,7 @@ def test_extension_numbers() -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from([4, 6]))
+@settings(deadline=None)
 def test_any_bytes_are_a_header_or_a_reason(packet: bytes, version: int) -> None:
     """Parsing never raises, and what it accepts lies within the packet."""
     parse_ethernet(packet)
@@ -148,6 +149,7 @@ def test_any_bytes_are_a_header_or_a_reason(packet: bytes, version: int) -> None
 
 
 @given(st.integers(0, 255), st.binary(max_size=120))
+@settings(deadline=None)
 def test_any_extension_chain_is_a_header_or_a_reason(first: int, payload: bytes) -> None:
     """The walk over extension headers ends, inside the packet."""
     header = parse_ip(ipv6(payload, first), 6)

@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.forwarding import SLOTS
@@ -41,6 +41,7 @@ def test_published_values(vector: object) -> None:
 
 
 @given(st.lists(flows(), min_size=1, max_size=20), st.sampled_from(HashMode), st.binary(min_size=16, max_size=40))
+@settings(deadline=None)
 def test_vector_equals_scalar(keys: list[FlowKey], mode: HashMode, secret: bytes) -> None:
     """NumPy columns and plain Python agree on every flow."""
     secret_keys = derive_keys(secret)
@@ -52,6 +53,7 @@ def test_vector_equals_scalar(keys: list[FlowKey], mode: HashMode, secret: bytes
 
 
 @given(flows(), flows(), ports)
+@settings(deadline=None)
 def test_a_mode_does_not_see_what_it_leaves_out(key: FlowKey, other: FlowKey, port: int) -> None:
     """source_ip sees the source address only; source_ip_port that and the source port."""
     keys = derive_keys(SECRET)
@@ -81,6 +83,7 @@ def test_five_tuple_sees_every_part(part: str) -> None:
 
 
 @given(st.integers(0, 0xFFFFFFFF), st.integers(1, 1 << 17))
+@settings(deadline=None)
 def test_slot_is_in_range(hash32: int, size: int) -> None:
     """Every hash has a slot, whatever the size of the table."""
     assert 0 <= slot_of(hash32, size) < size
@@ -164,7 +167,7 @@ INPUTS: dict[str, tuple[list[IPAddress], list[int], IPAddress, tuple[HashMode, .
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_uniform_over_slots(name: str) -> None:
-    """With most secrets, structured inputs are spread over slots like random ones (chi-squared, 256 bins)."""
+    """With any secret, structured inputs are spread over slots like random ones (chi-squared, 256 bins)."""
     sources, source_ports, destination, modes = INPUTS[name]
     bins, secrets = 256, 20
     for mode in modes:
@@ -177,9 +180,9 @@ def test_uniform_over_slots(name: str) -> None:
             expected = N / bins
             statistics.append(float(((counts - expected) ** 2 / expected).sum()))
         # Chi-squared with 255 degrees of freedom has mean 255 and standard deviation 22.6. A regular input may be
-        # spread more evenly than a random one. A strongly universal hash promises the average over secrets; one secret
-        # in some hundred spreads one kind of regular input visibly less evenly, hence the median.
-        assert np.median(statistics) < 255 + 4 * 22.6 / secrets**0.5, (mode, statistics)
+        # spread more evenly than a random one, but not less.
+        assert np.mean(statistics) < 255 + 4 * 22.6 / secrets**0.5, (mode, statistics)
+        assert max(statistics) < 255 + 6 * 22.6, (mode, statistics)
 
 
 @pytest.mark.parametrize("bit", range(0, 32, 5))

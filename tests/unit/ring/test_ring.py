@@ -96,6 +96,7 @@ def test_shares_are_weights(weights: list[int]) -> None:
 
 
 @given(st.lists(st.integers(0, MAX_WEIGHT), min_size=1, max_size=200).filter(any))
+@settings(deadline=None)
 def test_quotas_add_up(weights: list[int]) -> None:
     """Quotas are all slots together, each within one of its exact share."""
     result = quotas(np.array(weights, np.int64))
