@@ -17,6 +17,7 @@ import asyncio
 import fcntl
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -26,9 +27,6 @@ from typing import IO
 
 import structlog
 import uvloop
-from bgp.config import BgpSpeakerConfig, Neighbor
-from bgp.exabgp import ExaBgpSpeaker
-from health.monitor import Monitors, Probe
 
 from appliance import log as logging
 from appliance.api.server import ApiError, ApiServer
@@ -41,7 +39,10 @@ from appliance.model import Config, Health
 from appliance.netlink import Netlink
 from appliance.reconcile import Reconciler
 from appliance.state import State
-from bgp.speaker import RecordingSpeaker, Speaker
+from bgp.config import BgpSpeakerConfig, Neighbor
+from bgp.exabgp import ExaBgpSpeaker
+from bgp.speaker import RecordingSpeaker, Speaker, SpeakerError
+from health.monitor import Monitors, Probe
 from health.spec import Status, Target, Verdict
 
 log = structlog.get_logger()
@@ -65,8 +66,9 @@ def run(path: Path) -> int:
     Raises:
         ConfigError: the configuration has mistakes; nothing was started.
     """
-    logging.configure()
     config = load(path)
+    logging.configure()
+    _raise_file_limit()
     try:
         lock = _lock(Path(config.director.runtime_dir))
     except StartError as error:
@@ -74,15 +76,20 @@ def run(path: Path) -> int:
         return 1
     with lock:
         try:
-            uvloop.run(Director(path, config).run())
+            uvloop.run(_direct(path, config))
         except Exception as error:
             for leaf in _leaves(error):
-                if isinstance(leaf, StartError | DataPlaneError | ApiError):
+                if isinstance(leaf, StartError | DataPlaneError | ApiError | SpeakerError):
                     print(f"onward: {leaf}", file=sys.stderr)
                 else:
                     log.error("director.died", error=repr(leaf), exc_info=leaf)
             return 1
     return 0
+
+
+async def _direct(path: Path, config: Config) -> None:
+    """Build it where the loop runs: some parts ask for the running loop."""
+    await Director(path, config).run()
 
 
 def _leaves(error: BaseException) -> Iterable[BaseException]:
@@ -91,6 +98,12 @@ def _leaves(error: BaseException) -> Iterable[BaseException]:
             yield from _leaves(inner)
     else:
         yield error
+
+
+def _raise_file_limit() -> None:
+    """Every probe is a socket; the soft limit of 1024 is there for programs that use select(2) only."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16), hard))
 
 
 def _lock(runtime_dir: Path) -> IO[str]:
@@ -206,10 +219,11 @@ class Director:
         verdicts = {self._verdicts.get((member, monitor.name), Verdict.UNKNOWN) for monitor in pool.monitors}
         if Verdict.DOWN in verdicts:
             self._state.set_health(member, Health.DOWN)
-        elif Verdict.UNKNOWN in verdicts:
-            self._state.set_health(member, Health.UNKNOWN)
-        else:
+        elif Verdict.UNKNOWN not in verdicts:
             self._state.set_health(member, Health.UP)
+        elif verdicts == {Verdict.UNKNOWN}:
+            self._state.set_health(member, Health.UNKNOWN)
+        # Else one monitor is new: a reload that adds one must not take members out until it has a verdict.
 
     async def _keep_lease(self) -> None:
         """Renew the lease on the routes, but only for a data plane that has just proved itself."""

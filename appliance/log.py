@@ -42,7 +42,6 @@ def configure(stream: TextIO | None = None, level: str = "info", environ: Mappin
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(stream),
-        cache_logger_on_first_use=True,
     )
 
 

@@ -28,6 +28,9 @@ MAX_SILENCES = 3
 Counted in waits that ended without a line, not by the clock: after our own process was held up, answers that have
 been there all the time must not count against the guard."""
 
+GREETING_SILENCES = 30
+"""The same before the greeting, which waits for ExaBGP's first answer."""
+
 
 @dataclass(frozen=True)
 class _Request:
@@ -134,7 +137,7 @@ class GuardLink:
                 line = await asyncio.wait_for(self._reader.readline(), SILENCE_S)
             except TimeoutError:
                 silences = silences + 1 if self._owed or self.hello is None else 0
-                if silences >= MAX_SILENCES:
+                if silences >= (GREETING_SILENCES if self.hello is None else MAX_SILENCES):
                     raise SpeakerError("the guard does not answer: ExaBGP is stopped and started anew") from None
                 continue
             except (OSError, ValueError) as error:  # ValueError: a line beyond MAX_LINE

@@ -78,9 +78,17 @@ class ExaBgpProcess:
 
         Args:
             signals: what to send, each when the one before did not do in time; SIGTERM, then SIGKILL by default.
+
+        Raises:
+            SpeakerError: it belongs to another user.
         """
-        async with self._busy:
-            await self._stop(signals or (signal.SIGTERM, signal.SIGKILL))
+        try:
+            async with self._busy:
+                await self._stop(signals or (signal.SIGTERM, signal.SIGKILL))
+        except OSError as error:
+            raise SpeakerError(
+                f"cannot stop the ExaBGP of {self._config.runtime_dir}: {error}; stop it as its own user"
+            ) from error
 
     async def _stop(self, signals: Sequence[signal.Signals]) -> None:
         if self._pidfd is None and self._config.pid_path.exists():

@@ -360,7 +360,7 @@ def _peer(peer: Item, now: float) -> Html:
         h(
             "td",
             _badge(_TONES[peer["session"]], peer["session"] + since),
-            h("small", peer["detail"] or f"{len(peer['routes_sent'])} routes sent"),
+            h("small", peer["detail"] or f"routes sent: {len(peer['routes_sent'])}"),
         ),
         data_key=f"peer/{peer['address']}",
     )
@@ -396,6 +396,7 @@ def _drops(document: Document) -> Html:
 def _director(document: Document) -> Html:
     lag, config, plane = document["loop_lag"], document["config"], document["plane"]
     reload = config["last_reload"]
+    facts = {"interfaces": ", ".join(document["director"]["interfaces"])} | plane["facts"]
     parts = [
         h("li", _badge(_GOOD if part["ok"] else _BAD, _words(part["name"])), h("small", part["detail"]))
         for part in document["ready"]["parts"]
@@ -405,8 +406,7 @@ def _director(document: Document) -> Html:
         h("ul", parts, class_="parts"),
         _facts(
             [
-                ("interfaces", ", ".join(document["director"]["interfaces"])),
-                *((_words(key), value) for key, value in plane["facts"].items()),
+                *((_words(key), value) for key, value in facts.items()),
                 (
                     "event loop late by",
                     f"{milliseconds(lag['p50_s'])} median, {milliseconds(lag['max_s'])} at most in the last minute",

@@ -129,7 +129,6 @@ _SIGNATURES: Mapping[str, tuple[object, list[object]]] = {
     "btf__type_by_id": (c_void_p, [c_void_p, c_uint32]),
     "btf__name_by_offset": (c_char_p, [c_void_p, c_uint32]),
     "libbpf_num_possible_cpus": (c_int, []),
-    "libbpf_set_strict_mode": (c_int, [c_uint32]),
     "libbpf_set_print": (c_void_p, [c_void_p]),
 }
 
@@ -152,8 +151,9 @@ class _Library:
             for function, (result, arguments) in _SIGNATURES.items():
                 getattr(handle, function).restype = result
                 getattr(handle, function).argtypes = arguments
-            # Before 1.0 errors came in two ways; this asks for those of 1.0.
-            handle.libbpf_set_strict_mode(LIBBPF_STRICT_ALL)
+            if name == "libbpf.so.0":
+                # Its errors come in two ways; this asks for those of 1.0.
+                handle.libbpf_set_strict_mode(c_uint32(LIBBPF_STRICT_ALL))
             # Variadic in C (a va_list follows), so the text is formatted by libc.
             handle.libbpf_set_print(ctypes.cast(self._print, c_void_p))
             return handle
@@ -295,7 +295,7 @@ def attach(program_fd: int, ifindex: int, where: Attach, flags: int = 0) -> Link
     return Link(_lib.call(what, "bpf_link_create", program_fd, ifindex, int(where), byref(options)))
 
 
-def test_run(program_fd: int, frame: bytes) -> tuple[int, bytes]:
+def run_program(program_fd: int, frame: bytes) -> tuple[int, bytes]:
     """Run a program once on a frame of at least 14 bytes, without an interface.
 
     Returns:

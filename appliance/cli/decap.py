@@ -45,7 +45,7 @@ def run(
     vip:
         An inner destination. Repeat it for more; others are dropped.
     address:
-        An outer destination; the interface's own addresses by default.
+        An outer destination. Repeat it for more; by default the addresses that the interface has now.
     mode:
         auto takes native XDP, or generic XDP where the driver has none; tc works behind offloads (Linux 6.6).
     """
@@ -75,7 +75,8 @@ def run(
 
 def _hold(decap: Decap, waited: set[signal.Signals]) -> int:
     ours = ", ".join(map(str, decap.addresses))
-    print(f"{decap.settings.interface}: decapsulating in {decap.mode.value} mode, to {ours}", flush=True)
+    why = f" (native: {decap.why_generic})" if decap.why_generic else ""
+    print(f"{decap.settings.interface}: decapsulating in {decap.mode.value} mode{why}, to {ours}", flush=True)
     while True:
         got = signal.sigtimedwait(waited, LOOK_S)
         if got is not None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -102,6 +103,8 @@ class Decap:
         except OSError:
             raise DecapError(f"there is no interface {settings.interface}; see `ip link`") from None
         self.settings = settings
+        self.why_generic = ""
+        """Why mode auto could not have native XDP."""
         self.addresses = settings.addresses or addresses_of(settings.interface)
         if not self.addresses:
             raise DecapError(f"{settings.interface} has no address; give it one, or use --address")
@@ -138,6 +141,7 @@ class Decap:
                 # A driver without XDP, or one that cannot at this MTU or with these queues.
                 if self.settings.mode is Mode.NATIVE or error.errno == errno.EPERM:
                     raise
+                self.why_generic = os.strerror(error.errno)
         return Mode.GENERIC, attach(program, self._ifindex, Attach.XDP, XdpMode.GENERIC)
 
     def counters(self) -> dict[str, int]:

@@ -77,7 +77,11 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -
 
 def main() -> None:
     settings = json.loads(sys.stdin.readline())
-    _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET), "unshare")
+    try:
+        _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET), "unshare")
+    except OSError as error:
+        print(f"0\n{error}", flush=True)
+        return
     child = os.fork()
     if child:
         print(child, flush=True)
@@ -166,7 +170,6 @@ def _bind(source: int, target: str, read_only: bool) -> None:
 
 
 def _sysctl(key: str, value: str) -> None:
-    # A dot inside an interface's name is a slash in sysctl's notation, and the reverse in the path.
     try:
         Path("/proc/sys", key.replace(".", "/")).write_text(value)
     except FileNotFoundError:

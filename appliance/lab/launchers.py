@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from appliance.lab import topology
-from appliance.lab.node import LabError, Node
+from appliance.lab.node import LabError, Node, tail
 
 FRR_FOLDERS = ("/usr/lib/frr", "/usr/libexec/frr")
 FRR_ALWAYS = ("zebra", "mgmtd", "staticd")
@@ -30,14 +30,9 @@ def _frr(node: Node, wanted: topology.Node, log: Path) -> None:
     if folder is None:
         raise LabError(f"{node.name}: FRR is not installed on this machine; apt-get install frr")
     daemons = node.run(["cat", "/etc/frr/daemons"], check=False).stdout
+    node.run(["install", "-d", "-o", "frr", "-g", "frr", "/run/frr", "/var/tmp/frr"])  # noqa: S108 - private to the node
     # vtysh complains about its absence at every start.
-    node.run(
-        [
-            "sh",
-            "-c",
-            "install -d -o frr -g frr /run/frr /var/tmp/frr; test -e /etc/frr/vtysh.conf || : >/etc/frr/vtysh.conf",
-        ]
-    )
+    node.run(["sh", "-c", "test -e /etc/frr/vtysh.conf || : >/etc/frr/vtysh.conf"])
     asked = re.findall(r"^\s*(\w+)=[\"']?yes", daemons, re.MULTILINE)
     for daemon in dict.fromkeys((*FRR_ALWAYS, *asked)):
         if not (folder / daemon).exists():
@@ -49,7 +44,7 @@ def _frr(node: Node, wanted: topology.Node, log: Path) -> None:
         sockets = [f"/run/frr/{daemon}.vty", *(["/run/frr/zserv.api"] if daemon == "zebra" else [])]
         result = node.run(["sh", "-c", _AWAIT_SOCKETS, "sh", *sockets], check=False)
         if result.returncode:
-            raise LabError(f"{node.name}: {daemon} did not start within 15 s; see {log}")
+            raise LabError(f"{node.name}: {daemon} did not start within 15 s; it said: {tail(log)}")
     if node.run(["test", "-e", "/etc/frr/frr.conf"], check=False).returncode == 0:
         result = node.run(["vtysh", "-b"], check=False)
         if result.returncode or "% " in result.stdout + result.stderr:

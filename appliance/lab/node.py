@@ -141,7 +141,8 @@ class Node:
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env={**self.environment(), **(env or {})},
         )
 
@@ -203,6 +204,15 @@ class Node:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Node":
         return cls(**{**record, "holder": Holder(**record["holder"]), "ready": tuple(record["ready"])})
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log file; a lab that fails takes the file along."""
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        lines = []
+    return "\n".join(lines[-10:]) or "nothing"
 
 
 def socket_in(netns: Path, family: int = socket.AF_INET, kind: int = socket.SOCK_DGRAM) -> socket.socket:

@@ -93,7 +93,7 @@ async def _sink(request: web.Request) -> web.Response:
 
 async def _slow(request: web.Request) -> web.StreamResponse:
     interval_s = _number(request, "interval", 0.01, 60.0, 0.1)
-    lines = int(_number(request, "seconds", 0.0, 3600.0, 10.0) / interval_s)
+    lines = round(_number(request, "seconds", 0.0, 3600.0, 10.0) / interval_s)
     response = web.StreamResponse(headers={"Content-Type": "text/plain"})
     response.enable_chunked_encoding()
     await response.prepare(request)

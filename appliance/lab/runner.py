@@ -22,7 +22,7 @@ from types import TracebackType
 
 from appliance.lab import holder, topology
 from appliance.lab.launchers import launcher
-from appliance.lab.node import NETNS, Holder, LabError, Node, complete_checksums
+from appliance.lab.node import NETNS, Holder, LabError, Node, complete_checksums, tail
 
 STATE = Path("/run/onward-lab")
 END_S = 10.0
@@ -30,6 +30,7 @@ END_S = 10.0
 
 READY_S = 60.0
 READY_COMMAND_S = 10.0
+READY_PAUSE_S = 0.25
 
 
 class Lab:
@@ -84,8 +85,8 @@ class Lab:
             raise LabError(
                 f"lab {self.name} is up already; `onward lab down {self.name}`, or `onward lab up --reconfigure`"
             )
-        before._end()  # one that has died is swept in passing
-        for log in (STATE / self.name).iterdir():
+        before.end()  # one that has died is swept in passing
+        for log in (STATE / self.name).glob("*.log"):
             log.unlink()
 
     @contextmanager
@@ -118,7 +119,7 @@ class Lab:
                     try:
                         self.nodes[node.name].run_quietly(command, output)
                     except LabError:
-                        said = self.log(node.name).read_text(errors="replace")[place:].strip()
+                        said = self.log(node.name).read_bytes()[place:].decode(errors="replace").strip()
                         raise LabError(
                             f"{node.name}: exec {shlex.join(command)} failed: {said or 'it said nothing'}"
                         ) from None
@@ -154,7 +155,12 @@ class Lab:
                         f"a network namespace {netns} exists already; `ip netns delete {netns}`, or use another name"
                     )
                 self.nodes[node.name] = Node(
-                    node.name, netns, Holder.of(int(pid)), node.image, {"HOSTNAME": node.hostname, **node.env}, node.ready
+                    node.name,
+                    netns,
+                    Holder.of(int(pid)),
+                    node.image,
+                    {"HOSTNAME": node.hostname, **node.env},
+                    node.ready,
                 )
                 self._save()
                 _run("ip", "netns", "attach", netns, pid.strip())
@@ -247,9 +253,9 @@ class Lab:
                 if time.monotonic() > end:
                     raise LabError(
                         f"{node.name} is not ready after {deadline_s:g} s: {shlex.join(node.ready)}: {doubt}; "
-                        f"see {self.log(node.name)}"
+                        f"{self.log(node.name)} ends with: {tail(self.log(node.name))}"
                     )
-                time.sleep(0.1)
+                time.sleep(READY_PAUSE_S)
 
     # ---- going down
 
@@ -259,12 +265,13 @@ class Lab:
         Raises:
             LabError: the kernel did not end a node in time; it is still on record.
         """
-        self._end()
+        self.end()
         shutil.rmtree(STATE / self.name, ignore_errors=True)
         self._state_file.unlink(missing_ok=True)
         self.nodes = {}
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End every process and namespace; the record and the logs stay."""
         for node in self.nodes.values():
             if node.holder.alive():
                 os.kill(node.holder.pid, signal.SIGKILL)

@@ -1,10 +1,10 @@
 /* UDP load to a VIP: valid frames of one size, one flow or 65,536 (random source ports).
  *
- * usage: gen IF LENGTH FLOWS DMAC SOURCE DESTINATION            as fast as it goes, until SIGTERM
- *        gen IF LENGTH FLOWS DMAC SOURCE DESTINATION PPS SECS   that many a second; prints how many were sent
+ * usage: gen IF LENGTH FLOWS DMAC SMAC SOURCE DESTINATION            received by IF, as fast as it goes, until SIGTERM
+ *        gen IF LENGTH FLOWS DMAC SMAC SOURCE DESTINATION PPS SECS   sent by IF, that many a second; prints how many
  *
- * The first form injects XDP frames on the wire (BPF_PROG_TEST_RUN with live frames and XDP_TX), which costs far less
- * than any forwarder; the second sends through AF_PACKET, in small bursts.
+ * The first form makes IF receive XDP frames (BPF_PROG_TEST_RUN with live frames and XDP_PASS), as if its driver had
+ * done so; that costs far less than any forwarder. The second sends through AF_PACKET, in small bursts.
  * IPv4 has UDP checksum 0, IPv6 a valid one.
  */
 #define _GNU_SOURCE
@@ -14,7 +14,6 @@
 #include <net/if.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -62,18 +61,18 @@ static void set_port(uint8_t *f, uint16_t port)
 	}
 }
 
-static void build(const char *ifname, const char *dmac, const char *source, const char *destination)
+static void parse_mac(const char *text, uint8_t *mac)
 {
-	struct ifreq request = {0};
-	int s = socket(AF_PACKET, SOCK_RAW, 0);
+	if (sscanf(text, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", mac, mac + 1, mac + 2, mac + 3, mac + 4, mac + 5) != 6)
+		exit(2);
+}
+
+static void build(const char *dmac, const char *smac, const char *source, const char *destination)
+{
 	uint8_t *f = frame;
 
-	strncpy(request.ifr_name, ifname, IFNAMSIZ - 1);
-	if (ioctl(s, SIOCGIFHWADDR, &request) < 0)
-		exit(2);
-	close(s);
-	sscanf(dmac, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", f, f + 1, f + 2, f + 3, f + 4, f + 5);
-	memcpy(f + 6, request.ifr_hwaddr.sa_data, 6);
+	parse_mac(dmac, f);
+	parse_mac(smac, f + 6);
 	v6 = strchr(destination, ':') != NULL;
 	ports_at = v6 ? 54 : 34;
 	int udp_length = length - ports_at;
@@ -125,7 +124,7 @@ static int live_program(int flows)
 	} else {
 		EMIT(&p, ST(BPF_B, 2, 22, 64), ST(BPF_H, 2, 24, check));
 	}
-	EMIT(&p, MOV_I(0, XDP_TX), EXIT);
+	EMIT(&p, MOV_I(0, XDP_PASS), EXIT);
 	label(&p);
 	EMIT(&p, MOV_I(0, XDP_DROP), EXIT);
 	return load_program(BPF_PROG_TYPE_XDP, &p, 0);
@@ -199,13 +198,13 @@ int main(int argc, char **argv)
 {
 	struct sigaction on_stop = {.sa_handler = stop};
 
-	if (argc != 7 && argc != 9)
+	if (argc != 8 && argc != 10)
 		return 2;
 	sigaction(SIGTERM, &on_stop, NULL);
 	int ifindex = if_nametoindex(argv[1]), flows = atoi(argv[3]);
 	length = atoi(argv[2]);
 	if (!ifindex || length < 62 || length > MAX_FRAME)
 		return 2;
-	build(argv[1], argv[4], argv[5], argv[6]);
-	return argc == 7 ? flood(ifindex, flows) : paced(ifindex, flows, atof(argv[7]), atof(argv[8]));
+	build(argv[4], argv[5], argv[6], argv[7]);
+	return argc == 8 ? flood(ifindex, flows) : paced(ifindex, flows, atof(argv[8]), atof(argv[9]));
 }

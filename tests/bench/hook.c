@@ -1,7 +1,6 @@
 /* Attach a small program to an interface for as long as standard input stays open.
  *
- * usage: hook IF pass        XDP that passes everything: gives a veth the NAPI that XDP frames from its peer need
- *        hook IF vip ADDR    tc ingress: drop packets to ADDR. AF_PACKET taps run before it
+ * usage: hook IF vip ADDR    tc ingress: drop packets to ADDR. AF_PACKET taps run before it
  *        hook IF sink        tc ingress: count and drop UDP, IPIP and IPv6-in-IP; every line on standard input is
  *                            answered with the count. ARP, ND and TCP go to the kernel
  */
@@ -64,18 +63,13 @@ int main(int argc, char **argv)
 
 	if (!ifindex)
 		return 2;
-	if (!strcmp(argv[2], "pass")) {
-		EMIT(&p, MOV_I(0, XDP_PASS), EXIT);
-		attach(load_program(BPF_PROG_TYPE_XDP, &p, 0), ifindex, BPF_XDP);
+	if (!strcmp(argv[2], "sink")) {
+		counter = bpf(BPF_MAP_CREATE, &map);
+		count_and_drop(&p, counter);
 	} else {
-		if (!strcmp(argv[2], "sink")) {
-			counter = bpf(BPF_MAP_CREATE, &map);
-			count_and_drop(&p, counter);
-		} else {
-			drop_vip(&p, argv[3]);
-		}
-		attach(load_program(BPF_PROG_TYPE_SCHED_CLS, &p, TCX_INGRESS), ifindex, TCX_INGRESS);
+		drop_vip(&p, argv[3]);
 	}
+	attach(load_program(BPF_PROG_TYPE_SCHED_CLS, &p, TCX_INGRESS), ifindex, TCX_INGRESS);
 	puts("ready");
 	fflush(stdout);
 	for (int c; (c = getchar()) != EOF;) {

@@ -157,7 +157,8 @@ class Rig:
         for family in FAMILIES.values():
             run("ip", "-n", c, "route", "add", "default", "via", family.director_client)
             run("ip", "-n", s, "route", "add", "default", "via", family.director_member)
-        self._pass = self.start(stack, "director", [self.programs / "hook", "d0", "pass"], cpu=GENERATOR_CPU)
+        # /proc/self/net is the one of the namespace in which it was opened, and stays it.
+        self._counters = stack.enter_context(_inside(d, Path("/proc/self/net/dev").open))
 
     def start(
         self, stack: ExitStack, role: str, command: Sequence[Any], *, cpu: int, ready: bool = True, **options: Any
@@ -210,12 +211,15 @@ class Rig:
             yield count
 
     def received(self, interface: str) -> int:
-        """Frames that came in on d0 or on s0 so far, by the interface's own counter."""
-        pid = self._pass.pid
-        if interface == "s0":
-            # A veth's sender counts what its peer was given: d1's transmit counter is s0's receive counter.
-            return int(_counters(pid, "d1")[9])
-        return int(_counters(pid, interface)[1])
+        """Frames that came in on d0 or on s0 so far, by the interface's own counter.
+
+        A veth's sender counts what its peer was given: what d1 has transmitted, s0 has received.
+        """
+        self._counters.seek(0)
+        ours = "d1" if interface == "s0" else interface
+        line = next(line for line in self._counters if line.strip().startswith(f"{ours}:"))
+        columns = line.partition(":")[2].split()  # 8 for receiving (bytes, packets, ...), then 8 for transmitting
+        return int(columns[9] if interface == "s0" else columns[1])
 
     def socket(self, role: str, interface: str, protocol: int) -> socket.socket:
         """A packet socket on an interface of a namespace."""
@@ -267,15 +271,6 @@ def wait_until(condition: Callable[[], bool], limit_s: float, what: str) -> None
         if time.monotonic() > end:
             raise BenchError(f"{what}: not within {limit_s:g} s")
         time.sleep(0.02)
-
-
-def _counters(pid: int, interface: str) -> list[str]:
-    """The interface's line of /proc/net/dev: 8 receive columns (bytes, packets, ...), then 8 transmit columns."""
-    for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines():
-        name, _, values = line.partition(":")
-        if name.strip() == interface:
-            return values.split()
-    raise BenchError(f"no interface {interface}")
 
 
 def _inside(namespace: str, make: Callable[[], T]) -> T:

@@ -125,7 +125,7 @@ def lab(name: str, folder: Path) -> Iterator[Lab]:
         if name == "frr":
             folder.chmod(0o777)  # FRR writes its logs as its own user
             (folder / "bgpd.conf").write_text(BGPD)
-            inside = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
+            inside = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c"]
             command = router.command(*inside, FRR.format(folder=folder))
         else:
             (folder / "bird.conf").write_text(BIRD)
@@ -138,7 +138,9 @@ def lab(name: str, folder: Path) -> Iterator[Lab]:
             until(lambda: router.run(*listening.split()), f"{name} listens")
             yield Lab(name, director, router, EBGP if name == "frr" else IBGP)
         finally:
-            process.kill()
+            # The first process of FRR's pid namespace takes the rest along. (--kill-child does not outlive its setuid.)
+            for pid in [process.pid, *children(process.pid)]:
+                os.kill(pid, signal.SIGKILL)
             process.wait()
 
 

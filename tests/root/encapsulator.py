@@ -1,6 +1,6 @@
 """What a director does, by the kernel's own means: packets routed into a TUN device leave inside another IP packet.
 
-The kernel writes the outer header (a raw socket of the tunnel's protocol), so nothing of ours is on this side of a test.
+The kernel writes the outer header (a raw socket of the tunnel's protocol): nothing of ours is on this side of a test.
 Arguments: TUN device, outer source, outer destination.
 """
 
@@ -26,6 +26,8 @@ def main() -> None:
     print("ready", flush=True)
     while True:
         packet = os.read(tun, 65535)
+        if packet[0] >> 4 == 6 and packet[24] == 0xFF:
+            continue  # the kernel looks for routers on the device
         try:
             senders[packet[0] >> 4].sendto(packet, (destination, 0))
         except OSError as error:

@@ -12,6 +12,9 @@ from tests.root.bgp_lab import V4, V6, Speaker, alive, children, kill_exabgp, la
 
 pytestmark = pytest.mark.root
 
+# Bounds are wide: they tell the mechanism that is tested from the hold time (9 s), also on a busy machine. The figures
+# of a quiet one are printed (pytest -s).
+
 BOTH = (V4.partition("/")[0], V6.partition("/")[0])
 
 
@@ -113,7 +116,7 @@ def test_withdraws_without_renewal(where, start):
     speaker.call("renewing", False)
     gone = where.fib_becomes()
     print(f"\n{where.name}: last renewal -> FIB gone {gone:.3f} s")
-    assert gone < 1.5
+    assert gone < 3.0
     assert speaker.status()["announced"] == []
     speaker.call("renewing", True)
     print(f"{where.name}: renewal -> FIB {where.fib_becomes(V4, V6):.3f} s")
@@ -126,7 +129,7 @@ def test_kills_an_exabgp_that_hangs(where, start):
     os.kill(speaker.exabgp_pid, signal.SIGSTOP)
     gone = where.fib_becomes()
     print(f"\n{where.name}: ExaBGP SIGSTOP -> FIB gone {gone:.3f} s")
-    assert gone < 3.0
+    assert gone < 5.0
     where.fib_becomes(V4, V6)
 
 

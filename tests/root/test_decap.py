@@ -4,22 +4,25 @@ import hashlib
 import os
 import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
-from appliance.bpf.libbpf import BpfError, Object, test_run
+from appliance.bpf import libbpf
+from appliance.bpf.libbpf import BpfError, Object, run_program
 from appliance.decap.decap import Address, Counters, loaded
 from appliance.lab.node import Node, Process
 from appliance.lab.responder import pattern
 from appliance.lab.runner import Lab
 from tests.netns import until
 
-test_run.__test__ = False  # type: ignore[attr-defined]
-
 pytestmark = pytest.mark.root
+
+BPF_HEADERS = Path(libbpf.__file__).parent
 
 D4, R4, V4, C4 = map(ip_address, ("203.0.113.1", "203.0.113.2", "198.51.100.7", "192.0.2.2"))
 D6, R6, V6, C6 = map(ip_address, ("2001:db8:2::1", "2001:db8:2::2", "2001:db8:f::7", "2001:db8:1::2"))
@@ -30,7 +33,9 @@ TCX_NEXT, TCX_DROP = -1, 2
 MACS = bytes.fromhex("020000000002 020000000001")
 
 
-def ip(source: Address, destination: Address, protocol: int, payload: bytes, *, tos: int = 0, fragment: int = 0) -> bytes:
+def ip(
+    source: Address, destination: Address, protocol: int, payload: bytes, *, tos: int = 0, fragment: int = 0
+) -> bytes:
     """An IP packet with a correct header."""
     if source.version == 6:
         first = 6 << 28 | tos << 20 | 0x12345
@@ -68,7 +73,7 @@ class Program:
     def run(self, frame: bytes) -> tuple[str, bytes, str]:
         """Verdict, frame afterwards, and the counter that grew."""
         before = self.counters.read()
-        verdict, out = test_run(self.fd, frame)
+        verdict, out = run_program(self.fd, frame)
         after = self.counters.read()
         (grown,) = [name for name in after if after[name] != before[name]]
         assert after[grown] == before[grown] + 1
@@ -146,7 +151,9 @@ def test_drops_what_is_ours_and_wrong(program: Program, frame: bytes, counter: s
     assert (verdict, grown) == ("drop", f"dropped_{counter}")
 
 
-@pytest.mark.parametrize(("outer", "inner", "wanted"), [(0, 1, 1), (1, 2, 1), (2, 1, 1), (3, 1, 3), (3, 2, 3), (2, 0, 0)])
+@pytest.mark.parametrize(
+    ("outer", "inner", "wanted"), [(0, 1, 1), (1, 2, 1), (2, 1, 1), (3, 1, 3), (3, 2, 3), (2, 0, 0)]
+)
 def test_congestion_marks_reach_the_inner_header(program: Program, outer: int, inner: int, wanted: int) -> None:
     """ECN of outer and inner header are combined by RFC 6040, figure 4; DSCP stays, and the inner checksum is right."""
     for packet in (lambda tos: ip(C4, V4, 17, b"x" * 30, tos=tos), lambda tos: ip(C6, V6, 17, b"x" * 30, tos=tos)):
@@ -162,8 +169,32 @@ def test_padding_of_short_frames_is_harmless(program: Program) -> None:
     assert (verdict, out[: 14 + 21]) == ("pass", ethernet(ip(C4, V4, 17, b"x")))
 
 
-def test_refusal_of_the_verifier_is_told(tmp_path: Path) -> None:
-    """An object that is none, and a missing one, are refused with a reason."""
+UNSAFE = """
+#include "bpf.h"
+SEC("xdp") int unsafe(struct xdp_md *ctx) { return *(u8 *)(u64)ctx->data; }
+char licence[] SEC("license") = "GPL";
+"""
+
+
+def test_refusals_are_told(tmp_path: Path) -> None:
+    """A program that the verifier refuses, an object that is none and a missing one: each error has the reason."""
+    source, target = tmp_path / "unsafe.bpf.c", tmp_path / "unsafe.bpf.o"
+    source.write_text(UNSAFE)
+    compiler = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "clang",
+        "-target",
+        "bpfel",
+        "-O2",
+        "-g",
+        "-nostdinc",
+        f"-I{BPF_HEADERS}",
+    ]
+    subprocess.run([*compiler, "-c", str(source), "-o", str(target)], check=True)
+    with Object(target) as unsafe, pytest.raises(BpfError, match=r"(?s)load unsafe.bpf.o: .*invalid access to packet"):
+        unsafe.load()
     (tmp_path / "none.o").write_bytes(b"no ELF")
     with pytest.raises(BpfError, match=r"open .*none.o"):
         Object(tmp_path / "none.o")
@@ -196,8 +227,12 @@ topology:
         - ip -6 route add default via 2001:db8:2::1 advmss 1380
       labels: {onward.ready: "bash -c '</dev/tcp/127.0.0.1/80'"}
   links:
-    - {endpoints: ["client:eth1", "director:eth1"], ipv4: [192.0.2.2/24, 192.0.2.1/24], ipv6: ["2001:db8:1::2/64", "2001:db8:1::1/64"]}
-    - {endpoints: ["director:eth2", "member:eth1"], ipv4: [203.0.113.1/29, 203.0.113.2/29], ipv6: ["2001:db8:2::1/64", "2001:db8:2::2/64"]}
+    - endpoints: ["client:eth1", "director:eth1"]
+      ipv4: [192.0.2.2/24, 192.0.2.1/24]
+      ipv6: ["2001:db8:1::2/64", "2001:db8:1::1/64"]
+    - endpoints: ["director:eth2", "member:eth1"]
+      ipv4: [203.0.113.1/29, 203.0.113.2/29]
+      ipv6: ["2001:db8:2::1/64", "2001:db8:2::2/64"]
 """
 
 
@@ -230,13 +265,19 @@ class Running:
         self._process.communicate()
 
 
+RUN = ["onward", "decap", "run", "--interface"]
+
+
 def decap(lab: Lab, mode: str) -> Running:
-    command = "onward decap run --interface eth1 --from 203.0.113.0/30 --from 2001:db8:2::1/128 --vip 198.51.100.7"
-    return Running(lab.node("member"), *command.split(), "--vip", "2001:db8:f::7", "--mode", mode)
+    directors = ["--from", "203.0.113.0/30", "--from", "2001:db8:2::1/128"]
+    vips = ["--vip", "198.51.100.7", "--vip", "2001:db8:f::7"]
+    return Running(lab.node("member"), *RUN, "eth1", *directors, *vips, "--mode", mode)
 
 
 def encapsulator(lab: Lab, source: str, destination: str) -> Running:
-    return Running(lab.node("director"), "python3", Path(__file__).with_name("encapsulator.py"), "tun0", source, destination)
+    return Running(
+        lab.node("director"), "python3", Path(__file__).with_name("encapsulator.py"), "tun0", source, destination
+    )
 
 
 def route_vips(lab: Lab) -> None:
@@ -267,7 +308,9 @@ print(get("/sink", b"onward" * 50000).decode().strip())
 
 
 @pytest.mark.parametrize("mode", ["native", "generic", "tc"])
-@pytest.mark.parametrize(("source", "destination"), [("203.0.113.1", "203.0.113.2"), ("2001:db8:2::1", "2001:db8:2::2")])
+@pytest.mark.parametrize(
+    ("source", "destination"), [("203.0.113.1", "203.0.113.2"), ("2001:db8:2::1", "2001:db8:2::2")]
+)
 def test_connections(lab: Lab, mode: str, source: str, destination: str) -> None:
     """TCP in both directions, IPv4 and IPv6, over IPv4 and IPv6, with a strict reverse-path filter on the member."""
     blob, sink = hashlib.sha256(), hashlib.sha256(b"onward" * 50000)
@@ -326,11 +369,31 @@ def test_it_detaches_however_it_ends(lab: Lab) -> None:
 def test_wrong_arguments_are_told(lab: Lab) -> None:
     """Every wrong argument has its line, and an interface that is not there a remedy."""
     member = lab.node("member")
-    wrong = member.run("onward decap run --interface eth1 --from 203.0.113.1/30 --vip x".split(), check=False)
+    wrong = member.run([*RUN, "eth1", "--from", "203.0.113.1/30", "--vip", "x"], check=False)
     assert wrong.returncode == 2
     assert "--from 203.0.113.1/30: 203.0.113.1/30 has host bits set; give a prefix like" in wrong.stderr
     assert "--vip x: 'x' does not appear to be an IPv4 or IPv6 address; give an address" in wrong.stderr
-    absent = member.run("onward decap run --interface eth9 --from ::/0 --vip 198.51.100.7".split(), check=False)
+    absent = member.run([*RUN, "eth9", "--from", "::/0", "--vip", "198.51.100.7"], check=False)
     assert absent.returncode == 1
     assert "--from ::/0 lets everybody in" in absent.stderr
     assert "onward: there is no interface eth9; see `ip link`" in absent.stderr
+
+
+def test_falls_back_to_generic_mode(lab: Lab) -> None:
+    """Where the driver has no XDP (as loopback), mode auto takes generic XDP and says why; native is refused."""
+    member = lab.node("member")
+    arguments = [*RUN, "lo", "--from", "203.0.113.0/30", "--vip", "198.51.100.7", "--address", "203.0.113.2"]
+    with Running(member, *arguments) as running:
+        first = running.first  # type: ignore[attr-defined]
+        assert first == "lo: decapsulating in generic mode (native: Operation not supported), to 203.0.113.2\n"
+    refused = member.run([*arguments, "--mode", "native"], check=False)
+    assert refused.returncode == 1
+    assert "Operation not supported" in refused.stderr
+
+
+def test_missing_privilege_is_told(lab: Lab) -> None:
+    """Without the capabilities the error names them."""
+    arguments = [*RUN, "eth1", "--from", "203.0.113.0/30", "--vip", "198.51.100.7"]
+    refused = lab.node("member").run(["setpriv", "--bounding-set=-all", "--inh-caps=-all", *arguments], check=False)
+    assert refused.returncode == 1
+    assert "this needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON" in refused.stderr

@@ -73,21 +73,28 @@ def topology(tmp_path: Path) -> Path:
 def traces(prefix: str = PREFIX) -> dict[str, list[str]]:
     """What this test process's labs have on the machine."""
     links = json.loads(subprocess.run(["ip", "-j", "link"], check=True, capture_output=True, text=True).stdout)
-    holders = subprocess.run(["pgrep", "-f", f"holder.py owl-{os.getpid()}"], check=False, capture_output=True, text=True)
+    holders = subprocess.run(
+        ["pgrep", "-f", f"holder.py owl-{os.getpid()}"], check=False, capture_output=True, text=True
+    )
     return {
         "namespaces": [path.name for path in Path("/run/netns").glob(f"{prefix}*")],
         "interfaces": [link["ifname"] for link in links if link["ifname"].startswith(("eth1", "eth2", "p1", "p2"))],
-        "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"/run/netns/{prefix}" in line],
+        "mounts": [
+            line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"/run/netns/{prefix}" in line
+        ],
         "processes": holders.stdout.split(),
         "records": [path.name for path in STATE.glob(f"owl-{os.getpid()}*")],
     }
 
 
 def test_nodes_are_what_the_file_says(topology: Path) -> None:
-    """Addresses, MTU, MAC, bridge, sysctls, environment, host name, binds, exec and cmd are realised; nodes reach others."""
+    """Addresses, MTU, MAC, bridge, sysctls, environment, host name, binds, exec and cmd are realised; nodes talk."""
     with Lab.up(topology) as lab:
         client, router, member = map(lab.node, ("client", "router", "member"))
-        assert client.run(["sh", "-c", "hostname; echo $COLOUR; cat /etc/onward/greeting"]).stdout == "somebody\nblue\nhello\n"
+        assert (
+            client.run(["sh", "-c", "hostname; echo $COLOUR; cat /etc/onward/greeting"]).stdout
+            == "somebody\nblue\nhello\n"
+        )
         assert "Read-only" in client.run(["sh", "-c", "echo x >/etc/onward/greeting"], check=False).stderr
         assert member.run(["cat", "/run/made"]).stdout == "MEMBER\n"
         (link,) = json.loads(client.run(["ip", "-j", "address", "show", "eth1"]).stdout)
@@ -112,7 +119,10 @@ def test_frr_runs_with_its_configuration(topology: Path) -> None:
         router = lab.node("router")
         summary = json.loads(router.run(["vtysh", "-c", "show bgp summary json"]).stdout)["ipv4Unicast"]
         assert (summary["as"], list(summary["peers"])) == (65000, ["203.0.113.9"])
-        until(lambda: "via 203.0.113.9" in router.run(["ip", "route", "show", "198.51.100.0/24"]).stdout, "the static route")
+        until(
+            lambda: "via 203.0.113.9" in router.run(["ip", "route", "show", "198.51.100.0/24"]).stdout,
+            "the static route",
+        )
 
 
 def test_nothing_is_left_after_down_and_it_comes_up_again(topology: Path) -> None:
@@ -183,6 +193,58 @@ def test_a_failing_command_takes_everything_back(topology: Path) -> None:
     with pytest.raises(LabError, match=r"router: /etc/frr/frr.conf: .*Unknown command"):
         Lab.up(topology)
     until(lambda: traces() == before, "no traces")
+
+
+def test_a_killed_runner_leaves_what_down_can_remove(topology: Path) -> None:
+    """`up` killed in the middle: what it made is on record, another `up` clears it away as soon as it is told to."""
+    before = traces()
+    text = topology.read_text()
+    topology.write_text(text.replace("ip route add default via 203.0.113.1", "sleep 600"))
+    with subprocess.Popen([sys.executable, "-m", "appliance", "lab", "up", str(topology)]) as runner:
+        until(lambda: len(traces()["namespaces"]) == 4, "nodes")
+        runner.kill()
+    topology.write_text(text)
+    with pytest.raises(LabError, match="is up already"):
+        Lab.up(topology)
+    Lab.the_one(str(topology)).down()
+    until(lambda: traces() == before, "no traces")
+
+
+def test_two_runners_do_not_bring_up_the_same_lab(topology: Path) -> None:
+    """While one `up` works, another one for the same name is refused."""
+    topology.write_text(topology.read_text().replace("ip route add default via 203.0.113.1", "sleep 600"))
+    with subprocess.Popen([sys.executable, "-m", "appliance", "lab", "up", str(topology)]) as runner:
+        try:
+            until(lambda: len(traces()["namespaces"]) == 4, "nodes")
+            with pytest.raises(LabError, match="is just being brought up"):
+                Lab.up(topology, reconfigure=True)
+        finally:
+            runner.send_signal(signal.SIGINT)
+    until(lambda: traces()["namespaces"] == traces()["records"] == [], "the interrupted runner takes everything back")
+
+
+def test_terminal(topology: Path) -> None:
+    """`onward lab exec` hands the terminal through."""
+    with Lab.up(topology) as lab:
+        leader, follower = os.openpty()
+        command = [sys.executable, "-m", "appliance", "lab", "exec", "--lab", lab.name, "client", "tty"]
+        subprocess.run(command, stdin=follower, stdout=follower, check=True, timeout=30)
+        assert os.read(leader, 100).decode().strip() == os.ttyname(follower)
+        os.close(leader)
+        os.close(follower)
+
+
+def test_a_node_that_does_not_get_ready_is_told(topology: Path) -> None:
+    """`wait` gives up at its deadline with the command, what it said, and the end of the node's log."""
+    text = topology.read_text().replace("vtysh -c 'show bgp summary'", "sh -c 'echo not yet; exit 3'")
+    topology.write_text(text)
+    with (
+        Lab.up(topology) as lab,
+        pytest.raises(
+            LabError, match=r"(?s)router is not ready after 0.1 s: .*: exit code 3 not yet; .*Configuration Read in"
+        ),
+    ):
+        lab.wait(0.1)
 
 
 def test_programs_end_on_time_out(topology: Path) -> None:

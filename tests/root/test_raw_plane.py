@@ -155,9 +155,12 @@ def serve_tcp(space: Namespace, address: str) -> Callable[[], None]:
                 continue
             with connection:
                 size = 0
-                while data := connection.recv(65536):
-                    size += len(data)
-                connection.sendall(str(size).encode())
+                try:
+                    while data := connection.recv(65536):
+                        size += len(data)
+                    connection.sendall(str(size).encode())
+                except ConnectionResetError:
+                    pass  # the client has lost patience
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -486,6 +489,41 @@ def test_too_big_and_expired_packets_are_answered(bench: Rig) -> None:
         assert 1 <= len(answers) == sum(counters.replies.values()) <= 25
         assert answers[0][34:36] == b"\x03\x04"
         assert int.from_bytes(answers[0][40:42], "big") == 1480
+
+
+def test_answers_carry_the_vlan_tag_of_the_question(bench: Rig) -> None:
+    """The kernel hands us tags beside the frame; the answer goes back to the segment that the packet came from."""
+    bench.near.receive(0, 0.1)
+    question = udp(4000, size=1472)
+    tags: list[int] = []
+    bench.near.socket.setsockopt(263, 8, 1)  # PACKET_AUXDATA
+    try:
+        with bench.plane() as plane:
+            plane.set(tables(member(bench, 1, L3), protocol=Protocol.UDP))
+            bench.near.send(question[:12] + b"\x81\x00\x00\x05" + question[12:])
+            until(lambda: plane.counters().replies, "the answer was sent")
+            while not tags:
+                frame, extra, _, address = bench.near.socket.recvmsg(2000, 100)
+                if frame[23:24] == b"\x01" and address[2] != 4:
+                    tags = [struct.unpack_from("16xH", data)[0] for _, _, data in extra]
+    finally:
+        bench.near.socket.setsockopt(263, 8, 0)
+    assert tags == [5]
+
+
+def test_jumbo_frames() -> None:
+    """Slots follow the link's MTU; frames longer than a page leave by sendmmsg."""
+    with rig() as bench:
+        for space, name in ((bench.client, "c0"), (bench.director, "d0"), (bench.director, "d1"), (bench.member, "s0")):
+            space.ip(f"link set {name} mtu 9000")
+        with bench.plane() as plane:
+            plane.set(tables(member(bench, 1, L3, mtu=9000), protocol=Protocol.UDP))
+            plane.check()
+            assert plane.describe()["transmit_d1"] == "sendmmsg"
+            frames = [udp(port, size=size) for port in range(3000, 3010) for size in (20, 1472, 8952)]
+            bench.near.send(*frames)
+            got = bench.far.receive(30, keep=lambda frame: frame[23] == 4)
+            assert sorted(map(len, got)) == sorted(len(frame) + 20 for frame in frames)
 
 
 def test_partial_checksums_are_completed(bench: Rig) -> None:

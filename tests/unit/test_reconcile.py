@@ -2,9 +2,8 @@
 
 import asyncio
 
-from appliance.dataplane.fake import FakeDataPlane
-
 from appliance.dataplane.base import DataPlaneError
+from appliance.dataplane.fake import FakeDataPlane
 from appliance.model import Health
 from appliance.reconcile import Reconciler
 from appliance.state import State

@@ -220,6 +220,7 @@ def _l4(a: _Assembler, at: int, family: str, available: Callable[[], None]) -> N
     a.jump(_JEQ, 17, yes=udp)
     a.jump(_JEQ, 6, no=odd)
     available()
+    a.jump(_JGE, 20, no=odd)  # a load behind the end of the frame would end the program with "no" for both sockets
     a.op(_MISC | _TAX)
     a.op(_LD | _B | _ABS, at + 12)
     a.op(_ALU | _AND | _K, 0xF0)
@@ -228,6 +229,7 @@ def _l4(a: _Assembler, at: int, family: str, available: Callable[[], None]) -> N
     a.jump(_JGT | _X, 0, yes=odd, no=f"plain{family}")
     a.label(udp)
     available()
+    a.jump(_JGE, 8, no=odd)
     a.op(_MISC | _TAX)
     a.op(_LD | _H | _ABS, at + 4)
     a.jump(_JGE, 8, no=odd)

@@ -5,6 +5,8 @@ import copy
 import dataclasses
 import errno
 import resource
+import socket
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -34,8 +36,18 @@ log = structlog.get_logger()
 STUCK_S = 0.5
 """Without a round of the forwarding thread for so long, it counts as stuck. It never sleeps longer than a fifth."""
 
+SWITCH_S = 0.0005
+"""How long the event loop may keep the interpreter from the forwarding thread when both want it. With Python's 5 ms, a
+busy loop would add as much to every batch's latency."""
+
 PASS_S = 2.0
 """How long new tables may take until the thread follows them."""
+
+
+SUPER_FRAMES = (
+    "frames larger than the link's MTU arrive and are dropped: a sender on this machine leaves segmentation to its "
+    "device; try on its side of the link: ethtool -K DEVICE tso off gso off"
+)
 
 
 class RawDataPlane:
@@ -79,7 +91,7 @@ class RawDataPlane:
         """What sessions that have ended have counted."""
 
         self._seen_beats = -1
-        self._verified_at = 0.0
+        self._switch_interval: float | None = None
 
     async def start(self) -> None:
         """Take over the interfaces.
@@ -88,6 +100,9 @@ class RawDataPlane:
             DataPlaneError: as the contract says.
         """
         await asyncio.to_thread(self._start)
+        if self._switch_interval is None:
+            self._switch_interval = sys.getswitchinterval()
+            sys.setswitchinterval(SWITCH_S)
 
     async def set(self, tables: ForwardingTables) -> None:
         """Make these the tables in force. Sets right what `check` complains about, where that is possible.
@@ -108,6 +123,7 @@ class RawDataPlane:
         fault = session.fault()
         if fault is not None:
             raise DataPlaneError(fault)
+        session.hint()
         if session.worker.beats == self._seen_beats:
             await self._see_a_beat(session)
         self._seen_beats = session.worker.beats
@@ -141,6 +157,9 @@ class RawDataPlane:
     async def close(self) -> None:
         """Stop forwarding and leave nothing behind."""
         await asyncio.to_thread(self._close)
+        if self._switch_interval is not None:
+            sys.setswitchinterval(self._switch_interval)
+            self._switch_interval = None
 
     def _running(self) -> "_Session":
         if self._session is None:
@@ -290,6 +309,7 @@ class _Session:
         """The tables that the thread follows."""
 
         self._exact = True
+        self._hinted = False
         self._numbers = count(1)
         self._undo: list[Callable[[], object]] = []
         try:
@@ -467,7 +487,15 @@ class _Session:
         }
         for sender in list(self._egress.values()):
             facts[f"transmit_{sender.name}"] = sender.kind
+        if self.worker.reasons[Reason.OVERSIZED_FRAME]:
+            facts["super_frames"] = SUPER_FRAMES
         return facts
+
+    def hint(self) -> None:
+        """Say once what an operator should do about frames that are larger than the link."""
+        if not self._hinted and self.worker.reasons[Reason.OVERSIZED_FRAME]:
+            self._hinted = True
+            log.warning("plane.super_frames", interfaces=[one.name for one in self._interfaces], hint=SUPER_FRAMES)
 
     def explain(self, frame: bytes, interface: str) -> Action:
         number = next((n for n, port in enumerate(self._ports) if port.ring.interface.name == interface), None)
@@ -535,8 +563,6 @@ def _uncounted(compiled: Compiled) -> Compiled:
 def _require(name: str) -> kernel.Interface:
     interface = kernel.read_interface(name)
     if interface is None:
-        import socket
-
         there = ", ".join(sorted(other for _, other in socket.if_nameindex()))
         raise DataPlaneError(f"there is no interface {name} (director.interfaces); there are: {there}")
     if not interface.up:

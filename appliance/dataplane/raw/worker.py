@@ -177,6 +177,8 @@ class Worker:
             self.beats += 1
             if moved:
                 self._fruitless = 0
+                # A round that sent nothing has made no system call yet; the event loop has a right to the interpreter.
+                time.sleep(0)
                 continue
             busy = any(egress.busy for egress in self._all_egress)
             events = poll.poll(1 if busy else POLL_MS)

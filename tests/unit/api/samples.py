@@ -7,7 +7,7 @@ from typing import Any
 
 from appliance.api.sources import Observed, ReloadStatus, StatusSources
 from appliance.dataplane.base import Counters, Traffic
-from appliance.decide import decide
+from appliance.decide import Desired, decide
 from appliance.looplag import LagSummary
 from appliance.model import BgpPeer, Config, Health, NetworkProfile, PortRange, ProfileType
 from appliance.state import Snapshot, Unresolved
@@ -99,6 +99,22 @@ def sample_counters(scale: int = 1) -> Counters:
     )
 
 
+def _evenly(desired: Desired) -> Desired:
+    """Equal shares, whatever the ring gives."""
+    return replace(
+        desired,
+        services=tuple(
+            replace(
+                view,
+                members=tuple(
+                    replace(member, share=1 / view.in_rotation if member.no is None else 0.0) for member in view.members
+                ),
+            )
+            for view in desired.services
+        ),
+    )
+
+
 def observed(**changes: Any) -> Observed:
     snap = changes.pop("snapshot", None) or sample_snapshot()
     values: dict[str, Any] = {
@@ -106,7 +122,7 @@ def observed(**changes: Any) -> Observed:
         "clock": 5000.0,
         "version": "1.2.3",
         "started_at": NOW - 90_000,
-        "applied": decide(snap),
+        "applied": _evenly(decide(snap)),
         "snapshot": snap,
         "counters": sample_counters(),
         "speaker": sample_speaker(),

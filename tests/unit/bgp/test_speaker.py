@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from bgp import exabgp_text as text
 from bgp.config import BgpSpeakerConfig, Neighbor
-from bgp.exabgp import ExaBgpSpeaker
+from bgp.exabgp import ExaBgpSpeaker, _with_unsent
 from bgp.route import Route
-from bgp.speaker import Session, SpeakerError
+from bgp.speaker import PeerStatus, Session, SpeakerError
 from bgp.supervisor import _environment
 from tests.root.bgp_lab import alive, children
 
@@ -227,6 +228,31 @@ async def test_unusable_directory_is_told(config, tmp_path):
         tasks.create_task(speaker.run())
         await until(lambda: "make the directory writable" in speaker.status().detail, "told")
         await speaker.close()
+
+
+def test_follows_the_session(config):
+    """Up, what was sent, down with the reason: a new session starts with nothing sent; strangers are ignored."""
+    speaker = ExaBgpSpeaker(config, PROGRAM)
+    prefix = frozenset({"198.51.100.7/32"})
+    speaker._take(text.PeerState(PEER, Session.UP, ""))
+    speaker._take(text.Sent(PEER, prefix, frozenset()))
+    speaker._take(text.Sent("192.0.2.99", prefix, frozenset()))
+    assert list(speaker.status().peers) == [PEER]
+    peer = speaker.status().peers[PEER]
+    assert (peer.session, peer.routes_sent) == (Session.UP, prefix)
+    speaker._take(text.PeerState(PEER, Session.DOWN, "notification received (6,2)"))
+    peer = speaker.status().peers[PEER]
+    assert (peer.session, peer.detail, peer.routes_sent) == (Session.DOWN, "notification received (6,2)", frozenset())
+
+
+def test_route_that_never_went_out_is_named():
+    """Acknowledged, the session up, time enough, and not sent: the peer's status says so."""
+    up = PeerStatus(Session.UP, 0.0, routes_sent=frozenset({"198.51.100.7/32"}))
+    assert _with_unsent(up, frozenset({A, B}), late=False) == up
+    assert _with_unsent(up, frozenset({A}), late=True) == up
+    assert _with_unsent(up, frozenset({A, B}), late=True).detail.startswith("not sent: 198.51.100.8/32; does the peer")
+    down = replace(up, session=Session.DOWN)
+    assert _with_unsent(down, frozenset({A, B}), late=True) == down
 
 
 def test_environment_is_exabgps_own():

@@ -29,11 +29,17 @@ def test_quickstart_file_is_good() -> None:
     quickstart = topology.load(ROOT / "containerlab" / "quickstart.clab.yml")
     assert quickstart.warnings == ()
     assert {link.mtu for link in quickstart.links} == {1500}
-    assert [node.name for node in quickstart.nodes if node.image == "onward" and not node.cmd] == ["client", "tor", "d1", "d2"]
+    assert [node.name for node in quickstart.nodes if node.image == "onward" and not node.cmd] == [
+        "client",
+        "tor",
+        "d1",
+        "d2",
+    ]
 
 
 def test_layers_merge_like_in_containerlab(tmp_path: Path) -> None:
-    """Defaults, kind, group and node apply in this order: maps merge, lists join, a bind to the same target replaces."""
+    """Defaults, kind, group and node apply in this order: maps merge, lists join, a bind to the same "
+    "target replaces."""
     for name in ("one", "two"):
         (tmp_path / name).touch()
     found = load(
@@ -101,17 +107,29 @@ topology:
 """,
     ) == [
         "2: mgmt: not supported by the lab; the lab has no management network; reach nodes with `onward lab exec`",
-        '5: topology.nodes.a.kind: nodes of kind "nokia_srlinux" cannot be realised here; use `linux` with an image, or a '
-        "namespaced `bridge`",
+        (
+            '5: topology.nodes.a.kind: nodes of kind "nokia_srlinux" cannot be realised here; use `linux` with '
+            "an image, or a "
+            "namespaced `bridge`"
+        ),
         '5: topology.nodes.a.licence: there is no such key "licence" here; take it out',
-        "5: topology.nodes.a.startup-config: not supported by the lab; bind the file to the place where its program looks "
-        "for it",
+        (
+            "5: topology.nodes.a.startup-config: not supported by the lab; bind the file to the place where its "
+            "program looks "
+            "for it"
+        ),
         '6: topology.nodes.b.exce: there is no such key "exce" here; did you mean `exec`?',
-        "8: topology.links[0].endpoints: a list will not do: List should have at least 2 items after validation, not 1; "
-        "correct it",
+        (
+            "8: topology.links[0].endpoints: a list will not do: List should have at least 2 items after "
+            "validation, not 1; "
+            "correct it"
+        ),
         '9: topology.links[1].type: links of type "vxlan" cannot be realised here; use `veth`, or leave it out',
         "9: topology.links[1].mtu: 20 will not do: greater than or equal to 68; correct it",
-        '10: topology.links[2].endpoints[1].ipv4: "1.2.3.4.5" will not do: Input is not a valid IPv4 interface; correct it',
+        (
+            '10: topology.links[2].endpoints[1].ipv4: "1.2.3.4.5" will not do: Input is not a valid IPv4 '
+            "interface; correct it"
+        ),
         '10: topology.links[2].endpoints[1].ipv9: there is no such key "ipv9" here; did you mean `ipv6`?',
     ]
 
@@ -141,22 +159,37 @@ topology:
 """,
     ) == [
         f"6: topology.nodes.a.binds: {tmp_path}/absent does not exist; paths are relative to the topology file",
-        '6: topology.nodes.a.binds: "test.clab.yml:etc/x" is no bind; write `SOURCE:/absolute/target` or '
-        "`SOURCE:/absolute/target:ro`",
+        (
+            '6: topology.nodes.a.binds: "test.clab.yml:etc/x" is no bind; write `SOURCE:/absolute/target` or '
+            "`SOURCE:/absolute/target:ro`"
+        ),
         '6: topology.nodes.a.binds: "rx" is no option of a bind; use `ro`, or nothing',
-        "7: topology.nodes.a.exec: \"sh -c 'open\" is no command: no closing quotation; close the quotation",
-        "8: topology.nodes.a.sysctls.kernel.panic: not a setting of a network namespace; only net.* can be set for a node",
+        '7: topology.nodes.a.exec: "sh -c \'open" is no command: no closing quotation; close the quotation',
+        (
+            "8: topology.nodes.a.sysctls.kernel.panic: not a setting of a network namespace; only net.* can be "
+            "set for a node"
+        ),
         "9: topology.nodes.a.network-mode: only bridges may live in another node's namespace; take it out",
         '10: topology.nodes.b.group: there is no group "membre"; did you mean `member`?',
-        "11: topology.nodes.br0: bridges of this machine itself are not touched; call it `br0|NODE` with `network-mode: "
-        "container:NODE`; NODE's namespace then holds the bridge",
-        '12: topology.nodes.br1|nobody: there is no node "nobody" to hold the bridge; call it `br1|NODE` with '
-        "`network-mode: container:NODE`; NODE's namespace then holds the bridge",
-        "13: topology.nodes.br2|b.network-mode: \"\" does not name the bridge's node; call it `br2|NODE` with "
-        "`network-mode: container:NODE`; NODE's namespace then holds the bridge",
+        (
+            "11: topology.nodes.br0: bridges of this machine itself are not touched; call it `br0|NODE` with "
+            "`network-mode: "
+            "container:NODE`; NODE's namespace then holds the bridge"
+        ),
+        (
+            '12: topology.nodes.br1|nobody: there is no node "nobody" to hold the bridge; call it `br1|NODE` with '
+            "`network-mode: container:NODE`; NODE's namespace then holds the bridge"
+        ),
+        (
+            '13: topology.nodes.br2|b.network-mode: "" does not name the bridge\'s node; call it `br2|NODE` with '
+            "`network-mode: container:NODE`; NODE's namespace then holds the bridge"
+        ),
         '16: topology.links[1].endpoints[1]: there is no node "c"; list it under `nodes`',
         "16: topology.links[1].endpoints[0]: a has an interface eth1 already; rename one",
-        '17: topology.links[2].endpoints[1]: "no colon" is no endpoint; write `NODE:INTERFACE`, the interface at most 15 long',
+        (
+            '17: topology.links[2].endpoints[1]: "no colon" is no endpoint; write `NODE:INTERFACE`, the '
+            "interface at most 15 long"
+        ),
         "18: topology.links[3].endpoints[0]: the port of a bridge has no address; leave it empty on this side",
         "18: topology.links[3].endpoints[1]: b has an interface lo already; rename one",
     ]

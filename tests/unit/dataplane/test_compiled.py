@@ -1,0 +1,134 @@
+"""Lookup, hash and loop addresses of compiled tables against their readable counterparts."""
+
+import random
+import struct
+from ipaddress import IPv6Address, ip_address
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.dataplane.raw.compiled import (
+    MODES,
+    NO_SERVICE,
+    NOT_VIP,
+    Addresses,
+    Compiled,
+    Keys,
+    Lookup,
+    LoopMacs,
+)
+from appliance.dataplane.raw.vector import VectorPath
+from appliance.forwarding import ForwardingTables, TableService
+from appliance.model import HashMode, PortRange, Protocol
+from appliance.ring.hash import FlowKey, hash_flow
+from tests.unit.dataplane.frames import INGRESS, VIPS, cycle, random_tables
+
+PORTS = st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(lambda pair: PortRange(min(pair), max(pair)))
+SERVICES = st.lists(
+    st.tuples(st.sampled_from(VIPS[:3]), st.sampled_from(Protocol), st.lists(PORTS, min_size=1, max_size=4)),
+    min_size=1,
+    max_size=12,
+)
+SLOTS = cycle(1, size=251)
+
+
+@given(SERVICES, st.integers(0, 1 << 32))
+def test_lookup_finds_what_the_tables_find(described: list, seed: int) -> None:
+    """Exact beats range beats wildcard, for every destination, alone and in a crowd."""
+    services = tuple(
+        TableService(number, f"s{number}", ip_address(vip), protocol, tuple(ports), HashMode.SOURCE_IP, SLOTS)
+        for number, (vip, protocol, ports) in enumerate(described)
+    )
+    tables = ForwardingTables(bytes(16), services)
+    words = {vip.packed: int.from_bytes(vip.packed, "little") for vip in tables.vips_v4}
+    lookup = Lookup(services, words)
+    rnd = random.Random(seed)
+    edges = sorted({edge for s in services for p in s.ports for edge in (p.first - 1, p.first, p.last, p.last + 1)})
+    asked = [
+        (rnd.choice((*tables.vips_v4, ip_address("192.0.2.99"))), rnd.choice((6, 17, 1)), rnd.choice(edges) & 0xFFFF)
+        for _ in range(40)
+    ]
+    keys = np.array([int.from_bytes(v.packed, "little") << 32 | p << 16 | port for v, p, port in asked], np.uint64)
+    wanted = []
+    for vip, protocol, port in asked:
+        found = tables.find(vip, protocol, port)
+        wanted.append(found.index if found else NO_SERVICE if vip in tables.vips else NOT_VIP)
+    assert [lookup.find(keys[i : i + 1]) for i in range(len(keys))] == wanted
+    crowd = lookup.find(keys)
+    assert (crowd.tolist() if not isinstance(crowd, int) else [crowd] * len(keys)) == wanted
+
+
+@given(st.binary(min_size=16, max_size=32), st.lists(st.binary(min_size=37, max_size=37), min_size=1, max_size=9))
+def test_hash_is_the_one_of_the_ring(secret: bytes, raw: list[bytes]) -> None:
+    """Every mode, both families: the same 32 bits as ring.hash."""
+    keys = Keys(secret)
+    for size in (4, 16):
+        for mode in HashMode:
+            flows = [
+                FlowKey(ip_address(b[:size]), ip_address(b[16 : 16 + size]), b[36], *struct.unpack("!HH", b[32:36]))
+                for b in raw
+            ]
+            sources = np.array([struct.unpack(f"<{size // 4}I", f.source.packed) for f in flows], np.uint64).T
+            destinations = np.array([struct.unpack(f"<{size // 4}I", f.destination.packed) for f in flows], np.uint64).T
+            ports = np.array([struct.unpack("<I", b[32:36])[0] for b in raw], np.uint64)
+            protocols = np.array([b[36] for b in raw], np.uint64)
+            got = VectorPath._hash(keys, MODES[mode], sources, destinations, ports, protocols)
+            assert got.tolist() == [hash_flow(keys.numbers, flow, mode) for flow in flows]
+
+
+@given(
+    st.lists(st.ip_addresses(v=6), min_size=1, max_size=20, unique=True), st.lists(st.ip_addresses(v=6), max_size=20)
+)
+def test_ipv6_addresses_are_found_exactly(known: list[IPv6Address], others: list[IPv6Address]) -> None:
+    """Positions of those that are there, and `unknown` for all others, alone and in a crowd."""
+    addresses = Addresses([address.packed for address in known])
+    asked = [*known, *others]
+    words = np.array([struct.unpack("<4I", address.packed) for address in asked], np.uint64).T
+    wanted = [known.index(address) if address in known else len(known) for address in asked]
+    assert addresses.positions(words).tolist() == wanted
+    for i in range(len(asked)):
+        assert addresses.positions(words[:, i : i + 1]).tolist() == [wanted[i]]
+
+
+def test_ipv6_addresses_that_collide_are_told_apart() -> None:
+    """The 64-bit mixture that finds addresses quickly may be the same for two of them."""
+    multiplier = 0x9E3779B97F4A7C15
+    low = 5
+    high = (low * multiplier) & 0xFFFFFFFFFFFFFFFF
+    colliding = [bytes(16), struct.pack("<QQ", high, low)]
+    addresses = Addresses(colliding)
+    words = np.array([struct.unpack("<4I", a) for a in [*colliding, b"x" * 16]], np.uint64).T
+    assert addresses.positions(words).tolist() == [0, 1, 2]
+
+
+def test_loop_addresses_match_as_a_whole() -> None:
+    """The last two bytes are only a first look."""
+    macs = LoopMacs([bytes.fromhex("020000000102"), bytes.fromhex("02aabbccddee")])
+    asked = [bytes.fromhex(text) for text in ("020000000102", "020000010102", "02aabbccddee", "02aabbcc0102")]
+    heads = np.array([int.from_bytes(mac[:4], "little") for mac in asked], np.uint32)
+    tails = np.array([int.from_bytes(mac[4:], "little") for mac in asked], np.uint16)
+    assert macs.tails[tails].tolist() == [True] * 4
+    assert macs.match(heads, tails).tolist() == [True, False, True, False]
+
+
+def test_services_of_one_pool_share_their_slots() -> None:
+    """Fifty services on one pool take the memory of one table."""
+    tables = random_tables(random.Random(5))
+    slots = tables.services[0].slots
+    services = tuple(
+        TableService(
+            i, f"s{i}", ip_address(f"198.51.100.{i}"), Protocol.TCP, (PortRange(80, 80),), HashMode.SOURCE_IP, slots
+        )
+        for i in range(50)
+    )
+    compiled = Compiled(ForwardingTables(bytes(16), services, tables.members), [INGRESS])
+    assert len(compiled.ways) == len(slots)
+    assert set(compiled.offsets) == {0}
+
+
+def test_a_short_secret_is_refused() -> None:
+    """The hash must not be guessable."""
+    with pytest.raises(ValueError, match="16 bytes"):
+        Compiled(ForwardingTables(b"short"), [INGRESS])

@@ -1,0 +1,27 @@
+"""The geometry of slots and rings."""
+
+import pytest
+
+from appliance.dataplane.raw.layout import IP, PAGE, block_for, stride_for, with_tag
+
+
+@pytest.mark.parametrize("mtu", [576, 1280, 1500, 1504, 2000, 4000, 9000, 9216])
+def test_slots_hold_a_packet_and_avoid_each_others_cache_sets(mtu: int) -> None:
+    """A slot takes the link's largest packet, and is an odd number of cache lines; blocks are whole pages of slots."""
+    stride = stride_for(mtu)
+    assert stride >= IP + mtu
+    assert stride // 64 % 2 == 1
+    assert stride - (IP + mtu) < 128
+    assert block_for(stride) % PAGE == block_for(stride) % stride == 0
+
+
+def test_the_usual_link_has_the_measured_stride() -> None:
+    """1728 bytes for an MTU of 1500."""
+    assert stride_for(1500) == 1728
+
+
+def test_a_tag_goes_back_to_where_it_was() -> None:
+    """The kernel takes the outer VLAN tag out of the frame; what is answered needs it again."""
+    frame = bytes(range(12)) + b"\x08\x00rest"
+    assert with_tag(frame, b"\x05\x60\x00\x81") == bytes(range(12)) + b"\x81\x00\x60\x05\x08\x00rest"
+    assert with_tag(frame, b"\x05\x60\x00\x00")[12:14] == b"\x81\x00"

@@ -1,0 +1,176 @@
+"""The vectorised path against the reference, on slots in plain memory."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+from ipaddress import ip_address
+
+import numpy as np
+import pytest
+
+from appliance.dataplane.raw import bpf
+from appliance.dataplane.raw.compiled import Compiled
+from appliance.dataplane.raw.layout import ETHERNET, Columns, Frames, stride_for
+from appliance.dataplane.raw.vector import Outcome, VectorPath
+from appliance.forwarding import SLOTS, ForwardingTables, NextHop, TableMember, TableService
+from appliance.model import HashMode, PortRange, Protocol
+from appliance.packet.action import Action, Reason, Verdict
+from appliance.packet.forward import PacketPath
+from tests.unit.dataplane.frames import INGRESS, L3, cycle, random_frame, random_tables
+from tests.vectors_io import canonical
+
+BATCH = 64
+
+
+def plain_program(tables: ForwardingTables) -> bpf.Program:
+    return bpf.classifier(sorted(tables.vips_v4), sorted(tables.vips_v6), INGRESS.mtu, bpf.Class.PLAIN)[0]
+
+
+def slots_with(frames: list[bytes]) -> Frames:
+    slots = np.zeros((BATCH, stride_for(1500)), np.uint8)
+    for row, frame in enumerate(frames):
+        slots[row, ETHERNET : ETHERNET + len(frame)] = np.frombuffer(frame, np.uint8)
+    return slots
+
+
+def sent(slots: Frames, outcome: Outcome) -> dict[int, tuple[int, bytes]]:
+    """By row: where it leaves, and the frame."""
+    frames = {}
+    for send in outcome.sends:
+        rows = range(send.rows.start, send.rows.stop) if isinstance(send.rows, slice) else send.rows.tolist()
+        assert len(rows) == len(send.lengths)
+        for row, length in zip(rows, send.lengths.tolist(), strict=True):
+            assert row not in frames
+            frames[row] = send.ifindex, slots[row, send.start : send.start + length].tobytes()
+    return frames
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_agrees_with_the_reference(seed: int) -> None:
+    """Whatever the tables and the mixture of frames: same frames, interfaces, drops and counters, byte for byte."""
+    rnd = random.Random(seed)
+    tables = random_tables(rnd)
+    path, compiled, program = PacketPath(tables), Compiled(tables, [INGRESS]), plain_program(tables)
+    frames = [random_frame(rnd, tables) for _ in range(rnd.choice((1, 3, 10, 3 * BATCH)))]
+    frames = [frame for frame in frames if bpf.run(program, frame)][:BATCH]
+    if not frames:
+        return
+    actions = [path.forward(frame, INGRESS) for frame in frames]
+    slots = slots_with(frames)
+    vector = VectorPath(Columns(slots), answers=BATCH)
+    outcome = vector.forward(slice(0, len(frames)), 0, compiled)
+    got = sent(slots, outcome)
+    dropped = {row for rows in outcome.dropped for row in rows.tolist()}
+    assert sorted([*got, *dropped, *outcome.answer]) == list(range(len(frames)))
+    for row, action in enumerate(actions):
+        if action.verdict is Verdict.TRANSMIT:
+            ifindex, frame = got[row]
+            assert ifindex == action.ifindex
+            assert len(frame) == len(action.frame)
+            assert canonical(frame) == canonical(action.frame)
+        elif action.reason is Reason.TOO_BIG:
+            assert row in outcome.answer
+        else:
+            assert row in dropped
+    drops = Counter(a.reason for a in actions if a.reason not in (None, Reason.TOO_BIG, Reason.NOT_VIP))
+    assert +vector.reasons == drops
+    assert_counted(compiled, frames, actions)
+
+
+def assert_counted(compiled: Compiled, frames: list[bytes], actions: list[Action]) -> None:
+    pairs = [(f, a) for f, a in zip(frames, actions, strict=True) if a.verdict is Verdict.TRANSMIT]
+    for service in compiled.tables.services:
+        mine = [frame for frame, action in pairs if action.service == service.index]
+        traffic = compiled.traffic.service(service.index)
+        assert traffic.packets == len(mine)
+        assert traffic.bytes == sum(ip_length(frame) for frame in mine)
+        assert traffic.new_flows == sum(opens_flow(frame) for frame in mine)
+    for way, member in enumerate(compiled.members):
+        mine = [frame for frame, action in pairs if action.member == member.index]
+        traffic = compiled.traffic.way(way)
+        assert (traffic.packets, traffic.new_flows) == (len(mine), sum(map(opens_flow, mine)))
+
+
+def ip_length(frame: bytes) -> int:
+    if frame[12:14] == b"\x08\x00":
+        return int.from_bytes(frame[16:18], "big")
+    return 40 + int.from_bytes(frame[18:20], "big")
+
+
+def opens_flow(frame: bytes) -> bool:
+    protocol, at = (frame[23], 34) if frame[12:14] == b"\x08\x00" else (frame[20], 54)
+    return protocol == Protocol.TCP and frame[at + 13] & 0x12 == 0x02
+
+
+def one_service(delivery_mtu: int = 1500, **changes: object) -> ForwardingTables:
+    hop = NextHop(2, "d1", bytes(6), b"\2\0\0\0\1\1", delivery_mtu, ip_address("192.0.2.1"), True)
+    member = TableMember(7, "web/m", ip_address("203.0.113.1"), L3, hop)
+    service = TableService(
+        0, "web", ip_address("198.51.100.7"), Protocol.UDP, (PortRange(80, 80),), HashMode.FIVE_TUPLE, cycle(7)
+    )
+    return ForwardingTables(bytes(16), (replace(service, **changes),), {7: member})
+
+
+def test_only_some_oversized_packets_are_left_to_be_answered() -> None:
+    """A flood of packets that are too big costs a bounded number of answers a batch; the rest is counted at once."""
+    tables = one_service(delivery_mtu=60)
+    rnd = random.Random(1)
+    program = plain_program(tables)
+    frames: list[bytes] = []
+    while len(frames) < 20:
+        frame = random_frame(rnd, tables, wrong=0)
+        if bpf.run(program, frame) and ip_length(frame) > 40 and frame[36:38] == b"\0P":
+            frames.append(frame)
+    vector = VectorPath(Columns(slots_with(frames)), answers=8)
+    outcome = vector.forward(slice(0, 20), 0, Compiled(tables, [INGRESS]))
+    assert outcome.sends == []
+    assert outcome.answer == list(range(8))
+    assert vector.reasons == {Reason.TOO_BIG: 12}
+
+
+def test_fragmentable_outer_packets_get_different_identifications() -> None:
+    """RFC 6864: identifications of outer packets that may be fragmented do not repeat soon; others have none."""
+    tables = one_service()
+    rnd = random.Random(2)
+    frames: list[bytes] = []
+    while len(frames) < 40:
+        frame = random_frame(rnd, tables, wrong=0)
+        if frame[36:38] == b"\0P" and ip_length(frame) < 1400:
+            frames.append(frame)
+    slots = slots_with(frames)
+    vector = VectorPath(Columns(slots))
+    got = sent(slots, vector.forward(slice(0, 40), 0, Compiled(tables, [INGRESS])))
+    idents = {row: int.from_bytes(frame[18:20], "big") for row, (_, frame) in got.items()}
+    may = [row for row, (_, frame) in got.items() if not frame[20] & 0x40]
+    assert 5 < len(may) < 40
+    assert len({idents[row] for row in may}) == len(may)
+    assert all(idents[row] == 0 for row in got if row not in may)
+
+
+def test_frames_for_vips_that_are_no_longer_ours_are_left_alone() -> None:
+    """A frame that was admitted by an earlier filter is neither sent nor counted as a drop of anything."""
+    old = one_service()
+    rnd = random.Random(3)
+    frames = [random_frame(rnd, old, wrong=0) for _ in range(5)]
+    for tables in (ForwardingTables(), one_service(vip=ip_address("198.51.100.8")), one_service(vip=ip_address("::1"))):
+        slots = slots_with(frames)
+        vector = VectorPath(Columns(slots))
+        outcome = vector.forward(slice(0, 5), 0, Compiled(tables, [INGRESS]))
+        assert outcome.sends == outcome.answer == []
+        assert sorted(row for rows in outcome.dropped for row in rows.tolist()) == list(range(5))
+        assert not vector.reasons
+
+
+def test_slots_that_name_no_member_are_nobodys() -> None:
+    """An index without a member drops the packet instead of sending it somewhere."""
+    tables = one_service(slots=cycle(9))
+    rnd = random.Random(4)
+    frames = [frame for frame in (random_frame(rnd, tables, wrong=0) for _ in range(50)) if frame[36:38] == b"\0P"]
+    vector = VectorPath(Columns(slots_with(frames[:10])))
+    vector.forward(slice(0, 10), 0, Compiled(tables, [INGRESS]))
+    assert vector.reasons == {Reason.NO_MEMBER: 10}
+
+
+def test_slot_count_is_the_default() -> None:
+    """The tables of these tests have the real size."""
+    assert len(one_service().services[0].slots) == SLOTS
