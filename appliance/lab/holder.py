@@ -82,10 +82,15 @@ def main() -> None:
     except OSError as error:
         print(f"0\n{error}", flush=True)
         return
+    told, telling = os.pipe()
     child = os.fork()
     if child:
         print(child, flush=True)
         os._exit(0)
+    # Not a word before the parent has said its line: its exit closes the pipe.
+    os.close(telling)
+    os.read(told, 1)
+    os.close(told)
     os.setsid()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     try:

@@ -32,19 +32,18 @@ class Holder:
 
     pid: int
     pid_namespace: int
-    """Inode number of its PID namespace."""
+    """Inode number of its PID namespace: another process with this PID will hardly be in one of the same number."""
 
     @classmethod
     def of(cls, pid: int) -> "Holder":
         return cls(pid, Path(f"/proc/{pid}/ns/pid").stat().st_ino)
 
     def alive(self) -> bool:
-        process = Path(f"/proc/{self.pid}")
         try:
-            if (process / "ns/pid").stat().st_ino != self.pid_namespace:
+            if self.of(self.pid) != self:
                 return False
             # A zombie is a dead one whose parent does not care; everything else in the node went before it.
-            return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
         except OSError:
             return False
 

@@ -193,12 +193,17 @@ class Lab:
         Raises:
             LabError: there is none of that name.
         """
+        path = STATE / f"{name}.json"
         try:
-            record = json.loads((STATE / f"{name}.json").read_text())
+            record = json.loads(path.read_text())
+            return cls(name, record["source"], {node["name"]: Node.from_record(node) for node in record["nodes"]})
         except FileNotFoundError:
             known = ", ".join(lab.name for lab in cls.all()) or "none"
             raise LabError(f"no lab {name} is up (up: {known})") from None
-        return cls(name, record["source"], {node["name"]: Node.from_record(node) for node in record["nodes"]})
+        except (ValueError, KeyError, TypeError) as error:
+            raise LabError(
+                f"{path} was written by another version ({error!r}); take the lab down with that one"
+            ) from None
 
     @classmethod
     def all(cls) -> list["Lab"]:
@@ -265,13 +270,16 @@ class Lab:
         Raises:
             LabError: the kernel did not end a node in time; it is still on record.
         """
+        on_record = self._on_record()
         self.end()
-        shutil.rmtree(STATE / self.name, ignore_errors=True)
-        self._state_file.unlink(missing_ok=True)
+        if on_record:
+            shutil.rmtree(STATE / self.name, ignore_errors=True)
+            self._state_file.unlink(missing_ok=True)
         self.nodes = {}
 
     def end(self) -> None:
         """End every process and namespace; the record and the logs stay."""
+        on_record = self._on_record()
         for node in self.nodes.values():
             if node.holder.alive():
                 os.kill(node.holder.pid, signal.SIGKILL)
@@ -281,8 +289,15 @@ class Lab:
                 if time.monotonic() > end:
                     raise LabError(f"node {node.name}: process {node.holder.pid} does not end; try again")
                 time.sleep(0.005)
-            if node.netns_path.exists():
+            if on_record and node.netns_path.exists():
                 _run("ip", "netns", "delete", node.netns)
+
+    def _on_record(self) -> bool:
+        """Whether the names are still ours: somebody may have replaced this lab by another of the same name."""
+        try:
+            return self.find(self.name).nodes == self.nodes
+        except LabError:
+            return False
 
     def __enter__(self) -> "Lab":
         return self

@@ -12,7 +12,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,22 @@ from rich.text import Text
 
 from appliance.lab.node import Node, Process
 from appliance.lab.runner import Lab
-from containerlab.tour import captures, picture
+from containerlab.tour import picture
 from containerlab.tour.lab import Captures, Status, in_rotation, next_hops, status, until
+from containerlab.tour.quickstart import (
+    DIRECTORS,
+    MEMBERS,
+    PLACES,
+    RESPONDER,
+    RUN,
+    TOPOLOGY,
+    VIPS,
+    kill,
+    proofs,
+    start,
+    url,
+)
 
-TOPOLOGY = Path(__file__).resolve().parent.parent / "quickstart.clab.yml"
-
-VIPS = {"198.51.100.10": "L3", "2001:db8:f::10": "L3", "198.51.100.20": "L2", "2001:db8:f::20": "L2"}
-DIRECTORS = {"d1": ("203.0.113.11", "2001:db8:2::11"), "d2": ("203.0.113.12", "2001:db8:2::12")}
-MEMBERS = {
-    "m1": ("203.0.113.131", "2001:db8:11::11"),
-    "m2": ("203.0.113.147", "2001:db8:12::11"),
-    "m3": ("203.0.113.23", "2001:db8:2::23"),
-    "m4": ("203.0.113.24", "2001:db8:2::24"),
-}
 RATE = 12.0
 """New flows a second to each of the eight targets: enough to see, little enough to read every capture."""
 
@@ -44,10 +46,6 @@ HELD = 200
 
 Line = dict[str, Any]
 """What a traffic program says at a time."""
-
-
-def urls(scheme: str, port: int) -> list[str]:
-    return [f"{scheme}://[{vip}]:{port}" if ":" in vip else f"{scheme}://{vip}:{port}" for vip in VIPS]
 
 
 @dataclass
@@ -221,12 +219,6 @@ class Demo:
             for document in documents
         )
 
-    def kill(self, node: str, part: str, number: int) -> None:
-        """Send a signal to the node's process whose command line has *part* in it."""
-        for pid, command in self.lab.node(node).holder.processes():
-            if part in command:
-                os.kill(pid, number)
-
     def hold(self, line: Line) -> None:
         self.held = Held.of(line)
 
@@ -241,8 +233,7 @@ def transfers(demo: Demo) -> None:
     demo.headline("10 MB each way through every VIP, checksums at both ends")
     client = demo.lab.node("client")
     for vip, delivery in VIPS.items():
-        url = f"http://[{vip}]" if ":" in vip else f"http://{vip}"
-        said = client.run([sys.executable, "-m", "containerlab.tour.traffic", "transfer", url], timeout=120)
+        said = client.run([sys.executable, "-m", "containerlab.tour.traffic", "transfer", url(vip)], timeout=120)
         result = json.loads(said.stdout)
         demo.claim(
             f"{delivery} DSR, {vip}: upload and download intact",
@@ -256,13 +247,21 @@ def story(demo: Demo) -> None:
     lab, record = demo.lab, demo.record
     client = lab.node("client")
     web = "http://198.51.100.10"
-    capture = Captures(lab, [(name, "eth1") for name in ("client", *DIRECTORS, *MEMBERS)], demo.folder)
+    capture = Captures(lab, PLACES, demo.folder)
     record.start = time.time()
-    traffic = Client(client, "load", *urls("http", 80), *urls("udp", 5000), "--rate", str(RATE), take=record.take)
+    traffic = Client(
+        client,
+        "load",
+        *(url(vip) for vip in VIPS),
+        *(url(vip, "udp", 5000) for vip in VIPS),
+        "--rate",
+        str(RATE),
+        take=record.take,
+    )
     with demo.live():
         demo.headline("Traffic: HTTP and UDP, IPv4 and IPv6, L3 and L2 DSR")
         demo.show(5)
-        files = capture.stop()  # the proofs need seconds of traffic, not minutes
+        seen = capture.stop()  # the proofs need seconds of traffic, not minutes
         both = {name for name, document in demo.documents.items() if document and forwarded(document)}
         demo.claim(
             "both directors forward, every answer came",
@@ -275,7 +274,7 @@ def story(demo: Demo) -> None:
 
         demo.headline("Stop member m1")
         record.mark("m1 stopped")
-        demo.kill("m1", "responder", signal.SIGKILL)
+        kill(lab.node("m1"), RESPONDER, signal.SIGKILL)
         demo.wait_for("m1 is out of rotation at both directors", lambda: demo.all_say("m1", False), 15)
         record.mark("m1 out")
         failed = record.failed
@@ -293,7 +292,7 @@ def story(demo: Demo) -> None:
 
         demo.headline("Start member m1 again")
         record.mark("m1 started")
-        lab.node("m1").start([sys.executable, "-m", "appliance", "lab", "responder"], lab.log("m1"))
+        start(lab, "m1", RESPONDER)
         demo.wait_for("m1 is back in rotation at both directors", lambda: demo.all_say("m1", True), 15)
         record.mark("m1 back")
         demo.show(4)
@@ -304,14 +303,15 @@ def story(demo: Demo) -> None:
         keeper = demo.open_connections(client, web)
         record.mark("d1 killed")
         r1 = lab.node("r1")
-        demo.kill("d1", "appliance run", signal.SIGKILL)
+        kill(lab.node("d1"), RUN, signal.SIGKILL)
         demo.wait_for(
             "the router sends everything to d2",
             lambda: all(next_hops(r1, vip) and not next_hops(r1, vip) & set(DIRECTORS["d1"]) for vip in VIPS),
             5,
         )
+        demo.show(2.5)
         failed = record.failed
-        demo.show(4)
+        demo.show(3)
         demo.claim("traffic flows by d2 alone, and nothing fails", record.failed == failed)
         demo.claim(
             "no long connection broke: d2 computes the same ring",
@@ -321,7 +321,7 @@ def story(demo: Demo) -> None:
 
         demo.headline("Start director d1 again")
         record.mark("d1 started")
-        lab.node("d1").start([sys.executable, "-m", "appliance", "run", "/etc/onward/onward.toml"], lab.log("d1"))
+        start(lab, "d1", RUN)
         demo.wait_for(
             "the router shares the traffic among both again",
             lambda: all(len(next_hops(r1, vip)) == 2 for vip in VIPS),
@@ -332,36 +332,14 @@ def story(demo: Demo) -> None:
         demo.claim("still no long connection broke", not demo.held.broken)
     keeper.stop()
     traffic.stop()
-    proofs(demo, files)
-
-
-def proofs(demo: Demo, files: dict[str, Path]) -> None:
     demo.headline("What the captures prove")
-    seen = {node: captures.read(path) for node, path in files.items()}
-    at_members = [packet for name in MEMBERS for packet in seen[name]]
-    at_directors = [packet for name in DIRECTORS for packet in seen[name]]
-    directors = {ip_address(text) for pair in DIRECTORS.values() for text in pair}
-    members = {ip_address(text) for pair in MEMBERS.values() for text in pair}
-    macs = {name: _mac(demo.lab.node(name)) for name in (*DIRECTORS, *MEMBERS)}
-    for text, delivery in VIPS.items():
-        vip = ip_address(text)
-        claims = [captures.unchanged(seen["client"], at_members, vip)]
-        if delivery == "L3":
-            claims.append(captures.encapsulated(at_members, vip, directors, members))
-        else:
-            claims.append(captures.rewritten(at_members, vip, {macs[d] for d in DIRECTORS}, {macs["m3"], macs["m4"]}))
-        claims.append(captures.direct_return(seen["client"], at_members, at_directors, vip))
-        for claim in claims:
-            demo.claim(claim.text, claim.holds, claim.evidence)
+    for claim in proofs(lab, seen):
+        demo.claim(claim.text, claim.holds, claim.evidence)
 
 
 def forwarded(document: Status) -> int:
     """Packets that a director has sent to members."""
     return sum(vip["traffic"]["packets"] or 0 for service in document["services"] for vip in service["vips"])
-
-
-def _mac(node: Node) -> str:
-    return str(json.loads(node.run(["ip", "-j", "link", "show", "eth1"]).stdout)[0]["address"])
 
 
 def tell_what_to_try(console: Console, lab: Lab) -> None:
@@ -390,6 +368,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ended demo takes its lab down, too
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="onward-demo-"))
     lab: Lab | None = None

@@ -4,14 +4,19 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 from appliance.lab.node import Node, Process, socket_in
 from appliance.lab.runner import Lab
+from containerlab.tour import captures
 
 Status = dict[str, Any]
+
+SETTLE_S = 0.5
+"""More than any packet is under way in the lab."""
 
 
 class _InNode(HTTPConnection):
@@ -74,27 +79,61 @@ def until(condition: Callable[[], bool], deadline_s: float, tick: Callable[[], N
 
 
 class Captures:
-    """tcpdump on interfaces of nodes; files end up in *folder*."""
+    """tcpdump on interfaces of nodes; files end up in *folder*.
+
+    For a member behind a tunnel the wire in front of it counts: XDP takes packets out of their encapsulation before a
+    tap on the member itself could see them.
+    """
 
     def __init__(self, lab: Lab, places: list[tuple[str, str]], folder: Path) -> None:
         self._running: list[Process] = []
-        self._files: dict[str, Path] = {}
+        self._files: dict[tuple[str, str], Path] = {}
         for node, interface in places:
             file = folder / f"{node}-{interface}.pcap"
             command = ["tcpdump", "-i", interface, "-s", "0", "-U", "-n", "-Z", "root", "-c", "400000", "-w", str(file)]
             # Everything that can carry the VIPs' traffic, inside or outside of a tunnel; no ARP, no BGP.
             process = lab.node(node).popen([*command, "not port 179 and (tcp or udp or proto 4 or proto 41)"])
             self._running.append(process)
-            self._files[node] = file
+            self._files[node, interface] = file
         for process in self._running:
-            assert process.stderr is not None
-            if "listening on" not in (line := process.stderr.readline() + process.stderr.readline()):
-                raise RuntimeError(f"tcpdump did not start: {line.strip()}")
+            _await_listening(process)
 
-    def stop(self) -> dict[str, Path]:
-        """End them all; the capture files by node."""
+    def stop(self) -> "Seen":
+        """End them all, and read what they saw.
+
+        Only what was under way well before the end counts as received: the rest may be in one file and not in another.
+        """
+        end = time.time()
+        time.sleep(SETTLE_S)
         for process in self._running:
             process.terminate()
         for process in self._running:
             process.communicate(timeout=10)
-        return self._files
+        return Seen({place: captures.read(path) for place, path in self._files.items()}, end)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Packets by place, and the time until which every place has all of them."""
+
+    packets: dict[tuple[str, str], list[captures.Packet]]
+    end: float
+
+    def sent(self, *places: tuple[str, str]) -> list[captures.Packet]:
+        """All of these places."""
+        return [packet for place in places for packet in self.packets[place]]
+
+    def received(self, *places: tuple[str, str]) -> list[captures.Packet]:
+        """What these places had seen when the end was called: its cause is in every capture before them."""
+        return [packet for packet in self.sent(*places) if packet.time <= self.end]
+
+
+def _await_listening(process: Process) -> None:
+    """Frames before tcpdump says that it listens would be missing."""
+    assert process.stderr is not None
+    said = ""
+    while line := process.stderr.readline():
+        if "listening on" in line:
+            return
+        said += line
+    raise RuntimeError(f"tcpdump did not start: {said.strip()}")

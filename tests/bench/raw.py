@@ -174,8 +174,8 @@ def compare(name: str, samples: dict[str, list[Sample]], ours: str, base: str, g
     return Figure(name, mine / 1e3, "kpps", theirs / 1e3, ratio, goal, None if goal is None else ratio >= goal, note)
 
 
-def at_most(name: str, value: float, unit: str, goal: float | None, note: str, **more: float) -> Figure:
-    return Figure(name, value, unit, goal=goal, ok=None if goal is None else value <= goal, note=note, **more)
+def at_most(name: str, value: float, unit: str, goal: float | None, note: str) -> Figure:
+    return Figure(name, value, unit, goal=goal, ok=None if goal is None else value <= goal, note=note)
 
 
 @contextmanager

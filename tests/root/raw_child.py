@@ -9,11 +9,28 @@ import asyncio
 import base64
 import pickle
 import sys
+import time
+from functools import partial
 
 import structlog
 
 from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.raw.plane import RawDataPlane
+
+
+async def injure(plane: RawDataPlane, stall_s: float) -> None:
+    """Let the forwarding thread meet a bug in its next batch: it dies of it, or is busy for that long."""
+    assert plane._session is not None
+    worker = plane._session.worker
+
+    def bug(*_: object) -> None:
+        if not stall_s:
+            raise RuntimeError("a bug in the forwarding thread")
+        del worker._ring  # type: ignore[attr-defined]
+        time.sleep(stall_s)
+        worker._ring(*_)  # type: ignore[arg-type]
+
+    worker._ring = bug  # type: ignore[method-assign,assignment]
 
 
 async def serve() -> None:
@@ -25,7 +42,8 @@ async def serve() -> None:
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         method, arguments = pickle.loads(base64.b64decode(line))  # noqa: S301 - our own parent
         try:
-            answer = (True, await getattr(plane, method)(*arguments))
+            call = partial(injure, plane) if method == "injure" else getattr(plane, method)
+            answer = (True, await call(*arguments))
         except DataPlaneError as error:
             answer = (False, str(error))
         print(base64.b64encode(pickle.dumps(answer)).decode(), flush=True)

@@ -155,6 +155,10 @@ class Plane:
     def describe(self) -> dict[str, str]:
         return dict(self._ask("describe"))  # type: ignore[call-overload]
 
+    def injure(self, stall_s: float = 0.0) -> None:
+        """The forwarding thread dies in its next round, or stalls for that long."""
+        self._ask("injure", stall_s)
+
     def close(self) -> None:
         self._ask("close")
 

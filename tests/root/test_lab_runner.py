@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,15 @@ def topology(tmp_path: Path) -> Path:
     file = tmp_path / "t.clab.yml"
     file.write_text(TOPOLOGY.replace("@PREFIX", PREFIX).replace("@NAME", f"owl-{os.getpid()}"))
     return file
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Every test leaves the machine as it was, whatever it tried."""
+    before = traces()
+    assert before["processes"] == before["namespaces"] == before["records"] == []
+    yield
+    until(lambda: traces() == before, "no traces")
 
 
 def traces(prefix: str = PREFIX) -> dict[str, list[str]]:
@@ -159,9 +169,12 @@ def test_up_twice_is_refused_with_a_remedy(topology: Path) -> None:
     with Lab.up(topology) as lab:
         with pytest.raises(LabError, match=r"is up already; `onward lab down"):
             Lab.up(topology)
-        again = Lab.up(topology, reconfigure=True)
-        assert not lab.alive()
-        assert again.alive()
+        with Lab.up(topology, reconfigure=True) as again:
+            assert not lab.alive()
+            lab.down()  # it has been replaced: what has its names now is not its own
+            assert again.alive()
+            assert again.node("client").netns_path.exists()
+            assert Lab.find(lab.name).nodes == again.nodes
 
 
 def test_a_dead_lab_is_swept(topology: Path) -> None:
@@ -294,6 +307,20 @@ def test_command_line(topology: Path) -> None:
     topology.write_text("name: x")
     bad = onward("up", str(topology))
     assert (bad.returncode, bad.stderr) == (4, f"{topology}:1: topology: missing; add it\n1 problem\n")
+
+
+def test_a_record_of_another_version_is_told(topology: Path) -> None:
+    """A record that cannot be understood is an error with a remedy, and nothing is done to what it stands for."""
+    with Lab.up(topology) as lab:
+        record = STATE / f"{lab.name}.json"
+        good = record.read_text()
+        record.write_text(good.replace('"pid_namespace"', '"something_else"'))
+        try:
+            with pytest.raises(LabError, match="was written by another version"):
+                Lab.find(lab.name)
+            assert lab.alive()
+        finally:
+            record.write_text(good)
 
 
 def test_bad_file_is_told_before_anything_is_made(tmp_path: Path) -> None:

@@ -475,6 +475,46 @@ def test_interface_that_vanishes_and_returns() -> None:
         wire.close()
 
 
+def test_another_mtu_takes_new_rings() -> None:
+    """Slots are made for an MTU: when it changes, check says so and set makes new ones."""
+    with rig() as bench, bench.plane() as plane:
+        for space, name in ((bench.client, "c0"), (bench.director, "d1"), (bench.member, "s0")):
+            space.ip(f"link set {name} mtu 3000")
+        wanted = tables(member(bench, 1, mtu=3000), protocol=Protocol.UDP)
+        plane.set(wanted)
+        bench.director.ip("link set d0 mtu 3000")
+        with pytest.raises(DataPlaneError, match="another MTU"):
+            plane.check()
+        plane.set(wanted)
+        plane.check()
+        bench.near.send(udp(3000, size=2500))
+        until(lambda: plane.counters().members["web/m1"].packets == 1, "a larger frame is forwarded")
+
+
+@pytest.mark.parametrize("use_xsk", [1, 0], ids=["af_xdp", "sendmmsg"])
+def test_an_egress_that_vanishes_takes_nobody_along(use_xsk: int) -> None:
+    """Frames for it are counted as failed, all others go their way; a table that names it is taken all the same."""
+    with rig() as bench, bench.plane(use_xsk=use_xsk) as plane:
+        gone = bench.ifindex("d2")
+        aside = member(bench, 2, ifindex=gone, interface="d2", source_mac=mac("d2"), mac=mac("t0"))
+        both = tables(member(bench, 1), aside, protocol=Protocol.UDP)
+        plane.set(both)
+        frames = [udp(port) for port in range(1000, 1800)]
+        bench.near.send(*frames)
+        until(lambda: plane.counters().members["web/m2"].packets > 300, "both members get frames")
+        bench.director.ip("link del d2")
+        bench.near.send(*frames)
+        until(lambda: plane.counters().reasons.get(Reason.TX_FAILED), "failures are counted")
+        plane.check()
+        plane.set(tables(aside, protocol=Protocol.UDP))
+        plane.set(both)
+        bench.far.receive(0, 0.1)
+        bench.near.send(*frames)
+        far = bench.far.receive(300, keep=lambda frame: frame[6:12] == mac("d1") and is_ours(frame))
+        assert len(far) > 300
+        plane.check()
+
+
 def test_too_big_and_expired_packets_are_answered(bench: Rig) -> None:
     """Senders get ICMP errors from the VIP, at a limited rate."""
     with bench.plane() as plane:
@@ -629,3 +669,45 @@ def test_short_secret_is_refused_and_the_old_tables_stay(bench: Rig) -> None:
         plane.check()
         bench.near.send(udp(3000))
         until(lambda: plane.counters().members["web/m1"].packets == 1, "a frame is forwarded by the old tables")
+
+
+def test_a_thread_that_dies_is_reported_and_replaced(bench: Rig) -> None:
+    """The error comes out of check; the next set, even of the same tables, starts anew, and counters go on."""
+    with bench.plane() as plane:
+        wanted = tables(member(bench, 1), protocol=Protocol.UDP)
+        plane.set(wanted)
+        bench.near.send(udp(3000))
+        until(lambda: plane.counters().members["web/m1"].packets == 1, "a frame is forwarded")
+        plane.injure()
+        until(lambda: not _passes(plane), "the death is noticed")
+        with pytest.raises(DataPlaneError, match="has died: .*a bug in the forwarding thread"):
+            plane.check()
+        plane.set(wanted)
+        plane.check()
+        bench.near.send(udp(3000))
+        until(lambda: plane.counters().members["web/m1"].packets == 2, "a frame is forwarded by the new thread")
+
+
+def test_a_thread_that_is_stuck_is_reported(bench: Rig) -> None:
+    """A check does not pass while the thread makes no rounds, and does again afterwards."""
+    with bench.plane() as plane:
+        plane.set(tables(member(bench, 1), protocol=Protocol.UDP))
+        plane.injure(1.5)
+        until(lambda: not _passes(plane), "the stall is noticed")
+        until(lambda: _passes(plane), "the check passes again")
+
+
+@pytest.mark.parametrize(("number", "known"), [(500, "exact"), (4000, "coarse")])
+def test_many_vips(bench: Rig, number: int, known: str) -> None:
+    """Hundreds of VIPs are known to the filter; thousands are told apart behind it, and others stay the kernel's."""
+    vips = [ip_address(int(ip_address("198.18.0.0")) + 7 * i) for i in range(number)]
+    with bench.plane() as plane:
+        plane.set(tables(member(bench, 1), protocol=Protocol.UDP, vips=tuple(vips)))
+        plane.check()
+        assert plane.describe()["filter"].startswith(known)
+        chosen = random.Random(number).sample(vips, 100)
+        bench.near.send(
+            *(udp(3000, vip=str(vip)) for vip in chosen), udp(3000, vip="198.18.0.1"), udp(3000, vip="192.0.2.1")
+        )
+        until(lambda: plane.counters().members["web/m1"].packets == 100, "frames for VIPs are forwarded")
+        assert not any(plane.counters().reasons.values())

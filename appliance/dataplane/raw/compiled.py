@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from ipaddress import IPv4Address
 
 import numpy as np
@@ -43,6 +44,19 @@ class Group:
     routed: bool
     """Whether TTL or hop limit goes down by one."""
     ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What it takes to reach a member."""
+
+    group: Group
+    limit: int
+    """Largest inner packet."""
+    macs: bytes
+    outer4: bytes
+    outer4_sum: int
+    outer6: bytes
 
 
 @dataclass(frozen=True)
@@ -88,11 +102,14 @@ class Lookup:
         self._starts_column = np.array(self._starts, np.uint64)
         self._codes_column = np.array(self._codes, np.int64)
 
+    def find_one(self, key: int) -> int:
+        """The service of one key."""
+        return self._codes[bisect_right(self._starts, key) - 1]
+
     def find(self, keys: U64) -> int | I64:
         """The services of many keys: one number when it is the same for all, which is common and cheaper for what
         follows, else one for each."""
-        key = int(keys[0])
-        at = bisect_right(self._starts, key) - 1
+        at = bisect_right(self._starts, int(keys[0])) - 1
         first = self._starts[at]
         end = self._starts[at + 1] if at + 1 < len(self._starts) else 1 << 64
         if len(keys) == 1 or bool((keys - np.array(first, np.uint64) <= np.array(end - 1 - first, np.uint64)).all()):
@@ -123,19 +140,20 @@ class LoopMacs:
     """Source addresses that no client's packet has (L5): those of L2 members and our own."""
 
     def __init__(self, macs: Iterable[bytes]) -> None:
-        self._keys = np.array(sorted({_mac_key(mac) for mac in macs}), np.uint64)
+        self._exact = frozenset(int.from_bytes(mac, "little") for mac in macs)
+        self._keys = np.array(sorted(self._exact), np.uint64)
         self.tails = np.zeros(1 << 16, np.bool_)
         """By the last two bytes: a cheap first look."""
-        for key in self._keys:
-            self.tails[int(key) >> 32] = True
+        for key in self._exact:
+            self.tails[key >> 32] = True
+
+    def has(self, head: int, tail: int) -> bool:
+        """Whether one address is among them."""
+        return bool(self.tails[tail]) and (tail << 32 | head) in self._exact
 
     def match(self, heads: npt.NDArray[np.uint32], tails: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
         """Which of many addresses (first four bytes, last two) are among them."""
         return np.isin(heads | tails.astype(np.uint64) << np.uint64(32), self._keys)
-
-
-def _mac_key(mac: bytes) -> int:
-    return int.from_bytes(mac, "little")
 
 
 class Compiled:
@@ -199,6 +217,21 @@ class Compiled:
         self.destination_masks = np.array([mask.destination for mask in masks], np.uint64)
         self.ports_masks = np.array([mask.ports for mask in masks], np.uint64)
         self.protocol_masks = np.array([mask.protocol for mask in masks], np.uint64)
+
+    @cached_property
+    def way_list(self) -> tuple[Way, ...]:
+        """The same facts about members, for frames that are forwarded one by one."""
+        return tuple(
+            Way(
+                group=self.groups[self.group_of[way]],
+                limit=member.inner_mtu,
+                macs=self.macs[way].tobytes(),
+                outer4=self.outer4[way].tobytes(),
+                outer4_sum=int(self.outer4_sums[way]),
+                outer6=self.outer6[way].tobytes(),
+            )
+            for way, member in enumerate(self.members)
+        )
 
     def _index_members(self) -> None:
         members = self.members

@@ -62,8 +62,8 @@ class RawDataPlane:
         interfaces: tuple[str, ...],
         *,
         slots: int = 2048,
-        batch: int = 512,
-        few: int = 3,
+        batch: int = 1024,
+        few: int = 6,
         use_xsk: bool = True,
     ) -> None:
         """
@@ -89,6 +89,9 @@ class RawDataPlane:
 
         self._old = _Totals()
         """What sessions that have ended have counted."""
+
+        self._programmed: str | None = None
+        """Fingerprint of the tables that everything follows; None when that is not certain."""
 
         self._seen_beats = -1
         self._switch_interval: float | None = None
@@ -181,7 +184,7 @@ class RawDataPlane:
         except OSError as error:
             self._guard.remove()
             raise DataPlaneError(_explain_os_error(error, self._interfaces)) from error
-        self._seen_beats = -1
+        self._seen_beats, self._programmed = -1, None
         log.info(
             "plane.started", kind="raw", interfaces=self._interfaces, slots=self._session.area.slots, batch=self._batch
         )
@@ -204,10 +207,13 @@ class RawDataPlane:
                     log.warning("plane.guard_restored", reason=str(error))
                     self._guard.install()
                     self._guard.set(session.tables.vips_v4, session.tables.vips_v6)
-            if session.tables.fingerprint == tables.fingerprint:
+            if self._programmed == tables.fingerprint:
                 return
             started = time.monotonic()
-            self._program(session, tables)
+            try:
+                self._program(session, tables)
+            except OSError as error:
+                raise DataPlaneError(f"cannot follow the new tables: {error}") from error
             log.info(
                 "plane.programmed",
                 services=len(tables.services),
@@ -219,17 +225,20 @@ class RawDataPlane:
     def _program(self, session: "_Session", tables: ForwardingTables) -> None:
         """New VIPs: first the kernel looks away, then we know what to do, then we look. Old ones: the other way round.
 
-        So nobody's packet is handled twice, and none by half a table.
+        So nobody's packet is handled twice, and none by half a table. Failing in the middle makes the next call do
+        everything.
         """
-        old = session.tables
         work = session.prepare(tables)
-        if not tables.vips <= old.vips:
-            self._guard.set(tables.vips_v4 | old.vips_v4, tables.vips_v6 | old.vips_v6)
+        sure, self._programmed = self._programmed is not None, None
+        before, after = session.tables, tables
+        if not sure or not after.vips <= before.vips:
+            self._guard.set(after.vips_v4 | before.vips_v4, after.vips_v6 | before.vips_v6)
         session.use(work)
-        if tables.vips != old.vips:
+        if not sure or after.vips != before.vips:
             session.admit(tables)
-        if not old.vips <= tables.vips:
-            self._guard.set(tables.vips_v4, tables.vips_v6)
+        if not sure or not before.vips <= after.vips:
+            self._guard.set(after.vips_v4, after.vips_v6)
+        self._programmed = tables.fingerprint
 
     def _verify_guard(self) -> None:
         with self._lock:
@@ -370,8 +379,9 @@ class _Session:
                 sender = Egress(name, ifindex, self.area, self._batch)
             except OSError as error:
                 log.warning("plane.tx_unavailable", interface=name, reason=str(error))
-                self._egress[ifindex] = NoEgress(name, ifindex, self.area)
-                return self._egress[ifindex]
+                return self._egress.setdefault(ifindex, NoEgress(name, ifindex, self.area))
+            if ifindex in self._egress:
+                sender.failed = self._egress[ifindex].failed
             self._egress[ifindex] = sender
         if self._use_xsk and sender.xsk is None:
             if mtu + 14 > MAX_FRAME:
@@ -399,10 +409,12 @@ class _Session:
         Raises:
             DataPlaneError: the thread does not.
         """
+        before = self.worker.wanted
         self.worker.use(work)
         deadline = time.monotonic() + PASS_S
         while self.worker.passed is not work:
             if not self.worker.alive or time.monotonic() > deadline:
+                self.worker.use(before)
                 raise DataPlaneError(self.fault() or f"the forwarding thread did not take new tables within {PASS_S} s")
             time.sleep(0.0005)
         retired, old = self._books
@@ -463,7 +475,7 @@ class _Session:
         failed = sum(sender.failed for sender in self._egress.values())
         if failed:
             totals.reasons[str(Reason.TX_FAILED)] += failed
-        totals.replies.update(worker.replies)
+        totals.replies.update(dict(worker.replies))  # a copy in one step: the thread goes on counting
         for port in self._ports:
             for tap in (port.ring, port.slow):
                 if tap.socket.fileno() >= 0:

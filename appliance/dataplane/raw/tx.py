@@ -56,7 +56,7 @@ class MmsgSender:
         self._area.columns.status[rows] = 0
         return failed
 
-    def send_frame(self, frame: bytes) -> bool:
+    def send_frame(self, frame: bytes | memoryview) -> bool:
         """Send one frame from anywhere; False when the kernel refused."""
         try:
             self.socket.send(frame)
@@ -99,7 +99,7 @@ class Egress:
         except XskLostError as error:
             self._fall_back(error)
 
-    def send_frame(self, frame: bytes) -> None:
+    def send_frame(self, frame: bytes | memoryview) -> None:
         if not self._mmsg.send_frame(frame):
             self.failed += 1
 
@@ -138,7 +138,7 @@ class NoEgress:
         self._status[rows] = 0
         self.failed += len(lengths)
 
-    def send_frame(self, frame: bytes) -> None:
+    def send_frame(self, frame: bytes | memoryview) -> None:
         self.failed += 1
 
     def reap(self) -> None:

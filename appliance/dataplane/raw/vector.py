@@ -66,7 +66,7 @@ class Outcome:
 class _Batch:
     """Frames of one family on their way through the passes; `keep` takes some of them out of all columns."""
 
-    __slots__ = ("hash32", "outcome", "protocol", "rows", "service", "slot", "total", "version", "way", "words")
+    __slots__ = ("hash32", "outcome", "protocol", "rows", "service", "total", "version", "way", "words")
 
     def __init__(self, version: int, rows: Rows, outcome: Outcome, words: U64, protocol: U64, total: U64) -> None:
         self.version = version
@@ -77,7 +77,6 @@ class _Batch:
         self.total = total
         self.service: int | I64 = NOT_VIP
         self.hash32: U64 = total
-        self.slot: U64 = total
         self.way = _NOBODY
 
     def numbers(self) -> npt.NDArray[np.intp]:
@@ -93,7 +92,6 @@ class _Batch:
         self.protocol = self.protocol[wanted]
         self.total = self.total[wanted]
         self.hash32 = self.hash32[wanted]
-        self.slot = self.slot[wanted]
         if not isinstance(self.service, int):
             self.service = self.service[wanted]
         if len(self.way):
@@ -115,8 +113,6 @@ class VectorPath:
         self._ident = 0
         self.reasons: Counter[Reason] = Counter()
         """Drops so far."""
-        self.last: _Batch | None = None
-        """The batch that was last sent or dropped, for explanations."""
 
     def forward(self, rows: slice, port: int, tables: Compiled) -> Outcome:
         """Rewrite the frames of neighbouring slots for their members.
@@ -171,7 +167,6 @@ class VectorPath:
         self, batch: _Batch, port: int, tables: Compiled, sources: U64, destinations: U64, ports: U64
     ) -> None:
         """The rest of the way, the same for both families."""
-        self.last = batch
         service = batch.service
         if isinstance(service, int):
             if service < 0:
@@ -202,7 +197,7 @@ class VectorPath:
             slot = h * tables.sizes_column.take(service)
             slot >>= _32
             index = slot + tables.offsets_column.take(service)
-        batch.hash32, batch.slot = h, slot
+        batch.hash32 = h
 
         tails = self._columns.source_mac_tail[batch.rows]
         if tables.loops[port].tails.take(tails).any():

@@ -26,6 +26,7 @@ from appliance.dataplane.raw.layout import (
 )
 from appliance.dataplane.raw.partial import complete_frame, complete_rows
 from appliance.dataplane.raw.rings import Area, RxRing, SlowTap
+from appliance.dataplane.raw.single import SinglePath
 from appliance.dataplane.raw.tx import Egress, Sender
 from appliance.dataplane.raw.vector import VectorPath
 from appliance.model import Protocol
@@ -41,6 +42,9 @@ POLL_MS = 100
 
 _SLOW_IDLE, _SLOW_BUSY = 64, 4
 """Odd frames that are looked at in a round, when the rings had no plain ones and when they had."""
+
+_LOOK_EVERY = 8
+"""Rounds after which the slow sockets are looked at even if there was no time to poll."""
 
 _FLIGHT_PAUSE_S = 50e-6
 """A ring stays readable while its newest slot is in flight, so polling would spin."""
@@ -83,7 +87,7 @@ class Worker:
             ports: in the order of their rings.
             work: to begin with.
             batch: frames to work on at once, at most.
-            few: with fewer frames than this ready, `packet.forward` is quicker than a batch.
+            few: with fewer frames than this ready, one after the other is quicker than a batch.
         """
         self.wanted = work
         self.passed: Work | None = None
@@ -108,11 +112,14 @@ class Worker:
         self._batch = batch
         self._few = few
         self.vector = VectorPath(area.columns)
+        self._single = SinglePath(area.frames)
         self._all_egress: list[Sender] = [port.reply for port in ports]
         self._buckets: dict[bytes, TokenBucket] = {}
         self._ident = 0
         self._stopping = False
         self._fruitless = 0
+        self._sent = False
+        """Whether something was sent in this round."""
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._main, name="forwarding", daemon=True)
 
@@ -158,6 +165,7 @@ class Worker:
         for fd in taps:
             poll.register(fd, select.POLLIN)
         known: Work | None = None
+        look = True
         while not self._stopping:
             work = self.wanted
             if work is not known:
@@ -168,26 +176,36 @@ class Worker:
             for egress in self._all_egress:
                 egress.reap()
             moved = 0
+            self._sent = False
             for port in self._ports:
                 moved += self._ring(port, work)
-            budget = _SLOW_BUSY if moved else _SLOW_IDLE
-            for port in self._ports:
-                moved += self._slow(port, work, budget)
+            # A look at the slow sockets is a system call each: polling says when it is worth it.
+            if look or self.beats % _LOOK_EVERY == 0:
+                look = False
+                budget = _SLOW_BUSY if moved else _SLOW_IDLE
+                for port in self._ports:
+                    got = self._slow(port, work, budget)
+                    look = look or got == budget
+                    moved += got
             self.passed = work
             self.beats += 1
             if moved:
                 self._fruitless = 0
-                # A round that sent nothing has made no system call yet; the event loop has a right to the interpreter.
-                time.sleep(0)
+                if not self._sent:
+                    # No system call was made yet that lets the event loop have the interpreter. (Sleeping for no time
+                    # would: for 50 microseconds, the timer's slack.)
+                    poll.poll(0)
                 continue
             busy = any(egress.busy for egress in self._all_egress)
             events = poll.poll(1 if busy else POLL_MS)
             for fd, event in events:
                 if fd == self._wake_fd:
                     os.eventfd_read(fd)
-                elif event & ~select.POLLIN:
+                    continue
+                if event & ~select.POLLIN:
                     taps[fd].clear_error()
                     time.sleep(_FLIGHT_PAUSE_S)  # an interface that is gone leaves its error for ever
+                look = look or isinstance(taps[fd], SlowTap)
             if events:
                 self._fruitless += 1
                 if self._fruitless > 2:
@@ -210,11 +228,11 @@ class Worker:
             self.completed += len(partial)
         if n < self._few:
             for row in range(head, head + n):
-                self._forward_row(row, port, work)
-                self._status[row] = 0
+                self._forward_one(row, port, work)
             self.few_frames += n
         else:
             outcome = self.vector.forward(slice(head, head + n), ring.number, work.tables)
+            self._sent = self._sent or bool(outcome.sends)
             for send in outcome.sends:
                 work.egress[send.ifindex].send(send.rows, send.start, send.lengths)
             for row in outcome.answer:
@@ -225,6 +243,16 @@ class Worker:
             self.batches += 1
         ring.head = head + n if head + n < ring.end else ring.first
         return n
+
+    def _forward_one(self, row: int, port: Port, work: Work) -> None:
+        # The quick way does not look for VLAN tags, which only matter for answers; it has none to give.
+        frame = self._single.forward(row, port.ring.number, work.tables)
+        if frame is None:
+            self._forward_row(row, port, work)
+        else:
+            self._sent = True
+            work.egress[frame.ifindex].send_frame(self._single.bytes_of(frame))
+        self._status[row] = 0
 
     def _forward_row(self, row: int, port: Port, work: Work) -> None:
         captured = int(self._area.columns.captured[row])

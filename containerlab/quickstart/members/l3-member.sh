@@ -4,6 +4,7 @@
 # Replies go by the member's own router, never by a director. What comes in encapsulation is 20 or 40 bytes longer, so the
 # member advertises a smaller MSS (RFC 9293, 3.7.1): 1500 - 20 - 40 for IPv4 in IPv4, 1500 - 40 - 60 for IPv6 in IPv6.
 set -eu
+# shellcheck source=vips.sh
 . /etc/onward/vips.sh
 on_loopback 198.51.100.10 2001:db8:f::10
 ip route replace default via "$1" advmss 1440

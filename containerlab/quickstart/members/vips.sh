@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by the members' set-up: address of the VIPs on the loopback interface, so that the kernel takes their packets.
 on_loopback() {
 	for vip; do

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Ready: every VIP is in the kernel's table with both directors as next hops.
 for vip in 198.51.100.10 198.51.100.20 2001:db8:f::10 2001:db8:f::20; do
 	case $vip in *:*) family=-6 ;; *) family=-4 ;; esac

@@ -1,0 +1,157 @@
+"""Plain frames one by one, for when too few are ready for a batch: the usual case of low load.
+
+A quick way through the usual case only. Whatever is not simply transmitted is left to `packet.forward`.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from appliance.dataplane.raw.compiled import Compiled, Kind, Way
+from appliance.dataplane.raw.layout import ETHERNET, IP, OUTER4, OUTER6, Frames
+from appliance.model import HashMode, Protocol
+from appliance.packet.encap import HOP_LIMIT
+from appliance.ring.hash import MASKS, hash_words
+
+_WORDS4, _WORDS6 = struct.Struct("<6I"), struct.Struct("<11I")
+_WORD = struct.Struct("<I")
+_MAC = struct.Struct("<IHH")
+_REST4 = struct.Struct("<IIHH")
+_REST6 = struct.Struct("!IHBB")
+_IPV4 = 0x0008
+"""The Ethernet type, read little-endian."""
+_DONT_FRAGMENT = 0x00400000
+"""In the second word of an IPv4 header, read little-endian."""
+_SYN, _SYN_ACK = 0x02, 0x12
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame that is ready in its slot."""
+
+    ifindex: int
+    start: int
+    """Where it begins, in the memory of all slots."""
+    end: int
+
+
+class SinglePath:
+    """Forwards frames within their slots, one at a time."""
+
+    def __init__(self, frames: Frames) -> None:
+        """*frames*: the slots."""
+        self._memory = frames.reshape(-1).data
+        self._stride = frames.shape[1]
+        self._ident = 0x8000  # the batches count from 0
+
+    def forward(self, row: int, port: int, tables: Compiled) -> Frame | None:
+        """Rewrite one plain frame for its member, and count it.
+
+        Args:
+            row: its slot.
+            port: number of the interface that it arrived on.
+            tables: to forward by.
+
+        Returns:
+            None when the frame was left as it is: it is not to be transmitted, or at least not in the usual way.
+        """
+        memory, base = self._memory, row * self._stride
+        head, tail, ethertype = _MAC.unpack_from(memory, base + ETHERNET + 6)
+        if tables.loops[port].has(head, tail):
+            return None
+        if ethertype == _IPV4:
+            version, carried, l4 = 4, 4, base + IP + 20
+            words: tuple[int, ...] = _WORDS4.unpack_from(memory, base + IP)
+            total = words[0] >> 24 | words[0] >> 8 & 0xFF00
+            protocol, lookup = words[2] >> 8 & 0xFF, tables.lookup4
+            vip: int | None = words[4]
+            addresses = words[3:5]
+        else:
+            version, carried, l4 = 6, 41, base + IP + 40
+            words = _WORDS6.unpack_from(memory, base + IP)
+            total = (words[1] >> 8 & 0xFF | words[1] << 8 & 0xFF00) + 40
+            protocol, lookup = words[1] >> 16 & 0xFF, tables.lookup6
+            vip = lookup.vips.get(bytes(memory[base + IP + 24 : base + IP + 40]))
+            addresses = words[2:10]
+        ports = words[-1]
+        if vip is None:
+            return None
+        service = lookup.find_one(vip << 32 | protocol << 16 | ports >> 24 | ports >> 8 & 0xFF00)
+        if service < 0:
+            return None
+        masks = MASKS[tables.tables.services[service].hash_mode]
+        if masks is not _WHOLE:
+            half = len(addresses) // 2
+            addresses = (*addresses[:half], *(word & masks.destination for word in addresses[half:]))
+        flow = (*addresses, ports & masks.ports, protocol & masks.protocol)
+        hash32 = hash_words(tables.keys.numbers, flow)
+        number = int(tables.ways[tables.offsets[service] + (hash32 * tables.sizes[service] >> 32)])
+        if number == tables.no_way:
+            return None
+        way = tables.way_list[number]
+        if total > way.limit:
+            return None
+
+        traffic = tables.traffic
+        traffic.service_packets[service] += 1
+        traffic.service_bytes[service] += total
+        traffic.way_packets[number] += 1
+        traffic.way_bytes[number] += total
+        if protocol == Protocol.TCP and memory[l4 + 13] & _SYN_ACK == _SYN:
+            traffic.service_flows[service] += 1
+            traffic.way_flows[number] += 1
+
+        group = way.group
+        if group.kind is Kind.L2:
+            start = base + ETHERNET
+            memory[start : start + 12] = way.macs
+            return Frame(group.ifindex, start, start + 14 + total)
+        if group.routed:
+            self._less_one_hop(base + IP, version, words)
+        if group.kind is Kind.OUTER4:
+            start = base + OUTER4
+            memory[start : start + 34] = self._outer4(way, words, version, carried, total)
+        else:
+            service_class = words[0] >> 8 & 0xFF if version == 4 else _type_of_service(words[0])
+            first = 6 << 28 | service_class << 20 | (hash32 & 0xFFFFF or 1)
+            start = base + OUTER6
+            rest = _REST6.pack(first, total, carried, HOP_LIMIT)
+            memory[start : start + 54] = way.outer6[:14] + rest + way.outer6[22:]
+        return Frame(group.ifindex, start, base + IP + total)
+
+    def bytes_of(self, frame: Frame) -> memoryview:
+        """The frame's bytes, still in its slot."""
+        return self._memory[frame.start : frame.end]
+
+    def _less_one_hop(self, ip: int, version: int, words: tuple[int, ...]) -> None:
+        if version == 6:
+            self._memory[ip + 7] = (words[1] >> 24) - 1
+            return
+        after = words[2] + 0xFFFF  # as in vector.py
+        if words[2] >= 0xFFFE0000:
+            after += 0x10000
+        _WORD.pack_into(self._memory, ip + 8, after & 0xFFFFFFFF)
+
+    def _outer4(self, way: Way, words: tuple[int, ...], version: int, carried: int, total: int) -> bytes:
+        size = total + 20
+        length = size >> 8 | (size & 0xFF) << 8
+        if version == 4:
+            first, second = words[0] & 0xFFFF, words[1] & _DONT_FRAGMENT
+            if not second:
+                self._ident = self._ident + 1 & 0xFFFF
+                second = self._ident
+        else:
+            first, second = _type_of_service(words[0]) << 8 | 0x45, _DONT_FRAGMENT
+        # The constant part of the sum has the TTL already.
+        total_sum = way.outer4_sum + first + length + (second >> 16) + (second & 0xFFFF) + (carried << 8)
+        total_sum = (total_sum & 0xFFFF) + (total_sum >> 16)
+        total_sum += total_sum >> 16
+        rest = _REST4.pack(first | length << 16, second, HOP_LIMIT | carried << 8, ~total_sum & 0xFFFF)
+        return way.outer4[:14] + rest + way.outer4[26:]
+
+
+_WHOLE = MASKS[HashMode.FIVE_TUPLE]
+
+
+def _type_of_service(first_word: int) -> int:
+    """Traffic class of an IPv6 header from its first word."""
+    return (first_word & 0x0F) << 4 | first_word >> 12 & 0x0F
