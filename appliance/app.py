@@ -49,6 +49,9 @@ log = structlog.get_logger()
 
 CHECK_INTERVAL_S = 0.25
 LAG_INTERVAL_S = 0.01
+LEARN_S = 15.0
+"""How long a new director waits for the first verdicts of all members before it announces with what it knows."""
+
 TURN_AWAY_S = 0.5
 """How long we go on forwarding after the withdrawal: routers take some 100 ms to program it (FRR 75, BIRD 25)."""
 
@@ -182,6 +185,7 @@ class Director:
                 tasks.create_task(self._keep_lease(), name="lease"),
                 tasks.create_task(self._measure_lag(), name="loop-lag"),
                 tasks.create_task(self._reloads(), name="reload"),
+                tasks.create_task(self._end_learning(), name="learning"),
             ]
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))
@@ -237,6 +241,10 @@ class Director:
                 else:
                     await self._speaker.renew()
             await asyncio.sleep(CHECK_INTERVAL_S)
+
+    async def _end_learning(self) -> None:
+        await asyncio.sleep(LEARN_S)
+        self._state.end_learning()
 
     async def _measure_lag(self) -> None:
         while True:

@@ -45,6 +45,8 @@ class Why(StrEnum):
     # a VIP
     NO_SERVICE_UP = "no_service_up"
     PLANE_DOWN = "plane_down"
+    LEARNING = "learning"
+    """The director has just started, and waits for the first verdicts of all members."""
     NO_BGP = "no_bgp"
     """Nothing to announce with: the configuration has no [bgp]."""
 
@@ -234,6 +236,10 @@ def _why_not_announced(snapshot: Snapshot, users: list[ServiceView]) -> No | Non
     if snapshot.plane_error is not None:
         return No(Why.PLANE_DOWN, snapshot.plane_error)
     if any(view.no is None or (view.service.enabled and view.service.advertise_down) for view in users):
+        # A table without members that other directors already use would send their flows elsewhere, and break them.
+        undecided = [name for view in users for name in snapshot.undecided(view.service.pool)]
+        if snapshot.learning and undecided:
+            return No(Why.LEARNING, f"no verdict yet of {', '.join(dict.fromkeys(undecided))}")
         return None
     if len(users) == 1:
         return users[0].no

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from appliance.forwarding import MAX_MEMBERS, NextHop
-from appliance.model import Config, Delivery, Health, IPAddress
+from appliance.model import Config, Delivery, Health, IPAddress, Member, Pool
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,20 @@ class Snapshot:
     indices: Mapping[MemberWay, int] = field(default_factory=dict)
     plane_error: str | None = None
     """Why the data plane is not certain to forward; None when it is."""
+
+    learning: bool = False
+    """The process is new and does not know all members yet: what it would announce now, other directors that do know
+    them would contradict, and flows would break."""
+
+    def undecided(self, pool: Pool) -> list[str]:
+        """Names of members of which it is not known yet whether they will be in rotation."""
+        return [member.name for member in pool.members if member.enabled and member.ratio and self._open(pool, member)]
+
+    def _open(self, pool: Pool, member: Member) -> bool:
+        health = self.health.get(f"{pool.name}/{member.name}", Health.UNKNOWN) if pool.monitors else Health.UP
+        if health is Health.UP:
+            return not isinstance(self.next_hops.get(member.address), NextHop)
+        return health is Health.UNKNOWN
 
 
 def ways(config: Config) -> Iterable[MemberWay]:
@@ -99,6 +113,7 @@ class State:
         self._health: dict[str, Health] = {}
         self._next_hops: Mapping[IPAddress, NextHop | Unresolved] = {}
         self._plane_error: str | None = "the data plane has not started"
+        self._learning = True
         self._indices = self._allocator.update(ways(config))
 
     @property
@@ -112,6 +127,7 @@ class State:
             next_hops=self._next_hops,
             indices=self._indices,
             plane_error=self._plane_error,
+            learning=self._learning,
         )
 
     def set_config(self, config: Config) -> None:
@@ -126,14 +142,27 @@ class State:
     def set_health(self, member: str, health: Health) -> None:
         if self._health.get(member, Health.UNKNOWN) is not health:
             self._health[member] = health
+            self._learn()
             self._changed()
 
     def set_next_hops(self, next_hops: Mapping[IPAddress, NextHop | Unresolved]) -> None:
         if next_hops != self._next_hops:
             self._next_hops = next_hops
+            self._learn()
             self._changed()
 
     def set_plane_error(self, error: str | None) -> None:
         if error != self._plane_error:
             self._plane_error = error
             self._changed()
+
+    def end_learning(self) -> None:
+        """Go on with what is known: a member that never shows itself must not hold everything up."""
+        if self._learning:
+            self._learning = False
+            self._changed()
+
+    def _learn(self) -> None:
+        if self._learning:
+            snapshot = self.snapshot()
+            self._learning = any(snapshot.undecided(pool) for pool in self._config.pools)

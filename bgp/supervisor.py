@@ -33,7 +33,7 @@ from bgp.speaker import SpeakerError
 
 log = structlog.get_logger()
 
-EXABGP = (sys.executable, "-P", "-m", "exabgp")
+EXABGP = (sys.executable, "-P", str(Path(__file__).with_name("launch.py")))
 GUARD = Path(__file__).with_name("guard.py")
 STOP_S = 2.0
 VALIDATE_S = 60.0

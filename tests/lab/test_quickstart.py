@@ -207,7 +207,7 @@ def test_a_stopped_process_is_withdrawn_by_the_lease(lab):
 def test_killed_exabgp_is_started_again_and_gets_every_route_anew(lab):
     """A BGP speaker's death does not touch forwarding, and its successor announces everything."""
     before = status(lab.node("d1"))["director"]["started_at"]
-    kill(lab.node("d1"), ("-m exabgp server",), signal.SIGKILL)
+    kill(lab.node("d1"), ("launch.py server",), signal.SIGKILL)
     for vip in VIPS:
         announced_by(lab, vip, "d1", "d2")
     assert status(lab.node("d1"))["director"]["started_at"] == before

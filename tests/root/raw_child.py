@@ -23,12 +23,12 @@ async def injure(plane: RawDataPlane, stall_s: float) -> None:
     assert plane._session is not None
     worker = plane._session.worker
 
-    def bug(*_: object) -> None:
+    def bug(*_: object) -> int:
         if not stall_s:
             raise RuntimeError("a bug in the forwarding thread")
         del worker._ring  # type: ignore[attr-defined]
         time.sleep(stall_s)
-        worker._ring(*_)  # type: ignore[arg-type]
+        return worker._ring(*_)  # type: ignore[arg-type]
 
     worker._ring = bug  # type: ignore[method-assign,assignment]
 

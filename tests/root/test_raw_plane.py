@@ -469,6 +469,7 @@ def test_interface_that_vanishes_and_returns() -> None:
         bench.director.ip("link set d0 address 02:71:00:00:00:02")
         plane.set(wanted)
         plane.check()
+        assert plane.describe()["transmit_d1"] == "af_xdp"
         wire = Wire(bench.client, "c0")
         wire.send(udp(3000))
         until(lambda: plane.counters().members["web/m1"].packets == 2, "a frame is forwarded by the new ring")
@@ -680,10 +681,11 @@ def test_a_thread_that_dies_is_reported_and_replaced(bench: Rig) -> None:
         until(lambda: plane.counters().members["web/m1"].packets == 1, "a frame is forwarded")
         plane.injure()
         until(lambda: not _passes(plane), "the death is noticed")
-        with pytest.raises(DataPlaneError, match="has died: .*a bug in the forwarding thread"):
+        with pytest.raises(DataPlaneError, match=r"has died: .*a bug in the forwarding thread"):
             plane.check()
         plane.set(wanted)
         plane.check()
+        assert plane.describe()["transmit_d1"] == "af_xdp"
         bench.near.send(udp(3000))
         until(lambda: plane.counters().members["web/m1"].packets == 2, "a frame is forwarded by the new thread")
 

@@ -137,3 +137,13 @@ def test_equal_knowledge_gives_equal_tables():
     assert decide(snapshot()).tables.fingerprint == decide(snapshot()).tables.fingerprint
     other = decide(snapshot(health={"web/web1": Health.DOWN})).tables.fingerprint
     assert other != decide(snapshot()).tables.fingerprint
+
+
+def test_a_new_director_waits_for_the_first_verdict_of_every_member():
+    """Announcing a table that other directors contradict would break their flows; the reason says who is waited for."""
+    waiting = {"web/web2": Health.UNKNOWN}
+    desired = decide(snapshot(health=waiting, learning=True))
+    assert desired.routes == frozenset()
+    assert str(desired.vips[0].no) == "learning: no verdict yet of web2"
+    assert decide(snapshot(learning=True)).routes == {Route(VIP)}
+    assert decide(snapshot(health=waiting)).routes == {Route(VIP)}, "a member added later withdraws nothing"

@@ -69,3 +69,28 @@ def test_a_freed_index_waits_until_fresh_ones_are_used_up():
     allocator.update([])
     second = allocator.update([MemberWay("p", "b", L3)])
     assert set(first.values()).isdisjoint(second.values())
+
+
+def test_learning_ends_when_every_member_is_decided():
+    """A new director knows enough when each member is down, or up with a way to it."""
+    state = State(config(), lambda: None)
+    assert state.snapshot().learning
+    state.set_next_hops({member(n).address: hop(n) for n in (1, 2, 3)})
+    state.set_health("web/web1", Health.UP)
+    state.set_health("web/web2", Health.DOWN)
+    assert state.snapshot().learning
+    assert state.snapshot().undecided(pool()) == ["web3"]
+    state.set_health("web/web3", Health.UP)
+    assert not state.snapshot().learning
+    state.set_health("web/web3", Health.UNKNOWN)
+    assert not state.snapshot().learning, "it never begins again"
+
+
+def test_learning_can_be_ended():
+    """A member that never shows itself must not hold everything up."""
+    signals = []
+    state = State(config(), lambda: signals.append(1))
+    state.end_learning()
+    state.end_learning()
+    assert not state.snapshot().learning
+    assert len(signals) == 1

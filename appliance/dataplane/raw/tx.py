@@ -118,7 +118,8 @@ class Egress:
 
     def close(self) -> None:
         if self.xsk is not None:
-            self.xsk.socket.close()
+            self.xsk.close()
+            self.xsk = None
         self._mmsg.socket.close()
 
 

@@ -179,8 +179,13 @@ class XskSender:
         Returns:
             How many of them there were.
         """
-        self.socket.close()
+        self.close()
         status = self._area.columns.status
         stuck = status == self._mark
         status[stuck] = 0
         return int(np.count_nonzero(stuck))
+
+    def close(self) -> None:
+        """Let go of the socket. It lives, and keeps its queue, as long as a ring of it is mapped; so these go, too."""
+        self.socket.close()
+        del self._addresses, self._lengths, self._tx, self._fill, self._completion
