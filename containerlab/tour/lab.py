@@ -90,7 +90,9 @@ class Captures:
         self._files: dict[tuple[str, str], Path] = {}
         for node, interface in places:
             file = folder / f"{node}-{interface}.pcap"
-            command = ["tcpdump", "-i", interface, "-s", "0", "-U", "-n", "-Z", "root", "-c", "400000", "-w", str(file)]
+            # Immediate: what still sits in the kernel's buffer when tcpdump is ended would be missing.
+            options = ["--immediate-mode", "-s", "0", "-U", "-n", "-Z", "root", "-c", "400000"]
+            command = ["tcpdump", "-i", interface, *options, "-w", str(file)]
             # Everything that can carry the VIPs' traffic, inside or outside of a tunnel; no ARP, no BGP.
             process = lab.node(node).popen([*command, "not port 179 and (tcp or udp or proto 4 or proto 41)"])
             self._running.append(process)

@@ -19,8 +19,11 @@ class Sample:
     at: float
     """Seconds since the start."""
 
-    by_member: dict[str, int]
-    failed: int
+    by_member: dict[str, float]
+    """Answers a second."""
+
+    failed: float
+    """Failures a second."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Event:
 def draw(samples: Sequence[Sample], events: Sequence[Event], members: Sequence[str], path: Path) -> None:
     """Write the picture; the suffix decides its format."""
     times = [sample.at for sample in samples]
-    rows = [_smooth([sample.by_member.get(member, 0) / 0.25 for sample in samples]) for member in members]
-    failed = _smooth([sample.failed / 0.25 for sample in samples])
+    rows = [_smooth([sample.by_member.get(member, 0.0) for sample in samples]) for member in members]
+    failed = _smooth([sample.failed for sample in samples])
     figure, axes = plt.subplots(figsize=(11, 4.8), layout="constrained")
     axes.stackplot(times, rows, labels=members, colors=COLOURS, linewidth=0)
     if any(failed):
@@ -47,7 +50,7 @@ def draw(samples: Sequence[Sample], events: Sequence[Event], members: Sequence[s
     )
     axes.set_title("Who answered: HTTP and UDP through every VIP", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", ncols=len(members) + 1, frameon=True, fontsize=9)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(members) + 1, frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

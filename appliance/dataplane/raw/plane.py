@@ -41,7 +41,7 @@ SWITCH_S = 0.0005
 busy loop would add as much to every batch's latency."""
 
 RETRY_XSK_S = 30.0
-"""A sender that had to fall back tries AF_XDP again with the first new tables after so long: a try may take a second."""
+"""A sender that had to fall back tries AF_XDP again with the first new tables after so long; trying may take 1 s."""
 
 PASS_S = 2.0
 """How long new tables may take until the thread follows them."""
@@ -320,8 +320,8 @@ class _Session:
         self.tables = ForwardingTables()
         """The tables that the thread follows."""
 
-        self._refused: dict[int, float] = {}
-        """When AF_XDP was last tried, by ifindex."""
+        self._try_xsk_at: dict[int, float] = {}
+        """When AF_XDP may be tried again, by ifindex."""
         self._exact = True
         self._hinted = False
         self._numbers = count(1)
@@ -388,14 +388,13 @@ class _Session:
             if ifindex in self._egress:
                 sender.failed = self._egress[ifindex].failed
             self._egress[ifindex] = sender
-        if self._use_xsk and sender.xsk is None:
-            now = time.monotonic()
-            if now - self._refused.get(ifindex, -RETRY_XSK_S) >= RETRY_XSK_S:
-                self._refused[ifindex] = now
-                if mtu + 14 > MAX_FRAME:
-                    log.info("plane.tx_fallback", interface=name, transmit="sendmmsg", reason=f"MTU {mtu} is too large")
-                else:
-                    sender.xsk = self._open_xsk(name, ifindex)
+        now = time.monotonic()
+        sender.small_frames = mtu + 14 <= MAX_FRAME
+        if not sender.small_frames:
+            log.info("plane.tx_fallback", interface=name, transmit="sendmmsg", reason=f"MTU {mtu} is too large")
+        elif self._use_xsk and sender.xsk is None and now >= self._try_xsk_at.get(ifindex, now):
+            self._try_xsk_at[ifindex] = now + RETRY_XSK_S
+            sender.xsk = self._open_xsk(name, ifindex)
         return sender
 
     def _open_xsk(self, name: str, ifindex: int) -> XskSender | None:

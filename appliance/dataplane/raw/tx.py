@@ -78,12 +78,14 @@ class Egress:
         self.ifindex = ifindex
         self._mmsg = MmsgSender(name, area, batch)
         self.xsk: XskSender | None = None
+        self.small_frames = True
+        """Whether no frame is larger than AF_XDP takes."""
         self.failed = 0
         """Frames that the kernel refused, so far."""
 
     @property
     def kind(self) -> str:
-        return "sendmmsg" if self.xsk is None else "af_xdp"
+        return "af_xdp" if self.xsk is not None and self.small_frames else "sendmmsg"
 
     @property
     def busy(self) -> bool:
@@ -91,7 +93,7 @@ class Egress:
         return self.xsk is not None and self.xsk.in_flight != 0
 
     def send(self, rows: Rows, start: int, lengths: npt.NDArray[np.uint64]) -> None:
-        if self.xsk is None:
+        if self.xsk is None or not self.small_frames:
             self.failed += self._mmsg.send(rows, start, lengths)
             return
         try:

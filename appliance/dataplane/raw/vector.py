@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from appliance.dataplane.raw.compiled import I64, NO_SERVICE, NOT_VIP, U64, Compiled, Group, Keys, Kind, Mode
 from appliance.dataplane.raw.layout import ETHERNET, OUTER4, OUTER6, Columns, Rows
+from appliance.model import Protocol
 from appliance.packet.action import Reason
 from appliance.ring.hash import FINAL
 
@@ -267,19 +268,22 @@ class VectorPath:
     def _count(self, batch: _Batch, tables: Compiled) -> None:
         way, service, traffic = batch.way, batch.service, tables.traffic
         columns = self._columns
-        flags = (columns.tcp_flags4 if batch.version == 4 else columns.tcp_flags6)[batch.rows]
-        opening = (flags & _SYN_ACK) == _SYN
-        opening &= batch.protocol == 6
-        syns = np.flatnonzero(opening) if opening.any() else None
+        syns = None
+        if not isinstance(service, int) or tables.tables.services[service].protocol is Protocol.TCP:
+            flags = (columns.tcp_flags4 if batch.version == 4 else columns.tcp_flags6)[batch.rows]
+            opening = (flags & _SYN_ACK) == _SYN
+            opening &= batch.protocol == Protocol.TCP
+            syns = np.flatnonzero(opening) if opening.any() else None
         ways = tables.no_way
         traffic.way_packets += np.bincount(way, minlength=ways)
         # Sums of bincount are doubles: exact, since a batch has far less than 2^53 bytes.
-        traffic.way_bytes += np.bincount(way, batch.total, minlength=ways).astype(np.int64)
+        sizes = np.bincount(way, batch.total, minlength=ways).astype(np.int64)
+        traffic.way_bytes += sizes
         if syns is not None:
             traffic.way_flows += np.bincount(way[syns], minlength=ways)
         if isinstance(service, int):
             traffic.service_packets[service] += len(way)
-            traffic.service_bytes[service] += int(batch.total.sum())
+            traffic.service_bytes[service] += int(sizes.sum())
             if syns is not None:
                 traffic.service_flows[service] += len(syns)
             return

@@ -139,11 +139,22 @@ class XskSender:
         else:
             self._addresses[at:], self._addresses[: n - room] = addresses[:room], addresses[room:]
             self._lengths[at:], self._lengths[: n - room] = lengths[:room], lengths[room:]
-        self._area.columns.status[rows] = self._mark
+        others = self._sent != self._done
         self._sent = self._sent + n & 0xFFFFFFFF
         self._tx.producer[0] = self._sent
-        self._kick()
-        self.reap()
+        try:
+            self._kick()
+        except XskLostError:
+            self._area.columns.status[rows] = self._mark
+            raise
+        if not others and int(self._completion.producer[0]) == self._sent:
+            # All are back already, as on a device without a queue: no need to look at what each completion says.
+            self._area.columns.status[rows] = 0
+            self._done = self._sent
+            self._completion.consumer[0] = self._done
+        else:
+            self._area.columns.status[rows] = self._mark
+            self.reap()
 
     def _kick(self) -> None:
         for _ in range(_KICKS):
