@@ -133,13 +133,13 @@ class Claim:
     evidence: str
 
 
-def unchanged(sent: Iterable[Packet], received: Iterable[Packet], vip: IPAddress, where: str = "at members") -> Claim:
+def unchanged(sent: Iterable[Packet], received: Iterable[Packet], vip: IPAddress) -> Claim:
     """No translation: what members got for the VIP is byte for byte what the client had sent."""
     client = {packet.identity for packet in sent if packet.destination == vip}
     member = [packet for packet in received if packet.destination == vip]
     strangers = [packet for packet in member if packet.identity not in client]
     return Claim(
-        f"{vip}: {where}, packets are byte for byte as the client sent them",
+        f"{vip}: packets reach members byte for byte as the client sent them",
         bool(member) and not strangers,
         f"{len(member)} packets, {len(strangers)} of them not sent like this by the client",
     )

@@ -23,7 +23,7 @@ from rich.text import Text
 from appliance.lab.node import Node, Process
 from appliance.lab.runner import Lab
 from containerlab.tour import picture
-from containerlab.tour.lab import Captures, Status, in_rotation, next_hops, status, until
+from containerlab.tour.lab import Captures, Status, next_hops, rotation, status, until
 from containerlab.tour.quickstart import (
     DIRECTORS,
     MEMBERS,
@@ -168,9 +168,8 @@ class Demo:
         members = Table(box=None, pad_edge=False, header_style="dim")
         for title in ("MEMBER", "DELIVERY", "STATE", "TCP/s", "", "UDP/s", ""):
             members.add_column(title, justify="right" if title.endswith("/s") else "left")
-        rotation = [in_rotation(document) for document in self.documents.values() if document]
         for name, (address, _) in MEMBERS.items():
-            up = bool(rotation) and all(any(m.endswith(f"/{name}") for m in some) for some in rotation)
+            up = {True} == set().union(*(rotation(document, name) for document in self.documents.values()))
             delivery = "L3 IPIP" if name in {"m1", "m2"} else "L2"
             row: list[RenderableType] = [f"{name}  {address}", delivery]
             row.append(Text("in rotation", style="green") if up else Text("out", style="red"))
@@ -215,12 +214,8 @@ class Demo:
         )
 
     def all_say(self, member: str, present: bool) -> bool:
-        """Whether every director that answers has the member in (or out of) rotation."""
-        documents = [status(self.lab.node(name)) for name in DIRECTORS]
-        return all(
-            document is not None and any(m.endswith(f"/{member}") for m in in_rotation(document)) is present
-            for document in documents
-        )
+        """Whether every director has the member in (or out of) rotation, in all its pools."""
+        return all(rotation(status(self.lab.node(name)), member) == {present} for name in DIRECTORS)
 
     def nothing_fails(self, text: str, without: str = "") -> None:
         """Watch for three seconds: no request fails, and none is answered by the member *without*."""

@@ -47,13 +47,16 @@ def status(director: Node) -> Status | None:
     return document
 
 
-def in_rotation(document: Status | None) -> set[str]:
-    """`pool/member` of every member that is in rotation in all services of its pool."""
+def rotation(document: Status | None, member: str) -> set[bool]:
+    """Whether a member (by name, in whatever pools; or as `pool/member`) is in rotation: {True}, {False}, or both."""
     if document is None:
         return set()
-    members = [member for service in document["services"] for member in service["members"]]
-    out = {member["id"] for member in members if member["state"] != "in_rotation"}
-    return {member["id"] for member in members} - out
+    return {
+        entry["state"] == "in_rotation"
+        for service in document["services"]
+        for entry in service["members"]
+        if member in (entry["name"], entry["id"])
+    }
 
 
 def next_hops(router: Node, vip: str) -> set[str]:
@@ -79,11 +82,7 @@ def until(condition: Callable[[], bool], deadline_s: float, tick: Callable[[], N
 
 
 class Captures:
-    """tcpdump on interfaces of nodes; files end up in *folder*.
-
-    For a member behind a tunnel the wire in front of it counts: XDP takes packets out of their encapsulation before a
-    tap on the member itself could see them.
-    """
+    """tcpdump on interfaces of nodes; files end up in *folder*."""
 
     def __init__(self, lab: Lab, places: list[tuple[str, str]], folder: Path) -> None:
         self._running: list[Process] = []
