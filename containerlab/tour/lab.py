@@ -89,8 +89,9 @@ class Captures:
         self._files: dict[tuple[str, str], Path] = {}
         for node, interface in places:
             file = folder / f"{node}-{interface}.pcap"
-            # Immediate: what still sits in the kernel's buffer when tcpdump is ended would be missing.
-            options = ["--immediate-mode", "-s", "0", "-U", "-n", "-Z", "root", "-c", "400000"]
+            # Immediate: what still sits in the kernel's buffer when tcpdump is ended would be missing. The snapshot
+            # length is also the size of that buffer's slots: of tcpdump's own 256 kB there would be a handful.
+            options = ["--immediate-mode", "-s", "2048", "-B", "32768", "-U", "-n", "-Z", "root", "-c", "400000"]
             command = ["tcpdump", "-i", interface, *options, "-w", str(file)]
             # Everything that can carry the VIPs' traffic, inside or outside of a tunnel; no ARP, no BGP.
             process = lab.node(node).popen([*command, "not port 179 and (tcp or udp or proto 4 or proto 41)"])

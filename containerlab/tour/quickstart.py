@@ -28,8 +28,8 @@ CLIENT = ("client", "eth1")
 AT_DIRECTORS = [(name, "eth1") for name in DIRECTORS]
 AT_MEMBERS = [(name, "eth1") for name in MEMBERS]
 WIRES = {"L3": [("r2", "eth2"), ("r2", "eth3")], "L2": [("m3", "eth1"), ("m4", "eth1")]}
-"""Where frames for members are seen as a director made them. A tap on a member that decapsulates by XDP would sit behind
-that, and behind GRO, which puts segments together."""
+"""Where frames for members are seen as a director made them. A tap on a member that decapsulates by XDP would sit
+behind that, and behind GRO, which puts segments together."""
 
 PLACES = [CLIENT, *AT_DIRECTORS, *AT_MEMBERS, *WIRES["L3"]]
 
