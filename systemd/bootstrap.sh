@@ -33,6 +33,15 @@ find_python() {
 	return 1
 }
 
+# The same, installed if need be. Ubuntu 22.04's own is 3.10, but it has 3.11 beside it.
+ensure_python() {
+	find_python && return
+	apt_install python3 python3-venv >&2
+	find_python && return
+	apt_install python3.11 python3.11-venv >&2
+	find_python || die "Python 3.11 or newer is needed, and this system has none to install"
+}
+
 missing_packages() {
 	local package
 	for package in "$@"; do
@@ -77,7 +86,7 @@ make_venv() {
 	local lock=$ROOT/$1 stamp=$VENV/.stamp python want
 	want=$(cat "$lock" "$ROOT/pyproject.toml" | sha256sum | cut -c1-32)
 	[ -f "$stamp" ] && grep -qx "$want" "$stamp" && return 0
-	python=$(find_python) || die "Python 3.11 or newer is needed (Ubuntu 22.04: apt-get install python3.11 python3.11-venv)"
+	python=$(ensure_python)
 	if ! "$VENV/bin/python" -c '' 2>/dev/null; then
 		say "virtual environment with $("$python" --version)"
 		"$python" -c 'import ensurepip' 2>/dev/null || apt_install "$("$python" -c 'import sys; print(f"python3.{sys.version_info[1]}-venv")')"
