@@ -20,7 +20,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from appliance.lab.node import Node, Process
+from appliance.config.load import ConfigError
+from appliance.lab.node import LabError, Node, Process
 from appliance.lab.runner import Lab
 from containerlab.tour import picture
 from containerlab.tour.lab import Captures, Status, next_hops, rotation, status, until
@@ -395,6 +396,11 @@ def main() -> int:
             tell_what_to_try(console, lab)
         print(f"\n{demo.passed} passed, {demo.failed} failed", flush=True)
         return 1 if demo.failed else 0
+    except (LabError, ConfigError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if lab is not None and not options.keep:
