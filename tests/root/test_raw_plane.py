@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,9 @@ from tests.netns import Namespace, until, veth
 from tests.root.raw_rig import Plane, Rig, Wire, inside, mac, rig
 from tests.unit.dataplane.frames import L2, L3, cycle, random_frame, random_tables
 from tests.vectors_io import canonical
+
+SOMEBODY = (f"--reuid={Path(__file__).stat().st_uid}", "--clear-groups")
+"""Whoever the checkout belongs to: it may be where nobody else can read. Without capabilities root is a user, too."""
 
 pytestmark = pytest.mark.root
 
@@ -379,7 +383,7 @@ def test_errors_of_start_name_place_and_remedy(bench: Rig) -> None:
 
 def test_without_privileges_the_capability_is_named(bench: Rig) -> None:
     """An ordinary user is told which capabilities it takes."""
-    plane = Plane(bench.director, "d0", under=("setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all"))
+    plane = Plane(bench.director, "d0", under=("setpriv", *SOMEBODY, "--bounding-set=-all"))
     try:
         with pytest.raises(DataPlaneError, match="CAP_NET_ADMIN"):
             plane.start()
@@ -390,7 +394,7 @@ def test_without_privileges_the_capability_is_named(bench: Rig) -> None:
 def test_two_capabilities_are_enough(bench: Rig) -> None:
     """CAP_NET_RAW and CAP_NET_ADMIN let an ordinary user start, forward by AF_XDP and clean up."""
     both = "-all,+net_admin,+net_raw"
-    wrapper = ("setpriv", "--reuid=65534", "--clear-groups", f"--inh-caps={both}", f"--ambient-caps={both}")
+    wrapper = ("setpriv", *SOMEBODY, f"--inh-caps={both}", f"--ambient-caps={both}")
     plane = Plane(bench.director, "d0", under=(*wrapper, f"--bounding-set={both}"))
     try:
         plane.start()
