@@ -14,6 +14,7 @@ import asyncio
 import errno
 import hashlib
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -99,13 +100,17 @@ class ApiServer:
                 *(web.get(f"/{name}", self._serve_asset) for name in _ASSETS),
             ]
         )
+        # Bound here and not by the loop: what loops say when that fails differs, and may lack the error's number.
+        try:
+            listening = socket.create_server(
+                (str(self._address), self._port),
+                family=socket.AF_INET6 if self._address.version == 6 else socket.AF_INET,
+            )
+        except OSError as error:
+            raise ApiError(_why_not_listening(error, self._address, self._port)) from error
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
-        try:
-            await web.TCPSite(runner, str(self._address), self._port).start()
-        except OSError as error:
-            await runner.cleanup()
-            raise ApiError(_why_not_listening(error, self._address, self._port)) from error
+        await web.SockSite(runner, listening).start()
         self._runner = runner
         log.info("api.listening", url=self.url)
 
