@@ -35,7 +35,7 @@ def complete_rows(columns: Columns, rows: npt.NDArray[np.intp]) -> None:
         sums = segments.view(">u2").sum(axis=1, dtype=np.uint32)
         sums = (sums & 0xFFFF) + (sums >> 16)
         sums = (sums & 0xFFFF) + (sums >> 16)
-        sums = ~sums & 0xFFFF
+        sums ^= np.uint32(0xFFFF)
         sums[sums == 0] = 0xFFFF  # zero means "none" in UDP, and is the same number in TCP
         frames[chosen[:, None], at[same][:, None] + np.arange(2)] = sums.astype(">u2").view(np.uint8).reshape(-1, 2)
 
