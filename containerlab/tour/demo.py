@@ -198,7 +198,7 @@ class Demo:
         summary = Text(f"client: {self.record.good:,} answers, {self.record.failed} failed", style="dim")
         if self.held.open:
             summary.append(f"; {self.held.open.total()} of {HELD} long connections open")
-        return Group(Text(self._step, style="bold"), members, Text(), directors, summary)
+        return Group(Text(), Text(self._step, style="bold"), members, Text(), directors, summary)
 
     # ---- acting
 
@@ -371,7 +371,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ended demo takes its lab down, too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # an ended demo takes its lab down, too
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="onward-demo-"))
     lab: Lab | None = None
