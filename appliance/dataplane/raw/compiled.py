@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from ipaddress import IPv4Address
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from appliance.dataplane.base import Traffic
 from appliance.forwarding import ForwardingTables, NextHop, SlotArray, TableMember, TableService
-from appliance.model import DsrType, HashMode, TtlPolicy
+from appliance.model import DsrType, TtlPolicy
 from appliance.packet.encap import HOP_LIMIT
 from appliance.packet.forward import Ingress, PacketPath
-from appliance.ring.hash import MASKS, derive_keys
+from appliance.ring.hash import MASKS, derive_keys, flow_words
 
+U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
@@ -57,23 +59,6 @@ class Way:
     outer4: bytes
     outer4_sum: int
     outer6: bytes
-
-
-@dataclass(frozen=True)
-class Mode:
-    """A hash mode's masks, as NumPy wants its constants."""
-
-    whole: bool
-    """Five-tuple: nothing is masked out."""
-    source_port: bool
-    """Source address and source port; with neither flag it is the source address alone."""
-
-
-MODES = {
-    HashMode.SOURCE_IP: Mode(whole=False, source_port=False),
-    HashMode.SOURCE_IP_PORT: Mode(whole=False, source_port=True),
-    HashMode.FIVE_TUPLE: Mode(whole=True, source_port=False),
-}
 
 
 class Lookup:
@@ -151,8 +136,8 @@ class LoopMacs:
         """Whether one address is among them."""
         return bool(self.tails[tail]) and (tail << 32 | head) in self._exact
 
-    def match(self, heads: npt.NDArray[np.uint32], tails: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
-        """Which of many addresses (first four bytes, last two) are among them."""
+    def match(self, heads: U32, tails: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.bool_]:
+        """Which of many addresses (first four bytes, last two: one number if the same for all) are among them."""
         return np.isin(heads | tails.astype(np.uint64) << np.uint64(32), self._keys)
 
 
@@ -207,16 +192,23 @@ class Compiled:
             else np.zeros(0, np.uint16)
         )
         """The slot tables of all services, one behind the other, with ways in them."""
+        self.gaps = bool((self.ways == self.no_way).any())
+        """Whether there is a slot without a member."""
+
         self.offsets = [arrays[id(service.slots)][0] for service in services]
         self.sizes = [len(service.slots) for service in services]
-        self.modes = [MODES[service.hash_mode] for service in services]
-        self.one_mode = self.modes[0] if len(set(self.modes)) == 1 else None
+        self.masks = [MASKS[service.hash_mode] for service in services]
+        self.one_mask = self.masks[0] if len(set(self.masks)) == 1 else None
+        """What all services have in common, if they have."""
+        self.flows = [
+            flow_words(bytes(len(s.vip.packed)), s.vip.packed, bytes(4), s.protocol, s.hash_mode) for s in services
+        ]
+        """The flow words of each service's frames, where they are known beforehand: destination and protocol."""
         self.offsets_column = np.array(self.offsets, np.uint64)
         self.sizes_column = np.array(self.sizes, np.uint64)
-        masks = [MASKS[service.hash_mode] for service in services]
-        self.destination_masks = np.array([mask.destination for mask in masks], np.uint64)
-        self.ports_masks = np.array([mask.ports for mask in masks], np.uint64)
-        self.protocol_masks = np.array([mask.protocol for mask in masks], np.uint64)
+        self.destination_masks = np.array([mask.destination for mask in self.masks], np.uint64)
+        self.ports_masks = np.array([mask.ports for mask in self.masks], np.uint64)
+        self.protocol_masks = np.array([mask.protocol for mask in self.masks], np.uint64)
 
     @cached_property
     def way_list(self) -> tuple[Way, ...]:

@@ -82,8 +82,10 @@ class Columns:
         self.captured = self._column(8, "u4")
         self.macs = self._column(ETHERNET, "V12")
         self.source_mac_head = self._column(ETHERNET + 6, "u4")
-        self.source_mac_tail = self._column(ETHERNET + 10, "u2")
-        self.ethertype = self._column(ETHERNET + 12, "u2")
+        self.link = self._column(ETHERNET + 10, "u4")
+        """The end of the source address (low half) and the Ethernet type (high half): one number, most of the time the
+        same for all frames of a batch."""
+
         self.head4 = self._column(IP, "V24")
         self.head6 = self._column(IP, "V44")
         self.ttl_word = self._column(IP + 8, "u4")
@@ -95,3 +97,9 @@ class Columns:
 
     def _column(self, offset: int, kind: str) -> npt.NDArray[Any]:
         return self.frames[:, offset : offset + np.dtype(kind).itemsize].view(kind)[:, 0]
+
+
+def alike(column: npt.NDArray[Any]) -> bool:
+    """Whether all numbers of a column, at least one, are the same. Comparing bytes beats any pass of NumPy."""
+    raw = column.tobytes()
+    return raw == raw[: column.itemsize] * len(column)

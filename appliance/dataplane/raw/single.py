@@ -24,7 +24,7 @@ _DONT_FRAGMENT = 0x00400000
 _SYN, _SYN_ACK = 0x02, 0x12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: making one for each frame would take three times as long
 class Frame:
     """A frame that is ready in its slot."""
 
@@ -78,7 +78,7 @@ class SinglePath:
         service = lookup.find_one(vip << 32 | protocol << 16 | ports >> 24 | ports >> 8 & 0xFF00)
         if service < 0:
             return None
-        masks = MASKS[tables.tables.services[service].hash_mode]
+        masks = tables.masks[service]
         if masks is not _WHOLE:
             half = len(addresses) // 2
             addresses = (*addresses[:half], *(word & masks.destination for word in addresses[half:]))

@@ -1,25 +1,28 @@
 """The vectorised path: what `packet.forward` does, for a batch of plain frames at once, in place.
 
-Every step is one pass of NumPy over a column of the batch; the number of passes is what a batch costs. Whatever the
+Every step is one pass of NumPy over a column of the batch; the number of passes is what a batch costs. So it is first
+found out what is the same for all frames (router, VIP, protocol, port: mostly), and done once for all. Whatever the
 passes find wrong with a frame takes it out of the batch. Frames that need an answer are left to the caller, who has
 `packet.forward` for them.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from appliance.dataplane.raw.compiled import I64, NO_SERVICE, NOT_VIP, U64, Compiled, Group, Keys, Kind, Mode
-from appliance.dataplane.raw.layout import ETHERNET, OUTER4, OUTER6, Columns, Rows
-from appliance.model import Protocol
+from appliance.dataplane.raw.compiled import I64, NO_SERVICE, NOT_VIP, U32, U64, Compiled, Group, Keys, Kind
+from appliance.dataplane.raw.layout import ETHERNET, OUTER4, OUTER6, Columns, Rows, alike
+from appliance.model import HashMode, Protocol
 from appliance.packet.action import Reason
-from appliance.ring.hash import FINAL
+from appliance.ring.hash import FINAL, MASKS
 
 _ETHERTYPE4 = 0x0008
 """0x0800 as it stands in the frame, read little-endian."""
+
 
 _IP_IN_IP, _IPV6_IN_IP = 4, 41
 _SYN, _SYN_ACK = 0x02, 0x12
@@ -33,10 +36,17 @@ def _constant(value: int) -> U64:
 
 
 _1, _8, _16, _20, _24, _32, _40 = map(_constant, (1, 8, 16, 20, 24, 32, 40))
+_TAIL = np.array(0xFFFF, np.uint32)
+_TCP = np.array(Protocol.TCP, np.uint8)
+_YES = np.array(True)
 _NOBODY = np.zeros(0, np.intp)
 _BYTE, _HALF = _constant(0xFF), _constant(0xFFFF)
+_TOWARDS = _constant(0xFFFF0000FFFFFFFF)
+"""Destination address and port in the last eight bytes of `head4`; the source port is between them."""
+
 _LABEL = _constant(0xFFFFF)
 _FINAL = _constant(FINAL)
+_M64 = (1 << 64) - 1
 _BIG_ENDIAN = np.arange(1 << 16, dtype=np.uint16).byteswap().astype(np.uint64)
 """Numbers as they stand in a packet, read little-endian."""
 
@@ -67,12 +77,23 @@ class Outcome:
 class _Batch:
     """Frames of one family on their way through the passes; `keep` takes some of them out of all columns."""
 
-    __slots__ = ("hash32", "outcome", "protocol", "rows", "service", "total", "version", "way", "words")
+    __slots__ = ("hash32", "link", "outcome", "protocol", "rows", "service", "total", "version", "way", "words")
 
-    def __init__(self, version: int, rows: Rows, outcome: Outcome, words: U64, protocol: U64, total: U64) -> None:
+    def __init__(
+        self,
+        version: int,
+        rows: Rows,
+        outcome: Outcome,
+        link: int | U32,
+        words: U64,
+        protocol: npt.NDArray[np.uint8],
+        total: U64,
+    ) -> None:
         self.version = version
         self.rows = rows
         self.outcome = outcome
+        self.link = link
+        """See `Columns.link`; one number when it is the same for all."""
         self.words = words
         self.protocol = protocol
         self.total = total
@@ -89,6 +110,8 @@ class _Batch:
         """Go on with these; the rows of the others are returned."""
         rows = self.numbers()
         self.rows = rows[wanted]
+        if not isinstance(self.link, int):
+            self.link = self.link[wanted]
         self.words = self.words[:, wanted]
         self.protocol = self.protocol[wanted]
         self.total = self.total[wanted]
@@ -124,39 +147,48 @@ class VectorPath:
             tables: to forward by. Their traffic is counted as sent.
         """
         outcome = Outcome([], [], [])
-        four = self._columns.ethertype[rows] == _ETHERTYPE4
+        link = self._columns.link[rows]
+        if alike(link):
+            first = link.item(0)
+            forward = self._forward4 if first >> 16 == _ETHERTYPE4 else self._forward6
+            forward(rows, first, port, tables, outcome)
+            return outcome
+        four = link >> 16 == _ETHERTYPE4
         count = int(np.count_nonzero(four))
         if count == len(four):
-            self._forward4(rows, port, tables, outcome)
+            self._forward4(rows, link, port, tables, outcome)
         elif count == 0:
-            self._forward6(rows, port, tables, outcome)
+            self._forward6(rows, link, port, tables, outcome)
         else:
-            self._forward4(np.flatnonzero(four) + rows.start, port, tables, outcome)
-            self._forward6(np.flatnonzero(~four) + rows.start, port, tables, outcome)
+            self._forward4(np.flatnonzero(four) + rows.start, link[four], port, tables, outcome)
+            self._forward6(np.flatnonzero(~four) + rows.start, link[~four], port, tables, outcome)
         return outcome
 
-    def _forward4(self, rows: Rows, port: int, tables: Compiled, outcome: Outcome) -> None:
+    def _forward4(self, rows: Rows, link: int | U32, port: int, tables: Compiled, outcome: Outcome) -> None:
         heads = np.ascontiguousarray(self._columns.head4[rows])
         n = len(heads)
         words = heads.view("<u4").reshape(n, 6).T.astype(np.uint64, order="C")
         halves = heads.view(">u2").reshape(n, 12)
-        protocol = words[2] >> _8
-        protocol &= _BYTE
-        batch = _Batch(4, rows, outcome, words, protocol, halves[:, 1].astype(np.uint64))
-        key = words[4] << _32
-        key |= halves[:, 11]
-        key |= protocol << _16
-        batch.service = tables.lookup4.find(key)
+        protocol = heads.view("u1").reshape(n, 24)[:, 9]
+        batch = _Batch(4, rows, outcome, link, words, protocol, halves[:, 1].astype(np.uint64))
+        towards = heads.view("<u8").reshape(n, 3)[:, 2] & _TOWARDS
+        if alike(towards) and alike(protocol):
+            key = words.item(4, 0) << 32 | protocol.item(0) << 16 | halves.item(0, 11)
+            batch.service = tables.lookup4.find_one(key)
+        else:
+            keys = words[4] << _32
+            keys |= halves[:, 11]
+            keys |= protocol << _16
+            batch.service = tables.lookup4.find(keys)
         self._to_members(batch, port, tables, words[3:4], words[4:5], words[5])
 
-    def _forward6(self, rows: Rows, port: int, tables: Compiled, outcome: Outcome) -> None:
+    def _forward6(self, rows: Rows, link: int | U32, port: int, tables: Compiled, outcome: Outcome) -> None:
         heads = np.ascontiguousarray(self._columns.head6[rows])
         n = len(heads)
         words = heads.view("<u4").reshape(n, 11).T.astype(np.uint64, order="C")
         halves = heads.view(">u2").reshape(n, 22)
-        protocol = words[1] >> _16
-        protocol &= _BYTE
-        batch = _Batch(6, rows, outcome, words, protocol, halves[:, 2] + _40)
+        protocol = heads.view("u1").reshape(n, 44)[:, 6]
+        batch = _Batch(6, rows, outcome, link, words, protocol, halves[:, 2] + _40)
         key = tables.vips6.positions(words[6:10])
         key <<= _32
         key |= halves[:, 21]
@@ -173,8 +205,10 @@ class VectorPath:
             if service < 0:
                 self._drop_all(batch, Reason.NO_SERVICE if service == NO_SERVICE else None)
                 return
-            mode = tables.modes[service]
-            h = self._hash(tables.keys, mode, sources, destinations, ports, batch.protocol)
+            # All frames are for one VIP and have one protocol, so half of the hash is one number.
+            flow = tables.flows[service]
+            source_port = masked_ports(ports, tables.masks[service].ports)
+            h = hash_columns(tables.keys, [*sources, *flow[len(sources) : -2], source_port, flow[-1]])
             slot = h * _constant(tables.sizes[service])
             slot >>= _32
             index = slot + _constant(tables.offsets[service])
@@ -188,21 +222,24 @@ class VectorPath:
                 service = service[wanted]
                 if not len(service):
                     return
-            if tables.one_mode is not None:
-                h = self._hash(tables.keys, tables.one_mode, sources, destinations, ports, batch.protocol)
+            if tables.one_mask is _WHOLE:
+                h = hash_columns(tables.keys, [*sources, *destinations, ports, batch.protocol])
+            elif tables.one_mask is not None:
+                nothing = [0] * len(destinations)
+                h = hash_columns(tables.keys, [*sources, *nothing, masked_ports(ports, tables.one_mask.ports), 0])
             else:
                 masked = destinations & tables.destination_masks.take(service)
-                ports = ports & tables.ports_masks.take(service)
+                chosen = ports & tables.ports_masks.take(service)
                 protocol = batch.protocol & tables.protocol_masks.take(service)
-                h = self._hash(tables.keys, _EVERYTHING, sources, masked, ports, protocol)
+                h = hash_columns(tables.keys, [*sources, *masked, chosen, protocol])
             slot = h * tables.sizes_column.take(service)
             slot >>= _32
             index = slot + tables.offsets_column.take(service)
         batch.hash32 = h
 
-        tails = self._columns.source_mac_tail[batch.rows]
-        if tables.loops[port].tails.take(tails).any():
-            looped = tables.loops[port].match(self._columns.source_mac_head[batch.rows], tails)
+        link, suspects = batch.link, tables.loops[port].tails
+        if suspects[link & 0xFFFF] if isinstance(link, int) else suspects.take(link & _TAIL).any():
+            looped = tables.loops[port].match(self._columns.source_mac_head[batch.rows], np.asarray(link & _TAIL))
             if looped.any():
                 self.reasons[Reason.LOOP] += int(np.count_nonzero(looped))
                 index = index[~looped]
@@ -210,7 +247,7 @@ class VectorPath:
                 if not len(index):
                     return
         batch.way = way = tables.ways.take(index.view(np.int64)).astype(np.intp)
-        if int(way.max()) == tables.no_way:
+        if tables.gaps and int(way.max()) == tables.no_way:
             lost = way == tables.no_way
             self.reasons[Reason.NO_MEMBER] += int(np.count_nonzero(lost))
             batch.outcome.dropped.append(batch.keep(~lost))
@@ -236,43 +273,19 @@ class VectorPath:
             self.reasons[reason] += len(rows)
         batch.outcome.dropped.append(rows)
 
-    @staticmethod
-    def _hash(keys: Keys, mode: Mode, sources: U64, destinations: U64, ports: U64, protocol: U64) -> U64:
-        """`ring.hash.hash_columns`, leaving out the work for words that the mode makes zero."""
-        columns: list[Any] = [*sources]
-        if mode.whole:
-            columns += [*destinations, ports, protocol]
-        elif mode.source_port:
-            columns += [None] * len(destinations) + [ports & _HALF, None]
-        else:
-            columns += [None] * (len(destinations) + 2)
-        h: U64 = columns[0] + keys.arrays[1]
-        h *= keys.arrays[2] if columns[1] is None else columns[1] + keys.arrays[2]
-        constant = keys.numbers[0]
-        for i in range(2, len(columns), 2):
-            first, second = columns[i : i + 2]
-            if first is None:
-                # Never only the first one: addresses are left out whole, and the protocol goes with the ports.
-                constant += keys.numbers[i + 1] * keys.numbers[i + 2]
-                continue
-            product = first + keys.arrays[i + 1]
-            product *= keys.arrays[i + 2] if second is None else second + keys.arrays[i + 2]
-            h += product
-        h += _constant(constant & 0xFFFFFFFFFFFFFFFF)
-        for _ in range(2):
-            h ^= h >> _32
-            h *= _FINAL
-        h >>= _32
-        return h
-
     def _count(self, batch: _Batch, tables: Compiled) -> None:
         way, service, traffic = batch.way, batch.service, tables.traffic
         columns = self._columns
         syns = None
-        if not isinstance(service, int) or tables.tables.services[service].protocol is Protocol.TCP:
+        if not isinstance(service, int):
+            tcp = batch.protocol == _TCP
+            opens = bool(tcp.any())
+        else:
+            tcp, opens = _YES, tables.tables.services[service].protocol is Protocol.TCP
+        if opens:
             flags = (columns.tcp_flags4 if batch.version == 4 else columns.tcp_flags6)[batch.rows]
             opening = (flags & _SYN_ACK) == _SYN
-            opening &= batch.protocol == Protocol.TCP
+            opening &= tcp
             syns = np.flatnonzero(opening) if opening.any() else None
         ways = tables.no_way
         traffic.way_packets += np.bincount(way, minlength=ways)
@@ -382,8 +395,46 @@ class VectorPath:
         return heads
 
 
-_EVERYTHING = Mode(whole=True, source_port=False)
 HOP = 64
+_WHOLE = MASKS[HashMode.FIVE_TUPLE]
+
+
+def masked_ports(ports: U64, mask: int) -> U64 | int:
+    """The ports as they are hashed."""
+    if mask == _WHOLE.ports:
+        return ports
+    return ports & _constant(mask) if mask else 0
+
+
+def hash_columns(keys: Keys, columns: Sequence[npt.NDArray[Any] | int]) -> U64:
+    """`ring.hash.hash_columns`, where words that are the same for all frames are given as numbers.
+
+    Of a pair of words, if only one is a number, it is the second. The first word is none.
+    """
+    h = _constant(0)
+    constant = keys.numbers[0]
+    for i in range(0, len(columns), 2):
+        first, second = columns[i : i + 2]
+        if isinstance(second, int):
+            number = keys.numbers[i + 2] + second & _M64
+            if isinstance(first, int):
+                constant += (keys.numbers[i + 1] + first) * number
+                continue
+            product = first + keys.arrays[i + 1]
+            product *= _constant(number)
+        else:
+            product = first + keys.arrays[i + 1]
+            product *= second + keys.arrays[i + 2]
+        if i:
+            h += product
+        else:
+            h = product
+    h += _constant(constant & _M64)
+    for _ in range(2):
+        h ^= h >> _32
+        h *= _FINAL
+    h >>= _32
+    return h
 
 
 def _type_of_service(first_word: U64) -> U64:

@@ -22,6 +22,7 @@ from appliance.dataplane.raw.layout import (
     TP_STATUS_USER,
     TP_STATUS_VLAN_VALID,
     TP_VLAN,
+    alike,
     with_tag,
 )
 from appliance.dataplane.raw.partial import complete_frame, complete_rows
@@ -215,33 +216,54 @@ class Worker:
         """Forward what is ready in one ring, up to the batch size and the ring's end."""
         ring = port.ring
         head = ring.head
-        status = self._status[head : min(head + self._batch, ring.end)]
-        ready = status & _USER
-        n = int(ready.argmin())
-        if n == 0:
-            if not ready[0]:
-                return 0
-            n = len(ready)
-        partial = np.flatnonzero(status[:n] & _PARTIAL)
-        if len(partial):
+        if not self._status.item(head) & TP_STATUS_USER:
+            return 0
+        enough = head + self._few
+        if enough > ring.end or not self._status.item(enough - 1) & TP_STATUS_USER:
+            n = self._one_by_one(head, min(enough - 1, ring.end), port, work)
+        else:
+            n = self._batch_from(head, port, work)
+        ring.head = head + n if head + n < ring.end else ring.first
+        return n
+
+    def _one_by_one(self, head: int, end: int, port: Port, work: Work) -> int:
+        """Forward what is ready from one slot on. No pass of NumPy here: at low load it is latency."""
+        row = head
+        while row < end:
+            status = self._status.item(row)
+            if not status & TP_STATUS_USER:
+                break
+            if status & TP_STATUS_CSUMNOTREADY:
+                complete_rows(self._area.columns, np.array([row]))
+                self.completed += 1
+            self._forward_one(row, port, work)
+            row += 1
+        self.few_frames += row - head
+        return row - head
+
+    def _batch_from(self, head: int, port: Port, work: Work) -> int:
+        """Forward what is ready from one slot on, at once."""
+        ring = port.ring
+        status = self._status[head : min(head + self._batch, ring.end)].copy()  # a cache line each: read them once
+        if alike(status):
+            n, incomplete = len(status), status.item(0) & TP_STATUS_CSUMNOTREADY
+        else:
+            n = int((status & _USER).argmin()) or len(status)
+            incomplete = np.bitwise_or.reduce(status[:n]) & TP_STATUS_CSUMNOTREADY
+        if incomplete:
+            partial = np.flatnonzero(status[:n] & _PARTIAL)
             complete_rows(self._area.columns, partial + head)
             self.completed += len(partial)
-        if n < self._few:
-            for row in range(head, head + n):
-                self._forward_one(row, port, work)
-            self.few_frames += n
-        else:
-            outcome = self.vector.forward(slice(head, head + n), ring.number, work.tables)
-            self._sent = self._sent or bool(outcome.sends)
-            for send in outcome.sends:
-                work.egress[send.ifindex].send(send.rows, send.start, send.lengths)
-            for row in outcome.answer:
-                self._forward_row(row, port, work)
-                self._status[row] = 0
-            for rows in outcome.dropped:
-                self._status[rows] = 0
-            self.batches += 1
-        ring.head = head + n if head + n < ring.end else ring.first
+        outcome = self.vector.forward(slice(head, head + n), ring.number, work.tables)
+        self._sent = self._sent or bool(outcome.sends)
+        for send in outcome.sends:
+            work.egress[send.ifindex].send(send.rows, send.start, send.lengths)
+        for row in outcome.answer:
+            self._forward_row(row, port, work)
+            self._status[row] = 0
+        for rows in outcome.dropped:
+            self._status[rows] = 0
+        self.batches += 1
         return n
 
     def _forward_one(self, row: int, port: Port, work: Work) -> None:

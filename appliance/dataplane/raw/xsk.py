@@ -173,6 +173,8 @@ class XskSender:
         Raises:
             XskLostError: as `send`.
         """
+        if self._sent == self._done:
+            return
         produced = int(self._completion.producer[0])
         while self._done != produced:
             at = self._done & self._size - 1

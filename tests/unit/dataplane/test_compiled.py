@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.dataplane.raw.compiled import (
-    MODES,
     NO_SERVICE,
     NOT_VIP,
     Addresses,
@@ -19,10 +18,10 @@ from appliance.dataplane.raw.compiled import (
     Lookup,
     LoopMacs,
 )
-from appliance.dataplane.raw.vector import VectorPath
+from appliance.dataplane.raw.vector import hash_columns, masked_ports
 from appliance.forwarding import ForwardingTables, TableService
 from appliance.model import HashMode, PortRange, Protocol
-from appliance.ring.hash import FlowKey, hash_flow
+from appliance.ring.hash import MASKS, FlowKey, hash_flow, words
 from tests.unit.dataplane.frames import INGRESS, VIPS, cycle, random_tables
 
 PORTS = st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(lambda pair: PortRange(min(pair), max(pair)))
@@ -70,11 +69,28 @@ def test_hash_is_the_one_of_the_ring(secret: bytes, raw: list[bytes]) -> None:
                 FlowKey(ip_address(b[:size]), ip_address(b[16 : 16 + size]), b[36], *struct.unpack("!HH", b[32:36]))
                 for b in raw
             ]
-            sources = np.array([struct.unpack(f"<{size // 4}I", f.source.packed) for f in flows], np.uint64).T
-            destinations = np.array([struct.unpack(f"<{size // 4}I", f.destination.packed) for f in flows], np.uint64).T
+            columns = list(np.array([words(flow, mode) for flow in flows], np.uint64).T)
+            wanted = [hash_flow(keys.numbers, flow, mode) for flow in flows]
+            assert hash_columns(keys, columns).tolist() == wanted
             ports = np.array([struct.unpack("<I", b[32:36])[0] for b in raw], np.uint64)
-            protocols = np.array([b[36] for b in raw], np.uint64)
-            got = VectorPath._hash(keys, MODES[mode], sources, destinations, ports, protocols)
+            masked = masked_ports(ports, MASKS[mode].ports)
+            assert (
+                hash_columns(keys, [*columns[:-2], masked, columns[-1] if MASKS[mode].protocol else 0]).tolist()
+                == wanted
+            )
+
+
+@given(st.binary(min_size=16, max_size=32), st.lists(st.binary(min_size=20, max_size=20), min_size=1, max_size=9))
+def test_hash_takes_numbers_for_what_is_the_same_for_all(secret: bytes, raw: list[bytes]) -> None:
+    """Every mode, both families: destination and protocol of one service as numbers give the same hash as columns."""
+    keys = Keys(secret)
+    for size, vip in ((4, "198.51.100.7"), (16, "2001:db8:f::7")):
+        for mode in HashMode:
+            flows = [FlowKey(ip_address(b[:size]), ip_address(vip), 6, *struct.unpack("!HH", b[16:])) for b in raw]
+            columns = np.array([words(flow, mode) for flow in flows], np.uint64).T
+            half, numbers = size // 4, columns[:, 0].tolist()
+            ports = columns[-2] if MASKS[mode].ports else 0
+            got = hash_columns(keys, [*columns[:half], *numbers[half:-2], ports, numbers[-1]])
             assert got.tolist() == [hash_flow(keys.numbers, flow, mode) for flow in flows]
 
 

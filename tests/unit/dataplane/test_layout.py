@@ -1,8 +1,9 @@
 """The geometry of slots and rings."""
 
+import numpy as np
 import pytest
 
-from appliance.dataplane.raw.layout import IP, PAGE, block_for, stride_for, with_tag
+from appliance.dataplane.raw.layout import IP, PAGE, alike, block_for, stride_for, with_tag
 
 
 @pytest.mark.parametrize("mtu", [576, 1280, 1500, 1504, 2000, 4000, 9000, 9216])
@@ -25,3 +26,15 @@ def test_a_tag_goes_back_to_where_it_was() -> None:
     frame = bytes(range(12)) + b"\x08\x00rest"
     assert with_tag(frame, b"\x05\x60\x00\x81") == bytes(range(12)) + b"\x81\x00\x60\x05\x08\x00rest"
     assert with_tag(frame, b"\x05\x60\x00\x00")[12:14] == b"\x81\x00"
+
+
+@pytest.mark.parametrize("kind", ["u1", "u4", "u8"])
+def test_a_column_is_alike_if_no_number_differs(kind: str) -> None:
+    """One number that differs is seen wherever it stands, also in a column that is spread over slots."""
+    column = np.full((5, 3), 7, kind)[:, 1]
+    assert alike(column)
+    assert alike(column[:1])
+    for at in range(5):
+        other = column.copy()
+        other[at] = 8
+        assert not alike(other)

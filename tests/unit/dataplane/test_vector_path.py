@@ -52,11 +52,35 @@ def test_agrees_with_the_reference(seed: int) -> None:
     """Whatever the tables and the mixture of frames: same frames, interfaces, drops and counters, byte for byte."""
     rnd = random.Random(seed)
     tables = random_tables(rnd)
-    path, compiled, program = PacketPath(tables), Compiled(tables, [INGRESS]), plain_program(tables)
+    program = plain_program(tables)
     frames = [random_frame(rnd, tables) for _ in range(rnd.choice((1, 3, 10, 3 * BATCH)))]
     frames = [frame for frame in frames if bpf.run(program, frame)][:BATCH]
     if not frames:
         return
+    assert_agrees(tables, frames)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_agrees_where_all_frames_are_alike(seed: int) -> None:
+    """The same for batches from one router to one VIP and port, where much is done once for all; some of them loop."""
+    rnd = random.Random(seed)
+    tables = random_tables(rnd)
+    program = plain_program(tables)
+    alike: dict[tuple[object, bytes], list[bytes]] = {}
+    for frame in (random_frame(rnd, tables, wrong=0) for _ in range(15 * BATCH)):
+        action = PacketPath(tables).forward(frame, INGRESS)
+        if bpf.run(program, frame) and action.verdict is Verdict.TRANSMIT:
+            port = frame[36:38] if frame[12:14] == b"\x08\x00" else frame[56:58]
+            alike.setdefault((action.service, port), []).append(frame)
+    looping = tables.members[min(tables.members)].next_hop.source_mac
+    for frames in sorted(alike.values(), key=len)[-4:]:
+        assert_agrees(tables, frames[:BATCH])
+        macs = [rnd.choice((looping, b"\x02\x99\x99\x99" + looping[4:])) for _ in frames]
+        assert_agrees(tables, [f[:6] + mac + f[12:] for f, mac in zip(frames[:BATCH], macs, strict=False)])
+
+
+def assert_agrees(tables: ForwardingTables, frames: list[bytes]) -> None:
+    path, compiled = PacketPath(tables), Compiled(tables, [INGRESS])
     actions = [path.forward(frame, INGRESS) for frame in frames]
     slots = slots_with(frames)
     vector = VectorPath(Columns(slots), answers=BATCH)
@@ -162,6 +186,22 @@ def one_service(delivery_mtu: int = 1500, **changes: object) -> ForwardingTables
         0, "web", ip_address("198.51.100.7"), Protocol.UDP, (PortRange(80, 80),), HashMode.FIVE_TUPLE, cycle(7)
     )
     return ForwardingTables(bytes(16), (replace(service, **changes),), {7: member})
+
+
+def test_protocols_of_one_port_are_told_apart() -> None:
+    """TCP and UDP services of one VIP and port, in one batch that is otherwise all alike."""
+    tables = one_service()
+    udp = tables.services[0]
+    tcp = replace(udp, index=1, name="web-tcp", protocol=Protocol.TCP)
+    both = ForwardingTables(bytes(16), (udp, tcp), tables.members)
+    rnd, program = random.Random(6), plain_program(both)
+    frames: list[bytes] = []
+    while len(frames) < 40:
+        frame = random_frame(rnd, both, wrong=0)
+        if bpf.run(program, frame) and frame[36:38] == b"\0P":
+            frames.append(frame)
+    assert {frame[23] for frame in frames} == {Protocol.TCP, Protocol.UDP}
+    assert_agrees(both, frames)
 
 
 def test_only_some_oversized_packets_are_left_to_be_answered() -> None:
