@@ -34,23 +34,26 @@ from appliance.api.sources import ReloadStatus, StatusSources
 from appliance.config.load import ConfigError, load
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
+from appliance.lease import renew
 from appliance.looplag import LoopLag
-from appliance.model import Config, Health
+from appliance.model import Config
 from appliance.netlink import Netlink
 from appliance.reconcile import Reconciler
-from appliance.state import State
+from appliance.state import Learning, State
+from appliance.wiring import health_of, learning_limit_s, needs_restart, probes
 from bgp.config import BgpSpeakerConfig, Neighbor
 from bgp.exabgp import ExaBgpSpeaker
 from bgp.speaker import RecordingSpeaker, Speaker, SpeakerError
-from health.monitor import Monitors, Probe
-from health.spec import Status, Target, Verdict
+from health.monitor import Monitors
+from health.spec import Status, Verdict
 
 log = structlog.get_logger()
 
 CHECK_INTERVAL_S = 0.25
 LAG_INTERVAL_S = 0.01
-LEARN_S = 15.0
-"""How long a new director waits for the first verdicts of all members before it announces with what it knows."""
+LEARN_S, LEARN_AGAIN_S = 15.0, 5.0
+"""How long a director waits at most, once a VIP could be announced, to hear of all members: when it is new, and when it
+was cut off. In the second case other directors may have withdrawn, too, and everybody waits for us."""
 
 TURN_AWAY_S = 0.5
 """How long we go on forwarding after the withdrawal: routers take some 100 ms to program it (FRR 75, BIRD 25)."""
@@ -206,8 +209,11 @@ class Director:
 
     def _follow(self, config: Config) -> None:
         """Tell those who watch the world what to watch."""
-        self._netlink.follow(member.address for pool in config.pools for member in pool.members)
-        wanted = frozenset(_probes(config))
+        self._netlink.follow(
+            (member.address for pool in config.pools for member in pool.members),
+            (vip for service in config.services for vip in service.vips),
+        )
+        wanted = frozenset(probes(config))
         known = {(probe.target.id, probe.monitor) for probe in wanted}
         self._verdicts = {key: verdict for key, verdict in self._verdicts.items() if key in known}
         self._monitors.set(wanted)
@@ -220,31 +226,27 @@ class Director:
         pool = next((pool for pool in self._state.config.pools if pool.name == pool_name), None)
         if pool is None:
             return
-        verdicts = {self._verdicts.get((member, monitor.name), Verdict.UNKNOWN) for monitor in pool.monitors}
-        if Verdict.DOWN in verdicts:
-            self._state.set_health(member, Health.DOWN)
-        elif Verdict.UNKNOWN not in verdicts:
-            self._state.set_health(member, Health.UP)
-        elif verdicts == {Verdict.UNKNOWN}:
-            self._state.set_health(member, Health.UNKNOWN)
-        # Else one monitor is new: a reload that adds one must not take members out until it has a verdict.
+        health = health_of({self._verdicts.get((member, monitor.name), Verdict.UNKNOWN) for monitor in pool.monitors})
+        if health is not None:
+            self._state.set_health(member, health)
 
     async def _keep_lease(self) -> None:
-        """Renew the lease on the routes, but only for a data plane that has just proved itself."""
         while True:
-            if self._state.snapshot().plane_error is None:
-                try:
-                    await self._plane.check()
-                except DataPlaneError as error:
-                    log.error("plane.failed", error=str(error))
-                    self._state.set_plane_error(str(error))
-                else:
-                    await self._speaker.renew()
+            await renew(self._state, self._plane, self._speaker)
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _end_learning(self) -> None:
-        await asyncio.sleep(LEARN_S)
-        self._state.end_learning()
+        """Waiting for all members of a pool ends a while after its first one is usable, or after a longer while."""
+        since: dict[str, float] = {}
+        while True:
+            now, snapshot = time.monotonic(), self._state.snapshot()
+            since = {name: at for name, at in since.items() if name in snapshot.learning}
+            for pool in snapshot.config.pools:
+                if pool.name in snapshot.learning and snapshot.usable(pool) and snapshot.plane_error is None:
+                    longest = LEARN_S if snapshot.learning[pool.name] is Learning.FIRST else LEARN_AGAIN_S
+                    if now - since.setdefault(pool.name, now) >= learning_limit_s(pool, longest):
+                        self._state.end_learning(pool.name)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _measure_lag(self) -> None:
         while True:
@@ -263,7 +265,7 @@ class Director:
             except ConfigError as error:
                 self._rejected(str(problem) for problem in error.problems)
                 continue
-            if fixed := list(_needs_restart(self._state.config, config)):
+            if fixed := list(needs_restart(self._state.config, config)):
                 self._rejected(fixed)
                 continue
             unchanged = config.digest == self._state.config.digest
@@ -317,33 +319,3 @@ def _speaker(config: Config) -> Speaker:
             runtime_dir=Path(config.director.runtime_dir),
         )
     )
-
-
-def _probes(config: Config) -> Iterable[Probe]:
-    """One probe for every monitor of every member of a pool in use."""
-    ports = {service.pool.name: service.ports[0].first for service in reversed(config.services)}
-    for pool in config.pools:
-        for monitor in pool.monitors:
-            for member in pool.members:
-                port = monitor.monitor_port or ports[pool.name]
-                if member.enabled:
-                    yield Probe(
-                        monitor=monitor.name,
-                        kind=monitor.kind,
-                        target=Target(f"{pool.name}/{member.name}", member.address, port),
-                        interval_s=monitor.send_interval_s,
-                        timeout_s=monitor.receive_timeout_s,
-                        rise=monitor.rise,
-                        fall=monitor.fall,
-                        settings=monitor.settings,
-                    )
-
-
-def _needs_restart(old: Config, new: Config) -> Iterable[str]:
-    """What cannot change under a running process."""
-    for section, before, after in (
-        ("director", old.director, new.director),
-        ("bgp", old.bgp, new.bgp),
-    ):
-        if before != after:
-            yield f"{new.source}: [{section}] changed; that takes a restart of the director (nothing was applied)"

@@ -21,7 +21,7 @@ from appliance.model import (
 )
 from appliance.ring.algorithms import ALGORITHMS
 from appliance.ring.slots import RingMember, shares
-from appliance.state import MemberWay, Snapshot, Unresolved
+from appliance.state import LOCAL_ADDRESS, MemberWay, Snapshot, Unresolved
 from bgp.route import Route
 
 
@@ -46,7 +46,9 @@ class Why(StrEnum):
     NO_SERVICE_UP = "no_service_up"
     PLANE_DOWN = "plane_down"
     LEARNING = "learning"
-    """The director has just started, and waits for the first verdicts of all members."""
+    """The director has just started, or was cut off, and waits to hear of all members."""
+    LOCAL_ADDRESS = "local_address"
+    """The VIP is an address of this director: its kernel would take the packets."""
     NO_BGP = "no_bgp"
     """Nothing to announce with: the configuration has no [bgp]."""
 
@@ -129,6 +131,7 @@ def decide(snapshot: Snapshot) -> Desired:
         view = _view(service, judged, slots[key])
         views.append(view)
         if service.enabled:
+            vips = [vip for vip in service.vips if not _is_ours(snapshot, vip)]
             table_services += [
                 TableService(
                     index=len(table_services) + position,
@@ -139,14 +142,14 @@ def decide(snapshot: Snapshot) -> Desired:
                     hash_mode=service.hash_mode,
                     slots=slots[key],
                 )
-                for position, vip in enumerate(service.vips)
+                for position, vip in enumerate(vips)
             ]
-    vips = _vips(snapshot, views)
+    vip_views = _vips(snapshot, views)
     return Desired(
         tables=ForwardingTables(config.secret, tuple(table_services), table_members),
-        routes=frozenset(_route(snapshot, vip.vip) for vip in vips if vip.no is None),
+        routes=frozenset(_route(snapshot, vip.vip) for vip in vip_views if vip.no is None),
         services=tuple(views),
-        vips=vips,
+        vips=vip_views,
     )
 
 
@@ -221,29 +224,37 @@ def _vips(snapshot: Snapshot, views: list[ServiceView]) -> tuple[VipView, ...]:
         for vip in view.service.vips:
             by_vip.setdefault(vip, []).append(view)
     return tuple(
-        VipView(vip, tuple(view.service.name for view in users), _why_not_announced(snapshot, users))
+        VipView(vip, tuple(view.service.name for view in users), _why_not_announced(snapshot, vip, users))
         for vip, users in by_vip.items()
     )
 
 
-def _why_not_announced(snapshot: Snapshot, users: list[ServiceView]) -> No | None:
+def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:
     """A VIP is announced while any of its virtual services can serve: one that is down must not take the others along.
 
     `advertise_down` keeps an enabled service's VIP announced without members, but never without a data plane.
     """
     if snapshot.config.bgp is None:
         return No(Why.NO_BGP)
+    if _is_ours(snapshot, vip):
+        return No(Why.LOCAL_ADDRESS, f"remove {vip} from this machine's interfaces")
     if snapshot.plane_error is not None:
         return No(Why.PLANE_DOWN, snapshot.plane_error)
     if any(view.no is None or (view.service.enabled and view.service.advertise_down) for view in users):
         # A table without members that other directors already use would send their flows elsewhere, and break them.
         undecided = [name for view in users for name in snapshot.undecided(view.service.pool)]
-        if snapshot.learning and undecided:
-            return No(Why.LEARNING, f"no verdict yet of {', '.join(dict.fromkeys(undecided))}")
+        if undecided:
+            return No(Why.LEARNING, f"not heard of {', '.join(dict.fromkeys(undecided))} yet")
         return None
     if len(users) == 1:
         return users[0].no
     return No(Why.NO_SERVICE_UP, "; ".join(f"{view.service.name}: {view.no}" for view in users))
+
+
+def _is_ours(snapshot: Snapshot, vip: IPAddress) -> bool:
+    """Whether the VIP is an address of this machine. Taking its packets away could cut the director off."""
+    hop = snapshot.next_hops.get(vip)
+    return isinstance(hop, Unresolved) and hop.reason == LOCAL_ADDRESS
 
 
 def _route(snapshot: Snapshot, vip: IPAddress) -> Route:

@@ -24,7 +24,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from appliance.forwarding import NextHop
 from appliance.model import IPAddress
-from appliance.state import Unresolved
+from appliance.state import LOCAL_ADDRESS, Unresolved
 
 log = structlog.get_logger()
 
@@ -61,6 +61,7 @@ class Netlink:
     def __init__(self, report: Callable[[NextHops], None]) -> None:
         self._report = report
         self._targets: frozenset[IPAddress] = frozenset()
+        self._vips: frozenset[IPAddress] = frozenset()
         self._last: NextHops | None = None
         self._thread: threading.Thread | None = None
         self._inner: asyncio.AbstractEventLoop | None = None
@@ -85,11 +86,16 @@ class Netlink:
             self._nudge()
             await asyncio.to_thread(self._thread.join, 2.0)
 
-    def follow(self, targets: Iterable[IPAddress]) -> None:
-        """Make these the addresses to follow; to be called on the outer loop's thread."""
-        wanted = frozenset(targets)
-        if wanted != self._targets:
-            self._targets = wanted
+    def follow(self, targets: Iterable[IPAddress], vips: Iterable[IPAddress] = ()) -> None:
+        """Make these the addresses to follow; to be called on the outer loop's thread.
+
+        Args:
+            targets: to be resolved.
+            vips: only reported when they are addresses of this machine; nobody is asked for them.
+        """
+        wanted = frozenset(targets), frozenset(vips)
+        if wanted != (self._targets, self._vips):
+            self._targets, self._vips = wanted
             self._nudge()
 
     def _nudge(self) -> None:
@@ -134,8 +140,8 @@ class Netlink:
             self._outer.call_soon_threadsafe(self._report, hops)
 
     async def _look(self, kernel: AsyncIPRoute) -> NextHops:
-        targets = self._targets
-        if not targets:
+        targets, vips = self._targets, self._vips
+        if not targets and not vips:
             return {}
         links = {link["index"]: _link(link) async for link in await kernel.link("dump")}
         neighbours = {
@@ -143,9 +149,13 @@ class Netlink:
             async for entry in await kernel.neigh("dump")
         }
         nudged: set[tuple[int, str]] = set()
-        return {
+        hops: dict[IPAddress, NextHop | Unresolved] = {
             target: await self._hop(kernel, target, links, neighbours, nudged) for target in sorted(targets, key=str)
         }
+        if vips:
+            own = {ip_address(address.get("address")) async for address in await kernel.addr("dump")}
+            hops |= {vip: Unresolved(LOCAL_ADDRESS, f"{vip} is an address of this director") for vip in vips & own}
+        return hops
 
     async def _hop(
         self,
@@ -222,7 +232,7 @@ async def _route(kernel: AsyncIPRoute, target: IPAddress) -> dict[str, Any] | Un
     if answer is None:
         return Unresolved("no_route", f"to {target}")
     if answer["type"] == RTN_LOCAL:
-        return Unresolved("local_address", f"{target} is an address of this director")
+        return Unresolved(LOCAL_ADDRESS, f"{target} is an address of this director")
     if answer["type"] != RTN_UNICAST:
         return Unresolved("no_route", f"to {target}: the route is of another type (blackhole, prohibit, ...)")
     return dict(answer["attrs"])

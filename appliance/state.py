@@ -6,9 +6,13 @@ never changes under their hands. Pure: no I/O, no clock; the signal is a plain c
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from appliance.forwarding import MAX_MEMBERS, NextHop
 from appliance.model import Config, Delivery, Health, IPAddress, Member, Pool
+
+LOCAL_ADDRESS = "local_address"
+"""The reason of an address that is this machine's own. Of a VIP nothing else is ever looked up."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +41,49 @@ class Snapshot:
     """By `pool/member`; missing means unknown."""
 
     next_hops: Mapping[IPAddress, NextHop | Unresolved] = field(default_factory=dict)
+    """Of members; and of VIPs that are wrongly an address of this machine (LOCAL_ADDRESS)."""
+
     indices: Mapping[MemberWay, int] = field(default_factory=dict)
     plane_error: str | None = None
     """Why the data plane is not certain to forward; None when it is."""
 
-    learning: bool = False
-    """The process is new and does not know all members yet: what it would announce now, other directors that do know
-    them would contradict, and flows would break."""
+    learning: Mapping[str, "Learning"] = field(default_factory=dict)
+    """Pools, by name, whose members we do not know well enough to announce VIPs with them."""
 
     def undecided(self, pool: Pool) -> list[str]:
         """Names of members of which it is not known yet whether they will be in rotation."""
-        return [member.name for member in pool.members if member.enabled and member.ratio and self._open(pool, member)]
+        how = self.learning.get(pool.name)
+        if how is None:
+            return []
+        wanted = [member for member in pool.members if member.enabled and member.ratio]
+        return [member.name for member in wanted if self._open(pool, member, how)]
 
-    def _open(self, pool: Pool, member: Member) -> bool:
+    def usable(self, pool: Pool) -> bool:
+        """Whether any member could be in rotation now."""
+        return any(
+            member.enabled and member.ratio and not self._open(pool, member, Learning.AGAIN) for member in pool.members
+        )
+
+    def _open(self, pool: Pool, member: Member, how: "Learning") -> bool:
         health = self.health.get(f"{pool.name}/{member.name}", Health.UNKNOWN) if pool.monitors else Health.UP
         if health is Health.UP:
             return not isinstance(self.next_hops.get(member.address), NextHop)
-        return health is Health.UNKNOWN
+        return how is Learning.AGAIN or health is Health.UNKNOWN
+
+
+class Learning(Enum):
+    """Why a pool's members are not known well enough.
+
+    A director that announces a VIP with a part of the ring sends flows that other directors have placed by the whole
+    ring to the wrong members. So it waits, but not for ever: whoever runs the store ends that after a while.
+    """
+
+    FIRST = "first"
+    """The process is new: members without a first verdict are open."""
+
+    AGAIN = "again"
+    """No member was usable: maybe we were cut off, and bad verdicts were our own fault. So members that are not usable
+    are open."""
 
 
 def ways(config: Config) -> Iterable[MemberWay]:
@@ -113,7 +143,7 @@ class State:
         self._health: dict[str, Health] = {}
         self._next_hops: Mapping[IPAddress, NextHop | Unresolved] = {}
         self._plane_error: str | None = "the data plane has not started"
-        self._learning = True
+        self._learning = {pool.name: Learning.FIRST for pool in config.pools}
         self._indices = self._allocator.update(ways(config))
 
     @property
@@ -127,7 +157,7 @@ class State:
             next_hops=self._next_hops,
             indices=self._indices,
             plane_error=self._plane_error,
-            learning=self._learning,
+            learning=dict(self._learning),
         )
 
     def set_config(self, config: Config) -> None:
@@ -137,6 +167,10 @@ class State:
         self._config = config
         known = {f"{pool.name}/{member.name}" for pool in config.pools for member in pool.members}
         self._health = {member: health for member, health in self._health.items() if member in known}
+        # A pool that is new to a running director is no reason to hold its VIPs back: nobody else has flows on it yet.
+        names = {pool.name for pool in config.pools}
+        self._learning = {name: how for name, how in self._learning.items() if name in names}
+        self._learn()
         self._changed()
 
     def set_health(self, member: str, health: Health) -> None:
@@ -156,13 +190,17 @@ class State:
             self._plane_error = error
             self._changed()
 
-    def end_learning(self) -> None:
-        """Go on with what is known: a member that never shows itself must not hold everything up."""
-        if self._learning:
-            self._learning = False
+    def end_learning(self, pool: str) -> None:
+        """Go on with what is known of a pool: a member that never shows itself must not hold everything up."""
+        if self._learning.pop(pool, None) is not None:
             self._changed()
 
     def _learn(self) -> None:
-        if self._learning:
-            snapshot = self.snapshot()
-            self._learning = any(snapshot.undecided(pool) for pool in self._config.pools)
+        """Pools that are known well enough, and pools of which nothing is usable any more."""
+        snapshot = self.snapshot()
+        for pool in self._config.pools:
+            if pool.name not in self._learning:
+                if not snapshot.usable(pool):
+                    self._learning[pool.name] = Learning.AGAIN
+            elif not snapshot.undecided(pool):
+                del self._learning[pool.name]

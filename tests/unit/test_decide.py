@@ -7,7 +7,7 @@ import pytest
 from appliance.decide import Why, decide
 from appliance.forwarding import NO_MEMBER
 from appliance.model import EffectiveState, Health, NetworkProfile, PortRange, ProfileType
-from appliance.state import Unresolved
+from appliance.state import LOCAL_ADDRESS, Learning, Unresolved
 from bgp.route import Route
 from tests.builders import L2, config, hop, member, pool, service, snapshot
 
@@ -141,9 +141,28 @@ def test_equal_knowledge_gives_equal_tables():
 
 def test_a_new_director_waits_for_the_first_verdict_of_every_member():
     """Announcing a table that other directors contradict would break their flows; the reason says who is waited for."""
-    waiting = {"web/web2": Health.UNKNOWN}
-    desired = decide(snapshot(health=waiting, learning=True))
+    waiting, learning = {"web/web2": Health.UNKNOWN}, {"web": Learning.FIRST}
+    desired = decide(snapshot(health=waiting, learning=learning))
     assert desired.routes == frozenset()
-    assert str(desired.vips[0].no) == "learning: no verdict yet of web2"
-    assert decide(snapshot(learning=True)).routes == {Route(VIP)}
+    assert str(desired.vips[0].no) == "learning: not heard of web2 yet"
+    assert decide(snapshot(learning=learning)).routes == {Route(VIP)}
+    assert decide(snapshot(health={"web/web2": Health.DOWN}, learning=learning)).routes == {Route(VIP)}
     assert decide(snapshot(health=waiting)).routes == {Route(VIP)}, "a member added later withdraws nothing"
+
+
+def test_a_director_that_was_cut_off_waits_for_all_members():
+    """A verdict from that time may have been our own fault, so a member that is down is waited for, too."""
+    down = {"web/web2": Health.DOWN}
+    desired = decide(snapshot(health=down, learning={"web": Learning.AGAIN}))
+    assert desired.routes == frozenset()
+    assert str(desired.vips[0].no) == "learning: not heard of web2 yet"
+
+
+def test_a_vip_that_is_our_own_address_is_left_alone():
+    """Taking its packets from the kernel could cut the director off: not in the tables, not announced, and why."""
+    base = snapshot()
+    hops = dict(base.next_hops) | {VIP: Unresolved(LOCAL_ADDRESS, "198.51.100.7 is an address of this director")}
+    desired = decide(snapshot(next_hops=hops))
+    assert desired.tables.vips == frozenset()
+    assert desired.routes == frozenset()
+    assert desired.vips[0].no.why is Why.LOCAL_ADDRESS

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.model import Health
-from appliance.state import IndexAllocator, MemberWay, State
+from appliance.state import IndexAllocator, Learning, MemberWay, State
 from tests.builders import L2, L3, config, hop, member, pool, service
 
 
@@ -71,26 +71,47 @@ def test_a_freed_index_waits_until_fresh_ones_are_used_up():
     assert set(first.values()).isdisjoint(second.values())
 
 
+def ready(state):
+    state.set_plane_error(None)
+    state.set_next_hops({member(n).address: hop(n) for n in (1, 2, 3)})
+
+
 def test_learning_ends_when_every_member_is_decided():
     """A new director knows enough when each member is down, or up with a way to it."""
     state = State(config(), lambda: None)
-    assert state.snapshot().learning
-    state.set_next_hops({member(n).address: hop(n) for n in (1, 2, 3)})
+    ready(state)
+    assert state.snapshot().learning == {"web": Learning.FIRST}
     state.set_health("web/web1", Health.UP)
     state.set_health("web/web2", Health.DOWN)
-    assert state.snapshot().learning
     assert state.snapshot().undecided(pool()) == ["web3"]
     state.set_health("web/web3", Health.UP)
-    assert not state.snapshot().learning
+    assert state.snapshot().learning == {}
     state.set_health("web/web3", Health.UNKNOWN)
-    assert not state.snapshot().learning, "it never begins again"
+    assert state.snapshot().learning == {}, "one member in doubt is no reason to begin again"
+
+
+def test_learning_begins_again_when_no_member_is_usable():
+    """Being cut off looks like all members failing: then bad verdicts are in doubt until every member is usable."""
+    state = State(config(), lambda: None)
+    ready(state)
+    for n in (1, 2, 3):
+        state.set_health(f"web/web{n}", Health.UP)
+    assert state.snapshot().learning == {}
+    for n in (1, 2, 3):
+        state.set_health(f"web/web{n}", Health.DOWN)
+    assert state.snapshot().learning == {"web": Learning.AGAIN}
+    state.set_health("web/web1", Health.UP)
+    assert state.snapshot().undecided(pool()) == ["web2", "web3"]
+    state.set_health("web/web2", Health.UP)
+    state.set_health("web/web3", Health.UP)
+    assert state.snapshot().learning == {}
 
 
 def test_learning_can_be_ended():
     """A member that never shows itself must not hold everything up."""
     signals = []
     state = State(config(), lambda: signals.append(1))
-    state.end_learning()
-    state.end_learning()
-    assert not state.snapshot().learning
+    state.end_learning("web")
+    state.end_learning("web")
+    assert state.snapshot().learning == {}
     assert len(signals) == 1
