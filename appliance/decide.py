@@ -41,12 +41,12 @@ class Why(StrEnum):
     # a virtual service
     SERVICE_DISABLED = "service_disabled"
     BELOW_MIN_MEMBERS = "below_min_members"
+    LEARNING = "learning"
+    """The director has just started, or was cut off, and waits to hear of all members."""
 
     # a VIP
     NO_SERVICE_UP = "no_service_up"
     PLANE_DOWN = "plane_down"
-    LEARNING = "learning"
-    """The director has just started, or was cut off, and waits to hear of all members."""
     LOCAL_ADDRESS = "local_address"
     """The VIP is an address of this director: its kernel would take the packets."""
     NO_BGP = "no_bgp"
@@ -124,11 +124,16 @@ def decide(snapshot: Snapshot) -> Desired:
     for service in config.services:
         delivery = service.profile.delivery
         judged = [_judge(snapshot, service.pool, member, delivery) for member in service.pool.members]
+        # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring
+        # to members that know nothing of them, and those reset them. What is dropped is sent again.
+        undecided = snapshot.undecided(service.pool)
         key = service.pool.name, delivery
         if key not in slots:
-            slots[key] = ALGORITHMS[service.pool.algorithm](tuple(_ring_member(view) for view in judged))
-            table_members |= _table_members(judged, delivery)
-        view = _view(service, judged, slots[key])
+            ring = tuple(_ring_member(view, known=not undecided) for view in judged)
+            slots[key] = ALGORITHMS[service.pool.algorithm](ring)
+            if not undecided:
+                table_members |= _table_members(judged, delivery)
+        view = _view(service, judged, slots[key], undecided)
         views.append(view)
         if service.enabled:
             vips = [vip for vip in service.vips if not _is_ours(snapshot, vip)]
@@ -188,10 +193,9 @@ def _why_out(member: Member, health: Health, hop: NextHop | Unresolved, delivery
     return None
 
 
-def _ring_member(view: MemberView) -> RingMember:
-    return RingMember(
-        id=view.name, weight=view.ratio, index=view.index, eligible=view.state is EffectiveState.IN_ROTATION
-    )
+def _ring_member(view: MemberView, *, known: bool) -> RingMember:
+    eligible = known and view.state is EffectiveState.IN_ROTATION
+    return RingMember(id=view.name, weight=view.ratio, index=view.index, eligible=eligible)
 
 
 def _table_members(judged: list[MemberView], delivery: Delivery) -> Mapping[int, TableMember]:
@@ -203,15 +207,17 @@ def _table_members(judged: list[MemberView], delivery: Delivery) -> Mapping[int,
     }
 
 
-def _view(service: VirtualService, judged: list[MemberView], slots: SlotArray) -> ServiceView:
+def _view(service: VirtualService, judged: list[MemberView], slots: SlotArray, undecided: list[str]) -> ServiceView:
     share = shares(slots)
     members = tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged)
-    return ServiceView(service, members, _why_not_serving(service, members))
+    return ServiceView(service, members, _why_not_serving(service, members, undecided))
 
 
-def _why_not_serving(service: VirtualService, members: tuple[MemberView, ...]) -> No | None:
+def _why_not_serving(service: VirtualService, members: tuple[MemberView, ...], undecided: list[str]) -> No | None:
     if not service.enabled:
         return No(Why.SERVICE_DISABLED)
+    if undecided and any(member.state is EffectiveState.IN_ROTATION for member in members):
+        return No(Why.LEARNING, f"not heard of {', '.join(undecided)} yet")
     in_rotation = sum(member.state is EffectiveState.IN_ROTATION for member in members)
     if in_rotation < service.min_members:
         return No(Why.BELOW_MIN_MEMBERS, f"{in_rotation} in rotation, {service.min_members} wanted")
@@ -241,10 +247,6 @@ def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceVi
     if snapshot.plane_error is not None:
         return No(Why.PLANE_DOWN, snapshot.plane_error)
     if any(view.no is None or (view.service.enabled and view.service.advertise_down) for view in users):
-        # A table without members that other directors already use would send their flows elsewhere, and break them.
-        undecided = [name for view in users for name in snapshot.undecided(view.service.pool)]
-        if undecided:
-            return No(Why.LEARNING, f"not heard of {', '.join(dict.fromkeys(undecided))} yet")
         return None
     if len(users) == 1:
         return users[0].no

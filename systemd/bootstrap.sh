@@ -110,7 +110,7 @@ bootstrap() {
 	for what in "$@"; do
 		case $what in
 		run) ;;
-		lab) packages+=(frr ethtool tcpdump iputils-ping); lock=requirements-dev.lock ;;
+		lab) packages+=(frr ethtool tcpdump iputils-ping curl); lock=requirements-dev.lock ;;
 		dev) packages+=(bird2 gcc libc6-dev linux-libc-dev shellcheck); lock=requirements-dev.lock ;;
 		*) die "bootstrap: unknown part: $what" ;;
 		esac

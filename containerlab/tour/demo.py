@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -38,6 +39,9 @@ from containerlab.tour.quickstart import (
     start,
     url,
 )
+
+NAME = "demo"
+"""Another name than the topology's own: a lab that somebody brought up by hand is left alone."""
 
 RATE = 12.0
 """New flows a second to each of the eight targets: enough to see, little enough to read every capture."""
@@ -350,11 +354,11 @@ def tell_what_to_try(console: Console, lab: Lab) -> None:
         f"""
 The lab is still up. Try, as root:
 
-  .venv/bin/onward lab exec client curl -s http://198.51.100.10/
-  .venv/bin/onward lab exec r1 vtysh -c 'show ip route 198.51.100.10'
-  .venv/bin/onward lab exec d1 onward status --watch
-  .venv/bin/onward lab exec m1 tcpdump -ni eth1 'proto 4 or proto 41'
-  ip netns exec {lab.node("d1").netns} curl -s http://127.0.0.1:8080/metrics
+  .venv/bin/onward lab exec --lab {lab.name} client -- curl -s http://198.51.100.10/
+  .venv/bin/onward lab exec --lab {lab.name} r1 -- vtysh -c 'show ip route 198.51.100.10'
+  .venv/bin/onward lab exec --lab {lab.name} d1 -- onward status --watch
+  .venv/bin/onward lab exec --lab {lab.name} r2 -- tcpdump -ni eth2 'proto 4 or proto 41'
+  .venv/bin/onward lab exec --lab {lab.name} d1 -- curl -s http://127.0.0.1:8080/metrics
 
 and take it down with
 
@@ -376,9 +380,10 @@ def main() -> int:
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="onward-demo-"))
     lab: Lab | None = None
+    finished = False
     try:
         with console.status("Bringing up a client, two routers, two directors and four members ..."):
-            lab = Lab.up(TOPOLOGY, reconfigure=True)
+            lab = Lab.up(TOPOLOGY, name=NAME)
         console.print(f"[bold]Lab up[/bold] [dim]({time.monotonic() - started:.1f} s)[/dim]")
         demo = Demo(console, lab, folder)
         with console.status("Waiting for health verdicts and BGP ..."):
@@ -393,18 +398,19 @@ def main() -> int:
         picture.draw(demo.record.samples, demo.record.events, list(MEMBERS), options.picture)
         _give_to_caller(options.picture)
         console.print(f"\npicture: {options.picture}   [dim]{time.monotonic() - started:.0f} s in all[/dim]")
+        finished = True
         if options.keep:
             tell_what_to_try(console, lab)
         print(f"\n{demo.passed} passed, {demo.failed} failed", flush=True)
         return 1 if demo.failed else 0
-    except (LabError, ConfigError) as error:
+    except (LabError, ConfigError, subprocess.SubprocessError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if lab is not None and not options.keep:
+        if lab is not None and not (options.keep and finished):
             with console.status("Taking the lab down ..."):
                 lab.down()
 

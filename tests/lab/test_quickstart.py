@@ -218,6 +218,72 @@ def test_killed_exabgp_is_started_again_and_gets_every_route_anew(lab):
     assert status(lab.node("d1"))["director"]["started_at"] == before
 
 
+def test_rules_that_vanish_are_put_back_and_nothing_fails(lab):
+    """Somebody flushes nftables under a director: it notices, withdraws in doubt, repairs, and announces again."""
+    node = lab.node("d1")
+    node.run(["nft", "flush", "ruleset"])
+    until(lambda: "198.51.100.10" in node.run(["nft", "list", "ruleset"]).stdout, "the rules are back")
+    until(lambda: "plane.failed" in lab.log("d1").read_text(), "it was noticed")
+    for vip in VIPS:
+        announced_by(lab, vip, "d1", "d2")
+    assert traffic(lab, "udp", url("198.51.100.10", "udp", 5000), "--flows", "100")["failed"] == {}
+
+
+def test_a_plane_that_cannot_forward_withdraws_though_bgp_is_well(lab):
+    """Invariant 2, end to end: no proof, no route. The session stays up all the while."""
+    node = lab.node("d1")
+    # The plane's kernel guard cannot be put back while nft is out of the way: proof and repair both fail.
+    nft = node.run(["sh", "-c", "command -v nft"]).stdout.strip()
+    node.run(["mount", "--bind", "/bin/false", nft])
+    try:
+        nsenter = ["ip", "netns", "exec", node.netns, "nft", "flush", "ruleset"]
+        subprocess.run(nsenter, check=True)
+        for vip in VIPS:
+            announced_by(lab, vip, "d2")
+        document = status(node)
+        assert document["plane"]["error"]
+        vips = [vip for service in document["services"] for vip in service["vips"]]
+        assert {vip["reason"] for vip in vips} == {"plane_down"}
+        assert [peer["session"] for peer in document["bgp"]["peers"]] == ["up"]
+        assert traffic(lab, "udp", url("198.51.100.10", "udp", 5000), "--flows", "100")["failed"] == {}
+    finally:
+        node.run(["umount", nft])
+    for vip in VIPS:
+        announced_by(lab, vip, "d1", "d2")
+
+
+def test_a_dead_link_breaks_no_connection_that_the_other_director_can_carry(lab):
+    """d1's interface goes down and comes back: connections stall at most, and none is sent to another member."""
+    node = lab.node("d1")
+    with held(lab, url("198.51.100.10")) as state:
+        before = dict(state()["open"])
+        node.run(["ip", "link", "set", "eth1", "down"])
+        time.sleep(1.5)
+        node.run(["ip", "link", "set", "eth1", "up"])
+        # Link down takes IPv6 addresses and every route along.
+        node.run(["ip", "-6", "address", "replace", "2001:db8:2::11/64", "dev", "eth1", "nodad"])
+        node.run(["ip", "route", "replace", "default", "via", "203.0.113.1"])
+        node.run(["ip", "-6", "route", "replace", "default", "via", "2001:db8:2::1"])
+        for vip in VIPS:
+            announced_by(lab, vip, "d1", "d2")
+        time.sleep(2)
+        assert {entry["error"] for entry in state()["broken"]} <= {"no answer in time"}
+        assert all(count <= before[name] for name, count in state()["open"].items())
+
+
+def test_a_vip_that_becomes_an_own_address_is_withdrawn(lab):
+    """Somebody puts the VIP on the director's loopback: the kernel would take it, so the VIP goes, with the reason."""
+    node = lab.node("d1")
+    node.run(["ip", "address", "add", "198.51.100.10/32", "dev", "lo"])
+    try:
+        announced_by(lab, "198.51.100.10", "d2")
+        vips = [vip for service in status(node)["services"] for vip in service["vips"]]
+        assert {vip["reason"] for vip in vips if vip["vip"] == "198.51.100.10"} == {"local_address"}
+    finally:
+        node.run(["ip", "address", "del", "198.51.100.10/32", "dev", "lo"])
+    announced_by(lab, "198.51.100.10", "d1", "d2")
+
+
 def test_a_wrong_configuration_changes_nothing(lab):
     """SIGHUP with a bad file: every mistake is told, and the director goes on with what it had."""
     director = lab.node("d1")
