@@ -27,7 +27,7 @@ from appliance.ring.hash import FlowKey
 from appliance.ring.slots import RingMember, build_slots, pack
 
 DIRECTORY = Path(__file__).parent / "vectors"
-PACKET_FILES = ("l2", "ipip", "parsing", "services", "fragments", "mtu")
+PACKET_FILES = ("l2", "ipip", "parsing", "services", "fragments", "mtu", "icmp")
 
 
 @dataclass(frozen=True)

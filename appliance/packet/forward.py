@@ -8,8 +8,9 @@ The order is part of the behaviour. The first line that applies decides; ids are
  4. More behind the Ethernet header than the link's MTU (P14)        drop  oversized_frame
  5. Version, lengths, IPv4 header checksum (P2, P3, P4)              drop  malformed
  6. IPv6 extension headers: too many, unknown, type 0 (P6)           drop  unsupported_header
- 7. Neither TCP nor UDP                                              drop  protocol
+ 7. Neither TCP nor UDP nor an ICMP error (I6)                       drop  protocol
  8. TCP or UDP header cut or contradictory (P7)                      drop  malformed; of a first fragment (F5): fragment
+    ICMP error that names no flow of the VIP's (`relay`; I2, I4)     drop  malformed, spoofed, fragment, protocol, ...
  9. No virtual service on that protocol and port (P10, P11)          drop  no_service
 10. Fragment, and the hash needs more than its source address        drop  fragment
 11. Sent by a member of an L2 pool or by ourselves (L5)              drop  loop
@@ -22,16 +23,20 @@ A later fragment has no ports. It is forwarded when all services of its VIP and 
 and share their slots (F0); it is then counted for the first of them. Zero UDP checksums and odd TCP flags make no
 difference (P8, P9). Packets with IPv4 DF clear that are too big are dropped without an answer: there is no path that
 fragments them.
+
+From line 9 on, an ICMP error about a flow is taken for a packet of that flow: whole and unchanged, it goes the same way
+to the same member (I1, I3). Whatever happens to it, it is never answered with another error.
 """
 
 from dataclasses import dataclass
 
 from appliance.forwarding import NO_MEMBER, ForwardingTables, TableMember, TableService
 from appliance.model import DsrType, HashMode, Protocol, TtlPolicy
-from appliance.packet import icmp
+from appliance.packet import icmp, relay
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.encap import WRITERS, decrement_hop_limit, ethernet
 from appliance.packet.headers import (
+    Flow,
     IpHeader,
     Part,
     destination,
@@ -100,7 +105,10 @@ class PacketPath:
         if isinstance(ip, Reason):
             return Action(Verdict.DROP, ip)
         packet = packet[: ip.length]
-        service = self._service(packet, ip)
+        flow = _flow(packet, ip)
+        if isinstance(flow, Reason):
+            return Action(Verdict.DROP, flow)
+        service = self._service(flow)
         if isinstance(service, Reason):
             return Action(Verdict.DROP, service)
         if ip.part is not Part.WHOLE and service.hash_mode is not HashMode.SOURCE_IP:
@@ -109,7 +117,9 @@ class PacketPath:
         if source_mac in self._loop_macs or source_mac == ingress.mac:
             return Action(Verdict.DROP, Reason.LOOP, service=service.index)
 
-        hash32 = self._hash(packet, ip, service.hash_mode)
+        # Without ports there is no mode but source_ip here, which leaves them out.
+        words = flow_words(flow.source, flow.destination, flow.ports or bytes(4), flow.protocol, service.hash_mode)
+        hash32 = hash_words(self._keys, words)
         slot = slot_of(hash32, len(service.slots))
         primary = int(service.slots[slot]) & 0xFFFF
         if primary == NO_MEMBER:
@@ -135,23 +145,28 @@ class PacketPath:
             slot=slot,
         )
 
-    def _service(self, packet: bytes, ip: IpHeader) -> TableService | Reason:
-        if ip.part is Part.LATER and ip.version == 6 and is_extension(ip.protocol):
-            return Reason.FRAGMENT
-        if ip.protocol not in (Protocol.TCP, Protocol.UDP):
-            return Reason.PROTOCOL
-        services = self._services.get((ip.destination, ip.protocol))
-        if ip.part is Part.LATER:
-            return services.without_port() if services else Reason.NO_SERVICE
-        ports = parse_ports(packet, ip)
-        if isinstance(ports, Reason):
-            return ports
-        return (services.find(ports[1]) if services else None) or Reason.NO_SERVICE
+    def _service(self, flow: Flow) -> TableService | Reason:
+        services = self._services.get((flow.destination, flow.protocol))
+        if services is None:
+            return Reason.NO_SERVICE
+        if flow.ports is None:
+            return services.without_port()
+        return services.find(int.from_bytes(flow.ports[2:], "big")) or Reason.NO_SERVICE
 
-    def _hash(self, packet: bytes, ip: IpHeader, mode: HashMode) -> int:
-        # In a later fragment this is payload; but then the mode is source_ip, which leaves ports out.
-        ports = packet[ip.l4 : ip.l4 + 4]
-        return hash_words(self._keys, flow_words(ip.source, ip.destination, ports, ip.protocol, mode))
+
+def _flow(packet: bytes, ip: IpHeader) -> Flow | Reason:
+    if ip.protocol == relay.ICMP[ip.version]:
+        return relay.flow_of_error(packet, ip)
+    if ip.part is Part.LATER and ip.version == 6 and is_extension(ip.protocol):
+        return Reason.FRAGMENT
+    if ip.protocol not in (Protocol.TCP, Protocol.UDP):
+        return Reason.PROTOCOL
+    if ip.part is Part.LATER:
+        return Flow(ip.source, ip.destination, ip.protocol, None)
+    ports = parse_ports(packet, ip)
+    if isinstance(ports, Reason):
+        return ports
+    return Flow(ip.source, ip.destination, ip.protocol, packet[ip.l4 : ip.l4 + 4])
 
 
 class _Ports:

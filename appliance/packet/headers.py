@@ -76,6 +76,19 @@ class IpHeader:
     """Where the L4 header begins, from the IP header's first byte."""
 
 
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What chooses service and slot. Of a client's packet itself, or of the flow that an ICMP error is about."""
+
+    source: bytes
+    destination: bytes
+    protocol: int
+    """TCP or UDP."""
+
+    ports: bytes | None
+    """Source and destination port, 4 bytes as in the L4 header; None in a later fragment."""
+
+
 def parse_ethernet(frame: bytes) -> Ethernet | Reason:
     """The header of a frame that carries IP; NOT_IP otherwise, which three tags or a frame without a type also are."""
     offset = ETHERNET - 2
@@ -162,7 +175,7 @@ def _parse_ipv6(packet: bytes) -> IpHeader | Reason:
     length = 40 + payload_length
     if first_word >> 28 != 6 or length > len(packet):
         return Reason.MALFORMED
-    chain = _walk_extensions(packet[:length], next_header)
+    chain = walk_extensions(packet[:length], next_header)
     if isinstance(chain, Reason):
         return chain
     return IpHeader(
@@ -180,14 +193,21 @@ def _parse_ipv6(packet: bytes) -> IpHeader | Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chain:
+class Chain:
+    """Where a chain of IPv6 extension headers leads; fields as in `IpHeader`."""
+
     part: Part
     protocol: int
     l4: int
 
 
-def _walk_extensions(packet: bytes, header: int) -> _Chain | Reason:
-    """From the IPv6 header over its extension headers to what they carry (RFC 8200, section 4)."""
+def walk_extensions(packet: bytes, header: int) -> Chain | Reason:
+    """From the IPv6 header over its extension headers to what they carry (RFC 8200, section 4).
+
+    Args:
+        packet: from the IPv6 header on, as far as it goes.
+        header: next header of the IPv6 header.
+    """
     part = Part.WHOLE
     fragmented = False
     offset = 40
@@ -211,7 +231,7 @@ def _walk_extensions(packet: bytes, header: int) -> _Chain | Reason:
             size = 8
             position = int.from_bytes(packet[offset + 2 : offset + 4], "big")
             if position & 0xFFF8:
-                return _Chain(Part.LATER, packet[offset], offset + 8)
+                return Chain(Part.LATER, packet[offset], offset + 8)
             part = Part.FIRST if position & 1 else Part.WHOLE
         header = packet[offset]
         offset += size
@@ -220,7 +240,7 @@ def _walk_extensions(packet: bytes, header: int) -> _Chain | Reason:
             return Reason.FRAGMENT if part is Part.FIRST else Reason.MALFORMED
     if header in _OTHER_EXTENSIONS:
         return Reason.UNSUPPORTED_HEADER
-    return _Chain(part, header, offset)
+    return Chain(part, header, offset)
 
 
 def is_extension(protocol: int) -> bool:

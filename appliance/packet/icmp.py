@@ -1,4 +1,4 @@
-"""ICMP errors of the director's own, and how often they may be sent.
+"""ICMP errors of the director's own, and how often they may be sent. For those of others see `relay`.
 
 They come from the VIP, quote the packet as it arrived (before any TTL change) and go back to where the frame came from:
 packets.md, section 4; RFC 792, 1191 and 1812 for IPv4, RFC 4443 for IPv6.

@@ -18,8 +18,10 @@ conf.verb = 0
 conf.ipv6_enabled = True
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR  # noqa: E402
 from scapy.layers.inet6 import (  # noqa: E402
+    ICMPv6DestUnreach,
     ICMPv6EchoRequest,
     ICMPv6PacketTooBig,
+    ICMPv6ParamProblem,
     ICMPv6TimeExceeded,
     IPv6,
     IPv6ExtHdrDestOpt,
@@ -1042,8 +1044,6 @@ def parsing_file() -> File:
         ip(6) / ICMPv6EchoRequest(id=1, seq=1, data=b"p"),
         "protocol",
     )
-    error = ip(4) / ICMP(type=3, code=1) / Raw(bytes(ip(4, source=V4, destination=C4) / segment("tcp", sport=80))[:28])
-    bad("I1-ipv4-error", "An ICMP error to a VIP is not forwarded.", 4, error, "protocol")
     bad("P10-ipv4-gre", "GRE to a VIP is not forwarded.", 4, ip(4, proto=47) / Raw(bytes(8)), "protocol")
     bad("P10-ipv4-ipip", "An IP packet inside a packet to a VIP is not looked at.", 4, ip(4, proto=4) / syn, "protocol")
     bad("P10-ipv6-esp", "What ESP hides cannot be forwarded.", 6, ip(6, nh=50) / Raw(bytes(24)), "protocol")
@@ -1384,7 +1384,7 @@ def fragments_file() -> File:
         "F2-icmp",
         "A later fragment of ICMP.",
         tag(ip(4, flags=0, frag=8, proto=1) / Raw(bytes(16)), 4),
-        dropped("protocol"),
+        dropped("fragment"),
         using="l2",
     )
     file.add(
@@ -1590,6 +1590,440 @@ def mtu_file() -> File:
     return file
 
 
+# ---- ICMP from the world --------------------------------------------------------------------------------------------
+
+
+def icmp_file() -> File:
+    modes = ("source_ip", "source_ip_port", "five_tuple")
+    members = [l2_member(21), l2_member(22), l2_member(23, ifindex=7), l2_member(24)]
+    near, over4, over6 = l2_member(21), ipip_member(21, 4), ipip_member(21, 6)
+    file = File(
+        "icmp",
+        "ICMP errors about flows, from anywhere (packets.md, section 5).",
+        {
+            "l2": tables([near]),
+            "over4": tables([over4]),
+            "over6": tables([over6]),
+            "transparent": tables([ipip_member(21, 4, ttl="transparent")]),
+            "small4": tables([ipip_member(21, 4, mtu=100)]),
+            "nobody": tables([near], {"pool": {"none": True}}),
+        }
+        | {mode: tables(members, {"pool": {"cycle": [0, 1, 2, 3]}}, usual_services("pool", mode)) for mode in modes},
+    )
+    hop = {4: "192.0.2.77", 6: "2001:db8:7::77"}  # a router on the way to the client: not the client itself
+
+    def answer(version: int, protocol: str, size: int = 1500, **more: Any) -> bytes:
+        """What a member sent to the client as the VIP, as it arrived at that router."""
+        port = 80 if protocol == "tcp" else 53
+        more = {"source": VIP[version], "destination": CLIENT[version], "ttl": 61} | more
+        head = ip(version, **more) / segment(protocol, sport=port, dport=40000, **_flags(protocol))
+        return bytes(head / Raw(b"r" * (size - len(head))))
+
+    def error(version: int, message: Packet, quote: bytes, ttl: int = 57, **more: Any) -> bytes:
+        head = {"tos": 0xC0, "source": hop[version], "ttl": ttl} | ({"flags": 0} if version == 4 else {}) | more
+        return bytes(ip(version, **head) / message / Raw(quote))
+
+    def relayed(
+        name: str,
+        sentence: str,
+        version: int,
+        make: Callable[[int], bytes],
+        protocol: str = "tcp",
+        *,
+        using: str = "l2",
+        client: str | None = None,
+        sport: int = 40000,
+        tos: int = 0xC0,
+    ) -> None:
+        """Delivered like the flow's own packets; *make* builds the error for a TTL."""
+        flow = flow_of(version, protocol, sport, source=client)
+        raw = file.tables[using]
+        hash32 = flow_hash(*flow, raw["services"][USUAL[version, protocol]]["hash"])
+        index = (hash32 * SLOTS >> 32) % len(raw["members"])
+        member = raw["members"][index]
+        if "encapsulation" in member:
+            inner = make(57 if member["ttl"] == "transparent" else 56)
+            # An error has DF clear in these vectors, so the outer IPv4 header needs an identification.
+            out = ipip_out(member, inner, version, hash32, tos=tos, ident=0x4242 if version == 4 else None)
+        else:
+            out = l2_out(member, make(57), version)
+        file.add(
+            name,
+            sentence,
+            tag(make(57), version),
+            file.sent(out, flow=flow, service=USUAL[version, protocol], member=index, using=using),
+            using=using,
+        )
+
+    def bad(name: str, sentence: str, version: int, packet: bytes, reason: str, *, using: str = "l2") -> None:
+        file.add(name, sentence, tag(packet, version), dropped(reason), using=using)
+
+    usual = "The error goes whole and unchanged to the member that the flow's own packets go to."
+    for version in (4, 6):
+        name = f"ipv{version}"
+        header = 20 if version == 4 else 40
+        room = 548 if version == 4 else 1232
+        for protocol in ("tcp", "udp"):
+            for using in ("l2", "over4", "over6", "transparent"):
+                relayed(
+                    f"I1-{name}-{protocol}-{using}",
+                    usual,
+                    version,
+                    lambda ttl, version=version, protocol=protocol, room=room: error(
+                        version, too_big(version, 1400), answer(version, protocol)[:room], ttl
+                    ),
+                    protocol,
+                    using=using,
+                )
+            for cut, what in ((8, "the eight bytes of L4 that RFC 792 asks for"), (4, "nothing but the ports")):
+                relayed(
+                    f"I1-{name}-{protocol}-quote-{cut}",
+                    f"A quote may have {what}; its total length is that of the packet before it was cut.",
+                    version,
+                    lambda ttl, version=version, protocol=protocol, end=header + cut: error(
+                        version, too_big(version, 1400), answer(version, protocol)[:end], ttl
+                    ),
+                    protocol,
+                )
+            bad(
+                f"I1-{name}-{protocol}-quote-3",
+                "A quote without both ports names no flow.",
+                version,
+                error(version, too_big(version, 1400), answer(version, protocol)[: header + 3]),
+                "malformed",
+            )
+            for mode in modes:
+                for number, (client, sport) in enumerate(
+                    ((None, 40000), (None, 40001), (f"203.0.113.{10 + 4}" if version == 4 else "2001:db8:c::e", 40000))
+                ):
+
+                    def about(
+                        ttl: int,
+                        version: int = version,
+                        protocol: str = protocol,
+                        client: str | None = client,
+                        sport: int = sport,
+                    ) -> bytes:
+                        port = 80 if protocol == "tcp" else 53
+                        head = ip(version, source=VIP[version], destination=client or CLIENT[version], ttl=61)
+                        quote = head / segment(protocol, sport=port, dport=sport, **_flags(protocol))
+                        return error(version, too_big(version, 1400), bytes(quote), ttl)
+
+                    relayed(
+                        f"I1-{name}-{protocol}-{mode}-{number}",
+                        "Hash and slot are those of the quoted tuple turned round, whoever sent the error.",
+                        version,
+                        about,
+                        protocol,
+                        using=mode,
+                        client=client,
+                        sport=sport,
+                    )
+        quote = answer(version, "tcp")[: header + 8]
+
+        def message(kind: str, version: int = version) -> Packet:
+            if version == 4:
+                return {
+                    "unreachable": ICMP(type=3, code=1),
+                    "port-unreachable": ICMP(type=3, code=3),
+                    "time-exceeded": ICMP(type=11, code=0),
+                    "parameter-problem": ICMP(type=12, code=0, ptr=20),
+                }[kind]
+            return {
+                "unreachable": ICMPv6DestUnreach(code=0),
+                "port-unreachable": ICMPv6DestUnreach(code=4),
+                "time-exceeded": ICMPv6TimeExceeded(code=0),
+                "parameter-problem": ICMPv6ParamProblem(code=1, ptr=6),
+            }[kind]
+
+        for kind in ("unreachable", "port-unreachable", "time-exceeded", "parameter-problem"):
+            relayed(
+                f"I3-{name}-{kind}",
+                "Errors of other types are relayed alike.",
+                version,
+                lambda ttl, version=version, kind=kind, quote=quote, message=message: error(
+                    version, message(kind), quote, ttl
+                ),
+            )
+        tagged = error(version, too_big(version, 1400), quote)
+        file.add(
+            f"I1-{name}-vlan",
+            "Tags in front of an error make no difference.",
+            tag(tagged, version, (0x8100, 5)),
+            file.sent(l2_out(near, tagged, version), flow=flow_of(version, "tcp"), service=USUAL[version, "tcp"]),
+        )
+        file.add(
+            f"I1-{name}-padding",
+            "Padding behind an error is not part of it.",
+            tag(tagged, version) + b"padding",
+            file.sent(l2_out(near, tagged, version), flow=flow_of(version, "tcp"), service=USUAL[version, "tcp"]),
+        )
+        relayed(
+            f"I1-{name}-l2-ttl-1",
+            "A bridge does not look at the TTL or hop limit of an error either.",
+            version,
+            lambda ttl, version=version, quote=quote: error(version, too_big(version, 1400), quote, ttl - 56),
+        )
+
+        # nothing is answered to an error
+        file.add(
+            f"I1-{name}-ttl-1",
+            "An error whose life ends here is not answered with another (RFC 1122, RFC 4443).",
+            tag(error(version, too_big(version, 1400), quote, 1), version),
+            drop_with_flow(file, "ttl_expired", flow_of(version, "tcp"), USUAL[version, "tcp"], using="over4"),
+            using="over4",
+        )
+        long = {"flags": "DF"} if version == 4 else {}
+        file.add(
+            f"I1-{name}-too-big",
+            "An error that is too big for the way is not answered with another, DF or not.",
+            tag(error(version, too_big(version, 1400), answer(version, "tcp")[:500], **long), version),
+            drop_with_flow(file, "too_big", flow_of(version, "tcp"), USUAL[version, "tcp"], using="small4"),
+            using="small4",
+        )
+
+        # where it does not go
+        file.add(
+            f"I1-{name}-no-member",
+            "Nobody is there to be told.",
+            tag(error(version, too_big(version, 1400), quote), version),
+            drop_with_flow(
+                file, "no_member", flow_of(version, "tcp"), USUAL[version, "tcp"], member=None, using="nobody"
+            ),
+            using="nobody",
+        )
+        strange = ip(version, source=VIP[version], destination=CLIENT[version]) / segment("tcp", sport=81, dport=80)
+        bad(
+            f"I1-{name}-no-service",
+            "The service is found by the source port of the quote: what would be its destination means nothing.",
+            version,
+            error(version, too_big(version, 1400), bytes(strange)),
+            "no_service",
+        )
+        other = ip(version, source=VIP[version], destination=CLIENT[version]) / segment("udp", sport=80, dport=40000)
+        bad(
+            f"I1-{name}-other-protocol",
+            "The protocol of the quote counts, too.",
+            version,
+            error(version, too_big(version, 1400), bytes(other)),
+            "no_service",
+        )
+        file.add(
+            f"I1-{name}-loop",
+            "A member of an L2 pool that sends the error back to the VIP would loop it.",
+            tag(error(version, too_big(version, 1400), quote), version, source=near["next_hop"]["mac"]),
+            dropped("loop", service=USUAL[version, "tcp"]),
+        )
+        for what, source in (("client", CLIENT[version]), ("stranger", hop[version])):
+            bad(
+                f"I4-{name}-{what}",
+                "An error about a packet that the VIP did not send is a forgery.",
+                version,
+                error(version, too_big(version, 1400), answer(version, "tcp", source=source)[: header + 8]),
+                "spoofed",
+            )
+        bad(
+            f"I4-{name}-other-direction",
+            "An error about the client's own packet is not the VIP's to receive.",
+            version,
+            error(version, too_big(version, 1400), bytes(ip(version) / segment("tcp"))[: header + 8]),
+            "spoofed",
+        )
+
+        # wrong in itself
+        right = error(version, too_big(version, 1400), quote)
+        at = header + 2
+        bad(
+            f"I1-{name}-checksum",
+            "A wrong ICMP checksum.",
+            version,
+            right[:at] + bytes((right[at] ^ 1,)) + right[at + 1 :],
+            "malformed",
+        )
+        bad(f"I1-{name}-damaged", "A damaged quote.", version, right[:-1] + bytes((right[-1] ^ 1,)), "malformed")
+        bad(
+            f"I1-{name}-empty",
+            "An error that quotes nothing.",
+            version,
+            error(version, message("unreachable"), b""),
+            "malformed",
+        )
+        bad(
+            f"I1-{name}-half-header",
+            "A quote that ends within its IP header.",
+            version,
+            error(version, message("unreachable"), quote[: header - 1]),
+            "malformed",
+        )
+        number = {"proto": 1} if version == 4 else {"nh": 58}
+        for size in (0, 1, 7):
+            bad(
+                f"I1-{name}-cut-{size}",
+                "An ICMP error has eight bytes before the quote.",
+                version,
+                bytes(ip(version, **number) / Raw(b"\x03" * size)),
+                "malformed",
+            )
+        bad(
+            f"I1-{name}-quotes-other-version",
+            "A quote of the other IP version cannot be.",
+            version,
+            error(version, message("unreachable"), answer(10 - version, "tcp")[:100]),
+            "malformed",
+        )
+        own = {"source": VIP[version], "destination": CLIENT[version]}
+        bad(
+            f"I1-{name}-quotes-icmp",
+            "An error about neither TCP nor UDP, here the VIP's own ICMP.",
+            version,
+            error(version, message("unreachable"), bytes(ip(version, **own, **number) / Raw(bytes(16)))),
+            "protocol",
+        )
+
+    # the error itself in pieces
+    whole = error(4, too_big(4, 1400), answer(4, "tcp")[:548])[20:]
+    for name, fields, piece in (
+        ("first", {"flags": 1}, whole[:512]),
+        ("later", {"flags": 0, "frag": 64}, whole[512:]),
+    ):
+        packet = ip(4, source=hop[4], proto=1, id=9, **fields) / Raw(piece)
+        bad(f"I1-ipv4-fragment-{name}", "An error in fragments is not put together.", 4, bytes(packet), "fragment")
+    whole = error(6, too_big(6, 1400), answer(6, "tcp")[:1232])[40:]
+    for name, offset, more, piece in (("first", 0, 1, whole[:512]), ("later", 64, 0, whole[512:])):
+        cut = ip(6, source=hop[6]) / IPv6ExtHdrFragment(nh=58, offset=offset, m=more, id=9) / Raw(piece)
+        bad(f"I1-ipv6-fragment-{name}", "An error in fragments is not put together.", 6, bytes(cut), "fragment")
+
+    # IPv4 options and IPv6 extension headers, in the quote and in front of the error
+    def with_options(ttl: int) -> bytes:
+        return error(4, too_big(4, 1400), answer(4, "tcp", options=[IPOption_NOP()] * 12)[: 20 + 12 + 8], ttl)
+
+    relayed("I2-ipv4-options", "The ports stand behind the quote's IP options.", 4, with_options)
+    relayed(
+        "I2-ipv4-options-full",
+        "An IP header of 60 bytes is the longest.",
+        4,
+        lambda ttl: error(4, too_big(4, 1400), answer(4, "tcp", options=[IPOption_NOP()] * 40)[:68], ttl),
+    )
+    relayed(
+        "I1-ipv4-outer-options",
+        "Options of the error itself are carried along.",
+        4,
+        lambda ttl: error(4, too_big(4, 1400), answer(4, "tcp")[:28], ttl, options=[IPOption_NOP()] * 4),
+        using="over4",
+    )
+    bad(
+        "I2-ipv4-options-cut",
+        "A quote that ends within its options.",
+        4,
+        error(4, too_big(4, 1400), answer(4, "tcp", options=[IPOption_NOP()] * 12)[:28]),
+        "malformed",
+    )
+    short = b"\x44" + answer(4, "tcp")[1:28]
+    bad("I2-ipv4-ihl", "A quoted header cannot be that short.", 4, error(4, too_big(4, 1400), short), "malformed")
+    relayed(
+        "I1-ipv4-quoted-checksum",
+        "The quoted IP header's checksum is not looked at: routers change the TTL before they quote.",
+        4,
+        lambda ttl: error(4, too_big(4, 1400), answer(4, "tcp", chksum=0x1234)[:28], ttl),
+    )
+    relayed(
+        "I1-ipv4-quoted-first-fragment",
+        "A quoted first fragment has the ports.",
+        4,
+        lambda ttl: error(4, ICMP(type=11, code=1), answer(4, "udp", flags=1)[:28], ttl),
+        "udp",
+    )
+    later = ip(4, source=V4, destination=C4, flags=0, frag=64, proto=6) / Raw(segment("tcp", sport=80, dport=40000))
+    bad(
+        "I2-ipv4-later-fragment",
+        "A quoted later fragment has payload where ports would be.",
+        4,
+        error(4, ICMP(type=11, code=1), bytes(later)),
+        "fragment",
+    )
+    for kind, what in ((0, "echo-reply"), (4, "source-quench"), (5, "redirect"), (13, "timestamp"), (17, "mask")):
+        bad(
+            f"I6-ipv4-{what}",
+            "Only unreachable, time exceeded and parameter problem are relayed.",
+            4,
+            error(4, ICMP(type=kind, ts_ori=1, ts_rx=2, ts_tx=3), answer(4, "tcp")[:28]),
+            "protocol",
+        )
+    for kind in (0, 5, 100, 127, 129, 137):
+        raw = bytes((kind, 0)) + bytes(6)
+        bad(
+            f"I6-ipv6-type-{kind}",
+            "Only unreachable, packet too big, time exceeded and parameter problem are relayed.",
+            6,
+            bytes(ip(6, source=hop[6], nh=58) / Raw(raw + answer(6, "tcp")[:48])),
+            "protocol",
+        )
+    for version, number in ((4, {"proto": 58}), (6, {"nh": 1})):
+        packet = ip(version, **number) / Raw(bytes((3, 1)) + bytes(6) + answer(version, "tcp")[:60])
+        bad(f"I6-ipv{version}-other-icmp", "ICMP of the other IP version.", version, bytes(packet), "protocol")
+
+    chains: dict[str, Callable[[], Packet]] = {
+        "hop-by-hop": lambda: IPv6ExtHdrHopByHop(),
+        "destination": lambda: IPv6ExtHdrDestOpt(),
+        "routing-4": lambda: IPv6ExtHdrRouting(type=4),
+        "atomic": lambda: IPv6ExtHdrFragment(id=7),
+        "first-fragment": lambda: IPv6ExtHdrFragment(id=7, m=1),
+        "two": lambda: IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt(),
+    }
+
+    def behind(chain: Callable[[], Packet]) -> bytes:
+        head = ip(6, source=V6, destination=C6) / chain()
+        return bytes(head / segment("tcp", sport=80, dport=40000, flags="A"))[: len(head) + 8]
+
+    for name, chain in chains.items():
+        relayed(
+            f"I2-ipv6-{name}",
+            "The ports stand behind the quote's extension headers.",
+            6,
+            lambda ttl, chain=chain: error(6, too_big(6, 1400), behind(chain), ttl),
+        )
+        bad(
+            f"I2-ipv6-{name}-cut",
+            "A quote that ends within its extension headers names no flow.",
+            6,
+            error(6, too_big(6, 1400), behind(chain)[:44]),
+            "malformed",
+        )
+    relayed(
+        "I1-ipv6-outer-chain",
+        "Extension headers of the error itself are walked and carried along.",
+        6,
+        lambda ttl: _with_chain(error(6, too_big(6, 1400), answer(6, "tcp")[:48], ttl)),
+        using="over6",
+    )
+    for name, sentence, chain, reason in (
+        (
+            "later-fragment",
+            "A quoted later fragment has no ports.",
+            lambda: IPv6ExtHdrFragment(id=7, offset=9),
+            "fragment",
+        ),
+        (
+            "routing-0",
+            "A routing header of type 0 is not walked.",
+            lambda: IPv6ExtHdrRouting(type=0),
+            "unsupported_header",
+        ),
+    ):
+        bad(f"I2-ipv6-{name}", sentence, 6, error(6, too_big(6, 1400), behind(chain)), reason)
+    return file
+
+
+def _flags(protocol: str) -> dict[str, Any]:
+    return {"flags": "A"} if protocol == "tcp" else {}
+
+
+def _with_chain(packet: bytes) -> bytes:
+    """An IPv6 packet with a destination options header put in front of what it carries."""
+    payload = bytes((packet[6], 0, 1, 4)) + bytes(4) + packet[40:]
+    return packet[:4] + len(payload).to_bytes(2, "big") + bytes((60,)) + packet[7:40] + payload
+
+
 # ---- hash -----------------------------------------------------------------------------------------------------------
 
 
@@ -1635,7 +2069,7 @@ def write_hashes() -> None:
 
 
 def main() -> None:
-    for make in (l2_file, ipip_file, parsing_file, services_file, fragments_file, mtu_file):
+    for make in (l2_file, ipip_file, parsing_file, services_file, fragments_file, mtu_file, icmp_file):
         file = make()
         file.write()
         print(f"{file.name}.json  {len(file.vectors)} vectors")
