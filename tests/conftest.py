@@ -1,7 +1,17 @@
 """What all tests share."""
 
+import os
+
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
+
+# How long an example takes, to make or to run, says how busy the machine is, not whether the code is right. In CI the
+# examples are the same every time, so that a change is not blamed for what chance found elsewhere.
+settings.register_profile(
+    "onward", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+settings.load_profile("onward")
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from client to member are counted anywhere: replies never pass a director (DSR).
 """
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,10 +14,20 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from appliance.api.sources import Observed
-from appliance.api.views import PASSES, service_state, service_views, status_document
+from appliance.api.views import (
+    PASSES,
+    Document,
+    PoolView,
+    pool_key,
+    pool_views,
+    service_state,
+    service_views,
+    tcp_pools,
+)
 from appliance.dataplane.base import Counters, Traffic
+from appliance.decide import ServiceView
 from appliance.looplag import BOUNDS_S
-from appliance.model import EffectiveState, Health
+from appliance.model import EffectiveState, Health, Protocol, VirtualService
 from appliance.packet.action import Reason
 from bgp.speaker import Session
 
@@ -26,10 +36,15 @@ _ONE_WAY = " Client to member only: replies never pass a director (DSR)."
 _Labels = tuple[str, ...]
 
 
-def exposition(observed: Observed) -> bytes:
-    """The text format (version 0.0.4) of everything, with this process's own `process_*` metrics."""
+def exposition(observed: Observed, document: Document) -> bytes:
+    """The text format (version 0.0.4) of everything, with this process's own `process_*` metrics.
+
+    Args:
+        observed: what was seen.
+        document: the status document of that.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Once(list(families(observed))))
+    registry.register(_Once(list(families(observed, document))))
     ProcessCollector(registry=registry)
     return generate_latest(registry)
 
@@ -42,15 +57,17 @@ class _Once(Collector):
         return self._metrics
 
 
-def families(observed: Observed) -> Iterator[Metric]:
+def families(observed: Observed, document: Document) -> Iterator[Metric]:
     """Every metric of ours."""
+    views = service_views(observed)
+    pools = pool_views(views)
     yield from _director(observed)
-    yield from _services(observed)
-    yield from _members(observed)
+    yield from _services(views, pools)
+    yield from _members(pools)
     if observed.counters is not None:
-        yield from _traffic(observed.counters)
+        yield from _traffic(observed.counters, [view.service for view in views])
     yield from _checks(observed)
-    yield from _routing(observed)
+    yield from _routing(document)
     yield from _loop(observed)
 
 
@@ -103,8 +120,7 @@ def _director(observed: Observed) -> Iterator[Metric]:
     )
 
 
-def _services(observed: Observed) -> Iterator[Metric]:
-    views = service_views(observed)
+def _services(views: Sequence[ServiceView], pools: Mapping[str, PoolView]) -> Iterator[Metric]:
     yield _gauge(
         "onward_service_state",
         "State of a virtual service on each of its VIPs: 1 for the one that holds.",
@@ -121,49 +137,62 @@ def _services(observed: Observed) -> Iterator[Metric]:
         "Members of a virtual service by effective state.",
         ("service", "state"),
         (
-            ((view.service.name, str(state)), sum(member.state is state for member in view.members))
+            ((view.service.name, state), count)
             for view in views
-            for state in EffectiveState
+            for pool in [pools[pool_key(view.service)]]
+            for state, count in (
+                (str(EffectiveState.IN_ROTATION), pool.in_rotation),
+                (str(EffectiveState.OUT), len(pool.members) - pool.in_rotation),
+            )
         ),
     )
 
 
-def _members(observed: Observed) -> Iterator[Metric]:
-    views = [(view.service.name, member) for view in service_views(observed) for member in view.members]
+def _members(pools: Mapping[str, PoolView]) -> Iterator[Metric]:
+    """By pool, not by virtual service: those that share one would all say the same."""
+    ways = [
+        ((pool.name, key.removeprefix(f"{pool.name}+"), member.id), member)
+        for key, pool in pools.items()
+        for member in pool.members
+    ]
     yield _gauge(
         "onward_member_state",
-        "Effective state of a member for a virtual service: 1 for the one that holds.",
-        ("service", "member", "state"),
-        (sample for service, member in views for sample in _states((service, member.id), member.state, EffectiveState)),
+        "Effective state of a member of a pool, by the way packets are delivered: 1 for the one that holds.",
+        ("pool", "delivery", "member", "state"),
+        (sample for way, member in ways for sample in _states(way, member.state, EffectiveState)),
     )
-    by_id = {member.id: member for _, member in views}
+    by_id = {(pool, name): member for (pool, _, name), member in ways}
     yield _gauge(
         "onward_member_health",
         "What the health monitors say of a member, taken together: 1 for what holds.",
-        ("member", "health"),
-        (sample for key, member in by_id.items() for sample in _states((key,), member.health, Health)),
+        ("pool", "member", "health"),
+        (sample for key, member in by_id.items() for sample in _states(key, member.health, Health)),
     )
     yield _gauge(
         "onward_member_ratio",
         "Configured share relative to the pool's other members.",
-        ("member",),
-        [((key,), member.ratio) for key, member in by_id.items()],
+        ("pool", "member"),
+        [(key, member.ratio) for key, member in by_id.items()],
     )
     yield _gauge(
         "onward_member_slot_share_ratio",
-        "Fraction of the slots that a member has for a virtual service, 0 to 1.",
-        ("service", "member"),
-        [((service, member.id), member.share) for service, member in views],
+        "Fraction of the slots of a pool that a member has, by the way packets are delivered, 0 to 1.",
+        ("pool", "delivery", "member"),
+        [(way, member.share) for way, member in ways],
     )
 
 
-def _traffic(counters: Counters) -> Iterator[Metric]:
+def _traffic(counters: Counters, present: Sequence[VirtualService]) -> Iterator[Metric]:
     services: dict[_Labels, Traffic] = {
         (service, vip): traffic for (service, vip), traffic in counters.services.items()
     }
-    members: dict[_Labels, Traffic] = {(member,): traffic for member, traffic in counters.members.items()}
-    yield from _three("onward_service", "VIP of a virtual service", ("service", "vip"), services)
-    yield from _three("onward_member", "member, for all virtual services that use its pool", ("member",), members)
+    members: dict[_Labels, Traffic] = {
+        (member.partition("/")[0], member): traffic for member, traffic in counters.members.items()
+    }
+    tcp = {service.name for service in present if service.protocol is Protocol.TCP}
+    yield from _three("onward_service", "VIP of a virtual service", ("service", "vip"), services, tcp)
+    what = "member, for all virtual services that use its pool"
+    yield from _three("onward_member", what, ("pool", "member"), members, tcp_pools(present))
     yield _counter(
         "onward_drops_total",
         "Frames dropped, by reason." + _ONE_WAY,
@@ -190,7 +219,14 @@ def _traffic(counters: Counters) -> Iterator[Metric]:
     )
 
 
-def _three(name: str, what: str, labels: _Labels, traffic: Mapping[_Labels, Traffic]) -> Iterator[Metric]:
+def _three(
+    name: str, what: str, labels: _Labels, traffic: Mapping[_Labels, Traffic], tcp: Set[str]
+) -> Iterator[Metric]:
+    """Where nothing marks the beginning of flows there is no sample of them: 0 would be a number.
+
+    Args:
+        tcp: values of the first label that TCP has today; what has counted flows had it earlier.
+    """
     yield _counter(
         f"{name}_packets_total",
         f"Packets forwarded, by {what}.{_ONE_WAY}",
@@ -205,9 +241,9 @@ def _three(name: str, what: str, labels: _Labels, traffic: Mapping[_Labels, Traf
     )
     yield _counter(
         f"{name}_flows_created_total",
-        f"TCP SYNs forwarded, by {what}; UDP flows have no beginning.{_ONE_WAY}",
+        f"TCP SYNs forwarded, by {what}; UDP flows have no beginning and no sample.{_ONE_WAY}",
         labels,
-        [(values, count.new_flows) for values, count in traffic.items()],
+        [(values, count.new_flows) for values, count in traffic.items() if values[0] in tcp or count.new_flows],
     )
 
 
@@ -243,8 +279,7 @@ def _checks(observed: Observed) -> Iterator[Metric]:
     )
 
 
-def _routing(observed: Observed) -> Iterator[Metric]:
-    document = status_document(observed)
+def _routing(document: Document) -> Iterator[Metric]:
     vips = {vip["vip"]: vip for service in document["services"] for vip in service["vips"]}
     yield _gauge(
         "onward_vip_wanted",

@@ -4,7 +4,7 @@ So it works without JavaScript, and there is one place where text is escaped: `h
 """
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -52,12 +52,14 @@ def render_page(document: Document) -> str:
 
 def render_main(document: Document) -> Html:
     """The part that changes: one `main` element."""
+    disabled = {service["name"] for service in document["services"] if service["state"] == "disabled"}
     return h(
         "main",
         _header(document),
         _problems(document),
         _tiles(document),
-        (_service(service) for service in document["services"]),
+        (_service(service, document["pools"][service["pool_key"]]) for service in document["services"]),
+        (_pool(key, pool, disabled) for key, pool in document["pools"].items() if _is_shared(pool)),
         h("div", _bgp(document), _drops(document), _director(document), class_="panels"),
         h(
             "p",
@@ -98,7 +100,11 @@ def _words(name: str | None) -> str:
 
 def _header(document: Document) -> Html:
     director, state = document["director"], document["health"]["state"]
-    facts = [f"up {duration(director['uptime_s'])}", f"version {director['version']}"]
+    facts = [
+        f"up {duration(director['uptime_s'])}",
+        f"version {director['version']}",
+        f"hash key {director['hash_key']}",
+    ]
     return h(
         "header",
         h("img", src="/favicon.svg", alt="", width=34, height=34),
@@ -118,11 +124,13 @@ def _problems(document: Document) -> Html:
 
 def _tiles(document: Document) -> Html:
     wanted = [service for service in document["services"] if service["state"] != "disabled"]
+    keys = {service["pool_key"] for service in wanted}
     vips = {vip["vip"]: vip["announced"] for service in wanted for vip in service["vips"]}
     members = {
         member["id"]: member["state"] == "in_rotation"
-        for service in wanted
-        for member in service["members"]
+        for key, pool in document["pools"].items()
+        if key in keys
+        for member in pool["members"]
         if member["reason"] not in ("disabled", "ratio_zero")
     }
     peers = document["bgp"]["peers"] if document["bgp"] else []
@@ -156,7 +164,7 @@ def _tile(label: str, value: str, beside: Html, tone: str = "") -> Html:
     return h("div", h("b", value), beside, h("span", label), class_=f"tile {tone}".strip())
 
 
-def _service(service: Item) -> Html:
+def _service(service: Item, pool: Item) -> Html:
     facts = (
         (service["protocol"].upper() + " " + ", ".join(service["ports"]), "protocol and ports"),
         (service["delivery"].upper() + " DSR", f"network profile {service['network_profile']}"),
@@ -175,30 +183,71 @@ def _service(service: Item) -> Html:
         ),
         h("div", (_vip(name, vip) for vip in service["vips"]), class_="vips"),
         h(
-            "div",
-            h(
-                "table",
-                h(
-                    "thead",
-                    h(
-                        "tr",
-                        h("th", "Member", scope="col"),
-                        h("th", "State", scope="col"),
-                        h("th", "Last probe", scope="col"),
-                        h("th", "Share of slots", scope="col"),
-                        h("th", "Packets/s", scope="col", class_="number"),
-                        h("th", "Packets", scope="col", class_="number"),
-                        h("th", "New flows", scope="col", class_="number"),
-                        h("th", "Next hop", scope="col"),
-                    ),
-                ),
-                h("tbody", (_member(name, service, member) for member in service["members"])),
-                class_="members",
-            ),
-            class_="scroll",
-        ),
+            "p",
+            f"{service['in_rotation']} of {len(pool['members'])} members in rotation; "
+            f"pool {pool['name']} is shared, and stands below.",
+            class_="note",
+        )
+        if _is_shared(pool)
+        else _members(service["pool_key"], pool, service["state"] == "disabled"),
         class_="card",
         data_key=f"service/{name}",
+    )
+
+
+def _is_shared(pool: Item) -> bool:
+    """Several virtual services use it: its members stand once, and their counters are of no single service."""
+    return len(pool["traffic_of"]) > 1
+
+
+def _pool(key: str, pool: Item, disabled: Set[str]) -> Html:
+    users, others = pool["services"], len(pool["traffic_of"]) - len(pool["services"])
+    facts = (
+        (pool["delivery"].upper() + " DSR", f"TTL as a {pool['ttl']} treats it" if pool["delivery"] != "l2" else None),
+        (f"{pool['in_rotation']} of {len(pool['members'])} in rotation", None),
+        (f"{len(users)} virtual service{'s' if len(users) != 1 else ''}", ", ".join(users)),
+        (
+            f"numbers are the pool's, of all {len(pool['traffic_of'])} virtual services together",
+            f"{others} of them by another delivery" if others else None,
+        ),
+    )
+    return h(
+        "section",
+        h(
+            "div",
+            h("h2", f"Pool {pool['name']}"),
+            h("ul", (h("li", text, title=title) for text, title in facts), class_="facts"),
+            class_="head",
+        ),
+        _members(key, pool, disabled >= set(users)),
+        class_="card",
+        data_key=f"pool/{key}",
+    )
+
+
+def _members(key: str, pool: Item, off: bool) -> Html:
+    return h(
+        "div",
+        h(
+            "table",
+            h(
+                "thead",
+                h(
+                    "tr",
+                    h("th", "Member", scope="col"),
+                    h("th", "State", scope="col"),
+                    h("th", "Last probe", scope="col"),
+                    h("th", "Share of slots", scope="col"),
+                    h("th", "Packets/s", scope="col", class_="number"),
+                    h("th", "Packets", scope="col", class_="number"),
+                    h("th", "New flows", scope="col", class_="number"),
+                    h("th", "Next hop", scope="col"),
+                ),
+            ),
+            h("tbody", (_member(key, off, member) for member in pool["members"])),
+            class_="members",
+        ),
+        class_="scroll",
     )
 
 
@@ -225,10 +274,10 @@ def _vip(service: str, vip: Item) -> Html:
     )
 
 
-def _member(service_name: str, service: Item, member: Item) -> Html:
+def _member(pool: str, off: bool, member: Item) -> Html:
     traffic, state = member["traffic"], member["state"]
-    off = member["reason"] in ("disabled", "ratio_zero") or service["state"] == "disabled"
-    tone = _OFF if off and state == "out" else _TONES[state]
+    meant = off or member["reason"] in ("disabled", "ratio_zero")
+    tone = _OFF if meant and state == "out" else _TONES[state]
     why = (
         because(member) if member["reason"] and not member["reason"].startswith("health_") else _words(member["reason"])
     )
@@ -246,14 +295,14 @@ def _member(service_name: str, service: Item, member: Item) -> Html:
         ),
         h(
             "td",
-            spark(f"member/{service_name}/{member['id']}", traffic["packets_per_s"]),
+            spark(f"member/{pool}/{member['name']}", traffic["packets_per_s"]),
             si(traffic["packets_per_s"]),
             class_="number",
         ),
         h("td", si(traffic["packets"]), class_="number", title=_exact(traffic["packets"])),
         h("td", si(traffic["new_flows"]), class_="number", title=_exact(traffic["new_flows"])),
         h("td", _next_hop(member["next_hop"])),
-        data_key=f"member/{member['id']}",
+        data_key=f"member/{pool}/{member['name']}",
         class_="" if state == "in_rotation" else "out",
     )
 

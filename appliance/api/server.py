@@ -30,8 +30,9 @@ from appliance.model import IPAddress
 log = structlog.get_logger()
 
 STREAM_INTERVAL_S = 1.0
-STREAM_MAX_AGE_S = 0.9
-"""All streams share one document a second, however many there are."""
+MAX_AGE_S = 0.9
+"""All who ask share one look at the sources a second, and one rendering of each kind, however many they are: with a
+thousand members that is work of which the event loop, and with it BGP, must not feel the askers' number."""
 
 MAX_STREAMS = 64
 SLOW_READER_S = 5.0
@@ -73,9 +74,9 @@ class ApiServer:
         self._closing = asyncio.Event()
         self._streams = 0
         self._rates = Rates()
-        self._shared: tuple[float, Document] | None = None
-        self._shared_events: dict[str, bytes] = {}
-        self._sharing = asyncio.Lock()
+        self._shared: tuple[float, Observed, Document] | None = None
+        self._renderings: dict[str, bytes] = {}
+        self._rendering = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._assets = {name: _asset(name) for name in _ASSETS}
 
@@ -140,34 +141,30 @@ class ApiServer:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    async def _document(self) -> Document:
-        observed = await observe(self._sources)
-        since = self._rates.since(observed.clock, observed.counters)
-        # Pure, and some milliseconds when there are thousands of members: the loop has better things to do.
-        return await asyncio.to_thread(status_document, observed, since)
-
-    async def _shared_event(self, name: str, render: Callable[[Document], str]) -> bytes:
-        """The present event of that name, rendered once for all who read it."""
-        async with self._sharing:
+    async def _rendered(self, name: str, render: Callable[[Observed, Document], bytes]) -> bytes:
+        """The present rendering of that name. In a thread, one at a time, and encoded there: the loop sends bytes."""
+        async with self._rendering:
             now = asyncio.get_running_loop().time()
-            if self._shared is None or now - self._shared[0] > STREAM_MAX_AGE_S:
-                self._shared = now, await self._document()
-                self._shared_events.clear()
-            if name not in self._shared_events:
-                self._shared_events[name] = await asyncio.to_thread(_event, name, render, self._shared[1])
-            return self._shared_events[name]
+            if self._shared is None or now - self._shared[0] > MAX_AGE_S:
+                observed = await observe(self._sources)
+                since = self._rates.since(observed.clock, observed.counters)
+                self._shared = now, observed, await asyncio.to_thread(status_document, observed, since)
+                self._renderings.clear()
+            if name not in self._renderings:
+                _, observed, document = self._shared
+                self._renderings[name] = await asyncio.to_thread(render, observed, document)
+            return self._renderings[name]
 
     async def _page(self, _request: web.Request) -> web.Response:
-        page = await asyncio.to_thread(render_page, await self._document())
-        return web.Response(text=page, content_type="text/html", headers=_fresh())
+        body = await self._rendered("page", lambda _, document: render_page(document).encode())
+        return web.Response(body=body, content_type="text/html", charset="utf-8", headers=_fresh())
 
     async def _status(self, _request: web.Request) -> web.Response:
-        document = await self._document()
-        return _json(await asyncio.to_thread(json.dumps, document, indent=2))
+        body = await self._rendered("status", lambda _, document: f"{json.dumps(document, indent=2)}\n".encode())
+        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        observed: Observed = await observe(self._sources)
-        body = await asyncio.to_thread(exposition, observed)
+        body = await self._rendered("metrics", exposition)
         return web.Response(body=body, headers=_fresh() | {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _healthz(self, _request: web.Request) -> web.Response:
@@ -198,7 +195,7 @@ class ApiServer:
             await response.prepare(request)
             await response.write(b"retry: 2000\n\n")
             while not self._closing.is_set():
-                event = await self._shared_event(name, render)
+                event = await self._rendered(f"event {name}", lambda _, document: _event(name, render(document)))
                 async with asyncio.timeout(SLOW_READER_S):
                     await response.write(event)
                 await self._pause(STREAM_INTERVAL_S)
@@ -240,10 +237,9 @@ def _fresh() -> dict[str, str]:
     return {"Cache-Control": "no-store"}
 
 
-def _event(name: str, render: Callable[[Document], str], document: Document) -> bytes:
+def _event(name: str, data: str) -> bytes:
     """A server-sent event (HTML Living Standard, section 9.2)."""
-    lines = render(document).splitlines()
-    return (f"event: {name}\n" + "".join(f"data: {line}\n" for line in lines) + "\n").encode()
+    return (f"event: {name}\n" + "".join(f"data: {line}\n" for line in data.splitlines()) + "\n").encode()
 
 
 def _json(text: str, status: int = 200) -> web.Response:

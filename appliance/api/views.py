@@ -2,15 +2,20 @@
 
 The document is the one thing that page, command line and stream show; so they cannot disagree. It says why for every
 "no", and it never shows a number for something that a director cannot see: replies go past it.
+
+Members stand once per pool and delivery in `pools`, and virtual services refer to them by `pool_key`: the size of the
+document is that of the configuration, however many services share a pool.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 from appliance.api.sources import Observed
 from appliance.dataplane.base import Counters, Traffic
 from appliance.decide import MemberView, No, ServiceView, VipView, Why
-from appliance.model import BgpPeer, EffectiveState, Health, IPAddress
+from appliance.model import BgpPeer, Delivery, EffectiveState, Health, IPAddress, Protocol, TtlPolicy, VirtualService
 from appliance.packet.action import Reason
 from appliance.state import Snapshot
 from bgp.route import Route
@@ -29,6 +34,9 @@ RATE_WINDOW_S = 15.0
 
 Document = dict[str, Any]
 
+_Since = tuple[float, Counters] | None
+"""Seconds ago and the counters of then, for rates."""
+
 
 class Rates:
     """Remembers earlier counters, so that rates are over one to two seconds while somebody looks every second."""
@@ -36,7 +44,7 @@ class Rates:
     def __init__(self) -> None:
         self._marks: list[tuple[float, Counters]] = []
 
-    def since(self, clock: float, counters: Counters | None) -> tuple[float, Counters] | None:
+    def since(self, clock: float, counters: Counters | None) -> _Since:
         """What to compare *counters* with: seconds ago and the counters of then; None when there is nothing useful."""
         self._marks = [mark for mark in self._marks if clock - mark[0] <= RATE_WINDOW_S]
         base = next((mark for mark in reversed(self._marks) if clock - mark[0] >= 1.0), None)
@@ -45,7 +53,7 @@ class Rates:
         return (clock - base[0], base[1]) if base else None
 
 
-def status_document(observed: Observed, since: tuple[float, Counters] | None = None) -> Document:
+def status_document(observed: Observed, since: _Since = None) -> Document:
     """Everything, as JSON types.
 
     Args:
@@ -53,11 +61,9 @@ def status_document(observed: Observed, since: tuple[float, Counters] | None = N
         since: seconds ago and the counters of then, for rates.
     """
     config = observed.snapshot.config
-    services = service_views(observed)
-    announcements = {view.vip: _announcement(view, observed) for view in vip_views(observed)}
-    by_member: dict[str, list[Status]] = {}
-    for status in observed.health:
-        by_member.setdefault(status.target.id, []).append(status)
+    pools = pool_views(service_views(observed))
+    acknowledged = frozenset(route.vip for route in observed.speaker.announced) if observed.speaker else frozenset()
+    announcements = {view.vip: _announcement(view, observed, acknowledged) for view in vip_views(observed)}
     document: Document = {
         "apiVersion": API_VERSION,
         "time": observed.at,
@@ -67,6 +73,7 @@ def status_document(observed: Observed, since: tuple[float, Counters] | None = N
             "started_at": observed.started_at,
             "uptime_s": max(0.0, observed.at - observed.started_at),
             "interfaces": list(config.director.interfaces),
+            "hash_key": hash_key(config.secret),
         },
         "ready": {
             "ready": all(works for _, works, _ in observed.ready),
@@ -82,7 +89,11 @@ def status_document(observed: Observed, since: tuple[float, Counters] | None = N
                 "problems": list(observed.reload.problems),
             },
         },
-        "services": [_service(view, announcements, by_member, observed.counters, since) for view in services],
+        "services": [
+            _service(view, pools[pool_key(view.service)], announcements, observed.counters, since)
+            for view in service_views(observed)
+        ],
+        "pools": _pools(pools, observed, since),
         "routes": _routes(observed),
         "bgp": _bgp(observed),
         "counters": _counters(observed.counters),
@@ -96,32 +107,81 @@ def status_document(observed: Observed, since: tuple[float, Counters] | None = N
 # What is in force
 
 
+def hash_key(secret: bytes) -> str:
+    """A fingerprint of the fleet's secret: directors that show different ones send the same flow to different members.
+
+    32 bits tell keys of one fleet apart, and say next to nothing of the key.
+    """
+    return hashlib.blake2b(secret).hexdigest()[:8]
+
+
+def pool_key(service: VirtualService) -> str:
+    """A pool as a virtual service sees it: delivery decides, too, who is in rotation. Names have no `+`."""
+    delivery = service.profile.delivery
+    ttl = "" if delivery.ttl is TtlPolicy.ROUTER else f"+{delivery.ttl}"
+    return f"{service.pool.name}+{delivery}{ttl}"
+
+
+@dataclass(frozen=True)
+class PoolView:
+    """A pool with one delivery: all virtual services that use it so have the very same members."""
+
+    name: str
+    delivery: Delivery
+    members: tuple[MemberView, ...]
+    services: tuple[VirtualService, ...]
+    in_rotation: int
+
+
+def pool_views(services: Iterable[ServiceView]) -> dict[str, PoolView]:
+    """Pools in use by `pool_key`, in the order of first use."""
+    users: dict[str, list[ServiceView]] = {}
+    for view in services:
+        users.setdefault(pool_key(view.service), []).append(view)
+    return {
+        key: PoolView(
+            name=views[0].service.pool.name,
+            delivery=views[0].service.profile.delivery,
+            members=views[0].members,
+            services=tuple(view.service for view in views),
+            in_rotation=views[0].in_rotation,
+        )
+        for key, views in users.items()
+    }
+
+
+def tcp_pools(services: Iterable[VirtualService]) -> frozenset[str]:
+    """Names of the pools whose members can get flows that have a visible beginning."""
+    return frozenset(service.pool.name for service in services if service.protocol is Protocol.TCP)
+
+
 def service_views(observed: Observed) -> tuple[ServiceView, ...]:
     """Virtual services as they are in force; before anything is, as configured and out, with the reason."""
     if observed.applied is not None:
         return observed.applied.services
     no = _not_programmed(observed.snapshot)
-    return tuple(
-        ServiceView(
-            service,
-            tuple(
-                MemberView(
-                    id=f"{service.pool.name}/{member.name}",
-                    name=member.name,
-                    address=member.address,
-                    ratio=member.ratio,
-                    health=observed.snapshot.health.get(f"{service.pool.name}/{member.name}", Health.UNKNOWN),
-                    state=EffectiveState.OUT,
-                    no=no if member.enabled else No(Why.DISABLED),
-                    index=-1,
-                    share=0.0,
-                    next_hop=None,
-                )
-                for member in service.pool.members
-            ),
-            no if service.enabled else No(Why.SERVICE_DISABLED),
+    config = observed.snapshot.config
+    members = {
+        pool.name: tuple(
+            MemberView(
+                id=f"{pool.name}/{member.name}",
+                name=member.name,
+                address=member.address,
+                ratio=member.ratio,
+                health=observed.snapshot.health.get(f"{pool.name}/{member.name}", Health.UNKNOWN),
+                state=EffectiveState.OUT,
+                no=no if member.enabled else No(Why.DISABLED),
+                index=-1,
+                share=0.0,
+                next_hop=None,
+            )
+            for member in pool.members
         )
-        for service in observed.snapshot.config.services
+        for pool in config.pools
+    }
+    return tuple(
+        ServiceView(service, members[service.pool.name], no if service.enabled else No(Why.SERVICE_DISABLED))
+        for service in config.services
     )
 
 
@@ -144,7 +204,7 @@ def _not_programmed(snapshot: Snapshot) -> No:
     return No(Why.PLANE_DOWN, snapshot.plane_error or "the tables are not programmed yet")
 
 
-def _announcement(view: VipView, observed: Observed) -> Document:
+def _announcement(view: VipView, observed: Observed, acknowledged: Set[IPAddress]) -> Document:
     """Whether routers can know a VIP from us: decided, acknowledged, and some session is up."""
     sent_to = _sent_to(view.vip, observed.speaker)
     why, detail = "", ""
@@ -152,7 +212,7 @@ def _announcement(view: VipView, observed: Observed) -> Document:
         why, detail = str(view.no.why), view.no.detail
     elif observed.speaker is None:
         why = Why.NO_BGP
-    elif view.vip not in {route.vip for route in observed.speaker.announced}:
+    elif view.vip not in acknowledged:
         why, detail = "not_acknowledged", observed.speaker.detail or "the speaker has not confirmed it yet"
     elif not any(peer.session is Session.UP for peer in observed.speaker.peers.values()):
         why, detail = "no_session", observed.speaker.detail or "no BGP session is up"
@@ -177,13 +237,12 @@ def _sent_to(vip: IPAddress, speaker: SpeakerStatus | None) -> list[str]:
 
 def _service(
     view: ServiceView,
+    pool: PoolView,
     announcements: Mapping[IPAddress, Document],
-    by_member: Mapping[str, Sequence[Status]],
     counters: Counters | None,
-    since: tuple[float, Counters] | None,
+    since: _Since,
 ) -> Document:
     service = view.service
-    before = since[1] if since else None
     return {
         "name": service.name,
         "state": service_state(view),
@@ -197,41 +256,77 @@ def _service(
         "algorithm": str(service.pool.algorithm),
         "ha": str(service.ha),
         "pool": service.pool.name,
+        "pool_key": pool_key(service),
         "min_members": service.min_members,
-        "in_rotation": view.in_rotation,
+        "in_rotation": pool.in_rotation,
         "vips": [
             announcements[vip]
             | _traffic(
                 counters.services.get((service.name, str(vip)), Traffic()) if counters else None,
-                before.services.get((service.name, str(vip)), Traffic()) if before else None,
+                since[1].services.get((service.name, str(vip)), Traffic()) if since else None,
                 since[0] if since else None,
+                service.protocol is Protocol.TCP,
             )
             for vip in service.vips
         ],
-        "members": [
-            {
-                "name": member.name,
-                "id": member.id,
-                "address": str(member.address),
-                "ratio": member.ratio,
-                "state": str(member.state),
-                "reason": str(member.no.why) if member.no else None,
-                "detail": member.no.detail if member.no else "",
-                "health": str(member.health),
-                "share": member.share,
-                "index": member.index,
-                "next_hop": _next_hop(member),
-                "checks": [_check(status) for status in by_member.get(member.id, ())],
-                "replies": NOT_VISIBLE,
-            }
-            | _traffic(
-                counters.members.get(member.id, Traffic()) if counters else None,
-                before.members.get(member.id, Traffic()) if before else None,
-                since[0] if since else None,
-            )
-            for member in view.members
-        ],
     }
+
+
+def _pools(pools: Mapping[str, PoolView], observed: Observed, since: _Since) -> Document:
+    by_member: dict[str, list[Status]] = {}
+    for status in observed.health:
+        by_member.setdefault(status.target.id, []).append(status)
+    services = [view.service for view in service_views(observed)]
+    with_flows = tcp_pools(services)
+    users: dict[str, list[str]] = {}
+    for service in services:
+        users.setdefault(service.pool.name, []).append(service.name)
+    return {
+        key: {
+            "name": pool.name,
+            "delivery": str(pool.delivery),
+            "ttl": str(pool.delivery.ttl),
+            "services": [service.name for service in pool.services],
+            # Data planes count by member, whatever the virtual service and its delivery.
+            "traffic_of": users[pool.name],
+            "in_rotation": pool.in_rotation,
+            "members": _members(pool, by_member, observed.counters, since, pool.name in with_flows),
+        }
+        for key, pool in pools.items()
+    }
+
+
+def _members(
+    pool: PoolView,
+    by_member: Mapping[str, Sequence[Status]],
+    counters: Counters | None,
+    since: _Since,
+    flows_visible: bool,
+) -> list[Document]:
+    return [
+        {
+            "name": member.name,
+            "id": member.id,
+            "address": str(member.address),
+            "ratio": member.ratio,
+            "state": str(member.state),
+            "reason": str(member.no.why) if member.no else None,
+            "detail": member.no.detail if member.no else "",
+            "health": str(member.health),
+            "share": member.share,
+            "index": member.index,
+            "next_hop": _next_hop(member),
+            "checks": [_check(status) for status in by_member.get(member.id, ())],
+            "replies": NOT_VISIBLE,
+        }
+        | _traffic(
+            counters.members.get(member.id, Traffic()) if counters else None,
+            since[1].members.get(member.id, Traffic()) if since else None,
+            since[0] if since else None,
+            flows_visible,
+        )
+        for member in pool.members
+    ]
 
 
 def service_state(view: ServiceView) -> str:
@@ -241,19 +336,19 @@ def service_state(view: ServiceView) -> str:
     return "disabled" if view.no.why is Why.SERVICE_DISABLED else "down"
 
 
-def _traffic(now: Traffic | None, before: Traffic | None, seconds: float | None) -> Document:
-    """Client to member. A rate is None when it is not known."""
+def _traffic(now: Traffic | None, before: Traffic | None, seconds: float | None, flows_visible: bool) -> Document:
+    """Client to member. A rate is None when it is not known, new flows are None where nothing marks their beginning."""
     rate: dict[str, float | None] = {"packets_per_s": None, "bytes_per_s": None, "new_flows_per_s": None}
     if now is not None and before is not None and seconds is not None and now.packets >= before.packets:
         rate = {
             "packets_per_s": (now.packets - before.packets) / seconds,
             "bytes_per_s": (now.bytes - before.bytes) / seconds,
-            "new_flows_per_s": (now.new_flows - before.new_flows) / seconds,
+            "new_flows_per_s": (now.new_flows - before.new_flows) / seconds if flows_visible else None,
         }
     totals = {
         "packets": now.packets if now else None,
         "bytes": now.bytes if now else None,
-        "new_flows": now.new_flows if now else None,
+        "new_flows": now.new_flows if now and flows_visible else None,
     }
     return {"traffic": totals | rate}
 
@@ -372,11 +467,10 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
         problems = document["config"]["last_reload"]["problems"]
         yield f"the last reload was rejected ({len(problems)} problems); the configuration before it is in force"
     out = {}
-    for service in document["services"]:
-        for member in service["members"]:
-            wanted = service["state"] != "disabled" and member["reason"] not in (Why.DISABLED, Why.RATIO_ZERO)
-            if wanted and member["state"] == EffectiveState.OUT:
-                out[member["id"], member["reason"]] = f"member {member['id']} is out: {because(member)}"
+    wanted = {service["pool_key"] for service in document["services"] if service["state"] != "disabled"}
+    for member in (member for key, pool in document["pools"].items() if key in wanted for member in pool["members"]):
+        if member["state"] == EffectiveState.OUT and member["reason"] not in (Why.DISABLED, Why.RATIO_ZERO):
+            out[member["id"], member["reason"]] = f"member {member['id']} is out: {because(member)}"
     yield from out.values()
     for peer in document["bgp"]["peers"] if document["bgp"] else ():
         if peer["session"] != Session.UP:

@@ -116,10 +116,8 @@ _SIGNATURES: Mapping[str, tuple[object, list[object]]] = {
     "bpf_program__set_autoload": (c_int, [c_void_p, c_bool]),
     "bpf_program__fd": (c_int, [c_void_p]),
     "bpf_map__fd": (c_int, [c_void_p]),
-    "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
     "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
-    "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
     "bpf_map_get_next_key": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint32)]),
     "bpf_prog_test_run_opts": (c_int, [c_int, POINTER(_TestRun)]),
@@ -238,10 +236,6 @@ class Map:
         raw = self.lookup(key)
         return sum(memoryview(raw).cast("Q")) if raw else 0
 
-    def delete(self, key: bytes) -> None:
-        self._check(len(key), self.key_size, "key")
-        _lib.call(f"map {self.name}: delete", "bpf_map_delete_elem", self.fd, key)
-
     def keys(self) -> Iterator[bytes]:
         """All keys. A map that changes meanwhile may give some twice (see bpf_map_get_next_key)."""
         key: bytes | None = None
@@ -338,10 +332,6 @@ class Object:
         while program := _lib.function("bpf_object__next_program")(self._handle, program):
             name = _lib.function("bpf_program__name")(program).decode()
             _lib.call(f"program {name}", "bpf_program__set_autoload", program, name in programs)
-
-    def set_max_entries(self, name: str, count: int) -> None:
-        """Size a map, before loading."""
-        _lib.call(f"map {name}", "bpf_map__set_max_entries", self._find("map", name), count)
 
     def load(self) -> None:
         """Make the maps and load the programs.

@@ -12,8 +12,8 @@ from cyclopts import App, Parameter
 
 from appliance.cli.output import Exit, complain, print_json, print_problems, table, warn
 from appliance.config.problems import ConfigError
-from appliance.lab.node import LabError
-from appliance.lab.runner import READY_S, STATE, Lab, processes
+from appliance.lab.node import LabError, NotFoundError
+from appliance.lab.runner import READY_S, STATE, Lab, need_root, processes
 
 app = App(
     name="lab",
@@ -37,7 +37,7 @@ def _told(command: Callable[_P, int]) -> Callable[_P, int]:
             return Exit.CONFIG
         except LabError as error:
             complain(str(error))
-            return Exit.FAILED
+            return Exit.NOT_FOUND if isinstance(error, NotFoundError) else Exit.FAILED
 
     return call
 
@@ -89,6 +89,7 @@ def down(lab: str | None = None, /) -> int:
     lab:
         Its name or its topology file; not needed when only one is up.
     """
+    need_root()
     found = Lab.the_one(lab)
     found.down()
     print(f"lab {found.name}: down")
@@ -114,6 +115,7 @@ def execute(
     lab:
         Name or topology file of the lab; not needed when only one is up.
     """
+    need_root()
     there = Lab.the_one(lab).node(node)
     sys.stdout.flush()
     arguments = there.command(*(command or ("bash",)))
@@ -123,18 +125,19 @@ def execute(
 @app.command(name="list")
 @_told
 def show_all(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """List the labs on this machine.
+    """List the labs on this machine: up, degraded when nodes have died, dead when all have.
 
     Parameters
     ----------
     json:
         Print JSON.
     """
+    need_root()
     labs = Lab.all()
     if json:
         print_json({"labs": [_document(lab) for lab in labs]})
         return Exit.OK
-    rows = [(lab.name, "up" if lab.alive() else "dead", len(lab.nodes), lab.source) for lab in labs]
+    rows = [(lab.name, _state(lab), len(lab.nodes), lab.source) for lab in labs]
     print(table(("LAB", "STATE", "NODES", "FILE"), rows, right=("NODES",)))
     return Exit.OK
 
@@ -151,6 +154,7 @@ def inspect(lab: str | None = None, /, *, json: Annotated[bool, Parameter(negati
     json:
         Print JSON.
     """
+    need_root()
     found = Lab.the_one(lab)
     if json:
         print_json(_document(found))
@@ -183,11 +187,17 @@ def responder(*, name: str | None = None) -> int:
     return Exit.OK
 
 
+def _state(lab: Lab) -> str:
+    state, died = lab.state()
+    return f"degraded ({', '.join(died)} died)" if state == "degraded" else state
+
+
 def _document(lab: Lab) -> dict[str, object]:
     running = list(processes(lab))
     return {
         "name": lab.name,
         "file": lab.source,
+        "state": lab.state()[0],
         "nodes": [
             {
                 "name": node.name,

@@ -11,7 +11,7 @@ from appliance.config.problems import did_you_mean
 HELP = """Layer-4 load balancer with direct server return."""
 
 EPILOGUE = """Exit codes: 0 ok; 1 failed; 2 wrong usage; 3 the daemon does not answer; 4 the configuration is invalid; \
-5 not found.
+5 not found; with `status --exit-code` also 10 degraded, 11 down.
 """
 
 COMMANDS = {

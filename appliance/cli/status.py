@@ -6,7 +6,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -20,6 +20,8 @@ app = App()
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_S = 5.0
 WATCH_S = 1.0
+ENDLESS = sys.maxsize
+"""A width that cuts nothing."""
 
 _EXIT_CODES = {"healthy": 0, "degraded": 10, "down": 11}
 
@@ -160,8 +162,9 @@ class Look:
 
 
 def _look() -> Look:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
-    return Look(max(width, 60), colour_wanted(sys.stdout))
+    """Whoever reads through a pipe can cut lines, but not put back what was cut."""
+    width = max(shutil.get_terminal_size().columns, 60) if sys.stdout.isatty() else ENDLESS
+    return Look(width, colour_wanted(sys.stdout))
 
 
 _COLOURS = {"good": "32", "warn": "33", "bad": "31", "faint": "2", "bold": "1"}
@@ -185,15 +188,23 @@ def render(document: Document, look: Look) -> str:
 def _lines(document: Document, look: Look) -> Iterator[str]:
     director, health = document["director"], document["health"]
     state = _paint(health["state"], _TONES[health["state"]], look)
-    yield f"{_paint(director['name'], 'bold', look)}  {state}  up {_duration(director['uptime_s'])}, " + _fit(
-        f"{document['plane']['facts'].get('kind', 'no')} plane, version {director['version']}", look.width - 40
+    uptime = f"up {_duration(director['uptime_s'])}, "
+    plane = f"{document['plane']['facts'].get('kind', 'no')} plane"
+    used = len(director["name"]) + len(health["state"]) + len(uptime) + 4
+    yield f"{_paint(director['name'], 'bold', look)}  {state}  {uptime}" + _fit(
+        f"{plane}, hash key {director['hash_key']}, version {director['version']}", look.width - used
     )
     for problem in health["problems"]:
         for line in textwrap.wrap(problem, look.width, initial_indent="  ! ", subsequent_indent="    "):
             yield _paint(line, "bad" if health["state"] == "down" else "warn", look)
     for service in document["services"]:
         yield ""
-        yield from _service(service, look)
+        yield from _service(service, document["pools"][service["pool_key"]], look)
+    disabled = {service["name"] for service in document["services"] if service["state"] == "disabled"}
+    for pool in document["pools"].values():
+        if _is_shared(pool):
+            yield ""
+            yield from _pool(pool, disabled, look)
     bgp = document["bgp"]
     if bgp is not None:
         yield ""
@@ -214,7 +225,7 @@ def _lines(document: Document, look: Look) -> Iterator[str]:
     yield from _drops(document, look)
 
 
-def _service(service: Document, look: Look) -> Iterator[str]:
+def _service(service: Document, pool: Document, look: Look) -> Iterator[str]:
     """In the manner of `ipvsadm -L`: the virtual service, then `->` and a member a line."""
     ports = ",".join(service["ports"])
     facts = f"{service['protocol'].upper()} {ports}  {service['delivery']}  {service['hash_mode']}"
@@ -235,6 +246,30 @@ def _service(service: Document, look: Look) -> Iterator[str]:
         ],
         look,
     )
+    if _is_shared(pool):
+        text = f"{service['in_rotation']} of {len(pool['members'])} in rotation, see below"
+        yield _fit(f"  -> pool {pool['name']}  {pool['delivery']}  {text}", look.width)
+    else:
+        yield from _members(pool, service["state"] == "disabled", look)
+
+
+def _is_shared(pool: Document) -> bool:
+    """Several virtual services use it: its members stand once, and their counters are of no single service."""
+    return len(pool["traffic_of"]) > 1
+
+
+def _pool(pool: Document, disabled: Set[str], look: Look) -> Iterator[str]:
+    facts = f"{pool['delivery']}  {pool['in_rotation']} of {len(pool['members'])} in rotation"
+    users = f"{len(pool['services'])} virtual service{'s' if len(pool['services']) != 1 else ''}"
+    name = f"pool {pool['name']}"
+    room = look.width - len(name) - 2
+    yield f"{_paint(name, 'bold', look)}  " + _fit(f"{facts}  for {users}: {', '.join(pool['services'])}", room)
+    note = f"packets and flows are the pool's, of all {len(pool['traffic_of'])} virtual services together"
+    yield _paint(_fit(f"  {note}", look.width), "faint", look)
+    yield from _members(pool, disabled >= set(pool["services"]), look)
+
+
+def _members(pool: Document, off: bool, look: Look) -> Iterator[str]:
     rows = [
         (
             ("  -> " + member["name"], ""),
@@ -242,18 +277,18 @@ def _service(service: Document, look: Look) -> Iterator[str]:
             (f"{member['share']:.1%}", ""),
             (_number(member["traffic"]["packets"]), ""),
             (_number(member["traffic"]["new_flows"]), ""),
-            (member["state"].replace("_", " "), _member_tone(service, member)),
+            (member["state"].replace("_", " "), _member_tone(off, member)),
             # Where it would be cut, the list of problems above has the rest.
             ((_because(member) if look.width >= 100 else member["reason"]) if member["reason"] else "", "faint"),
         )
-        for member in service["members"]
+        for member in pool["members"]
     ]
     header = tuple((text, "faint") for text in ("     MEMBER", "ADDRESS", "SHARE", "PACKETS", "FLOWS", "STATE", ""))
     yield from _columns([header, *rows], look, right={2, 3, 4})
 
 
-def _member_tone(service: Document, member: Document) -> str:
-    if member["state"] == "out" and (service["state"] == "disabled" or member["reason"] in ("disabled", "ratio_zero")):
+def _member_tone(off: bool, member: Document) -> str:
+    if member["state"] == "out" and (off or member["reason"] in ("disabled", "ratio_zero")):
         return "faint"
     return _TONES[member["state"]]
 

@@ -1,12 +1,14 @@
 """From the text of a configuration file to a `Config`, or to all mistakes at once."""
 
+import errno
 import hashlib
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, BinaryIO, Union, get_args, get_origin
 
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -48,10 +50,10 @@ SECRET_BYTES = 16
 """The flow hash wants a key of 128 bits or more."""
 
 MAX_SECRET_BYTES = 65536
-"""Of the secret's file; more adds nothing, and a device may have no end."""
+"""Of the secret's file; more adds nothing."""
 
 MAX_BYTES = 16 * 1024 * 1024
-"""A file larger than this is something else (a device, a log)."""
+"""A file larger than this is something else (an image, a log)."""
 
 _IDLE_TIMEOUT_S = {ProfileType.TCP_FAST_PATH: 300, ProfileType.UDP_FAST_PATH: 10}
 _RECEIVE_TIMEOUT_S = 4.0
@@ -70,10 +72,25 @@ def files_beside(path: Path) -> Callable[[str], bytes]:
     """Reads files by the names a configuration at *path* gives them."""
 
     def read(name: str) -> bytes:
-        with (path.parent / name).open("rb") as file:
+        with _opened(path.parent / name) as file:
             return file.read(MAX_SECRET_BYTES)
 
     return read
+
+
+class _IrregularFileError(OSError):
+    """It is a FIFO, a socket or a device: reading one may last for ever, and merely opening it may do something."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.EINVAL, "not a regular file", str(path))
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file to read; raises OSError at once where there is none."""
+    kind = path.stat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a folder has an error of its own in `open`
+        raise _IrregularFileError(path)
+    return path.open("rb")
 
 
 def read_text(path: Path) -> str:
@@ -84,7 +101,7 @@ def read_text(path: Path) -> str:
     """
     source = str(path)
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise _as_a_whole(source, "no such file", "give the path of a configuration file") from None
@@ -92,6 +109,9 @@ def read_text(path: Path) -> str:
         raise _as_a_whole(source, "this is a folder", "give the path of a configuration file in it") from None
     except PermissionError:
         raise _as_a_whole(source, "permission denied", "make the file readable for this user") from None
+    except _IrregularFileError:
+        remedy = "give the path of a file; `onward check -` reads standard input"
+        raise _as_a_whole(source, "this is not a regular file", remedy) from None
     except OSError as error:
         raise _as_a_whole(source, f"cannot be read: {error.strerror}", "give the path of a readable file") from None
     return decode(content, source)
@@ -197,6 +217,8 @@ def _secret(data: Mapping[str, Any], read_file: Callable[[str], bytes]) -> bytes
         raise BadValueError(f"{shown(name)}: no such file", make_one) from None
     except PermissionError:
         raise BadValueError(f"{shown(name)}: permission denied", "make it readable for this user") from None
+    except _IrregularFileError:
+        raise BadValueError(f"{shown(name)}: not a regular file", f"keep the key in a file; {make_one}") from None
     except OSError as error:
         raise BadValueError(f"{shown(name)}: cannot be read: {error.strerror}", "name a readable file") from None
     if len(secret) < SECRET_BYTES:

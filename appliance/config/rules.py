@@ -284,6 +284,7 @@ def used_addresses(data: Raw) -> Iterator[Finding]:
     for pattern, what in (
         (("bgp", "peer", EACH, "address"), "a router cannot have it"),
         (("bgp", "peer", EACH, "local_address"), "the director must not have it as its own"),
+        (("bgp", "router_id"), "the director must not have it as its own"),
         (("bgp", "next_hop_v4"), "the director must not have it as its own"),
         (("bgp", "next_hop_v6"), "the director must not have it as its own"),
         (("api", "address"), "the director must not have it as its own"),
@@ -353,6 +354,14 @@ def bgp_contradictions(data: Raw) -> Iterator[Finding]:
         "is the address of another peer",
         "leave one out",
     )
+    own = next((address for _, address in found(data, values.ipv4_address, "bgp", "router_id")), None)
+    for location, router in found(data, values.unicast_address, "bgp", "peer", EACH, "address"):
+        if router == own:
+            yield Finding(
+                location,
+                f"{router} is this director's own router_id",
+                "use the router's address here, or an address of the director as router_id",
+            )
     for place, peer in tables(data, "bgp", "peer", EACH):
         address = read(values.unicast_address, peer.get("address"))
         local = read(values.unicast_address, peer.get("local_address"))

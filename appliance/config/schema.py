@@ -64,7 +64,9 @@ def _number(first: float, last: float) -> dict[str, Any]:
 
 
 Name = Annotated[str, Parsed(values.name, {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}$"})]
-Interface = Annotated[str, Parsed(values.interface, {"type": "string", "pattern": "^[^\\s/:]{1,15}$"})]
+Interface = Annotated[
+    str, Parsed(values.interface, {"type": "string", "pattern": "^[^\\s/:]{1,15}$", "not": {"const": "lo"}})
+]
 Text = Annotated[str, Parsed(values.text, _STRING)]
 Boolean = Annotated[bool, Parsed(values.boolean, {"type": "boolean"})]
 Port = Annotated[int, Parsed(values.port, _whole(1, 65535))]

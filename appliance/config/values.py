@@ -62,6 +62,11 @@ def interface(value: object) -> str:
             f"{shown(value)} is not an interface name",
             "use 1 to 15 characters without blanks, `/` and `:`, as `ip link` shows them",
         )
+    if value == "lo":
+        raise BadValueError(
+            '"lo" is the loopback: packets for VIPs never arrive there',
+            "use the interfaces that face the routers, as `ip link` shows them",
+        )
     if len(value.encode()) > 15:
         raise BadValueError(f"{shown(value)} has more than 15 bytes", "use the name that `ip link` shows")
     return value

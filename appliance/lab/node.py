@@ -26,6 +26,10 @@ class LabError(Exception):
     """The lab cannot do what was asked; the text says what and where, and what to do."""
 
 
+class NotFoundError(LabError):
+    """There is no lab, or no node, of that name."""
+
+
 @dataclass(frozen=True)
 class Holder:
     """A node's process 1, told apart from a later process that got the same PID."""

@@ -22,7 +22,7 @@ from types import TracebackType
 
 from appliance.lab import holder, topology
 from appliance.lab.launchers import launcher
-from appliance.lab.node import NETNS, Holder, LabError, Node, complete_checksums, tail
+from appliance.lab.node import NETNS, Holder, LabError, Node, NotFoundError, complete_checksums, tail
 
 STATE = Path("/run/onward-lab")
 END_S = 10.0
@@ -191,7 +191,8 @@ class Lab:
         """A lab by its name.
 
         Raises:
-            LabError: there is none of that name.
+            NotFoundError: there is none of that name.
+            LabError: its record cannot be understood.
         """
         path = STATE / f"{name}.json"
         try:
@@ -199,7 +200,7 @@ class Lab:
             return cls(name, record["source"], {node["name"]: Node.from_record(node) for node in record["nodes"]})
         except FileNotFoundError:
             known = ", ".join(lab.name for lab in cls.all()) or "none"
-            raise LabError(f"no lab {name} is up (up: {known})") from None
+            raise NotFoundError(f"no lab {name} is up (up: {known})") from None
         except (ValueError, KeyError, TypeError) as error:
             raise LabError(
                 f"{path} was written by another version ({error!r}); take the lab down with that one"
@@ -214,14 +215,15 @@ class Lab:
         """A lab by its name or file; without either the only one that is up.
 
         Raises:
-            LabError: there is none, or more than one.
+            NotFoundError: there is none.
+            LabError: there is more than one.
         """
         labs = cls.all()
         if name_or_file is not None:
             file = str(Path(name_or_file).resolve())
             labs = [lab for lab in labs if lab.name == name_or_file] or [lab for lab in labs if lab.source == file]
         if not labs:
-            raise LabError(f"no lab {name_or_file or ''} is up; see `onward lab list`".replace("  ", " "))
+            raise NotFoundError(f"no lab {name_or_file or ''} is up; see `onward lab list`".replace("  ", " "))
         if len(labs) > 1:
             raise LabError(f"several labs are up ({', '.join(lab.name for lab in labs)}); say which one")
         return labs[0]
@@ -230,10 +232,11 @@ class Lab:
         """A node by its name.
 
         Raises:
-            LabError: there is none of that name, or it has died.
+            NotFoundError: there is none of that name.
+            LabError: it has died.
         """
         if name not in self.nodes:
-            raise LabError(f"lab {self.name} has no node {name}; it has {', '.join(self.nodes)}")
+            raise NotFoundError(f"lab {self.name} has no node {name}; it has {', '.join(self.nodes)}")
         if not self.nodes[name].holder.alive():
             raise LabError(f"node {name} of lab {self.name} has died; `onward lab down {self.name}` and up again")
         return self.nodes[name]
@@ -241,6 +244,11 @@ class Lab:
     def alive(self) -> bool:
         """Whether any node still runs."""
         return any(node.holder.alive() for node in self.nodes.values())
+
+    def state(self) -> tuple[str, list[str]]:
+        """`up`, `degraded` or `dead`, and the names of the nodes that have died."""
+        died = [node.name for node in self.nodes.values() if not node.holder.alive()]
+        return "up" if self.nodes and not died else "degraded" if len(died) < len(self.nodes) else "dead", died
 
     def log(self, node: str) -> Path:
         """The file with what a node's programs said."""
@@ -362,9 +370,18 @@ def _ip(node: Node, lines: Sequence[str]) -> None:
         raise LabError(f"{node.name}: ip {line}: {reason}")
 
 
-def _need_root_and_programs() -> None:
+def need_root() -> None:
+    """Without root a node's process 1 looks dead, whether it runs or not.
+
+    Raises:
+        LabError: we are somebody else.
+    """
     if os.geteuid() != 0:
-        raise LabError("network namespaces need root; use sudo")
+        raise LabError("labs and their network namespaces need root; use sudo")
+
+
+def _need_root_and_programs() -> None:
+    need_root()
     missing = [program for program in ("ip", "nsenter", "setsid") if shutil.which(program) is None]
     if missing:
         raise LabError(f"not installed: {', '.join(missing)}; apt-get install iproute2 util-linux")

@@ -53,8 +53,8 @@ def rotation(document: Status | None, member: str) -> set[bool]:
         return set()
     return {
         entry["state"] == "in_rotation"
-        for service in document["services"]
-        for entry in service["members"]
+        for pool in document["pools"].values()
+        for entry in pool["members"]
         if member in (entry["name"], entry["id"])
     }
 

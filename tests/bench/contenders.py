@@ -18,6 +18,9 @@ from typing import Literal
 from tests.bench.rig import DIRECTOR_CPU, FAMILIES, GENERATOR_CPU, HERE, BenchError, Family, Rig, mac, run
 
 ROOT = HERE.parent.parent
+API_PORT = 8080
+"""Of the complete program, in its namespace."""
+
 ETH_P_ALL = 3
 PACKET_IGNORE_OUTGOING, SOL_PACKET = 23, 263
 
@@ -71,6 +74,8 @@ name = "bench"
 interfaces = ["d0"]
 plane = "raw"
 runtime_dir = "{folder}/run"
+[api]
+port = {API_PORT}
 [fleet]
 secret_file = "{folder}/fleet.key"
 [[network_profile]]

@@ -12,6 +12,7 @@ and the median of the rounds is the result. Where rounds disagree much, more of 
 import argparse
 import json
 import os
+import re
 import signal
 import statistics
 import sys
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby, product
 from pathlib import Path
 
-from tests.bench.contenders import CONTENDERS, Setting, driver, start, start_plane
+from tests.bench.contenders import API_PORT, CONTENDERS, Setting, driver, start, start_plane
 from tests.bench.rig import (
     GENERATOR_CPU,
     MACS,
@@ -210,8 +211,74 @@ def throughput(rigs: dict[str, Rig], cases: Iterable[Case], options: argparse.Na
                     yield compare(f"raw.vs_{label}", samples, names[0], base, goals.get(base))
 
 
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of samples by size, as Prometheus has them."""
+
+    bounds: tuple[float, ...]
+    """Upper bounds of the buckets, ascending; the last one is infinite."""
+
+    counts: tuple[int, ...]
+    """Samples up to each bound: those of the smaller buckets count, too."""
+
+    @classmethod
+    def parse(cls, metrics: str, name: str) -> "Histogram":
+        """Take the histogram *name*, one without labels, out of a text in the exposition format.
+
+        Raises:
+            BenchError: it is not there.
+        """
+        buckets = re.findall(rf'^{re.escape(name)}_bucket{{le="([^"]+)"}} (\S+)$', metrics, re.MULTILINE)
+        if not buckets:
+            raise BenchError(f"the program has no histogram {name} among its metrics; was it renamed?")
+        return cls(tuple(float(bound) for bound, _ in buckets), tuple(int(float(count)) for _, count in buckets))
+
+    def since(self, earlier: "Histogram") -> "Histogram":
+        return Histogram(self.bounds, tuple(a - b for a, b in zip(self.counts, earlier.counts, strict=True)))
+
+    @property
+    def total(self) -> int:
+        return self.counts[-1]
+
+    def quantile(self, q: float) -> float:
+        """Interpolated within the bucket, as if its samples were spread evenly; infinite beyond the last bound.
+
+        Raises:
+            BenchError: there are no samples.
+        """
+        if not self.total:
+            raise BenchError("no samples in the histogram: did the program stand still?")
+        rank = q * self.total
+        number = next(i for i, count in enumerate(self.counts) if count >= rank)
+        low, below = (self.bounds[number - 1], self.counts[number - 1]) if number else (0.0, 0)
+        high = self.bounds[number]
+        return low + (high - low) * (rank - below) / (self.counts[number] - below)
+
+
 def loop_lag(rig: Rig, secs: float) -> Figure:
-    """How late timers of the director's own loop are while its data plane is saturated."""
+    """How late the complete program's event loop is while its data plane is saturated, by its own metrics."""
+
+    def lag() -> Histogram:
+        return Histogram.parse(rig.fetch("director", API_PORT, "/metrics"), "onward_loop_lag_seconds")
+
+    with ExitStack() as stack:
+        start("ours", rig, HEADLINE.setting, stack)
+        stack.enter_context(rig.sink())
+        with flooded(rig, HEADLINE):
+            time.sleep(0.3)
+            before = lag()
+            time.sleep(secs)
+            during = lag().since(before)
+    goal_s = 0.005
+    late = 1 - during.counts[during.bounds.index(goal_s)] / during.total
+    latest = during.bounds[during.counts.index(during.total)] * 1e3
+    note = f"median {during.quantile(0.5) * 1e3:.2f}, max <= {latest:g}, {late:.1%} above {goal_s * 1e3:g}; "
+    note += f"{during.total} samples in {secs:g} s, 10 ms ticker"
+    return at_most("raw.loop_lag_p99_ms", during.quantile(0.99) * 1e3, "ms", goal_s * 1e3, note)
+
+
+def plane_loop_lag(rig: Rig, secs: float) -> Figure:
+    """How late timers are in a loop with nothing but a saturated data plane in it."""
     with ExitStack() as stack:
         process = driver(rig, HEADLINE.setting, stack)
         stack.enter_context(rig.sink())
@@ -221,7 +288,7 @@ def loop_lag(rig: Rig, secs: float) -> Figure:
             time.sleep(secs)
             lag = json.loads(stop(process).splitlines()[-1])
     note = f"median {lag['lag_p50_ms']:.2f}, max {lag['lag_max_ms']:.1f} in {secs:g} s, 1 ms ticker"
-    return at_most("raw.loop_lag_p99_ms", lag["lag_p99_ms"], "ms", 5.0, note)
+    return at_most("raw.plane_loop_lag_p99_ms", lag["lag_p99_ms"], "ms", None, note)
 
 
 def blocked_loop_loss(rig: Rig, secs: float, pps: int = 100_000) -> Figure:
@@ -292,9 +359,12 @@ def measure(rigs: dict[str, Rig], options: argparse.Namespace) -> Iterator[Figur
     yield from round_trips(rigs, options)
     if "ours" in rigs:
         progress("loop lag, loss with a blocked loop, idle CPU")
-        yield loop_lag(rigs["ours"], max(3.0, options.secs))
+        if options.ours == "program":
+            yield loop_lag(rigs["ours"], max(10.0, options.secs))
+        yield plane_loop_lag(rigs["ours"], max(3.0, options.secs))
         yield blocked_loop_loss(rigs["ours"], 3.0)
-        yield idle(rigs["ours"])
+        if options.ours == "program":
+            yield idle(rigs["ours"])
 
 
 def print_table(figures: Sequence[Figure]) -> None:

@@ -11,6 +11,7 @@ the machine must disturb a short run as little as possible, and all contenders a
 
 import ctypes
 import fcntl
+import http.client
 import os
 import re
 import signal
@@ -220,6 +221,28 @@ class Rig:
         line = next(line for line in self._counters if line.strip().startswith(f"{ours}:"))
         columns = line.partition(":")[2].split()  # 8 for receiving (bytes, packets, ...), then 8 for transmitting
         return int(columns[9] if interface == "s0" else columns[1])
+
+    def fetch(self, role: str, port: int, path: str) -> str:
+        """What an HTTP server on a namespace's loopback answers.
+
+        Raises:
+            BenchError: it does not, or not with 200.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        try:
+            connection.sock = _inside(
+                self.namespace(role), lambda: socket.create_connection(("127.0.0.1", port), timeout=10)
+            )
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        except (OSError, http.client.HTTPException) as error:
+            raise BenchError(f"{self.name}: GET {path} from port {port}: {error}") from error
+        finally:
+            connection.close()
+        if answer.status != http.client.OK:
+            raise BenchError(f"{self.name}: GET {path} from port {port}: {answer.status} {answer.reason}")
+        return text
 
     def socket(self, role: str, interface: str, protocol: int) -> socket.socket:
         """A packet socket on an interface of a namespace."""

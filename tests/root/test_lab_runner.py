@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.cli.root import call
 from appliance.config.problems import ConfigError
 from appliance.lab.launchers import FRR_ALWAYS
 from appliance.lab.node import LabError
@@ -192,6 +193,21 @@ def test_a_dead_lab_is_swept(topology: Path) -> None:
         assert again.alive()
 
 
+def test_a_lab_with_a_dead_node_is_degraded(topology: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`onward lab list` names the nodes that have died, and its JSON says the same."""
+    with Lab.up(topology) as lab:
+        assert lab.state() == ("up", [])
+        os.kill(lab.node("member").holder.pid, signal.SIGKILL)
+        until(lambda: lab.state() == ("degraded", ["member"]), "the node's end")
+        assert call(["lab", "list"]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{lab.name} ")]
+        assert "degraded (member died)" in line
+        assert call(["lab", "list", "--json"]) == 0
+        (document,) = [item for item in json.loads(capsys.readouterr().out)["labs"] if item["name"] == lab.name]
+        assert document["state"] == "degraded"
+        assert [node["name"] for node in document["nodes"] if not node["up"]] == ["member"]
+
+
 def test_a_failing_command_takes_everything_back(topology: Path) -> None:
     """When a node cannot be set up, the error has what the command said, and nothing stays."""
     before = traces()
@@ -217,8 +233,10 @@ def test_a_killed_runner_leaves_what_down_can_remove(topology: Path) -> None:
     text = topology.read_text()
     topology.write_text(text.replace("ip route add default via 203.0.113.1", "sleep 600"))
     with subprocess.Popen([sys.executable, "-m", "appliance", "lab", "up", str(topology)]) as runner:
-        until(lambda: len(traces()["namespaces"]) == 4, "nodes")
-        runner.kill()
+        try:
+            until(lambda: len(traces()["namespaces"]) == 4, "nodes", 30)
+        finally:
+            runner.kill()
     topology.write_text(text)
     with pytest.raises(LabError, match="is up already"):
         Lab.up(topology)
@@ -231,7 +249,7 @@ def test_two_runners_do_not_bring_up_the_same_lab(topology: Path) -> None:
     topology.write_text(topology.read_text().replace("ip route add default via 203.0.113.1", "sleep 600"))
     with subprocess.Popen([sys.executable, "-m", "appliance", "lab", "up", str(topology)]) as runner:
         try:
-            until(lambda: len(traces()["namespaces"]) == 4, "nodes")
+            until(lambda: len(traces()["namespaces"]) == 4, "nodes", 30)
             with pytest.raises(LabError, match="is just being brought up"):
                 Lab.up(topology, reconfigure=True)
         finally:
@@ -300,13 +318,13 @@ def test_command_line(topology: Path) -> None:
         assert [node["name"] for node in document["nodes"]] == ["client", "router", "member", "tor"]
         absent = onward("exec", "--lab", name, "nobody", "true")
         assert (absent.returncode, absent.stderr) == (
-            1,
+            5,
             f"onward: lab {name} has no node nobody; it has client, router, member, tor\n",
         )
     finally:
         down = onward("down", str(topology))
     assert (down.returncode, down.stdout) == (0, f"lab {name}: down\n")
-    assert onward("down", name).returncode == 1
+    assert onward("down", name).returncode == onward("exec", "--lab", name, "client").returncode == 5
     topology.write_text("name: x")
     bad = onward("up", str(topology))
     assert (bad.returncode, bad.stderr) == (4, f"{topology}:1: topology: missing; add it\n1 problem\n")

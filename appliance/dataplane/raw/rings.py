@@ -4,7 +4,6 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -177,8 +176,3 @@ def plain_sender(name: str) -> socket.socket:
     sender.setblocking(False)
     sender.bind((name, 0))
     return sender
-
-
-def close_all(taps: Sequence[Tap]) -> None:
-    for tap in taps:
-        tap.close()

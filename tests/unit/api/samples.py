@@ -107,10 +107,11 @@ def _evenly(desired: Desired) -> Desired:
             replace(
                 view,
                 members=tuple(
-                    replace(member, share=1 / view.in_rotation if member.no is None else 0.0) for member in view.members
+                    replace(member, share=1 / in_rotation if member.no is None else 0.0) for member in view.members
                 ),
             )
             for view in desired.services
+            for in_rotation in [view.in_rotation]
         ),
     )
 
@@ -144,6 +145,41 @@ def healthy() -> Observed:
         announced=frozenset({Route(VIP)}),
     )
     return observed(snapshot=snap, speaker=speaker, health=sample_health()[:2])
+
+
+def shared(services: int = 3, members: int = 2) -> Observed:
+    """Virtual services that share one pool: the first by UDP, the second by TCP and L2 DSR, all others by TCP and L3.
+
+    Members are behind a router, so that L2 DSR has none in rotation.
+    """
+    addresses = [ip_address("2001:db8:1::") + number for number in range(1, members + 1)]
+    web = pool(*(member(1, name=f"web{number}", address=address) for number, address in enumerate(addresses, 1)))
+    profiles = {
+        0: NetworkProfile("udp-l3", ProfileType.UDP_FAST_PATH, L3, 10),
+        1: NetworkProfile("tcp-l2", ProfileType.TCP_FAST_PATH, L2, 300),
+    }
+    tcp = NetworkProfile("tcp-l3", ProfileType.TCP_FAST_PATH, L3, 300)
+    snap = snapshot(
+        config(
+            *(
+                service(
+                    name=f"s{number}",
+                    vips=(ip_address("2001:db8:f::") + number,),
+                    profile=profiles.get(number, tcp),
+                    pool=web,
+                )
+                for number in range(services)
+            )
+        )
+    )
+    counters = Counters(
+        services={
+            (view.name, str(view.vips[0])): Traffic(100, 8000, 0 if number == 0 else 7)
+            for number, view in enumerate(snap.config.services)
+        },
+        members={f"web/{item.name}": Traffic(500, 40_000, 70) for item in web.members},
+    )
+    return observed(snapshot=snap, counters=counters, health=())
 
 
 def sources(source: Callable[[], Observed] = observed, **changes: Any) -> StatusSources:

@@ -2,29 +2,31 @@
 
 import platform
 import re
+from collections import Counter
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from appliance.api.metrics import exposition, families
 from appliance.api.sources import Observed
+from appliance.api.views import status_document
 from appliance.packet.action import Reason
 from tests import golden
-from tests.unit.api.samples import healthy, observed, sample_snapshot
+from tests.unit.api.samples import healthy, observed, sample_snapshot, shared
 
 
 def samples(seen: Observed) -> dict[tuple[str, ...], float]:
     """By name and label values in the order of label names."""
     return {
         (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
-        for family in text_string_to_metric_families(exposition(seen).decode())
+        for family in text_string_to_metric_families(exposition(seen, status_document(seen)).decode())
         for sample in family.samples
     }
 
 
 def test_exposition_is_as_published() -> None:
     """Every metric with its help and labels, as dashboards and rules rely on them."""
-    lines = exposition(observed()).decode().splitlines(keepends=True)
+    lines = exposition(observed(), status_document(observed())).decode().splitlines(keepends=True)
     text = "".join(line for line in lines if "process_" not in line)
     golden.check("metrics.txt", text.replace(platform.python_version(), "PYTHON"))
 
@@ -42,7 +44,7 @@ def test_process_metrics() -> None:
 def test_names_follow_the_rules(seen: Observed) -> None:
     """Names are ours, counters and only they end in _total, times and sizes have base units, help texts are there."""
     names = set()
-    for family in families(seen):
+    for family in families(seen, status_document(seen)):
         name = family.name + ("_total" if family.type == "counter" else "")
         assert name not in names
         names.add(name)
@@ -56,7 +58,8 @@ def test_names_follow_the_rules(seen: Observed) -> None:
 
 def test_traffic_says_that_replies_are_not_in_it() -> None:
     """Whoever reads a packet, byte or flow counter is told that it is one half."""
-    counted = [family for family in families(observed()) if re.search("packets|bytes|flows|drops", family.name)]
+    found = families(observed(), status_document(observed()))
+    counted = [family for family in found if re.search("packets|bytes|flows|drops", family.name)]
     assert len(counted) == 7
     assert all("Client to member only" in family.documentation for family in counted)
 
@@ -70,6 +73,31 @@ def test_exactly_one_state_holds() -> None:
         key[1]: value for key, value in found.items() if key[0] == "onward_member_health" and key[2] == "web/web3"
     }
     assert health == {"unknown": 0, "up": 0, "down": 1}
+
+
+def test_members_stand_once_per_pool() -> None:
+    """However many services share a pool, a member has one sample of each kind, or one for each way of delivery."""
+    seen = shared(services=30, members=4)
+    document = status_document(seen)
+    counts = Counter(sample.name for family in families(seen, document) for sample in family.samples)
+    assert counts["onward_member_state"] == 4 * 2 * 2
+    assert counts["onward_member_slot_share_ratio"] == 4 * 2
+    assert counts["onward_member_ratio"] == counts["onward_member_packets_total"] == 4
+    found = samples(seen)
+    # Labels in the order of their names: delivery, member, pool, state.
+    assert found["onward_member_state", "ipip", "web/web1", "web", "in_rotation"] == 1
+    assert found["onward_member_state", "l2", "web/web1", "web", "in_rotation"] == 0
+    assert found["onward_service_members", "s0", "in_rotation"] == 4
+    assert found["onward_service_members", "s1", "out"] == 4
+
+
+def test_udp_has_no_flow_samples() -> None:
+    """Where flows have no visible beginning there is no sample, since 0 would be a number."""
+    found = samples(shared())
+    flows = [key[1] for key in found if key[0] == "onward_service_flows_created_total"]
+    assert flows == ["s1", "s2"]
+    assert ("onward_member_flows_created_total", "dns/web11", "dns") not in samples(observed())
+    assert found["onward_member_flows_created_total", "web/web1", "web"] == 70
 
 
 def test_wanted_and_announced() -> None:

@@ -13,7 +13,7 @@ import appliance.api
 from appliance.api.page import Html, duration, h, render_main, render_page, si
 from appliance.api.sources import Observed, ReloadStatus
 from appliance.api.views import status_document
-from tests.unit.api.samples import NOW, healthy, observed, sample_counters, sample_speaker
+from tests.unit.api.samples import NOW, healthy, observed, sample_counters, sample_speaker, shared
 
 FOLDER = Path(appliance.api.__file__).parent
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -65,7 +65,9 @@ def checked(markup: str) -> Checker:
 STARTING = observed(applied=None, counters=None, speaker=None, health=(), plane={})
 
 
-@pytest.mark.parametrize("seen", [observed(), healthy(), STARTING], ids=["sample", "healthy", "starting"])
+@pytest.mark.parametrize(
+    "seen", [observed(), healthy(), STARTING, shared()], ids=["sample", "healthy", "starting", "shared"]
+)
 def test_well_formed_and_self_contained(seen: Observed) -> None:
     """Tags balance, nothing is inline, and everything comes from this server."""
     page = checked(render_page(status_document(seen)))
@@ -104,6 +106,23 @@ def test_shows_what_matters() -> None:
         "/etc/onward/onward.toml (0123456789ab)",
     ):
         assert expected in text
+
+
+def test_a_shared_pool_stands_once() -> None:
+    """Its members are one table for each way of delivery; services refer to it, and numbers are called the pool's."""
+    markup = render_page(status_document(shared(services=20, members=5)))
+    page = checked(markup)
+    assert page.keys.count("pool/web+ipip") == page.keys.count("pool/web+l2") == 1
+    assert sum(key.startswith("member/") for key in page.keys) == 2 * 5
+    text = " ".join(page.text)
+    assert text.count("pool web is shared, and stands below") == 20
+    assert text.count("numbers are the pool's, of all 20 virtual services together") == 2
+
+
+def test_shows_the_hash_key() -> None:
+    """Two directors can be compared by eye."""
+    document = status_document(observed())
+    assert f"hash key {document['director']['hash_key']}" in render_page(document)
 
 
 def test_everything_foreign_is_escaped() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -98,12 +99,76 @@ def test_status_with_a_silent_plane(run: Run) -> None:
     assert json.loads(text)["counters"] is None
 
 
+def _count_looks() -> tuple[list[int], StatusSources]:
+    looks: list[int] = []
+
+    def look() -> Any:
+        looks.append(1)
+        return observed().snapshot
+
+    return looks, sources(snapshot=look)
+
+
+def test_all_who_ask_share_one_look_and_one_rendering(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many who ask at once for document, page and metrics cost one look, and one rendering each, one after another."""
+    monkeypatch.setattr(server_module, "MAX_AGE_S", 60.0)
+    looks, given = _count_looks()
+    working: list[str] = []
+    rendered: list[str] = []
+
+    def counted(name: str, render: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            assert threading.current_thread() is not threading.main_thread()
+            working.append(name)
+            try:
+                assert len(working) == 1
+                rendered.append(name)
+                return render(*arguments, **options)
+            finally:
+                working.remove(name)
+
+        return call
+
+    for name in ("status_document", "render_page", "exposition"):
+        monkeypatch.setattr(server_module, name, counted(name, getattr(server_module, name)))
+
+    async def story() -> list[set[bytes]]:
+        async with serving(given) as (client, _), asyncio.TaskGroup() as tasks:
+
+            async def body(path: str) -> bytes:
+                async with client.get(path) as response:
+                    assert response.status == 200
+                    return await response.read()
+
+            asked = [[tasks.create_task(body(path)) for _ in range(8)] for path in ("/", "/metrics", "/api/v1/status")]
+            return [{await task for task in same} for same in asked]
+
+    assert [len(bodies) for bodies in run(story())] == [1, 1, 1]
+    assert len(looks) == 1
+    assert sorted(rendered) == ["exposition", "render_page", "status_document"]
+
+
+def test_an_old_rendering_is_not_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After MAX_AGE_S the sources are asked again, and so are all renderings made anew."""
+    monkeypatch.setattr(server_module, "MAX_AGE_S", 0.0)
+    looks, given = _count_looks()
+
+    async def story() -> None:
+        async with serving(given) as (client, _):
+            for path in ("/api/v1/status", "/metrics"):
+                await (await client.get(path)).read()
+
+    run(story())
+    assert len(looks) == 2
+
+
 async def _at(pending: Coroutine[Any, Any, Observed], clock: float) -> Observed:
     return replace(await pending, clock=clock)
 
 
 def test_rates_appear_after_a_second(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks again after more than a second is told rates."""
+    monkeypatch.setattr(server_module, "MAX_AGE_S", 0.0)
     clock = iter([100.0, 102.0])
     monkeypatch.setattr(server_module, "observe", lambda given: _at(observe(given), next(clock)))
 
@@ -236,14 +301,10 @@ def test_stream(run: Run, monkeypatch: pytest.MonkeyPatch, path: str, name: str)
 
 def test_streams_share_one_document(run: Run) -> None:
     """Many readers at once cost one look at the sources."""
-    looks = []
-
-    def look() -> Any:
-        looks.append(1)
-        return observed().snapshot
+    looks, given = _count_looks()
 
     async def story() -> None:
-        async with serving(sources(snapshot=look)) as (client, _), asyncio.TaskGroup() as tasks:
+        async with serving(given) as (client, _), asyncio.TaskGroup() as tasks:
 
             async def read() -> None:
                 async with client.get("/api/v1/stream") as response:

@@ -9,11 +9,11 @@ import pytest
 from appliance.api.sources import ReloadStatus
 from appliance.api.views import NOT_VISIBLE, PASSES, Rates, status_document
 from appliance.dataplane.base import Counters
-from appliance.model import Health
+from appliance.model import Health, NetworkProfile, ProfileType, TtlPolicy
 from appliance.packet.action import Reason
 from bgp.speaker import PeerStatus, Session
 from tests import golden
-from tests.builders import config, snapshot
+from tests.builders import L3, config, service, snapshot
 from tests.unit.api.samples import (
     DNS_VIP,
     NOW,
@@ -25,6 +25,7 @@ from tests.unit.api.samples import (
     sample_health,
     sample_snapshot,
     sample_speaker,
+    shared,
 )
 
 
@@ -33,7 +34,7 @@ def vip(document: dict[str, Any], address: object) -> dict[str, Any]:
 
 
 def member(document: dict[str, Any], key: str) -> dict[str, Any]:
-    return next(member for service in document["services"] for member in service["members"] if member["id"] == key)
+    return next(member for pool in document["pools"].values() for member in pool["members"] if member["id"] == key)
 
 
 def test_document_is_as_published() -> None:
@@ -135,7 +136,7 @@ def test_replies_are_never_a_number() -> None:
     """What DSR hides is said in words."""
     document = status_document(observed())
     assert document["replies"] == NOT_VISIBLE
-    assert {member["replies"] for service in document["services"] for member in service["members"]} == {NOT_VISIBLE}
+    assert {member["replies"] for pool in document["pools"].values() for member in pool["members"]} == {NOT_VISIBLE}
 
 
 def test_routes_show_where_wish_and_truth_differ() -> None:
@@ -152,6 +153,55 @@ def test_every_reason_is_a_drop_or_a_pass() -> None:
     document = status_document(observed(counters=counters))
     assert set(document["counters"]["passes"]) == set(PASSES)
     assert set(document["counters"]["drops"]) == set(Reason) - set(PASSES)
+
+
+def test_members_stand_once_per_pool_and_delivery() -> None:
+    """Services refer to their pool by key; ways of delivery differ in who is in rotation, and are told apart."""
+    document = status_document(shared())
+    assert [service["pool_key"] for service in document["services"]] == ["web+ipip", "web+l2", "web+ipip"]
+    assert {service["pool"] for service in document["services"]} == {"web"}
+    l3, l2 = document["pools"]["web+ipip"], document["pools"]["web+l2"]
+    assert (l3["services"], l2["services"]) == (["s0", "s2"], ["s1"])
+    assert l3["traffic_of"] == l2["traffic_of"] == ["s0", "s1", "s2"]
+    assert (l3["in_rotation"], l2["in_rotation"]) == (2, 0)
+    assert [item["reason"] for item in l2["members"]] == ["not_on_segment"] * 2
+    assert [service["in_rotation"] for service in document["services"]] == [2, 0, 2]
+
+
+def test_a_ttl_policy_is_another_delivery() -> None:
+    """Two services that differ in nothing but the treatment of TTL have different member indices, so different keys."""
+    transparent = replace(L3, ttl=TtlPolicy.TRANSPARENT)
+    profile = NetworkProfile("tcp-t", ProfileType.TCP_FAST_PATH, transparent, 300)
+    document = status_document(observed(snapshot=snapshot(config(service(), service(name="t", profile=profile)))))
+    assert list(document["pools"]) == ["web+ipip", "web+ipip+transparent"]
+
+
+def test_size_is_services_plus_members() -> None:
+    """With twice the services and twice the members the document is twice as large, not four times."""
+    small, large = (len(json.dumps(status_document(shared(count, count)))) for count in (40, 80))
+    assert large < 2.1 * small
+
+
+def test_udp_has_no_new_flows() -> None:
+    """Where no packet marks a flow's beginning the number is unknown, never 0; a pool that TCP uses, too, has TCP's."""
+    document = status_document(shared(), (2.0, Counters()))
+    udp, _, tcp = (service["vips"][0]["traffic"] for service in document["services"])
+    assert (udp["packets"], udp["new_flows"], udp["new_flows_per_s"]) == (100, None, None)
+    assert (tcp["new_flows"], tcp["new_flows_per_s"]) == (7, 3.5)
+    assert member(document, "web/web1")["traffic"]["new_flows"] == 70
+    assert member(status_document(observed()), "dns/web11")["traffic"]["new_flows"] is None
+
+
+def test_hash_keys_can_be_compared() -> None:
+    """Directors with the same secret show the same short fingerprint, others a different one, and none the secret."""
+
+    def shown(secret: bytes) -> str:
+        document = status_document(observed(snapshot=snapshot(replace(config(), secret=secret))))
+        assert secret.decode() not in json.dumps(document)
+        return str(document["director"]["hash_key"])
+
+    assert shown(b"one secret of the fleet") == shown(b"one secret of the fleet") != shown(b"another secret, wrong")
+    assert len(shown(b"one secret of the fleet")) == 8
 
 
 def test_rates() -> None:

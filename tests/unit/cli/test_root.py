@@ -4,14 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+from array import array
 from collections.abc import Iterator
+from fcntl import ioctl
 from pathlib import Path
+from termios import FIONREAD
+from typing import IO
 
 import pytest
 
 import appliance.config
 from appliance.cli.output import Exit
 from appliance.cli.root import COMMANDS, call
+from tests.netns import until
 
 EXAMPLE = Path(appliance.config.__file__).parent / "example.toml"
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -25,8 +30,8 @@ def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[st
     for command, (_, line) in COMMANDS.items():
         assert f"{command} {line}" in text
     assert (
-        "0 ok; 1 failed; 2 wrong usage; 3 the daemon does not answer; 4 the configuration is invalid; 5 not found"
-        in text
+        "0 ok; 1 failed; 2 wrong usage; 3 the daemon does not answer; 4 the configuration is invalid; 5 not found; "
+        "with `status --exit-code` also 10 degraded, 11 down." in text
     )
 
 
@@ -117,20 +122,33 @@ def test_a_reader_who_leaves_early_is_no_failure() -> None:
 
 
 @pytest.fixture
-def reading(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A command that is waiting for its configuration."""
-    fifo = tmp_path / "onward.toml"
-    os.mkfifo(fifo)
-    process = subprocess.Popen([*ONWARD, "check", str(fifo)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    with fifo.open("wb"):  # opens only when the other side reads
-        yield process
-        process.kill()
-        process.communicate()
+def reading() -> Iterator[subprocess.Popen[bytes]]:
+    """A command that has read the beginning of its configuration, and waits for the rest."""
+    with subprocess.Popen([*ONWARD, "check", "-"], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(b"# the first line\n")
+            process.stdin.flush()
+            until(lambda: _unread(process.stdin) == 0 and _sleeps(process.pid), "the command waits for more", 60)
+            yield process
+        finally:
+            process.kill()
 
 
-def test_control_c_exits_with_130_quietly(reading: subprocess.Popen[str]) -> None:
+def _unread(pipe: IO[str]) -> int:
+    """Bytes in a pipe that nobody has taken yet."""
+    answer = array("i", [0])
+    ioctl(pipe, FIONREAD, answer)
+    return answer[0]
+
+
+def _sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def test_control_c_exits_with_130_quietly(reading: subprocess.Popen[bytes]) -> None:
     """As shells expect of a program that was interrupted, and without a traceback."""
     reading.send_signal(signal.SIGINT)
-    _, errors = reading.communicate(timeout=10)
-    assert reading.returncode == Exit.INTERRUPTED
-    assert errors == ""
+    assert reading.wait(60) == Exit.INTERRUPTED
+    assert reading.stderr is not None
+    assert reading.stderr.read() == b""

@@ -21,7 +21,7 @@ from appliance.cli.status import Look, render
 from appliance.dataplane.base import Counters
 from tests import golden
 from tests.builders import config, snapshot
-from tests.unit.api.samples import healthy, observed, sample_health
+from tests.unit.api.samples import healthy, observed, sample_health, shared
 
 ESCAPE = "\x1b["
 
@@ -74,8 +74,9 @@ def test_text_is_as_published() -> None:
         healthy(),
         observed(applied=None, counters=None, speaker=None, health=(), plane={}),
         observed(snapshot=snapshot(config(bgp=False)), speaker=None),
+        shared(services=30),
     ],
-    ids=["sample", "healthy", "starting", "no-bgp"],
+    ids=["sample", "healthy", "starting", "no-bgp", "shared"],
 )
 def test_fits(seen: Observed, width: int) -> None:
     """No line is wider than asked for, none ends in blanks, and without colour there are no escapes."""
@@ -103,6 +104,16 @@ def test_wide_enough_shows_whole_reasons() -> None:
     assert "unreachable (neighbour_unresolved eth1)" in text
 
 
+def test_a_shared_pool_stands_once() -> None:
+    """Services refer to it, and one table for each way of delivery has its members, with numbers called the pool's."""
+    lines = render(json.loads(document(shared(services=20, members=5))), Look(200)).splitlines()
+    assert sum(line.startswith("  -> web") for line in lines) == 2 * 5
+    assert lines.count("  -> pool web  ipip  5 of 5 in rotation, see below") == 19
+    assert lines.count("  -> pool web  l2  0 of 5 in rotation, see below") == 1
+    place = lines.index("pool web  l2  0 of 5 in rotation  for 1 virtual service: s1")
+    assert lines[place + 1] == "  packets and flows are the pool's, of all 20 virtual services together"
+
+
 def test_large_numbers_stay_short() -> None:
     """Counters of any size keep the columns narrow."""
     seen = healthy()
@@ -113,11 +124,13 @@ def test_large_numbers_stay_short() -> None:
 
 
 def test_prints_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """Into a pipe goes plain text, and the exit code is 0 whatever the health."""
+    """Into a pipe goes plain text with every line whole, and the exit code is 0 whatever the health."""
     with director(document()) as url:
         assert call(["status", "--url", url]) == 0
     out = capsys.readouterr().out
-    assert out == render(json.loads(document()), Look()) + "\n"
+    assert "health_down (connect: connection refused)" in out
+    assert "…" not in out
+    assert out == render(json.loads(document()), Look(module.ENDLESS)) + "\n"
 
 
 def test_prints_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,13 @@
 """From text to a resolved configuration; files come in as arguments."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.config.load import MAX_BYTES, load, parse
@@ -23,6 +26,7 @@ from appliance.model import (
     TtlPolicy,
 )
 
+ROOT = Path(__file__).parents[3]
 SECRET = b"0123456789abcdef"
 
 BASE = """\
@@ -352,6 +356,37 @@ def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:
             load(path)
 
 
+@pytest.mark.parametrize("name", ["onward.toml", "fleet.key"])
+def test_a_fifo_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    """Nobody writes into it, so a program that tried to read would wait for ever, and a reload with it."""
+    path = written(tmp_path, BASE.encode())
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    command = [sys.executable, "-m", "appliance", "check", str(path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    messages = {
+        "onward.toml": f"{path}: this is not a regular file; give the path of a file; `onward check -` reads",
+        "fleet.key": f'{path}:6: fleet.secret_file: "fleet.key": not a regular file; keep the key in a file; make one',
+    }
+    assert run.stderr.startswith(messages[name])
+    assert run.returncode == 4
+
+
+def test_a_device_is_no_configuration() -> None:
+    """It may have no end, or do something when it is opened."""
+    with pytest.raises(ConfigError, match=r"^/dev/null: this is not a regular file; "):
+        load(Path("/dev/null"))
+
+
+def test_links_to_files_are_followed(tmp_path: Path) -> None:
+    """Configurations are often kept elsewhere and linked to."""
+    path = written(tmp_path, BASE.encode())
+    (tmp_path / "fleet.key").rename(tmp_path / "key")
+    (tmp_path / "fleet.key").symlink_to("key")
+    (tmp_path / "link.toml").symlink_to(path)
+    assert load(tmp_path / "link.toml").secret == SECRET
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Properties
 
@@ -386,7 +421,6 @@ LITERALS = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), LITERALS), min_size=1, max_size=4), st.sets(st.integers(0, 40))
 )

@@ -129,7 +129,11 @@ def test_addresses(written: str) -> None:
     [
         (values.hold_time, [0, 3, 65535], [1, 2, -1, 65536, "9", True]),
         (values.as_number, [1, 64512, 65536, 4294967294], [0, 23456, 65535, 4294967295, 4294967296, -1, "1", True]),
-        (values.interface, ["eth1", "bond0.100", "a" * 15], ["", ".", "..", "a" * 16, "a/b", "a b", "a:b", "ä" * 8, 1]),
+        (
+            values.interface,
+            ["eth1", "bond0.100", "a" * 15],
+            ["", ".", "..", "a" * 16, "a/b", "a b", "a:b", "ä" * 8, "lo", 1],
+        ),
         (
             values.name,
             ["web", "_x", "2001:db8::1", "a.b-c", "x" * 64],
