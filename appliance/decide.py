@@ -117,24 +117,18 @@ class Desired:
 def decide(snapshot: Snapshot) -> Desired:
     """What should be true, given what is known."""
     config = snapshot.config
-    slots: dict[tuple[str, Delivery], SlotArray] = {}
+    rings: dict[tuple[str, Delivery], _Ring] = {}
     table_members: dict[int, TableMember] = {}
     table_services: list[TableService] = []
     views: list[ServiceView] = []
     for service in config.services:
         delivery = service.profile.delivery
-        judged = [_judge(snapshot, service.pool, member, delivery) for member in service.pool.members]
-        # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring
-        # to members that know nothing of them, and those reset them. What is dropped is sent again.
-        undecided = snapshot.undecided(service.pool)
         key = service.pool.name, delivery
-        if key not in slots:
-            ring = tuple(_ring_member(view, known=not undecided) for view in judged)
-            slots[key] = ALGORITHMS[service.pool.algorithm](ring)
-            if not undecided:
-                table_members |= _table_members(judged, delivery)
-        view = _view(service, judged, slots[key], undecided)
-        views.append(view)
+        if key not in rings:
+            rings[key] = _ring(snapshot, service.pool, delivery)
+            table_members |= rings[key].table_members
+        ring = rings[key]
+        views.append(ServiceView(service, ring.members, _why_not_serving(service, ring)))
         if service.enabled:
             vips = [vip for vip in service.vips if not _is_ours(snapshot, vip)]
             table_services += [
@@ -145,7 +139,7 @@ def decide(snapshot: Snapshot) -> Desired:
                     protocol=service.protocol,
                     ports=service.ports,
                     hash_mode=service.hash_mode,
-                    slots=slots[key],
+                    slots=ring.slots,
                 )
                 for position, vip in enumerate(vips)
             ]
@@ -155,6 +149,31 @@ def decide(snapshot: Snapshot) -> Desired:
         routes=frozenset(_route(snapshot, vip.vip) for vip in vip_views if vip.no is None),
         services=tuple(views),
         vips=vip_views,
+    )
+
+
+@dataclass(frozen=True)
+class _Ring:
+    """A pool by one delivery: the same for all virtual services that use it."""
+
+    members: tuple[MemberView, ...]
+    slots: SlotArray
+    undecided: tuple[str, ...]
+    table_members: Mapping[int, TableMember]
+
+
+def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery) -> _Ring:
+    judged = [_judge(snapshot, pool, member, delivery) for member in pool.members]
+    # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring to
+    # members that know nothing of them, and those reset them. What is dropped is sent again.
+    undecided = tuple(snapshot.undecided(pool))
+    slots = ALGORITHMS[pool.algorithm](tuple(_ring_member(view, known=not undecided) for view in judged))
+    share = shares(slots)
+    return _Ring(
+        members=tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged),
+        slots=slots,
+        undecided=undecided,
+        table_members={} if undecided else _table_members(judged, delivery),
     )
 
 
@@ -207,18 +226,12 @@ def _table_members(judged: list[MemberView], delivery: Delivery) -> Mapping[int,
     }
 
 
-def _view(service: VirtualService, judged: list[MemberView], slots: SlotArray, undecided: list[str]) -> ServiceView:
-    share = shares(slots)
-    members = tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged)
-    return ServiceView(service, members, _why_not_serving(service, members, undecided))
-
-
-def _why_not_serving(service: VirtualService, members: tuple[MemberView, ...], undecided: list[str]) -> No | None:
+def _why_not_serving(service: VirtualService, ring: _Ring) -> No | None:
     if not service.enabled:
         return No(Why.SERVICE_DISABLED)
-    if undecided and any(member.state is EffectiveState.IN_ROTATION for member in members):
-        return No(Why.LEARNING, f"not heard of {', '.join(undecided)} yet")
-    in_rotation = sum(member.state is EffectiveState.IN_ROTATION for member in members)
+    in_rotation = sum(member.state is EffectiveState.IN_ROTATION for member in ring.members)
+    if ring.undecided and in_rotation:
+        return No(Why.LEARNING, f"not heard of {', '.join(ring.undecided)} yet")
     if in_rotation < service.min_members:
         return No(Why.BELOW_MIN_MEMBERS, f"{in_rotation} in rotation, {service.min_members} wanted")
     return None

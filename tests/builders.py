@@ -88,7 +88,7 @@ def snapshot(given: Config | None = None, health: Mapping[str, Health] | None = 
     values: dict[str, object] = {
         "config": given,
         "health": {f"{p}/{m.name}": Health.UP for p, m in members} | dict(health or {}),
-        "next_hops": {m.address: hop(i) for i, (_, m) in enumerate(members)},
+        "next_hops": {m.address: hop(i % 256) for i, (_, m) in enumerate(members)},
         "indices": IndexAllocator().update(ways(given)),
     } | changes
     return Snapshot(**values)  # type: ignore[arg-type]
