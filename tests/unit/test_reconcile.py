@@ -20,6 +20,7 @@ class Journal:
     def __init__(self):
         self.lines = []
         self.refuse_plane = None
+        self.refuse_proof = None
         self.refuse_speaker = False
         self.speaker = RecordingSpeaker()
         self.plane = FakeDataPlane()
@@ -39,7 +40,11 @@ class Journal:
             async with self._heard:
                 self._heard.notify_all()
 
-        self.plane.set, self.speaker.set = set_tables, set_routes
+        async def check():
+            if self.refuse_proof:
+                raise DataPlaneError(self.refuse_proof)
+
+        self.plane.set, self.plane.check, self.speaker.set = set_tables, check, set_routes
         self._heard = asyncio.Condition()
 
     async def told(self, routes):
@@ -101,14 +106,19 @@ async def test_a_plane_that_refuses_withdraws_everything_and_recovers():
 
 
 async def test_a_plane_that_cannot_prove_itself_is_not_announced_for():
-    """Programming succeeded, the proof did not: no route."""
+    """The tables were taken, the proof failed: no route, and the doubt is in the store until a proof succeeds."""
     journal, state, reconciler = setup()
     await journal.plane.start()
-    journal.plane.fail("thread is stuck")
+    journal.refuse_proof = "thread is stuck"
     assert not await reconciler.once()
     assert not await reconciler.once()
+    assert journal.lines == ["program 3", "program 3"]
     assert journal.speaker.routes == frozenset()
     assert state.snapshot().plane_error == "thread is stuck"
+    journal.refuse_proof = None
+    await reconciler.once()
+    await reconciler.once()
+    assert journal.speaker.routes == {VIP_ROUTE}
 
 
 async def test_a_speaker_that_fails_does_not_stop_forwarding():
