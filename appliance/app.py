@@ -116,7 +116,7 @@ def _lock(runtime_dir: Path) -> IO[str]:
     """Two directors with one runtime directory would tear at the same sockets and rules."""
     try:
         runtime_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = (runtime_dir / "lock").open("w")
+        lock = (runtime_dir / "lock").open("a")  # not "w": who does not get the lock must not wipe its holder's PID
     except OSError as error:
         raise StartError(f"cannot use director.runtime_dir: {error}; create it, or name another one") from error
     try:
@@ -126,6 +126,7 @@ def _lock(runtime_dir: Path) -> IO[str]:
         raise StartError(
             f"a director is running already with {runtime_dir}; stop it, or set director.runtime_dir"
         ) from None
+    lock.truncate(0)
     lock.write(f"{os.getpid()}\n")
     lock.flush()
     return lock
@@ -181,10 +182,11 @@ class Director:
     async def _work(self) -> None:
         config = self._state.config
         async with asyncio.TaskGroup() as tasks:
+            reconcile = tasks.create_task(self._reconciler.run(), name="reconcile")
             own = [
+                reconcile,
                 tasks.create_task(self._netlink.run(), name="netlink"),
                 tasks.create_task(self._monitors.run(), name="health"),
-                tasks.create_task(self._reconciler.run(), name="reconcile"),
                 tasks.create_task(self._keep_lease(), name="lease"),
                 tasks.create_task(self._measure_lag(), name="loop-lag"),
                 tasks.create_task(self._reloads(), name="reload"),
@@ -198,7 +200,7 @@ class Director:
             try:
                 await self._stop.wait()
                 log.info("director.stopping")
-                own[2].cancel()  # nobody may announce again
+                reconcile.cancel()  # nobody may announce again
                 await self._speaker.close()
                 if config.bgp is not None:
                     await asyncio.sleep(TURN_AWAY_S)
@@ -236,7 +238,7 @@ class Director:
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _end_learning(self) -> None:
-        """Waiting for all members of a pool ends a while after its first one is usable, or after a longer while."""
+        """Waiting for all members of a pool ends a while after the first one is usable: `learning_limit_s`."""
         since: dict[str, float] = {}
         while True:
             now, snapshot = time.monotonic(), self._state.snapshot()

@@ -5,6 +5,7 @@ Names are the field's words (ARCHITECTURE.md, "Words"); the seed system's spelli
 
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import PurePath
 
@@ -267,7 +268,7 @@ class Config:
     digest: str = ""
     """Hash of the text: equal means nothing to do on reload."""
 
-    @property
+    @cached_property
     def pools(self) -> tuple[Pool, ...]:
         """Pools in use, each once, in the order of first use."""
         return tuple({service.pool.name: service.pool for service in self.services}.values())

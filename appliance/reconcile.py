@@ -10,7 +10,7 @@ The other way round there would be a moment in which routers send us packets tha
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
 
@@ -95,12 +95,8 @@ class Reconciler:
     def _tell(self, now: Desired) -> None:
         """One event for every member and VIP whose state turned, with the reason."""
         before, self._told = self._told, now
-        old_members = _members(before)
-        for key, member in _members(now).items():
-            old = old_members.get(key)
-            if old is not None and (old.state, old.no) == (member.state, member.no):
-                continue
-            fields = {"service": key[0], "member": member.id, "address": member.address}
+        for service, member in _turned(before, now):
+            fields = {"service": service, "member": member.id, "address": member.address}
             if member.state is EffectiveState.IN_ROTATION:
                 log.info("member.in_rotation", **fields)
             elif member.no is not None:
@@ -113,10 +109,22 @@ class Reconciler:
             log.info("vip.withdrawn", vip=vip, reason="removed", detail="no longer configured")
 
 
-def _members(desired: Desired | None) -> dict[tuple[str, str], MemberView]:
-    if desired is None:
-        return {}
-    return {(view.service.name, member.id): member for view in desired.services for member in view.members}
+def _turned(before: Desired | None, now: Desired) -> Iterator[tuple[str, MemberView]]:
+    """Virtual services and their members whose state or reason is another one.
+
+    Services of one pool share their members, so each pair of old and new members is compared once, however many
+    services there are: this runs in the event loop.
+    """
+    old = {view.service.name: view.members for view in before.services} if before else {}
+    compared: dict[tuple[int, int], list[MemberView]] = {}
+    for view in now.services:
+        members = old.get(view.service.name, ())
+        pair = id(members), id(view.members)
+        if pair not in compared:
+            known = {member.id: (member.state, member.no) for member in members}
+            compared[pair] = [member for member in view.members if known.get(member.id) != (member.state, member.no)]
+        for member in compared[pair]:
+            yield view.service.name, member
 
 
 def _gone(before: Desired | None, now: Desired) -> list[IPAddress]:

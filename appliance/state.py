@@ -170,19 +170,20 @@ class State:
         # A pool that is new to a running director is no reason to hold its VIPs back: nobody else has flows on it yet.
         names = {pool.name for pool in config.pools}
         self._learning = {name: how for name, how in self._learning.items() if name in names}
-        self._learn()
+        self._learn(config.pools)
         self._changed()
 
     def set_health(self, member: str, health: Health) -> None:
         if self._health.get(member, Health.UNKNOWN) is not health:
             self._health[member] = health
-            self._learn()
+            name = member.partition("/")[0]
+            self._learn(pool for pool in self._config.pools if pool.name == name)
             self._changed()
 
     def set_next_hops(self, next_hops: Mapping[IPAddress, NextHop | Unresolved]) -> None:
         if next_hops != self._next_hops:
             self._next_hops = next_hops
-            self._learn()
+            self._learn(self._config.pools)
             self._changed()
 
     def set_plane_error(self, error: str | None) -> None:
@@ -195,10 +196,10 @@ class State:
         if self._learning.pop(pool, None) is not None:
             self._changed()
 
-    def _learn(self) -> None:
-        """Pools that are known well enough, and pools of which nothing is usable any more."""
+    def _learn(self, pools: Iterable[Pool]) -> None:
+        """Which of these pools are known well enough, and of which nothing is usable any more."""
         snapshot = self.snapshot()
-        for pool in self._config.pools:
+        for pool in pools:
             if pool.name not in self._learning:
                 if not snapshot.usable(pool):
                     self._learning[pool.name] = Learning.AGAIN

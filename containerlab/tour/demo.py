@@ -210,12 +210,12 @@ class Demo:
         self._live = Live(self.table(), console=self.console, refresh_per_second=4, transient=True)
         return self._live
 
-    def wait_for(self, what: str, condition: Callable[[], bool], deadline_s: float, evidence: str = "") -> None:
+    def wait_for(self, what: str, condition: Callable[[], bool], deadline_s: float) -> None:
         took = until(condition, deadline_s, self.tick)
         self.claim(
             what,
             took is not None,
-            f"after {took:.1f} s{evidence}" if took is not None else f"not in {deadline_s:.0f} s",
+            f"after {took:.1f} s" if took is not None else f"not in {deadline_s:.0f} s",
         )
 
     def all_say(self, member: str, present: bool) -> bool:
