@@ -21,7 +21,9 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -36,7 +38,7 @@ from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
 from appliance.lease import renew
 from appliance.looplag import LoopLag
-from appliance.model import Config
+from appliance.model import Config, PlaneKind
 from appliance.netlink import Netlink
 from appliance.reconcile import Reconciler
 from appliance.state import Learning, State
@@ -63,8 +65,12 @@ class StartError(Exception):
     """The director cannot start; the text says why and what to do."""
 
 
-def run(path: Path) -> int:
+def run(path: Path, plane: PlaneKind | None = None) -> int:
     """Run a director in the foreground until SIGTERM or SIGINT.
+
+    Args:
+        path: the configuration file.
+        plane: the data plane to use whatever the file says, now and after every reload.
 
     Returns:
         The exit code: 0 after an orderly stop, 1 when it could not start or a part of it died.
@@ -72,7 +78,8 @@ def run(path: Path) -> int:
     Raises:
         ConfigError: the configuration has mistakes; nothing was started.
     """
-    config = load(path)
+    read = partial(_load, path, plane)
+    config = read()
     logging.configure()
     _raise_file_limit()
     try:
@@ -82,7 +89,7 @@ def run(path: Path) -> int:
         return 1
     with lock:
         try:
-            uvloop.run(_direct(path, config))
+            uvloop.run(_direct(path, read, config))
         except Exception as error:
             for leaf in _leaves(error):
                 if isinstance(leaf, StartError | DataPlaneError | ApiError | SpeakerError):
@@ -93,9 +100,14 @@ def run(path: Path) -> int:
     return 0
 
 
-async def _direct(path: Path, config: Config) -> None:
+def _load(path: Path, plane: PlaneKind | None) -> Config:
+    config = load(path)
+    return config if plane is None else replace(config, director=replace(config.director, plane=plane))
+
+
+async def _direct(path: Path, read: Callable[[], Config], config: Config) -> None:
     """Build it where the loop runs: some parts ask for the running loop."""
-    await Director(path, config).run()
+    await Director(path, read, config).run()
 
 
 def _leaves(error: BaseException) -> Iterable[BaseException]:
@@ -135,8 +147,15 @@ def _lock(runtime_dir: Path) -> IO[str]:
 class Director:
     """The composition of one running instance."""
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, read: Callable[[], Config], config: Config) -> None:
+        """
+        Args:
+            path: the configuration file, for people.
+            read: reads it anew.
+            config: what it says now.
+        """
         self._path = path
+        self._read = read
         self._started_at = time.time()
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
@@ -263,7 +282,7 @@ class Director:
             await self._reload.wait()
             self._reload.clear()
             try:
-                config = await asyncio.to_thread(load, self._path)
+                config = await asyncio.to_thread(self._read)
             except ConfigError as error:
                 self._rejected(str(problem) for problem in error.problems)
                 continue

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,21 @@ MAX_MEMBERS = 0xFFFF
 
 SlotArray = npt.NDArray[np.uint32]
 """SLOTS words: bits 0..15 primary, bits 16..31 previous, both member indices. Equal halves are the steady state."""
+
+
+_digests: dict[int, tuple["weakref.ref[SlotArray]", bytes]] = {}
+"""By identity, of arrays that cannot change: a pool's slots are looked at again with every change of any other pool."""
+
+
+def _digest(slots: SlotArray) -> bytes:
+    identity = id(slots)
+    known = _digests.get(identity)
+    if known is not None and known[0]() is slots:
+        return known[1]
+    digest = hashlib.blake2b(np.ascontiguousarray(slots).data, digest_size=16).digest()
+    if not slots.flags.writeable:
+        _digests[identity] = weakref.ref(slots, lambda _: _digests.pop(identity, None)), digest
+    return digest
 
 
 @dataclass(frozen=True)
@@ -118,7 +134,7 @@ class ForwardingTables:
             digest.update(repr(service).encode())
             if id(service.slots) not in seen:
                 seen[id(service.slots)] = len(seen)
-                digest.update(service.slots.tobytes())
+                digest.update(_digest(service.slots))
             digest.update(seen[id(service.slots)].to_bytes(4, "big"))
         for index in sorted(self.members):
             digest.update(repr(self.members[index]).encode())

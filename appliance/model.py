@@ -88,6 +88,8 @@ class PlaneKind(StrEnum):
     """Which data plane a director is to use."""
 
     AUTO = "auto"
+    """XDP where it works, else raw."""
+    XDP = "xdp"
     RAW = "raw"
 
 

@@ -14,13 +14,18 @@ typedef long long s64;
 
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
+/* A function of its own, verified once and not at every call; none of our stack is spent on it unless it is called. */
+#define GLOBAL __attribute__((noinline))
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define likely(x) __builtin_expect(!!(x), 1)
 #define NULL ((void *)0)
 
 /* Map definitions, as libbpf reads them from BTF. */
 #define __uint(name, value) int (*name)[value]
 #define __type(name, value) __typeof__(value) *name
 enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_LPM_TRIE = 11 };
-enum { BPF_F_NO_PREALLOC = 1 };
+enum { BPF_MAP_TYPE_DEVMAP_HASH = 25, BPF_MAP_TYPE_RINGBUF = 27 };
+enum { BPF_F_NO_PREALLOC = 1, BPF_F_MMAPABLE = 1 << 10 };
 
 enum { XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT };
 enum { TCX_NEXT = -1, TCX_PASS = 0, TCX_DROP = 2 };
@@ -37,16 +42,23 @@ struct __sk_buff {
 };
 
 static void *(*bpf_map_lookup_elem)(const void *map, const void *key) = (void *)1;
+static u64 (*bpf_ktime_get_ns)(void) = (void *)5;
+static u32 (*bpf_get_smp_processor_id)(void) = (void *)8;
 static long (*bpf_skb_pull_data)(struct __sk_buff *skb, u32 len) = (void *)39;
 static long (*bpf_xdp_adjust_head)(struct xdp_md *ctx, int delta) = (void *)44;
 static long (*bpf_skb_adjust_room)(struct __sk_buff *skb, s32 delta, u32 mode, u64 flags) = (void *)50;
+static long (*bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
+static u64 (*bpf_jiffies64)(void) = (void *)118;
+static void *(*bpf_ringbuf_reserve)(void *ringbuf, u64 size, u64 flags) = (void *)131;
+static void (*bpf_ringbuf_submit)(void *data, u64 flags) = (void *)132;
+static u64 (*bpf_xdp_get_buff_len)(struct xdp_md *ctx) = (void *)188;
 
 /* Network byte order of a constant; the object is little-endian (bpfel). */
 #define BE16(x) ((u16)__builtin_bswap16(x))
 #define BE32(x) ((u32)__builtin_bswap32(x))
 
 enum { ETH_P_IP = 0x0800, ETH_P_8021Q = 0x8100, ETH_P_IPV6 = 0x86dd, ETH_P_8021AD = 0x88a8 };
-enum { IPPROTO_IPIP = 4, IPPROTO_IPV6 = 41 };
+enum { IPPROTO_ICMP = 1, IPPROTO_IPIP = 4, IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_IPV6 = 41, IPPROTO_ICMPV6 = 58 };
 
 struct ethhdr {
 	u8 dst[6], src[6];

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ LIBBPF_STRICT_ALL = 0xFFFFFFFF
 LIBBPF_DEBUG = 2
 LONGEST_LOG = 1 << 24
 """Bytes of a message of libbpf; the verifier's log comes as one, and its reason stands at the end."""
-BTF_KIND_ENUM = 6
+BTF_KIND_STRUCT, BTF_KIND_ENUM = 4, 6
 MAP_TYPE_PERCPU = frozenset({5, 6, 10})
 """PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH: a value per possible CPU."""
 
@@ -94,6 +95,36 @@ class _MapInfo(ctypes.Structure):
     ]
 
 
+class _LinkInfo(ctypes.Structure):
+    """`struct bpf_link_info` of an XDP link. The kernel's is longer; it fills what fits."""
+
+    _fields_ = [
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("prog_id", c_uint32),
+        ("_pad", c_uint32),
+        ("ifindex", c_uint32),
+        ("_rest", c_uint32 * 11),
+    ]
+
+
+class _XdpContext(ctypes.Structure):
+    """`struct xdp_md`."""
+
+    _fields_ = [
+        ("data", c_uint32),
+        ("data_end", c_uint32),
+        ("data_meta", c_uint32),
+        ("ingress_ifindex", c_uint32),
+        ("rx_queue_index", c_uint32),
+        ("egress_ifindex", c_uint32),
+    ]
+
+
+class _BtfMember(ctypes.Structure):
+    _fields_ = [("name_off", c_uint32), ("type", c_uint32), ("offset", c_uint32)]
+
+
 class _BtfType(ctypes.Structure):
     _fields_ = [("name_off", c_uint32), ("info", c_uint32), ("size", c_uint32)]
 
@@ -102,6 +133,7 @@ class _BtfEnum(ctypes.Structure):
     _fields_ = [("name_off", c_uint32), ("val", ctypes.c_int32)]
 
 
+_SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 
 _SIGNATURES: Mapping[str, tuple[object, list[object]]] = {
@@ -126,6 +158,13 @@ _SIGNATURES: Mapping[str, tuple[object, list[object]]] = {
     "btf__find_by_name_kind": (ctypes.c_int32, [c_void_p, c_char_p, c_uint32]),
     "btf__type_by_id": (c_void_p, [c_void_p, c_uint32]),
     "btf__name_by_offset": (c_char_p, [c_void_p, c_uint32]),
+    "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
+    "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
+    "btf__resolve_size": (ctypes.c_int64, [c_void_p, c_uint32]),
+    "ring_buffer__new": (c_void_p, [c_int, _SAMPLE, c_void_p, c_void_p]),
+    "ring_buffer__epoll_fd": (c_int, [c_void_p]),
+    "ring_buffer__consume": (c_int, [c_void_p]),
+    "ring_buffer__free": (None, [c_void_p]),
     "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [c_void_p]),
 }
@@ -231,6 +270,24 @@ class Map:
             raise
         return buffer.raw
 
+    def delete(self, key: bytes) -> None:
+        """Take a key out.
+
+        Raises:
+            BpfError: it is not in there.
+        """
+        self._check(len(key), self.key_size, "key")
+        _lib.call(f"map {self.name}: delete", "bpf_map_delete_elem", self.fd, key)
+
+    @property
+    def locked_bytes(self) -> int:
+        """Memory that the map takes in the kernel."""
+        for line in Path(f"/proc/self/fdinfo/{self.fd}").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "memlock":
+                return int(value)
+        return 0
+
     def lookup_sum(self, key: bytes) -> int:
         """The sum of a per-CPU counter (u64 in this machine's byte order) over all CPUs."""
         raw = self.lookup(key)
@@ -259,14 +316,37 @@ class Map:
             raise ValueError(f"map {self.name}: a {what} has {wanted} bytes, not {got}")
 
 
+@dataclass(frozen=True)
+class LinkInfo:
+    """What the kernel says of an XDP link."""
+
+    program_id: int
+    ifindex: int
+    """0 when the interface is gone, or the program was detached."""
+
+
 class Link:
-    """An attached program. It stays attached while this is open in any process, and not longer."""
+    """An attached program. It stays attached while this is open in any process, and not longer.
+
+    The file descriptor may come from another process; it belongs to this object from then on.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def fileno(self) -> int:
         return self._fd
+
+    def info(self) -> LinkInfo:
+        """What is attached where, for XDP.
+
+        Raises:
+            BpfError: the kernel does not say.
+        """
+        info = _LinkInfo()
+        size = c_uint32(ctypes.sizeof(info))
+        _lib.call("link", "bpf_obj_get_info_by_fd", self._fd, byref(info), byref(size))
+        return LinkInfo(int(info.prog_id), int(info.ifindex))
 
     def update(self, program_fd: int) -> None:
         """Put another program in the place of this one; no packet goes between."""
@@ -289,27 +369,134 @@ def attach(program_fd: int, ifindex: int, where: Attach, flags: int = 0) -> Link
     return Link(_lib.call(what, "bpf_link_create", program_fd, ifindex, int(where), byref(options)))
 
 
-def run_program(program_fd: int, frame: bytes) -> tuple[int, bytes]:
-    """Run a program once on a frame of at least 14 bytes, without an interface.
+@dataclass(frozen=True)
+class TestRun:
+    """What a program did with a frame."""
 
-    Returns:
-        What it returned, and the frame as it left it.
+    __test__ = False  # no test class, whatever pytest thinks of the name
 
-    Raises:
-        BpfError: the kernel does not take the frame, or knows no test runs for this kind of program.
+    verdict: int
+    frame: bytes
+    """As the program left it."""
+    ns: int
+    """Mean time of a repetition, as the kernel measured it."""
+
+
+class TestRunner:
+    """Runs one program on frames without an interface, as often as one likes: buffers are made once.
+
+    Not for several threads at once.
     """
-    # Programs may put headers in front; XDP has 256 bytes of room for them.
-    out = ctypes.create_string_buffer(len(frame) + 512)
-    run = _TestRun(
-        sz=ctypes.sizeof(_TestRun),
-        data_in=frame,
-        data_out=ctypes.addressof(out),
-        data_size_in=len(frame),
-        data_size_out=len(out),
-        repeat=1,
-    )
-    _lib.call("test run", "bpf_prog_test_run_opts", program_fd, byref(run))
-    return ctypes.c_int32(run.retval).value, out.raw[: run.data_size_out]
+
+    __test__ = False
+
+    def __init__(self, program_fd: int, longest: int = 4096) -> None:
+        """
+        Args:
+            program_fd: an XDP or tc program.
+            longest: of the frames, bytes.
+        """
+        self._fd = program_fd
+        self._call = _lib.function("bpf_prog_test_run_opts")
+        # Programs may put headers in front; XDP has 256 bytes of room for them.
+        self._room = longest + 256
+        self._out = ctypes.create_string_buffer(self._room)
+        self._context = _XdpContext()
+        self._options = _TestRun(sz=ctypes.sizeof(_TestRun), data_out=ctypes.addressof(self._out))
+        self._reference = byref(self._options)
+
+    def run(self, frame: bytes, ingress_ifindex: int = 0, repeat: int = 1) -> TestRun:
+        """Run the program on a frame of at least 14 bytes.
+
+        Args:
+            frame: with its Ethernet header.
+            ingress_ifindex: of an interface in this network namespace that an XDP program is told it comes from; 0
+                stands for the loopback interface.
+            repeat: how often. The frame is not restored in between.
+
+        Raises:
+            BpfError: the kernel does not take the frame, or knows no test runs for this kind of program.
+        """
+        options = self._options
+        options.data_in, options.data_size_in = frame, len(frame)
+        options.data_size_out, options.repeat = self._room, repeat
+        if ingress_ifindex:
+            self._context.data_end, self._context.ingress_ifindex = len(frame), ingress_ifindex
+            options.ctx_in, options.ctx_size_in = ctypes.addressof(self._context), ctypes.sizeof(self._context)
+        else:
+            options.ctx_in, options.ctx_size_in = None, 0
+        result = self._call(self._fd, self._reference)
+        if result < 0:
+            raise BpfError("test run", -result)
+        verdict = options.retval
+        if verdict >= 1 << 31:
+            verdict -= 1 << 32
+        return TestRun(verdict, self._out.raw[: options.data_size_out], options.duration)
+
+
+class RingBuffer:
+    """Reads a ring buffer map. `fileno` becomes readable when there is something in it."""
+
+    def __init__(self, source: Map, callback: Callable[[bytes], None]) -> None:
+        """
+        Args:
+            source: of type BPF_MAP_TYPE_RINGBUF.
+            callback: gets every record; what it raises comes out of `consume`.
+
+        Raises:
+            BpfError: the map is of another type.
+        """
+        self._callback = callback
+        self._raised: BaseException | None = None
+        self._c_callback = _SAMPLE(self._take)
+        what = f"ring buffer {source.name}"
+        self._handle: int | None = _lib.call(what, "ring_buffer__new", source.fd, self._c_callback, None, None)
+
+    def _take(self, _context: int, data: int, size: int) -> int:
+        try:
+            self._callback(ctypes.string_at(data, size))
+        except BaseException as error:
+            self._raised = error
+            return -1
+        return 0
+
+    def fileno(self) -> int:
+        return _lib.call("ring buffer", "ring_buffer__epoll_fd", self._handle)
+
+    def consume(self) -> int:
+        """Hand all records that are there to the callback.
+
+        Returns:
+            How many there were.
+        """
+        if self._handle is None:
+            return 0
+        count = int(_lib.function("ring_buffer__consume")(self._handle))
+        if self._raised is not None:
+            raised, self._raised = self._raised, None
+            raise raised
+        return count
+
+    def close(self) -> None:
+        if self._handle is not None:
+            _lib.function("ring_buffer__free")(self._handle)
+            self._handle = None
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where a member of a C structure stands, in bytes."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Struct:
+    """A C structure, as the compiler has laid it out."""
+
+    size: int
+    fields: Mapping[str, Field]
 
 
 class Object:
@@ -332,6 +519,11 @@ class Object:
         while program := _lib.function("bpf_object__next_program")(self._handle, program):
             name = _lib.function("bpf_program__name")(program).decode()
             _lib.call(f"program {name}", "bpf_program__set_autoload", program, name in programs)
+
+    def resize(self, map_name: str, entries: int) -> None:
+        """Give a map another number of elements than the source does; before `load`."""
+        found = self._find("map", map_name)
+        _lib.call(f"map {map_name}: size", "bpf_map__set_max_entries", found, entries)
 
     def load(self) -> None:
         """Make the maps and load the programs.
@@ -356,11 +548,28 @@ class Object:
         """A map, after loading."""
         return Map(name, _lib.call(f"map {name}", "bpf_map__fd", self._find("map", name)))
 
+    def struct(self, name: str) -> Struct:
+        """The layout of a C structure without bit fields, from the object's type information."""
+        btf, address = self._type(f"struct {name}", name, BTF_KIND_STRUCT)
+        kind = _BtfType.from_address(address)
+        members = (_BtfMember * (kind.info & 0xFFFF)).from_address(address + ctypes.sizeof(_BtfType))
+        text = _lib.function("btf__name_by_offset")
+        fields = {
+            text(btf, member.name_off).decode(): Field(
+                member.offset // 8, _lib.call(f"struct {name}", "btf__resolve_size", btf, member.type)
+            )
+            for member in members
+        }
+        return Struct(int(kind.size), fields)
+
+    def _type(self, what: str, name: str, kind: int) -> tuple[int, int]:
+        btf = _lib.call(f"type information of {self._path}", "bpf_object__btf", self._handle)
+        number = _lib.call(what, "btf__find_by_name_kind", btf, name.encode(), kind)
+        return btf, _lib.call(what, "btf__type_by_id", btf, number)
+
     def enum(self, name: str) -> dict[str, int]:
         """The constants of a C enum, from the object's type information: names and numbers stand in one place only."""
-        btf = _lib.call(f"type information of {self._path}", "bpf_object__btf", self._handle)
-        number = _lib.call(f"enum {name}", "btf__find_by_name_kind", btf, name.encode(), BTF_KIND_ENUM)
-        address = _lib.call(f"enum {name}", "btf__type_by_id", btf, number)
+        btf, address = self._type(f"enum {name}", name, BTF_KIND_ENUM)
         count = _BtfType.from_address(address).info & 0xFFFF
         constants = (_BtfEnum * count).from_address(address + ctypes.sizeof(_BtfType))
         text = _lib.function("btf__name_by_offset")

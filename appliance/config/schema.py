@@ -98,8 +98,9 @@ class DirectorTable(Table):
     interfaces: list[Interface] = Field(
         description="Interfaces on which packets for VIPs arrive.", min_length=1, examples=[["eth1"]]
     )
-    plane: Annotated[PlaneKind, Parsed(values.plane, _words("auto", "raw"))] = Field(
-        default=PlaneKind.AUTO, description="The data plane; auto takes the fastest one that works here."
+    plane: Annotated[PlaneKind, Parsed(values.plane, _words(*PlaneKind))] = Field(
+        default=PlaneKind.AUTO,
+        description="The data plane: xdp, raw, or auto, which is xdp where that works and raw where it does not.",
     )
     runtime_dir: Annotated[PurePosixPath, Parsed(values.runtime_dir, {"type": "string", "pattern": "^/"})] = Field(
         default=PurePosixPath("/run/onward"), description="Folder for sockets and generated files, absolute."

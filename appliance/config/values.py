@@ -303,7 +303,7 @@ def choice(
     return parse
 
 
-plane = choice("a data plane", {"auto": PlaneKind.AUTO, "raw": PlaneKind.RAW}, not_yet=("xdp",))
+plane = choice("a data plane", {kind.value: kind for kind in PlaneKind})
 
 profile_type = choice(
     "a type of network profile",

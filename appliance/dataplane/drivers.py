@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 
+from appliance.dataplane.auto import AutoDataPlane
 from appliance.dataplane.base import DataPlane
 from appliance.dataplane.raw.plane import RawDataPlane
+from appliance.dataplane.xdp.plane import XdpDataPlane
 from appliance.model import PlaneKind
 
 DRIVERS: dict[PlaneKind, Callable[[tuple[str, ...]], DataPlane]] = {
-    PlaneKind.AUTO: RawDataPlane,
+    PlaneKind.AUTO: AutoDataPlane,
+    PlaneKind.XDP: XdpDataPlane,
     PlaneKind.RAW: RawDataPlane,
 }
 """Each makes a plane for a set of interfaces.
 
-`raw` needs CAP_NET_RAW, CAP_NET_ADMIN, nft (nftables 0.9.7 or later) and Linux 5.10; it sends faster with AF_XDP.
+`raw` needs CAP_NET_RAW, CAP_NET_ADMIN, nft (nftables 0.9.7 or later) and Linux 5.10; it sends faster with AF_XDP. `xdp`
+needs that as well, and CAP_BPF, CAP_PERFMON, libbpf and Linux 5.15.
 """

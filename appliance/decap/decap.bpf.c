@@ -11,6 +11,7 @@
  * One judgement, two hooks: xdp (as early as possible) and tcx (behind GRO, keeps checksum state).
  */
 #include "bpf.h"
+#include "checksum.h"
 
 /* A named counter for every way out. User space takes names and order from this type (BTF). */
 enum count {
@@ -95,24 +96,6 @@ INLINE void map_ip4(struct address *address, u32 ip)
 INLINE void copy_ip6(struct address *address, const u32 *ip)
 {
 	__builtin_memcpy(address->word, ip, sizeof(address->word));
-}
-
-INLINE u32 folded(u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
-
-/* Whether the header checksum is right (RFC 1071). The kernel would have looked; it never sees this header. */
-INLINE int sound(const struct iphdr *ip)
-{
-	const u16 *half = (const u16 *)ip;
-	u32 sum = 0;
-
-#pragma unroll
-	for (u32 i = 0; i < sizeof(*ip) / 2; i++)
-		sum += half[i];
-	return folded(sum) == 0xffff;
 }
 
 /* A field of the inner IPv4 header changes: the checksum with it (RFC 1624). */

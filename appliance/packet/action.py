@@ -42,6 +42,8 @@ class Reason(StrEnum):
     """A member of an L2 pool sent the packet back to the VIP (L5)."""
     OVERSIZED_FRAME = "oversized_frame"
     """An offload super-frame that no wire could carry (P14)."""
+    SLOW_PATH_FULL = "slow_path_full"
+    """More packets at once that need a closer look (fragments, ICMP, answers) than there is time for."""
     TX_FAILED = "tx_failed"
     """The kernel refused to send the frame."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from appliance.bpf import libbpf
-from appliance.bpf.libbpf import BpfError, Object, run_program
+from appliance.bpf.libbpf import BpfError, Object, TestRunner
 from appliance.decap.decap import Address, Counters, loaded
 from appliance.lab.node import Node, Process
 from appliance.lab.responder import pattern
@@ -73,7 +73,8 @@ class Program:
     def run(self, frame: bytes) -> tuple[str, bytes, str]:
         """Verdict, frame afterwards, and the counter that grew."""
         before = self.counters.read()
-        verdict, out = run_program(self.fd, frame)
+        done = TestRunner(self.fd).run(frame)
+        verdict, out = done.verdict, done.frame
         after = self.counters.read()
         (grown,) = [name for name in after if after[name] != before[name]]
         assert after[grown] == before[grown] + 1

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.dataplane.base import Traffic
+from appliance.dataplane.intervals import NO_SERVICE, PORTS, port_intervals
 from appliance.forwarding import ForwardingTables, NextHop, SlotArray, TableMember, TableService
 from appliance.model import DsrType, TtlPolicy
 from appliance.packet.encap import HOP_LIMIT
@@ -23,11 +24,8 @@ U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
-NO_SERVICE = -1
 NOT_VIP = -2
-"""What a lookup says of a key that belongs to no virtual service. Services are 0 and up."""
-
-_PORTS = 1 << 16
+"""What a lookup says of a key that is no VIP's; NO_SERVICE of one that is. Services are 0 and up."""
 
 
 class Kind(IntEnum):
@@ -79,9 +77,9 @@ class Lookup:
             marks[number << 32] = NO_SERVICE
             marks.setdefault(number + 1 << 32, NOT_VIP)
         for base, candidates in by_destination.items():
-            for first, index in _intervals(candidates):
+            for first, index in port_intervals(candidates):
                 marks[base + first] = index
-            marks.setdefault(base + _PORTS, NO_SERVICE)
+            marks.setdefault(base + PORTS, NO_SERVICE)
         self._starts = sorted(marks)
         self._codes = [marks[start] for start in self._starts]
         self._starts_column = np.array(self._starts, np.uint64)
@@ -101,16 +99,6 @@ class Lookup:
             return self._codes[at]
         found: I64 = self._codes_column.take(self._starts_column.searchsorted(keys, "right") - 1)
         return found
-
-
-def _intervals(services: Sequence[TableService]) -> Iterable[tuple[int, int]]:
-    """(first port, service index) of what applies from there on; NO_SERVICE is a gap. Narrow beats wide (P11)."""
-    ranges = [(ports.width, at, ports, service.index) for at, service in enumerate(services) for ports in service.ports]
-    ranges.sort(key=lambda entry: entry[:2])
-    edges = sorted({0} | {entry[2].first for entry in ranges} | {entry[2].last + 1 for entry in ranges})
-    for edge in edges:
-        if edge < _PORTS:
-            yield edge, next((index for _, _, ports, index in ranges if edge in ports), NO_SERVICE)
 
 
 class Keys:

@@ -9,7 +9,6 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
@@ -17,7 +16,7 @@ from itertools import count
 import numpy as np
 import structlog
 
-from appliance.dataplane.base import Counters, DataPlaneError, Traffic
+from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.raw import bpf, kernel, offloads
 from appliance.dataplane.raw.compiled import Compiled, TrafficColumns
 from appliance.dataplane.raw.guard import KernelGuard
@@ -27,6 +26,7 @@ from appliance.dataplane.raw.tx import Egress, NoEgress, Sender, reason_of
 from appliance.dataplane.raw.vector import VectorPath
 from appliance.dataplane.raw.worker import Port, Work, Worker
 from appliance.dataplane.raw.xsk import MAX_FRAME, XskSender
+from appliance.dataplane.totals import Totals
 from appliance.forwarding import ForwardingTables
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.forward import Ingress
@@ -90,7 +90,7 @@ class RawDataPlane:
         self._session: _Session | None = None
         """None before the start, and while an interface that went away has not come back."""
 
-        self._old = _Totals()
+        self._old = Totals()
         """What sessions that have ended have counted."""
 
         self._programmed: str | None = None
@@ -138,7 +138,7 @@ class RawDataPlane:
 
     async def counters(self) -> Counters:
         """Read the counters now."""
-        totals = self._old.copy()
+        totals = Totals(self._old.counters())
         session = self._session
         if session is not None:
             session.add_to(totals)
@@ -275,41 +275,6 @@ class RawDataPlane:
         session.add_to(self._old)
 
 
-class _Totals:
-    """Counters under construction, by name."""
-
-    def __init__(self) -> None:
-        self.services: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
-        self.members: defaultdict[str, Traffic] = defaultdict(Traffic)
-        self.reasons: Counter[str] = Counter()
-        self.replies: Counter[str] = Counter()
-        self.details: Counter[str] = Counter()
-
-    def copy(self) -> "_Totals":
-        other = _Totals()
-        other.services.update(self.services)
-        other.members.update(self.members)
-        other.reasons.update(self.reasons)
-        other.replies.update(self.replies)
-        other.details.update(self.details)
-        return other
-
-    def add_traffic(self, compiled: Compiled) -> None:
-        for service in compiled.tables.services:
-            self.services[service.name, str(service.vip)] += compiled.traffic.service(service.index)
-        for way, member in enumerate(compiled.members):
-            self.members[member.id] += compiled.traffic.way(way)
-
-    def counters(self) -> Counters:
-        return Counters(
-            services=dict(self.services),
-            members=dict(self.members),
-            reasons=dict(self.reasons),
-            replies=dict(self.replies),
-            details=dict(self.details),
-        )
-
-
 class _Session:
     """Rings, senders and the thread, from one opening to the next closing."""
 
@@ -354,7 +319,7 @@ class _Session:
             ports.append(Port(Ingress(interface.ifindex, interface.mac, interface.mtu), ring, slow, reply))
         self._ports = ports
         compiled = Compiled(self.tables, [port.ingress for port in ports])
-        self._books = _Totals(), compiled
+        self._books = Totals(), compiled
         """What tables that are no longer followed have counted, and the tables that are. Replaced together, so that
         a reader never misses or doubles anything."""
 
@@ -425,8 +390,7 @@ class _Session:
                 raise DataPlaneError(self.fault() or f"the forwarding thread did not take new tables within {PASS_S} s")
             time.sleep(0.0005)
         retired, old = self._books
-        retired = retired.copy()
-        retired.add_traffic(old)  # final: the thread has left these tables
+        retired = Totals(retired.counters(), _traffic(old))  # final: the thread has left these tables
         self._books = retired, work.tables
         self.tables = work.tables.tables
 
@@ -468,15 +432,12 @@ class _Session:
                 return True
         return False
 
-    def add_to(self, totals: _Totals) -> None:
+    def add_to(self, totals: Totals) -> None:
         """Add all that this session has counted."""
         worker = self.worker
         retired, compiled = self._books
-        for key, traffic in retired.services.items():
-            totals.services[key] += traffic
-        for member, traffic in retired.members.items():
-            totals.members[member] += traffic
-        totals.add_traffic(compiled)
+        totals.add(retired.counters())
+        totals.add(_traffic(compiled))
         for reason, number in [*list(worker.reasons.items()), *list(worker.vector.reasons.items())]:
             totals.reasons[str(reason)] += number
         failed = sum(sender.failed for sender in self._egress.values())
@@ -540,6 +501,16 @@ class _Session:
     def _release(self) -> None:
         while self._undo:
             self._undo.pop()()
+
+
+def _traffic(compiled: Compiled) -> Counters:
+    """What was counted by these tables."""
+    totals = Totals()
+    for service in compiled.tables.services:
+        totals.services[service.name, str(service.vip)] += compiled.traffic.service(service.index)
+    for way, member in enumerate(compiled.members):
+        totals.members[member.id] += compiled.traffic.way(way)
+    return totals.counters()
 
 
 def explain(compiled: Compiled, ingress: Ingress, number: int, frame: bytes) -> Action:

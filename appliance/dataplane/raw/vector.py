@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from appliance.dataplane.raw.compiled import I64, NO_SERVICE, NOT_VIP, U32, U64, Compiled, Group, Keys, Kind
+from appliance.dataplane.intervals import NO_SERVICE
+from appliance.dataplane.raw.compiled import I64, NOT_VIP, U32, U64, Compiled, Group, Keys, Kind
 from appliance.dataplane.raw.layout import ETHERNET, OUTER4, OUTER6, Columns, Rows, alike
 from appliance.model import HashMode, Protocol
 from appliance.packet.action import Reason

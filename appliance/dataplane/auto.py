@@ -1,0 +1,63 @@
+"""The fastest data plane that works here: XDP, else raw sockets."""
+
+from collections.abc import Mapping
+
+import structlog
+
+from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
+from appliance.dataplane.raw.plane import RawDataPlane
+from appliance.dataplane.xdp.plane import XdpDataPlane
+from appliance.forwarding import ForwardingTables
+from appliance.packet.action import Action
+
+log = structlog.get_logger()
+
+
+class AutoDataPlane:
+    """Chooses when it is started; from then on it is that plane."""
+
+    def __init__(self, interfaces: tuple[str, ...]) -> None:
+        self._interfaces = interfaces
+        self._chosen: DataPlane = XdpDataPlane(interfaces)
+        self._why_not_xdp = ""
+
+    async def start(self) -> None:
+        """Take over the interfaces, by XDP if that is possible.
+
+        Raises:
+            DataPlaneError: neither plane can.
+        """
+        try:
+            await self._chosen.start()
+        except DataPlaneError as error:
+            self._why_not_xdp = str(error)
+            log.warning("plane.fallback", kind="raw", reason=self._why_not_xdp)
+            self._chosen = RawDataPlane(self._interfaces)
+            await self._chosen.start()
+
+    async def set(self, tables: ForwardingTables) -> None:
+        """See `DataPlane.set`."""
+        await self._chosen.set(tables)
+
+    async def check(self) -> None:
+        """See `DataPlane.check`."""
+        await self._chosen.check()
+
+    async def counters(self) -> Counters:
+        """See `DataPlane.counters`."""
+        return await self._chosen.counters()
+
+    async def explain(self, frame: bytes, interface: str) -> Action:
+        """See `DataPlane.explain`."""
+        return await self._chosen.explain(frame, interface)
+
+    async def describe(self) -> Mapping[str, str]:
+        """Facts of the plane that was chosen, and why it is not the fastest one."""
+        facts = dict(await self._chosen.describe())
+        if self._why_not_xdp:
+            facts["why_not_xdp"] = self._why_not_xdp
+        return facts
+
+    async def close(self) -> None:
+        """See `DataPlane.close`."""
+        await self._chosen.close()

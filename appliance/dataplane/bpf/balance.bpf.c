@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+ *
+ * The fast path: what a director does with a plain TCP or UDP packet for a VIP, before the kernel sees it. It follows
+ * packet/forward.py, line by line in the same order; numbers in comments are those of that list. Whatever it takes more to
+ * judge (ICMP errors, fragments, options, extension headers, answers to be sent) goes up to the slow path, which is the raw
+ * data plane.
+ */
+#include "bpf.h"
+#include "checksum.h"
+#include "count.h"
+#include "lookup.h"
+#include "send.h"
+#include "tables.h"
+
+/* Lines 8 to 11 have been passed when this is called. */
+INLINE int deliver(const struct run *run, const struct entry *entry, u32 number, struct inner *inner, u8 *hop_limit, int opens)
+{
+	u32 slot = (u64)inner->hash * entry->size >> 32, at = entry->slots + slot;
+	u64 *four = AT(slots, at >> 2);
+	u32 service = entry->service;
+	const struct way *way;
+	u32 chosen;
+	int action;
+
+	if (!four)
+		return drop(run, EXIT_DROP_NO_MEMBER);
+	chosen = *four >> ((at & 3) * 16) & 0xffff;
+	way = AT(ways, run->generation->ways_first + chosen);
+	if (unlikely(chosen == NOBODY || !way)) { /* 12 */
+		count_exit(run, EXIT_DROP_NO_MEMBER);
+		note(run, EXIT_DROP_NO_MEMBER, number, NOBODY, slot, service, inner->hash);
+		return XDP_DROP;
+	}
+	if (unlikely(way->flags & WAY_SLOW)) {
+		count_exit(run, EXIT_SLOW_EGRESS);
+		note(run, EXIT_SLOW_EGRESS, number, chosen, slot, service, inner->hash);
+		return XDP_PASS;
+	}
+	if (way->flags & WAY_ROUTED) {
+		if (unlikely(*hop_limit <= 1)) /* 13 */
+			return slow(run, EXIT_SLOW_TTL_EXPIRED);
+		if (unlikely(inner->length > way->limit)) /* 14 */
+			return slow(run, EXIT_SLOW_TOO_BIG);
+		*hop_limit -= 1;
+		if (inner->type == BE16(ETH_P_IP)) {
+			struct iphdr *ip = (struct iphdr *)(hop_limit - __builtin_offsetof(struct iphdr, ttl));
+
+			/* RFC 1624: the word of TTL and protocol is less by 0x0100, and ~m + m' is 0xfeff in network order. */
+			ip->check = ~folded((u16)~ip->check + 0xfffe);
+		}
+	} else if (unlikely(inner->length > way->limit)) {
+		return slow(run, EXIT_SLOW_TOO_BIG);
+	}
+	count_traffic(run, service, chosen, inner->length, opens);
+	note(run, EXIT_TRANSMIT, number, chosen, slot, service, inner->hash);
+	if (unlikely(rewrite(run, way, inner))) {
+		count_exit(run, EXIT_DROP_TX_FAILED);
+		return XDP_DROP;
+	}
+	action = send(run, way);
+	if (unlikely(action == XDP_DROP))
+		count_exit(run, EXIT_DROP_TX_FAILED);
+	return action;
+}
+
+/* Whether the sender's MAC address is one that no client has (L5). A bitmap answers for almost everybody. */
+INLINE int loops(const struct run *run, const struct ethhdr *eth)
+{
+	u32 head = *(u32 *)eth->src, tail = *(u16 *)(eth->src + 4);
+	const struct generation *g = run->generation;
+
+	if (unlikely(head == *(u32 *)run->port->mac && tail == *(u16 *)(run->port->mac + 4)))
+		return 1;
+	if (likely(!(g->loops[tail >> 6] >> (tail & 63) & 1)))
+		return 0;
+	return is_station(g->stations_first, g->stations, head | (u64)tail << 32);
+}
+
+/* The service of a port that has no entry of its own. */
+INLINE u32 find_range(const struct run *run, const struct vip *vip, u8 protocol, u16 port, struct entry **entry)
+{
+	u32 udp = protocol == IPPROTO_UDP, number;
+
+	number = entry_of_port(run->generation->ranges_first + vip->first[udp], vip->count[udp], __builtin_bswap16(port));
+	*entry = number ? AT(entries, run->generation->entries_first + number) : NULL;
+	return *entry ? number : 0;
+}
+
+/* 8: whether a TCP or UDP header is whole and does not contradict itself. */
+INLINE enum exit judge_l4(const u8 *l4, u8 *end, u8 protocol, u32 available, int *opens)
+{
+	*opens = 0;
+	if (protocol == IPPROTO_TCP) {
+		u32 header;
+
+		if (available < 20)
+			return EXIT_DROP_MALFORMED;
+		if (l4 + 20 > end)
+			return EXIT_SLOW_SPLIT_HEADER;
+		header = (l4[12] >> 4) * 4;
+		if (header < 20 || header > available)
+			return EXIT_DROP_MALFORMED;
+		*opens = (l4[13] & 0x12) == 0x02;
+	} else {
+		u32 length;
+
+		if (available < 8)
+			return EXIT_DROP_MALFORMED;
+		if (l4 + 8 > end)
+			return EXIT_SLOW_SPLIT_HEADER;
+		length = __builtin_bswap16(*(u16 *)(l4 + 4));
+		if (length < 8 || length > available)
+			return EXIT_DROP_MALFORMED;
+	}
+	return EXIT_TRANSMIT;
+}
+
+/* Bytes behind the IP packet that are more than Ethernet's padding: they must not go into a tunnel, and in the way of a
+ * larger frame they might not fit. */
+INLINE int trailer(const struct run *run, u32 l2, u32 length)
+{
+	return run->length > 68 && run->length != l2 + length;
+}
+
+INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3, u8 *end)
+{
+	struct iphdr *ip = (struct iphdr *)l3;
+	struct inner inner = {.l2 = l2, .type = BE16(ETH_P_IP)};
+	struct entry *entry = NULL;
+	struct key key;
+	u32 number = 0, length, ports = 0;
+	enum exit exit;
+	int plain, opens;
+	u64 h;
+
+	if (l3 + sizeof(*ip) > end)
+		return pass(run, EXIT_PASS_NOT_VIP);
+	key.address[0] = 0;
+	key.address[1] = (u64)ip->daddr << 32 | 0xffff0000;
+	plain = ip->version_ihl == 0x45 && !(ip->frag_off & BE16(0x3fff)) &&
+		(ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP) && l3 + sizeof(*ip) + 4 <= end;
+	if (likely(plain)) {
+		ports = *(u32 *)(l3 + sizeof(*ip));
+		key.what = WHAT(4, ip->protocol, ports >> 16);
+		number = find(run->generation, &key, &entry);
+	}
+	if (!number) {
+		key.what = WHAT(4, 0, 0);
+		if (likely(!find(run->generation, &key, &entry))) /* 3 */
+			return pass(run, EXIT_PASS_NOT_VIP);
+		if (plain)
+			number = find_range(run, (struct vip *)entry, ip->protocol, ports >> 16, &entry);
+	}
+
+	if (unlikely(run->length - l2 > run->port->mtu)) /* 4 */
+		return drop(run, EXIT_DROP_OVERSIZED_FRAME);
+	if (unlikely(ip->version_ihl != 0x45)) /* 5 */
+		return ip->version_ihl >> 4 == 4 && (ip->version_ihl & 15) > 5 ? slow(run, EXIT_SLOW_OPTIONS)
+									       : drop(run, EXIT_DROP_MALFORMED);
+	length = __builtin_bswap16(ip->tot_len);
+	if (unlikely(length < sizeof(*ip) || length > run->length - l2 || !sound(ip)))
+		return drop(run, EXIT_DROP_MALFORMED);
+	if (unlikely(ip->protocol == IPPROTO_ICMP)) /* 7 */
+		return slow(run, EXIT_SLOW_ICMP);
+	if (unlikely(ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP))
+		return drop(run, EXIT_DROP_PROTOCOL);
+	if (unlikely(ip->frag_off & BE16(0x3fff)))
+		return slow(run, EXIT_SLOW_FRAGMENT);
+	exit = judge_l4(l3 + sizeof(*ip), end, ip->protocol, length - sizeof(*ip), &opens);
+	if (unlikely(exit == EXIT_DROP_MALFORMED))
+		return drop(run, exit);
+	if (unlikely(exit != EXIT_TRANSMIT))
+		return slow(run, exit);
+	if (unlikely(!number || !entry)) /* 9 */
+		return drop(run, EXIT_DROP_NO_SERVICE);
+	if (unlikely(loops(run, eth))) { /* 11 */
+		count_exit(run, EXIT_DROP_LOOP);
+		note(run, EXIT_DROP_LOOP, number, NOBODY, 0, entry->service, 0);
+		return XDP_DROP;
+	}
+	if (unlikely(trailer(run, l2, length)))
+		return slow(run, EXIT_SLOW_TRAILER);
+
+	h = entry->base + (ip->saddr + run->generation->keys[1]) * entry->source_factor +
+	    ((ports & entry->ports_mask) + run->generation->keys[3]) * entry->ports_factor;
+	inner.hash = finished(h);
+	inner.length = length;
+	inner.tclass = ip->tos;
+	inner.whole = (ip->frag_off & BE16(0x4000)) != 0;
+	return deliver(run, entry, number, &inner, &ip->ttl, opens);
+}
+
+/* 6: what is no L4 protocol, but leads to one or hides it. Shared with packet/headers.py, which walks them. */
+INLINE int is_extension(u8 header)
+{
+	return header == 0 || header == 43 || header == 44 || header == 51 || header == 60 || header == 135 || header == 139 ||
+	       header == 140 || header == 253 || header == 254;
+}
+
+INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3, u8 *end)
+{
+	struct ip6hdr *ip = (struct ip6hdr *)l3;
+	struct inner inner = {.l2 = l2, .type = BE16(ETH_P_IPV6), .whole = 1};
+	const u64 *keys = run->generation->keys;
+	struct entry *entry = NULL;
+	struct key key;
+	u32 number = 0, length, ports = 0;
+	enum exit exit;
+	int plain, opens;
+	u64 h;
+
+	if (l3 + sizeof(*ip) > end)
+		return pass(run, EXIT_PASS_NOT_VIP);
+	key.address[0] = ip->daddr[0] | (u64)ip->daddr[1] << 32;
+	key.address[1] = ip->daddr[2] | (u64)ip->daddr[3] << 32;
+	plain = (ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP) && l3 + sizeof(*ip) + 4 <= end;
+	if (likely(plain)) {
+		ports = *(u32 *)(l3 + sizeof(*ip));
+		key.what = WHAT(6, ip->nexthdr, ports >> 16);
+		number = find(run->generation, &key, &entry);
+	}
+	if (!number) {
+		key.what = WHAT(6, 0, 0);
+		if (likely(!find(run->generation, &key, &entry))) /* 3 */
+			return pass(run, EXIT_PASS_NOT_VIP);
+		if (plain)
+			number = find_range(run, (struct vip *)entry, ip->nexthdr, ports >> 16, &entry);
+	}
+
+	if (unlikely(run->length - l2 > run->port->mtu)) /* 4 */
+		return drop(run, EXIT_DROP_OVERSIZED_FRAME);
+	length = __builtin_bswap16(ip->payload_len) + sizeof(*ip);
+	if (unlikely(ip->version_class >> 4 != 6 || length > run->length - l2)) /* 5 */
+		return drop(run, EXIT_DROP_MALFORMED);
+	if (unlikely(is_extension(ip->nexthdr))) /* 6 */
+		return slow(run, EXIT_SLOW_EXTENSION_HEADER);
+	if (unlikely(ip->nexthdr == IPPROTO_ICMPV6)) /* 7 */
+		return slow(run, EXIT_SLOW_ICMP);
+	if (unlikely(ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP))
+		return drop(run, EXIT_DROP_PROTOCOL);
+	exit = judge_l4(l3 + sizeof(*ip), end, ip->nexthdr, length - sizeof(*ip), &opens);
+	if (unlikely(exit == EXIT_DROP_MALFORMED))
+		return drop(run, exit);
+	if (unlikely(exit != EXIT_TRANSMIT))
+		return slow(run, exit);
+	if (unlikely(!number || !entry)) /* 9 */
+		return drop(run, EXIT_DROP_NO_SERVICE);
+	if (unlikely(loops(run, eth))) { /* 11 */
+		count_exit(run, EXIT_DROP_LOOP);
+		note(run, EXIT_DROP_LOOP, number, NOBODY, 0, entry->service, 0);
+		return XDP_DROP;
+	}
+	if (unlikely(trailer(run, l2, length)))
+		return slow(run, EXIT_SLOW_TRAILER);
+
+	h = entry->base + (ip->saddr[0] + keys[1]) * (ip->saddr[1] + keys[2]) +
+	    (ip->saddr[2] + keys[3]) * (ip->saddr[3] + keys[4]) +
+	    ((ports & entry->ports_mask) + keys[9]) * entry->ports_factor;
+	inner.hash = finished(h);
+	inner.length = length;
+	inner.tclass = __builtin_bswap32(*(u32 *)ip) >> 20;
+	return deliver(run, entry, number, &inner, &ip->hop_limit, opens);
+}
+
+INLINE int balance(struct xdp_md *ctx, u32 length)
+{
+	u8 *data = (u8 *)(u64)ctx->data, *end = (u8 *)(u64)ctx->data_end;
+	struct cursor c = {data, end};
+	struct run run = {.ctx = ctx, .length = length};
+	const struct control *control = AT(controls, 0);
+	struct vlanhdr *tag;
+	struct ethhdr *eth;
+	u16 type;
+
+	if (!control)
+		return XDP_PASS;
+	run.control = control;
+	run.generation = AT(generations, *(volatile u32 *)&control->active);
+	run.port = AT(ports, ctx->ingress_ifindex & (PORTS - 1));
+	if (!run.generation || !run.port)
+		return XDP_PASS;
+	run.row = run.port->quiet ? control->rows : bpf_get_smp_processor_id();
+	if (unlikely(run.port->ifindex != ctx->ingress_ifindex))
+		return pass(&run, EXIT_PASS_UNKNOWN_INTERFACE);
+
+	eth = take(&c, sizeof(*eth));
+	if (!eth)
+		return pass(&run, EXIT_PASS_NOT_IP);
+	if (*(u32 *)eth->dst != *(u32 *)run.port->mac || *(u16 *)(eth->dst + 4) != *(u16 *)(run.port->mac + 4)) /* 1 */
+		return pass(&run, EXIT_PASS_NOT_VIP);
+	type = eth->proto;
+#pragma unroll
+	for (int i = 0; i < 2; i++) { /* 2 */
+		if (likely(type != BE16(ETH_P_8021Q) && type != BE16(ETH_P_8021AD)))
+			break;
+		tag = take(&c, sizeof(*tag));
+		if (!tag)
+			return pass(&run, EXIT_PASS_NOT_IP);
+		type = tag->proto;
+	}
+	if (type == BE16(ETH_P_IP))
+		return balance_ip4(&run, eth, c.at - data, c.at, end);
+	if (type == BE16(ETH_P_IPV6))
+		return balance_ip6(&run, eth, c.at - data, c.at, end);
+	return pass(&run, EXIT_PASS_NOT_IP);
+}
+
+SEC("xdp") int balance_linear(struct xdp_md *ctx)
+{
+	return balance(ctx, ctx->data_end - ctx->data);
+}
+
+/* The same for drivers that spread large frames over several buffers, of which only the first is in sight (Linux 5.18). */
+SEC("xdp.frags") int balance_frags(struct xdp_md *ctx)
+{
+	return balance(ctx, bpf_xdp_get_buff_len(ctx));
+}
+
+/* Of the two licences offered, the one under which the program runs inside the kernel. */
+char licence[] SEC("license") = "GPL";

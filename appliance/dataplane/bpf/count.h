@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+ *
+ * Counters, and samples of what was counted.
+ */
+#pragma once
+#include "tables.h"
+
+/* What stays the same for one packet. */
+struct run {
+	struct xdp_md *ctx;
+	const struct control *control;
+	const struct generation *generation;
+	const struct port *port;
+	u32 row; /* of the counters */
+	u32 length; /* of the frame */
+};
+
+/* Copies the frame's beginning to user space. Never waits: when nobody reads, samples are lost. */
+GLOBAL int sample(struct xdp_md *ctx, u32 exit, u32 length)
+{
+	u8 *data = (u8 *)(u64)ctx->data, *end = (u8 *)(u64)ctx->data_end;
+	struct event *event;
+	u32 i;
+
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event)
+		return 0;
+	event->ns = bpf_ktime_get_ns();
+	event->exit = exit;
+	event->ifindex = ctx->ingress_ifindex;
+	event->length = length;
+	for (i = 0; i < EVENT_HEAD; i++) {
+		if (data + i + 1 > end)
+			break;
+		event->head[i] = data[i];
+	}
+	event->captured = i;
+	bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
+/* One sample for each way out, CPU and tick. */
+INLINE void maybe_sample(const struct run *run, struct exit_count *count, enum exit exit)
+{
+	u64 tick = bpf_jiffies64() >> (run->control->tick_shift & 31);
+
+	if (count->tick == tick || run->port->quiet)
+		return;
+	count->tick = tick;
+	sample(run->ctx, exit, run->length);
+}
+
+INLINE void note(const struct run *run, enum exit exit, u32 entry, u32 way, u32 slot, u32 service, u32 hash)
+{
+	struct outcome *outcome;
+
+	if (likely(!run->port->quiet))
+		return;
+	outcome = AT(outcomes, 0);
+	if (outcome)
+		*outcome = (struct outcome){exit, entry, way, slot, service, hash};
+}
+
+INLINE void count_exit(const struct run *run, enum exit exit)
+{
+	struct exit_count *count = AT(exits, run->row * EXITS + exit);
+
+	if (!count)
+		return;
+	count->packets++;
+	if (exit != EXIT_PASS_NOT_IP && exit != EXIT_PASS_NOT_VIP)
+		maybe_sample(run, count, exit);
+}
+
+/* Packets on their way to a member are counted by service and member only; those that open a TCP connection are sampled. */
+INLINE void count_traffic(const struct run *run, u32 service, u32 way, u32 bytes, int opens)
+{
+	struct exit_count *count;
+	struct traffic *traffic;
+
+	traffic = AT(service_traffic, run->row * run->control->services + service);
+	if (traffic) {
+		traffic->packets++;
+		traffic->bytes += bytes;
+		traffic->flows += opens;
+	}
+	traffic = AT(way_traffic, run->row * run->control->ways + way);
+	if (traffic) {
+		traffic->packets++;
+		traffic->bytes += bytes;
+		traffic->flows += opens;
+	}
+	if (opens && (count = AT(exits, run->row * EXITS + EXIT_TRANSMIT)))
+		maybe_sample(run, count, EXIT_TRANSMIT);
+}
+
+/* Ways out. */
+INLINE int pass(const struct run *run, enum exit exit)
+{
+	count_exit(run, exit);
+	note(run, exit, 0, NOBODY, 0, 0, 0);
+	return XDP_PASS;
+}
+
+INLINE int drop(const struct run *run, enum exit exit)
+{
+	count_exit(run, exit);
+	note(run, exit, 0, NOBODY, 0, 0, 0);
+	return XDP_DROP;
+}
+
+/* Odd packets go up to the slow path: the raw data plane, which is slower by far. A flood of them ends here. */
+INLINE int slow(const struct run *run, enum exit exit)
+{
+	struct cpu *cpu = AT(cpus, run->row);
+	u64 tick = bpf_jiffies64() >> (run->control->tick_shift & 31);
+
+	if (cpu) {
+		if (cpu->tick != tick) {
+			cpu->tick = tick;
+			cpu->slow = 0;
+		}
+		if (cpu->slow >= run->control->slow_limit && !run->port->quiet)
+			return drop(run, EXIT_DROP_SLOW_PATH_FULL);
+		cpu->slow++;
+	}
+	return pass(run, exit);
+}

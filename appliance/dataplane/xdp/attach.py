@@ -1,0 +1,144 @@
+"""Where the program is attached, how, and by which interfaces it can send."""
+
+import errno
+import socket
+from dataclasses import dataclass
+from enum import StrEnum
+
+from appliance.bpf.libbpf import Attach, BpfError, Link, XdpMode, attach
+from appliance.dataplane.base import DataPlaneError
+from appliance.dataplane.raw.kernel import Interface
+from appliance.dataplane.xdp.linkfacts import XdpFeature, attached, driver_of, vlan_of, xdp_features
+from appliance.dataplane.xdp.tables import Egress
+from appliance.forwarding import NextHop
+
+VETH = "veth"
+_TAKEN = (errno.EBUSY, errno.EEXIST)
+
+
+class Mode(StrEnum):
+    """Where in the kernel the program runs."""
+
+    AUTO = "auto"
+    """Native where the driver has it, else generic. Only to be asked for; nothing is attached as auto."""
+    NATIVE = "native"
+    """In the driver, before the kernel has made a packet buffer of the frame."""
+    GENERIC = "generic"
+    """Behind the driver: works with every interface, and is slower."""
+
+
+@dataclass
+class Attachment:
+    """The program on one interface."""
+
+    interface: Interface
+    link: Link
+    mode: Mode
+    why_generic: str = ""
+    """Why it is not native, although that was preferred."""
+
+    def alive(self) -> bool:
+        """Whether the program is still attached to this very interface."""
+        try:
+            return self.link.info().ifindex == self.interface.ifindex
+        except BpfError:
+            return False
+
+    @property
+    def no_transmit(self) -> bool:
+        """Whether XDP_TX must not be used. On veth it puts frames into the peer's queue and, when the peer receives by
+        NAPI only because of GRO, wakes nobody (veth_xdp_flush looks for a program there); redirecting always does."""
+        return self.mode is Mode.NATIVE and driver_of(self.interface.name) == VETH
+
+
+def attach_to(interface: Interface, program_fd: int, wanted: Mode) -> Attachment:
+    """Attach the program.
+
+    Raises:
+        DataPlaneError: another program is there, privileges are missing, or the wanted mode is not possible.
+    """
+    why_generic = ""
+    if wanted is not Mode.GENERIC:
+        why_generic = _why_not_native(interface)
+        if not why_generic:
+            try:
+                link = attach(program_fd, interface.ifindex, Attach.XDP, XdpMode.NATIVE)
+                return Attachment(interface, link, Mode.NATIVE)
+            except BpfError as error:
+                _refuse_taken(interface, error)
+                # A driver without XDP, or one that cannot with this MTU, these queues or these offloads.
+                why_generic = str(error)
+        if wanted is Mode.NATIVE:
+            raise DataPlaneError(f"{interface.name} cannot have native XDP: {why_generic}")
+    try:
+        link = attach(program_fd, interface.ifindex, Attach.XDP, XdpMode.GENERIC)
+    except BpfError as error:
+        _refuse_taken(interface, error)
+        raise DataPlaneError(f"{interface.name} cannot have an XDP program: {error}") from error
+    return Attachment(interface, link, Mode.GENERIC, why_generic)
+
+
+def adopt(interface: Interface, link: Link) -> Attachment | None:
+    """Take over the link that an earlier process has left; None when it is not attached to this interface any more."""
+    found = attached(interface.ifindex)
+    adopted = Attachment(interface, link, Mode.NATIVE if found and found.mode == Mode.NATIVE else Mode.GENERIC)
+    return adopted if adopted.alive() else None
+
+
+def _refuse_taken(interface: Interface, error: BpfError) -> None:
+    if error.errno in _TAKEN:
+        other = attached(interface.ifindex)
+        which = f" (id {other.program_id}, {other.mode})" if other else ""
+        raise DataPlaneError(
+            f"{interface.name} has another XDP program already{which}; see `bpftool net`, and take it off with "
+            f"`ip link set dev {interface.name} xdp off` or by ending the program that holds it"
+        ) from error
+    if error.errno in (errno.EPERM, errno.EACCES):
+        raise DataPlaneError(
+            f"not permitted to attach an XDP program to {interface.name}: it takes CAP_NET_ADMIN and CAP_BPF"
+        ) from error
+
+
+def _why_not_native(interface: Interface) -> str:
+    """What the kernel does not say, or says too late: it would attach, and frames would be lost."""
+    features = xdp_features(interface.ifindex)
+    if features is None:
+        return ""  # Linux before 6.3 does not tell
+    if not features & XdpFeature.BASIC:
+        return f"its driver ({driver_of(interface.name) or 'unknown'}) has no XDP"
+    return _why_no_xmit(interface.name, features)
+
+
+def _why_no_xmit(name: str, features: XdpFeature) -> str:
+    if features & XdpFeature.NDO_XMIT:
+        return ""
+    if driver_of(name) == VETH:
+        return "its peer does not take XDP frames; on the peer's side: ethtool -K PEER gro on"
+    return f"its driver ({driver_of(name) or 'unknown'}) does not send frames of XDP programs on other interfaces"
+
+
+def egress_of(hop: NextHop, *, native: bool) -> Egress:
+    """How the program sends to a next hop.
+
+    Args:
+        hop: from the forwarding tables.
+        native: whether the program runs natively anywhere: frames then go from driver to driver.
+    """
+    if not native:
+        return Egress(hop.ifindex)
+    ifindex, name, tag = hop.ifindex, hop.interface, bytes(4)
+    vlan = vlan_of(ifindex)
+    if vlan is not None:
+        # The driver below knows nothing of the VLAN device, so the tag is written by the program.
+        ifindex, tag = vlan.parent_ifindex, vlan.protocol.to_bytes(2, "big") + vlan.tag.to_bytes(2, "big")
+        name = _name_of(ifindex)
+    features = xdp_features(ifindex)
+    slow = _why_no_xmit(name, features) if features is not None else ""
+    return Egress(ifindex, tag, slow)
+
+
+def _name_of(ifindex: int) -> str:
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return ""  # gone meanwhile

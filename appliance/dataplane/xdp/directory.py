@@ -1,0 +1,203 @@
+"""What leads from addresses and ports to virtual services, in the program's form. Pure; the slots are not in here."""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.dataplane.intervals import NO_SERVICE, PORTS, port_intervals
+from appliance.dataplane.xdp.layout import BUCKET, ENTRY, RANGE, VIP, what
+from appliance.forwarding import TableService
+from appliance.model import IPAddress, Protocol
+from appliance.ring.hash import MASKS, derive_keys, flow_words
+
+U64 = npt.NDArray[np.uint64]
+Records = npt.NDArray[np.void]
+
+NO_OWNER = -1
+"""Owner of entries that stand for a VIP."""
+
+EXACT_WIDTH = 4
+"""Ports of an interval up to this long get an entry each, which is found at once; others are searched for."""
+
+_M64 = (1 << 64) - 1
+_PER_BUCKET = 4
+_ROOM = 4
+"""Buckets for each entry: with fewer, no seeds might be found with which none overflows."""
+
+_ATTEMPTS = 64
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Entry 0 is unused: 0 in a bucket or a range means nothing."""
+
+    services: tuple[TableService, ...]
+    keys: tuple[int, ...]
+    """Of the flow hash."""
+
+    entries: Records
+    """ENTRY, some of them to be read as VIP; `service`, `slots` and `size` are left to be filled in."""
+
+    owners: npt.NDArray[np.int64]
+    """By entry: the index of its service, or NO_OWNER."""
+
+    ranges: Records
+    seeds: tuple[int, int, int, int]
+    buckets: Records
+    """A power of two of them."""
+
+    @cached_property
+    def owned(self) -> npt.NDArray[np.int64]:
+        """Numbers of the entries that have a service."""
+        return np.flatnonzero(self.owners >= 0)
+
+    @cached_property
+    def owned_services(self) -> npt.NDArray[np.int64]:
+        """The services of these."""
+        owners: npt.NDArray[np.int64] = self.owners[self.owned]
+        return owners
+
+
+def build(services: tuple[TableService, ...], secret: bytes) -> Directory:
+    """The directory of some services.
+
+    Raises:
+        ValueError: the secret is too short, or there are more ports than the program can tell apart.
+    """
+    keys = derive_keys(secret)
+    groups: dict[tuple[IPAddress, Protocol], list[TableService]] = {}
+    for service in services:
+        groups.setdefault((service.vip, service.protocol), []).append(service)
+    writer = _Writer(keys)
+    for (vip, protocol), members in groups.items():
+        writer.add(vip, protocol, members)
+    entries = np.frombuffer(b"".join([bytes(ENTRY.itemsize), *writer.rows]), ENTRY).copy()
+    if len(entries) >= 1 << 24:
+        raise ValueError(f"{len(entries)} VIPs and ports are more than the XDP program can hold (16777215)")
+    seeds, buckets = _index(entries, np.array(writer.indexed, np.int64), secret)
+    return Directory(
+        services=services,
+        keys=keys,
+        entries=entries,
+        owners=np.array([NO_OWNER, *writer.owners], np.int64),
+        ranges=np.array(writer.ranges, RANGE),
+        seeds=seeds,
+        buckets=buckets,
+    )
+
+
+class _Writer:
+    def __init__(self, keys: Sequence[int]) -> None:
+        self._keys = keys
+        self._vips: dict[IPAddress, int] = {}
+        """Number of each VIP's entry."""
+        self.rows: list[bytes] = []
+        self.owners: list[int] = []
+        self.indexed: list[int] = []
+        """Numbers of the entries that the index leads to."""
+        self.ranges: list[tuple[int, int, int]] = []
+
+    def add(self, vip: IPAddress, protocol: Protocol, services: Sequence[TableService]) -> None:
+        address = mapped(vip)
+        by_index = {service.index: service for service in services}
+        intervals = list(port_intervals(services))
+        ends = [first for first, _ in intervals[1:]] + [PORTS]
+        first_range = len(self.ranges)
+        for (first, index), end in zip(intervals, ends, strict=True):
+            if index == NO_SERVICE:
+                continue
+            if end - first <= EXACT_WIDTH:
+                for port in range(first, end):
+                    self.indexed.append(self._entry(address, what(vip.version, protocol, port), by_index[index]))
+            else:
+                number = self._entry(address, 0, by_index[index])
+                self.ranges.append((first, end - 1, number))
+        self._vip(vip, address, protocol, first_range, len(self.ranges) - first_range)
+
+    def _entry(self, address: bytes, key: int, service: TableService) -> int:
+        base, source_factor, ports_factor = _factors(self._keys, service)
+        mask = MASKS[service.hash_mode].ports
+        self.rows.append(address + struct.pack("<IIQQQIIII", key, 0, base, source_factor, ports_factor, mask, 0, 0, 0))
+        self.owners.append(service.index)
+        return len(self.rows)
+
+    def _vip(self, vip: IPAddress, address: bytes, protocol: Protocol, first: int, count: int) -> None:
+        number = self._vips.get(vip)
+        if number is None:
+            self.rows.append(address + struct.pack("<II", what(vip.version, 0, 0), 0) + bytes(40))
+            self.owners.append(NO_OWNER)
+            number = self._vips[vip] = len(self.rows)
+            self.indexed.append(number)
+        row = np.frombuffer(self.rows[number - 1], VIP).copy()
+        which = int(protocol == Protocol.UDP)
+        row["first"][0, which], row["count"][0, which] = first, count
+        self.rows[number - 1] = row.tobytes()
+
+
+def mapped(address: IPAddress) -> bytes:
+    """16 bytes in network order; IPv4 as RFC 4291, 2.5.5.2 maps it."""
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def _factors(keys: Sequence[int], service: TableService) -> tuple[int, int, int]:
+    """The parts of a service's flow hash that do not depend on the client, as struct entry has them.
+
+    For IPv4: h = base + (k1 + source) * source_factor + (k3 + ports) * ports_factor; for IPv6 the source's part needs
+    no factor, and ports have k9. See ring/hash.py.
+    """
+    vip = service.vip
+    words = flow_words(bytes(len(vip.packed)), vip.packed, bytes(4), service.protocol, service.hash_mode)
+    if vip.version == 4:
+        _, destination, _, protocol = words
+        return keys[0], keys[2] + destination & _M64, keys[4] + protocol & _M64
+    d0, d1, d2, d3 = words[4:8]
+    base = keys[0] + (keys[5] + d0) * (keys[6] + d1) + (keys[7] + d2) * (keys[8] + d3)
+    return base & _M64, 0, keys[10] + words[9] & _M64
+
+
+def _index(
+    entries: Records, numbers: npt.NDArray[np.int64], secret: bytes
+) -> tuple[tuple[int, int, int, int], Records]:
+    """Seeds with which no bucket overflows, and the buckets."""
+    size = 1
+    while size < max(1, len(numbers)) * _ROOM:
+        size *= 2
+    address, key = entries["address"][numbers], entries["what"][numbers].astype(np.uint64)
+    for attempt in range(_ATTEMPTS):
+        material = hashlib.blake2b(
+            attempt.to_bytes(8, "little"), key=secret[:64], digest_size=32, person=b"onward-index"
+        )
+        s0, s1, s2, s3 = struct.unpack("<4Q", material.digest())
+        h = hash_keys(address, key, (s0, s1, s2, s3))
+        at = (h >> np.uint64(32)) & np.uint64(size - 1)
+        order = np.argsort(at, kind="stable")
+        sorted_at = at[order]
+        starts = np.searchsorted(sorted_at, sorted_at)
+        place = np.arange(len(order)) - starts
+        if not len(order) or int(place.max()) < _PER_BUCKET:
+            buckets = np.zeros(size, BUCKET)
+            tags = (h[order] >> np.uint64(24)) & np.uint64(0xFF)
+            buckets["slot"][sorted_at.astype(np.int64), place] = tags << np.uint64(24) | numbers[order].astype(
+                np.uint64
+            )
+            return (s0, s1, s2, s3), buckets
+    raise ValueError(f"no place for {len(numbers)} VIPs and ports in the XDP program's index")
+
+
+def hash_keys(address: npt.NDArray[Any], key: U64, seeds: tuple[int, int, int, int]) -> U64:
+    """`find` of lookup.h, its hash: of which the upper half chooses a bucket and the next byte is the tag.
+
+    Args:
+        address: two words for each key.
+        key: the other part, `what`.
+        seeds: of the index.
+    """
+    s0, s1, s2, s3 = (np.uint64(seed) for seed in seeds)
+    h: U64 = (address[:, 0] + s0) * (address[:, 1] + s1) + (key + s2) * s3
+    return h

@@ -1,0 +1,539 @@
+"""The XDP data plane: a program in front of the raw data plane.
+
+The program decides what is plain: TCP and UDP packets for VIPs, which it sends to members or drops. What takes a closer
+look it passes on like a packet that is none of its business, and there stands a complete raw data plane: its tap sees
+the packet, its guard keeps the kernel from it. So behaviour is the same with the program and without it, and while a
+program is missing (an interface came back, something took it off) nothing is lost but speed.
+"""
+
+import asyncio
+import errno
+import random
+import struct
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import structlog
+
+from appliance.bpf.libbpf import BpfError, Link, RingBuffer
+from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
+from appliance.dataplane.events import EventLog, PacketEvent, describe_frame
+from appliance.dataplane.raw import kernel
+from appliance.dataplane.raw.plane import RawDataPlane
+from appliance.dataplane.totals import Totals
+from appliance.dataplane.xdp import layout
+from appliance.dataplane.xdp.attach import Attachment, Mode, adopt, attach_to, egress_of
+from appliance.dataplane.xdp.directory import build
+from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program
+from appliance.dataplane.xdp.tables import Egress, NoRoomError, needs_of
+from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
+from appliance.model import IPAddress, Protocol
+from appliance.packet.action import Action, Reason, Verdict
+from appliance.packet.checksum import checksum
+from appliance.packet.forward import Ingress, PacketPath
+
+log = structlog.get_logger()
+
+RETRY_S = 5.0
+"""An interface without its program gets it again after so long, if that is possible."""
+
+LOOK_EVERY_S = 1.0
+"""How often it is looked whether interfaces still can what they could."""
+
+PROOFS = 4
+"""Virtual services that are tried out whenever new tables are in force."""
+
+_TRANSMIT = "transmit"
+_CLIENT4, _CLIENT6 = IPv4Address("192.0.2.1").packed, bytes.fromhex("20010db8" + "00" * 11 + "01")
+
+
+class XdpDataPlane:
+    """Forwards packets for VIPs that arrive on some interfaces, by an XDP program where it can.
+
+    Needs Linux 5.15, libbpf, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON beside what the raw data plane needs.
+    """
+
+    def __init__(
+        self,
+        interfaces: tuple[str, ...],
+        *,
+        mode: Mode = Mode.AUTO,
+        links: Mapping[str, int] | None = None,
+        slow_path: DataPlane | None = None,
+    ) -> None:
+        """
+        Args:
+            interfaces: names of those that packets for VIPs arrive on.
+            mode: where the program is to run.
+            links: file descriptors of links that an earlier process has left attached, by interface. Their program goes
+                on by its own tables until the first `set`, and not one packet goes between.
+            slow_path: the plane behind the program; the raw one by default.
+        """
+        self._interfaces = interfaces
+        self._mode = mode
+        self._left = {name: Link(fd) for name, fd in (links or {}).items()}
+        self._slow: DataPlane = slow_path or RawDataPlane(interfaces, slots=1024)
+        self._lock = threading.RLock()
+        self._program: Program | None = None
+        self._spare: Program | None = None
+        """Another program with larger maps that was staged and is not attached yet."""
+
+        self._attached: dict[str, Attachment] = {}
+        self._inherited: set[str] = set()
+        """Interfaces whose program is still that of an earlier process."""
+
+        self._why_not: dict[str, str] = {}
+        """Why an interface has no program."""
+
+        self._retry_at = 0.0
+        self._look_at = 0.0
+        self._egress: dict[tuple[int, str], Egress] = {}
+        self._programmed: str | None = None
+        self._past = Totals()
+        self._proof = random.Random(0)  # noqa: S311 - which flows are tried out, not secrets
+        self.events = EventLog()
+        self._names: dict[int, str] = {}
+        self._ring: RingBuffer | None = None
+        self._heard: Program | None = None
+        """Whose samples these are."""
+
+    async def start(self) -> None:
+        """Take over the interfaces.
+
+        Raises:
+            DataPlaneError: as the contract says; the text names what is missing.
+        """
+        await self._slow.start()
+        try:
+            await asyncio.to_thread(self._start)
+        except BaseException:
+            await self._slow.close()
+            raise
+        self._listen()
+
+    async def set(self, tables: ForwardingTables) -> None:
+        """Make these the tables in force.
+
+        New VIPs: the slow path first, whose guard keeps the kernel from them. Otherwise the program first, since most
+        packets go through it.
+
+        Raises:
+            DataPlaneError: as the contract says.
+        """
+        before = self._tables().vips
+        staged = await asyncio.to_thread(self._stage, tables)
+        if not tables.vips <= before:
+            await self._slow.set(tables)
+        if staged:
+            await asyncio.to_thread(self._publish, tables)
+            self._listen()
+        await self._slow.set(tables)
+
+    async def check(self) -> None:
+        """Prove that packets are being forwarded by the tables last set.
+
+        Raises:
+            DataPlaneError: as the contract says. An interface without its program is none, since the slow path has its
+                packets; that is logged, shown and mended.
+        """
+        await self._slow.check()
+        if self._in_doubt():
+            await asyncio.to_thread(self._look_after)
+        await asyncio.to_thread(self._prove, 1)
+
+    async def counters(self) -> Counters:
+        """Read the counters now."""
+        slow = await self._slow.counters()
+        with self._lock:
+            totals = Totals(slow, self._past.counters())
+            if self._program is not None:
+                totals.add(_counters(self._program))
+        totals.details["samples"] = self.events.seen
+        return totals.counters()
+
+    async def explain(self, frame: bytes, interface: str) -> Action:
+        """What happens to a frame on *interface*: by the program in the kernel, and by the slow path where that has it.
+
+        Raises:
+            DataPlaneError: the plane is not started, or does not serve that interface.
+        """
+        attachment = self._attached.get(interface)
+        if attachment is not None and 14 <= len(frame) <= LONGEST_TEST_FRAME:
+            action = await asyncio.to_thread(self._try_out, frame, attachment.interface)
+            if action is not None:
+                return action
+        return await self._slow.explain(frame, interface)
+
+    async def describe(self) -> Mapping[str, str]:
+        """Facts for people."""
+        facts = {"kind": "xdp", "interfaces": ", ".join(self._interfaces)}
+        with self._lock:
+            for name in self._interfaces:
+                attachment = self._attached.get(name)
+                if attachment is None:
+                    facts[f"mode_{name}"] = "none"
+                    facts[f"why_{name}"] = self._why_not.get(name, "not started")
+                else:
+                    facts[f"mode_{name}"] = str(attachment.mode)
+                    if attachment.why_generic:
+                        facts[f"why_{name}"] = attachment.why_generic
+            for (_, name), egress in sorted(self._egress.items()):
+                if egress.slow:
+                    facts[f"egress_{name}"] = f"slow path: {egress.slow}"
+            if self._program is not None:
+                facts["program"] = self._program.name
+                facts["map_memory_mib"] = f"{self._program.memory() / (1 << 20):.1f}"
+        slow = await self._slow.describe()
+        return facts | {f"slow_path_{key}": value for key, value in slow.items() if key != "interfaces"}
+
+    def links(self) -> Mapping[str, int]:
+        """File descriptors of the links, by interface: whoever holds a copy keeps the program attached when this
+        process ends, and the next one may adopt them."""
+        return {name: attachment.link.fileno() for name, attachment in self._attached.items()}
+
+    async def close(self) -> None:
+        """Stop forwarding and leave nothing behind."""
+        self._deafen()
+        await asyncio.to_thread(self._close)
+        await self._slow.close()
+
+    # In worker threads, one at a time
+
+    def _tables(self) -> ForwardingTables:
+        return self._program.tables.tables if self._program is not None else ForwardingTables()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._program is not None:
+                return
+            try:
+                program = Program()
+            except BpfError as error:
+                raise DataPlaneError(_explain(error)) from error
+            self._program = program
+            try:
+                for name in self._interfaces:
+                    self._cover(name)
+            except BaseException:
+                self._close()
+                raise
+            log.info(
+                "plane.started",
+                kind="xdp",
+                interfaces=self._interfaces,
+                program=program.name,
+                modes={name: str(attachment.mode) for name, attachment in self._attached.items()},
+            )
+
+    def _cover(self, name: str) -> None:
+        """Attach the program to an interface, or adopt what is attached there.
+
+        Raises:
+            DataPlaneError: it cannot be.
+        """
+        program = self._program
+        interface = kernel.read_interface(name)
+        if program is None or interface is None:
+            raise DataPlaneError(f"there is no interface {name}")
+        attachment = adopt(interface, left) if (left := self._left.pop(name, None)) is not None else None
+        if attachment is not None:
+            self._inherited.add(name)
+            log.info("plane.xdp_adopted", interface=name, mode=str(attachment.mode))
+        else:
+            attachment = attach_to(interface, program.fd, self._mode)
+            if attachment.why_generic:
+                log.warning("plane.xdp_generic", interface=name, reason=attachment.why_generic)
+        self._attached[name] = attachment
+        self._why_not.pop(name, None)
+        self._set_port(program, attachment)
+
+    def _set_port(self, program: Program, attachment: Attachment) -> None:
+        interface = attachment.interface
+        self._names[interface.ifindex] = interface.name
+        try:
+            program.tables.set_port(interface.ifindex, interface.mac, interface.mtu, no_transmit=attachment.no_transmit)
+        except ValueError as error:
+            raise DataPlaneError(str(error)) from error
+
+    def _uncover(self, name: str, reason: str) -> None:
+        attachment = self._attached.pop(name, None)
+        if attachment is not None:
+            attachment.link.close()
+            if self._program is not None:
+                self._program.tables.forget_port(attachment.interface.ifindex)
+            log.warning("plane.xdp_lost", interface=name, reason=reason, hint="its packets take the slow path")
+        self._inherited.discard(name)
+        self._why_not[name] = reason
+        self._retry_at = time.monotonic() + RETRY_S
+
+    def _in_doubt(self) -> bool:
+        now = time.monotonic()
+        if any(not attachment.alive() for attachment in self._attached.values()):
+            return True
+        return now >= self._look_at or (bool(self._why_not) and now >= self._retry_at)
+
+    def _look_after(self) -> None:
+        """Attach what can be, follow what has changed of the interfaces, and send by other ways where it must be."""
+        with self._lock:
+            program = self._program
+            if program is None:
+                return
+            self._look_at = time.monotonic() + LOOK_EVERY_S
+            for name in self._interfaces:
+                self._look_after_one(program, name)
+            before, self._egress = self._egress, {}
+            for hop in {(m.next_hop.ifindex, m.next_hop.interface): m.next_hop for m in self._members()}.values():
+                self._egress_of(hop)
+            if self._programmed is not None and self._egress != before:
+                tables = program.tables.tables
+                for key, egress in self._egress.items():
+                    if egress.slow and egress != before.get(key):
+                        log.warning("plane.xdp_egress_slow", interface=key[1], reason=egress.slow)
+                program.tables.stage(tables, self._member_egress)
+                program.tables.publish()
+
+    def _look_after_one(self, program: Program, name: str) -> None:
+        attachment, interface = self._attached.get(name), kernel.read_interface(name)
+        if attachment is not None:
+            if interface is None or interface.ifindex != attachment.interface.ifindex:
+                self._uncover(name, f"interface {name} is gone")
+            elif not attachment.alive():
+                self._uncover(name, "something has detached the XDP program")
+            elif (interface.mac, interface.mtu) != (attachment.interface.mac, attachment.interface.mtu):
+                attachment.interface = interface
+                self._set_port(program, attachment)
+                log.info("plane.xdp_interface_changed", interface=name, mtu=interface.mtu)
+        if name not in self._attached and interface is not None and time.monotonic() >= self._retry_at:
+            try:
+                self._cover(name)
+                log.info("plane.xdp_attached", interface=name, mode=str(self._attached[name].mode))
+            except DataPlaneError as error:
+                self._why_not[name] = str(error)
+                self._retry_at = time.monotonic() + RETRY_S
+
+    def _members(self) -> list[TableMember]:
+        return list(self._tables().members.values())
+
+    def _member_egress(self, member: TableMember) -> Egress:
+        return self._egress_of(member.next_hop)
+
+    def _egress_of(self, hop: NextHop) -> Egress:
+        key = hop.ifindex, hop.interface
+        if key not in self._egress:
+            native = any(attachment.mode is Mode.NATIVE for attachment in self._attached.values())
+            self._egress[key] = egress_of(hop, native=native)
+        return self._egress[key]
+
+    def _stage(self, tables: ForwardingTables) -> bool:
+        """Write new tables beside those in force. False when they are in force already."""
+        with self._lock:
+            program = self._program
+            if program is None:
+                raise DataPlaneError("the data plane was not started")
+            self._look_after()
+            if self._programmed == tables.fingerprint and not self._inherited:
+                return False
+            try:
+                self._drop_spare()
+                try:
+                    program.tables.stage(tables, self._member_egress)
+                except NoRoomError as reason:
+                    needs = needs_of(tables, build(tables.services, tables.secret))
+                    self._spare = Program(program.tables.capacity.holding(needs))
+                    log.info("plane.xdp_larger_maps", reason=str(reason))
+                    self._spare.tables.stage(tables, self._member_egress)
+                    for attachment in self._attached.values():
+                        self._set_port(self._spare, attachment)
+            except (BpfError, ValueError, NoRoomError) as error:
+                raise DataPlaneError(f"the XDP program cannot follow the new tables: {error}") from error
+            return True
+
+    def _publish(self, tables: ForwardingTables) -> None:
+        with self._lock:
+            program, started = self._program, time.monotonic()
+            if program is None:
+                raise DataPlaneError("the data plane was not started")
+            fresh = self._spare or program
+            fresh.tables.publish()
+            self._programmed = tables.fingerprint
+            replaced = list(self._attached) if fresh is self._spare else list(self._inherited)
+            for name in replaced:
+                try:
+                    self._attached[name].link.update(fresh.fd)
+                    self._inherited.discard(name)
+                except BpfError as error:
+                    self._uncover(name, f"the program cannot be replaced: {error}")
+            if fresh is self._spare:
+                self._program, self._spare = fresh, None
+                program.tables.settle()
+                self._past.add(_counters(program))
+                program.close()
+            self._prove(PROOFS)
+            log.info(
+                "plane.programmed",
+                kind="xdp",
+                services=len(tables.services),
+                members=len(tables.members),
+                vips=len(tables.vips),
+                ms=round((time.monotonic() - started) * 1000, 1),
+            )
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
+    def _close(self) -> None:
+        with self._lock:
+            self._drop_spare()
+            for attachment in self._attached.values():
+                attachment.link.close()
+            for link in self._left.values():
+                link.close()
+            self._attached.clear()
+            self._left.clear()
+            self._inherited.clear()
+            if self._program is not None:
+                self._program.tables.settle()
+                self._past.add(_counters(self._program))
+                self._program.close()
+                self._program = None
+                self._programmed = None
+                log.info("plane.stopped", kind="xdp")
+
+    # Trying out
+
+    def _try_out(self, frame: bytes, interface: kernel.Interface) -> Action | None:
+        """What the program does; None when the slow path is to say."""
+        with self._lock:
+            if self._program is None:
+                return None
+            try:
+                outcome, out = self._program.run(frame, interface)
+            except BpfError:
+                return None
+            return action_of(outcome.exit, outcome.service, outcome.member, outcome.slot, out, self._tables())
+
+    def _prove(self, services: int) -> None:
+        """Compare program and reference for a few packets of some services; take the program off when they differ."""
+        with self._lock:
+            tables = self._tables()
+            if self._program is None or self._programmed is None or not tables.services or not self._attached:
+                return
+            interface = next(iter(self._attached.values())).interface
+            ingress = Ingress(interface.ifindex, interface.mac, interface.mtu)
+            for service in self._proof.sample(tables.services, min(services, len(tables.services))):
+                frame = _probe(service, interface.mac, self._proof)
+                expected = PacketPath(_only(tables, service.vip)).forward(frame, ingress)
+                got = self._try_out(frame, interface)
+                if got is None or _same(expected, got, tables):
+                    continue
+                reason = f"program and reference differ for {service.name} ({service.vip}): {got} instead of {expected}"
+                log.error("plane.xdp_disproved", reason=reason)
+                for name in list(self._attached):
+                    self._uncover(name, reason)
+                self._retry_at = float("inf")
+                return
+
+    # Samples
+
+    def _listen(self) -> None:
+        """Read the samples of the program that is attached now. In the event loop's thread."""
+        if self._heard is self._program:
+            return
+        self._deafen()
+        if self._program is not None:
+            self._ring = self._program.samples(self._take_sample)
+            asyncio.get_running_loop().add_reader(self._ring.fileno(), self._ring.consume)
+        self._heard = self._program
+
+    def _deafen(self) -> None:
+        if self._ring is not None:
+            asyncio.get_running_loop().remove_reader(self._ring.fileno())
+            self._ring.close()
+        self._ring = self._heard = None
+
+    def _take_sample(self, raw: bytes) -> None:
+        ns, number, ifindex, length, captured = layout.EVENT.unpack_from(raw)
+        head = raw[layout.EVENT.size : layout.EVENT.size + captured]
+        program = self._program
+        exit_name = program.tables.exit_name(number) if program is not None else ""
+        what, _, reason = exit_name.partition("_")
+        source, destination, protocol = describe_frame(head)
+        self.events.add(
+            PacketEvent(
+                at=ns / 1e9,
+                what={"transmit": "new_flow", "slow": "slow_path"}.get(what, what),
+                reason=reason,
+                interface=self._names.get(ifindex, str(ifindex)),
+                length=length,
+                source=source,
+                destination=destination,
+                protocol=protocol,
+            )
+        )
+
+
+def action_of(
+    exit_name: str, service: int | None, member: int | None, slot: int | None, out: bytes, tables: ForwardingTables
+) -> Action | None:
+    """The action that a way out of the program is; None for those that lead to the slow path."""
+    if exit_name == _TRANSMIT and member is not None:
+        ifindex = tables.members[member].next_hop.ifindex
+        return Action(Verdict.TRANSMIT, frame=out, ifindex=ifindex, service=service, member=member, slot=slot)
+    what, _, reason = exit_name.partition("_")
+    if what == "pass":
+        return Action(Verdict.PASS, Reason(reason))
+    if what == "drop":
+        chosen = slot if reason == Reason.NO_MEMBER else None
+        return Action(Verdict.DROP, Reason(reason), service=service, slot=chosen)
+    return None
+
+
+def _counters(program: Program) -> Counters:
+    services, members = program.tables.traffic()
+    totals = Totals(Counters(services=services, members=members))
+    for name, number in program.tables.exits().items():
+        what, _, reason = name.partition("_")
+        if what in ("pass", "drop") and reason in set(Reason):
+            totals.reasons[reason] += number
+        elif name != _TRANSMIT:
+            totals.details[f"xdp_{name}"] += number
+    return totals.counters()
+
+
+def _only(tables: ForwardingTables, vip: IPAddress) -> ForwardingTables:
+    """The services of one VIP, numbered anew; members as they are."""
+    mine = [service for service in tables.services if service.vip == vip]
+    services = tuple(replace(service, index=index) for index, service in enumerate(mine))
+    return ForwardingTables(tables.secret, services, tables.members)
+
+
+def _same(expected: Action, got: Action, tables: ForwardingTables) -> bool:
+    if (expected.verdict, expected.reason, expected.member) != (got.verdict, got.reason, got.member):
+        return False
+    return expected.verdict is not Verdict.TRANSMIT or got.frame[14:].endswith(expected.frame[14:])
+
+
+def _probe(service: TableService, mac: bytes, rnd: random.Random) -> bytes:
+    """A packet of a new flow to a service."""
+    ports = struct.pack("!HH", rnd.randrange(1024, 65536), rnd.choice(service.ports).first)
+    if service.protocol is Protocol.TCP:
+        segment = ports + struct.pack("!IIBBHHH", rnd.randrange(1 << 32), 0, 0x50, 0x02, 65535, 0, 0)
+    else:
+        segment = ports + struct.pack("!HH", 8, 0)
+    vip = service.vip.packed
+    if service.vip.version == 6:
+        head = struct.pack("!IHBB", 6 << 28, len(segment), service.protocol, 64) + _CLIENT6 + vip
+        return mac + bytes(6) + b"\x86\xdd" + head + segment
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(segment), 0, 0x4000, 64, service.protocol, 0) + _CLIENT4 + vip
+    return mac + bytes(6) + b"\x08\x00" + head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + segment
+
+
+def _explain(error: BpfError) -> str:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return f"the XDP data plane needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: {error}"
+    return f"the XDP program cannot be loaded: {error}"

@@ -1,0 +1,579 @@
+"""The program's tables in shared memory: what is wanted is written beside what is in force, then one number changes.
+
+Nothing that the program may be reading is ever written to. What a generation has left behind (slots, ways, counters) is
+used again only after `settle`, when no program that could have seen it is running any more.
+"""
+
+import struct
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.bpf.libbpf import BpfError, Object
+from appliance.bpf.rcu import wait_for_readers
+from appliance.dataplane.base import Traffic
+from appliance.dataplane.xdp import layout
+from appliance.dataplane.xdp.directory import Directory, build
+from appliance.dataplane.xdp.layout import NOBODY
+from appliance.forwarding import ForwardingTables, SlotArray, TableMember
+from appliance.model import DsrType, TtlPolicy
+from appliance.ring.hash import derive_keys
+
+GENERATIONS = 2
+_LINE = 32
+"""Slots in a cache line: tables begin on one."""
+
+SLOW_PER_TICK = 2048
+"""Odd packets that a CPU passes up in a tick. The slow path manages some tens of thousands a second."""
+
+TICK_SHIFT = 4
+"""A tick is 16 jiffies: 64 ms where the kernel has 250 of them a second."""
+
+K = TypeVar("K", bound=Hashable)
+
+
+class NoRoomError(Exception):
+    """The maps are too small; the text says which."""
+
+
+@dataclass(frozen=True)
+class Egress:
+    """How the program reaches a next hop's interface."""
+
+    ifindex: int
+    """Where the frame leaves: for a VLAN device, that is the interface below it."""
+
+    tag: bytes = bytes(4)
+    """VLAN tag to put on, as on the wire (TPID, TCI); zeros for none."""
+
+    slow: str = ""
+    """Why the program cannot send there and the slow path has to; empty when it can."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Elements of the maps; of those that have generations, in each."""
+
+    buckets: int = 1024
+    entries: int = 256
+    ranges: int = 256
+    stations: int = 256
+    ways: int = 256
+    services: int = 256
+    slots: int = 65_568 * 3
+
+    def holding(self, needs: "Capacity") -> "Capacity":
+        """Room for that and as much again: members come and go, and new slots are written beside old ones."""
+
+        def more(have: int, need: int) -> int:
+            return have if need <= have else 2 * need
+
+        return Capacity(
+            buckets=max(self.buckets, needs.buckets),
+            entries=more(self.entries, needs.entries),
+            ranges=more(self.ranges, needs.ranges),
+            stations=more(self.stations, needs.stations),
+            ways=min(more(self.ways, 2 * needs.ways), layout.MAX_WAYS),
+            services=more(self.services, 2 * needs.services),
+            slots=max(self.slots, 2 * needs.slots + 2 * 65_568),
+        )
+
+
+class Numbers(Generic[K]):
+    """Small numbers for things, as dense as can be; a number is free again when it was released."""
+
+    def __init__(self, limit: int, what: str) -> None:
+        self._limit = limit
+        self._what = what
+        self._free: list[int] = []
+        self._next = 0
+        self.of: dict[K, int] = {}
+
+    def take(self, keys: Iterable[K]) -> None:
+        """Give a number to each that has none.
+
+        Raises:
+            NoRoomError: there are not as many; those that were given stay.
+        """
+        for key in keys:
+            if key not in self.of:
+                if self._free:
+                    number = self._free.pop()
+                elif self._next < self._limit:
+                    number, self._next = self._next, self._next + 1
+                else:
+                    raise NoRoomError(f"more than {self._limit} {self._what}")
+                self.of[key] = number
+
+    def release(self, key: K) -> int:
+        """The number it had; it may be given to others from now on."""
+        number = self.of.pop(key)
+        self._free.append(number)
+        return number
+
+
+class Space:
+    """Stretches of one long array: first fit."""
+
+    def __init__(self, size: int) -> None:
+        self._free: list[tuple[int, int]] = [(0, size)]
+        """(first, length), in order."""
+
+    def take(self, length: int) -> int:
+        """Where a free stretch of that length begins.
+
+        Raises:
+            NoRoomError: there is none.
+        """
+        length = rounded(length)
+        for at, (first, free) in enumerate(self._free):
+            if free >= length:
+                self._free[at : at + 1] = [(first + length, free - length)] if free > length else []
+                return first
+        raise NoRoomError(f"no room for {length} slots")
+
+    def give(self, first: int, length: int) -> None:
+        """A stretch is free again."""
+        merged: list[tuple[int, int]] = []
+        for start, free in sorted([*self._free, (first, rounded(length))]):
+            if merged and merged[-1][0] + merged[-1][1] == start:
+                merged[-1] = merged[-1][0], merged[-1][1] + free
+            else:
+                merged.append((start, free))
+        self._free = merged
+
+
+def rounded(length: int) -> int:
+    return -(-length // _LINE) * _LINE
+
+
+@dataclass
+class _Stretch:
+    """Where a slot table stands."""
+
+    array: SlotArray
+    """Kept, so that its identity belongs to nobody else."""
+
+    first: int
+    indices: tuple[int, ...]
+    """The members in it."""
+
+    ways: tuple[int, ...]
+    """What stands there for each of these."""
+
+
+@dataclass
+class _Staged:
+    """A generation: what it uses."""
+
+    tables: ForwardingTables = field(default_factory=ForwardingTables)
+    stretches: dict[int, _Stretch] = field(default_factory=dict)
+    """By identity of the array."""
+
+    ways: dict[tuple[int, str], TableMember] = field(default_factory=dict)
+    """By index and id."""
+
+    services: set[tuple[str, str]] = field(default_factory=set)
+    egress: frozenset[int] = frozenset()
+    entry_owners: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+class Tables:
+    """The maps of one loaded object, and who has which number in them. One thread at a time."""
+
+    def __init__(self, loaded: Object, capacity: Capacity, cpus: int) -> None:
+        """
+        Args:
+            loaded: the object, its maps sized by `sizes`.
+            capacity: what it was sized for.
+            cpus: possible ones.
+        """
+        self.capacity = capacity
+        self._rows = cpus + 1
+        self._cpus = cpus
+        self._views: dict[str, Any] = {}
+        for name, (dtype, elements) in _maps(capacity, cpus).items():
+            memory = loaded.map(name).memory(elements * dtype.itemsize)
+            self._views[name] = np.frombuffer(memory, dtype)
+        self._slots = self._views["slots"].view("<u2")
+        self._control = self._views["controls"][0]
+        self._egress_map = loaded.map("egress")
+        self._exit_names = {number: name for name, number in loaded.enum("exit").items()}
+        self._service_numbers: Numbers[tuple[str, str]] = Numbers(capacity.services, "virtual services with counters")
+        self._way_numbers: Numbers[tuple[int, str]] = Numbers(min(capacity.ways, layout.MAX_WAYS), "members")
+        self._space = Space(capacity.slots)
+        self._directory: Directory | None = None
+        self._way_rows: dict[tuple[int, str], tuple[TableMember, Egress, bytes]] = {}
+        self._now = _Staged()
+        self._next: _Staged | None = None
+        self._old: _Staged | None = None
+        self._settled = True
+        self._gone_services: dict[tuple[str, str], Traffic] = {}
+        self._gone_members: dict[str, Traffic] = {}
+        self._start()
+
+    def _start(self) -> None:
+        step = 1
+        while step < self._rows:
+            step *= 2
+        control = self._control
+        control["rows"], control["services"], control["ways"] = self._cpus, self.capacity.services, self.capacity.ways
+        control["ident_step"], control["slow_limit"], control["tick_shift"] = step, SLOW_PER_TICK, TICK_SHIFT
+        self._views["cpus"]["ident"] = np.arange(self._rows)
+        for number in range(GENERATIONS):
+            self._generation(number)["index_first"] = number * self.capacity.buckets
+
+    @property
+    def tables(self) -> ForwardingTables:
+        """Those in force."""
+        return self._now.tables
+
+    def stage(self, tables: ForwardingTables, egress: Callable[[TableMember], Egress]) -> None:
+        """Write tables beside those in force. Any number of times before `publish`; the last one counts.
+
+        Args:
+            tables: the whole of them.
+            egress: how the program reaches a member's next hop.
+
+        Raises:
+            NoRoomError: they do not fit; nothing has changed.
+            ValueError: they cannot be used.
+        """
+        self.settle()
+        self._abandon()
+        directory = self._directory
+        if directory is None or directory.services != tables.services or directory.keys != derive_keys(tables.secret):
+            directory = build(tables.services, tables.secret)
+        self._fit(directory, tables)
+        staged = self._next = _Staged(tables)
+        try:
+            self._write(staged, directory, egress)
+        except BaseException:
+            self._abandon()
+            raise
+        self._directory = directory
+
+    def publish(self) -> None:
+        """Make the tables that were staged those in force."""
+        if self._next is None:
+            return
+        self._old, self._now, self._next = self._now, self._next, None
+        # One aligned store: a packet sees this generation or the other.
+        self._control["active"] = 1 - int(self._control["active"])
+        self._settled = False
+
+    def settle(self) -> None:
+        """Wait until no packet is under way by what was in force before, and free what only that used."""
+        if self._settled:
+            return
+        wait_for_readers()
+        if self._old is not None:
+            self._free(self._old, self._now)
+        self._old = None
+        self._settled = True
+
+    def set_port(self, ifindex: int, mac: bytes, mtu: int, *, quiet: bool = False, no_transmit: bool = False) -> None:
+        """Say what is known of an interface that packets arrive on.
+
+        Args:
+            ifindex: of the interface.
+            mac: its address.
+            mtu: its largest IP packet.
+            quiet: for test runs, which must not count.
+            no_transmit: XDP_TX does not do here.
+
+        Raises:
+            ValueError: another interface has its place.
+        """
+        ports = self._views["ports"]
+        at = ifindex % layout.PORTS
+        other = int(ports["ifindex"][at])
+        if other not in (0, ifindex):
+            raise ValueError(
+                f"interfaces number {other} and {ifindex} cannot both be used by the XDP program "
+                f"(equal modulo {layout.PORTS}); create one of them anew"
+            )
+        ports["mac"][at] = np.frombuffer(mac, np.uint8)
+        ports["mtu"][at], ports["quiet"][at], ports["no_transmit"][at] = mtu, quiet, no_transmit
+        ports["ifindex"][at] = ifindex
+
+    def forget_port(self, ifindex: int) -> None:
+        """The program leaves frames of an interface alone."""
+        ports = self._views["ports"]
+        if int(ports["ifindex"][ifindex % layout.PORTS]) == ifindex:
+            ports["ifindex"][ifindex % layout.PORTS] = 0
+
+    def outcome(self) -> "Outcome":
+        """What became of the last packet of a test run."""
+        raw = self._views["outcomes"][0]
+        number = int(raw["entry"])
+        owners = self._now.entry_owners
+        service = int(owners[number]) if 0 < number < len(owners) else None
+        way = int(raw["way"])
+        member = next((key[0] for key, taken in self._way_numbers.of.items() if taken == way), None)
+        return Outcome(
+            exit=self.exit_name(int(raw["exit"])),
+            service=service,
+            member=None if way == NOBODY else member,
+            slot=int(raw["slot"]) if service is not None else None,
+        )
+
+    def exits(self) -> dict[str, int]:
+        """Packets by their way out, without those that went to members."""
+        packets = self._views["exits"]["packets"].reshape(self._rows, -1)[: self._cpus].sum(axis=0)
+        return {self.exit_name(number): int(count) for number, count in enumerate(packets)}
+
+    def exit_name(self, number: int) -> str:
+        """A constant of `enum exit` without its prefix, in small letters."""
+        return self._exit_names[number].removeprefix("EXIT_").lower()
+
+    def traffic(self) -> tuple[dict[tuple[str, str], Traffic], dict[str, Traffic]]:
+        """What was counted by (virtual service, VIP), and by member; what is gone included."""
+        services, members = dict(self._gone_services), dict(self._gone_members)
+        sums = self._sums("service_traffic", self.capacity.services)
+        for name, number in list(self._service_numbers.of.items()):
+            services[name] = services.get(name, Traffic()) + sums(number)
+        sums = self._sums("way_traffic", self.capacity.ways)
+        for (_, member), number in list(self._way_numbers.of.items()):
+            members[member] = members.get(member, Traffic()) + sums(number)
+        return services, members
+
+    def close(self) -> None:
+        """Let go of the memory. Nothing else may be called afterwards."""
+        self._views.clear()
+        self._slots = np.zeros(0, np.uint16)
+        self._control = None
+
+    def _sums(self, name: str, row: int) -> Callable[[int], Traffic]:
+        records = self._views[name].reshape(self._rows, row)[: self._cpus]
+        columns = [records[field].sum(axis=0) for field in ("packets", "bytes", "flows")]
+        return lambda number: Traffic(*(int(column[number]) for column in columns))
+
+    # Writing
+
+    def _generation(self, number: int) -> Any:
+        return self._views["generations"][number]
+
+    def _fit(self, directory: Directory, tables: ForwardingTables) -> None:
+        capacity, needs = self.capacity, needs_of(tables, directory)
+        for name in ("buckets", "entries", "ranges", "stations", "ways", "services", "slots"):
+            if getattr(needs, name) > getattr(capacity, name):
+                raise NoRoomError(f"{getattr(needs, name)} {name}, room for {getattr(capacity, name)}")
+
+    def _write(self, staged: _Staged, directory: Directory, egress: Callable[[TableMember], Egress]) -> None:
+        tables = staged.tables
+        number = 1 - int(self._control["active"])
+        for member in tables.members.values():
+            staged.ways[member.index, member.id] = member
+        self._way_numbers.take(staged.ways)
+        dense = np.full(1 << 16, NOBODY, np.uint16)
+        for key in staged.ways:
+            dense[key[0]] = self._way_numbers.of[key]
+
+        first_way = number * self.capacity.ways
+        self._write_ways(staged, first_way, egress)
+        offsets = self._write_slots(staged, dense)
+        names = [(service.name, str(service.vip)) for service in tables.services]
+        staged.services = set(names)
+        self._service_numbers.take(names)
+        self._write_entries(staged, directory, number, offsets, [self._service_numbers.of[name] for name in names])
+        generation = self._generation(number)
+        stations = _stations(tables)
+        first_station = number * self.capacity.stations
+        self._views["stations"][first_station : first_station + len(stations)] = stations
+        loops = np.zeros(1 << 16, np.uint8)
+        loops[(stations >> np.uint64(32)).astype(np.int64)] = 1
+        generation["loops"] = np.packbits(loops, bitorder="little").view("<u8")
+        generation["stations_first"], generation["stations"] = first_station, len(stations)
+        generation["keys"][:11] = directory.keys
+        generation["ways_first"] = first_way
+
+    def _write_ways(self, staged: _Staged, first: int, egress: Callable[[TableMember], Egress]) -> None:
+        rows: dict[tuple[int, str], tuple[TableMember, Egress, bytes]] = {}
+        ifindexes = set()
+        for key, member in staged.ways.items():
+            out = egress(member)
+            known = self._way_rows.get(key)
+            if known is None or (known[0] is not member and known[0] != member) or known[1] != out:
+                known = member, out, _way(member, out)
+            rows[key] = known
+            if not out.slow:
+                ifindexes.add(out.ifindex)
+        if rows:
+            numbers = [first + self._way_numbers.of[key] for key in rows]
+            packed = np.frombuffer(b"".join(row for _, _, row in rows.values()), layout.WAY)
+            self._views["ways"][numbers] = packed
+        for ifindex in ifindexes - self._now.egress:
+            try:
+                self._egress_map.update(struct.pack("=I", ifindex), struct.pack("=I", ifindex))
+            except BpfError:
+                # Gone, and soon its members will be. Until then their packets are dropped by name (tx_failed).
+                ifindexes.remove(ifindex)
+        staged.egress = frozenset(ifindexes)
+        self._way_rows = rows
+
+    def _write_slots(self, staged: _Staged, dense: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint32]:
+        """Slot tables that are not there yet.
+
+        Returns:
+            First slot and number of slots of each service.
+        """
+        offsets = np.zeros((len(staged.tables.services), 2), np.uint32)
+        for service in staged.tables.services:
+            array = service.slots
+            stretch = staged.stretches.get(id(array))
+            if stretch is None:
+                known = self._now.stretches.get(id(array))
+                indices = known.indices if known else _indices(array)
+                ways = tuple(dense[list(indices)].tolist())
+                if known is None or known.ways != ways:
+                    known = _Stretch(array, self._space.take(len(array)), indices, ways)
+                    primary = (array & np.uint32(0xFFFF)).astype(np.uint16)
+                    self._slots[known.first : known.first + len(array)] = dense[primary]
+                stretch = staged.stretches[id(array)] = known
+            offsets[service.index] = stretch.first, len(array)
+        return offsets
+
+    def _write_entries(
+        self,
+        staged: _Staged,
+        directory: Directory,
+        number: int,
+        offsets: npt.NDArray[np.uint32],
+        counters: list[int],
+    ) -> None:
+        capacity, generation = self.capacity, self._generation(number)
+        first = number * capacity.entries
+        entries = directory.entries.copy()
+        services = directory.owned_services
+        entries["slots"][directory.owned] = offsets[services, 0] if len(services) else 0
+        entries["size"][directory.owned] = offsets[services, 1] if len(services) else 0
+        entries["service"][directory.owned] = np.array(counters, np.uint32)[services] if len(services) else 0
+        self._views["entries"][first : first + len(entries)] = entries
+        generation["entries_first"] = first
+        staged.entry_owners = directory.owners
+
+        first = number * capacity.ranges
+        self._views["ranges"][first : first + len(directory.ranges)] = directory.ranges
+        generation["ranges_first"] = first
+        first = number * capacity.buckets
+        self._views["buckets"][first : first + len(directory.buckets)] = directory.buckets
+        generation["index_first"], generation["index_mask"] = first, len(directory.buckets) - 1
+        generation["seeds"] = directory.seeds
+
+    def _abandon(self) -> None:
+        """Undo what a staging that is not to be published has taken. No packet has seen it."""
+        if self._next is not None:
+            self._free(self._next, self._now)
+            self._next = None
+
+    def _free(self, old: _Staged, kept: _Staged) -> None:
+        """Give back what only *old* uses."""
+        for identity, stretch in old.stretches.items():
+            if kept.stretches.get(identity) is not stretch:
+                self._space.give(stretch.first, len(stretch.array))
+        for way in (old.ways.keys() - kept.ways.keys()) & self._way_numbers.of.keys():
+            number = self._way_numbers.of[way]
+            counted = self._clear("way_traffic", self.capacity.ways, number)
+            self._gone_members[way[1]] = self._gone_members.get(way[1], Traffic()) + counted
+            self._way_numbers.release(way)
+        for service in (old.services - kept.services) & self._service_numbers.of.keys():
+            number = self._service_numbers.of[service]
+            counted = self._clear("service_traffic", self.capacity.services, number)
+            self._gone_services[service] = self._gone_services.get(service, Traffic()) + counted
+            self._service_numbers.release(service)
+        for ifindex in old.egress - kept.egress:
+            try:
+                self._egress_map.delete(struct.pack("=I", ifindex))
+            except BpfError:
+                pass  # the kernel takes an interface that is gone out by itself
+
+    def _clear(self, name: str, row: int, number: int) -> Traffic:
+        records = self._views[name].reshape(self._rows, row)
+        counted = Traffic(*(int(records[field][: self._cpus, number].sum()) for field in ("packets", "bytes", "flows")))
+        records[:, number] = np.zeros((), layout.TRAFFIC)
+        return counted
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the program did with a packet of a test run."""
+
+    exit: str
+    """A constant of `enum exit`, without its prefix and in small letters."""
+
+    service: int | None
+    member: int | None
+    slot: int | None
+
+
+def needs_of(tables: ForwardingTables, directory: Directory) -> Capacity:
+    """Exactly what these tables take."""
+    arrays = {id(service.slots): len(service.slots) for service in tables.services}
+    return Capacity(
+        buckets=len(directory.buckets),
+        entries=len(directory.entries),
+        ranges=len(directory.ranges),
+        stations=len(_stations(tables)),
+        ways=len(tables.members),
+        services=len({(service.name, service.vip) for service in tables.services}),
+        slots=sum(rounded(length) for length in arrays.values()),
+    )
+
+
+def sizes(capacity: Capacity, cpus: int) -> dict[str, int]:
+    """How many elements each map is to have."""
+    return {name: elements for name, (_, elements) in _maps(capacity, cpus).items()}
+
+
+def _maps(capacity: Capacity, cpus: int) -> Mapping[str, tuple[np.dtype[Any], int]]:
+    rows, twice = cpus + 1, GENERATIONS
+    return {
+        "controls": (layout.CONTROL, 1),
+        "generations": (layout.GENERATION, twice),
+        "buckets": (layout.BUCKET, twice * capacity.buckets),
+        "entries": (layout.ENTRY, twice * capacity.entries),
+        "ranges": (layout.RANGE, twice * capacity.ranges),
+        "stations": (np.dtype("<u8"), twice * capacity.stations),
+        "ways": (layout.WAY, twice * capacity.ways),
+        "slots": (np.dtype("<u8"), capacity.slots // 4),
+        "ports": (layout.PORT, layout.PORTS),
+        "service_traffic": (layout.TRAFFIC, rows * capacity.services),
+        "way_traffic": (layout.TRAFFIC, rows * capacity.ways),
+        "exits": (layout.EXIT_COUNT, rows * layout.EXITS),
+        "cpus": (layout.CPU, rows),
+        "outcomes": (layout.OUTCOME, 1),
+    }
+
+
+def _indices(array: SlotArray) -> tuple[int, ...]:
+    """The members that own slots, in ascending order; NO_MEMBER is not one."""
+    found = np.flatnonzero(np.bincount(array & np.uint32(0xFFFF), minlength=1 << 16)[:NOBODY])
+    return tuple(found.tolist())
+
+
+def _stations(tables: ForwardingTables) -> npt.NDArray[np.uint64]:
+    """MAC addresses that no client's packet comes from (L5): those of L2 members and our own; sorted numbers."""
+    members = tables.members.values()
+    macs = {member.next_hop.source_mac for member in members}
+    macs |= {member.next_hop.mac for member in members if member.delivery.dsr_type is DsrType.L2}
+    return np.array(sorted(int.from_bytes(mac, "little") for mac in macs), np.uint64)
+
+
+def _way(member: TableMember, egress: Egress) -> bytes:
+    hop, delivery = member.next_hop, member.delivery
+    flags = layout.WAY_SLOW if egress.slow else 0
+    source = destination = bytes(16)
+    kind, total = layout.WAY_L2, 0
+    if delivery.encapsulation is not None:
+        kind = layout.WAY_OUTER4 if member.address.version == 4 else layout.WAY_OUTER6
+        flags |= layout.WAY_ROUTED if delivery.ttl is TtlPolicy.ROUTER else 0
+        source, destination = hop.source.packed.ljust(16, b"\0"), member.address.packed.ljust(16, b"\0")
+        if kind == layout.WAY_OUTER4:
+            total = sum(struct.unpack("<8H", source)) + sum(struct.unpack("<8H", destination))
+    limit = max(0, min(member.inner_mtu, 0xFFFF))
+    head = struct.pack("<BBHI4sII", kind, flags, limit, egress.ifindex, egress.tag, total, 0)
+    return hop.mac + hop.source_mac + head + source + destination

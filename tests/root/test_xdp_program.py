@@ -1,0 +1,146 @@
+"""The XDP program by itself, run in the kernel on single packets: no interface, no slow path."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from appliance.bpf.libbpf import Object
+from appliance.dataplane.raw.kernel import Interface
+from appliance.dataplane.xdp import layout
+from appliance.dataplane.xdp.directory import build
+from appliance.dataplane.xdp.plane import action_of
+from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, OBJECT, Program
+from appliance.dataplane.xdp.tables import Capacity, Egress, needs_of
+from appliance.forwarding import ForwardingTables, TableMember
+from appliance.packet.action import Action, Reason, Verdict
+from appliance.packet.forward import Ingress
+from tests.vectors_io import Vector, difference, packet_vectors
+
+pytestmark = pytest.mark.root
+
+VECTORS = [vector for vector in packet_vectors() if 14 <= len(vector.frame) <= LONGEST_TEST_FRAME]
+OUT_OF_REACH = [vector for vector in packet_vectors() if vector not in VECTORS]
+
+
+def straight(member: TableMember) -> Egress:
+    """Every interface can be sent to."""
+    return Egress(member.next_hop.ifindex)
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    everything = Capacity(1 << 14, 4096, 4096, 4096, 4096, 4096, 64 * 65568)
+    made = Program(everything)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def follow(program: Program, tables: ForwardingTables) -> None:
+    if program.tables.tables is not tables:
+        program.tables.stage(tables, straight)
+        program.tables.publish()
+
+
+def interface_of(ingress: Ingress) -> Interface:
+    return Interface("lo", ingress.ifindex, ingress.mac, ingress.mtu, True, True)
+
+
+def run(program: Program, vector: Vector) -> tuple[str, Action | None]:
+    """The way out, and the action that it is, if it is one."""
+    follow(program, vector.tables)
+    outcome, out = program.run(vector.frame, interface_of(vector.ingress))
+    action = action_of(outcome.exit, outcome.service, outcome.member, outcome.slot, out, vector.tables)
+    return outcome.exit, action
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.id)
+def test_vector(program: Program, vector: Vector) -> None:
+    """The program does with each frame what its vector says, or leaves it to the slow path for a good reason."""
+    way_out, action = run(program, vector)
+    if action is not None:
+        assert difference(vector.action, action) == ""
+    else:
+        assert way_out in excuses(vector), f"{way_out} although {vector.action.verdict} {vector.action.reason}"
+
+
+def excuses(vector: Vector) -> set[str]:
+    """Ways to the slow path that are right for a vector; none for plain packets, which the program has to decide."""
+    found = set()
+    offset = 12
+    while vector.frame[offset : offset + 2] in (b"\x81\x00", b"\x88\xa8"):
+        offset += 4
+    packet = vector.frame[offset + 2 :]
+    if vector.action.reason in (Reason.TTL_EXPIRED, Reason.TOO_BIG):
+        found.add(f"slow_{vector.action.reason}")
+    if packet[0] >> 4 == 4:
+        protocol, length = packet[9], int.from_bytes(packet[2:4], "big")
+        if packet[0] & 15 > 5:
+            found.add("slow_options")
+        if int.from_bytes(packet[6:8], "big") & 0x3FFF:
+            found.add("slow_fragment")
+    else:
+        protocol, length = packet[6], 40 + int.from_bytes(packet[4:6], "big")
+        if protocol in (0, 43, 44, 51, 60, 135, 139, 140, 253, 254):
+            found.add("slow_extension_header")
+    if protocol in (1, 58):
+        found.add("slow_icmp")
+    if len(vector.frame) > 68 and len(packet) > length:
+        found.add("slow_trailer")
+    return found
+
+
+def test_what_cannot_be_tried_out_is_too_long_or_too_short() -> None:
+    """Vectors that the kernel's test runs do not take are few, and no plain packets for a VIP."""
+    assert len(OUT_OF_REACH) < 20
+    assert all(vector.action.verdict is not Verdict.TRANSMIT for vector in OUT_OF_REACH)
+
+
+def test_nothing_was_counted(program: Program) -> None:
+    """Trying out leaves no trace in the counters."""
+    services, members = program.tables.traffic()
+    assert not any(traffic.packets for traffic in [*services.values(), *members.values()])
+    assert not any(program.tables.exits().values())
+
+
+def test_layout_is_that_of_the_object() -> None:
+    """Every structure has the same fields at the same places in Python and in the object, and so have the constants."""
+    with Object(OBJECT) as opened:
+        for name, dtype in layout.STRUCTS.items():
+            struct = opened.struct(name)
+            assert dtype.fields is not None
+            ours = {field: (offset, kind.itemsize) for field, (kind, offset, *_) in dtype.fields.items()}
+            assert {field: (place.offset, place.size) for field, place in struct.fields.items()} == ours, name
+            assert struct.size == dtype.itemsize, name
+        event = opened.struct("event")
+        assert event.fields["head"].offset == layout.EVENT.size
+        assert event.fields["head"].size == layout.EVENT_HEAD
+        exits = opened.enum("exit")
+        assert exits.pop("EXITS") == layout.EXITS == len(exits)
+        assert opened.enum("way_kind") == {
+            "WAY_L2": layout.WAY_L2,
+            "WAY_OUTER4": layout.WAY_OUTER4,
+            "WAY_OUTER6": layout.WAY_OUTER6,
+        }
+        assert opened.enum("way_flags") == {"WAY_ROUTED": layout.WAY_ROUTED, "WAY_SLOW": layout.WAY_SLOW}
+
+
+def test_every_exit_is_a_reason_or_the_slow_path() -> None:
+    """Ways out that pass or drop have the names that all planes use."""
+    with Object(OBJECT) as opened:
+        names = [name.removeprefix("EXIT_").lower() for name in opened.enum("exit") if name != "EXITS"]
+    others = {name for name in names if not name.startswith("slow_")} - {"transmit", "pass_unknown_interface"}
+    assert {name.partition("_")[2] for name in others} <= set(Reason)
+
+
+def test_needs_are_met_exactly(program: Program) -> None:
+    """What tables take is what is counted beforehand, so that too small maps are noticed before anything is written."""
+    tables = VECTORS[0].tables
+    needs = needs_of(tables, build(tables.services, tables.secret))
+    small = Program(replace(needs, ranges=max(1, needs.ranges)))
+    try:
+        small.tables.stage(tables, straight)
+    finally:
+        small.close()
