@@ -45,8 +45,8 @@ def outdated(source: Path) -> bool:
     return target.stat().st_mtime < newest
 
 
-def build(source: Path) -> None:
-    target = source.with_suffix(".o")
+def build(source: Path, target: Path | None = None) -> None:
+    target = target or source.with_suffix(".o")
     spare = target.with_suffix(".o.new")
     command = [*compiler(), *FLAGS, f"-ffile-prefix-map={ROOT}=.", "-fdebug-compilation-dir=.", f"-I{HEADERS}"]
     subprocess.run([*command, "-c", str(source), "-o", str(spare)], check=True, cwd=ROOT)
@@ -77,8 +77,13 @@ def build_all(*, quiet: bool, force: bool = False) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to do")
+    parser.add_argument("--only", type=Path, metavar="SOURCE", help="compile this program and no other")
+    parser.add_argument("--to", type=Path, metavar="OBJECT", help="with --only: where the object goes")
     parser.add_argument("--force", action="store_true", help="compile everything")
     options = parser.parse_args()
+    if options.only:
+        build(options.only.resolve(), options.to.resolve() if options.to else None)
+        return
     build_all(quiet=options.quiet, force=options.force)
 
 

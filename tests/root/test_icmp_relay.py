@@ -15,7 +15,7 @@ import pytest
 from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
 from appliance.model import HashMode, PortRange, Protocol
 from tests.netns import Namespace, namespaces, until, veth
-from tests.root.raw_rig import REPOSITORY, Plane, inside
+from tests.root.plane_rig import REPOSITORY, Plane, inside
 from tests.unit.dataplane.frames import L2, L3, cycle
 
 pytestmark = pytest.mark.root

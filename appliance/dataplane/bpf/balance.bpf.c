@@ -31,7 +31,7 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 		note(run, EXIT_DROP_NO_MEMBER, number, NOBODY, slot, service, inner->hash);
 		return XDP_DROP;
 	}
-	if (unlikely(way->flags & WAY_SLOW)) {
+	if (unlikely(way->flags & WAY_SLOW || (way->flags & WAY_LINEAR && run->length > run->linear))) {
 		count_exit(run, EXIT_SLOW_EGRESS);
 		note(run, EXIT_SLOW_EGRESS, number, chosen, slot, service, inner->hash);
 		return XDP_PASS;
@@ -86,10 +86,15 @@ INLINE u32 find_range(const struct run *run, const struct vip *vip, u8 protocol,
 	return *entry ? number : 0;
 }
 
+struct l4 {
+	int opens; /* whether the packet opens a TCP connection */
+	u16 check;
+};
+
 /* 8: whether a TCP or UDP header is whole and does not contradict itself. */
-INLINE enum exit judge_l4(const u8 *l4, u8 *end, u8 protocol, u32 available, int *opens)
+INLINE enum exit judge_l4(const u8 *l4, u8 *end, u8 protocol, u32 available, struct l4 *found)
 {
-	*opens = 0;
+	found->opens = 0;
 	if (protocol == IPPROTO_TCP) {
 		u32 header;
 
@@ -100,7 +105,8 @@ INLINE enum exit judge_l4(const u8 *l4, u8 *end, u8 protocol, u32 available, int
 		header = (l4[12] >> 4) * 4;
 		if (header < 20 || header > available)
 			return EXIT_DROP_MALFORMED;
-		*opens = (l4[13] & 0x12) == 0x02;
+		found->opens = (l4[13] & 0x12) == 0x02;
+		found->check = *(u16 *)(l4 + 16);
 	} else {
 		u32 length;
 
@@ -111,6 +117,7 @@ INLINE enum exit judge_l4(const u8 *l4, u8 *end, u8 protocol, u32 available, int
 		length = __builtin_bswap16(*(u16 *)(l4 + 4));
 		if (length < 8 || length > available)
 			return EXIT_DROP_MALFORMED;
+		found->check = *(u16 *)(l4 + 6);
 	}
 	return EXIT_TRANSMIT;
 }
@@ -122,6 +129,16 @@ INLINE int trailer(const struct run *run, u32 l2, u32 length)
 	return run->length > 68 && run->length != l2 + length;
 }
 
+/* The sum of a pseudo header stands where the checksum should be when a device was to complete it (veth, virtio). Of whole
+ * checksums one in 65536 looks like that; the slow path knows better. */
+INLINE int partial(u16 check, u8 protocol, u64 sum, u32 available)
+{
+	sum += __builtin_bswap16(available) + (protocol << 8);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	return folded(sum) == check;
+}
+
 INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3, u8 *end)
 {
 	struct iphdr *ip = (struct iphdr *)l3;
@@ -130,7 +147,8 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	struct key key;
 	u32 number = 0, length, ports = 0;
 	enum exit exit;
-	int plain, opens;
+	struct l4 l4;
+	int plain;
 	u64 h;
 
 	if (l3 + sizeof(*ip) > end)
@@ -166,7 +184,7 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 		return drop(run, EXIT_DROP_PROTOCOL);
 	if (unlikely(ip->frag_off & BE16(0x3fff)))
 		return slow(run, EXIT_SLOW_FRAGMENT);
-	exit = judge_l4(l3 + sizeof(*ip), end, ip->protocol, length - sizeof(*ip), &opens);
+	exit = judge_l4(l3 + sizeof(*ip), end, ip->protocol, length - sizeof(*ip), &l4);
 	if (unlikely(exit == EXIT_DROP_MALFORMED))
 		return drop(run, exit);
 	if (unlikely(exit != EXIT_TRANSMIT))
@@ -180,6 +198,9 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	}
 	if (unlikely(trailer(run, l2, length)))
 		return slow(run, EXIT_SLOW_TRAILER);
+	if (unlikely(run->port->flags & PORT_PARTIAL) &&
+	    partial(l4.check, ip->protocol, (u64)ip->saddr + ip->daddr, length - sizeof(*ip)))
+		return slow(run, EXIT_SLOW_PARTIAL_CHECKSUM);
 
 	h = entry->base + (ip->saddr + run->generation->keys[1]) * entry->source_factor +
 	    ((ports & entry->ports_mask) + run->generation->keys[3]) * entry->ports_factor;
@@ -187,7 +208,7 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	inner.length = length;
 	inner.tclass = ip->tos;
 	inner.whole = (ip->frag_off & BE16(0x4000)) != 0;
-	return deliver(run, entry, number, &inner, &ip->ttl, opens);
+	return deliver(run, entry, number, &inner, &ip->ttl, l4.opens);
 }
 
 /* 6: what is no L4 protocol, but leads to one or hides it. Shared with packet/headers.py, which walks them. */
@@ -206,7 +227,8 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	struct key key;
 	u32 number = 0, length, ports = 0;
 	enum exit exit;
-	int plain, opens;
+	struct l4 l4;
+	int plain;
 	u64 h;
 
 	if (l3 + sizeof(*ip) > end)
@@ -238,7 +260,7 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 		return slow(run, EXIT_SLOW_ICMP);
 	if (unlikely(ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP))
 		return drop(run, EXIT_DROP_PROTOCOL);
-	exit = judge_l4(l3 + sizeof(*ip), end, ip->nexthdr, length - sizeof(*ip), &opens);
+	exit = judge_l4(l3 + sizeof(*ip), end, ip->nexthdr, length - sizeof(*ip), &l4);
 	if (unlikely(exit == EXIT_DROP_MALFORMED))
 		return drop(run, exit);
 	if (unlikely(exit != EXIT_TRANSMIT))
@@ -252,6 +274,12 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	}
 	if (unlikely(trailer(run, l2, length)))
 		return slow(run, EXIT_SLOW_TRAILER);
+	if (unlikely(run->port->flags & PORT_PARTIAL) &&
+	    partial(l4.check, ip->nexthdr,
+		    (u64)ip->saddr[0] + ip->saddr[1] + ip->saddr[2] + ip->saddr[3] + ip->daddr[0] + ip->daddr[1] +
+			    ip->daddr[2] + ip->daddr[3],
+		    length - sizeof(*ip)))
+		return slow(run, EXIT_SLOW_PARTIAL_CHECKSUM);
 
 	h = entry->base + (ip->saddr[0] + keys[1]) * (ip->saddr[1] + keys[2]) +
 	    (ip->saddr[2] + keys[3]) * (ip->saddr[3] + keys[4]) +
@@ -259,14 +287,14 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	inner.hash = finished(h);
 	inner.length = length;
 	inner.tclass = __builtin_bswap32(*(u32 *)ip) >> 20;
-	return deliver(run, entry, number, &inner, &ip->hop_limit, opens);
+	return deliver(run, entry, number, &inner, &ip->hop_limit, l4.opens);
 }
 
 INLINE int balance(struct xdp_md *ctx, u32 length)
 {
 	u8 *data = (u8 *)(u64)ctx->data, *end = (u8 *)(u64)ctx->data_end;
 	struct cursor c = {data, end};
-	struct run run = {.ctx = ctx, .length = length};
+	struct run run = {.ctx = ctx, .length = length, .linear = end - data};
 	const struct control *control = AT(controls, 0);
 	struct vlanhdr *tag;
 	struct ethhdr *eth;
@@ -279,7 +307,7 @@ INLINE int balance(struct xdp_md *ctx, u32 length)
 	run.port = AT(ports, ctx->ingress_ifindex & (PORTS - 1));
 	if (!run.generation || !run.port)
 		return XDP_PASS;
-	run.row = run.port->quiet ? control->rows : bpf_get_smp_processor_id();
+	run.row = (run.port->flags & PORT_QUIET) ? control->rows : bpf_get_smp_processor_id();
 	if (unlikely(run.port->ifindex != ctx->ingress_ifindex))
 		return pass(&run, EXIT_PASS_UNKNOWN_INTERFACE);
 

@@ -13,6 +13,7 @@ struct run {
 	const struct port *port;
 	u32 row; /* of the counters */
 	u32 length; /* of the frame */
+	u32 linear; /* of its first buffer, which is all there is to see */
 };
 
 /* Copies the frame's beginning to user space. Never waits: when nobody reads, samples are lost. */
@@ -44,7 +45,7 @@ INLINE void maybe_sample(const struct run *run, struct exit_count *count, enum e
 {
 	u64 tick = bpf_jiffies64() >> (run->control->tick_shift & 31);
 
-	if (count->tick == tick || run->port->quiet)
+	if (count->tick == tick || (run->port->flags & PORT_QUIET))
 		return;
 	count->tick = tick;
 	sample(run->ctx, exit, run->length);
@@ -54,7 +55,7 @@ INLINE void note(const struct run *run, enum exit exit, u32 entry, u32 way, u32 
 {
 	struct outcome *outcome;
 
-	if (likely(!run->port->quiet))
+	if (likely(!(run->port->flags & PORT_QUIET)))
 		return;
 	outcome = AT(outcomes, 0);
 	if (outcome)
@@ -120,7 +121,7 @@ INLINE int slow(const struct run *run, enum exit exit)
 			cpu->tick = tick;
 			cpu->slow = 0;
 		}
-		if (cpu->slow >= run->control->slow_limit && !run->port->quiet)
+		if (cpu->slow >= run->control->slow_limit && !(run->port->flags & PORT_QUIET))
 			return drop(run, EXIT_DROP_SLOW_PATH_FULL);
 		cpu->slow++;
 	}

@@ -10,19 +10,24 @@ struct key {
 	u32 what;
 };
 
-/* The same as ring/hash.py: the upper half of an HM hash, spread by two multiplications. */
+/* Spreads what structured keys leave regular in the upper bits. */
+INLINE u64 spread(u64 h)
+{
+	return (h ^ h >> 32) * 0xd6e8feb86659fd93ull;
+}
+
+/* The same as ring/hash.py: the upper half of an HM hash, spread twice. */
 INLINE u32 finished(u64 h)
 {
-	h = (h ^ h >> 32) * 0xd6e8feb86659fd93ull;
-	h = (h ^ h >> 32) * 0xd6e8feb86659fd93ull;
-	return h >> 32;
+	return spread(spread(h)) >> 32;
 }
 
 /* The number of the entry with this key; 0 when there is none. Buckets hold four; user space finds seeds with which none
  * overflows. */
 INLINE u32 find(const struct generation *g, const struct key *key, struct entry **found)
 {
-	u64 h = (key->address[0] + g->seeds[0]) * (key->address[1] + g->seeds[1]) + (key->what + g->seeds[2]) * g->seeds[3];
+	u64 h = spread((key->address[0] + g->seeds[0]) * (key->address[1] + g->seeds[1]) +
+		       (key->what + g->seeds[2]) * g->seeds[3]);
 	struct bucket *bucket = AT(buckets, g->index_first + ((u32)(h >> 32) & g->index_mask));
 	u32 tag = h >> 24 & 0xff, number;
 	struct entry *entry;

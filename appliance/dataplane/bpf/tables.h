@@ -77,6 +77,7 @@ enum way_kind { WAY_L2 = 0, WAY_OUTER4 = 4, WAY_OUTER6 = 6 };
 enum way_flags {
 	WAY_ROUTED = 1, /* TTL or hop limit goes down by one */
 	WAY_SLOW = 2,	/* the program cannot send there */
+	WAY_LINEAR = 4, /* nor frames in several buffers */
 };
 
 /* What it takes to reach a member. */
@@ -100,8 +101,13 @@ struct port {
 	u32 ifindex;
 	u32 mtu;
 	u8 mac[6];
-	u8 quiet;	/* test runs: count in the spare row, leave an outcome */
-	u8 no_transmit; /* XDP_TX does not do here: redirect to the same interface instead */
+	u8 flags;
+	u8 spare;
+};
+enum port_flags {
+	PORT_QUIET = 1,	      /* test runs: count in the spare row, leave an outcome */
+	PORT_NO_TRANSMIT = 2, /* XDP_TX does not do here: redirect to the same interface instead */
+	PORT_PARTIAL = 4,     /* checksums may be for a device to complete, and nobody tells the program */
 };
 enum { PORTS = 256 };
 
@@ -130,6 +136,7 @@ enum exit {
 	EXIT_SLOW_TTL_EXPIRED,
 	EXIT_SLOW_TOO_BIG,
 	EXIT_SLOW_TRAILER,
+	EXIT_SLOW_PARTIAL_CHECKSUM,
 	EXIT_SLOW_EGRESS,
 	EXIT_SLOW_SPLIT_HEADER,
 	EXITS
@@ -172,6 +179,7 @@ struct types {
 	struct event event;
 	enum way_kind kind;
 	enum way_flags flags;
+	enum port_flags port_flags;
 };
 
 /* Numbers of elements are for opening the object; user space sizes the maps before it loads them. */

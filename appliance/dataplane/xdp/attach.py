@@ -8,6 +8,7 @@ from enum import StrEnum
 from appliance.bpf.libbpf import Attach, BpfError, Link, XdpMode, attach
 from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.raw.kernel import Interface
+from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.linkfacts import XdpFeature, attached, driver_of, vlan_of, xdp_features
 from appliance.dataplane.xdp.tables import Egress
 from appliance.forwarding import NextHop
@@ -45,10 +46,17 @@ class Attachment:
             return False
 
     @property
-    def no_transmit(self) -> bool:
-        """Whether XDP_TX must not be used. On veth it puts frames into the peer's queue and, when the peer receives by
-        NAPI only because of GRO, wakes nobody (veth_xdp_flush looks for a program there); redirecting always does."""
-        return self.mode is Mode.NATIVE and driver_of(self.interface.name) == VETH
+    def port_flags(self) -> int:
+        """What the program has to know of this interface."""
+        flags, veth = 0, driver_of(self.interface.name) == VETH
+        if self.mode is Mode.NATIVE and veth:
+            # XDP_TX puts frames into the peer's queue and, when the peer receives by NAPI only because of GRO, wakes
+            # nobody (veth_xdp_flush looks for a program there); redirecting always does.
+            flags |= layout.PORT_NO_TRANSMIT
+        if self.mode is Mode.GENERIC or veth:
+            # Neighbours on the same machine may leave checksums to their device. No network card does.
+            flags |= layout.PORT_PARTIAL
+        return flags
 
 
 def attach_to(interface: Interface, program_fd: int, wanted: Mode) -> Attachment:
@@ -133,8 +141,9 @@ def egress_of(hop: NextHop, *, native: bool) -> Egress:
         ifindex, tag = vlan.parent_ifindex, vlan.protocol.to_bytes(2, "big") + vlan.tag.to_bytes(2, "big")
         name = _name_of(ifindex)
     features = xdp_features(ifindex)
-    slow = _why_no_xmit(name, features) if features is not None else ""
-    return Egress(ifindex, tag, slow)
+    if features is None:
+        return Egress(ifindex, tag)
+    return Egress(ifindex, tag, _why_no_xmit(name, features), linear=not features & XdpFeature.NDO_XMIT_SG)
 
 
 def _name_of(ifindex: int) -> str:

@@ -14,7 +14,7 @@ from appliance.dataplane.intervals import NO_SERVICE, PORTS, port_intervals
 from appliance.dataplane.xdp.layout import BUCKET, ENTRY, RANGE, VIP, what
 from appliance.forwarding import TableService
 from appliance.model import IPAddress, Protocol
-from appliance.ring.hash import MASKS, derive_keys, flow_words
+from appliance.ring.hash import FINAL, MASKS, derive_keys, flow_words
 
 U64 = npt.NDArray[np.uint64]
 Records = npt.NDArray[np.void]
@@ -200,4 +200,6 @@ def hash_keys(address: npt.NDArray[Any], key: U64, seeds: tuple[int, int, int, i
     """
     s0, s1, s2, s3 = (np.uint64(seed) for seed in seeds)
     h: U64 = (address[:, 0] + s0) * (address[:, 1] + s1) + (key + s2) * s3
+    h ^= h >> np.uint64(32)
+    h *= np.uint64(FINAL)
     return h

@@ -71,7 +71,7 @@ WAY = np.dtype(
         ("destination", "<u4", 4),
     ]
 )
-PORT = np.dtype([("ifindex", "<u4"), ("mtu", "<u4"), ("mac", "u1", 6), ("quiet", "u1"), ("no_transmit", "u1")])
+PORT = np.dtype([("ifindex", "<u4"), ("mtu", "<u4"), ("mac", "u1", 6), ("flags", "u1"), ("spare", "u1")])
 TRAFFIC = np.dtype([("packets", "<u8"), ("bytes", "<u8"), ("flows", "<u8"), ("spare", "<u8")])
 EXIT_COUNT = np.dtype([("packets", "<u8"), ("tick", "<u8")])
 CPU = np.dtype([("tick", "<u8"), ("slow", "<u4"), ("ident", "<u4")])
@@ -100,11 +100,12 @@ EVENT = struct.Struct("<QIIII")
 
 EVENT_HEAD = 96
 PORTS = 256
-EXITS = 21
+EXITS = 22
 NOBODY = 0xFFFF
 MAX_WAYS = 0x8000
 WAY_L2, WAY_OUTER4, WAY_OUTER6 = 0, 4, 6
-WAY_ROUTED, WAY_SLOW = 1, 2
+WAY_ROUTED, WAY_SLOW, WAY_LINEAR = 1, 2, 4
+PORT_QUIET, PORT_NO_TRANSMIT, PORT_PARTIAL = 1, 2, 4
 """Constants of the same names in C."""
 
 

@@ -29,8 +29,8 @@ class XdpFeature(IntFlag):
     BASIC = 1
     REDIRECT = 2
     NDO_XMIT = 4
-    """Sends frames that XDP programs on other interfaces redirect to it. A veth has this while its peer takes them: with
-    an XDP program or GRO."""
+    """Sends frames that XDP programs redirect to it. A veth has this while its peer takes them: with an XDP program or
+    GRO."""
     XSK_ZEROCOPY = 8
     HW_OFFLOAD = 16
     RX_SG = 32

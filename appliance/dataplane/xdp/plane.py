@@ -254,7 +254,7 @@ class XdpDataPlane:
         interface = attachment.interface
         self._names[interface.ifindex] = interface.name
         try:
-            program.tables.set_port(interface.ifindex, interface.mac, interface.mtu, no_transmit=attachment.no_transmit)
+            program.tables.set_port(interface.ifindex, interface.mac, interface.mtu, attachment.port_flags)
         except ValueError as error:
             raise DataPlaneError(str(error)) from error
 
@@ -534,6 +534,8 @@ def _probe(service: TableService, mac: bytes, rnd: random.Random) -> bytes:
 
 
 def _explain(error: BpfError) -> str:
-    if error.errno in (errno.EPERM, errno.EACCES):
+    if error.errno == errno.EPERM:
         return f"the XDP data plane needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: {error}"
-    return f"the XDP program cannot be loaded: {error}"
+    # Without CAP_PERFMON the verifier finds fault with what it otherwise accepts.
+    hint = " (without CAP_PERFMON, kernels refuse it)" if error.errno == errno.EACCES else ""
+    return f"the XDP program cannot be loaded{hint}: {error}"

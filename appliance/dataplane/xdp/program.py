@@ -7,6 +7,7 @@ from pathlib import Path
 from appliance.bpf.libbpf import BpfError, Object, RingBuffer, TestRunner, possible_cpus
 from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.raw.kernel import Interface
+from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.tables import Capacity, Outcome, Tables, sizes
 
 OBJECT = Path(__file__).parent.parent / "bpf" / "balance.bpf.o"
@@ -53,7 +54,7 @@ class Program:
             BpfError: the kernel refuses the test.
         """
         if (interface.mac, interface.mtu) != (self._mac, self._mtu):
-            self.tables.set_port(LOOPBACK, interface.mac, interface.mtu, quiet=True)
+            self.tables.set_port(LOOPBACK, interface.mac, interface.mtu, layout.PORT_QUIET)
             self._mac, self._mtu = interface.mac, interface.mtu
         frame_out = self._runner.run(frame).frame
         return self.tables.outcome(), frame_out

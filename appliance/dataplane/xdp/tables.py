@@ -52,6 +52,9 @@ class Egress:
     slow: str = ""
     """Why the program cannot send there and the slow path has to; empty when it can."""
 
+    linear: bool = False
+    """Only frames that are in one buffer."""
+
 
 @dataclass(frozen=True)
 class Capacity:
@@ -196,7 +199,7 @@ class Tables:
         self._cpus = cpus
         self._views: dict[str, Any] = {}
         for name, (dtype, elements) in _maps(capacity, cpus).items():
-            memory = loaded.map(name).memory(elements * dtype.itemsize)
+            memory = loaded.map(name).memory(max(1, elements) * dtype.itemsize)
             self._views[name] = np.frombuffer(memory, dtype)
         self._slots = self._views["slots"].view("<u2")
         self._control = self._views["controls"][0]
@@ -275,15 +278,14 @@ class Tables:
         self._old = None
         self._settled = True
 
-    def set_port(self, ifindex: int, mac: bytes, mtu: int, *, quiet: bool = False, no_transmit: bool = False) -> None:
+    def set_port(self, ifindex: int, mac: bytes, mtu: int, flags: int = 0) -> None:
         """Say what is known of an interface that packets arrive on.
 
         Args:
             ifindex: of the interface.
             mac: its address.
             mtu: its largest IP packet.
-            quiet: for test runs, which must not count.
-            no_transmit: XDP_TX does not do here.
+            flags: PORT_QUIET, PORT_NO_TRANSMIT, PORT_PARTIAL of layout.py.
 
         Raises:
             ValueError: another interface has its place.
@@ -297,7 +299,7 @@ class Tables:
                 f"(equal modulo {layout.PORTS}); create one of them anew"
             )
         ports["mac"][at] = np.frombuffer(mac, np.uint8)
-        ports["mtu"][at], ports["quiet"][at], ports["no_transmit"][at] = mtu, quiet, no_transmit
+        ports["mtu"][at], ports["flags"][at] = mtu, flags
         ports["ifindex"][at] = ifindex
 
     def forget_port(self, ifindex: int) -> None:
@@ -526,7 +528,7 @@ def needs_of(tables: ForwardingTables, directory: Directory) -> Capacity:
 
 def sizes(capacity: Capacity, cpus: int) -> dict[str, int]:
     """How many elements each map is to have."""
-    return {name: elements for name, (_, elements) in _maps(capacity, cpus).items()}
+    return {name: max(1, elements) for name, (_, elements) in _maps(capacity, cpus).items()}
 
 
 def _maps(capacity: Capacity, cpus: int) -> Mapping[str, tuple[np.dtype[Any], int]]:
@@ -565,7 +567,7 @@ def _stations(tables: ForwardingTables) -> npt.NDArray[np.uint64]:
 
 def _way(member: TableMember, egress: Egress) -> bytes:
     hop, delivery = member.next_hop, member.delivery
-    flags = layout.WAY_SLOW if egress.slow else 0
+    flags = (layout.WAY_SLOW if egress.slow else 0) | (layout.WAY_LINEAR if egress.linear else 0)
     source = destination = bytes(16)
     kind, total = layout.WAY_L2, 0
     if delivery.encapsulation is not None:

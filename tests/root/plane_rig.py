@@ -1,4 +1,4 @@
-"""client c0 -- d0 director d1 -- s0 member: namespaces, a raw plane in the middle, frames in and out by hand.
+"""client c0 -- d0 director d1 -- s0 member: namespaces, a data plane in the middle, frames in and out by hand.
 
 A second cable, d2 -- t0, leads to the member as well.
 """
@@ -10,14 +10,17 @@ import pickle
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from appliance.bpf.libbpf import Attach, Link, Object, XdpMode, attach
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.forwarding import ForwardingTables
 from appliance.packet.action import Action
@@ -104,17 +107,28 @@ class Wire:
 class Plane:
     """The plane in its process; the methods are those of the contract, without `await`."""
 
-    def __init__(self, space: Namespace, interfaces: str, under: tuple[str, ...] = (), **settings: int) -> None:
+    def __init__(
+        self,
+        space: Namespace,
+        interfaces: str,
+        kind: str = "raw",
+        under: tuple[str, ...] = (),
+        inherit: tuple[int, ...] = (),
+        **settings: int,
+    ) -> None:
         """
         Args:
             space: where it lives.
             interfaces: names with commas between them.
+            kind: one of plane_child.KINDS.
+            inherit: file descriptors that it gets from us.
             under: a command that runs the plane's command, with other privileges for instance.
             settings: keywords for its constructor.
         """
         keywords = [f"{key}={value}" for key, value in settings.items()]
         self.process = subprocess.Popen(
-            space.command(*under, sys.executable, "-m", "tests.root.raw_child", interfaces, *keywords),
+            space.command(*under, sys.executable, "-m", "tests.root.plane_child", kind, interfaces, *keywords),
+            pass_fds=inherit,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -199,6 +213,8 @@ class Rig:
     """At the member's end of its cable."""
     side: Wire
     """At the member's end of the second cable."""
+    kind: str
+    """Of the planes."""
 
     def ifindex(self, interface: str) -> int:
         return inside(self.director, lambda: socket.if_nametoindex(interface))
@@ -209,7 +225,7 @@ class Rig:
     @contextmanager
     def plane(self, interfaces: str = "d0", **settings: int) -> Iterator[Plane]:
         """A started plane."""
-        plane = Plane(self.director, interfaces, **settings)
+        plane = Plane(self.director, interfaces, self.kind, **settings)
         try:
             plane.start()
             yield plane
@@ -218,7 +234,7 @@ class Rig:
 
 
 @contextmanager
-def rig() -> Iterator[Rig]:
+def rig(kind: str = "raw") -> Iterator[Rig]:
     """The namespaces and cables, with addresses and neighbours: 192.0.2.0/24 before, 203.0.113.0/24 behind."""
     with namespaces("c", "d", "s", prefix="oww") as (client, director, member):
         veth(client, "c0", director, "d0")
@@ -242,8 +258,32 @@ def rig() -> Iterator[Rig]:
         member.ip("-6 route add default via 2001:db8:2::1")
         director.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
         wires = [Wire(client, "c0"), Wire(member, "s0"), Wire(member, "t0")]
+        programs = [receptive(client, "c0"), receptive(member, "s0"), receptive(member, "t0")] if kind == "xdp" else []
         try:
-            yield Rig(client, director, member, *wires)
+            yield Rig(client, director, member, *wires, kind)
         finally:
             for wire in wires:
                 wire.close()
+            for program in programs:
+                program.close()
+
+
+def receptive(space: Namespace, interface: str) -> Link:
+    """Let a veth take frames of XDP programs, and not merge them as GRO would."""
+
+    def work() -> Link:
+        with Object(_pass_object()) as passing:
+            passing.load()
+            ifindex = socket.if_nametoindex(interface)
+            return attach(passing.program("leave_alone"), ifindex, Attach.XDP, XdpMode.NATIVE)
+
+    return inside(space, work)
+
+
+@cache
+def _pass_object() -> Path:
+    target = Path(tempfile.mkdtemp()) / "pass.bpf.o"
+    source = Path(__file__).with_name("pass.bpf.c")
+    build = [sys.executable, str(REPOSITORY / "systemd" / "build_bpf.py"), "--only", str(source), "--to", str(target)]
+    subprocess.run(build, check=True)
+    return target
