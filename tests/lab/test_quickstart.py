@@ -89,6 +89,14 @@ def held(lab, target, connections=HELD):
         process.communicate()
 
 
+def test_the_data_plane_is_the_one_asked_for(lab, plane):
+    """Status names the plane, and for XDP that its program is in the driver: nothing of this lab falls back."""
+    for name in DIRECTORS:
+        facts = status(lab.node(name))["plane"]["facts"]
+        assert facts["kind"] == plane
+        assert facts.get("mode_eth1", "native") == "native"
+
+
 def test_every_vip_is_announced_by_both_directors(lab):
     """The router's kernel has two next hops for each VIP, IPv4 and IPv6."""
     for vip in VIPS:

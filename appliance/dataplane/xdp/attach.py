@@ -38,6 +38,9 @@ class Attachment:
     why_generic: str = ""
     """Why it is not native, although that was preferred."""
 
+    may_change: bool = False
+    """Whether that reason is one that can go away."""
+
     def alive(self) -> bool:
         """Whether the program is still attached to this very interface."""
         try:
@@ -65,9 +68,10 @@ def attach_to(interface: Interface, program_fd: int, wanted: Mode) -> Attachment
     Raises:
         DataPlaneError: another program is there, privileges are missing, or the wanted mode is not possible.
     """
-    why_generic = ""
+    why_generic, may_change = "", False
     if wanted is not Mode.GENERIC:
-        why_generic = _why_not_native(interface)
+        why_generic = why_not_native(interface)
+        may_change = bool(why_generic)
         if not why_generic:
             try:
                 link = attach(program_fd, interface.ifindex, Attach.XDP, XdpMode.NATIVE)
@@ -83,7 +87,7 @@ def attach_to(interface: Interface, program_fd: int, wanted: Mode) -> Attachment
     except BpfError as error:
         _refuse_taken(interface, error)
         raise DataPlaneError(f"{interface.name} cannot have an XDP program: {error}") from error
-    return Attachment(interface, link, Mode.GENERIC, why_generic)
+    return Attachment(interface, link, Mode.GENERIC, why_generic, may_change)
 
 
 def adopt(interface: Interface, link: Link) -> Attachment | None:
@@ -107,8 +111,8 @@ def _refuse_taken(interface: Interface, error: BpfError) -> None:
         ) from error
 
 
-def _why_not_native(interface: Interface) -> str:
-    """What the kernel does not say, or says too late: it would attach, and frames would be lost."""
+def why_not_native(interface: Interface) -> str:
+    """What is in the way of native XDP, empty for nothing. The kernel would attach all the same, and lose frames."""
     features = xdp_features(interface.ifindex)
     if features is None:
         return ""  # Linux before 6.3 does not tell

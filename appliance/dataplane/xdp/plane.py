@@ -25,7 +25,7 @@ from appliance.dataplane.raw import kernel
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.totals import Totals
 from appliance.dataplane.xdp import layout
-from appliance.dataplane.xdp.attach import Attachment, Mode, adopt, attach_to, egress_of
+from appliance.dataplane.xdp.attach import Attachment, Mode, adopt, attach_to, egress_of, why_not_native
 from appliance.dataplane.xdp.directory import build
 from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program
 from appliance.dataplane.xdp.tables import Egress, NoRoomError, needs_of
@@ -306,6 +306,8 @@ class XdpDataPlane:
                 attachment.interface = interface
                 self._set_port(program, attachment)
                 log.info("plane.xdp_interface_changed", interface=name, mtu=interface.mtu)
+            else:
+                self._change_mode(name, attachment)
         if name not in self._attached and interface is not None and time.monotonic() >= self._retry_at:
             try:
                 self._cover(name)
@@ -313,6 +315,16 @@ class XdpDataPlane:
             except DataPlaneError as error:
                 self._why_not[name] = str(error)
                 self._retry_at = time.monotonic() + RETRY_S
+
+    def _change_mode(self, name: str, attachment: Attachment) -> None:
+        """Go native when that has become possible, and generic when it is no longer. The slow path bridges the gap."""
+        if self._mode is not Mode.AUTO or name in self._inherited:
+            return
+        reason = why_not_native(attachment.interface)
+        if (attachment.mode is Mode.NATIVE and reason) or (attachment.may_change and not reason):
+            attachment.link.close()
+            self._attached.pop(name)
+            self._retry_at = 0.0
 
     def _members(self) -> list[TableMember]:
         return list(self._tables().members.values())
