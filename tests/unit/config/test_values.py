@@ -45,7 +45,6 @@ def test_the_seed_systems_words_are_understood(parse: Callable[[object], object]
         (values.algorithm, "round_robin"),
         (values.algorithm, "LB_ALGORITHM_LEAST_CONNECTIONS"),
         (values.ha_mode, "n_plus_m"),
-        (values.plane, "xdp"),
         (values.monitor_kind, "HEALTH_MONITOR_HTTPS"),
         (values.profile_type, "PROTOCOL_TYPE_SCTP_FAST_PATH"),
     ],
