@@ -5,11 +5,12 @@ milliseconds when a ring must be built, so the reconciler calls it in a thread.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from appliance.forwarding import ForwardingTables, NextHop, SlotArray, TableMember, TableService
 from appliance.model import (
+    Algorithm,
     Delivery,
     DsrType,
     EffectiveState,
@@ -112,10 +113,18 @@ class Desired:
     routes: frozenset[Route]
     services: tuple[ServiceView, ...]
     vips: tuple[VipView, ...]
+    rings: Mapping[tuple[str, Delivery], "_Ring"] = field(default_factory=dict, repr=False, compare=False)
+    """What `decide` takes over from one round to the next."""
 
 
-def decide(snapshot: Snapshot) -> Desired:
-    """What should be true, given what is known."""
+def decide(snapshot: Snapshot, before: Desired | None = None) -> Desired:
+    """What should be true, given what is known.
+
+    Args:
+        snapshot: all that is known.
+        before: an earlier decision, or none. It makes no difference to the result but for time and identity: what has
+            not changed is not computed again.
+    """
     config = snapshot.config
     rings: dict[tuple[str, Delivery], _Ring] = {}
     table_members: dict[int, TableMember] = {}
@@ -125,7 +134,7 @@ def decide(snapshot: Snapshot) -> Desired:
         delivery = service.profile.delivery
         key = service.pool.name, delivery
         if key not in rings:
-            rings[key] = _ring(snapshot, service.pool, delivery)
+            rings[key] = _ring(snapshot, service.pool, delivery, before.rings.get(key) if before else None)
             table_members |= rings[key].table_members
         ring = rings[key]
         views.append(ServiceView(service, ring.members, _why_not_serving(service, ring)))
@@ -149,6 +158,7 @@ def decide(snapshot: Snapshot) -> Desired:
         routes=frozenset(_route(snapshot, vip.vip) for vip in vip_views if vip.no is None),
         services=tuple(views),
         vips=vip_views,
+        rings=rings,
     )
 
 
@@ -156,20 +166,27 @@ def decide(snapshot: Snapshot) -> Desired:
 class _Ring:
     """A pool by one delivery: the same for all virtual services that use it."""
 
+    judged: tuple[MemberView, ...]
+    """Members without their shares: all that the rest depends on, with `undecided` and the algorithm."""
+    algorithm: Algorithm
     members: tuple[MemberView, ...]
     slots: SlotArray
     undecided: tuple[str, ...]
     table_members: Mapping[int, TableMember]
 
 
-def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery) -> _Ring:
-    judged = [_judge(snapshot, pool, member, delivery) for member in pool.members]
+def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, before: _Ring | None) -> _Ring:
+    judged = tuple(_judge(snapshot, pool, member, delivery) for member in pool.members)
     # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring to
     # members that know nothing of them, and those reset them. What is dropped is sent again.
     undecided = tuple(snapshot.undecided(pool))
+    if before and (before.judged, before.undecided, before.algorithm) == (judged, undecided, pool.algorithm):
+        return before
     slots = ALGORITHMS[pool.algorithm](tuple(_ring_member(view, known=not undecided) for view in judged))
     share = shares(slots)
     return _Ring(
+        judged=judged,
+        algorithm=pool.algorithm,
         members=tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged),
         slots=slots,
         undecided=undecided,
@@ -217,7 +234,7 @@ def _ring_member(view: MemberView, *, known: bool) -> RingMember:
     return RingMember(id=view.name, weight=view.ratio, index=view.index, eligible=eligible)
 
 
-def _table_members(judged: list[MemberView], delivery: Delivery) -> Mapping[int, TableMember]:
+def _table_members(judged: tuple[MemberView, ...], delivery: Delivery) -> Mapping[int, TableMember]:
     """Only members in rotation own slots, so only they are in the tables."""
     return {
         view.index: TableMember(view.index, view.id, view.address, delivery, view.next_hop)

@@ -57,7 +57,7 @@ class Reconciler:
     async def once(self) -> bool:
         """One round. False when something is left to do and only time can help."""
         # Pure, and maybe tens of milliseconds when a ring is built: the loop has leases to renew meanwhile.
-        desired = await asyncio.to_thread(decide, self._state.snapshot())
+        desired = await asyncio.to_thread(decide, self._state.snapshot(), self._told)
         done = True
         gone = diff(self._announced, desired.routes).withdraw
         if gone:

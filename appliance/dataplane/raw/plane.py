@@ -93,8 +93,8 @@ class RawDataPlane:
         self._old = Totals()
         """What sessions that have ended have counted."""
 
-        self._programmed: str | None = None
-        """Fingerprint of the tables that everything follows; None when that is not certain."""
+        self._programmed: ForwardingTables | None = None
+        """The tables that everything follows; None when that is not certain."""
 
         self._seen_beats = -1
         self._switch_interval: float | None = None
@@ -210,7 +210,7 @@ class RawDataPlane:
                     log.warning("plane.guard_restored", reason=str(error))
                     self._guard.install()
                     self._guard.set(session.tables.vips_v4, session.tables.vips_v6)
-            if self._programmed == tables.fingerprint:
+            if self._programmed is not None and self._programmed.same(tables):
                 return
             started = time.monotonic()
             try:
@@ -241,7 +241,7 @@ class RawDataPlane:
             session.admit(tables)
         if not sure or not before.vips <= after.vips:
             self._guard.set(after.vips_v4, after.vips_v6)
-        self._programmed = tables.fingerprint
+        self._programmed = tables
 
     def _verify_guard(self) -> None:
         with self._lock:

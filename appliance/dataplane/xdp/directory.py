@@ -53,6 +53,11 @@ class Directory:
     """A power of two of them."""
 
     @cached_property
+    def names(self) -> tuple[tuple[str, str], ...]:
+        """(virtual service, VIP) of each: who has counters of its own."""
+        return tuple((service.name, str(service.vip)) for service in self.services)
+
+    @cached_property
     def owned(self) -> npt.NDArray[np.int64]:
         """Numbers of the entries that have a service."""
         return np.flatnonzero(self.owners >= 0)

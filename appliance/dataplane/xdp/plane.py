@@ -91,7 +91,7 @@ class XdpDataPlane:
         self._retry_at = 0.0
         self._look_at = 0.0
         self._egress: dict[tuple[int, str], Egress] = {}
-        self._programmed: str | None = None
+        self._programmed: ForwardingTables | None = None
         self._past = Totals()
         self._proof = random.Random(0)  # noqa: S311 - which flows are tried out, not secrets
         self.events = EventLog()
@@ -267,7 +267,8 @@ class XdpDataPlane:
             log.warning("plane.xdp_lost", interface=name, reason=reason, hint="its packets take the slow path")
         self._inherited.discard(name)
         self._why_not[name] = reason
-        self._retry_at = time.monotonic() + RETRY_S
+        # An interface that is gone is taken as soon as it is back.
+        self._retry_at = time.monotonic() + (RETRY_S if kernel.read_interface(name) is not None else 0.0)
 
     def _in_doubt(self) -> bool:
         now = time.monotonic()
@@ -345,8 +346,9 @@ class XdpDataPlane:
             program = self._program
             if program is None:
                 raise DataPlaneError("the data plane was not started")
-            self._look_after()
-            if self._programmed == tables.fingerprint and not self._inherited:
+            if self._in_doubt():
+                self._look_after()
+            if self._programmed is not None and self._programmed.same(tables) and not self._inherited:
                 return False
             try:
                 self._drop_spare()
@@ -370,7 +372,7 @@ class XdpDataPlane:
                 raise DataPlaneError("the data plane was not started")
             fresh = self._spare or program
             fresh.tables.publish()
-            self._programmed = tables.fingerprint
+            self._programmed = tables
             replaced = list(self._attached) if fresh is self._spare else list(self._inherited)
             for name in replaced:
                 try:

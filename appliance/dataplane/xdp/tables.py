@@ -164,9 +164,6 @@ class _Stretch:
     indices: tuple[int, ...]
     """The members in it."""
 
-    ways: tuple[int, ...]
-    """What stands there for each of these."""
-
 
 @dataclass
 class _Staged:
@@ -179,7 +176,9 @@ class _Staged:
     ways: dict[tuple[int, str], TableMember] = field(default_factory=dict)
     """By index and id."""
 
-    services: set[tuple[str, str]] = field(default_factory=set)
+    services: tuple[tuple[str, str], ...] = ()
+    """(virtual service, VIP)."""
+
     egress: frozenset[int] = frozenset()
     entry_owners: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
@@ -209,7 +208,10 @@ class Tables:
         self._way_numbers: Numbers[tuple[int, str]] = Numbers(min(capacity.ways, layout.MAX_WAYS), "members")
         self._space = Space(capacity.slots)
         self._directory: Directory | None = None
-        self._way_rows: dict[tuple[int, str], tuple[TableMember, Egress, bytes]] = {}
+        self._way_rows = np.zeros(capacity.ways, layout.WAY)
+        """As it is to stand in the next generation."""
+        self._way_known: dict[tuple[int, str], tuple[TableMember, Egress]] = {}
+        """What the rows were made from."""
         self._now = _Staged()
         self._next: _Staged | None = None
         self._old: _Staged | None = None
@@ -368,20 +370,14 @@ class Tables:
     def _write(self, staged: _Staged, directory: Directory, egress: Callable[[TableMember], Egress]) -> None:
         tables = staged.tables
         number = 1 - int(self._control["active"])
-        for member in tables.members.values():
-            staged.ways[member.index, member.id] = member
+        staged.ways = {(member.index, member.id): member for member in tables.members.values()}
         self._way_numbers.take(staged.ways)
-        dense = np.full(1 << 16, NOBODY, np.uint16)
-        for key in staged.ways:
-            dense[key[0]] = self._way_numbers.of[key]
-
         first_way = number * self.capacity.ways
         self._write_ways(staged, first_way, egress)
-        offsets = self._write_slots(staged, dense)
-        names = [(service.name, str(service.vip)) for service in tables.services]
-        staged.services = set(names)
-        self._service_numbers.take(names)
-        self._write_entries(staged, directory, number, offsets, [self._service_numbers.of[name] for name in names])
+        offsets = self._write_slots(staged)
+        staged.services = directory.names
+        self._service_numbers.take(directory.names)
+        self._write_entries(staged, directory, number, offsets)
         generation = self._generation(number)
         stations = _stations(tables)
         first_station = number * self.capacity.stations
@@ -394,20 +390,21 @@ class Tables:
         generation["ways_first"] = first_way
 
     def _write_ways(self, staged: _Staged, first: int, egress: Callable[[TableMember], Egress]) -> None:
-        rows: dict[tuple[int, str], tuple[TableMember, Egress, bytes]] = {}
+        rows: dict[tuple[int, str], tuple[TableMember, Egress]] = {}
         ifindexes = set()
+        numbers = self._way_numbers.of
         for key, member in staged.ways.items():
             out = egress(member)
-            known = self._way_rows.get(key)
-            if known is None or (known[0] is not member and known[0] != member) or known[1] != out:
-                known = member, out, _way(member, out)
+            known = self._way_known.get(key)
+            if known is None or known[0] is not member or known[1] != out:
+                self._way_rows[numbers[key]] = np.frombuffer(_way(member, out), layout.WAY)[0]
+                known = member, out
             rows[key] = known
             if not out.slow:
                 ifindexes.add(out.ifindex)
-        if rows:
-            numbers = [first + self._way_numbers.of[key] for key in rows]
-            packed = np.frombuffer(b"".join(row for _, _, row in rows.values()), layout.WAY)
-            self._views["ways"][numbers] = packed
+        self._way_known = rows
+        # The other generation has other gaps; copying all is less than finding out.
+        self._views["ways"][first : first + self.capacity.ways] = self._way_rows
         for ifindex in ifindexes - self._now.egress:
             try:
                 self._egress_map.update(struct.pack("=I", ifindex), struct.pack("=I", ifindex))
@@ -415,37 +412,33 @@ class Tables:
                 # Gone, and soon its members will be. Until then their packets are dropped by name (tx_failed).
                 ifindexes.remove(ifindex)
         staged.egress = frozenset(ifindexes)
-        self._way_rows = rows
 
-    def _write_slots(self, staged: _Staged, dense: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint32]:
-        """Slot tables that are not there yet.
+    def _write_slots(self, staged: _Staged) -> npt.NDArray[np.uint32]:
+        """Slot tables that are not there yet, or have members that are others now.
 
         Returns:
             First slot and number of slots of each service.
         """
+        dense = np.full(1 << 16, NOBODY, np.uint16)
+        dense[[index for index, _ in staged.ways]] = [self._way_numbers.of[key] for key in staged.ways]
+        touched = {index for index, _ in staged.ways.keys() ^ self._now.ways.keys()}
         offsets = np.zeros((len(staged.tables.services), 2), np.uint32)
         for service in staged.tables.services:
             array = service.slots
             stretch = staged.stretches.get(id(array))
             if stretch is None:
-                known = self._now.stretches.get(id(array))
-                indices = known.indices if known else _indices(array)
-                ways = tuple(dense[list(indices)].tolist())
-                if known is None or known.ways != ways:
-                    known = _Stretch(array, self._space.take(len(array)), indices, ways)
+                stretch = self._now.stretches.get(id(array))
+                if stretch is None or not touched.isdisjoint(stretch.indices):
+                    indices = stretch.indices if stretch is not None else _indices(array)
+                    stretch = _Stretch(array, self._space.take(len(array)), indices)
                     primary = (array & np.uint32(0xFFFF)).astype(np.uint16)
-                    self._slots[known.first : known.first + len(array)] = dense[primary]
-                stretch = staged.stretches[id(array)] = known
+                    self._slots[stretch.first : stretch.first + len(array)] = dense[primary]
+                staged.stretches[id(array)] = stretch
             offsets[service.index] = stretch.first, len(array)
         return offsets
 
     def _write_entries(
-        self,
-        staged: _Staged,
-        directory: Directory,
-        number: int,
-        offsets: npt.NDArray[np.uint32],
-        counters: list[int],
+        self, staged: _Staged, directory: Directory, number: int, offsets: npt.NDArray[np.uint32]
     ) -> None:
         capacity, generation = self.capacity, self._generation(number)
         first = number * capacity.entries
@@ -453,7 +446,8 @@ class Tables:
         services = directory.owned_services
         entries["slots"][directory.owned] = offsets[services, 0] if len(services) else 0
         entries["size"][directory.owned] = offsets[services, 1] if len(services) else 0
-        entries["service"][directory.owned] = np.array(counters, np.uint32)[services] if len(services) else 0
+        counters = np.array([self._service_numbers.of[name] for name in directory.names], np.uint32)
+        entries["service"][directory.owned] = counters[services] if len(services) else 0
         self._views["entries"][first : first + len(entries)] = entries
         generation["entries_first"] = first
         staged.entry_owners = directory.owners
@@ -482,7 +476,7 @@ class Tables:
             counted = self._clear("way_traffic", self.capacity.ways, number)
             self._gone_members[way[1]] = self._gone_members.get(way[1], Traffic()) + counted
             self._way_numbers.release(way)
-        for service in (old.services - kept.services) & self._service_numbers.of.keys():
+        for service in (set(old.services) - set(kept.services)) & self._service_numbers.of.keys():
             number = self._service_numbers.of[service]
             counted = self._clear("service_traffic", self.capacity.services, number)
             self._gone_services[service] = self._gone_services.get(service, Traffic()) + counted
@@ -521,7 +515,7 @@ def needs_of(tables: ForwardingTables, directory: Directory) -> Capacity:
         ranges=len(directory.ranges),
         stations=len(_stations(tables)),
         ways=len(tables.members),
-        services=len({(service.name, service.vip) for service in tables.services}),
+        services=len(tables.services),
         slots=sum(rounded(length) for length in arrays.values()),
     )
 
