@@ -1,4 +1,5 @@
-"""A thin typed layer over libbpf (`libbpf.so.1`, else `.so.0`): open an object, load it, reach maps, attach programs.
+"""A thin typed layer over libbpf (`libbpf.so.1`, else `.so.0`; 0.5 and newer): open an object, load it, reach maps,
+attach programs.
 
 libbpf does the ELF, BTF and relocation work. Nothing is pinned: what a process holds goes with it. Every function
 raises `BpfError`, with the verifier's reason where it was the verifier.
@@ -7,16 +8,17 @@ Byte order and struct layouts are the caller's business; keys and values are byt
 """
 
 import ctypes
+import errno
 import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 VERIFIER_LINES = 12
@@ -24,9 +26,16 @@ VERIFIER_LINES = 12
 
 LIBBPF_STRICT_ALL = 0xFFFFFFFF
 LIBBPF_DEBUG = 2
+LIBBPF_ERRNO = 4000
+"""libbpf's own error numbers begin here; it says in words what they mean."""
 LONGEST_LOG = 1 << 24
 """Bytes of a message of libbpf; the verifier's log comes as one, and its reason stands at the end."""
 BTF_KIND_STRUCT, BTF_KIND_ENUM = 4, 6
+BTF_KIND_FLAG, BTF_BIT_OFFSET = 31, 24
+"""Bits in `btf_type.info` and `btf_member.offset` (linux/btf.h)."""
+ENOTSUPP = 524
+"""The kernel's own number for "not supported", which leaks out of some BPF calls."""
+
 MAP_TYPE_PERCPU = frozenset({5, 6, 10})
 """PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH: a value per possible CPU."""
 
@@ -51,7 +60,9 @@ class BpfError(Exception):
 
     def __init__(self, what: str, number: int, detail: str = "") -> None:
         self.errno = number
-        super().__init__(": ".join(part for part in (what, os.strerror(number) if number else "", detail) if part))
+        self.detail = detail
+        known = 0 < number < LIBBPF_ERRNO
+        super().__init__(": ".join(part for part in (what, os.strerror(number) if known else "", detail) if part))
 
 
 class _LinkOptions(ctypes.Structure):
@@ -105,6 +116,24 @@ class _LinkInfo(ctypes.Structure):
         ("_pad", c_uint32),
         ("ifindex", c_uint32),
         ("_rest", c_uint32 * 11),
+    ]
+
+
+class _ProgramInfo(ctypes.Structure):
+    """`struct bpf_prog_info`. Kernels before 5.16 end before `verified_insns` and leave it 0."""
+
+    _fields_ = [
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("tag", c_uint8 * 8),
+        ("jited_prog_len", c_uint32),
+        ("xlated_prog_len", c_uint32),
+        ("_dumps", c_uint64 * 2),
+        ("load_time", c_uint64),
+        ("_details", c_uint64 * 21),
+        ("verified_insns", c_uint32),
+        ("attach_btf_obj_id", c_uint32),
+        ("attach_btf_id", c_uint32),
     ]
 
 
@@ -168,33 +197,46 @@ _SIGNATURES: Mapping[str, tuple[object, list[object]]] = {
     "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [c_void_p]),
 }
+_STRICT_MODE = "libbpf_set_strict_mode"
 
 
 class _Library:
     """The shared library, opened at first use: a machine that runs no BPF need not have it."""
 
     def __init__(self) -> None:
-        self._handle: ctypes.CDLL | None = None
+        self._functions: Mapping[str, Callable[..., Any]] = {}
         self._lock = threading.Lock()
         self._said: list[str] = []
         self._print = _PRINT(self._listen)
 
-    def _open(self) -> ctypes.CDLL:
+    def _open(self) -> Mapping[str, Callable[..., Any]]:
         for name in LIBRARIES:
             try:
                 handle = ctypes.CDLL(name, use_errno=True)
             except OSError:
                 continue
-            for function, (result, arguments) in _SIGNATURES.items():
-                getattr(handle, function).restype = result
-                getattr(handle, function).argtypes = arguments
+            functions = {key: self._function(name, handle, key, form) for key, form in _SIGNATURES.items()}
             if name == "libbpf.so.0":
                 # Its errors come in two ways; this asks for those of 1.0.
-                handle.libbpf_set_strict_mode(c_uint32(LIBBPF_STRICT_ALL))
+                self._function(name, handle, _STRICT_MODE, (c_int, [c_uint32]))(LIBBPF_STRICT_ALL)
             # Variadic in C (a va_list follows), so the text is formatted by libc.
-            handle.libbpf_set_print(ctypes.cast(self._print, c_void_p))
-            return handle
+            functions["libbpf_set_print"](ctypes.cast(self._print, c_void_p))
+            return functions
         raise BpfError("libbpf is not installed; apt-get install libbpf1 (Ubuntu 22.04: libbpf0)", 0)
+
+    @staticmethod
+    def _function(
+        library: str, handle: ctypes.CDLL, name: str, form: tuple[object, list[object]]
+    ) -> Callable[..., Any]:
+        older = name == "bpf_object__next_program" and not hasattr(handle, name)
+        try:
+            function: Any = getattr(handle, "bpf_program__next" if older else name)
+        except AttributeError:
+            raise BpfError(f"{library} has no {name}; libbpf 0.5 or newer is needed", 0) from None
+        function.restype, function.argtypes = form
+        if older:  # until 0.5, with its arguments the other way round
+            return lambda opened, program: function(program, opened)
+        return function  # type: ignore[no-any-return]
 
     def _listen(self, level: int, template: bytes, arguments: int) -> int:
         if level < LIBBPF_DEBUG:
@@ -205,9 +247,9 @@ class _Library:
 
     def function(self, name: str) -> Callable[..., Any]:
         """A function of the library, for calls that cannot fail."""
-        if self._handle is None:
-            self._handle = self._open()
-        return getattr(self._handle, name)  # type: ignore[no-any-return]
+        if not self._functions:
+            self._functions = self._open()
+        return self._functions[name]
 
     def call(self, what: str, function: str, *arguments: object) -> int:
         """Call; negative results and null pointers become BpfError."""
@@ -265,7 +307,7 @@ class Map:
         try:
             _lib.call(f"map {self.name}: look-up", "bpf_map_lookup_elem", self.fd, key, buffer)
         except BpfError as error:
-            if error.errno == 2:  # ENOENT
+            if error.errno == errno.ENOENT:
                 return None
             raise
         return buffer.raw
@@ -281,7 +323,7 @@ class Map:
 
     @property
     def locked_bytes(self) -> int:
-        """Memory that the map takes in the kernel."""
+        """Memory that the map takes in the kernel. Before Linux 6.4 this is the kernel's estimate."""
         for line in Path(f"/proc/self/fdinfo/{self.fd}").read_text().splitlines():
             name, _, value = line.partition(":")
             if name == "memlock":
@@ -301,7 +343,7 @@ class Map:
             try:
                 _lib.call(f"map {self.name}: next key", "bpf_map_get_next_key", self.fd, key, buffer)
             except BpfError as error:
-                if error.errno == 2:  # ENOENT: that was the last
+                if error.errno == errno.ENOENT:  # that was the last
                     return
                 raise
             key = buffer.raw
@@ -370,16 +412,41 @@ def attach(program_fd: int, ifindex: int, where: Attach, flags: int = 0) -> Link
 
 
 @dataclass(frozen=True)
-class TestRun:
-    """What a program did with a frame."""
+class ProgramInfo:
+    """What the kernel says of a loaded program."""
 
-    __test__ = False  # no test class, whatever pytest thinks of the name
+    id: int
+    instructions: int
+    """That the verifier looked at, each as often as it did (its limit is a million); 0 before Linux 5.16."""
+    jited_bytes: int
+    """Of machine code; 0 where programs are interpreted, and without CAP_BPF."""
+    loaded_at_ns: int
+    """Time since boot, suspension included (CLOCK_BOOTTIME)."""
+
+
+def program_info(program_fd: int) -> ProgramInfo:
+    """Facts about a loaded program.
+
+    Raises:
+        BpfError: this is no program.
+    """
+    info = _ProgramInfo()
+    size = c_uint32(ctypes.sizeof(info))
+    _lib.call("program", "bpf_obj_get_info_by_fd", program_fd, byref(info), byref(size))
+    return ProgramInfo(int(info.id), int(info.verified_insns), int(info.jited_prog_len), int(info.load_time))
+
+
+class TestRun(NamedTuple):
+    """What a program did with a frame. A tuple, since a fuzzer makes millions of them."""
 
     verdict: int
     frame: bytes
     """As the program left it."""
     ns: int
     """Mean time of a repetition, as the kernel measured it."""
+
+
+TestRun.__test__ = False  # type: ignore[attr-defined]  # no test class, whatever pytest thinks of the name
 
 
 class TestRunner:
@@ -394,15 +461,16 @@ class TestRunner:
         """
         Args:
             program_fd: an XDP or tc program.
-            longest: of the frames, bytes.
+            longest: of the frames, bytes. A program may make them 256 bytes longer.
         """
         self._fd = program_fd
         self._call = _lib.function("bpf_prog_test_run_opts")
         # Programs may put headers in front; XDP has 256 bytes of room for them.
         self._room = longest + 256
         self._out = ctypes.create_string_buffer(self._room)
+        self._out_at = ctypes.addressof(self._out)
         self._context = _XdpContext()
-        self._options = _TestRun(sz=ctypes.sizeof(_TestRun), data_out=ctypes.addressof(self._out))
+        self._options = _TestRun(sz=ctypes.sizeof(_TestRun), data_out=self._out_at, repeat=1)
         self._reference = byref(self._options)
 
     def run(self, frame: bytes, ingress_ifindex: int = 0, repeat: int = 1) -> TestRun:
@@ -431,7 +499,7 @@ class TestRunner:
         verdict = options.retval
         if verdict >= 1 << 31:
             verdict -= 1 << 32
-        return TestRun(verdict, self._out.raw[: options.data_size_out], options.duration)
+        return TestRun(verdict, ctypes.string_at(self._out_at, options.data_size_out), options.duration)
 
 
 class RingBuffer:
@@ -449,8 +517,8 @@ class RingBuffer:
         self._callback = callback
         self._raised: BaseException | None = None
         self._c_callback = _SAMPLE(self._take)
-        what = f"ring buffer {source.name}"
-        self._handle: int | None = _lib.call(what, "ring_buffer__new", source.fd, self._c_callback, None, None)
+        self._what = f"ring buffer {source.name}"
+        self._handle: int | None = _lib.call(self._what, "ring_buffer__new", source.fd, self._c_callback, None, None)
 
     def _take(self, _context: int, data: int, size: int) -> int:
         try:
@@ -461,13 +529,18 @@ class RingBuffer:
         return 0
 
     def fileno(self) -> int:
-        return _lib.call("ring buffer", "ring_buffer__epoll_fd", self._handle)
+        """For a selector or `loop.add_reader`; -1 when closed, as with sockets."""
+        return -1 if self._handle is None else _lib.call(self._what, "ring_buffer__epoll_fd", self._handle)
 
     def consume(self) -> int:
         """Hand all records that are there to the callback.
 
         Returns:
             How many there were.
+
+        Raises:
+            BpfError: the ring is broken.
+            Exception: whatever the callback raised. The record it had is done with, those behind it are still there.
         """
         if self._handle is None:
             return 0
@@ -475,6 +548,8 @@ class RingBuffer:
         if self._raised is not None:
             raised, self._raised = self._raised, None
             raise raised
+        if count < 0:
+            raise BpfError(self._what, -count)
         return count
 
     def close(self) -> None:
@@ -529,16 +604,13 @@ class Object:
         """Make the maps and load the programs.
 
         Raises:
-            BpfError: with the verifier's last lines, or that privileges are missing.
+            BpfError: with the verifier's last lines, with what the kernel lacks, or that privileges are missing.
         """
+        what = f"load {self._path.name}"
         try:
-            _lib.call(f"load {self._path.name}", "bpf_object__load", self._handle)
+            _lib.call(what, "bpf_object__load", self._handle)
         except BpfError as error:
-            if error.errno == 1:  # EPERM
-                raise BpfError(
-                    f"load {self._path.name}", 1, "this needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-                ) from None
-            raise
+            raise BpfError(what, error.errno, _why_not_loaded(error) + error.detail) from None
 
     def program(self, name: str) -> int:
         """File descriptor of a loaded program."""
@@ -549,20 +621,28 @@ class Object:
         return Map(name, _lib.call(f"map {name}", "bpf_map__fd", self._find("map", name)))
 
     def struct(self, name: str) -> Struct:
-        """The layout of a C structure without bit fields, from the object's type information."""
+        """The layout of a C structure, from the object's type information.
+
+        Raises:
+            BpfError: the object has no such structure.
+            ValueError: one of its members is a bit field, which has no place in bytes.
+        """
         btf, address = self._type(f"struct {name}", name, BTF_KIND_STRUCT)
         kind = _BtfType.from_address(address)
         members = (_BtfMember * (kind.info & 0xFFFF)).from_address(address + ctypes.sizeof(_BtfType))
         text = _lib.function("btf__name_by_offset")
-        fields = {
-            text(btf, member.name_off).decode(): Field(
-                member.offset // 8, _lib.call(f"struct {name}", "btf__resolve_size", btf, member.type)
-            )
-            for member in members
-        }
+        fields = {}
+        for member in members:
+            field, offset = text(btf, member.name_off).decode(), int(member.offset)
+            # A structure with a bit field in it says so, and has the widths of its bit fields above the offsets.
+            if kind.info >> BTF_KIND_FLAG and offset >> BTF_BIT_OFFSET:
+                raise ValueError(f"struct {name}: {field} is a bit field; give it a type of whole bytes")
+            size = _lib.call(f"struct {name}: {field}", "btf__resolve_size", btf, member.type)
+            fields[field] = Field(offset // 8, size)
         return Struct(int(kind.size), fields)
 
     def _type(self, what: str, name: str, kind: int) -> tuple[int, int]:
+        what = f"{what} in {self._path.name}"
         btf = _lib.call(f"type information of {self._path}", "bpf_object__btf", self._handle)
         number = _lib.call(what, "btf__find_by_name_kind", btf, name.encode(), kind)
         return btf, _lib.call(what, "btf__type_by_id", btf, number)
@@ -592,3 +672,19 @@ class Object:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _why_not_loaded(error: BpfError) -> str:
+    if error.errno == errno.EPERM:
+        if "ulimit -l" in error.detail:  # libbpf's guess, when it is root that is refused
+            return (
+                "maps count as locked memory before Linux 5.11; raise RLIMIT_MEMLOCK (systemd: LimitMEMLOCK=infinity)"
+            )
+        return "this needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    if "ELF section name" in error.detail:
+        return "this libbpf is too old for such a program; install a newer one"
+    if "LOG --" in error.detail:
+        return "the kernel's verifier refuses the program"
+    if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP):
+        return "this kernel lacks something that the object needs; Linux 5.15 and newer have it"
+    return ""

@@ -11,13 +11,15 @@ PAUSE_S = 0.2
 """Instead, where the kernel cannot say: no program runs for a hundredth of that."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 
 
 def wait_for_readers() -> None:
     """Return when every BPF program that had begun before this call has ended; takes some milliseconds.
 
     The kernel implements MEMBARRIER_CMD_GLOBAL as an RCU grace period (kernel/sched/membarrier.c), and XDP programs run
-    inside RCU read-side critical sections. It does not offer the command with nohz_full.
+    inside RCU read-side critical sections. With a single CPU it need not wait: a program is not interrupted by us. It
+    does not offer the command with nohz_full.
     """
     number = _MEMBARRIER.get(platform.machine())
     if number is not None:

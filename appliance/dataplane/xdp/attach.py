@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +15,10 @@ from appliance.dataplane.xdp.tables import Egress
 from appliance.forwarding import NextHop
 
 VETH = "veth"
+LONGEST_BUFFER = 3498
+"""MTU up to which a frame, headroom and the kernel's own data fit into a page of 4096 bytes (veth's limit; others' are
+about the same)."""
+
 _TAKEN = (errno.EBUSY, errno.EEXIST)
 
 
@@ -116,38 +121,58 @@ def why_not_native(interface: Interface) -> str:
     features = xdp_features(interface.ifindex)
     if features is None:
         return ""  # Linux before 6.3 does not tell
+    driver = driver_of(interface.name)
     if not features & XdpFeature.BASIC:
-        return f"its driver ({driver_of(interface.name) or 'unknown'}) has no XDP"
-    return _why_no_xmit(interface.name, features)
+        return f"its driver ({driver or 'unknown'}) has no XDP"
+    if interface.mtu > LONGEST_BUFFER and not features & XdpFeature.RX_SG:
+        return f"its driver ({driver or 'unknown'}) has no XDP for an MTU of {interface.mtu}"
+    # Network cards have this only once they have a program; with a veth it is up to the other end.
+    return _why_no_xmit(driver, features) if driver == VETH else ""
 
 
-def _why_no_xmit(name: str, features: XdpFeature) -> str:
+def _why_no_xmit(driver: str, features: XdpFeature) -> str:
     if features & XdpFeature.NDO_XMIT:
         return ""
-    if driver_of(name) == VETH:
+    if driver == VETH:
         return "its peer does not take XDP frames; on the peer's side: ethtool -K PEER gro on"
-    return f"its driver ({driver_of(name) or 'unknown'}) does not send frames of XDP programs on other interfaces"
+    return f"its driver ({driver or 'unknown'}) does not send frames of XDP programs"
 
 
-def egress_of(hop: NextHop, *, native: bool) -> Egress:
+def egress_of(hop: NextHop, own: Mapping[int, Attachment]) -> Egress:
     """How the program sends to a next hop.
 
     Args:
         hop: from the forwarding tables.
-        native: whether the program runs natively anywhere: frames then go from driver to driver.
+        own: the interfaces that the program is attached to, by number.
     """
+    native = {ifindex for ifindex, attachment in own.items() if attachment.mode is Mode.NATIVE}
     if not native:
-        return Egress(hop.ifindex)
+        return Egress(hop.ifindex)  # generic XDP sends like everybody else
     ifindex, name, tag = hop.ifindex, hop.interface, bytes(4)
     vlan = vlan_of(ifindex)
     if vlan is not None:
         # The driver below knows nothing of the VLAN device, so the tag is written by the program.
         ifindex, tag = vlan.parent_ifindex, vlan.protocol.to_bytes(2, "big") + vlan.tag.to_bytes(2, "big")
         name = _name_of(ifindex)
+    features, driver = xdp_features(ifindex), driver_of(name)
+    if features is None or (native == {ifindex} and driver != VETH):
+        return Egress(ifindex, tag)  # the kernel does not tell; or frames leave where they came in, by XDP_TX
+    return Egress(ifindex, tag, _why_no_xmit(driver, features), linear=not features & XdpFeature.NDO_XMIT_SG)
+
+
+def open_for_frames(ifindex: int, program_fd: int) -> Link | None:
+    """Attach the program where nothing for us arrives: many drivers send frames of programs only if they have one.
+
+    Returns:
+        None when the driver is not of that kind or has another program.
+    """
     features = xdp_features(ifindex)
-    if features is None:
-        return Egress(ifindex, tag)
-    return Egress(ifindex, tag, _why_no_xmit(name, features), linear=not features & XdpFeature.NDO_XMIT_SG)
+    if features is None or not features & XdpFeature.BASIC or driver_of(_name_of(ifindex)) == VETH:
+        return None
+    try:
+        return attach(program_fd, ifindex, Attach.XDP, XdpMode.NATIVE)
+    except BpfError:
+        return None
 
 
 def _name_of(ifindex: int) -> str:

@@ -1,7 +1,10 @@
 """What the kernel says of an interface's driver, XDP program and VLAN, by netlink and ioctl. None: it does not say."""
 
+import errno
+import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntFlag
@@ -17,7 +20,7 @@ _GENL_CTRL, _CTRL_GETFAMILY, _CTRL_FAMILY_ID, _CTRL_FAMILY_NAME = 16, 3, 1, 2
 _NETDEV_DEV_GET, _NETDEV_IFINDEX, _NETDEV_XDP_FEATURES = 1, 1, 3
 _RTM_GETLINK, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_XDP = 18, 5, 18, 43
 _INFO_KIND, _INFO_DATA, _VLAN_ID, _VLAN_PROTOCOL = 1, 2, 1, 5
-_XDP_ATTACHED, _XDP_PROG_ID = 2, 4
+_XDP_ATTACHED, _XDP_PROG_ID, _XDP_DRV_PROG_ID = 2, 4, 5
 _ETHTOOL_GDRVINFO = 3
 _MODES = {1: "native", 2: "generic", 3: "offloaded", 4: "multiple"}
 _TIMEOUT_S = 1.0
@@ -45,6 +48,7 @@ class Attached:
     """`native`, `generic`, `offloaded`, or `multiple`."""
 
     program_id: int
+    """Of the native one, when there are several."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def xdp_features(ifindex: int) -> XdpFeature | None:
     if answer is None:
         return None
     features = dict(attributes(answer[4:])).get(_NETDEV_XDP_FEATURES)
-    return XdpFeature(int.from_bytes(features[:8], "little") & 0x7F) if features else None
+    return XdpFeature(_number(features) & 0x7F) if features else None
 
 
 def attached(ifindex: int) -> Attached | None:
@@ -100,10 +104,10 @@ def vlan_of(ifindex: int) -> Vlan | None:
 def parse_attached(link: bytes) -> Attached | None:
     """From the attributes of an RTM_NEWLINK message."""
     xdp = dict(attributes(dict(attributes(link)).get(_IFLA_XDP, b"")))
-    mode = _MODES.get(xdp.get(_XDP_ATTACHED, b"\0")[0])
+    mode = _MODES.get(_number(xdp.get(_XDP_ATTACHED, b"")))
     if mode is None:
         return None
-    return Attached(mode, int.from_bytes(xdp.get(_XDP_PROG_ID, bytes(4))[:4], "little"))
+    return Attached(mode, _number(xdp.get(_XDP_PROG_ID) or xdp.get(_XDP_DRV_PROG_ID) or b""))
 
 
 def parse_vlan(link: bytes) -> Vlan | None:
@@ -117,9 +121,9 @@ def parse_vlan(link: bytes) -> Vlan | None:
         return None
     protocol = int.from_bytes(data.get(_VLAN_PROTOCOL, b"\x81\x00")[:2], "big")
     return Vlan(
-        parent_ifindex=int.from_bytes(outer[_IFLA_LINK][:4], "little"),
+        parent_ifindex=_number(outer[_IFLA_LINK]),
         protocol=protocol,
-        tag=int.from_bytes(data[_VLAN_ID][:2], "little"),
+        tag=_number(data[_VLAN_ID]),
     )
 
 
@@ -133,6 +137,10 @@ def attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
         raw = raw[(length + 3) & ~3 :]
 
 
+def _number(payload: bytes) -> int:
+    return int.from_bytes(payload, sys.byteorder)
+
+
 def _attribute(kind: int, payload: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
 
@@ -143,12 +151,17 @@ def _link(ifindex: int) -> bytes | None:
 
 
 def _netdev_family() -> int | None:
-    # Numbers of families that are built in do not change while the kernel runs.
+    # What is built in keeps its number while the kernel runs. That it is missing is worth remembering as well: at every
+    # question for an unknown family the kernel starts modprobe.
     if not _families:
         request = struct.pack("=BBH", _CTRL_GETFAMILY, 1, 0) + _attribute(_CTRL_FAMILY_NAME, b"netdev\0")
-        answer = _ask(_NETLINK_GENERIC, _GENL_CTRL, request)
-        number = dict(attributes(answer[4:])).get(_CTRL_FAMILY_ID) if answer else None
-        _families.append(int.from_bytes(number[:2], "little") if number else None)
+        try:
+            answer = _exchange(_NETLINK_GENERIC, _GENL_CTRL, request)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                _families.append(None)
+            return None
+        _families.append(_number(dict(attributes(answer[4:]))[_CTRL_FAMILY_ID]))
     return _families[0]
 
 
@@ -156,15 +169,25 @@ _families: list[int | None] = []
 
 
 def _ask(protocol: int, kind: int, payload: bytes) -> bytes | None:
-    """One request, one answer: its payload. None when the kernel refuses or says nothing."""
-    message = struct.pack("=IHHII", 16 + len(payload), kind, _NLM_F_REQUEST, 1, 0) + payload
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as netlink:
-            netlink.settimeout(_TIMEOUT_S)
-            netlink.sendto(message, (0, 0))
-            answer = netlink.recv(1 << 16)
+        return _exchange(protocol, kind, payload)
     except OSError:
         return None
-    if len(answer) < 16 or struct.unpack_from("=H", answer, 4)[0] == _NLMSG_ERROR:
-        return None
-    return answer[16 : struct.unpack_from("=I", answer)[0]]
+
+
+def _exchange(protocol: int, kind: int, payload: bytes) -> bytes:
+    """One request, one answer: its payload.
+
+    Raises:
+        OSError: the kernel refuses, or says nothing.
+    """
+    message = struct.pack("=IHHII", 16 + len(payload), kind, _NLM_F_REQUEST, 1, 0) + payload
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as netlink:
+        netlink.settimeout(_TIMEOUT_S)
+        netlink.sendto(message, (0, 0))
+        answer = netlink.recv(1 << 16)
+    length, kind = struct.unpack_from("=IH", answer)
+    if kind == _NLMSG_ERROR:
+        number = -struct.unpack_from("=i", answer, 16)[0]
+        raise OSError(number, os.strerror(number))
+    return answer[16:length]
