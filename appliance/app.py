@@ -179,6 +179,7 @@ class Director:
                 speaker=self._speaker.status if config.bgp else lambda: None,
                 health=self._monitors.statuses,
                 plane=self._plane.describe,
+                samples=self._plane.samples,
                 reload=lambda: self._last_reload,
                 loop_lag=self._lag.summary,
                 ready=self._ready,

@@ -15,9 +15,11 @@ from prometheus_client.registry import Collector
 
 from appliance.api.sources import Observed
 from appliance.api.views import (
+    MODES,
     PASSES,
     Document,
     PoolView,
+    plane_modes,
     pool_key,
     pool_views,
     service_state,
@@ -117,6 +119,23 @@ def _director(observed: Observed) -> Iterator[Metric]:
         "1 when the data plane has proved that it forwards by the tables in force.",
         (),
         [((), observed.snapshot.plane_error is None)],
+    )
+    kind = observed.plane.get("kind")
+    yield _gauge(
+        "onward_plane_info",
+        "Kind of the data plane that forwards; with plane = auto, the one that was chosen.",
+        ("kind",),
+        [((kind,), 1)] if kind else [],
+    )
+    yield _gauge(
+        "onward_plane_interface_mode",
+        "How an interface has its XDP program: 1 for what holds. There are samples with the XDP plane only.",
+        ("interface", "mode"),
+        (
+            sample
+            for interface, mode in plane_modes(observed.plane).items()
+            for sample in _states((interface,), mode, MODES)
+        ),
     )
 
 

@@ -61,6 +61,7 @@ def render_main(document: Document) -> Html:
         (_service(service, document["pools"][service["pool_key"]]) for service in document["services"]),
         (_pool(key, pool, disabled) for key, pool in document["pools"].items() if _is_shared(pool)),
         h("div", _bgp(document), _drops(document), _director(document), class_="panels"),
+        _packets(document),
         h(
             "p",
             "All packet and flow numbers count client to member. Replies go from the member straight to the client: ",
@@ -100,18 +101,24 @@ def _words(name: str | None) -> str:
 
 def _header(document: Document) -> Html:
     director, state = document["director"], document["health"]["state"]
-    facts = [
+    plane = document["plane"]
+    facts: list[str] = [
         f"up {duration(director['uptime_s'])}",
+        h("span", plane["name"], title="; ".join(plane["notes"]) or None),
         f"version {director['version']}",
         f"hash key {director['hash_key']}",
     ]
     return h(
         "header",
         h("img", src="/favicon.svg", alt="", width=34, height=34),
-        h("div", h("h1", "Onward", h("span", f" {director['name']}")), h("p", " · ".join(facts)), class_="title"),
+        h("div", h("h1", "Onward", h("span", f" {director['name']}")), h("p", _joined(facts)), class_="title"),
         h("span", "", class_="live", id="live", title="the page follows the director every second"),
         _badge(_TONES[state], state),
     )
+
+
+def _joined(facts: Iterable[str]) -> Html:
+    return Html(" · ".join(map(_text, facts)))
 
 
 def _problems(document: Document) -> Html:
@@ -439,6 +446,37 @@ def _drops(document: Document) -> Html:
         _facts((_words(name), si(count)) for name, count in others.items() if count)
         if any(others.values())
         else "none",
+    )
+
+
+_PACKET_TONES = {"new_flow": _GOOD, "drop": _WARN}
+
+
+def _packets(document: Document) -> Html:
+    rows = [
+        h(
+            "tr",
+            h("td", f"{duration(document['time'] - sample['at'])} ago", class_="number"),
+            h(
+                "td",
+                _badge(_PACKET_TONES.get(sample["what"], _OFF), _words(sample["what"])),
+                " ",
+                _words(sample["reason"]),
+            ),
+            h("td", sample["interface"]),
+            h("td", h("code", sample["source"]), " → ", h("code", sample["destination"])),
+            h("td", sample["protocol"] or ""),
+            h("td", f"{sample['length']} bytes", class_="number"),
+        )
+        for sample in reversed(document["samples"])
+    ]
+    return h(
+        "section",
+        h("h2", "Latest packets"),
+        h("div", h("table", h("tbody", rows)), class_="scroll") if rows else h("p", "No samples yet."),
+        h("p", "Samples: some of what happens, never all of it.", class_="note") if rows else "",
+        class_="card packets",
+        data_key="packets",
     )
 
 

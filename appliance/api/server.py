@@ -3,6 +3,7 @@
     /                   the live page (works without JavaScript too)
     /api/v1/status      the status document, JSON
     /api/v1/stream      the same once a second, as server-sent events
+    /api/v1/samples     what became of single packets lately: some of them, never all; a JSON list, the newest last
     /metrics            Prometheus
     /healthz            200 while the event loop answers
     /readyz             200 when all parts work, else 503 with those that do not
@@ -24,7 +25,7 @@ from aiohttp import web
 from appliance.api.metrics import exposition
 from appliance.api.page import render_main, render_page
 from appliance.api.sources import Observed, StatusSources, observe
-from appliance.api.views import Document, Rates, status_document
+from appliance.api.views import Document, Rates, samples, status_document
 from appliance.model import IPAddress
 
 log = structlog.get_logger()
@@ -97,6 +98,7 @@ class ApiServer:
                 web.get("/metrics", self._metrics),
                 web.get("/api/v1/status", self._status),
                 web.get("/api/v1/stream", self._stream),
+                web.get("/api/v1/samples", self._samples),
                 web.get("/favicon.ico", self._favicon),
                 *(web.get(f"/{name}", self._serve_asset) for name in _ASSETS),
             ]
@@ -161,6 +163,10 @@ class ApiServer:
 
     async def _status(self, _request: web.Request) -> web.Response:
         body = await self._rendered("status", lambda _, document: f"{json.dumps(document, indent=2)}\n".encode())
+        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
+
+    async def _samples(self, _request: web.Request) -> web.Response:
+        body = await self._rendered("samples", lambda observed, _: f"{json.dumps(samples(observed))}\n".encode())
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _metrics(self, _request: web.Request) -> web.Response:
@@ -259,8 +265,8 @@ async def _problems(
         return await handler(request)
     except web.HTTPException as error:
         detail = {
-            404: f"nothing is at {request.path}; there are /, /api/v1/status, /api/v1/stream, /metrics, /healthz, "
-            "/readyz",
+            404: f"nothing is at {request.path}; there are /, /api/v1/status, /api/v1/stream, /api/v1/samples, "
+            "/metrics, /healthz, /readyz",
             405: f"{request.method} is not possible here; this server only shows",
         }.get(error.status, error.text or "")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}

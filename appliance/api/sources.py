@@ -1,11 +1,12 @@
 """Where the status server gets what it shows, and all of it at one moment as a value."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from appliance import __version__
 from appliance.dataplane.base import Counters, DataPlaneError
+from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired
 from appliance.looplag import LagSummary
 from appliance.state import Snapshot
@@ -48,6 +49,9 @@ class StatusSources:
     plane: Callable[[], Awaitable[Mapping[str, str]]]
     """The data plane's facts for people."""
 
+    samples: Callable[[], Awaitable[Sequence[PacketEvent]]]
+    """Of single packets, the newest last."""
+
     reload: Callable[[], ReloadStatus]
     loop_lag: Callable[[], LagSummary]
     ready: Callable[[], tuple[Part, ...]]
@@ -75,6 +79,7 @@ class Observed:
     speaker: SpeakerStatus | None
     health: tuple[Status, ...]
     plane: Mapping[str, str]
+    samples: Sequence[PacketEvent]
     reload: ReloadStatus
     lag: LagSummary
     ready: tuple[Part, ...]
@@ -84,11 +89,13 @@ async def observe(sources: StatusSources) -> Observed:
     """Ask all sources now."""
     counters: Counters | None
     plane: Mapping[str, str]
+    samples: Sequence[PacketEvent]
     try:
         counters = await sources.counters()
         plane = await sources.plane()
+        samples = await sources.samples()
     except DataPlaneError:  # the snapshot tells why
-        counters, plane = None, {}
+        counters, plane, samples = None, {}, ()
     return Observed(
         at=time.time(),
         clock=time.monotonic(),
@@ -100,6 +107,7 @@ async def observe(sources: StatusSources) -> Observed:
         speaker=sources.speaker(),
         health=sources.health(),
         plane=plane,
+        samples=samples,
         reload=sources.reload(),
         lag=sources.loop_lag(),
         ready=sources.ready(),

@@ -14,6 +14,7 @@ from typing import Any
 
 from appliance.api.sources import Observed
 from appliance.dataplane.base import Counters, Traffic
+from appliance.dataplane.events import PacketEvent
 from appliance.decide import MemberView, No, ServiceView, VipView, Why
 from appliance.model import BgpPeer, Delivery, EffectiveState, Health, IPAddress, Protocol, TtlPolicy, VirtualService
 from appliance.packet.action import Reason
@@ -31,6 +32,14 @@ PASSES = frozenset({Reason.NOT_IP, Reason.NOT_VIP})
 
 RATE_WINDOW_S = 15.0
 """Rates over a longer time say nothing about the present."""
+
+LATEST_SAMPLES = 10
+"""So many stand in the document; all are at `/api/v1/samples`."""
+
+MODES = ("native", "generic", "none")
+"""How an interface of the XDP plane has its program."""
+
+_PROTOCOLS = {1: "icmp", 4: "ipip", 6: "tcp", 17: "udp", 41: "ipv6", 47: "gre", 50: "esp", 58: "icmpv6", 132: "sctp"}
 
 Document = dict[str, Any]
 
@@ -79,7 +88,12 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
             "ready": all(works for _, works, _ in observed.ready),
             "parts": [{"name": name, "ok": works, "detail": detail} for name, works, detail in observed.ready],
         },
-        "plane": {"error": observed.snapshot.plane_error, "facts": dict(observed.plane)},
+        "plane": {
+            "error": observed.snapshot.plane_error,
+            "name": plane_name(observed.plane),
+            "notes": list(_plane_notes(observed.plane)),
+            "facts": dict(observed.plane),
+        },
         "config": {
             "source": observed.reload.source or config.source,
             "digest": observed.reload.digest or config.digest,
@@ -97,6 +111,7 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
         "routes": _routes(observed),
         "bgp": _bgp(observed),
         "counters": _counters(observed.counters),
+        "samples": samples(observed)[-LATEST_SAMPLES:],
         "replies": NOT_VISIBLE,
         "loop_lag": {"p50_s": observed.lag.p50_s, "p99_s": observed.lag.p99_s, "max_s": observed.lag.max_s},
     }
@@ -431,6 +446,59 @@ def _counters(counters: Counters | None) -> Document | None:
         "passes": {reason: count for reason, count in counters.reasons.items() if reason in PASSES},
         "replies_sent": dict(counters.replies),
         "details": dict(counters.details),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The data plane
+
+
+def plane_modes(facts: Mapping[str, str]) -> dict[str, str]:
+    """Where the XDP plane has its program: one of `MODES` by interface. Empty for other planes."""
+    return {key.removeprefix("mode_"): mode for key, mode in facts.items() if key.startswith("mode_")}
+
+
+def plane_name(facts: Mapping[str, str]) -> str:
+    """The plane in a few words: `raw plane`, `xdp plane (native)`, `xdp plane (eth1 native, eth2 generic)`."""
+    modes = plane_modes(facts)
+    how = set(modes.values()) if len(set(modes.values())) == 1 else [f"{name} {mode}" for name, mode in modes.items()]
+    return f"{facts.get('kind', 'no')} plane" + (f" ({', '.join(how)})" if how else "")
+
+
+def _plane_notes(facts: Mapping[str, str]) -> Iterator[str]:
+    """Why it is not as fast as it could be."""
+    if "why_not_xdp" in facts:
+        yield f"not the XDP plane: {facts['why_not_xdp']}"
+    for name, mode in plane_modes(facts).items():
+        if f"why_{name}" in facts:
+            yield f"{name}: {'no XDP program' if mode == 'none' else f'{mode} XDP'}: {facts[f'why_{name}']}"
+    for key, way in facts.items():
+        if key.startswith("egress_"):
+            yield f"packets out of {key.removeprefix('egress_')}: {way}"
+
+
+def samples(observed: Observed) -> list[Document]:
+    """Samples as JSON types, the newest last."""
+    return [_sample(event, observed.at - observed.clock) for event in observed.samples]
+
+
+def _sample(event: PacketEvent, epoch: float) -> Document:
+    """
+    Args:
+        event: from a data plane.
+        epoch: what to add to its time for seconds since the epoch.
+    """
+    return {
+        "at": round(event.at + epoch, 3),
+        # Unlike the time of day, this never changes from one answer to the next, so it tells which samples are new.
+        "clock": event.at,
+        "what": event.what,
+        "reason": event.reason or None,
+        "interface": event.interface,
+        "source": event.source,
+        "destination": event.destination,
+        "protocol": None if event.protocol is None else _PROTOCOLS.get(event.protocol, str(event.protocol)),
+        "length": event.length,
     }
 
 

@@ -112,6 +112,22 @@ def fetch(url: str) -> Document:
         UnreachableError: nobody answers there.
         AnswerError: the answer is no status document, or *url* is no address of an API.
     """
+    status, document = ask(url, "/api/v1/status")
+    if status != 200 or not isinstance(document, dict) or document.get("apiVersion") != "v1":
+        raise AnswerError(
+            f"{url} answers with HTTP status {status} and no status document of version v1; "
+            "is it a director, and as old as this command?"
+        )
+    return document
+
+
+def ask(url: str, path: str) -> tuple[int, Any]:
+    """What the director at *url* has at *path*: HTTP status and JSON value, None when it is none.
+
+    Raises:
+        UnreachableError: nobody answers there.
+        AnswerError: *url* is no address of an API.
+    """
     parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
         port = parts.port
@@ -121,7 +137,7 @@ def fetch(url: str) -> Document:
         raise AnswerError(f"{url} is not the URL of a director; give one like {DEFAULT_URL}")
     connection = http.client.HTTPConnection(parts.hostname, port or 80, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", "/api/v1/status", headers={"Accept": "application/json"})
+        connection.request("GET", path, headers={"Accept": "application/json"})
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -132,15 +148,9 @@ def fetch(url: str) -> Document:
     finally:
         connection.close()
     try:
-        document = json.loads(body)
+        return response.status, json.loads(body)
     except ValueError:
-        document = None
-    if response.status != 200 or not isinstance(document, dict) or document.get("apiVersion") != "v1":
-        raise AnswerError(
-            f"{url} answers with HTTP status {response.status} and no status document of version v1; "
-            "is it a director, and as old as this command?"
-        )
-    return document
+        return response.status, None
 
 
 def _reason(error: Exception) -> str:
@@ -189,14 +199,17 @@ def _lines(document: Document, look: Look) -> Iterator[str]:
     director, health = document["director"], document["health"]
     state = _paint(health["state"], _TONES[health["state"]], look)
     uptime = f"up {_duration(director['uptime_s'])}, "
-    plane = f"{document['plane']['facts'].get('kind', 'no')} plane"
     used = len(director["name"]) + len(health["state"]) + len(uptime) + 4
     yield f"{_paint(director['name'], 'bold', look)}  {state}  {uptime}" + _fit(
-        f"{plane}, hash key {director['hash_key']}, version {director['version']}", look.width - used
+        f"{document['plane']['name']}, hash key {director['hash_key']}, version {director['version']}",
+        look.width - used,
     )
     for problem in health["problems"]:
         for line in textwrap.wrap(problem, look.width, initial_indent="  ! ", subsequent_indent="    "):
             yield _paint(line, "bad" if health["state"] == "down" else "warn", look)
+    for note in document["plane"]["notes"]:
+        for line in textwrap.wrap(note, look.width, initial_indent="  ", subsequent_indent="    "):
+            yield _paint(line, "faint", look)
     for service in document["services"]:
         yield ""
         yield from _service(service, document["pools"][service["pool_key"]], look)

@@ -1,10 +1,11 @@
 """The fastest data plane that works here: XDP, else raw sockets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 
 from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
+from appliance.dataplane.events import PacketEvent
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.xdp.plane import XdpDataPlane
 from appliance.forwarding import ForwardingTables
@@ -50,6 +51,10 @@ class AutoDataPlane:
     async def explain(self, frame: bytes, interface: str) -> Action:
         """See `DataPlane.explain`."""
         return await self._chosen.explain(frame, interface)
+
+    async def samples(self) -> Sequence[PacketEvent]:
+        """See `DataPlane.samples`."""
+        return await self._chosen.samples()
 
     async def describe(self) -> Mapping[str, str]:
         """Facts of the plane that was chosen, and why it is not the fastest one."""

@@ -1,9 +1,10 @@
 """The contract of a data plane, and its counters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from appliance.dataplane.events import PacketEvent
 from appliance.forwarding import ForwardingTables
 from appliance.packet.action import Action
 
@@ -76,6 +77,9 @@ class DataPlane(Protocol):
 
     async def explain(self, frame: bytes, interface: str) -> Action:
         """What this plane does with this Ethernet frame arriving on *interface*, without sending anything."""
+
+    async def samples(self) -> Sequence[PacketEvent]:
+        """The latest samples of what became of single packets, the newest last. Never complete."""
 
     async def describe(self) -> Mapping[str, str]:
         """Facts for people: the plane's kind, how it sends, its interfaces."""

@@ -1,7 +1,6 @@
 """Samples of what a plane does with single packets: for people who want to know why, never complete."""
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 
@@ -20,7 +19,7 @@ class PacketEvent:
     """Seconds, CLOCK_MONOTONIC."""
 
     what: str
-    """`new_flow`, `drop`, `slow_path` or `reply`."""
+    """`new_flow`, `drop`, `slow_path` and `pass` (of the XDP program), or `reply`."""
 
     reason: str
     """Why, in the words of `packet.action.Reason`; the kind of a reply; empty for a new flow."""
@@ -50,7 +49,7 @@ class EventLog:
         self._events.append(event)
         self.seen += 1
 
-    def latest(self) -> Iterable[PacketEvent]:
+    def latest(self) -> tuple[PacketEvent, ...]:
         """The newest last."""
         return tuple(self._events)
 

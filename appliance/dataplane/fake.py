@@ -1,8 +1,9 @@
 """A data plane in memory: obeys the contract, forwards nothing, and prints itself as text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from appliance.dataplane.base import Counters, DataPlaneError
+from appliance.dataplane.events import PacketEvent
 from appliance.forwarding import ForwardingTables, TableService
 from appliance.packet.action import Action
 from appliance.packet.forward import Ingress, PacketPath
@@ -32,6 +33,8 @@ class FakeDataPlane:
         self._failure: str | None = None
         self.counted = Counters()
         """What `counters` returns."""
+        self.sampled: tuple[PacketEvent, ...] = ()
+        """What `samples` returns."""
 
     def fail(self, text: str | None) -> None:
         """Let `start`, `set` and `check` raise DataPlaneError with this text from now on; None lets them work again."""
@@ -70,6 +73,10 @@ class FakeDataPlane:
     async def explain(self, frame: bytes, interface: str) -> Action:
         """What the reference says."""
         return PacketPath(self.tables).forward(frame, self._ingress or Ingress(0, frame[:6], 1500))
+
+    async def samples(self) -> Sequence[PacketEvent]:
+        """What the test has put into `sampled`."""
+        return self.sampled
 
     async def describe(self) -> Mapping[str, str]:
         """Facts for people."""

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 
@@ -17,6 +17,7 @@ import numpy as np
 import structlog
 
 from appliance.dataplane.base import Counters, DataPlaneError
+from appliance.dataplane.events import EventLog, PacketEvent
 from appliance.dataplane.raw import bpf, kernel, offloads
 from appliance.dataplane.raw.compiled import Compiled, TrafficColumns
 from appliance.dataplane.raw.guard import KernelGuard
@@ -93,6 +94,8 @@ class RawDataPlane:
         self._old = Totals()
         """What sessions that have ended have counted."""
 
+        self._events = EventLog()
+
         self._programmed: ForwardingTables | None = None
         """The tables that everything follows; None when that is not certain."""
 
@@ -152,6 +155,10 @@ class RawDataPlane:
         """
         return self._running().explain(frame, interface)
 
+    async def samples(self) -> Sequence[PacketEvent]:
+        """Some of what was dropped and answered, the newest last. What is sent to members is none of it."""
+        return self._events.latest()
+
     async def describe(self) -> Mapping[str, str]:
         """Facts for people."""
         facts = {"kind": "raw", "interfaces": ", ".join(self._interfaces), "kernel_guard": self._guard.table}
@@ -183,7 +190,7 @@ class RawDataPlane:
         interfaces = [_require(name) for name in self._interfaces]
         self._guard.install()
         try:
-            self._session = _Session(interfaces, self._slots, self._batch, self._few, self._use_xsk)
+            self._session = _Session(interfaces, self._slots, self._batch, self._few, self._use_xsk, self._events)
         except OSError as error:
             self._guard.remove()
             raise DataPlaneError(_explain_os_error(error, self._interfaces)) from error
@@ -278,7 +285,15 @@ class RawDataPlane:
 class _Session:
     """Rings, senders and the thread, from one opening to the next closing."""
 
-    def __init__(self, interfaces: list[kernel.Interface], slots: int, batch: int, few: int, use_xsk: bool) -> None:
+    def __init__(
+        self,
+        interfaces: list[kernel.Interface],
+        slots: int,
+        batch: int,
+        few: int,
+        use_xsk: bool,
+        events: EventLog,
+    ) -> None:
         self._batch = batch
         self._use_xsk = use_xsk
         self._interfaces = interfaces
@@ -292,12 +307,12 @@ class _Session:
         self._numbers = count(1)
         self._undo: list[Callable[[], object]] = []
         try:
-            self._open(slots, few)
+            self._open(slots, few, events)
         except BaseException:
             self._release()
             raise
 
-    def _open(self, slots: int, few: int) -> None:
+    def _open(self, slots: int, few: int, events: EventLog) -> None:
         for interface in self._interfaces:
             merging = offloads.switch_off(interface.name)
             if merging:
@@ -323,7 +338,7 @@ class _Session:
         """What tables that are no longer followed have counted, and the tables that are. Replaced together, so that
         a reader never misses or doubles anything."""
 
-        self.worker = Worker(self.area, ports, Work(compiled), self._batch, few)
+        self.worker = Worker(self.area, ports, Work(compiled), self._batch, few, events)
         self.worker.start()
 
     def prepare(self, tables: ForwardingTables) -> Work:

@@ -8,13 +8,14 @@ import os
 import select
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 
+from appliance.dataplane.events import EventLog, PacketEvent, describe_frame
 from appliance.dataplane.raw.compiled import Compiled
 from appliance.dataplane.raw.layout import (
     ETHERNET,
@@ -53,6 +54,9 @@ _FLIGHT_PAUSE_S = 50e-6
 _REPLIES_PER_S, _REPLIES_AT_ONCE = 100.0, 20
 """ICMP errors for each VIP."""
 
+_SAMPLES_PER_S, _SAMPLES_AT_ONCE = 20.0, 20
+"""Samples for each reason, so that a flood neither slows the thread nor hides what is rare."""
+
 _SYN, _SYN_ACK = 0x02, 0x12
 _USER = np.array(TP_STATUS_USER, np.uint32)
 _PARTIAL = np.array(TP_STATUS_CSUMNOTREADY, np.uint32)
@@ -81,7 +85,7 @@ class Port:
 class Worker:
     """The thread and its loop."""
 
-    def __init__(self, area: Area, ports: Sequence[Port], work: Work, batch: int, few: int) -> None:
+    def __init__(self, area: Area, ports: Sequence[Port], work: Work, batch: int, few: int, events: EventLog) -> None:
         """
         Args:
             area: holds the rings of all ports.
@@ -89,6 +93,7 @@ class Worker:
             work: to begin with.
             batch: frames to work on at once, at most.
             few: with fewer frames than this ready, one after the other is quicker than a batch.
+            events: takes samples of drops and replies.
         """
         self.wanted = work
         self.passed: Work | None = None
@@ -116,6 +121,10 @@ class Worker:
         self._single = SinglePath(area.frames)
         self._all_egress: list[Sender] = [port.reply for port in ports]
         self._buckets: dict[bytes, TokenBucket] = {}
+        self._events = events
+        self._sampling: defaultdict[str, TokenBucket] = defaultdict(
+            lambda: TokenBucket(_SAMPLES_PER_S, _SAMPLES_AT_ONCE)
+        )
         self._ident = 0
         self._stopping = False
         self._fruitless = 0
@@ -262,6 +271,8 @@ class Worker:
             self._forward_row(row, port, work)
             self._status[row] = 0
         for rows in outcome.dropped:
+            if len(rows) and self._sampling["batch"].take(time.monotonic()):
+                self._sample_row(int(rows[0]), port, work)
             self._status[rows] = 0
         self.batches += 1
         return n
@@ -277,11 +288,15 @@ class Worker:
         self._status[row] = 0
 
     def _forward_row(self, row: int, port: Port, work: Work) -> None:
+        self._forward_frame(self._frame(row), port, work)
+
+    def _frame(self, row: int) -> bytes:
+        """A received frame as it was on the wire."""
         captured = int(self._area.columns.captured[row])
         frame = self._area.frames[row, ETHERNET : ETHERNET + captured].tobytes()
         if self._status[row] & TP_STATUS_VLAN_VALID:
             frame = with_tag(frame, self._area.frames[row, TP_VLAN : TP_VLAN + 4].tobytes())
-        self._forward_frame(frame, port, work)
+        return frame
 
     def _slow(self, port: Port, work: Work, budget: int) -> int:
         done = 0
@@ -310,12 +325,28 @@ class Worker:
             count(work.tables, action, frame)
         elif action.verdict is Verdict.DROP and action.reason is not None:
             self.reasons[action.reason] += 1
+            self._sample("drop", action.reason, frame, port)
         if action.reply is not None and action.service is not None:
             vip = work.tables.tables.services[action.service].vip.packed
             bucket = self._buckets.setdefault(vip, TokenBucket(_REPLIES_PER_S, _REPLIES_AT_ONCE))
             if bucket.take(time.monotonic()):
                 port.reply.send_frame(action.reply.frame)
                 self.replies[action.reply.kind] += 1
+                self._sample("reply", action.reply.kind, frame, port)
+
+    def _sample_row(self, row: int, port: Port, work: Work) -> None:
+        """A sample of a frame that a batch has dropped. The reference says why: batches only count."""
+        frame = self._frame(row)
+        action = work.tables.path.forward(frame, port.ingress)
+        if action.verdict is Verdict.DROP and action.reason is not None:
+            self._sample("drop", action.reason, frame, port)
+
+    def _sample(self, what: str, reason: str, frame: bytes, port: Port) -> None:
+        now = time.monotonic()
+        if self._sampling[reason].take(now):
+            source, destination, protocol = describe_frame(frame)
+            name = port.ring.interface.name
+            self._events.add(PacketEvent(now, what, str(reason), name, len(frame), source, destination, protocol))
 
 
 def count(tables: Compiled, action: Action, frame: bytes) -> None:

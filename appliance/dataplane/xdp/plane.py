@@ -12,7 +12,7 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -25,7 +25,15 @@ from appliance.dataplane.raw import kernel
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.totals import Totals
 from appliance.dataplane.xdp import layout
-from appliance.dataplane.xdp.attach import Attachment, Mode, adopt, attach_to, egress_of, why_not_native
+from appliance.dataplane.xdp.attach import (
+    Attachment,
+    Mode,
+    adopt,
+    attach_to,
+    egress_of,
+    open_for_frames,
+    why_not_native,
+)
 from appliance.dataplane.xdp.directory import build
 from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program
 from appliance.dataplane.xdp.tables import Egress, NoRoomError, needs_of
@@ -91,6 +99,9 @@ class XdpDataPlane:
         self._retry_at = 0.0
         self._look_at = 0.0
         self._egress: dict[tuple[int, str], Egress] = {}
+        """How the program sends by each interface, by number and name."""
+        self._opened: dict[int, Link] = {}
+        """The program on interfaces that frames only leave by."""
         self._programmed: ForwardingTables | None = None
         self._past = Totals()
         self._proof = random.Random(0)  # noqa: S311 - which flows are tried out, not secrets
@@ -166,6 +177,10 @@ class XdpDataPlane:
             if action is not None:
                 return action
         return await self._slow.explain(frame, interface)
+
+    async def samples(self) -> Sequence[PacketEvent]:
+        """The latest samples of the program and of the slow path, the newest last. Never complete."""
+        return sorted([*self.events.latest(), *await self._slow.samples()], key=lambda event: event.at)
 
     async def describe(self) -> Mapping[str, str]:
         """Facts for people."""
@@ -336,8 +351,15 @@ class XdpDataPlane:
     def _egress_of(self, hop: NextHop) -> Egress:
         key = hop.ifindex, hop.interface
         if key not in self._egress:
-            native = any(attachment.mode is Mode.NATIVE for attachment in self._attached.values())
-            self._egress[key] = egress_of(hop, native=native)
+            own = {attachment.interface.ifindex: attachment for attachment in self._attached.values()}
+            egress = egress_of(hop, own)
+            if egress.slow and egress.ifindex not in {*own, *self._opened} and self._program is not None:
+                link = open_for_frames(egress.ifindex, self._program.fd)
+                if link is not None:
+                    self._opened[egress.ifindex] = link
+                    egress = egress_of(hop, own)
+                    log.info("plane.xdp_egress_opened", interface=hop.interface)
+            self._egress[key] = egress
         return self._egress[key]
 
     def _stage(self, tables: ForwardingTables) -> bool:
@@ -348,6 +370,9 @@ class XdpDataPlane:
                 raise DataPlaneError("the data plane was not started")
             if self._in_doubt():
                 self._look_after()
+            else:
+                for name in self._interfaces:
+                    self._look_after_one(program, name)
             if self._programmed is not None and self._programmed.same(tables) and not self._inherited:
                 return False
             try:
@@ -381,6 +406,11 @@ class XdpDataPlane:
                 except BpfError as error:
                     self._uncover(name, f"the program cannot be replaced: {error}")
             if fresh is self._spare:
+                for ifindex, link in list(self._opened.items()):
+                    try:
+                        link.update(fresh.fd)
+                    except BpfError:
+                        self._opened.pop(ifindex).close()  # the interface is gone
                 self._program, self._spare = fresh, None
                 program.tables.settle()
                 self._past.add(_counters(program))
@@ -405,9 +435,10 @@ class XdpDataPlane:
             self._drop_spare()
             for attachment in self._attached.values():
                 attachment.link.close()
-            for link in self._left.values():
+            for link in [*self._left.values(), *self._opened.values()]:
                 link.close()
             self._attached.clear()
+            self._opened.clear()
             self._left.clear()
             self._inherited.clear()
             if self._program is not None:

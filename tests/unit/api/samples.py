@@ -1,12 +1,13 @@
 """Observations for tests: three virtual services on three VIPs, some of it well and some not."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
 from appliance.api.sources import Observed, ReloadStatus, StatusSources
 from appliance.dataplane.base import Counters, Traffic
+from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired, decide
 from appliance.looplag import LagSummary
 from appliance.model import BgpPeer, Config, Health, NetworkProfile, PortRange, ProfileType
@@ -99,6 +100,28 @@ def sample_counters(scale: int = 1) -> Counters:
     )
 
 
+def sample_packets() -> tuple[PacketEvent, ...]:
+    """One of each kind, at 4990 s and later; the clock of `observed` says 5000."""
+    return (
+        PacketEvent(4990.25, "new_flow", "", "eth1", 74, "192.0.2.7:40000", "198.51.100.7:80", 6),
+        PacketEvent(4991.5, "drop", "no_service", "eth1", 60, "192.0.2.7:5353", "198.51.100.7:99", 17),
+        PacketEvent(4992.0, "slow_path", "fragment", "eth2", 1514, "[2001:db8::7]", "[2001:db8:f::7]", 44),
+        PacketEvent(4992.001, "reply", "icmp_too_big", "eth1", 1514, "192.0.2.7:40000", "198.51.100.7:80", 6),
+        PacketEvent(4993.0, "drop", "malformed", "eth1", 60, "02:71:00:00:00:01", "02:71:00:00:00:02"),
+    )
+
+
+XDP = {
+    "kind": "xdp",
+    "interfaces": "eth1, eth2",
+    "mode_eth1": "native",
+    "mode_eth2": "generic",
+    "why_eth2": "the driver xyz runs no XDP programs",
+    "egress_eth3": "slow path: its driver sends no XDP frames",
+}
+"""Facts of an XDP plane that is not as fast as it could be."""
+
+
 def _evenly(desired: Desired) -> Desired:
     """Equal shares, whatever the ring gives."""
     return replace(
@@ -129,6 +152,7 @@ def observed(**changes: Any) -> Observed:
         "speaker": sample_speaker(),
         "health": sample_health(),
         "plane": {"kind": "raw", "transmit": "AF_XDP from the receive ring", "interfaces": "eth1"},
+        "samples": sample_packets(),
         "reload": ReloadStatus(True, NOW - 500, "/etc/onward/onward.toml", "0123456789abcdef"),
         "lag": LagSummary(0.0001, 0.002, 0.013, (90, 5, 3, 1, 0, 1, 0, 0, 0, 0, 0, 0), 0.042),
         "ready": (("config", True, ""), ("data_plane", True, ""), ("programmed", True, ""), ("bgp", True, "")),
@@ -193,6 +217,9 @@ def sources(source: Callable[[], Observed] = observed, **changes: Any) -> Status
     async def plane() -> Mapping[str, str]:
         return source().plane
 
+    async def packets() -> Sequence[PacketEvent]:
+        return source().samples
+
     given: dict[str, Callable[[], Any] | Callable[[], Awaitable[Any]] | float] = {
         "applied": lambda: source().applied,
         "snapshot": lambda: source().snapshot,
@@ -200,6 +227,7 @@ def sources(source: Callable[[], Observed] = observed, **changes: Any) -> Status
         "speaker": lambda: source().speaker,
         "health": lambda: source().health,
         "plane": plane,
+        "samples": packets,
         "reload": lambda: source().reload,
         "loop_lag": lambda: source().lag,
         "ready": lambda: source().ready,

@@ -12,7 +12,7 @@ from appliance.api.sources import Observed
 from appliance.api.views import status_document
 from appliance.packet.action import Reason
 from tests import golden
-from tests.unit.api.samples import healthy, observed, sample_snapshot, shared
+from tests.unit.api.samples import XDP, healthy, observed, sample_snapshot, shared
 
 
 def samples(seen: Observed) -> dict[tuple[str, ...], float]:
@@ -126,3 +126,20 @@ def test_a_failed_plane_is_a_metric() -> None:
     """While the data plane is in doubt, onward_plane_up is 0."""
     assert samples(observed(snapshot=sample_snapshot(plane_error="stuck")))["onward_plane_up",] == 0
     assert samples(observed())["onward_plane_up",] == 1
+
+
+def test_the_plane_that_forwards() -> None:
+    """The kind is a label, and each interface of an XDP plane has one mode; of a silent plane there is nothing."""
+    found = samples(observed(plane=XDP))
+    assert found["onward_plane_info", "xdp"] == 1
+    modes = {key[1:]: value for key, value in found.items() if key[0] == "onward_plane_interface_mode"}
+    assert modes == {
+        ("eth1", "native"): 1,
+        ("eth1", "generic"): 0,
+        ("eth1", "none"): 0,
+        ("eth2", "native"): 0,
+        ("eth2", "generic"): 1,
+        ("eth2", "none"): 0,
+    }
+    silent = samples(observed(plane={}))
+    assert not [key for key in silent if key[0] in ("onward_plane_info", "onward_plane_interface_mode")]

@@ -13,7 +13,7 @@ import appliance.api
 from appliance.api.page import Html, duration, h, render_main, render_page, si
 from appliance.api.sources import Observed, ReloadStatus
 from appliance.api.views import status_document
-from tests.unit.api.samples import NOW, healthy, observed, sample_counters, sample_speaker, shared
+from tests.unit.api.samples import NOW, XDP, healthy, observed, sample_counters, sample_packets, sample_speaker, shared
 
 FOLDER = Path(appliance.api.__file__).parent
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -78,6 +78,7 @@ def test_well_formed_and_self_contained(seen: Observed) -> None:
         "/metrics",
         "/readyz",
         "/api/v1/status",
+        "/api/v1/samples",
     }
     assert page.tags.count("main") == 1
     assert len(page.keys) == len(set(page.keys))
@@ -125,10 +126,31 @@ def test_shows_the_hash_key() -> None:
     assert f"hash key {document['director']['hash_key']}" in render_page(document)
 
 
+def test_shows_the_plane_and_why_it_is_not_faster() -> None:
+    """The header names the plane with its modes; what holds it up is the title there, and a fact of the director."""
+    markup = render_page(status_document(observed(plane=XDP)))
+    assert ">xdp plane (eth1 native, eth2 generic)</span>" in markup
+    assert 'title="eth2: generic XDP: the driver xyz runs no XDP programs; packets out of eth3: slow path' in markup
+    assert "<dd>the driver xyz runs no XDP programs</dd>" in markup
+    assert "<span>raw plane</span>" in render_page(status_document(observed()))
+
+
+def test_shows_the_latest_packets() -> None:
+    """Samples are a table with the newest first, and where there are none that is said."""
+    text = " ".join(checked(render_page(status_document(observed()))).text)
+    table = text[text.index("Latest packets") :]
+    assert "9 s ago" in table
+    assert "192.0.2.7:40000" in table
+    places = [table.index(words) for words in ("malformed", "icmp too big", "slow path", "no service", "new flow")]
+    assert places == sorted(places)
+    assert "No samples yet." in render_page(status_document(observed(samples=())))
+
+
 def test_everything_foreign_is_escaped() -> None:
     """Whatever members, routers, files and kernels say cannot become markup."""
     seen = observed(
-        plane={EVIL: EVIL},
+        plane={EVIL: EVIL, "kind": EVIL, f"mode_{EVIL}": EVIL, f"why_{EVIL}": EVIL, "why_not_xdp": EVIL},
+        samples=[replace(sample_packets()[0], what=EVIL, reason=EVIL, interface=EVIL, source=EVIL, destination=EVIL)],
         reload=ReloadStatus(False, NOW, EVIL, EVIL, (EVIL,)),
         ready=((EVIL, False, EVIL),),
         speaker=replace(sample_speaker(), detail=EVIL),

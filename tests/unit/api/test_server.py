@@ -99,6 +99,24 @@ def test_status_with_a_silent_plane(run: Run) -> None:
     assert json.loads(text)["counters"] is None
 
 
+def test_samples(run: Run) -> None:
+    """The samples are a JSON list, the newest last, and must not be cached."""
+    response, text = run(get("/api/v1/samples"))
+    assert (response.status, response.content_type) == (200, "application/json")
+    assert response.headers["Cache-Control"] == "no-store"
+    assert [sample["what"] for sample in json.loads(text)] == ["new_flow", "drop", "slow_path", "reply", "drop"]
+
+
+def test_samples_of_a_silent_plane(run: Run) -> None:
+    """A data plane that does not tell has no samples; that is no error."""
+
+    async def silent() -> Any:
+        raise DataPlaneError("the data plane was not started")
+
+    response, text = run(get("/api/v1/samples", sources(samples=silent)))
+    assert (response.status, json.loads(text)) == (200, [])
+
+
 def _count_looks() -> tuple[list[int], StatusSources]:
     looks: list[int] = []
 

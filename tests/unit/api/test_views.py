@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from appliance.api.sources import ReloadStatus
-from appliance.api.views import NOT_VISIBLE, PASSES, Rates, status_document
+from appliance.api.views import NOT_VISIBLE, PASSES, Rates, samples, status_document
 from appliance.dataplane.base import Counters
 from appliance.model import Health, NetworkProfile, ProfileType, TtlPolicy
 from appliance.packet.action import Reason
@@ -19,10 +19,12 @@ from tests.unit.api.samples import (
     NOW,
     PEER,
     VIP,
+    XDP,
     healthy,
     observed,
     sample_counters,
     sample_health,
+    sample_packets,
     sample_snapshot,
     sample_speaker,
     shared,
@@ -229,3 +231,59 @@ def test_rates_forget() -> None:
     rates.since(100.0, sample_counters())
     assert rates.since(200.0, sample_counters(2)) is None
     assert rates.since(201.5, sample_counters(3)) == (1.5, sample_counters(2))
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"),
+    [
+        ({}, "no plane"),
+        ({"kind": "raw", "transmit_eth1": "AF_XDP"}, "raw plane"),
+        ({"kind": "xdp", "mode_eth1": "native"}, "xdp plane (native)"),
+        ({"kind": "xdp", "mode_eth1": "generic", "mode_eth2": "generic"}, "xdp plane (generic)"),
+        (XDP, "xdp plane (eth1 native, eth2 generic)"),
+    ],
+)
+def test_the_plane_is_named_with_its_modes(facts: dict[str, str], name: str) -> None:
+    """One word where all interfaces are alike, else one for each."""
+    assert status_document(observed(plane=facts))["plane"]["name"] == name
+
+
+def test_notes_tell_why_the_plane_is_not_faster() -> None:
+    """What is generic, missing, slow or a makeshift has its reason; a native plane has nothing to say."""
+    raw = {"kind": "raw", "why_not_xdp": "the XDP data plane needs CAP_BPF"}
+    none = {"kind": "xdp", "mode_eth1": "none", "why_eth1": "another program is attached"}
+    native = {"kind": "xdp", "mode_eth1": "native"}
+    notes = [status_document(observed(plane=facts))["plane"]["notes"] for facts in (raw, none, XDP, native)]
+    assert notes == [
+        ["not the XDP plane: the XDP data plane needs CAP_BPF"],
+        ["eth1: no XDP program: another program is attached"],
+        [
+            "eth2: generic XDP: the driver xyz runs no XDP programs",
+            "packets out of eth3: slow path: its driver sends no XDP frames",
+        ],
+        [],
+    ]
+
+
+def test_samples_have_the_time_of_day_and_names() -> None:
+    """The plane's clock becomes seconds since the epoch; protocols have names, or numbers, or are not known."""
+    first, *others = samples(observed())
+    assert first == {
+        "at": NOW - 9.75,
+        "clock": 4990.25,
+        "what": "new_flow",
+        "reason": None,
+        "interface": "eth1",
+        "source": "192.0.2.7:40000",
+        "destination": "198.51.100.7:80",
+        "protocol": "tcp",
+        "length": 74,
+    }
+    assert [sample["protocol"] for sample in others] == ["udp", "44", "tcp", None]
+
+
+def test_the_document_has_the_latest_samples_only() -> None:
+    """Its size does not depend on how much happens."""
+    events = [replace(sample_packets()[0], at=4000.0 + number) for number in range(100)]
+    seen = observed(samples=events)
+    assert status_document(seen)["samples"] == samples(seen)[-10:]

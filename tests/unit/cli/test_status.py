@@ -21,7 +21,7 @@ from appliance.cli.status import Look, render
 from appliance.dataplane.base import Counters
 from tests import golden
 from tests.builders import config, snapshot
-from tests.unit.api.samples import healthy, observed, sample_health, shared
+from tests.unit.api.samples import XDP, healthy, observed, sample_health, shared
 
 ESCAPE = "\x1b["
 
@@ -75,8 +75,9 @@ def test_text_is_as_published() -> None:
         observed(applied=None, counters=None, speaker=None, health=(), plane={}),
         observed(snapshot=snapshot(config(bgp=False)), speaker=None),
         shared(services=30),
+        observed(plane=XDP),
     ],
-    ids=["sample", "healthy", "starting", "no-bgp", "shared"],
+    ids=["sample", "healthy", "starting", "no-bgp", "shared", "xdp"],
 )
 def test_fits(seen: Observed, width: int) -> None:
     """No line is wider than asked for, none ends in blanks, and without colour there are no escapes."""
@@ -112,6 +113,19 @@ def test_a_shared_pool_stands_once() -> None:
     assert lines.count("  -> pool web  l2  0 of 5 in rotation, see below") == 1
     place = lines.index("pool web  l2  0 of 5 in rotation  for 1 virtual service: s1")
     assert lines[place + 1] == "  packets and flows are the pool's, of all 20 virtual services together"
+
+
+def test_shows_the_plane_and_why_it_is_not_faster() -> None:
+    """The first line names the plane with its modes; what holds it up stands below the problems."""
+    lines = render(json.loads(document(replace(healthy(), plane=XDP))), Look(200)).splitlines()
+    assert "xdp plane (eth1 native, eth2 generic), hash key" in lines[0]
+    assert lines[1:3] == [
+        "  eth2: generic XDP: the driver xyz runs no XDP programs",
+        "  packets out of eth3: slow path: its driver sends no XDP frames",
+    ]
+    fallen = {"kind": "raw", "why_not_xdp": "it needs CAP_BPF"}
+    lines = render(json.loads(document(replace(healthy(), plane=fallen))), Look(200)).splitlines()
+    assert lines[1] == "  not the XDP plane: it needs CAP_BPF"
 
 
 def test_large_numbers_stay_short() -> None:

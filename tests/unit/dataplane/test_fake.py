@@ -6,6 +6,7 @@ import pytest
 
 from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
+from appliance.dataplane.events import PacketEvent
 from appliance.dataplane.fake import FakeDataPlane
 from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
 from appliance.model import HashMode, PlaneKind, PortRange, Protocol
@@ -58,6 +59,14 @@ async def test_it_fails_when_told_to_or_not_started() -> None:
     assert plane.tables is tables
     plane.fail(None)
     await plane.check()
+
+
+async def test_it_shows_the_samples_it_is_given() -> None:
+    """What the test puts in comes out."""
+    plane = FakeDataPlane()
+    assert await plane.samples() == ()
+    plane.sampled = (PacketEvent(1.5, "drop", "no_service", "eth1", 60),)
+    assert await plane.samples() == plane.sampled
 
 
 def test_every_kind_of_plane_has_a_driver() -> None:
