@@ -281,8 +281,13 @@ def receptive(space: Namespace, interface: str) -> Link:
 
 
 @cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()
+
+
+@cache
 def _pass_object() -> Path:
-    target = Path(tempfile.mkdtemp()) / "pass.bpf.o"
+    target = Path(_folder().name) / "pass.bpf.o"
     source = Path(__file__).with_name("pass.bpf.c")
     build = [sys.executable, str(REPOSITORY / "systemd" / "build_bpf.py"), "--only", str(source), "--to", str(target)]
     subprocess.run(build, check=True)

@@ -625,7 +625,11 @@ def test_super_frames_are_dropped_and_counted(bench: Rig) -> None:
             with inside(bench.client, connect) as connection:
                 connection.setblocking(False)
                 connection.send(bytes(60_000))
-                until(lambda: plane.counters().reasons.get(Reason.OVERSIZED_FRAME), "a super-frame is counted")
+                if bench.kind == "xdp":
+                    # The kernel takes segmentation away from a veth whose peer has a program: whole frames arrive.
+                    until(lambda: plane.counters().members["web/m1"].bytes > 60_000, "segments are forwarded")
+                else:
+                    until(lambda: plane.counters().reasons.get(Reason.OVERSIZED_FRAME), "a super-frame is counted")
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         finally:
             bench.client.run("ethtool", "-K", "c0", "tx", "off")

@@ -258,18 +258,18 @@ class XdpDataPlane:
             self._inherited.add(name)
             log.info("plane.xdp_adopted", interface=name, mode=str(attachment.mode))
         else:
+            self._set_port(program, interface, layout.PORT_NO_TRANSMIT | layout.PORT_PARTIAL)  # right for any mode
             attachment = attach_to(interface, program.fd, self._mode)
             if attachment.why_generic:
                 log.warning("plane.xdp_generic", interface=name, reason=attachment.why_generic)
         self._attached[name] = attachment
         self._why_not.pop(name, None)
-        self._set_port(program, attachment)
+        self._set_port(program, interface, attachment.port_flags)
 
-    def _set_port(self, program: Program, attachment: Attachment) -> None:
-        interface = attachment.interface
+    def _set_port(self, program: Program, interface: kernel.Interface, flags: int) -> None:
         self._names[interface.ifindex] = interface.name
         try:
-            program.tables.set_port(interface.ifindex, interface.mac, interface.mtu, attachment.port_flags)
+            program.tables.set_port(interface.ifindex, interface.mac, interface.mtu, flags)
         except ValueError as error:
             raise DataPlaneError(str(error)) from error
 
@@ -320,7 +320,7 @@ class XdpDataPlane:
                 self._uncover(name, "something has detached the XDP program")
             elif (interface.mac, interface.mtu) != (attachment.interface.mac, attachment.interface.mtu):
                 attachment.interface = interface
-                self._set_port(program, attachment)
+                self._set_port(program, interface, attachment.port_flags)
                 log.info("plane.xdp_interface_changed", interface=name, mtu=interface.mtu)
             else:
                 self._change_mode(name, attachment)
@@ -385,7 +385,7 @@ class XdpDataPlane:
                     log.info("plane.xdp_larger_maps", reason=str(reason))
                     self._spare.tables.stage(tables, self._member_egress)
                     for attachment in self._attached.values():
-                        self._set_port(self._spare, attachment)
+                        self._set_port(self._spare, attachment.interface, attachment.port_flags)
             except (BpfError, ValueError, NoRoomError) as error:
                 raise DataPlaneError(f"the XDP program cannot follow the new tables: {error}") from error
             return True
