@@ -139,19 +139,9 @@ def decide(snapshot: Snapshot, before: Desired | None = None) -> Desired:
         ring = rings[key]
         views.append(ServiceView(service, ring.members, _why_not_serving(service, ring)))
         if service.enabled:
-            vips = [vip for vip in service.vips if not _is_ours(snapshot, vip)]
-            table_services += [
-                TableService(
-                    index=len(table_services) + position,
-                    name=service.name,
-                    vip=vip,
-                    protocol=service.protocol,
-                    ports=service.ports,
-                    hash_mode=service.hash_mode,
-                    slots=ring.slots,
-                )
-                for position, vip in enumerate(vips)
-            ]
+            for vip in service.vips:
+                if not _is_ours(snapshot, vip):
+                    table_services.append(_table_service(len(table_services), service, vip, ring.slots, before))
     vip_views = _vips(snapshot, views)
     return Desired(
         tables=ForwardingTables(config.secret, tuple(table_services), table_members),
@@ -241,6 +231,15 @@ def _table_members(judged: tuple[MemberView, ...], delivery: Delivery) -> Mappin
         for view in judged
         if view.state is EffectiveState.IN_ROTATION and view.next_hop is not None
     }
+
+
+def _table_service(
+    index: int, service: VirtualService, vip: IPAddress, slots: SlotArray, before: Desired | None
+) -> TableService:
+    made = TableService(index, service.name, vip, service.protocol, service.ports, service.hash_mode, slots)
+    old = before.tables.services if before else ()
+    same = index < len(old) and old[index].slots is slots and old[index] == made
+    return old[index] if same else made
 
 
 def _why_not_serving(service: VirtualService, ring: _Ring) -> No | None:

@@ -3,7 +3,8 @@
 # .venv, the compiled BPF objects. Idempotent: what is there already is skipped, and a second run costs no time.
 #
 # Sourced by containerlab/demo and tests/run; offers
-#   bootstrap WHAT...   WHAT: run (the appliance), lab (routers, captures, pictures), dev (tests and compilers)
+#   bootstrap WHAT...   WHAT: run (the appliance), lab (routers, captures, pictures), dev (tests and compilers),
+#                       kernels (what boots other kernels)
 #   as_root CMD...      runs CMD as root, through sudo where the user is not root
 #   VENV                the virtual environment's path
 set -euo pipefail
@@ -112,6 +113,7 @@ bootstrap() {
 		run) ;;
 		lab) packages+=(frr ethtool tcpdump iputils-ping curl); lock=requirements-dev.lock ;;
 		dev) packages+=(bird2 gcc libc6-dev linux-libc-dev shellcheck); lock=requirements-dev.lock ;;
+		kernels) packages+=(qemu-system-x86 busybox-static kmod zstd); lock=requirements-dev.lock ;;
 		*) die "bootstrap: unknown part: $what" ;;
 		esac
 	done

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
+PATIENCE = float(os.environ.get("ONWARD_PATIENCE", "1"))
+"""Deadlines are so many times longer: an emulated machine is slow."""
+
 _numbers = count()
 
 
@@ -65,6 +68,7 @@ def until(condition: Callable[[], object], what: str, deadline_s: float = 10.0) 
     Raises:
         AssertionError: the deadline passed; the text says what was waited for.
     """
+    deadline_s *= PATIENCE
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
         if value := condition():

@@ -1,6 +1,7 @@
 /* UDP load to a VIP: valid frames of one size, one flow or 65,536 (random source ports).
  *
  * usage: gen IF LENGTH FLOWS DMAC SMAC SOURCE DESTINATION            received by IF, as fast as it goes, until SIGTERM
+ *        gen IF LENGTH FLOWS DMAC SMAC SOURCE DESTINATION tx         sent by IF, a veth, to its peer's XDP program
  *        gen IF LENGTH FLOWS DMAC SMAC SOURCE DESTINATION PPS SECS   sent by IF, that many a second; prints how many
  *
  * The first form makes IF receive XDP frames (BPF_PROG_TEST_RUN with live frames and XDP_PASS), as if its driver had
@@ -22,7 +23,7 @@ enum { MAX_FRAME = 1514, BURST = 64, ONE_FLOW_PORT = 0x3039 };
 
 static uint8_t frame[MAX_FRAME];
 static int length, ports_at;
-static bool v6;
+static bool v6, transmit;
 static uint32_t udp_sum; /* IPv6: one's complement sum over all but the source port */
 static volatile sig_atomic_t stopped;
 
@@ -103,10 +104,11 @@ static int live_program(int flows)
 {
 	static struct program p;
 	uint32_t mac[3];
-	uint16_t check;
+	uint16_t check, type;
 
 	memcpy(mac, frame, 12);
 	memcpy(&check, frame + 24, 2);
+	memcpy(&type, frame + 12, 2);
 	EMIT(&p, MOV_R(6, 1));
 	if (flows > 1)
 		EMIT(&p, CALL(BPF_FUNC_get_prandom_u32), ALU_I(BPF_AND, 0, 0xffff));
@@ -115,7 +117,7 @@ static int live_program(int flows)
 	EMIT(&p, MOV_R(7, 0), LDX(BPF_W, 2, 6, 0), LDX(BPF_W, 3, 6, 4), MOV_R(4, 2), ALU_I(BPF_ADD, 4, ports_at + 8));
 	EMIT(&p, JUMP_R(BPF_JGT, 4, 3, 0));
 	to_label(&p);
-	EMIT(&p, ST(BPF_W, 2, 0, mac[0]), ST(BPF_W, 2, 4, mac[1]), ST(BPF_W, 2, 8, mac[2]), STX(BPF_H, 2, 7, ports_at));
+	EMIT(&p, ST(BPF_W, 2, 0, mac[0]), ST(BPF_W, 2, 4, mac[1]), ST(BPF_W, 2, 8, mac[2]), ST(BPF_H, 2, 12, type), STX(BPF_H, 2, 7, ports_at));
 	if (v6) {
 		EMIT(&p, ST(BPF_B, 2, 21, 64), MOV_R(4, 7), ALU_I(BPF_ADD, 4, udp_sum));
 		for (int i = 0; i < 2; i++)
@@ -124,7 +126,7 @@ static int live_program(int flows)
 	} else {
 		EMIT(&p, ST(BPF_B, 2, 22, 64), ST(BPF_H, 2, 24, check));
 	}
-	EMIT(&p, MOV_I(0, XDP_PASS), EXIT);
+	EMIT(&p, MOV_I(0, transmit ? XDP_TX : XDP_PASS), EXIT);
 	label(&p);
 	EMIT(&p, MOV_I(0, XDP_DROP), EXIT);
 	return load_program(BPF_PROG_TYPE_XDP, &p, 0);
@@ -198,7 +200,8 @@ int main(int argc, char **argv)
 {
 	struct sigaction on_stop = {.sa_handler = stop};
 
-	if (argc != 8 && argc != 10)
+	transmit = argc == 9 && !strcmp(argv[8], "tx");
+	if (argc != 8 && argc != 10 && !transmit)
 		return 2;
 	sigaction(SIGTERM, &on_stop, NULL);
 	int ifindex = if_nametoindex(argv[1]), flows = atoi(argv[3]);
@@ -206,5 +209,5 @@ int main(int argc, char **argv)
 	if (!ifindex || length < 62 || length > MAX_FRAME)
 		return 2;
 	build(argv[4], argv[5], argv[6], argv[7]);
-	return argc == 8 ? flood(ifindex, flows) : paced(ifindex, flows, atof(argv[8]), atof(argv[9]));
+	return argc < 10 ? flood(ifindex, flows) : paced(ifindex, flows, atof(argv[8]), atof(argv[9]));
 }

@@ -387,6 +387,11 @@ def print_table(figures: Sequence[Figure]) -> None:
         print("  ".join(cells).rstrip())
 
 
+def write_json(figures: Sequence[Figure], path: Path) -> None:
+    plain = [{key: value for key, value in asdict(f).items() if key != "note"} for f in figures]
+    path.write_text(json.dumps(plain, indent=1) + "\n")
+
+
 def progress(text: str) -> None:
     print(f"[{time.monotonic() - STARTED:5.0f} s] {text}", file=sys.stderr, flush=True)
 
@@ -433,8 +438,7 @@ def main() -> int:
         if figures:
             print_table(figures)
             if options.json:
-                plain = [{key: value for key, value in asdict(f).items() if key != "note"} for f in figures]
-                options.json.write_text(json.dumps(plain, indent=1) + "\n")
+                write_json(figures, options.json)
     return 1 if options.strict and any(figure.ok is False for figure in figures) else 0
 
 

@@ -143,6 +143,7 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 {
 	struct iphdr *ip = (struct iphdr *)l3;
 	struct inner inner = {.l2 = l2, .type = BE16(ETH_P_IP)};
+	const struct generation *g = run->generation;
 	struct entry *entry = NULL;
 	struct key key;
 	u32 number = 0, length, ports = 0;
@@ -160,11 +161,11 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	if (likely(plain)) {
 		ports = *(u32 *)(l3 + sizeof(*ip));
 		key.what = WHAT(4, ip->protocol, ports >> 16);
-		number = find(run->generation, &key, &entry);
+		number = find(g, g->ports_first, g->ports_mask, &key, &entry);
 	}
 	if (!number) {
 		key.what = WHAT(4, 0, 0);
-		if (likely(!find(run->generation, &key, &entry))) /* 3 */
+		if (likely(!find(g, g->vips_first, g->vips_mask, &key, &entry))) /* 3 */
 			return pass(run, EXIT_PASS_NOT_VIP);
 		if (plain)
 			number = find_range(run, (struct vip *)entry, ip->protocol, ports >> 16, &entry);
@@ -198,12 +199,12 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	}
 	if (unlikely(trailer(run, l2, length)))
 		return slow(run, EXIT_SLOW_TRAILER);
-	if (unlikely(run->port->flags & PORT_PARTIAL) &&
+	if (unlikely(run->flags & PORT_PARTIAL) &&
 	    partial(l4.check, ip->protocol, (u64)ip->saddr + ip->daddr, length - sizeof(*ip)))
 		return slow(run, EXIT_SLOW_PARTIAL_CHECKSUM);
 
-	h = entry->base + (ip->saddr + run->generation->keys[1]) * entry->source_factor +
-	    ((ports & entry->ports_mask) + run->generation->keys[3]) * entry->ports_factor;
+	h = entry->base + (ip->saddr + g->keys[1]) * entry->source_factor +
+	    ((ports & entry->ports_mask) + g->keys[3]) * entry->ports_factor;
 	inner.hash = finished(h);
 	inner.length = length;
 	inner.tclass = ip->tos;
@@ -222,7 +223,7 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 {
 	struct ip6hdr *ip = (struct ip6hdr *)l3;
 	struct inner inner = {.l2 = l2, .type = BE16(ETH_P_IPV6), .whole = 1};
-	const u64 *keys = run->generation->keys;
+	const struct generation *g = run->generation;
 	struct entry *entry = NULL;
 	struct key key;
 	u32 number = 0, length, ports = 0;
@@ -239,11 +240,11 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	if (likely(plain)) {
 		ports = *(u32 *)(l3 + sizeof(*ip));
 		key.what = WHAT(6, ip->nexthdr, ports >> 16);
-		number = find(run->generation, &key, &entry);
+		number = find(g, g->ports_first, g->ports_mask, &key, &entry);
 	}
 	if (!number) {
 		key.what = WHAT(6, 0, 0);
-		if (likely(!find(run->generation, &key, &entry))) /* 3 */
+		if (likely(!find(g, g->vips_first, g->vips_mask, &key, &entry))) /* 3 */
 			return pass(run, EXIT_PASS_NOT_VIP);
 		if (plain)
 			number = find_range(run, (struct vip *)entry, ip->nexthdr, ports >> 16, &entry);
@@ -274,16 +275,16 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	}
 	if (unlikely(trailer(run, l2, length)))
 		return slow(run, EXIT_SLOW_TRAILER);
-	if (unlikely(run->port->flags & PORT_PARTIAL) &&
+	if (unlikely(run->flags & PORT_PARTIAL) &&
 	    partial(l4.check, ip->nexthdr,
 		    (u64)ip->saddr[0] + ip->saddr[1] + ip->saddr[2] + ip->saddr[3] + ip->daddr[0] + ip->daddr[1] +
 			    ip->daddr[2] + ip->daddr[3],
 		    length - sizeof(*ip)))
 		return slow(run, EXIT_SLOW_PARTIAL_CHECKSUM);
 
-	h = entry->base + (ip->saddr[0] + keys[1]) * (ip->saddr[1] + keys[2]) +
-	    (ip->saddr[2] + keys[3]) * (ip->saddr[3] + keys[4]) +
-	    ((ports & entry->ports_mask) + keys[9]) * entry->ports_factor;
+	h = entry->base + (ip->saddr[0] + g->keys[1]) * (ip->saddr[1] + g->keys[2]) +
+	    (ip->saddr[2] + g->keys[3]) * (ip->saddr[3] + g->keys[4]) +
+	    ((ports & entry->ports_mask) + g->keys[9]) * entry->ports_factor;
 	inner.hash = finished(h);
 	inner.length = length;
 	inner.tclass = __builtin_bswap32(*(u32 *)ip) >> 20;
@@ -307,7 +308,8 @@ INLINE int balance(struct xdp_md *ctx, u32 length)
 	run.port = AT(ports, ctx->ingress_ifindex & (PORTS - 1));
 	if (!run.generation || !run.port)
 		return XDP_PASS;
-	run.row = (run.port->flags & PORT_QUIET) ? control->rows : bpf_get_smp_processor_id();
+	run.flags = run.port->flags;
+	run.row = run.flags & PORT_QUIET ? control->rows : bpf_get_smp_processor_id();
 	if (unlikely(run.port->ifindex != ctx->ingress_ifindex))
 		return pass(&run, EXIT_PASS_UNKNOWN_INTERFACE);
 
@@ -338,10 +340,20 @@ SEC("xdp") int balance_linear(struct xdp_md *ctx)
 	return balance(ctx, ctx->data_end - ctx->data);
 }
 
+enum { SHORTEST_SPLIT = 192 };
+
+/* Asking for it takes a call. Who splits frames has more than this in the first buffer (mlx5, the least: 256 bytes). */
+INLINE u32 whole_length(struct xdp_md *ctx)
+{
+	u32 linear = ctx->data_end - ctx->data;
+
+	return linear < SHORTEST_SPLIT ? linear : bpf_xdp_get_buff_len(ctx);
+}
+
 /* The same for drivers that spread large frames over several buffers, of which only the first is in sight (Linux 5.18). */
 SEC("xdp.frags") int balance_frags(struct xdp_md *ctx)
 {
-	return balance(ctx, bpf_xdp_get_buff_len(ctx));
+	return balance(ctx, whole_length(ctx));
 }
 
 /* Of the two licences offered, the one under which the program runs inside the kernel. */

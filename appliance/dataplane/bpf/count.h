@@ -11,7 +11,8 @@ struct run {
 	const struct control *control;
 	const struct generation *generation;
 	const struct port *port;
-	u32 row; /* of the counters */
+	u32 row;   /* of the counters */
+	u32 flags; /* of the port */
 	u32 length; /* of the frame */
 	u32 linear; /* of its first buffer, which is all there is to see */
 };
@@ -45,7 +46,7 @@ INLINE void maybe_sample(const struct run *run, struct exit_count *count, enum e
 {
 	u64 tick = bpf_jiffies64() >> (run->control->tick_shift & 31);
 
-	if (count->tick == tick || (run->port->flags & PORT_QUIET))
+	if (count->tick == tick || (run->flags & PORT_QUIET))
 		return;
 	count->tick = tick;
 	sample(run->ctx, exit, run->length);
@@ -55,7 +56,7 @@ INLINE void note(const struct run *run, enum exit exit, u32 entry, u32 way, u32 
 {
 	struct outcome *outcome;
 
-	if (likely(!(run->port->flags & PORT_QUIET)))
+	if (likely(!(run->flags & PORT_QUIET)))
 		return;
 	outcome = AT(outcomes, 0);
 	if (outcome)
@@ -76,22 +77,31 @@ INLINE void count_exit(const struct run *run, enum exit exit)
 /* Packets on their way to a member are counted by service and member only; those that open a TCP connection are sampled. */
 INLINE void count_traffic(const struct run *run, u32 service, u32 way, u32 bytes, int opens)
 {
+	u32 service_at = run->row * run->control->services + service, way_at = run->row * run->control->ways + way;
 	struct exit_count *count;
 	struct traffic *traffic;
+	u64 *flows;
 
-	traffic = AT(service_traffic, run->row * run->control->services + service);
+	traffic = AT(service_traffic, service_at);
 	if (traffic) {
 		traffic->packets++;
 		traffic->bytes += bytes;
-		traffic->flows += opens;
 	}
-	traffic = AT(way_traffic, run->row * run->control->ways + way);
+	traffic = AT(way_traffic, way_at);
 	if (traffic) {
 		traffic->packets++;
 		traffic->bytes += bytes;
-		traffic->flows += opens;
 	}
-	if (opens && (count = AT(exits, run->row * EXITS + EXIT_TRANSMIT)))
+	if (likely(!opens))
+		return;
+	flows = AT(service_flows, service_at);
+	if (flows)
+		*flows += 1;
+	flows = AT(way_flows, way_at);
+	if (flows)
+		*flows += 1;
+	count = AT(exits, run->row * EXITS + EXIT_TRANSMIT);
+	if (count)
 		maybe_sample(run, count, EXIT_TRANSMIT);
 }
 
@@ -121,7 +131,7 @@ INLINE int slow(const struct run *run, enum exit exit)
 			cpu->tick = tick;
 			cpu->slow = 0;
 		}
-		if (cpu->slow >= run->control->slow_limit && !(run->port->flags & PORT_QUIET))
+		if (cpu->slow >= run->control->slow_limit && !(run->flags & PORT_QUIET))
 			return drop(run, EXIT_DROP_SLOW_PATH_FULL);
 		cpu->slow++;
 	}

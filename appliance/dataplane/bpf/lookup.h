@@ -22,31 +22,35 @@ INLINE u32 finished(u64 h)
 	return spread(spread(h)) >> 32;
 }
 
-/* The number of the entry with this key; 0 when there is none. Buckets hold four; user space finds seeds with which none
- * overflows. */
-INLINE u32 find(const struct generation *g, const struct key *key, struct entry **found)
+/* The number of the entry with this key; 0 when there is none. Buckets hold four and fill up in order; what finds its own
+ * full stands in one of the next. */
+INLINE u32 find(const struct generation *g, u32 first, u32 mask, const struct key *key, struct entry **found)
 {
 	u64 h = spread((key->address[0] + g->seeds[0]) * (key->address[1] + g->seeds[1]) +
 		       (key->what + g->seeds[2]) * g->seeds[3]);
-	struct bucket *bucket = AT(buckets, g->index_first + ((u32)(h >> 32) & g->index_mask));
 	u32 tag = h >> 24 & 0xff, number;
+	struct bucket *bucket;
 	struct entry *entry;
 
-	if (!bucket)
-		return 0;
+#pragma clang loop unroll(disable)
+	for (u32 probe = 0; probe < PROBES; probe++) {
+		bucket = AT(buckets, first + (((u32)(h >> 32) + probe) & mask));
+		if (!bucket)
+			return 0;
 #pragma unroll
-	for (int i = 0; i < 4; i++) {
-		number = bucket->slot[i];
-		if (!number)
-			return 0; /* they fill up in order */
-		if (number >> 24 != tag)
-			continue;
-		number &= 0xffffff;
-		entry = AT(entries, g->entries_first + number);
-		if (entry && entry->what == key->what && entry->address[0] == key->address[0] &&
-		    entry->address[1] == key->address[1]) {
-			*found = entry;
-			return number;
+		for (int i = 0; i < 4; i++) {
+			number = bucket->slot[i];
+			if (!number)
+				return 0;
+			if (number >> 24 != tag)
+				continue;
+			number &= 0xffffff;
+			entry = AT(entries, g->entries_first + number);
+			if (entry && entry->what == key->what && entry->address[0] == key->address[0] &&
+			    entry->address[1] == key->address[1]) {
+				*found = entry;
+				return number;
+			}
 		}
 	}
 	return 0;

@@ -118,7 +118,7 @@ INLINE int rewrite(const struct run *run, const struct way *way, const struct in
 /* Sends what rewrite has made. */
 INLINE int send(const struct run *run, const struct way *way)
 {
-	if (run->port->flags & PORT_QUIET || (way->ifindex == run->port->ifindex && !(run->port->flags & PORT_NO_TRANSMIT)))
+	if (run->flags & PORT_QUIET || (way->ifindex == run->port->ifindex && !(run->flags & PORT_NO_TRANSMIT)))
 		return XDP_TX;
 	return bpf_redirect_map(&egress, way->ifindex, XDP_DROP);
 }

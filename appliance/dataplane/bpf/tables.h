@@ -25,8 +25,10 @@ struct control {
 struct generation {
 	u64 keys[12];	  /* of the flow hash; the last is not used */
 	u64 seeds[4];	  /* of the index */
-	u32 index_first;  /* its first bucket */
-	u32 index_mask;	  /* buckets less one */
+	u32 ports_first;  /* index of VIP, protocol and port: its first bucket */
+	u32 ports_mask;	  /* its buckets less one */
+	u32 vips_first;	  /* index of VIPs, the same */
+	u32 vips_mask;
 	u32 entries_first;
 	u32 ranges_first;
 	u32 ways_first;
@@ -50,7 +52,7 @@ struct entry {
 	u32 spare;
 };
 
-/* Also found by the index: a VIP, whatever the port. */
+/* In the place of an entry, found by an index of its own: a VIP, whatever the port. */
 struct vip {
 	u64 address[2];
 	u32 what;
@@ -66,6 +68,9 @@ struct vip {
 struct bucket {
 	u32 slot[4]; /* 0: free; else the number of the entry, 24 bits, under 8 bits of the key's hash */
 };
+
+/* How many buckets an entry may stand in: its own and those behind it. */
+enum index { PROBES = 4 };
 
 /* Ports first..last of one VIP and protocol belong to an entry; sorted, none overlap. */
 struct range {
@@ -112,7 +117,7 @@ enum port_flags {
 enum { PORTS = 256 };
 
 struct traffic {
-	u64 packets, bytes, flows, spare;
+	u64 packets, bytes;
 };
 
 /* A named counter for every way out. User space takes names and order from this type. */
@@ -180,6 +185,7 @@ struct types {
 	enum way_kind kind;
 	enum way_flags flags;
 	enum port_flags port_flags;
+	enum index index;
 };
 
 /* Numbers of elements are for opening the object; user space sizes the maps before it loads them. */
@@ -203,6 +209,8 @@ SHARED_ARRAY(slots, u64, 1); /* four slots each */
 SHARED_ARRAY(ports, struct port, PORTS);
 SHARED_ARRAY(service_traffic, struct traffic, 1);
 SHARED_ARRAY(way_traffic, struct traffic, 1);
+SHARED_ARRAY(service_flows, u64, 1); /* new TCP connections; apart, since most packets open none */
+SHARED_ARRAY(way_flows, u64, 1);
 SHARED_ARRAY(exits, struct exit_count, EXITS);
 SHARED_ARRAY(cpus, struct cpu, 1);
 SHARED_ARRAY(outcomes, struct outcome, 1);

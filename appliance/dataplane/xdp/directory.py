@@ -1,6 +1,7 @@
 """What leads from addresses and ports to virtual services, in the program's form. Pure; the slots are not in here."""
 
 import hashlib
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.dataplane.intervals import NO_SERVICE, PORTS, port_intervals
-from appliance.dataplane.xdp.layout import BUCKET, ENTRY, RANGE, VIP, what
+from appliance.dataplane.xdp.layout import BUCKET, ENTRY, PROBES, RANGE, VIP, what
 from appliance.forwarding import TableService
 from appliance.model import IPAddress, Protocol
 from appliance.ring.hash import FINAL, MASKS, derive_keys, flow_words
@@ -27,10 +28,10 @@ EXACT_WIDTH = 4
 
 _M64 = (1 << 64) - 1
 _PER_BUCKET = 4
-_ROOM = 4
-"""Buckets for each entry: with fewer, no seeds might be found with which none overflows."""
+_BUCKETS_PER_ENTRY = 0.75
+"""At least: a denser index has more packets look into a second bucket, a sparser one takes more of the CPU's cache."""
 
-_ATTEMPTS = 64
+_ATTEMPTS = 16
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,11 @@ class Directory:
 
     ranges: Records
     seeds: tuple[int, int, int, int]
+    index_sizes: tuple[int, int]
+    """Buckets of the index of VIPs with ports, and of that of VIPs: powers of two."""
+
     buckets: Records
-    """A power of two of them."""
+    """Both, one behind the other."""
 
     @cached_property
     def names(self) -> tuple[tuple[str, str], ...]:
@@ -82,30 +86,35 @@ def build(services: tuple[TableService, ...], secret: bytes) -> Directory:
     writer = _Writer(keys)
     for (vip, protocol), members in groups.items():
         writer.add(vip, protocol, members)
-    entries = np.frombuffer(b"".join([bytes(ENTRY.itemsize), *writer.rows]), ENTRY).copy()
+    # VIPs last: packets for ports that have an entry do not touch them, and they are to take no room in the cache.
+    numbered = len(writer.rows) + 1 + np.arange(len(writer.vips))
+    rows = [bytes(ENTRY.itemsize), *writer.rows, *(vip.tobytes() for vip in writer.vips.values())]
+    entries = np.frombuffer(b"".join(rows), ENTRY).copy()
     if len(entries) >= 1 << 24:
         raise ValueError(f"{len(entries)} VIPs and ports are more than the XDP program can hold (16777215)")
-    seeds, buckets = _index(entries, np.array(writer.indexed, np.int64), secret)
+    seeds, indexes = _index(entries, (np.array(writer.indexed, np.int64), numbered), secret)
     return Directory(
         services=services,
         keys=keys,
         entries=entries,
-        owners=np.array([NO_OWNER, *writer.owners], np.int64),
+        owners=np.array([NO_OWNER, *writer.owners, *(NO_OWNER for _ in writer.vips)], np.int64),
         ranges=np.array(writer.ranges, RANGE),
         seeds=seeds,
-        buckets=buckets,
+        index_sizes=(len(indexes[0]), len(indexes[1])),
+        buckets=np.concatenate(indexes),
     )
 
 
 class _Writer:
     def __init__(self, keys: Sequence[int]) -> None:
         self._keys = keys
-        self._vips: dict[IPAddress, int] = {}
-        """Number of each VIP's entry."""
+        self.vips: dict[IPAddress, Records] = {}
+        """A record for each VIP."""
         self.rows: list[bytes] = []
+        """Entries from number 1 on."""
         self.owners: list[int] = []
         self.indexed: list[int] = []
-        """Numbers of the entries that the index leads to."""
+        """Numbers of the entries that the index of ports leads to; ranges lead to the others."""
         self.ranges: list[tuple[int, int, int]] = []
 
     def add(self, vip: IPAddress, protocol: Protocol, services: Sequence[TableService]) -> None:
@@ -123,7 +132,10 @@ class _Writer:
             else:
                 number = self._entry(address, 0, by_index[index])
                 self.ranges.append((first, end - 1, number))
-        self._vip(vip, address, protocol, first_range, len(self.ranges) - first_range)
+        record = self.vips.setdefault(vip, np.frombuffer(address + bytes(48), VIP).copy())
+        which = int(protocol == Protocol.UDP)
+        record["what"] = what(vip.version, 0, 0)
+        record["first"][0, which], record["count"][0, which] = first_range, len(self.ranges) - first_range
 
     def _entry(self, address: bytes, key: int, service: TableService) -> int:
         base, source_factor, ports_factor = _factors(self._keys, service)
@@ -131,18 +143,6 @@ class _Writer:
         self.rows.append(address + struct.pack("<IIQQQIIII", key, 0, base, source_factor, ports_factor, mask, 0, 0, 0))
         self.owners.append(service.index)
         return len(self.rows)
-
-    def _vip(self, vip: IPAddress, address: bytes, protocol: Protocol, first: int, count: int) -> None:
-        number = self._vips.get(vip)
-        if number is None:
-            self.rows.append(address + struct.pack("<II", what(vip.version, 0, 0), 0) + bytes(40))
-            self.owners.append(NO_OWNER)
-            number = self._vips[vip] = len(self.rows)
-            self.indexed.append(number)
-        row = np.frombuffer(self.rows[number - 1], VIP).copy()
-        which = int(protocol == Protocol.UDP)
-        row["first"][0, which], row["count"][0, which] = first, count
-        self.rows[number - 1] = row.tobytes()
 
 
 def mapped(address: IPAddress) -> bytes:
@@ -167,32 +167,44 @@ def _factors(keys: Sequence[int], service: TableService) -> tuple[int, int, int]
 
 
 def _index(
-    entries: Records, numbers: npt.NDArray[np.int64], secret: bytes
-) -> tuple[tuple[int, int, int, int], Records]:
-    """Seeds with which no bucket overflows, and the buckets."""
-    size = 1
-    while size < max(1, len(numbers)) * _ROOM:
-        size *= 2
-    address, key = entries["address"][numbers], entries["what"][numbers].astype(np.uint64)
+    entries: Records, parts: Sequence[npt.NDArray[np.int64]], secret: bytes
+) -> tuple[tuple[int, int, int, int], list[Records]]:
+    """Seeds with which every entry finds a place near its own, and the buckets of each part's index."""
+    sizes = [1 << max(0, math.ceil(math.log2(max(1, len(part)) * _BUCKETS_PER_ENTRY))) for part in parts]
     for attempt in range(_ATTEMPTS):
-        material = hashlib.blake2b(
-            attempt.to_bytes(8, "little"), key=secret[:64], digest_size=32, person=b"onward-index"
-        )
-        s0, s1, s2, s3 = struct.unpack("<4Q", material.digest())
-        h = hash_keys(address, key, (s0, s1, s2, s3))
-        at = (h >> np.uint64(32)) & np.uint64(size - 1)
-        order = np.argsort(at, kind="stable")
-        sorted_at = at[order]
-        starts = np.searchsorted(sorted_at, sorted_at)
-        place = np.arange(len(order)) - starts
-        if not len(order) or int(place.max()) < _PER_BUCKET:
+        number = attempt.to_bytes(8, "little")
+        digest = hashlib.blake2b(number, key=secret[:64], digest_size=32, person=b"onward-index").digest()
+        s0, s1, s2, s3 = seeds = struct.unpack("<4Q", digest)
+        indexes = []
+        for part, size in zip(parts, sizes, strict=True):
+            h = hash_keys(entries["address"][part], entries["what"][part].astype(np.uint64), (s0, s1, s2, s3))
+            homes = ((h >> np.uint64(32)) & np.uint64(size - 1)).astype(np.int64)
+            places = _places(homes.tolist(), size)
+            if places is None:
+                break
             buckets = np.zeros(size, BUCKET)
-            tags = (h[order] >> np.uint64(24)) & np.uint64(0xFF)
-            buckets["slot"][sorted_at.astype(np.int64), place] = tags << np.uint64(24) | numbers[order].astype(
-                np.uint64
-            )
-            return (s0, s1, s2, s3), buckets
-    raise ValueError(f"no place for {len(numbers)} VIPs and ports in the XDP program's index")
+            buckets["slot"].reshape(-1)[places] = (h & np.uint64(0xFF000000)) | part.astype(np.uint64)
+            indexes.append(buckets)
+        else:
+            return seeds, indexes
+        sizes = [2 * size for size in sizes] if attempt % 4 == 3 else sizes
+    raise ValueError(f"no place for {len(entries)} VIPs and ports in the XDP program's index")
+
+
+def _places(homes: Sequence[int], size: int) -> list[int] | None:
+    """A place for each: in its own bucket, or in one of the next where that is full. None: there is none so near."""
+    filled = [0] * size
+    places = []
+    for home in homes:
+        for probe in range(PROBES):
+            bucket = (home + probe) % size
+            if filled[bucket] < _PER_BUCKET:
+                break
+        else:
+            return None
+        places.append(bucket * _PER_BUCKET + filled[bucket])
+        filled[bucket] += 1
+    return places
 
 
 def hash_keys(address: npt.NDArray[Any], key: U64, seeds: tuple[int, int, int, int]) -> U64:

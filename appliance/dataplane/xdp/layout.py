@@ -20,8 +20,10 @@ GENERATION = np.dtype(
     [
         ("keys", "<u8", 12),
         ("seeds", "<u8", 4),
-        ("index_first", "<u4"),
-        ("index_mask", "<u4"),
+        ("ports_first", "<u4"),
+        ("ports_mask", "<u4"),
+        ("vips_first", "<u4"),
+        ("vips_mask", "<u4"),
         ("entries_first", "<u4"),
         ("ranges_first", "<u4"),
         ("ways_first", "<u4"),
@@ -72,7 +74,7 @@ WAY = np.dtype(
     ]
 )
 PORT = np.dtype([("ifindex", "<u4"), ("mtu", "<u4"), ("mac", "u1", 6), ("flags", "u1"), ("spare", "u1")])
-TRAFFIC = np.dtype([("packets", "<u8"), ("bytes", "<u8"), ("flows", "<u8"), ("spare", "<u8")])
+TRAFFIC = np.dtype([("packets", "<u8"), ("bytes", "<u8")])
 EXIT_COUNT = np.dtype([("packets", "<u8"), ("tick", "<u8")])
 CPU = np.dtype([("tick", "<u8"), ("slow", "<u4"), ("ident", "<u4")])
 OUTCOME = np.dtype(
@@ -100,6 +102,7 @@ EVENT = struct.Struct("<QIIII")
 
 EVENT_HEAD = 96
 PORTS = 256
+PROBES = 4
 EXITS = 22
 NOBODY = 0xFFFF
 MAX_WAYS = 0x8000

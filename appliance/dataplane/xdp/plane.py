@@ -378,7 +378,7 @@ class XdpDataPlane:
             try:
                 self._drop_spare()
                 try:
-                    program.tables.stage(tables, self._member_egress)
+                    program.tables.stage(tables, self._member_egress, same_egress=True)
                 except NoRoomError as reason:
                     needs = needs_of(tables, build(tables.services, tables.secret))
                     self._spare = Program(program.tables.capacity.holding(needs))

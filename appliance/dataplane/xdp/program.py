@@ -1,7 +1,7 @@
 """The XDP program, loaded: its maps sized and filled, test runs, samples."""
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from appliance.bpf.libbpf import BpfError, Object, RingBuffer, TestRunner, possible_cpus
@@ -24,15 +24,20 @@ LONGEST_TEST_FRAME = 3000
 class Program:
     """One loaded object. `close` takes it out of the kernel once it is attached nowhere any more."""
 
-    def __init__(self, capacity: Capacity | None = None) -> None:
+    def __init__(self, capacity: Capacity | None = None, path: Path = OBJECT, names: Sequence[str] = PROGRAMS) -> None:
         """Load it.
+
+        Args:
+            capacity: of the maps.
+            path: the object.
+            names: programs in it; the first that the kernel takes is used.
 
         Raises:
             BpfError: libbpf is missing, or kernel or privileges do not allow it; the text says which.
         """
         capacity = capacity or Capacity()
         _raise_memlock_limit()
-        self._object, self.name = _load(capacity)
+        self._object, self.name = _load(capacity, path, names)
         try:
             self.fd = self._object.program(self.name)
             self.tables = Tables(self._object, capacity, possible_cpus())
@@ -72,10 +77,10 @@ class Program:
         self._object.close()
 
 
-def _load(capacity: Capacity) -> tuple[Object, str]:
+def _load(capacity: Capacity, path: Path, names: Sequence[str]) -> tuple[Object, str]:
     refused: BpfError | None = None
-    for name in PROGRAMS:
-        loading = Object(OBJECT)
+    for name in names:
+        loading = Object(path)
         try:
             loading.only(name)
             for map_name, elements in sizes(capacity, possible_cpus()).items():

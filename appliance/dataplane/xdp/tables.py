@@ -5,6 +5,7 @@ used again only after `settle`, when no program that could have seen it is runni
 """
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -179,7 +180,12 @@ class _Staged:
     services: tuple[tuple[str, str], ...] = ()
     """(virtual service, VIP)."""
 
+    stations: Counter[bytes] = field(default_factory=Counter)
+    """MAC addresses that no client's packet comes from (L5), by how many members have them."""
+
     egress: frozenset[int] = frozenset()
+    """Interfaces that frames may leave by. Some of them may not be needed any more."""
+
     entry_owners: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
@@ -210,8 +216,8 @@ class Tables:
         self._directory: Directory | None = None
         self._way_rows = np.zeros(capacity.ways, layout.WAY)
         """As it is to stand in the next generation."""
-        self._way_known: dict[tuple[int, str], tuple[TableMember, Egress]] = {}
-        """What the rows were made from."""
+        self._all_ways = True
+        """Whether these have to be made anew, whatever has changed."""
         self._now = _Staged()
         self._next: _Staged | None = None
         self._old: _Staged | None = None
@@ -228,20 +234,24 @@ class Tables:
         control["rows"], control["services"], control["ways"] = self._cpus, self.capacity.services, self.capacity.ways
         control["ident_step"], control["slow_limit"], control["tick_shift"] = step, SLOW_PER_TICK, TICK_SHIFT
         self._views["cpus"]["ident"] = np.arange(self._rows)
-        for number in range(GENERATIONS):
-            self._generation(number)["index_first"] = number * self.capacity.buckets
 
     @property
     def tables(self) -> ForwardingTables:
         """Those in force."""
         return self._now.tables
 
-    def stage(self, tables: ForwardingTables, egress: Callable[[TableMember], Egress]) -> None:
+    def stage(
+        self, tables: ForwardingTables, egress: Callable[[TableMember], Egress], *, same_egress: bool = False
+    ) -> None:
         """Write tables beside those in force. Any number of times before `publish`; the last one counts.
+
+        What it costs depends on what has changed: members and slot tables that are the very same objects as in the
+        tables in force are not looked at.
 
         Args:
             tables: the whole of them.
             egress: how the program reaches a member's next hop.
+            same_egress: it says the same of all next hops in force as it did before.
 
         Raises:
             NoRoomError: they do not fit; nothing has changed.
@@ -253,6 +263,7 @@ class Tables:
         if directory is None or directory.services != tables.services or directory.keys != derive_keys(tables.secret):
             directory = build(tables.services, tables.secret)
         self._fit(directory, tables)
+        self._all_ways = self._all_ways or not same_egress
         staged = self._next = _Staged(tables)
         try:
             self._write(staged, directory, egress)
@@ -260,6 +271,7 @@ class Tables:
             self._abandon()
             raise
         self._directory = directory
+        self._all_ways = False
 
     def publish(self) -> None:
         """Make the tables that were staged those in force."""
@@ -337,10 +349,10 @@ class Tables:
     def traffic(self) -> tuple[dict[tuple[str, str], Traffic], dict[str, Traffic]]:
         """What was counted by (virtual service, VIP), and by member; what is gone included."""
         services, members = dict(self._gone_services), dict(self._gone_members)
-        sums = self._sums("service_traffic", self.capacity.services)
+        sums = self._sums("service", self.capacity.services)
         for name, number in list(self._service_numbers.of.items()):
             services[name] = services.get(name, Traffic()) + sums(number)
-        sums = self._sums("way_traffic", self.capacity.ways)
+        sums = self._sums("way", self.capacity.ways)
         for (_, member), number in list(self._way_numbers.of.items()):
             members[member] = members.get(member, Traffic()) + sums(number)
         return services, members
@@ -351,10 +363,11 @@ class Tables:
         self._slots = np.zeros(0, np.uint16)
         self._control = None
 
-    def _sums(self, name: str, row: int) -> Callable[[int], Traffic]:
-        records = self._views[name].reshape(self._rows, row)[: self._cpus]
-        columns = [records[field].sum(axis=0) for field in ("packets", "bytes", "flows")]
-        return lambda number: Traffic(*(int(column[number]) for column in columns))
+    def _sums(self, what: str, row: int) -> Callable[[int], Traffic]:
+        records = self._views[f"{what}_traffic"].reshape(self._rows, row)[: self._cpus]
+        flows = self._views[f"{what}_flows"].reshape(self._rows, row)[: self._cpus].sum(axis=0)
+        packets, size = records["packets"].sum(axis=0), records["bytes"].sum(axis=0)
+        return lambda number: Traffic(int(packets[number]), int(size[number]), int(flows[number]))
 
     # Writing
 
@@ -362,24 +375,23 @@ class Tables:
         return self._views["generations"][number]
 
     def _fit(self, directory: Directory, tables: ForwardingTables) -> None:
-        capacity, needs = self.capacity, needs_of(tables, directory)
-        for name in ("buckets", "entries", "ranges", "stations", "ways", "services", "slots"):
+        capacity, needs = self.capacity, needs_of(tables, directory, stations=0)
+        for name in ("buckets", "entries", "ranges", "ways", "services", "slots"):
             if getattr(needs, name) > getattr(capacity, name):
                 raise NoRoomError(f"{getattr(needs, name)} {name}, room for {getattr(capacity, name)}")
 
     def _write(self, staged: _Staged, directory: Directory, egress: Callable[[TableMember], Egress]) -> None:
-        tables = staged.tables
         number = 1 - int(self._control["active"])
-        staged.ways = {(member.index, member.id): member for member in tables.members.values()}
-        self._way_numbers.take(staged.ways)
         first_way = number * self.capacity.ways
-        self._write_ways(staged, first_way, egress)
-        offsets = self._write_slots(staged)
+        touched = self._write_ways(staged, first_way, egress)
+        offsets = self._write_slots(staged, touched)
         staged.services = directory.names
         self._service_numbers.take(directory.names)
         self._write_entries(staged, directory, number, offsets)
         generation = self._generation(number)
-        stations = _stations(tables)
+        stations = np.array(sorted(int.from_bytes(mac, "little") for mac in staged.stations), np.uint64)
+        if len(stations) > self.capacity.stations:
+            raise NoRoomError(f"{len(stations)} stations, room for {self.capacity.stations}")
         first_station = number * self.capacity.stations
         self._views["stations"][first_station : first_station + len(stations)] = stations
         loops = np.zeros(1 << 16, np.uint8)
@@ -389,39 +401,55 @@ class Tables:
         generation["keys"][:11] = directory.keys
         generation["ways_first"] = first_way
 
-    def _write_ways(self, staged: _Staged, first: int, egress: Callable[[TableMember], Egress]) -> None:
-        rows: dict[tuple[int, str], tuple[TableMember, Egress]] = {}
-        ifindexes = set()
-        numbers = self._way_numbers.of
-        for key, member in staged.ways.items():
+    def _write_ways(self, staged: _Staged, first: int, egress: Callable[[TableMember], Egress]) -> frozenset[int]:
+        """Members, as far as they are not those in force.
+
+        Returns:
+            Indices that stand for another member now, or for none.
+        """
+        old, new, base = self._now.tables.members, staged.tables.members, self._now
+        changed = [member for index, member in new.items() if old.get(index) is not member]
+        gone = [old[index] for index in old.keys() - new.keys()]
+        replaced = [old[member.index] for member in changed if member.index in old]
+        staged.ways = dict(base.ways)
+        staged.stations = base.stations.copy()
+        for member in (*gone, *replaced):
+            del staged.ways[member.index, member.id]
+            staged.stations.subtract(_stations(member))
+        for member in changed:
+            staged.ways[member.index, member.id] = member
+            staged.stations.update(_stations(member))
+        staged.stations = +staged.stations
+        self._way_numbers.take((member.index, member.id) for member in changed)
+        numbers, ifindexes = self._way_numbers.of, set()
+        for member in new.values() if self._all_ways else changed:
             out = egress(member)
-            known = self._way_known.get(key)
-            if known is None or known[0] is not member or known[1] != out:
-                self._way_rows[numbers[key]] = np.frombuffer(_way(member, out), layout.WAY)[0]
-                known = member, out
-            rows[key] = known
+            self._way_rows[numbers[member.index, member.id]] = np.frombuffer(_way(member, out), layout.WAY)[0]
             if not out.slow:
                 ifindexes.add(out.ifindex)
-        self._way_known = rows
         # The other generation has other gaps; copying all is less than finding out.
         self._views["ways"][first : first + self.capacity.ways] = self._way_rows
-        for ifindex in ifindexes - self._now.egress:
+        for ifindex in ifindexes - base.egress:
             try:
                 self._egress_map.update(struct.pack("=I", ifindex), struct.pack("=I", ifindex))
             except BpfError:
                 # Gone, and soon its members will be. Until then their packets are dropped by name (tx_failed).
                 ifindexes.remove(ifindex)
-        staged.egress = frozenset(ifindexes)
+        staged.egress = frozenset(ifindexes if self._all_ways else ifindexes | base.egress)
+        return frozenset(index for index, _ in base.ways.keys() ^ staged.ways.keys())
 
-    def _write_slots(self, staged: _Staged) -> npt.NDArray[np.uint32]:
+    def _write_slots(self, staged: _Staged, touched: frozenset[int]) -> npt.NDArray[np.uint32]:
         """Slot tables that are not there yet, or have members that are others now.
+
+        Args:
+            staged: knows its members.
+            touched: indices that stand for another member than in the tables in force.
 
         Returns:
             First slot and number of slots of each service.
         """
         dense = np.full(1 << 16, NOBODY, np.uint16)
         dense[[index for index, _ in staged.ways]] = [self._way_numbers.of[key] for key in staged.ways]
-        touched = {index for index, _ in staged.ways.keys() ^ self._now.ways.keys()}
         offsets = np.zeros((len(staged.tables.services), 2), np.uint32)
         for service in staged.tables.services:
             array = service.slots
@@ -431,8 +459,7 @@ class Tables:
                 if stretch is None or not touched.isdisjoint(stretch.indices):
                     indices = stretch.indices if stretch is not None else _indices(array)
                     stretch = _Stretch(array, self._space.take(len(array)), indices)
-                    primary = (array & np.uint32(0xFFFF)).astype(np.uint16)
-                    self._slots[stretch.first : stretch.first + len(array)] = dense[primary]
+                    self._slots[stretch.first : stretch.first + len(array)] = dense[_primary(array)]
                 staged.stretches[id(array)] = stretch
             offsets[service.index] = stretch.first, len(array)
         return offsets
@@ -457,7 +484,9 @@ class Tables:
         generation["ranges_first"] = first
         first = number * capacity.buckets
         self._views["buckets"][first : first + len(directory.buckets)] = directory.buckets
-        generation["index_first"], generation["index_mask"] = first, len(directory.buckets) - 1
+        ports, vips = directory.index_sizes
+        generation["ports_first"], generation["ports_mask"] = first, ports - 1
+        generation["vips_first"], generation["vips_mask"] = first + ports, vips - 1
         generation["seeds"] = directory.seeds
 
     def _abandon(self) -> None:
@@ -465,6 +494,7 @@ class Tables:
         if self._next is not None:
             self._free(self._next, self._now)
             self._next = None
+            self._all_ways = True
 
     def _free(self, old: _Staged, kept: _Staged) -> None:
         """Give back what only *old* uses."""
@@ -473,12 +503,12 @@ class Tables:
                 self._space.give(stretch.first, len(stretch.array))
         for way in (old.ways.keys() - kept.ways.keys()) & self._way_numbers.of.keys():
             number = self._way_numbers.of[way]
-            counted = self._clear("way_traffic", self.capacity.ways, number)
+            counted = self._clear("way", self.capacity.ways, number)
             self._gone_members[way[1]] = self._gone_members.get(way[1], Traffic()) + counted
             self._way_numbers.release(way)
         for service in (set(old.services) - set(kept.services)) & self._service_numbers.of.keys():
             number = self._service_numbers.of[service]
-            counted = self._clear("service_traffic", self.capacity.services, number)
+            counted = self._clear("service", self.capacity.services, number)
             self._gone_services[service] = self._gone_services.get(service, Traffic()) + counted
             self._service_numbers.release(service)
         for ifindex in old.egress - kept.egress:
@@ -487,10 +517,10 @@ class Tables:
             except BpfError:
                 pass  # the kernel takes an interface that is gone out by itself
 
-    def _clear(self, name: str, row: int, number: int) -> Traffic:
-        records = self._views[name].reshape(self._rows, row)
-        counted = Traffic(*(int(records[field][: self._cpus, number].sum()) for field in ("packets", "bytes", "flows")))
-        records[:, number] = np.zeros((), layout.TRAFFIC)
+    def _clear(self, what: str, row: int, number: int) -> Traffic:
+        counted = self._sums(what, row)(number)
+        self._views[f"{what}_traffic"].reshape(self._rows, row)[:, number] = np.zeros((), layout.TRAFFIC)
+        self._views[f"{what}_flows"].reshape(self._rows, row)[:, number] = 0
         return counted
 
 
@@ -506,14 +536,16 @@ class Outcome:
     slot: int | None
 
 
-def needs_of(tables: ForwardingTables, directory: Directory) -> Capacity:
-    """Exactly what these tables take."""
+def needs_of(tables: ForwardingTables, directory: Directory, stations: int | None = None) -> Capacity:
+    """Exactly what these tables take; *stations* are counted when they are not given."""
+    if stations is None:
+        stations = len({mac for member in tables.members.values() for mac in _stations(member)})
     arrays = {id(service.slots): len(service.slots) for service in tables.services}
     return Capacity(
         buckets=len(directory.buckets),
         entries=len(directory.entries),
         ranges=len(directory.ranges),
-        stations=len(_stations(tables)),
+        stations=stations,
         ways=len(tables.members),
         services=len(tables.services),
         slots=sum(rounded(length) for length in arrays.values()),
@@ -539,24 +571,29 @@ def _maps(capacity: Capacity, cpus: int) -> Mapping[str, tuple[np.dtype[Any], in
         "ports": (layout.PORT, layout.PORTS),
         "service_traffic": (layout.TRAFFIC, rows * capacity.services),
         "way_traffic": (layout.TRAFFIC, rows * capacity.ways),
+        "service_flows": (np.dtype("<u8"), rows * capacity.services),
+        "way_flows": (np.dtype("<u8"), rows * capacity.ways),
         "exits": (layout.EXIT_COUNT, rows * layout.EXITS),
         "cpus": (layout.CPU, rows),
         "outcomes": (layout.OUTCOME, 1),
     }
 
 
+def _primary(array: SlotArray) -> npt.NDArray[np.uint16]:
+    """The lower halves of slot words, without a computation."""
+    return np.ascontiguousarray(array, "<u4").view("<u2")[::2]
+
+
 def _indices(array: SlotArray) -> tuple[int, ...]:
     """The members that own slots, in ascending order; NO_MEMBER is not one."""
-    found = np.flatnonzero(np.bincount(array & np.uint32(0xFFFF), minlength=1 << 16)[:NOBODY])
-    return tuple(found.tolist())
+    present = np.zeros(1 << 16, np.bool_)
+    present[_primary(array)] = True
+    return tuple(np.flatnonzero(present[:NOBODY]).tolist())
 
 
-def _stations(tables: ForwardingTables) -> npt.NDArray[np.uint64]:
-    """MAC addresses that no client's packet comes from (L5): those of L2 members and our own; sorted numbers."""
-    members = tables.members.values()
-    macs = {member.next_hop.source_mac for member in members}
-    macs |= {member.next_hop.mac for member in members if member.delivery.dsr_type is DsrType.L2}
-    return np.array(sorted(int.from_bytes(mac, "little") for mac in macs), np.uint64)
+def _stations(member: TableMember) -> tuple[bytes, ...]:
+    hop = member.next_hop
+    return (hop.source_mac, hop.mac) if member.delivery.dsr_type is DsrType.L2 else (hop.source_mac,)
 
 
 def _way(member: TableMember, egress: Egress) -> bytes:

@@ -1,0 +1,1 @@
+"""Tests inside other kernels than the running one: `tests/run kernels`."""
