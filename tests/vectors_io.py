@@ -23,11 +23,13 @@ from appliance.model import Delivery, DsrType, Encapsulation, HashMode, PortRang
 from appliance.packet.action import Action, Reason, Reply, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress
+from appliance.packet.headers import is_extension
 from appliance.ring.hash import FlowKey
 from appliance.ring.slots import RingMember, build_slots, pack
 
 DIRECTORY = Path(__file__).parent / "vectors"
-PACKET_FILES = ("l2", "ipip", "parsing", "services", "fragments", "mtu", "icmp")
+NOT_PACKETS = ("hash", "schema")
+"""Files that have no packet vectors in them."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,13 @@ class HashVector:
 
 @cache
 def packet_vectors() -> tuple[Vector, ...]:
-    """All packet vectors, in the order of their files."""
-    return tuple(vector for name in PACKET_FILES for vector in _read_file(DIRECTORY / f"{name}.json"))
+    """All packet vectors, in the order of their files' names."""
+    return tuple(vector for path in packet_files() for vector in read(json.loads(path.read_text())))
+
+
+def packet_files() -> list[Path]:
+    """The files with packet vectors."""
+    return [path for path in sorted(DIRECTORY.glob("*.json")) if path.stem not in NOT_PACKETS]
 
 
 @cache
@@ -111,26 +118,83 @@ def canonical(frame: bytes) -> bytes:
         return frame
     frame = frame[: 14 + int.from_bytes(frame[16:18], "big")]
     encapsulated = frame[23] in (4, 41)
-    if encapsulated and not frame[20] & 0x40:
+    if encapsulated and not frame[20] & 0x40 and checksum(frame[14:34]) == 0:
         head = frame[14:18] + bytes(2) + frame[20:24] + bytes(2) + frame[26:34]
         frame = frame[:14] + head[:10] + struct.pack("!H", checksum(head)) + head[12:] + frame[34:]
     return frame
 
 
-def _read_file(path: Path) -> list[Vector]:
-    text = json.loads(path.read_text())
-    tables = {name: _tables(raw) for name, raw in text["tables"].items()}
+SMALL_FRAME = 68
+"""Frames up to this size may have Ethernet's padding, two tags included, and the XDP program may leave it in place."""
+
+_AFTER_LOOPS = (Reason.TTL_EXPIRED, Reason.TOO_BIG)
+
+
+def excuses(frame: bytes, action: Action) -> set[str]:
+    """The ways to the slow path that the XDP program may take with a frame, by their names in `enum exit`.
+
+    There are none for plain packets, which the program has to decide, nor for what it has to leave to the kernel.
+
+    Args:
+        frame: for a VIP or not.
+        action: what the reference does with it.
+    """
+    if action.verdict is Verdict.PASS or action.reason is Reason.OVERSIZED_FRAME:
+        return set()
+    found = set()
+    if action.reason in _AFTER_LOOPS:
+        found.add(f"slow_{action.reason}")
+    offset = 12
+    while frame[offset : offset + 2] in (b"\x81\x00", b"\x88\xa8"):
+        offset += 4
+    packet = frame[offset + 2 :]
+    if frame[offset : offset + 2] == b"\x08\x00":
+        protocol, length, icmp = packet[9], int.from_bytes(packet[2:4], "big"), 1
+        if 0x46 <= packet[0] <= 0x4F:
+            found.add("slow_options")
+        if int.from_bytes(packet[6:8], "big") & 0x3FFF:
+            found.add("slow_fragment")
+    else:
+        protocol, length, icmp = packet[6], 40 + int.from_bytes(packet[4:6], "big"), 58
+        if is_extension(protocol):
+            found.add("slow_extension_header")
+    if protocol == icmp:
+        found.add("slow_icmp")
+    judged_last = action.verdict is Verdict.TRANSMIT or action.reason in (*_AFTER_LOOPS, Reason.NO_MEMBER)
+    if judged_last and len(frame) > SMALL_FRAME and len(packet) > length:
+        found.add("slow_trailer")
+    return found
+
+
+def read(text: dict[str, Any]) -> list[Vector]:
+    """The vectors of a file's JSON text."""
+    tables = {name: read_tables(raw) for name, raw in text["tables"].items()}
     return [_vector(raw, tables) for raw in text["vectors"]]
 
 
+def write_action(action: Action) -> dict[str, Any]:
+    """An action as it stands in a file."""
+    raw: dict[str, Any] = {"verdict": str(action.verdict)}
+    if action.reason is not None:
+        raw["reason"] = str(action.reason)
+    for name in ("service", "member", "slot"):
+        if getattr(action, name) is not None:
+            raw[name] = getattr(action, name)
+    if action.verdict is Verdict.TRANSMIT:
+        raw |= {"ifindex": action.ifindex, "frame": action.frame.hex()}
+    if action.reply is not None:
+        raw["reply"] = {"frame": action.reply.frame.hex(), "kind": action.reply.kind}
+    return raw
+
+
 def _vector(raw: dict[str, Any], tables: dict[str, ForwardingTables]) -> Vector:
-    ingress, action = raw["ingress"], raw["action"]
+    action = raw["action"]
     reply = action.get("reply")
     return Vector(
         id=raw["id"],
         sentence=raw["sentence"],
         tables=tables[raw["tables"]],
-        ingress=Ingress(ingress["ifindex"], _mac(ingress["mac"]), ingress["mtu"]),
+        ingress=read_ingress(raw["ingress"]),
         ident=raw["ident"],
         frame=bytes.fromhex(raw["frame"]),
         action=Action(
@@ -146,9 +210,14 @@ def _vector(raw: dict[str, Any], tables: dict[str, ForwardingTables]) -> Vector:
     )
 
 
-def _tables(raw: dict[str, Any]) -> ForwardingTables:
+def read_ingress(raw: dict[str, Any]) -> Ingress:
+    return Ingress(raw["ifindex"], _mac(raw["mac"]), raw["mtu"])
+
+
+def read_tables(raw: dict[str, Any]) -> ForwardingTables:
+    """The forwarding tables that a file describes."""
     slots = {name: _slots(description) for name, description in raw["slots"].items()}
-    members = [_member(index, member) for index, member in enumerate(raw["members"])]
+    members = [_member(member.get("index", number), member) for number, member in enumerate(raw["members"])]
     services = [
         TableService(
             index=index,
@@ -188,20 +257,26 @@ def _member(index: int, raw: dict[str, Any]) -> TableMember:
 
 def _slots(description: dict[str, Any]) -> SlotArray:
     """From `{"all": index}`, `{"cycle": [index, ...]}`, `{"none": true}`, `{"ring": members}`: see README.md."""
+    size = description.get("size", SLOTS)
     match description:
         case {"ring": list(members)}:
             return build_slots(tuple(RingMember(**member) for member in members))
         case {"cycle": list(indices)}:
-            primary = np.resize(np.array(indices, np.uint32), SLOTS)
+            primary = _cycle(indices, size)
         case {"all": int(index)}:
             primary = np.full(SLOTS, index, np.uint32)
         case {"none": True}:
             primary = np.full(SLOTS, NO_MEMBER, np.uint32)
         case _:
             raise ValueError(f"slots of a vector file: {description} is none of all, cycle, none, ring")
-    slots = pack(primary, primary)
+    previous = _cycle(description["previous"], size) if "previous" in description else primary
+    slots = pack(primary, previous)
     slots.flags.writeable = False
     return slots
+
+
+def _cycle(indices: list[int], size: int) -> SlotArray:
+    return np.array(indices, np.uint32)[np.arange(size) % len(indices)]
 
 
 def _mac(text: str) -> bytes:

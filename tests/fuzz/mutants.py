@@ -1,0 +1,148 @@
+"""Can random packets find a mistake at all? Programs with one seeded mistake each, and whether they are found out."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fuzz.compare import Case, Comparison, Finding, make_case
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SOURCES = (ROOT / "appliance" / "bpf", ROOT / "appliance" / "dataplane" / "bpf")
+MAIN = "balance.bpf.c"
+ENOUGH = 400_000
+"""Packets within which each mistake has to be found."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    file: str
+    right: str
+    """Text of the source; every place where it stands is changed."""
+
+    wrong: str
+
+
+MUTANTS = (
+    Mutant("link MTU, off by one", MAIN, "run->length - l2 > run->port->mtu", "run->length - l2 >= run->port->mtu"),
+    Mutant("path MTU, off by one", MAIN, "inner->length > way->limit", "inner->length > way->limit + 1u"),
+    Mutant("TTL 1 goes on", MAIN, "*hop_limit <= 1", "*hop_limit < 1"),
+    Mutant("TTL, checksum", MAIN, "(u16)~ip->check + 0xfffe", "(u16)~ip->check + 0xffff"),
+    Mutant("checksum of the TTL, carry lost", MAIN, "~folded((u16)~ip->check + 0xfffe)", "~((u16)~ip->check + 0xfffe)"),
+    Mutant("outer checksum, class left out", "send.h", "(0x45 | inner->tclass << 8)", "0x45"),
+    Mutant("outer checksum, identification left out", "send.h", " + length + id + frag", " + length + frag"),
+    Mutant("one tag only", MAIN, "i < 2; i++) { /* 2 */", "i < 1; i++) { /* 2 */"),
+    Mutant("802.1ad tags unknown", MAIN, " && type != BE16(ETH_P_8021AD)", ""),
+    Mutant("last port of a range", "lookup.h", "port > range->last", "port >= range->last"),
+    Mutant("first port of a range", "lookup.h", "port < range->first", "port <= range->first"),
+    Mutant("hash, order of words", MAIN, "(ip->saddr[2] + g->keys[3])", "(ip->saddr[2] + g->keys[4])"),
+    Mutant("hash, ports not masked", MAIN, "(ports & entry->ports_mask)", "ports"),
+    Mutant("hash spread once", "lookup.h", "spread(spread(h)) >> 32", "spread(h) >> 32"),
+    Mutant("no loop by our own address", MAIN, "if (unlikely(head == *(u32 *)run->port->mac && ", "if (unlikely(0 && "),
+    Mutant("no loops of members", MAIN, "return is_station(", "return 0 * is_station("),
+    Mutant("loops by the tail only", MAIN, "return is_station(", "return 1 | is_station("),
+    Mutant("DF always set outside", MAIN, "inner.whole = (ip->frag_off & BE16(0x4000)) != 0", "inner.whole = 1"),
+    Mutant("flow label zero", "send.h", "(label ? label : 1)", "label"),
+    Mutant("UDP length below eight", MAIN, "length < 8 || length > available", "length > available"),
+    Mutant("UDP length beyond", MAIN, "length < 8 || length > available", "length < 8"),
+    Mutant("TCP header beyond", MAIN, "header < 20 || header > available", "header < 20"),
+    Mutant("first fragments taken for packets", MAIN, "ip->frag_off & BE16(0x3fff)", "ip->frag_off & BE16(0x1fff)"),
+    Mutant("protocol of 6in4", "send.h", "IPPROTO_IPIP : IPPROTO_IPV6", "IPPROTO_IPIP : IPPROTO_IPIP"),
+    Mutant("IPv6 traffic class", MAIN, "__builtin_bswap32(*(u32 *)ip) >> 20", "__builtin_bswap32(*(u32 *)ip) >> 24"),
+    Mutant("SYN-ACK counted as new", MAIN, "(l4[13] & 0x12) == 0x02", "(l4[13] & 0x02) == 0x02"),
+    Mutant("trailers into tunnels", MAIN, "run->length > 68 && ", "run->length > 72 && "),
+    Mutant("bytes with their Ethernet header", "count.h", "traffic->bytes += bytes", "traffic->bytes += bytes + 14"),
+    Mutant(
+        "IPv6 header, length left out",
+        MAIN,
+        "ip->version_class >> 4 != 6 || length > run->length - l2",
+        "ip->version_class >> 4 != 6",
+    ),
+    Mutant("slots, last bits", MAIN, "((at & 3) * 16)", "((at & 1) * 16)"),
+)
+"""What can go wrong in a program like this: edges, masks, byte order, carries, checks that were forgotten."""
+
+FEW = ("path MTU, off by one", "DF always set outside")
+"""For a quick test."""
+
+
+def compile_mutant(mutant: Mutant, folder: Path) -> Path:
+    """Compile the program with a mistake in it; nothing outside *folder* is written to.
+
+    Raises:
+        ValueError: the source has changed, and the mistake's place is not there any more.
+    """
+    copy = folder / "source"
+    copy.mkdir(parents=True)
+    for source in SOURCES:
+        for path in source.iterdir():
+            if path.suffix in (".h", ".c"):
+                shutil.copy(path, copy)
+    place = copy / mutant.file
+    text = place.read_text()
+    if mutant.right not in text:
+        raise ValueError(f"{mutant.name}: {mutant.file} has no {mutant.right!r} any more; change tests/fuzz/mutants.py")
+    place.write_text(text.replace(mutant.right, mutant.wrong))
+    target = folder / "balance.bpf.o"
+    build = [sys.executable, ROOT / "systemd" / "build_bpf.py", "--only", copy / MAIN, "--to", target]
+    subprocess.run(build, check=True, cwd=ROOT, capture_output=True, text=True)
+    shutil.rmtree(copy)
+    return target
+
+
+@contextmanager
+def mistaken(compiled: Path) -> Iterator[Comparison]:
+    """A compiled mutant against the reference."""
+    comparison = Comparison(raw=False, compiled=compiled)
+    try:
+        yield comparison
+    finally:
+        comparison.close()
+
+
+def hunt(comparison: Comparison, seed: int, enough: int = ENOUGH) -> tuple[Case, Finding | None, int]:
+    """Run case after case until something is found.
+
+    Returns:
+        The last case, what was found in it, and how many packets there were in all.
+    """
+    packets = 0
+    while True:
+        case = make_case(seed)
+        packets += len(case.frames)
+        findings = comparison.run(case)
+        if findings or packets >= enough:
+            return case, findings[0] if findings else None, packets
+        seed += 1
+
+
+def hunt_all(folder: Path, seed: int, say: Callable[[str], None]) -> list[str]:
+    """Hunt all mutants and say what came of it.
+
+    Args:
+        folder: for compiled programs.
+        seed: of the first case.
+        say: gets a line for each.
+
+    Returns:
+        The names of those that were not found.
+    """
+    missed = []
+    places = [folder / str(number) for number in range(len(MUTANTS))]
+    with ThreadPoolExecutor(2) as pool:
+        compiled = list(pool.map(compile_mutant, MUTANTS, places))
+    for mutant, path in zip(MUTANTS, compiled, strict=True):
+        with mistaken(path) as comparison:
+            _, finding, packets = hunt(comparison, seed)
+        if finding is None:
+            missed.append(mutant.name)
+            say(f"MISSED  {mutant.name}: not within {packets} packets")
+        else:
+            first = finding.text.splitlines()[0]
+            say(f"found   {mutant.name}: within {packets} packets: {first}")
+    return missed

@@ -1,0 +1,98 @@
+"""Random forwarding tables, written in the form that vector files have: what is found can be published as it is."""
+
+import random
+from typing import Any
+
+from appliance.forwarding import SLOTS
+from tests.unit.dataplane.frames import VIPS
+
+OUR_MAC = "02:71:00:00:00:02"
+EGRESS_MACS = (OUR_MAC, "02:71:00:00:00:03")
+MTUS = (1500, 1500, 1480, 1400, 1280, 576, 68, 2000, 9000, 65536)
+INGRESS_MTUS = (1500, 1500, 1500, 1280, 576, 2000)
+MODES = ("five_tuple", "source_ip", "source_ip_port")
+NOBODY = 0xFFFF
+
+Raw = dict[str, Any]
+
+
+def random_ingress(rnd: random.Random) -> Raw:
+    return {"ifindex": 7, "mac": OUR_MAC, "mtu": rnd.choice(INGRESS_MTUS)}
+
+
+def random_tables(rnd: random.Random) -> Raw:
+    """One to twenty services that share a few VIPs, ports and ranges of which overlap; members of every delivery and
+    family, some of whom own no slot; slots that nobody owns."""
+    members = [_member(rnd, number, index) for number, index in enumerate(_indices(rnd))]
+    slots = {f"pool{number}": _slots(rnd, members) for number in range(rnd.choice((1, 2, 4)))}
+    vips = [rnd.choice(VIPS) for _ in range(rnd.choice((1, 2, 6)))]
+    pins = [rnd.randrange(1, 65535) for _ in range(2)]
+    services = [
+        {
+            "name": f"s{number}",
+            "vip": rnd.choice(vips),
+            "protocol": rnd.choice(("tcp", "udp")),
+            "ports": [_ports(rnd, pins) for _ in range(rnd.choice((1, 1, 2, 4)))],
+            "hash": rnd.choice(MODES),
+            "slots": rnd.choice(sorted(slots)),
+        }
+        for number in range(rnd.choice((1, 2, 6, 20)))
+    ]
+    if rnd.random() < 0.3:
+        for service in services:
+            service["hash"] = services[0]["hash"]
+    return {"secret": rnd.randbytes(16).hex(), "members": members, "slots": slots, "services": services}
+
+
+def _indices(rnd: random.Random) -> list[int]:
+    count = rnd.choice((1, 2, 8, 20))
+    if rnd.random() < 0.5:
+        return list(range(count))
+    return sorted({rnd.choice((0, 65534, rnd.randrange(65535))) for _ in range(count)})
+
+
+def _member(rnd: random.Random, number: int, index: int) -> Raw:
+    six = rnd.random() < 0.5
+    member = {
+        "id": f"pool/m{number}",
+        "index": index,
+        "address": f"2001:db8::{number + 1:x}" if six else f"203.0.113.{number + 1}",
+    }
+    encapsulation = rnd.choice(("ipip", None, "ipip"))
+    if encapsulation:
+        member |= {"encapsulation": encapsulation, "ttl": rnd.choice(("router", "router", "transparent"))}
+    ifindex = rnd.choice((7, 7, 9))
+    member["next_hop"] = {
+        "ifindex": ifindex,
+        "interface": f"d{ifindex}",
+        "source_mac": rnd.choice(EGRESS_MACS),
+        "mac": f"02:00:00:00:01:{rnd.choice((number, 0x71)):02x}",
+        "mtu": rnd.choice(MTUS),
+        "source": f"2001:db8:1::{rnd.choice((1, 0xFFFF)):x}" if six else f"192.0.2.{rnd.choice((1, 255))}",
+        "direct": True,
+    }
+    return member
+
+
+def _slots(rnd: random.Random, members: list[Raw]) -> Raw:
+    if rnd.random() < 0.03:
+        return {"none": True}
+    indices = [member["index"] for member in members]
+    owners = rnd.sample(indices, min(len(indices), rnd.randrange(1, 7)))
+    if rnd.random() < 0.3:
+        owners.append(NOBODY)
+    slots: Raw = {"cycle": owners}
+    if rnd.random() < 0.3:
+        slots["size"] = rnd.choice((1, 2, 251, 4099, SLOTS - 1))
+    if rnd.random() < 0.3:
+        slots["previous"] = [rnd.choice(indices)]
+    return slots
+
+
+def _ports(rnd: random.Random, pins: list[int]) -> list[int]:
+    """Around a few points, so that ranges meet, overlap and contain each other."""
+    first = max(1, rnd.choice((80, 443, *pins)) + rnd.choice((0, 0, -1, 1, -5)))
+    last = rnd.choice((first, first, first + 1, first + 3, first + 4, first + 9, first + 500, 65535))
+    if rnd.random() < 0.15:
+        first, last = 1, rnd.choice((65535, 65535, 1, 1024))
+    return [min(first, 65535), min(last, 65535)]

@@ -1,0 +1,97 @@
+"""Random packets through the reference, the raw plane's paths and the XDP program: `tests/run fuzz` in short."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from appliance.packet.forward import forward
+from tests.fuzz.compare import FRAMES, Comparison, draw_case
+from tests.fuzz.findings import reduced, report, vector_file
+from tests.fuzz.mutants import FEW, MUTANTS, Mutant, compile_mutant, hunt, mistaken
+from tests.fuzz.run import run
+from tests.vector_schema import violations
+from tests.vectors_io import read
+
+pytestmark = pytest.mark.root
+
+FIXED = 1
+PACKETS = 500_000
+QUICKLY = 30 * FRAMES
+"""Packets within which a gross mistake is found."""
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Iterator[Comparison]:
+    made = Comparison()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.timeout(300)
+def test_nobody_disagrees() -> None:
+    """Whatever the tables and the bytes: one verdict, reason, member and frame, and the same counters."""
+    chosen = random.SystemRandom().randrange(1 << 40)
+    print(f"tests/run fuzz --seed {chosen} --packets {PACKETS // 2}")
+    for first in (FIXED, chosen):
+        total = run(first, PACKETS // 2, jobs=2)
+        assert not total.reports, total.reports[0]
+        assert total.packets >= PACKETS // 2
+        seen = {"transmit", "malformed", "no_service", "no_member", "too_big", "ttl_expired", "loop", "fragment"}
+        assert seen <= {kind for kind, count in total.kinds.items() if count > 10}
+        slow = sum(count for way_out, count in total.exits.items() if way_out.startswith("slow_"))
+        assert total.exits["transmit"] > total.packets // 10
+        assert slow < total.packets // 2
+
+
+@pytest.mark.timeout(600)  # looking for a simpler example takes minutes
+@seed(20240607)
+@settings(
+    max_examples=60,
+    deadline=None,
+    database=None,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+)
+@given(choices=st.randoms(use_true_random=False))
+def test_nobody_disagrees_about_small_cases(comparison: Comparison, choices: random.Random) -> None:
+    """The same with every choice made by Hypothesis, which looks for the simplest tables and frame that disagree."""
+    case = draw_case(choices, 0, 12)
+    findings = comparison.run(case)
+    assert not findings, report(comparison, case, findings[0])
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_mistakes_are_found(name: str, tmp_path: Path) -> None:
+    """A program with a mistake is found out, and the vector that shows it says what is right."""
+    mutant = next(one for one in MUTANTS if one.name == name)
+    with mistaken(compile_mutant(mutant, tmp_path)) as wrong:
+        case, finding, _ = hunt(wrong, FIXED, QUICKLY)
+        assert finding is not None
+        small, found = reduced(wrong, case, finding)
+    assert found.frame is not None
+    assert len(small.raw_tables["services"]) <= len(case.raw_tables["services"])
+    assert violations(vector_file(small, found)) == []
+    (vector,) = read(vector_file(small, found))
+    assert forward(vector.frame, vector.tables, vector.ingress, vector.ident) == vector.action
+
+
+@pytest.mark.parametrize("path", ["vector", "single"])
+def test_mistakes_of_the_raw_plane_are_found(comparison: Comparison, path: str) -> None:
+    """Neither does a mistake in one of the raw plane's fast paths go unnoticed."""
+    with patch(f"appliance.dataplane.raw.{path}._DONT_FRAGMENT", 0):
+        _, finding, _ = hunt(comparison, FIXED, QUICKLY)
+    assert finding is not None
+    assert finding.implementation == path
+
+
+def test_mistakes_have_their_places(tmp_path: Path) -> None:
+    """A seeded mistake whose line is not in the source any more is named instead of passing for one that was found."""
+    with pytest.raises(ValueError, match=r"nowhere: balance\.bpf\.c has no 'no such text' any more"):
+        compile_mutant(Mutant("nowhere", "balance.bpf.c", "no such text", ""), tmp_path)
