@@ -14,6 +14,10 @@ settings.register_profile(
 settings.load_profile("onward")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="tests of endurance run for minutes instead of seconds")
+
+
 @pytest.fixture(autouse=True)
 def own_logging():
     """A test that sets logging up does not leave it to the next one."""

@@ -7,10 +7,12 @@ answer is (True, value) or (False, error text).
 
 import asyncio
 import base64
+import os
 import pickle
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -18,6 +20,7 @@ from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.xdp.attach import Mode
 from appliance.dataplane.xdp.plane import XdpDataPlane
+from appliance.forwarding import ForwardingTables
 
 KINDS = ("raw", "xdp", "xdp-generic")
 
@@ -50,6 +53,66 @@ async def injure(plane: RawDataPlane | XdpDataPlane, stall_s: float) -> None:
     worker._ring = bug  # type: ignore[method-assign,assignment]
 
 
+async def swap(
+    plane: RawDataPlane | XdpDataPlane, first: ForwardingTables, second: ForwardingTables, times: int
+) -> None:
+    """Set tables again and again, in turn."""
+    for number in range(times):
+        await plane.set((first, second)[number % 2])
+
+
+async def swap_maps(plane: XdpDataPlane, first: ForwardingTables, second: ForwardingTables, times: int) -> None:
+    """The same below the plane, where it is quicker: the program's tables only."""
+    assert plane._program is not None
+    tables = plane._program.tables
+    before = tables.tables
+
+    def work() -> None:
+        for number in range(times):
+            tables.stage((first, second)[number % 2], plane._member_egress, same_egress=True)
+            tables.publish()
+        tables.stage(before, plane._member_egress)
+        tables.publish()
+
+    await asyncio.to_thread(work)
+
+
+async def cost(plane: XdpDataPlane, frames: list[bytes]) -> float:
+    """Microseconds that the program's test runs take, the quickest of some rounds."""
+    assert plane._program is not None
+    program, interface = plane._program, next(iter(plane._attached.values())).interface
+
+    def work() -> float:
+        took = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            for frame in frames:
+                program.run(frame, interface)
+            took.append((time.perf_counter() - begin) / len(frames) * 1e6)
+        return min(took)
+
+    with plane._lock:
+        return await asyncio.to_thread(work)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def facts(plane: RawDataPlane | XdpDataPlane) -> dict[str, int]:
+    """Memory of the process and of the program's maps, bytes; descriptors of links."""
+    resident = resident_bytes()
+    found = {"resident": resident}
+    if isinstance(plane, XdpDataPlane) and plane._program is not None:
+        found["maps"] = plane._program.memory()
+        found |= {f"link_{name}": fd for name, fd in plane.links().items()}
+    return found
+
+
+EXTRA = {"injure": injure, "swap": swap, "swap_maps": swap_maps, "cost": cost, "facts": facts}
+"""What tests want to do beyond the contract."""
+
+
 async def serve() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     interfaces = tuple(sys.argv[2].split(","))
@@ -59,7 +122,7 @@ async def serve() -> None:
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         method, arguments = pickle.loads(base64.b64decode(line))  # noqa: S301 - our own parent
         try:
-            call = partial(injure, plane) if method == "injure" else getattr(plane, method)
+            call = partial(EXTRA[method], plane) if method in EXTRA else getattr(plane, method)
             answer = (True, await call(*arguments))
         except DataPlaneError as error:
             answer = (False, str(error))

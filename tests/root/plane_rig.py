@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from appliance.bpf.libbpf import Attach, Link, Object, XdpMode, attach
 from appliance.dataplane.base import Counters, DataPlaneError
@@ -169,6 +169,10 @@ class Plane:
     def describe(self) -> dict[str, str]:
         return dict(self._ask("describe"))  # type: ignore[call-overload]
 
+    def ask(self, method: str, *arguments: object) -> Any:
+        """One of plane_child.EXTRA, or a method without a wrapper here."""
+        return self._ask(method, *arguments)
+
     def injure(self, stall_s: float = 0.0) -> None:
         """The forwarding thread dies in its next round, or stalls for that long."""
         self._ask("injure", stall_s)
@@ -215,6 +219,8 @@ class Rig:
     """At the member's end of the second cable."""
     kind: str
     """Of the planes."""
+    ends: dict[str, Link]
+    """Programs at the far ends of the cables, for XDP."""
 
     def ifindex(self, interface: str) -> int:
         return inside(self.director, lambda: socket.if_nametoindex(interface))
@@ -258,13 +264,14 @@ def rig(kind: str = "raw") -> Iterator[Rig]:
         member.ip("-6 route add default via 2001:db8:2::1")
         director.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
         wires = [Wire(client, "c0"), Wire(member, "s0"), Wire(member, "t0")]
-        programs = [receptive(client, "c0"), receptive(member, "s0"), receptive(member, "t0")] if kind == "xdp" else []
+        ends = {"c0": client, "s0": member, "t0": member} if kind == "xdp" else {}
+        programs = {name: receptive(space, name) for name, space in ends.items()}
         try:
-            yield Rig(client, director, member, *wires, kind)
+            yield Rig(client, director, member, *wires, kind, programs)
         finally:
             for wire in wires:
                 wire.close()
-            for program in programs:
+            for program in programs.values():
                 program.close()
 
 
@@ -272,7 +279,7 @@ def receptive(space: Namespace, interface: str) -> Link:
     """Let a veth take frames of XDP programs, and not merge them as GRO would."""
 
     def work() -> Link:
-        with Object(_pass_object()) as passing:
+        with Object(traffic_object()) as passing:
             passing.load()
             ifindex = socket.if_nametoindex(interface)
             return attach(passing.program("leave_alone"), ifindex, Attach.XDP, XdpMode.NATIVE)
@@ -286,9 +293,9 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 @cache
-def _pass_object() -> Path:
-    target = Path(_folder().name) / "pass.bpf.o"
-    source = Path(__file__).with_name("pass.bpf.c")
+def traffic_object() -> Path:
+    target = Path(_folder().name) / "traffic.bpf.o"
+    source = Path(__file__).with_name("traffic.bpf.c")
     build = [sys.executable, str(REPOSITORY / "systemd" / "build_bpf.py"), "--only", str(source), "--to", str(target)]
     subprocess.run(build, check=True)
     return target
