@@ -16,22 +16,26 @@ from pathlib import Path
 
 import structlog
 
-from appliance.dataplane.base import DataPlaneError
+from appliance.dataplane.auto import AutoDataPlane
+from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.xdp.attach import Mode
 from appliance.dataplane.xdp.plane import XdpDataPlane
 from appliance.forwarding import ForwardingTables
 
 KINDS = ("raw", "xdp", "xdp-generic")
+"""What every test of a plane runs with. There are also `xdp-auto`, which chooses the mode, and `auto`."""
 
 
-def make(kind: str, interfaces: tuple[str, ...], settings: dict[str, int]) -> RawDataPlane | XdpDataPlane:
+def make(kind: str, interfaces: tuple[str, ...], settings: dict[str, int]) -> DataPlane:
     """Settings are keywords of the raw plane, which is behind the XDP program, too; `link_NAME` is a link to adopt."""
     links = {key.removeprefix("link_"): settings.pop(key) for key in list(settings) if key.startswith("link_")}
+    if kind == "auto":
+        return AutoDataPlane(interfaces)
     raw = RawDataPlane(interfaces, **settings)
     if kind == "raw":
         return raw
-    mode = Mode.GENERIC if kind == "xdp-generic" else Mode.NATIVE
+    mode = {"xdp": Mode.NATIVE, "xdp-generic": Mode.GENERIC, "xdp-auto": Mode.AUTO}[kind]
     return XdpDataPlane(interfaces, mode=mode, slow_path=raw, links=links)
 
 

@@ -114,6 +114,7 @@ class Plane:
         kind: str = "raw",
         under: tuple[str, ...] = (),
         inherit: tuple[int, ...] = (),
+        log: Path | None = None,
         **settings: int,
     ) -> None:
         """
@@ -122,18 +123,23 @@ class Plane:
             interfaces: names with commas between them.
             kind: one of plane_child.KINDS.
             inherit: file descriptors that it gets from us.
+            log: where its events go; our own standard error otherwise.
             under: a command that runs the plane's command, with other privileges for instance.
             settings: keywords for its constructor.
         """
         keywords = [f"{key}={value}" for key, value in settings.items()]
+        errors = log.open("a") if log is not None else None
         self.process = subprocess.Popen(
             space.command(*under, sys.executable, "-m", "tests.root.plane_child", kind, interfaces, *keywords),
             pass_fds=inherit,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=errors,
             text=True,
             cwd=REPOSITORY,
         )
+        if errors is not None:
+            errors.close()
 
     def _ask(self, method: str, *arguments: object) -> object:
         assert self.process.stdin is not None
