@@ -450,7 +450,7 @@ def packets(plane: Plane) -> int:
 
 @pytest.mark.parametrize("delivery", [L2, L3], ids=["l2", "ipip"])
 def test_members_behind_a_vlan_get_its_tag(bench: Rig, delivery: object) -> None:
-    """The driver below a VLAN device knows nothing of it: the program writes the tag, whatever tags were there before."""
+    """The driver below a VLAN device knows nothing of it: the program writes the tag, whatever tags there were."""
     wanted = tables(member(bench, 1, delivery), protocol=Protocol.UDP)  # type: ignore[arg-type]
     program = Program(Capacity().holding(needs_of(wanted, build(wanted.services, wanted.secret))))
     tag = b"\x81\x00\x00\x05"
