@@ -27,7 +27,7 @@ def test_the_newest_of_each_series_is_taken() -> None:
 
 def test_what_a_kernel_lacks_is_left_out() -> None:
     """A kernel older than a feature gets the expression that leaves its tests out; a newer one runs everything."""
-    assert "not (decap_tc or (test_connections and tc))" in arguments((6, 1), 1, [])
+    assert any("not (decap_tc or (test_connections and tc))" in word for word in arguments((6, 1), 1, []))
     assert "-k" not in arguments((6, 6), 1, [])
 
 

@@ -2,7 +2,7 @@
 
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Set
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -138,14 +138,13 @@ def _why_no_xmit(driver: str, features: XdpFeature) -> str:
     return f"its driver ({driver or 'unknown'}) does not send frames of XDP programs"
 
 
-def egress_of(hop: NextHop, own: Mapping[int, Attachment]) -> Egress:
+def egress_of(hop: NextHop, native: Set[int]) -> Egress:
     """How the program sends to a next hop.
 
     Args:
         hop: from the forwarding tables.
-        own: the interfaces that the program is attached to, by number.
+        native: numbers of the interfaces where packets for VIPs arrive and the program runs in the driver.
     """
-    native = {ifindex for ifindex, attachment in own.items() if attachment.mode is Mode.NATIVE}
     if not native:
         return Egress(hop.ifindex)  # generic XDP sends like everybody else
     ifindex, name, tag = hop.ifindex, hop.interface, bytes(4)

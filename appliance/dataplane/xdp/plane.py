@@ -13,12 +13,12 @@ import struct
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from ipaddress import IPv4Address
 
 import structlog
 
 from appliance.bpf.libbpf import BpfError, Link, RingBuffer
+from appliance.bpf.rcu import wait_for_readers
 from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
 from appliance.dataplane.events import EventLog, PacketEvent, describe_frame
 from appliance.dataplane.raw import kernel
@@ -38,7 +38,7 @@ from appliance.dataplane.xdp.directory import build
 from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program
 from appliance.dataplane.xdp.tables import Egress, NoRoomError, needs_of
 from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
-from appliance.model import IPAddress, Protocol
+from appliance.model import Protocol
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, PacketPath
@@ -103,6 +103,9 @@ class XdpDataPlane:
         self._opened: dict[int, Link] = {}
         """The program on interfaces that frames only leave by."""
         self._programmed: ForwardingTables | None = None
+        """The tables last set; None when they are not certain to be in force."""
+        self._reference = PacketPath(ForwardingTables())
+        """What they mean."""
         self._past = Totals()
         self._proof = random.Random(0)  # noqa: S311 - which flows are tried out, not secrets
         self.events = EventLog()
@@ -151,17 +154,11 @@ class XdpDataPlane:
                 packets; that is logged, shown and mended.
         """
         await self._slow.check()
-        if self._in_doubt():
-            await asyncio.to_thread(self._look_after)
-        await asyncio.to_thread(self._prove, 1)
+        await asyncio.to_thread(self._check)
 
     async def counters(self) -> Counters:
         """Read the counters now."""
-        slow = await self._slow.counters()
-        with self._lock:
-            totals = Totals(slow, self._past.counters())
-            if self._program is not None:
-                totals.add(_counters(self._program))
+        totals = Totals(await self._slow.counters(), await asyncio.to_thread(self._count))
         totals.details["samples"] = self.events.seen
         return totals.counters()
 
@@ -184,6 +181,31 @@ class XdpDataPlane:
 
     async def describe(self) -> Mapping[str, str]:
         """Facts for people."""
+        facts = await asyncio.to_thread(self._describe)
+        slow = await self._slow.describe()
+        return facts | {f"slow_path_{key}": value for key, value in slow.items() if key != "interfaces"}
+
+    def links(self) -> Mapping[str, int]:
+        """File descriptors of the links, by interface: whoever holds a copy keeps the program attached when this
+        process ends, and the next one may adopt them."""
+        return {name: attachment.link.fileno() for name, attachment in self._attached.items()}
+
+    async def close(self) -> None:
+        """Stop forwarding and leave nothing behind."""
+        self._deafen()
+        await asyncio.to_thread(self._close)
+        await self._slow.close()
+
+    # In worker threads: the lock may be held for as long as it takes to write large tables
+
+    def _count(self) -> Counters:
+        with self._lock:
+            totals = Totals(self._past.counters())
+            if self._program is not None:
+                totals.add(_counters(self._program))
+            return totals.counters()
+
+    def _describe(self) -> dict[str, str]:
         facts = {"kind": "xdp", "interfaces": ", ".join(self._interfaces)}
         with self._lock:
             for name in self._interfaces:
@@ -201,21 +223,7 @@ class XdpDataPlane:
             if self._program is not None:
                 facts["program"] = self._program.name
                 facts["map_memory_mib"] = f"{self._program.memory() / (1 << 20):.1f}"
-        slow = await self._slow.describe()
-        return facts | {f"slow_path_{key}": value for key, value in slow.items() if key != "interfaces"}
-
-    def links(self) -> Mapping[str, int]:
-        """File descriptors of the links, by interface: whoever holds a copy keeps the program attached when this
-        process ends, and the next one may adopt them."""
-        return {name: attachment.link.fileno() for name, attachment in self._attached.items()}
-
-    async def close(self) -> None:
-        """Stop forwarding and leave nothing behind."""
-        self._deafen()
-        await asyncio.to_thread(self._close)
-        await self._slow.close()
-
-    # In worker threads, one at a time
+            return facts
 
     def _tables(self) -> ForwardingTables:
         return self._program.tables.tables if self._program is not None else ForwardingTables()
@@ -285,6 +293,18 @@ class XdpDataPlane:
         # An interface that is gone is taken as soon as it is back.
         self._retry_at = time.monotonic() + (RETRY_S if kernel.read_interface(name) is not None else 0.0)
 
+    def _check(self) -> None:
+        """Look after interfaces, and prove one packet. While tables are being written that has to wait: whoever does so
+        proves them, and what is in force stays so meanwhile."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if self._in_doubt():
+                self._look_after()
+            self._prove(1)
+        finally:
+            self._lock.release()
+
     def _in_doubt(self) -> bool:
         now = time.monotonic()
         if any(not attachment.alive() for attachment in self._attached.values()):
@@ -300,16 +320,24 @@ class XdpDataPlane:
             self._look_at = time.monotonic() + LOOK_EVERY_S
             for name in self._interfaces:
                 self._look_after_one(program, name)
-            before, self._egress = self._egress, {}
-            for hop in {(m.next_hop.ifindex, m.next_hop.interface): m.next_hop for m in self._members()}.values():
-                self._egress_of(hop)
-            if self._programmed is not None and self._egress != before:
-                tables = program.tables.tables
-                for key, egress in self._egress.items():
-                    if egress.slow and egress != before.get(key):
-                        log.warning("plane.xdp_egress_slow", interface=key[1], reason=egress.slow)
-                program.tables.stage(tables, self._member_egress)
-                program.tables.publish()
+            self._follow_egress()
+
+    def _follow_egress(self) -> None:
+        """Look anew at how next hops can be sent to; when that is another way than before, write tables that say so."""
+        program, before = self._program, self._egress
+        if program is None:
+            return
+        self._egress = {}
+        tables = program.tables.tables
+        for hop in {(m.next_hop.ifindex, m.next_hop.interface): m.next_hop for m in tables.members.values()}.values():
+            self._egress_of(hop)
+        if self._programmed is None or all(egress == before.get(key) for key, egress in self._egress.items()):
+            return
+        for key, egress in self._egress.items():
+            if egress.slow and egress != before.get(key):
+                log.warning("plane.xdp_egress_slow", interface=key[1], reason=egress.slow)
+        program.tables.stage(tables, self._member_egress)
+        program.tables.publish()
 
     def _look_after_one(self, program: Program, name: str) -> None:
         attachment, interface = self._attached.get(name), kernel.read_interface(name)
@@ -338,12 +366,13 @@ class XdpDataPlane:
             return
         reason = why_not_native(attachment.interface)
         if (attachment.mode is Mode.NATIVE and reason) or (attachment.may_change and not reason):
+            if not reason:
+                # What native XDP cannot send has to be known before it runs.
+                attachment.mode = Mode.NATIVE
+                self._follow_egress()
             attachment.link.close()
             self._attached.pop(name)
             self._retry_at = 0.0
-
-    def _members(self) -> list[TableMember]:
-        return list(self._tables().members.values())
 
     def _member_egress(self, member: TableMember) -> Egress:
         return self._egress_of(member.next_hop)
@@ -351,16 +380,28 @@ class XdpDataPlane:
     def _egress_of(self, hop: NextHop) -> Egress:
         key = hop.ifindex, hop.interface
         if key not in self._egress:
-            own = {attachment.interface.ifindex: attachment for attachment in self._attached.values()}
-            egress = egress_of(hop, own)
-            if egress.slow and egress.ifindex not in {*own, *self._opened} and self._program is not None:
+            native = self._native()
+            egress = egress_of(hop, native)
+            if egress.slow and egress.ifindex not in {*native, *self._opened} and self._program is not None:
                 link = open_for_frames(egress.ifindex, self._program.fd)
                 if link is not None:
                     self._opened[egress.ifindex] = link
-                    egress = egress_of(hop, own)
+                    egress = egress_of(hop, native)
                     log.info("plane.xdp_egress_opened", interface=hop.interface)
             self._egress[key] = egress
         return self._egress[key]
+
+    def _native(self) -> frozenset[int]:
+        """Interfaces where the program runs in the driver, or may do so at any time since it is not there just now."""
+        native = set()
+        for name in self._interfaces:
+            attachment = self._attached.get(name)
+            if attachment is not None and attachment.mode is Mode.NATIVE:
+                native.add(attachment.interface.ifindex)
+            elif attachment is None and self._mode is not Mode.GENERIC:
+                interface = kernel.read_interface(name)
+                native |= {interface.ifindex} if interface is not None else set()
+        return frozenset(native)
 
     def _stage(self, tables: ForwardingTables) -> bool:
         """Write new tables beside those in force. False when they are in force already."""
@@ -396,8 +437,11 @@ class XdpDataPlane:
             if program is None:
                 raise DataPlaneError("the data plane was not started")
             fresh = self._spare or program
+            if fresh.tables.staged is not tables:
+                # An interface has changed meanwhile, and what was in force had to be written anew.
+                fresh.tables.stage(tables, self._member_egress)
             fresh.tables.publish()
-            self._programmed = tables
+            self._programmed, self._reference = tables, PacketPath(tables)
             replaced = list(self._attached) if fresh is self._spare else list(self._inherited)
             for name in replaced:
                 try:
@@ -412,9 +456,11 @@ class XdpDataPlane:
                     except BpfError:
                         self._opened.pop(ifindex).close()  # the interface is gone
                 self._program, self._spare = fresh, None
-                program.tables.settle()
+                wait_for_readers()  # those that were counting with the old one
                 self._past.add(_counters(program))
                 program.close()
+            took = time.monotonic() - started
+            fresh.tables.settle()
             self._prove(PROOFS)
             log.info(
                 "plane.programmed",
@@ -422,7 +468,7 @@ class XdpDataPlane:
                 services=len(tables.services),
                 members=len(tables.members),
                 vips=len(tables.vips),
-                ms=round((time.monotonic() - started) * 1000, 1),
+                ms=round(took * 1000, 1),
             )
 
     def _drop_spare(self) -> None:
@@ -472,7 +518,7 @@ class XdpDataPlane:
             ingress = Ingress(interface.ifindex, interface.mac, interface.mtu)
             for service in self._proof.sample(tables.services, min(services, len(tables.services))):
                 frame = _probe(service, interface.mac, self._proof)
-                expected = PacketPath(_only(tables, service.vip)).forward(frame, ingress)
+                expected = self._reference.forward(frame, ingress)
                 got = self._try_out(frame, interface)
                 if got is None or _same(expected, got, tables):
                     continue
@@ -548,13 +594,6 @@ def _counters(program: Program) -> Counters:
         elif name != _TRANSMIT:
             totals.details[f"xdp_{name}"] += number
     return totals.counters()
-
-
-def _only(tables: ForwardingTables, vip: IPAddress) -> ForwardingTables:
-    """The services of one VIP, numbered anew; members as they are."""
-    mine = [service for service in tables.services if service.vip == vip]
-    services = tuple(replace(service, index=index) for index, service in enumerate(mine))
-    return ForwardingTables(tables.secret, services, tables.members)
 
 
 def _same(expected: Action, got: Action, tables: ForwardingTables) -> bool:

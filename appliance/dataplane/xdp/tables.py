@@ -216,6 +216,8 @@ class Tables:
         self._directory: Directory | None = None
         self._way_rows = np.zeros(capacity.ways, layout.WAY)
         """As it is to stand in the next generation."""
+        self._members_of_ways = np.zeros(capacity.ways, np.int64)
+        """Which index a number stands for."""
         self._all_ways = True
         """Whether these have to be made anew, whatever has changed."""
         self._now = _Staged()
@@ -239,6 +241,11 @@ class Tables:
     def tables(self) -> ForwardingTables:
         """Those in force."""
         return self._now.tables
+
+    @property
+    def staged(self) -> ForwardingTables | None:
+        """Those that are written and not in force yet."""
+        return self._next.tables if self._next is not None else None
 
     def stage(
         self, tables: ForwardingTables, egress: Callable[[TableMember], Egress], *, same_egress: bool = False
@@ -329,11 +336,10 @@ class Tables:
         owners = self._now.entry_owners
         service = int(owners[number]) if 0 < number < len(owners) else None
         way = int(raw["way"])
-        member = next((key[0] for key, taken in self._way_numbers.of.items() if taken == way), None)
         return Outcome(
             exit=self.exit_name(int(raw["exit"])),
             service=service,
-            member=None if way == NOBODY else member,
+            member=None if way == NOBODY else int(self._members_of_ways[way]),
             slot=int(raw["slot"]) if service is not None else None,
         )
 
@@ -422,6 +428,8 @@ class Tables:
         staged.stations = +staged.stations
         self._way_numbers.take((member.index, member.id) for member in changed)
         numbers, ifindexes = self._way_numbers.of, set()
+        for member in changed:
+            self._members_of_ways[numbers[member.index, member.id]] = member.index
         for member in new.values() if self._all_ways else changed:
             out = egress(member)
             self._way_rows[numbers[member.index, member.id]] = np.frombuffer(_way(member, out), layout.WAY)[0]
