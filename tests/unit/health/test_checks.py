@@ -118,7 +118,7 @@ def test_tcp_full_accept_queue(run: Run) -> None:
             for filler in fillers:
                 filler.close()
     assert (result.code, result.detail) == (Code.TIMEOUT, "connect: nothing within 0.2 s")
-    assert 0.2 <= result.duration_s < 2
+    assert 0.19 < result.duration_s < 2  # timers keep to milliseconds
 
 
 def test_tcp_answer_in_pieces(run: Run) -> None:
