@@ -86,40 +86,65 @@ INLINE u32 find_range(const struct run *run, const struct vip *vip, u8 protocol,
 	return *entry ? number : 0;
 }
 
+/* A TCP or UDP header. */
 struct l4 {
-	int opens; /* whether the packet opens a TCP connection */
+	const u8 *at;
+	u32 available; /* bytes of the IP packet from there on */
+	u8 protocol;
+	u8 opens; /* whether the packet opens a TCP connection */
 	u16 check;
 };
 
-/* 8: whether a TCP or UDP header is whole and does not contradict itself. */
-INLINE enum exit judge_l4(const u8 *l4, u8 *end, u8 protocol, u32 available, struct l4 *found)
+/* 8: whether it is whole and does not contradict itself. */
+INLINE enum exit judge_l4(struct l4 *l4, u8 *end)
 {
-	found->opens = 0;
-	if (protocol == IPPROTO_TCP) {
+	l4->opens = 0;
+	if (l4->protocol == IPPROTO_TCP) {
 		u32 header;
 
-		if (available < 20)
+		if (l4->available < 20)
 			return EXIT_DROP_MALFORMED;
-		if (l4 + 20 > end)
+		if (l4->at + 20 > end)
 			return EXIT_SLOW_SPLIT_HEADER;
-		header = (l4[12] >> 4) * 4;
-		if (header < 20 || header > available)
+		header = (l4->at[12] >> 4) * 4;
+		if (header < 20 || header > l4->available)
 			return EXIT_DROP_MALFORMED;
-		found->opens = (l4[13] & 0x12) == 0x02;
-		found->check = *(u16 *)(l4 + 16);
+		l4->opens = (l4->at[13] & 0x12) == 0x02;
+		l4->check = *(u16 *)(l4->at + 16);
 	} else {
 		u32 length;
 
-		if (available < 8)
+		if (l4->available < 8)
 			return EXIT_DROP_MALFORMED;
-		if (l4 + 8 > end)
+		if (l4->at + 8 > end)
 			return EXIT_SLOW_SPLIT_HEADER;
-		length = __builtin_bswap16(*(u16 *)(l4 + 4));
-		if (length < 8 || length > available)
+		length = __builtin_bswap16(*(u16 *)(l4->at + 4));
+		if (length < 8 || length > l4->available)
 			return EXIT_DROP_MALFORMED;
-		found->check = *(u16 *)(l4 + 6);
+		l4->check = *(u16 *)(l4->at + 6);
 	}
 	return EXIT_TRANSMIT;
+}
+
+enum { GO_ON = -1 };
+
+/* 8, 9 and 11: what does not depend on the IP version. An action, or GO_ON. */
+INLINE int judge(const struct run *run, struct ethhdr *eth, struct l4 *l4, u8 *end, u32 number, const struct entry *entry)
+{
+	enum exit exit = judge_l4(l4, end);
+
+	if (unlikely(exit == EXIT_DROP_MALFORMED))
+		return drop(run, exit);
+	if (unlikely(exit != EXIT_TRANSMIT))
+		return slow(run, exit);
+	if (unlikely(!number || !entry)) /* 9 */
+		return drop(run, EXIT_DROP_NO_SERVICE);
+	if (unlikely(loops(run, eth))) { /* 11 */
+		count_exit(run, EXIT_DROP_LOOP);
+		note(run, EXIT_DROP_LOOP, number, NOBODY, 0, entry->service, 0);
+		return XDP_DROP;
+	}
+	return GO_ON;
 }
 
 /* Bytes behind the IP packet that are more than Ethernet's padding: they must not go into a tunnel, and in the way of a
@@ -131,12 +156,12 @@ INLINE int trailer(const struct run *run, u32 l2, u32 length)
 
 /* The sum of a pseudo header stands where the checksum should be when a device was to complete it (veth, virtio). Of whole
  * checksums one in 65536 looks like that; the slow path knows better. */
-INLINE int partial(u16 check, u8 protocol, u64 sum, u32 available)
+INLINE int partial(const struct l4 *l4, u64 sum)
 {
-	sum += __builtin_bswap16(available) + (protocol << 8);
+	sum += __builtin_bswap16(l4->available) + (l4->protocol << 8);
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-	return folded(sum) == check;
+	return folded(sum) == l4->check;
 }
 
 INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3, u8 *end)
@@ -147,9 +172,8 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	struct entry *entry = NULL;
 	struct key key;
 	u32 number = 0, length, ports = 0;
-	enum exit exit;
+	int plain, action;
 	struct l4 l4;
-	int plain;
 	u64 h;
 
 	if (l3 + sizeof(*ip) > end)
@@ -185,22 +209,16 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 		return drop(run, EXIT_DROP_PROTOCOL);
 	if (unlikely(ip->frag_off & BE16(0x3fff)))
 		return slow(run, EXIT_SLOW_FRAGMENT);
-	exit = judge_l4(l3 + sizeof(*ip), end, ip->protocol, length - sizeof(*ip), &l4);
-	if (unlikely(exit == EXIT_DROP_MALFORMED))
-		return drop(run, exit);
-	if (unlikely(exit != EXIT_TRANSMIT))
-		return slow(run, exit);
-	if (unlikely(!number || !entry)) /* 9 */
-		return drop(run, EXIT_DROP_NO_SERVICE);
-	if (unlikely(loops(run, eth))) { /* 11 */
-		count_exit(run, EXIT_DROP_LOOP);
-		note(run, EXIT_DROP_LOOP, number, NOBODY, 0, entry->service, 0);
-		return XDP_DROP;
-	}
+	l4.at = l3 + sizeof(*ip);
+	l4.available = length - sizeof(*ip);
+	l4.protocol = ip->protocol;
+	action = judge(run, eth, &l4, end, number, entry);
+	if (unlikely(action != GO_ON))
+		return action;
 	if (unlikely(trailer(run, l2, length)))
 		return slow(run, EXIT_SLOW_TRAILER);
 	if (unlikely(run->flags & PORT_PARTIAL) &&
-	    partial(l4.check, ip->protocol, (u64)ip->saddr + ip->daddr, length - sizeof(*ip)))
+	    partial(&l4, (u64)ip->saddr + ip->daddr))
 		return slow(run, EXIT_SLOW_PARTIAL_CHECKSUM);
 
 	h = entry->base + (ip->saddr + g->keys[1]) * entry->source_factor +
@@ -227,9 +245,8 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	struct entry *entry = NULL;
 	struct key key;
 	u32 number = 0, length, ports = 0;
-	enum exit exit;
+	int plain, action;
 	struct l4 l4;
-	int plain;
 	u64 h;
 
 	if (l3 + sizeof(*ip) > end)
@@ -261,25 +278,17 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 		return slow(run, EXIT_SLOW_ICMP);
 	if (unlikely(ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP))
 		return drop(run, EXIT_DROP_PROTOCOL);
-	exit = judge_l4(l3 + sizeof(*ip), end, ip->nexthdr, length - sizeof(*ip), &l4);
-	if (unlikely(exit == EXIT_DROP_MALFORMED))
-		return drop(run, exit);
-	if (unlikely(exit != EXIT_TRANSMIT))
-		return slow(run, exit);
-	if (unlikely(!number || !entry)) /* 9 */
-		return drop(run, EXIT_DROP_NO_SERVICE);
-	if (unlikely(loops(run, eth))) { /* 11 */
-		count_exit(run, EXIT_DROP_LOOP);
-		note(run, EXIT_DROP_LOOP, number, NOBODY, 0, entry->service, 0);
-		return XDP_DROP;
-	}
+	l4.at = l3 + sizeof(*ip);
+	l4.available = length - sizeof(*ip);
+	l4.protocol = ip->nexthdr;
+	action = judge(run, eth, &l4, end, number, entry);
+	if (unlikely(action != GO_ON))
+		return action;
 	if (unlikely(trailer(run, l2, length)))
 		return slow(run, EXIT_SLOW_TRAILER);
 	if (unlikely(run->flags & PORT_PARTIAL) &&
-	    partial(l4.check, ip->nexthdr,
-		    (u64)ip->saddr[0] + ip->saddr[1] + ip->saddr[2] + ip->saddr[3] + ip->daddr[0] + ip->daddr[1] +
-			    ip->daddr[2] + ip->daddr[3],
-		    length - sizeof(*ip)))
+	    partial(&l4, (u64)ip->saddr[0] + ip->saddr[1] + ip->saddr[2] + ip->saddr[3] + ip->daddr[0] + ip->daddr[1] +
+				 ip->daddr[2] + ip->daddr[3]))
 		return slow(run, EXIT_SLOW_PARTIAL_CHECKSUM);
 
 	h = entry->base + (ip->saddr[0] + g->keys[1]) * (ip->saddr[1] + g->keys[2]) +
