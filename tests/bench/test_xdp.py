@@ -31,6 +31,7 @@ from tests.bench.xdp import (
     over,
     tables,
 )
+from tests.bench.xdp_change import Stopwatch
 
 ACK, SYN = 0x10, 0x02
 
@@ -198,3 +199,28 @@ def test_a_ratio_is_judged_by_the_median() -> None:
     assert (figure.ratio, figure.ok) == (0.1, True)
     figure = xdp.rate_ratio("y", {"a": [90.0, 90.0, 10.0], "b": [100.0, 100.0, 100.0]}, "a", "b", 0.95)
     assert (figure.ratio, figure.ok) == (0.9, False)
+
+
+def test_what_happens_behind_a_change_does_not_count_as_before_it() -> None:
+    """Waiting that ends after the tables are in force is no part of what it took to put them in force."""
+    watch = Stopwatch()
+    watch.calls = {"wait": [(1.0, 1.25), (2.0, 3.0)], "stage": [(1.0, 1.75)]}
+    assert watch.spent("wait", before=1.75) == 0.25
+    assert watch.spent("wait", before=3.0) == 1.25
+    assert watch.spent("publish", before=3.0) == 0
+
+
+def test_a_watched_function_is_the_same_but_for_the_record() -> None:
+    """Results and exceptions come through, and every call is recorded with its beginning and its end."""
+
+    class Worker:
+        def work(self, number: int) -> int:
+            return 100 // number
+
+    watch = Stopwatch()
+    watch.watch(Worker, "work", "job")
+    assert Worker().work(5) == 20
+    with pytest.raises(ZeroDivisionError):
+        Worker().work(0)
+    assert len(watch.calls["job"]) == 2
+    assert all(begin <= end for begin, end in watch.calls["job"])

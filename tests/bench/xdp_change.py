@@ -33,11 +33,10 @@ FIRST_VIP = int(ip_address("198.18.0.0"))
 
 
 class Stopwatch:
-    """Milliseconds that calls of some functions have taken, and when the last one ended."""
+    """When calls of some functions began and ended, by name."""
 
     def __init__(self) -> None:
-        self.took: dict[str, float] = {}
-        self.ended: dict[str, float] = {}
+        self.calls: dict[str, list[tuple[float, float]]] = {}
 
     def watch(self, owner: Any, function: str, name: str) -> None:
         original: Callable[..., Any] = getattr(owner, function)
@@ -47,10 +46,13 @@ class Stopwatch:
             try:
                 return original(*arguments, **options)
             finally:
-                self.ended[name] = time.perf_counter()
-                self.took[name] = self.took.get(name, 0.0) + (self.ended[name] - begin) * 1e3
+                self.calls.setdefault(name, []).append((begin, time.perf_counter()))
 
         setattr(owner, function, timed)
+
+    def spent(self, name: str, before: float) -> float:
+        """Seconds in calls that ended before then."""
+        return sum(end - begin for begin, end in self.calls.get(name, []) if end <= before)
 
 
 def world(interface: str, pools: int) -> Snapshot:
@@ -84,28 +86,30 @@ async def measure(interface: str, pools: int, rounds: int) -> dict[str, list[flo
         desired = decide(known)
         await plane.set(desired.tables)
         watch = Stopwatch()
-        watch.watch(appliance.dataplane.xdp.tables, "wait_for_readers", "readers")
+        watch.watch(appliance.dataplane.xdp.tables, "wait_for_readers", "wait")
         watch.watch(Tables, "stage", "stage")
         watch.watch(Tables, "publish", "publish")
         parts: dict[str, list[float]] = {}
         for number in range(rounds):
-            watch.took.clear()
+            watch.calls.clear()
             health = dict(known.health) | {which: Health.UP if number % 2 else Health.DOWN}
             begin = time.perf_counter()
             desired = decide(replace(known, health=health), desired)
             decided = time.perf_counter()
             await plane.set(desired.tables)
             end = time.perf_counter()
-            took = watch.took
+            in_force = watch.calls["publish"][-1][1]
+            # Waiting is a part of staging; what is waited for after publication delays nothing.
+            wait, stage = (watch.spent(name, in_force) for name in ("wait", "stage"))
             for name, value in {
-                "decide": (decided - begin) * 1e3,
-                "readers": took.get("readers", 0.0),
-                "write": took["stage"] - took.get("readers", 0.0),
-                "publish": took["publish"],
-                "in_force": (watch.ended["publish"] - begin) * 1e3,
-                "behind": (end - watch.ended["publish"]) * 1e3,
+                "decide": decided - begin,
+                "wait": wait,
+                "write": stage - wait,
+                "rest": in_force - decided - stage,
+                "in_force": in_force - begin,
+                "behind": end - in_force,
             }.items():
-                parts.setdefault(name, []).append(round(value, 3))
+                parts.setdefault(name, []).append(round(value * 1e3, 3))
             await asyncio.sleep(0.05)  # changes come one at a time
     finally:
         await plane.close()
