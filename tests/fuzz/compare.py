@@ -24,7 +24,7 @@ from appliance.dataplane.raw.single import SinglePath
 from appliance.dataplane.raw.vector import VectorPath
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.plane import action_of
-from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, LOOPBACK, OBJECT, Program
+from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, OBJECT, Program
 from appliance.dataplane.xdp.tables import Capacity, Egress
 from appliance.forwarding import ForwardingTables, TableMember
 from appliance.model import Protocol
@@ -187,7 +187,7 @@ class Comparison:
         maps.stage(tables, egress)
         maps.publish()
         maps.settle()
-        maps.set_port(LOOPBACK, ingress.mac, ingress.mtu, layout.PORT_QUIET | case.flags)
+        maps.set_port(layout.LOOPBACK, ingress.mac, ingress.mtu, layout.PORT_QUIET | case.flags)
         before = self._counted(tables)
         expected = _Books()
         exits: Counter[str] = Counter()

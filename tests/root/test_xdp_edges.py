@@ -27,8 +27,8 @@ from appliance.model import PortRange, Protocol
 from appliance.packet.action import Reason, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, PacketPath
-from tests.netns import until
-from tests.root.plane_rig import Plane, Rig, inside, mac, receptive, rig, traffic_object
+from tests.netns import namespaces, until
+from tests.root.plane_rig import Plane, Rig, Wire, inside, mac, receptive, rig, traffic_object
 from tests.root.test_planes import INGRESS, SOMEBODY, VIP4, member, serve_tcp, tables, udp, upload, vips_at
 from tests.unit.dataplane.frames import L2, L3
 
@@ -233,6 +233,68 @@ def test_an_egress_that_takes_no_frames_any_more(bench: Rig, tmp_path: Path) -> 
         before = plane.counters().details["xdp_slow_egress"]
         forwards(bench, plane)
         assert plane.counters().details["xdp_slow_egress"] == before
+
+
+def test_an_egress_that_was_away_for_a_moment(bench: Rig) -> None:
+    """The kernel takes an interface that goes out of the program's reach, and it comes back with the same number."""
+    with namespaces("p", prefix="owx") as (elsewhere,), running(bench, "xdp") as plane:
+        plane.set(one(bench))
+        forwards(bench, plane)
+        before = bench.ifindex("d1")
+        bench.director.ip(f"link set d1 netns {elsewhere.name}")
+        elsewhere.ip(f"link set d1 netns {bench.director.name}")
+        assert bench.ifindex("d1") == before
+        bench.director.ip("link set d1 up")
+        bench.ends["s0"].close()
+        bench.ends["s0"] = receptive(bench.member, "s0")
+
+        def arrives() -> bool:
+            checked(plane)
+            bench.near.send(udp(5000))
+            return bool(bench.far.receive(1, 0.2, keep=lambda frame: frame[6:12] == mac("d1") and frame[23] == 17))
+
+        until(arrives, "frames arrive again")
+
+
+def test_an_interface_with_a_number_like_the_loopback_interface_s(tmp_path: Path) -> None:
+    """Numbers are told apart also where their lower bytes are the same."""
+    with rig("xdp") as bench:
+        numbers = {"d0": 257, "d3": 513}
+        bench.director.ip("link del d0")
+        for name, peer in (("d0", "c0"), ("d3", "c3")):
+            bench.director.ip(
+                f"link add {name} index {numbers[name]} type veth peer name {peer} netns {bench.client.name}"
+            )
+            bench.director.ip(f"link set {name} up")
+            bench.client.ip(f"link set {peer} up")
+            bench.client.run("ethtool", "-K", peer, "gro", "on")
+        bench.director.ip(f"link set d0 address {mac('d0').hex(':')}")
+        plane = Plane(bench.director, "d0,d3", "xdp", log=tmp_path / "log")
+        try:
+            plane.start()
+            plane.set(one(bench))
+            plane.check()
+            plane.check()
+            wire = Wire(bench.client, "c0")
+            wire.send(udp(3000))
+            until(lambda: plane.counters().members["web/m1"].packets == 1, "a frame is forwarded")
+            assert plane.explain(udp(3000)).verdict is Verdict.TRANSMIT
+            wire.close()
+        finally:
+            plane.end()
+
+
+def test_checksums_left_to_a_device_are_no_odd_packets(bench: Rig) -> None:
+    """They take the slow path, but as plain packets: no budget cuts them off."""
+    with running(bench, "xdp") as plane:
+        plane.set(one(bench))
+        frame = bytearray(udp(3000))
+        pseudo = frame[26:34] + struct.pack("!HH", 17, len(frame) - 34)
+        frame[40:42] = (checksum(bytes(pseudo)) ^ 0xFFFF).to_bytes(2, "big")
+        for _ in range(4):
+            bench.near.send(*[bytes(frame)] * 2500, pause_every=500)
+        until(lambda: plane.counters().details["xdp_slow_partial_checksum"] >= 10_000, "all were seen")
+        assert plane.counters().reasons.get("slow_path_full", 0) == 0
 
 
 def test_an_interface_without_xdp(bench: Rig) -> None:

@@ -51,7 +51,8 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 	} else if (unlikely(inner->length > way->limit)) {
 		return slow(run, EXIT_SLOW_TOO_BIG);
 	}
-	count_traffic(run, service, chosen, inner->length, opens);
+	if (opens)
+		sample_flow(run);
 	note(run, EXIT_TRANSMIT, number, chosen, slot, service, inner->hash);
 	if (unlikely(rewrite(run, way, inner))) {
 		count_exit(run, EXIT_DROP_TX_FAILED);
@@ -60,6 +61,8 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 	action = send(run, way);
 	if (unlikely(action == XDP_DROP))
 		count_exit(run, EXIT_DROP_TX_FAILED);
+	else
+		count_traffic(run, service, chosen, inner->length, opens);
 	return action;
 }
 
@@ -216,10 +219,10 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	if (unlikely(action != GO_ON))
 		return action;
 	if (unlikely(trailer(run, l2, length)))
-		return slow(run, EXIT_SLOW_TRAILER);
+		return pass(run, EXIT_SLOW_TRAILER);
 	if (unlikely(run->flags & PORT_PARTIAL) &&
 	    partial(&l4, (u64)ip->saddr + ip->daddr))
-		return slow(run, EXIT_SLOW_PARTIAL_CHECKSUM);
+		return pass(run, EXIT_SLOW_PARTIAL_CHECKSUM);
 
 	h = entry->base + (ip->saddr + g->keys[1]) * entry->source_factor +
 	    ((ports & entry->ports_mask) + g->keys[3]) * entry->ports_factor;
@@ -285,11 +288,11 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	if (unlikely(action != GO_ON))
 		return action;
 	if (unlikely(trailer(run, l2, length)))
-		return slow(run, EXIT_SLOW_TRAILER);
+		return pass(run, EXIT_SLOW_TRAILER);
 	if (unlikely(run->flags & PORT_PARTIAL) &&
 	    partial(&l4, (u64)ip->saddr[0] + ip->saddr[1] + ip->saddr[2] + ip->saddr[3] + ip->daddr[0] + ip->daddr[1] +
 				 ip->daddr[2] + ip->daddr[3]))
-		return slow(run, EXIT_SLOW_PARTIAL_CHECKSUM);
+		return pass(run, EXIT_SLOW_PARTIAL_CHECKSUM);
 
 	h = entry->base + (ip->saddr[0] + g->keys[1]) * (ip->saddr[1] + g->keys[2]) +
 	    (ip->saddr[2] + g->keys[3]) * (ip->saddr[3] + g->keys[4]) +
@@ -308,18 +311,22 @@ INLINE int balance(struct xdp_md *ctx, u32 length)
 	const struct control *control = AT(controls, 0);
 	struct vlanhdr *tag;
 	struct ethhdr *eth;
+	u32 ifindex;
 	u16 type;
 
 	if (!control)
 		return XDP_PASS;
 	run.control = control;
 	run.generation = AT(generations, *(volatile u32 *)&control->active);
-	run.port = AT(ports, ctx->ingress_ifindex & (PORTS - 1));
+	ifindex = ctx->ingress_ifindex;
+	run.port = AT(ports, unlikely(ifindex == LOOPBACK) ? TEST_PORT : ifindex & (PORTS - 1));
+	if (run.port && unlikely(run.port->ifindex != ifindex))
+		run.port = AT(ports, PORTS + (ifindex >> 8 & (PORTS - 1)));
 	if (!run.generation || !run.port)
 		return XDP_PASS;
 	run.flags = run.port->flags;
 	run.row = run.flags & PORT_QUIET ? control->rows : bpf_get_smp_processor_id();
-	if (unlikely(run.port->ifindex != ctx->ingress_ifindex))
+	if (unlikely(run.port->ifindex != ifindex))
 		return pass(&run, EXIT_PASS_UNKNOWN_INTERFACE);
 
 	eth = take(&c, sizeof(*eth));

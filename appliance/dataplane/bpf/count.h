@@ -44,7 +44,7 @@ GLOBAL int sample(struct xdp_md *ctx, u32 exit, u32 length)
 /* One sample for each way out, CPU and tick. */
 INLINE void maybe_sample(const struct run *run, struct exit_count *count, enum exit exit)
 {
-	u64 tick = bpf_jiffies64() >> (run->control->tick_shift & 31);
+	u64 tick = bpf_ktime_get_coarse_ns() >> (run->control->tick_shift & 31);
 
 	if (count->tick == tick || (run->flags & PORT_QUIET))
 		return;
@@ -74,11 +74,10 @@ INLINE void count_exit(const struct run *run, enum exit exit)
 		maybe_sample(run, count, exit);
 }
 
-/* Packets on their way to a member are counted by service and member only; those that open a TCP connection are sampled. */
+/* Packets on their way to a member are counted by service and member only. */
 INLINE void count_traffic(const struct run *run, u32 service, u32 way, u32 bytes, int opens)
 {
 	u32 service_at = run->row * run->control->services + service, way_at = run->row * run->control->ways + way;
-	struct exit_count *count;
 	struct traffic *traffic;
 	u64 *flows;
 
@@ -100,7 +99,13 @@ INLINE void count_traffic(const struct run *run, u32 service, u32 way, u32 bytes
 	flows = AT(way_flows, way_at);
 	if (flows)
 		*flows += 1;
-	count = AT(exits, run->row * EXITS + EXIT_TRANSMIT);
+}
+
+/* Before the frame is changed. */
+INLINE void sample_flow(const struct run *run)
+{
+	struct exit_count *count = AT(exits, run->row * EXITS + EXIT_TRANSMIT);
+
 	if (count)
 		maybe_sample(run, count, EXIT_TRANSMIT);
 }
@@ -120,11 +125,12 @@ INLINE int drop(const struct run *run, enum exit exit)
 	return XDP_DROP;
 }
 
-/* Odd packets go up to the slow path: the raw data plane, which is slower by far. A flood of them ends here. */
+/* Odd packets go up to the slow path: the raw data plane, which looks at them one by one. A flood of them ends here. What
+ * is plain to the raw plane passes without this. */
 INLINE int slow(const struct run *run, enum exit exit)
 {
 	struct cpu *cpu = AT(cpus, run->row);
-	u64 tick = bpf_jiffies64() >> (run->control->tick_shift & 31);
+	u64 tick = bpf_ktime_get_coarse_ns() >> (run->control->tick_shift & 31);
 
 	if (cpu) {
 		if (cpu->tick != tick) {

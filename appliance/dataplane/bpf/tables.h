@@ -18,7 +18,7 @@ struct control {
 	u32 ways;	/* of a row of way_traffic */
 	u32 ident_step; /* between identifications of outer packets on one CPU: a power of two, at least rows + 1 */
 	u32 slow_limit; /* packets that one CPU may pass to the slow path in a tick */
-	u32 tick_shift; /* a tick is 2^tick_shift jiffies */
+	u32 tick_shift; /* a tick is 2^tick_shift nanoseconds */
 	u32 spare;
 };
 
@@ -114,7 +114,9 @@ enum port_flags {
 	PORT_NO_TRANSMIT = 2, /* XDP_TX does not do here: redirect to the same interface instead */
 	PORT_PARTIAL = 4,     /* checksums may be for a device to complete, and nobody tells the program */
 };
-enum { PORTS = 256 };
+/* Two places for each, by the lower and by the next eight bits of its number; and one for test runs, which arrive on the
+ * loopback interface (number 1 in every namespace). */
+enum { PORTS = 256, TEST_PORT = 2 * PORTS, LOOPBACK = 1 };
 
 struct traffic {
 	u64 packets, bytes;
@@ -176,7 +178,7 @@ struct event {
 	u32 ifindex;
 	u32 length;
 	u32 captured;
-	u8 head[EVENT_HEAD]; /* the frame's beginning, as it arrived */
+	u8 head[EVENT_HEAD]; /* the frame's beginning: as it arrived, unless it could not be sent */
 };
 
 struct types {
@@ -206,7 +208,7 @@ SHARED_ARRAY(ranges, struct range, 2);
 SHARED_ARRAY(ways, struct way, 2);
 SHARED_ARRAY(stations, u64, 2); /* MAC addresses that no client has, in ascending order */
 SHARED_ARRAY(slots, u64, 1); /* four slots each */
-SHARED_ARRAY(ports, struct port, PORTS);
+SHARED_ARRAY(ports, struct port, TEST_PORT + 1);
 SHARED_ARRAY(service_traffic, struct traffic, 1);
 SHARED_ARRAY(way_traffic, struct traffic, 1);
 SHARED_ARRAY(service_flows, u64, 1); /* new TCP connections; apart, since most packets open none */

@@ -101,7 +101,8 @@ EVENT = struct.Struct("<QIIII")
 """The beginning of `struct event`; EVENT_HEAD bytes of the frame follow."""
 
 EVENT_HEAD = 96
-PORTS = 256
+PORTS, LOOPBACK = 256, 1
+TEST_PORT = 2 * PORTS
 PROBES = 4
 EXITS = 22
 NOBODY = 0xFFFF

@@ -135,7 +135,8 @@ class XdpDataPlane:
         packets go through it.
 
         Raises:
-            DataPlaneError: as the contract says.
+            DataPlaneError: as the contract says; but when it is the slow path that refuses in the end, the program
+                follows the new tables already.
         """
         before = self._tables().vips
         staged = await asyncio.to_thread(self._stage, tables)
@@ -327,10 +328,13 @@ class XdpDataPlane:
         program, before = self._program, self._egress
         if program is None:
             return
+        program.tables.renew_egress()
         self._egress = {}
         tables = program.tables.tables
         for hop in {(m.next_hop.ifindex, m.next_hop.interface): m.next_hop for m in tables.members.values()}.values():
             self._egress_of(hop)
+        for ifindex in self._opened.keys() - {egress.ifindex for egress in self._egress.values()}:
+            self._opened.pop(ifindex).close()
         if self._programmed is None or all(egress == before.get(key) for key, egress in self._egress.items()):
             return
         for key, egress in self._egress.items():
@@ -414,6 +418,7 @@ class XdpDataPlane:
             else:
                 for name in self._interfaces:
                     self._look_after_one(program, name)
+                program.tables.renew_egress()
             if self._programmed is not None and self._programmed.same(tables) and not self._inherited:
                 return False
             try:
@@ -519,7 +524,11 @@ class XdpDataPlane:
             for service in self._proof.sample(tables.services, min(services, len(tables.services))):
                 frame = _probe(service, interface.mac, self._proof)
                 expected = self._reference.forward(frame, ingress)
-                got = self._try_out(frame, interface)
+                try:
+                    outcome, out = self._program.run(frame, interface)
+                except BpfError as error:
+                    raise DataPlaneError(f"the XDP program cannot be tried out: {error}") from error
+                got = action_of(outcome.exit, outcome.service, outcome.member, outcome.slot, out, tables)
                 if got is None or _same(expected, got, tables):
                     continue
                 reason = f"program and reference differ for {service.name} ({service.vip}): {got} instead of {expected}"

@@ -14,9 +14,6 @@ OBJECT = Path(__file__).parent.parent / "bpf" / "balance.bpf.o"
 PROGRAMS = ("balance_frags", "balance_linear")
 """The first that the kernel takes: frames in several buffers need Linux 5.18."""
 
-LOOPBACK = 1
-"""Test runs arrive on it. It has this number in every network namespace, and no packet for a VIP comes in there."""
-
 LONGEST_TEST_FRAME = 3000
 """Test runs take what fits into a page with headroom and the kernel's own data; the rest is no business of theirs."""
 
@@ -59,7 +56,7 @@ class Program:
             BpfError: the kernel refuses the test.
         """
         if (interface.mac, interface.mtu) != (self._mac, self._mtu):
-            self.tables.set_port(LOOPBACK, interface.mac, interface.mtu, layout.PORT_QUIET)
+            self.tables.set_port(layout.LOOPBACK, interface.mac, interface.mtu, layout.PORT_QUIET)
             self._mac, self._mtu = interface.mac, interface.mtu
         frame_out = self._runner.run(frame).frame
         return self.tables.outcome(), frame_out

@@ -4,6 +4,7 @@ Nothing that the program may be reading is ever written to. What a generation ha
 used again only after `settle`, when no program that could have seen it is running any more.
 """
 
+import platform
 import struct
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -24,14 +25,17 @@ from appliance.model import DsrType, TtlPolicy
 from appliance.ring.hash import derive_keys
 
 GENERATIONS = 2
+STORES_IN_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
+"""Whether one CPU's stores appear to others in their order."""
+
 _LINE = 32
 """Slots in a cache line: tables begin on one."""
 
 SLOW_PER_TICK = 2048
 """Odd packets that a CPU passes up in a tick. The slow path manages some tens of thousands a second."""
 
-TICK_SHIFT = 4
-"""A tick is 16 jiffies: 64 ms where the kernel has 250 of them a second."""
+TICK_SHIFT = 26
+"""A tick is 2^26 ns: 67 ms."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -148,6 +152,13 @@ class Space:
             else:
                 merged.append((start, free))
         self._free = merged
+
+
+def _places(ifindex: int) -> tuple[int, ...]:
+    """Where an interface may stand in the table of ports."""
+    if ifindex == layout.LOOPBACK:
+        return (layout.TEST_PORT,)
+    return ifindex % layout.PORTS, layout.PORTS + (ifindex >> 8) % layout.PORTS
 
 
 def rounded(length: int) -> int:
@@ -285,6 +296,8 @@ class Tables:
         if self._next is None:
             return
         self._old, self._now, self._next = self._now, self._next, None
+        if not STORES_IN_ORDER:
+            wait_for_readers()  # among other things a barrier for all CPUs
         # One aligned store: a packet sees this generation or the other.
         self._control["active"] = 1 - int(self._control["active"])
         self._settled = False
@@ -309,15 +322,14 @@ class Tables:
             flags: PORT_QUIET, PORT_NO_TRANSMIT, PORT_PARTIAL of layout.py.
 
         Raises:
-            ValueError: another interface has its place.
+            ValueError: other interfaces have its places.
         """
         ports = self._views["ports"]
-        at = ifindex % layout.PORTS
-        other = int(ports["ifindex"][at])
-        if other not in (0, ifindex):
+        at = next((at for at in _places(ifindex) if int(ports["ifindex"][at]) in (0, ifindex)), None)
+        if at is None:
+            taken = ", ".join(str(int(ports["ifindex"][at])) for at in _places(ifindex))
             raise ValueError(
-                f"interfaces number {other} and {ifindex} cannot both be used by the XDP program "
-                f"(equal modulo {layout.PORTS}); create one of them anew"
+                f"interface number {ifindex} has no place beside {taken} in the XDP program's table; create it anew"
             )
         ports["mac"][at] = np.frombuffer(mac, np.uint8)
         ports["mtu"][at], ports["flags"][at] = mtu, flags
@@ -326,8 +338,18 @@ class Tables:
     def forget_port(self, ifindex: int) -> None:
         """The program leaves frames of an interface alone."""
         ports = self._views["ports"]
-        if int(ports["ifindex"][ifindex % layout.PORTS]) == ifindex:
-            ports["ifindex"][ifindex % layout.PORTS] = 0
+        for at in _places(ifindex):
+            if int(ports["ifindex"][at]) == ifindex:
+                ports["ifindex"][at] = 0
+
+    def renew_egress(self) -> None:
+        """Let the program send by all interfaces that it has to, again: the kernel takes one out that goes away, and
+        says nothing when it comes back with the same number."""
+        for ifindex in self._now.egress:
+            try:
+                self._egress_map.update(struct.pack("=I", ifindex), struct.pack("=I", ifindex))
+            except BpfError:
+                pass  # not there; its packets are dropped by name (tx_failed) until it is, or its members are gone
 
     def outcome(self) -> "Outcome":
         """What became of the last packet of a test run."""
@@ -576,7 +598,7 @@ def _maps(capacity: Capacity, cpus: int) -> Mapping[str, tuple[np.dtype[Any], in
         "stations": (np.dtype("<u8"), twice * capacity.stations),
         "ways": (layout.WAY, twice * capacity.ways),
         "slots": (np.dtype("<u8"), capacity.slots // 4),
-        "ports": (layout.PORT, layout.PORTS),
+        "ports": (layout.PORT, layout.TEST_PORT + 1),
         "service_traffic": (layout.TRAFFIC, rows * capacity.services),
         "way_traffic": (layout.TRAFFIC, rows * capacity.ways),
         "service_flows": (np.dtype("<u8"), rows * capacity.services),
