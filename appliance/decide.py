@@ -156,8 +156,12 @@ def decide(snapshot: Snapshot, before: Desired | None = None) -> Desired:
 class _Ring:
     """A pool by one delivery: the same for all virtual services that use it."""
 
+    pool: Pool
+    indices: Mapping[MemberWay, int]
+    known: tuple[tuple[Health | None, NextHop | Unresolved | None], ...]
+    """Health and next hop of each member. With the pool, the indices and `undecided`, all that the rest depends on."""
     judged: tuple[MemberView, ...]
-    """Members without their shares: all that the rest depends on, with `undecided` and the algorithm."""
+    """Members without their shares: what of it matters."""
     algorithm: Algorithm
     members: tuple[MemberView, ...]
     slots: SlotArray
@@ -166,15 +170,25 @@ class _Ring:
 
 
 def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, before: _Ring | None) -> _Ring:
-    judged = tuple(_judge(snapshot, pool, member, delivery) for member in pool.members)
+    known = tuple(
+        (snapshot.health.get(f"{pool.name}/{member.name}"), snapshot.next_hops.get(member.address))
+        for member in pool.members
+    )
     # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring to
     # members that know nothing of them, and those reset them. What is dropped is sent again.
     undecided = tuple(snapshot.undecided(pool))
-    if before and (before.judged, before.undecided, before.algorithm) == (judged, undecided, pool.algorithm):
+    same = before is not None and before.undecided == undecided
+    if before and same and before.pool is pool and before.indices is snapshot.indices and before.known == known:
         return before
+    judged = tuple(_judge(snapshot, pool, member, delivery) for member in pool.members)
+    if before and same and before.judged == judged and before.algorithm == pool.algorithm:
+        return replace(before, pool=pool, indices=snapshot.indices, known=known)
     slots = ALGORITHMS[pool.algorithm](tuple(_ring_member(view, known=not undecided) for view in judged))
     share = shares(slots)
     return _Ring(
+        pool=pool,
+        indices=snapshot.indices,
+        known=known,
         judged=judged,
         algorithm=pool.algorithm,
         members=tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged),
