@@ -158,8 +158,9 @@ class _Ring:
 
     pool: Pool
     indices: Mapping[MemberWay, int]
-    known: tuple[tuple[Health | None, NextHop | Unresolved | None], ...]
-    """Health and next hop of each member. With the pool, the indices and `undecided`, all that the rest depends on."""
+    next_hops: Mapping[IPAddress, NextHop | Unresolved]
+    health: tuple[Health | None, ...]
+    """Of each member. With what is above and `undecided`, all that the rest depends on."""
     judged: tuple[MemberView, ...]
     """Members without their shares: what of it matters."""
     algorithm: Algorithm
@@ -170,25 +171,30 @@ class _Ring:
 
 
 def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, before: _Ring | None) -> _Ring:
-    known = tuple(
-        (snapshot.health.get(f"{pool.name}/{member.name}"), snapshot.next_hops.get(member.address))
-        for member in pool.members
-    )
+    health = tuple(map(snapshot.health.get, pool.member_ids))
     # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring to
     # members that know nothing of them, and those reset them. What is dropped is sent again.
     undecided = tuple(snapshot.undecided(pool))
     same = before is not None and before.undecided == undecided
-    if before and same and before.pool is pool and before.indices is snapshot.indices and before.known == known:
+    if (
+        before
+        and same
+        and before.health == health
+        and before.pool is pool
+        and before.indices is snapshot.indices
+        and before.next_hops is snapshot.next_hops
+    ):
         return before
     judged = tuple(_judge(snapshot, pool, member, delivery) for member in pool.members)
     if before and same and before.judged == judged and before.algorithm == pool.algorithm:
-        return replace(before, pool=pool, indices=snapshot.indices, known=known)
+        return replace(before, pool=pool, indices=snapshot.indices, next_hops=snapshot.next_hops, health=health)
     slots = ALGORITHMS[pool.algorithm](tuple(_ring_member(view, known=not undecided) for view in judged))
     share = shares(slots)
     return _Ring(
         pool=pool,
         indices=snapshot.indices,
-        known=known,
+        next_hops=snapshot.next_hops,
+        health=health,
         judged=judged,
         algorithm=pool.algorithm,
         members=tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged),

@@ -186,6 +186,11 @@ class Pool:
     monitors: tuple[MonitorSpec, ...]
     """Every one must be content for a member to be up. None at all: members count as up."""
 
+    @cached_property
+    def member_ids(self) -> tuple[str, ...]:
+        """`pool/member` of each."""
+        return tuple(f"{self.name}/{member.name}" for member in self.members)
+
 
 @dataclass(frozen=True)
 class VirtualService:
