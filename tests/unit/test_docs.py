@@ -75,3 +75,9 @@ def test_every_command_line_in_the_readme_exists():
     """The README's commands are files that can be run."""
     for command in re.findall(r"(?m)^(?:sudo )?(containerlab/\w+|tests/run)\b", (ROOT / "README.md").read_text()):
         assert (ROOT / command).stat().st_mode & 0o111
+
+
+def test_no_document_has_a_gap():
+    """Nobody ships a text with a place that was still to be filled in."""
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("appliance/**/*.md"), *ROOT.glob("tests/**/*.md")):
+        assert not re.findall(r"\b(?:[A-Z]+FIGURES|TODO|TBD|FIXME|XXX+)\b", path.read_text()), path
