@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from appliance.dataplane.auto import AutoDataPlane
-from appliance.dataplane.base import DataPlane, DataPlaneError
+from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.xdp.attach import Mode
 from appliance.dataplane.xdp.plane import XdpDataPlane
@@ -113,7 +113,59 @@ async def facts(plane: RawDataPlane | XdpDataPlane) -> dict[str, int]:
     return found
 
 
-EXTRA = {"injure": injure, "swap": swap, "swap_maps": swap_maps, "cost": cost, "facts": facts}
+async def watch(plane: DataPlane, rounds: list[ForwardingTables]) -> list[Counters]:
+    """Set one after the other, and read counters all the while."""
+    readings: list[Counters] = []
+    done = False
+
+    async def read() -> None:
+        while not done:
+            readings.append(await plane.counters())
+            await asyncio.sleep(0.001)
+
+    async def change() -> None:
+        nonlocal done
+        try:
+            for tables in rounds:
+                await plane.set(tables)
+        finally:
+            done = True
+
+    await asyncio.gather(read(), change())
+    return readings
+
+
+async def corrupt(plane: XdpDataPlane, what: str) -> None:
+    """Flip bits in the program's tables, those in force and the others."""
+    assert plane._program is not None
+    plane._program.tables._views[what].view("u1")[:] ^= 1
+
+
+async def descriptors(_: DataPlane, kind: str) -> int:
+    """How many of the process's descriptors are of a kind: `bpf_link`, `bpf-map`."""
+
+    def work() -> int:
+        found = 0
+        for entry in Path("/proc/self/fd").iterdir():
+            try:
+                found += kind in str(entry.readlink())
+            except FileNotFoundError:
+                pass  # the one that reads the directory
+        return found
+
+    return await asyncio.to_thread(work)
+
+
+EXTRA = {
+    "injure": injure,
+    "swap": swap,
+    "swap_maps": swap_maps,
+    "cost": cost,
+    "facts": facts,
+    "watch": watch,
+    "corrupt": corrupt,
+    "descriptors": descriptors,
+}
 """What tests want to do beyond the contract."""
 
 

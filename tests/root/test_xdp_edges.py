@@ -27,7 +27,7 @@ from appliance.model import PortRange, Protocol
 from appliance.packet.action import Reason, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, PacketPath
-from tests.netns import namespaces, until
+from tests.netns import PATIENCE, namespaces, until
 from tests.root.plane_rig import Plane, Rig, Wire, inside, mac, receptive, rig, traffic_object
 from tests.root.test_planes import INGRESS, SOMEBODY, VIP4, member, serve_tcp, tables, udp, upload, vips_at
 from tests.unit.dataplane.frames import L2, L3
@@ -368,7 +368,7 @@ def test_a_killed_plane_leaves_its_program_to_the_next(bench: Rig, tmp_path: Pat
         first.start()
         first.set(one(bench))
         fd = borrowed(first)
-        command = bench.client.command(sys.executable, "-c", SENDER, udp(0, size=40).hex(), "6")
+        command = bench.client.command(sys.executable, "-c", SENDER, udp(0, size=40).hex(), str(6 * PATIENCE))
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sender:
             assert sender.stdout is not None
             assert sender.stdout.readline() == "ready\n"

@@ -95,20 +95,30 @@ def attach_to(interface: Interface, program_fd: int, wanted: Mode) -> Attachment
     return Attachment(interface, link, Mode.GENERIC, why_generic, may_change)
 
 
-def adopt(interface: Interface, link: Link) -> Attachment | None:
-    """Take over the link that an earlier process has left; None when it is not attached to this interface any more."""
+def adopt(interface: Interface, link: Link, wanted: Mode) -> Attachment | None:
+    """Take over the link that an earlier process has left, whatever its mode; None, and it is closed, when it is not
+    attached to this interface any more."""
     found = attached(interface.ifindex)
-    adopted = Attachment(interface, link, Mode.NATIVE if found and found.mode == Mode.NATIVE else Mode.GENERIC)
-    return adopted if adopted.alive() else None
+    if found and found.mode == Mode.NATIVE:
+        adopted = Attachment(interface, link, Mode.NATIVE)
+    else:
+        why_generic = why_not_native(interface) if wanted is not Mode.GENERIC else ""
+        adopted = Attachment(interface, link, Mode.GENERIC, why_generic, may_change=True)
+    if adopted.alive():
+        return adopted
+    link.close()
+    return None
 
 
 def _refuse_taken(interface: Interface, error: BpfError) -> None:
     if error.errno in _TAKEN:
         other = attached(interface.ifindex)
         which = f" (id {other.program_id}, {other.mode})" if other else ""
+        # Without a mode, ip means the driver's wherever that has XDP.
+        where = "xdpgeneric" if other and other.mode == Mode.GENERIC else "xdp"
         raise DataPlaneError(
             f"{interface.name} has another XDP program already{which}; see `bpftool net`, and take it off with "
-            f"`ip link set dev {interface.name} xdp off` or by ending the program that holds it"
+            f"`ip link set dev {interface.name} {where} off` or by ending the program that holds it"
         ) from error
     if error.errno in (errno.EPERM, errno.EACCES):
         raise DataPlaneError(

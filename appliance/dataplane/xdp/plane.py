@@ -262,7 +262,8 @@ class XdpDataPlane:
         interface = kernel.read_interface(name)
         if program is None or interface is None:
             raise DataPlaneError(f"there is no interface {name}")
-        attachment = adopt(interface, left) if (left := self._left.pop(name, None)) is not None else None
+        left = self._left.pop(name, None)
+        attachment = adopt(interface, left, self._mode) if left is not None else None
         if attachment is not None:
             self._inherited.add(name)
             log.info("plane.xdp_adopted", interface=name, mode=str(attachment.mode))
@@ -365,12 +366,18 @@ class XdpDataPlane:
                 self._retry_at = time.monotonic() + RETRY_S
 
     def _change_mode(self, name: str, attachment: Attachment) -> None:
-        """Go native when that has become possible, and generic when it is no longer. The slow path bridges the gap."""
-        if self._mode is not Mode.AUTO or name in self._inherited:
+        """Go native when that has become possible, and generic when it is no longer, or as it is wanted. The slow path
+        bridges the gap."""
+        if name in self._inherited:
             return
-        reason = why_not_native(attachment.interface)
-        if (attachment.mode is Mode.NATIVE and reason) or (attachment.may_change and not reason):
-            if not reason:
+        if self._mode is Mode.AUTO:
+            native = not why_not_native(attachment.interface)
+            change = not native if attachment.mode is Mode.NATIVE else native and attachment.may_change
+        else:
+            native = self._mode is Mode.NATIVE
+            change = attachment.mode is not self._mode  # an earlier process was told otherwise
+        if change:
+            if native:
                 # What native XDP cannot send has to be known before it runs.
                 attachment.mode = Mode.NATIVE
                 self._follow_egress()
@@ -433,6 +440,7 @@ class XdpDataPlane:
                     for attachment in self._attached.values():
                         self._set_port(self._spare, attachment.interface, attachment.port_flags)
             except (BpfError, ValueError, NoRoomError) as error:
+                self._drop_spare()
                 raise DataPlaneError(f"the XDP program cannot follow the new tables: {error}") from error
             return True
 
@@ -608,7 +616,9 @@ def _counters(program: Program) -> Counters:
 def _same(expected: Action, got: Action, tables: ForwardingTables) -> bool:
     if (expected.verdict, expected.reason, expected.member) != (got.verdict, got.reason, got.member):
         return False
-    return expected.verdict is not Verdict.TRANSMIT or got.frame[14:].endswith(expected.frame[14:])
+    # Between addresses and type may be a VLAN tag for the egress, which the reference knows nothing of.
+    addresses, rest = expected.frame[:12], expected.frame[12:]
+    return expected.verdict is not Verdict.TRANSMIT or (got.frame[:12] == addresses and got.frame[12:].endswith(rest))
 
 
 def _probe(service: TableService, mac: bytes, rnd: random.Random) -> bytes:
