@@ -135,10 +135,12 @@ async def watch(plane: DataPlane, rounds: list[ForwardingTables]) -> list[Counte
     return readings
 
 
-async def corrupt(plane: XdpDataPlane, what: str) -> None:
-    """Flip bits in the program's tables, those in force and the others."""
+async def corrupt(plane: XdpDataPlane, what: str, field: str = "") -> None:
+    """Invert the bits of the program's tables, those in force and the others: in all of a map, or in a field of its rows."""
     assert plane._program is not None
-    plane._program.tables._views[what].view("u1")[:] ^= 1
+    view = plane._program.tables._views[what]
+    view = view[field] if field else view
+    view[:] = ~view
 
 
 async def descriptors(_: DataPlane, kind: str) -> int:

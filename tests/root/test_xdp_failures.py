@@ -425,15 +425,15 @@ def test_counters_never_shrink_while_everything_changes(bench: Rig) -> None:
         assert plane.counters().services["web", str(VIP4)].packets == sent
 
 
-@pytest.mark.parametrize("what", ["slots", "ways"])
-def test_a_program_that_is_wrong_is_taken_off(bench: Rig, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("what", [("slots",), ("ways", "macs")], ids=["members", "addresses"])
+def test_a_program_that_is_wrong_is_taken_off(bench: Rig, tmp_path: Path, what: tuple[str, ...]) -> None:
     """A check finds that it sends packets elsewhere than the reference; the slow path has them from then on, and they
     go where they should."""
     frames = [udp(port) for port in range(4000, 4100)]
     with running(bench, "xdp", tmp_path / "log") as plane:
         plane.set(one(bench))
         plane.check()
-        plane.ask("corrupt", what)
+        plane.ask("corrupt", *what)
         plane.check()
         assert "plane.xdp_disproved" in events(tmp_path / "log")
         facts = plane.describe()
