@@ -136,7 +136,7 @@ async def watch(plane: DataPlane, rounds: list[ForwardingTables]) -> list[Counte
 
 
 async def corrupt(plane: XdpDataPlane, what: str, field: str = "") -> None:
-    """Invert the bits of the program's tables, those in force and the others: in all of a map, or in a field of its rows."""
+    """Invert the bits of the program's tables, those in force and the others: all of a map, or a field of its rows."""
     assert plane._program is not None
     view = plane._program.tables._views[what]
     view = view[field] if field else view
