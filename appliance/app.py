@@ -36,6 +36,7 @@ from appliance.api.sources import ReloadStatus, StatusSources
 from appliance.config.load import ConfigError, load
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
+from appliance.dataplane.pins import DEFAULT_PINS
 from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, PlaneKind
@@ -161,7 +162,7 @@ class Director:
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._state = State(config, self._changed.set)
-        self._plane: DataPlane = DRIVERS[config.director.plane](config.director.interfaces)
+        self._plane: DataPlane = DRIVERS[config.director.plane](config.director.interfaces, DEFAULT_PINS)
         self._speaker = _speaker(config)
         self._netlink = Netlink(self._state.set_next_hops)
         self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets

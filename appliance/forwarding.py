@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 
@@ -24,7 +25,33 @@ MAX_MEMBERS = 0xFFFF
 """Member indices are 0..65534."""
 
 SlotArray = npt.NDArray[np.uint32]
-"""SLOTS words: bits 0..15 primary, bits 16..31 previous, both member indices. Equal halves are the steady state."""
+"""SLOTS words: bits 0..15 primary, bits 16..31 previous, both member indices. Equal halves are the steady state; what
+others mean is in packet/placement.py."""
+
+ChoiceArray = npt.NDArray[np.uint16]
+"""Member indices, in the order in which an algorithm has them taken."""
+
+NO_CHOICES: ChoiceArray = np.zeros(0, np.uint16)
+NO_CHOICES.flags.writeable = False
+
+
+class Placement(StrEnum):
+    """How a virtual service's flows find their members."""
+
+    HASH = "hash"
+    """By slot. Only flows whose slot has changed lately are remembered."""
+    PER_FLOW = "per_flow"
+    """The first packet takes the next of `choices`, and the flow is remembered."""
+    PER_PACKET = "per_packet"
+    """Every datagram takes the next of `choices`."""
+
+
+class ChoiceOrder(StrEnum):
+    """How choices are taken."""
+
+    SEQUENCE = "sequence"
+    """One after the other, round and round; each CPU for itself."""
+    RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -82,7 +109,15 @@ class TableService:
     ports: tuple[PortRange, ...]
     hash_mode: HashMode
     slots: SlotArray = field(repr=False, compare=False)
-    """Shared by all services of the same pool and delivery."""
+    """Shared by all services of the same pool, delivery and window."""
+
+    idle_timeout_s: int = 300
+    """Without a packet for so long, a flow is over; 0 is never."""
+
+    placement: Placement = Placement.HASH
+    choice_order: ChoiceOrder = ChoiceOrder.SEQUENCE
+    choices: ChoiceArray = field(default_factory=lambda: NO_CHOICES, repr=False, compare=False)
+    """For placements other than HASH. Empty: nobody takes new flows."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +127,7 @@ class ForwardingTables:
 
     services: tuple[TableService, ...] = ()
     members: Mapping[int, TableMember] = field(default_factory=dict)
-    """By index; every index in any slot array is here."""
+    """By index: all that serve, those that take no new flows included. Slots and choices name no others."""
 
     @cached_property
     def vips(self) -> frozenset[IPAddress]:
@@ -114,7 +149,7 @@ class ForwardingTables:
             and self.services == other.services
             and self.members == other.members
             and all(
-                mine.slots is theirs.slots or np.array_equal(mine.slots, theirs.slots)
+                _alike(mine.slots, theirs.slots) and _alike(mine.choices, theirs.choices)
                 for mine, theirs in zip(self.services, other.services, strict=True)
             )
         )
@@ -129,3 +164,7 @@ class ForwardingTables:
                 if port in ports and (best is None or ports.width < best[0]):
                     best = ports.width, service
         return best[1] if best else None
+
+
+def _alike(mine: npt.NDArray[np.generic], theirs: npt.NDArray[np.generic]) -> bool:
+    return mine is theirs or np.array_equal(mine, theirs)

@@ -54,7 +54,15 @@ class TtlPolicy(StrEnum):
 
 
 class Algorithm(StrEnum):
+    """How flows find members."""
+
     CONSISTENT_HASH = "consistent_hash"
+    ROUND_ROBIN = "round_robin"
+    RANDOM = "random"
+    LEAST_CONNECTIONS = "least_connections"
+    LEAST_LOAD = "least_load"
+    FASTEST_RESPONSE = "fastest_response"
+    FEWEST_SERVERS = "fewest_servers"
 
 
 class HashMode(StrEnum):
@@ -73,11 +81,38 @@ class Health(StrEnum):
     DOWN = "down"
 
 
+class AdminState(StrEnum):
+    """What an operator wants of a member."""
+
+    READY = "ready"
+    DRAIN = "drain"
+    """Keep what it has, take nothing new."""
+    MAINT = "maint"
+    """Nothing at all, from now on."""
+
+
 class EffectiveState(StrEnum):
-    """What the decision makes of configuration, health and reachability."""
+    """What the decision makes of configuration, orders, health and reachability."""
 
     IN_ROTATION = "in_rotation"
+    DRAINING = "draining"
+    """Goes on with the flows it has."""
     OUT = "out"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an operator has ordered of a member, on top of the configuration."""
+
+    state: AdminState
+    since: float
+    """Seconds since 1970."""
+
+    until: float | None = None
+    """When a drain ends and the member is out; None is never."""
+
+    ratio: int | None = None
+    """Another ratio than the configured one; None is that."""
 
 
 class HaMode(StrEnum):
@@ -141,6 +176,8 @@ class NetworkProfile:
     type: ProfileType
     delivery: Delivery
     session_idle_timeout_s: int
+    per_packet: bool = False
+    """UDP only: every datagram is a new decision."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +210,14 @@ class Member:
     """Relative share of the slots; 0 takes none."""
 
     enabled: bool = True
+    leaving: bool = False
+    """Not configured any more: goes on with the flows it has, and then it is gone."""
+
+    max_connections: int = 0
+    """How many flows it can take at once, for algorithms that ask; 0 is no limit."""
+
+    load_port: int | None = None
+    """Where it tells its load (`least_load`)."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +230,21 @@ class Pool:
     members: tuple[Member, ...]
     monitors: tuple[MonitorSpec, ...]
     """Every one must be content for a member to be up. None at all: members count as up."""
+
+    window_s: float = 900.0
+    """How long TCP flows from before a change may be silent, and are still found."""
+
+    quiet_s: float = 300.0
+    """A window ends sooner when nothing has used the owners from before the change for so long."""
+
+    drain_timeout_s: float | None = None
+    """When a drain ends by itself and what is left of the member's flows is cut; None is never."""
+
+    slow_start_s: float = 0.0
+    """How long a member that has come up takes to get all its slots back; 0 is at once."""
+
+    panic_percent: int = 0
+    """With more than this part of its members down at once, a pool stays as it was; 0 is never."""
 
     @cached_property
     def member_ids(self) -> tuple[str, ...]:
@@ -247,6 +307,39 @@ class ApiConfig:
 
 
 @dataclass(frozen=True)
+class FleetPeer:
+    """A director that shares our VIPs."""
+
+    name: str
+    address: IPAddress
+    port: int = 7117
+
+
+@dataclass(frozen=True)
+class Etcd:
+    """Where a fleet keeps what it agrees on."""
+
+    endpoints: tuple[str, ...]
+    prefix: str
+    user: str = ""
+    password: str = field(default="", repr=False)
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Directors that act as one."""
+
+    directors: tuple[FleetPeer, ...] = ()
+    """All of them, this one included, or none."""
+
+    etcd: Etcd | None = None
+    """None: every director judges for itself."""
+
+
+@dataclass(frozen=True)
 class Director:
     name: str
     interfaces: tuple[str, ...]
@@ -257,6 +350,8 @@ class Director:
     """Sockets and generated files of this instance."""
 
     api: ApiConfig
+    pins: int = 1 << 17
+    """Flows that are remembered at once, at most; 0: none are, and every change is at once and for all packets."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +364,7 @@ class Config:
 
     bgp: BgpConfig | None
     services: tuple[VirtualService, ...]
+    fleet: Fleet = Fleet()
     source: str = ""
     """Where it was read from, for people."""
 

@@ -6,6 +6,7 @@ import structlog
 
 from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
 from appliance.dataplane.events import PacketEvent
+from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.xdp.plane import XdpDataPlane
 from appliance.forwarding import ForwardingTables
@@ -17,10 +18,21 @@ log = structlog.get_logger()
 class AutoDataPlane:
     """Chooses when it is started; from then on it is that plane."""
 
-    def __init__(self, interfaces: tuple[str, ...]) -> None:
+    def __init__(self, interfaces: tuple[str, ...], pins: int = DEFAULT_PINS) -> None:
+        """
+        Args:
+            interfaces: names of those that packets for VIPs arrive on.
+            pins: flows to remember at once, at most.
+        """
         self._interfaces = interfaces
-        self._chosen: DataPlane = XdpDataPlane(interfaces)
+        self._pins = pins
+        self._chosen: DataPlane = XdpDataPlane(interfaces, pins=pins)
         self._why_not_xdp = ""
+
+    @property
+    def pins(self) -> PinTable:
+        """See `DataPlane.pins`."""
+        return self._chosen.pins
 
     async def start(self) -> None:
         """Take over the interfaces, by XDP if that is possible.
@@ -33,7 +45,7 @@ class AutoDataPlane:
         except DataPlaneError as error:
             self._why_not_xdp = str(error)
             log.warning("plane.fallback", kind="raw", reason=self._why_not_xdp)
-            self._chosen = RawDataPlane(self._interfaces)
+            self._chosen = RawDataPlane(self._interfaces, pins=self._pins)
             await self._chosen.start()
 
     async def set(self, tables: ForwardingTables) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from appliance.dataplane.events import PacketEvent
+from appliance.dataplane.pins import PinTable
 from appliance.forwarding import ForwardingTables
 from appliance.packet.action import Action
 
@@ -50,6 +51,10 @@ class Counters:
 
 class DataPlane(Protocol):
     """Makes packets follow forwarding tables."""
+
+    @property
+    def pins(self) -> PinTable:
+        """What is remembered of flows: one table as long as the plane lives, there from `start` on."""
 
     async def start(self) -> None:
         """Take over the interfaces; remove or adopt what an earlier run left behind.

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import PacketEvent
+from appliance.dataplane.pins import PinTable
 from appliance.forwarding import ForwardingTables, TableService
 from appliance.packet.action import Action
 from appliance.packet.forward import Ingress, PacketPath
@@ -33,6 +34,10 @@ class FakeDataPlane:
         self._failure: str | None = None
         self.counted = Counters()
         """What `counters` returns."""
+        self.clock_ns = 0
+        """What the pins take for the time."""
+        self.pins = PinTable.in_memory(1 << 10, lambda: self.clock_ns)
+        """What is remembered of flows: what a test puts there."""
         self.sampled: tuple[PacketEvent, ...] = ()
         """What `samples` returns."""
 
@@ -72,7 +77,8 @@ class FakeDataPlane:
 
     async def explain(self, frame: bytes, interface: str) -> Action:
         """What the reference says."""
-        return PacketPath(self.tables).forward(frame, self._ingress or Ingress(0, frame[:6], 1500))
+        path = PacketPath(self.tables, self.pins)
+        return path.forward(frame, self._ingress or Ingress(0, frame[:6], 1500), look_only=True)
 
     async def samples(self) -> Sequence[PacketEvent]:
         """What the test has put into `sampled`."""

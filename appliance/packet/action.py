@@ -48,6 +48,19 @@ class Reason(StrEnum):
     """The kernel refused to send the frame."""
 
 
+class By(StrEnum):
+    """What has decided on the member."""
+
+    SLOT = "slot"
+    """The flow's slot."""
+    PREVIOUS = "previous"
+    """The slot's owner before a change, which has the flows from then."""
+    PIN = "pin"
+    """What is remembered of the flow."""
+    CHOICE = "choice"
+    """The pool's algorithm, for this flow or packet."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """A frame of our own, sent back out of the interface that the cause arrived on (ICMP errors)."""
@@ -78,4 +91,7 @@ class Action:
     """TableMember.index, as soon as a member was chosen."""
 
     slot: int | None = None
+    by: By | None = None
+    """What has decided on the member, as soon as one was chosen."""
+
     reply: Reply | None = None

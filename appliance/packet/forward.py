@@ -14,7 +14,7 @@ The order is part of the behaviour. The first line that applies decides; ids are
  9. No virtual service on that protocol and port (P10, P11)          drop  no_service
 10. Fragment, and the hash needs more than its source address        drop  fragment
 11. Sent by a member of an L2 pool or by ourselves (L5)              drop  loop
-12. The slot of the flow has no member                               drop  no_member
+12. Nobody to take the flow (`placement`)                            drop  no_member
 13. Encapsulating as a router, and TTL or hop limit is at its end    drop  ttl_expired, with time exceeded
 14. Larger than the way to the member takes (M1, M2)                 drop  too_big, with packet too big
 15. Anything else                                                    transmit
@@ -24,13 +24,17 @@ and share their slots (F0); it is then counted for the first of them. Zero UDP c
 difference (P8, P9). Packets with IPv4 DF clear that are too big are dropped without an answer: there is no path that
 fragments them.
 
+Who takes a flow is decided by `placement.place`; what is remembered of it counts from the moment it is transmitted.
+
 From line 9 on, an ICMP error about a flow is taken for a packet of that flow: whole and unchanged, it goes the same way
 to the same member (I1, I3). Whatever happens to it, it is never answered with another error.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from appliance.forwarding import NO_MEMBER, ForwardingTables, TableMember, TableService
+from appliance.forwarding import NO_MEMBER, ChoiceOrder, ForwardingTables, TableMember, TableService
 from appliance.model import DsrType, HashMode, Protocol, TtlPolicy
 from appliance.packet import icmp, relay
 from appliance.packet.action import Action, Reason, Verdict
@@ -45,7 +49,8 @@ from appliance.packet.headers import (
     parse_ip,
     parse_ports,
 )
-from appliance.ring.hash import derive_keys, flow_words, hash_words, slot_of
+from appliance.packet.placement import FlowFacts, Kind, Pin, Pins, Placed, Slot, idle_ticks, place, tcp_kind
+from appliance.ring.hash import derive_keys, derive_pin_keys, flow_words, hash_words, pin_hash, slot_of
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,52 @@ def forward(frame: bytes, tables: ForwardingTables, port: Ingress, ident: int = 
     return PacketPath(tables).forward(frame, port, ident)
 
 
+class Turns:
+    """Whose turn it is, for services whose choices are taken one after the other. Lives longer than tables."""
+
+    def __init__(self, random32: Callable[[], int] | None = None) -> None:
+        """
+        Args:
+            random32: a random number of 32 bits, for services whose choices are taken at random.
+        """
+        self._random32 = random32 or (lambda: 0)
+        self._at: dict[tuple[str, bytes], tuple[object, int]] = {}
+
+    def take(self, service: TableService, *, peek: bool = False) -> int:
+        """The next choice, or NO_MEMBER when there is none. New choices are taken from their beginning.
+
+        Args:
+            service: whose.
+            peek: leave it for the next one.
+        """
+        choices, key = service.choices, (service.name, service.vip.packed)
+        if not len(choices):
+            return NO_MEMBER
+        if service.choice_order is ChoiceOrder.RANDOM:
+            return int(choices[self._random32() * len(choices) >> 32])
+        known, at = self._at.get(key, (None, 0))
+        at = at if known is choices else 0
+        if not peek:
+            self._at[key] = choices, (at + 1) % len(choices)
+        return int(choices[at])
+
+
 class PacketPath:
     """Forwarding tables, made ready for looking up frames one by one."""
 
-    def __init__(self, tables: ForwardingTables) -> None:
+    def __init__(self, tables: ForwardingTables, pins: Pins | None = None, turns: Turns | None = None) -> None:
+        """
+        Args:
+            tables: to forward by.
+            pins: what is remembered of flows; None remembers nothing.
+            turns: for services that place flow by flow or packet by packet.
+        """
         self.tables = tables
+        self._pins = pins
+        self._turns = turns or Turns()
+        self._idle = [idle_ticks(service.idle_timeout_s) for service in tables.services]
         self._keys = derive_keys(tables.secret)
+        self._pin_keys = derive_pin_keys(tables.secret)
         self._vips = frozenset(vip.packed for vip in tables.vips)
         self._services: dict[tuple[bytes, int], _Ports] = {}
         for service in tables.services:
@@ -79,7 +124,7 @@ class PacketPath:
             member.next_hop.mac for member in tables.members.values() if member.delivery.dsr_type is DsrType.L2
         ) | frozenset(member.next_hop.source_mac for member in tables.members.values())
 
-    def forward(self, frame: bytes, ingress: Ingress, ident: int = 0) -> Action:
+    def forward(self, frame: bytes, ingress: Ingress, ident: int = 0, *, look_only: bool = False) -> Action:
         """What happens to one frame. Never raises, whatever its bytes.
 
         A transmitted frame ends with the IP packet: padding of the original is not carried along, also in L2 DSR.
@@ -89,6 +134,7 @@ class PacketPath:
             ingress: where it arrived.
             ident: identification for an outer IPv4 header that may be fragmented, unlike those of other recent packets,
                 0..65535.
+            look_only: remember nothing of it, and take nobody's turn.
         """
         if frame[:6] != ingress.mac:
             return Action(Verdict.PASS, Reason.NOT_VIP)
@@ -121,10 +167,10 @@ class PacketPath:
         words = flow_words(flow.source, flow.destination, flow.ports or bytes(4), flow.protocol, service.hash_mode)
         hash32 = hash_words(self._keys, words)
         slot = slot_of(hash32, len(service.slots))
-        primary = int(service.slots[slot]) & 0xFFFF
-        if primary == NO_MEMBER:
+        placed, flow_facts = self._place(packet, ip, flow, service, slot, hash32, look_only=look_only)
+        if placed.member == NO_MEMBER:
             return Action(Verdict.DROP, Reason.NO_MEMBER, service=service.index, slot=slot)
-        member = self.tables.members[primary]
+        member = self.tables.members[placed.member]
 
         routed = member.delivery.dsr_type is DsrType.L3 and member.delivery.ttl is TtlPolicy.ROUTER
         reason, reply = None, None
@@ -135,15 +181,48 @@ class PacketPath:
             reason = Reason.TOO_BIG
             reply = icmp.too_big(frame, link.length, ip, member.inner_mtu) if ip.dont_fragment else None
         if reason is not None:
-            return Action(Verdict.DROP, reason, service=service.index, member=primary, slot=slot, reply=reply)
+            return Action(
+                Verdict.DROP, reason, service=service.index, member=member.index, slot=slot, by=placed.by, reply=reply
+            )
+        if placed.keep is not None and flow_facts is not None and self._pins is not None and not look_only:
+            self._pins.keep(placed.keep, flow_facts, self._pins.now())
         return Action(
             Verdict.TRANSMIT,
             frame=_frame_to(member, decrement_hop_limit(packet, ip.version) if routed else packet, ip, hash32, ident),
             ifindex=member.next_hop.ifindex,
             service=service.index,
-            member=primary,
+            member=member.index,
             slot=slot,
+            by=placed.by,
         )
+
+    def _place(
+        self,
+        packet: bytes,
+        ip: IpHeader,
+        flow: Flow,
+        service: TableService,
+        slot: int,
+        hash32: int,
+        *,
+        look_only: bool,
+    ) -> tuple[Placed, FlowFacts | None]:
+        """Where the packet goes, and what there is to be written down of its flow."""
+        word, idle = int(service.slots[slot]), self._idle[service.index]
+        rules = Slot(word & 0xFFFF, word >> 16, service.placement, idle)
+        kind = _kind(packet, ip, flow)
+        entry: Pin | None = None
+        facts: FlowFacts | None = None
+        if flow.ports is not None and self._pins is not None and rules.remembers:
+            words = flow_words(flow.source, flow.destination, flow.ports, flow.protocol, HashMode.FIVE_TUPLE)
+            hash64 = pin_hash(self._pin_keys, words)
+            found = self._pins.find(hash64, self._pins.now())
+            entry = found[1] if found is not None else None
+            facts = FlowFacts(
+                flow.source, flow.destination, flow.ports, flow.protocol, hash64, hash32, idle, kind is Kind.SYN
+            )
+        choose = partial(self._turns.take, service, peek=look_only)
+        return place(kind, rules, entry, self.tables.members.__contains__, choose), facts
 
     def _service(self, flow: Flow) -> TableService | Reason:
         services = self._services.get((flow.destination, flow.protocol))
@@ -152,6 +231,14 @@ class PacketPath:
         if flow.ports is None:
             return services.without_port()
         return services.find(int.from_bytes(flow.ports[2:], "big")) or Reason.NO_SERVICE
+
+
+def _kind(packet: bytes, ip: IpHeader, flow: Flow) -> Kind:
+    if flow.ports is None:
+        return Kind.PIECE
+    if ip.protocol == relay.ICMP[ip.version]:
+        return Kind.ERROR
+    return tcp_kind(packet[ip.l4 + 13]) if ip.protocol == Protocol.TCP else Kind.UDP
 
 
 def _flow(packet: bytes, ip: IpHeader) -> Flow | Reason:

@@ -22,6 +22,12 @@ sequential addresses visibly unevenly), and the upper half is the hash:
 
 There is no division and no byte swapping, so C for BPF, NumPy and Python compute it alike; tests/vectors/hash.json
 holds published values.
+
+What is remembered of single flows (dataplane/pins.py) is found by another hash of the whole flow key, whatever the hash
+mode: the same sum with other keys, and all 64 bits of it, spread once more:
+
+    h = (h xor h >> 32) * FINAL, twice as above
+    hash64 = h xor h >> 32
 """
 
 import hashlib
@@ -78,9 +84,22 @@ def derive_keys(secret: bytes) -> tuple[int, ...]:
     Raises:
         ValueError: the secret is shorter than 128 bits.
     """
+    return _derive(secret, b"onward-flow-hash")
+
+
+def derive_pin_keys(secret: bytes) -> tuple[int, ...]:
+    """KEYS other keys, for `pin_hash`.
+
+    Raises:
+        ValueError: the secret is shorter than 128 bits.
+    """
+    return _derive(secret, b"onward-flow-pins")
+
+
+def _derive(secret: bytes, purpose: bytes) -> tuple[int, ...]:
     if len(secret) < 16:
         raise ValueError(f"the fleet secret needs at least 16 bytes, this one has {len(secret)}")
-    material = hashlib.blake2b(secret, digest_size=64, person=b"onward-flow-hash").digest()
+    material = hashlib.blake2b(secret, digest_size=64, person=purpose).digest()
     stream = b"".join(
         hashlib.blake2b(counter.to_bytes(8, "little"), key=material, digest_size=64).digest() for counter in range(2)
     )
@@ -115,6 +134,21 @@ def flow_words(source: bytes, destination: bytes, ports: bytes, protocol: int, m
 
 def hash_words(keys: Sequence[int], flow: Sequence[int]) -> int:
     """The 32-bit hash of an even number of words."""
+    return _spread(keys, flow) >> 32
+
+
+def pin_hash(keys: Sequence[int], flow: Sequence[int]) -> int:
+    """The 64-bit hash of a whole flow key.
+
+    Args:
+        keys: from `derive_pin_keys`.
+        flow: from `flow_words`, with the five tuple.
+    """
+    h = _spread(keys, flow)
+    return h ^ h >> 32
+
+
+def _spread(keys: Sequence[int], flow: Sequence[int]) -> int:
     h = keys[0]
     for i in range(0, len(flow), 2):
         h += (keys[i + 1] + flow[i]) * (keys[i + 2] + flow[i + 1])
@@ -122,7 +156,7 @@ def hash_words(keys: Sequence[int], flow: Sequence[int]) -> int:
     h ^= h >> 32
     h = h * FINAL & _M64
     h ^= h >> 32
-    return (h * FINAL & _M64) >> 32
+    return h * FINAL & _M64
 
 
 def hash_flow(keys: Sequence[int], key: FlowKey, mode: HashMode) -> int:

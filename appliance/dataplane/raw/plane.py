@@ -18,6 +18,7 @@ import structlog
 
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import EventLog, PacketEvent
+from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw import bpf, kernel, offloads
 from appliance.dataplane.raw.compiled import Compiled, TrafficColumns
 from appliance.dataplane.raw.guard import KernelGuard
@@ -69,10 +70,12 @@ class RawDataPlane:
         batch: int = 1024,
         few: int = 6,
         use_xsk: bool = True,
+        pins: int = DEFAULT_PINS,
     ) -> None:
         """
         Args:
             interfaces: names of those that packets for VIPs arrive on.
+            pins: flows to remember at once, at most.
             slots: of each interface's ring. More of them take longer bursts, and more of the CPU's cache.
             batch: frames that are worked on at once, at most 1024.
             few: fewer frames than this are forwarded one by one.
@@ -83,6 +86,8 @@ class RawDataPlane:
         self._batch = batch
         self._few = few
         self._use_xsk = use_xsk
+        self.pins = PinTable.in_memory(pins, time.monotonic_ns)
+        """What is remembered of flows. A plane in front of this one gives it the table of both before the start."""
         self._guard = KernelGuard(interfaces)
         self._lock = threading.Lock()
         """Held by whatever opens, changes or closes sockets: a cancelled caller leaves its worker thread behind."""

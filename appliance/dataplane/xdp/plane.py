@@ -19,8 +19,9 @@ import structlog
 
 from appliance.bpf.libbpf import BpfError, Link, RingBuffer
 from appliance.bpf.rcu import wait_for_readers
-from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
+from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import EventLog, PacketEvent, describe_frame
+from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw import kernel
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.totals import Totals
@@ -70,7 +71,8 @@ class XdpDataPlane:
         *,
         mode: Mode = Mode.AUTO,
         links: Mapping[str, int] | None = None,
-        slow_path: DataPlane | None = None,
+        slow_path: RawDataPlane | None = None,
+        pins: int = DEFAULT_PINS,
     ) -> None:
         """
         Args:
@@ -78,12 +80,13 @@ class XdpDataPlane:
             mode: where the program is to run.
             links: file descriptors of links that an earlier process has left attached, by interface. Their program goes
                 on by its own tables until the first `set`, and not one packet goes between.
-            slow_path: the plane behind the program; the raw one by default.
+            slow_path: the plane behind the program; by default one on the same interfaces.
+            pins: flows to remember at once, at most.
         """
         self._interfaces = interfaces
         self._mode = mode
         self._left = {name: Link(fd) for name, fd in (links or {}).items()}
-        self._slow: DataPlane = slow_path or RawDataPlane(interfaces, slots=1024)
+        self._slow = slow_path or RawDataPlane(interfaces, slots=1024, pins=pins)
         self._lock = threading.RLock()
         self._program: Program | None = None
         self._spare: Program | None = None
@@ -113,6 +116,11 @@ class XdpDataPlane:
         self._ring: RingBuffer | None = None
         self._heard: Program | None = None
         """Whose samples these are."""
+
+    @property
+    def pins(self) -> PinTable:
+        """What is remembered of flows, by the program and by the slow path."""
+        return self._slow.pins
 
     async def start(self) -> None:
         """Take over the interfaces.

@@ -1,0 +1,191 @@
+"""Slot words over time: how a pool's table goes from one set of owners to the next without a flow noticing.
+
+A slot's flows that nobody remembers are all at one member: its primary in the steady state and in the tail, its
+previous in a window (packet/placement.py). A change of owner makes that member the previous one, as long as it serves;
+so whatever happens to a slot, and however often within one window, the flows that nobody remembers are found again.
+Flows that are elsewhere are remembered, one by one, and a slot is steady again only when none of them is left.
+
+Pure: time comes in as an argument, and so does what planes remember (`PinFacts`).
+"""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.forwarding import NO_MEMBER, SLOTS, SlotArray
+from appliance.ring.slots import pack, unpack
+
+Mask = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.uint32]
+"""SLOTS member indices."""
+
+_NONE = np.uint32(NO_MEMBER)
+
+
+@dataclass(frozen=True)
+class PinFacts:
+    """What a data plane remembers of the flows of one slot table, slot by slot."""
+
+    elsewhere: Mask = field(repr=False)
+    """Some live pin is of another member than the slot's primary."""
+
+    quiet_s: npt.NDArray[np.float32] = field(repr=False)
+    """Seconds since a pin of the slot's previous member was used last; infinite where there is none."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """A slot table and where it is between two states. Read-only."""
+
+    slots: SlotArray = field(repr=False, compare=False)
+    since: npt.NDArray[np.float64] = field(repr=False, compare=False)
+    """When each slot's window began; meaningless outside of windows."""
+
+    windows: int = 0
+    """Slots that are in a window."""
+
+    tails: int = 0
+    """Slots that are in the tail."""
+
+    next_at: float | None = None
+    """When the next window ends at the latest."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether every packet goes to the primary, and nothing is remembered."""
+        return not self.windows and not self.tails
+
+    def previous(self) -> frozenset[int]:
+        """Members that slots fall back to."""
+        primary, previous = unpack(self.slots)
+        return frozenset(np.unique(previous[(previous != primary) & (previous != _NONE)]).tolist())
+
+
+def start(slots: SlotArray) -> Course:
+    """The beginning: nothing is known of any flow before.
+
+    Args:
+        slots: steady words.
+    """
+    return Course(slots, np.zeros(len(slots)))
+
+
+def follow(
+    before: Course,
+    wanted: SlotArray,
+    serving: Set[int],
+    now: float,
+    window_s: float,
+    quiet_s: float = float("inf"),
+    facts: PinFacts | None = None,
+) -> Course:
+    """The next words of a slot table.
+
+    Args:
+        before: the words in force.
+        wanted: whom the slots should belong to, as steady words.
+        serving: members that go on with the flows they have, those that take no new ones included. Owners in *wanted*
+            are among them.
+        now: in seconds, by the clock of *before*.
+        window_s: how long unremembered flows of the previous owner may be silent.
+        quiet_s: a window ends sooner when nothing has used the previous owner for so long.
+        facts: what is remembered, by the words of *before*; None when that is not known, and then every flow that
+            could be remembered is taken to be.
+
+    Returns:
+        *before* itself when nothing changes.
+    """
+    if before.steady and before.slots is wanted and (facts is None or not facts.elsewhere.any()):
+        return before
+    primary, previous = unpack(before.slots)
+    target, _ = unpack(wanted)
+    serves = np.zeros(NO_MEMBER + 1, np.bool_)
+    serves[list(serving)] = True
+    serves[NO_MEMBER] = False
+
+    steady = primary == previous
+    owner = np.where(previous == _NONE, primary, previous)  # of flows that nobody remembers
+    windowed = ~steady & (previous != _NONE)
+    moved = target != primary
+
+    age = now - before.since
+    over = age >= window_s
+    elsewhere = ~steady
+    if facts is not None:
+        over |= np.minimum(age, facts.quiet_s) >= quiet_s
+        elsewhere = facts.elsewhere
+    over &= windowed & (target != _NONE)  # while nobody takes new flows, old ones have nowhere else to go
+    owner = np.where(over, primary, owner)
+
+    # Nobody takes new flows, and the one with the old ones has died: those remembered at the last owner go on there.
+    stranded = (target == _NONE) & ~serves[owner] & serves[primary] & ~steady
+    owner = np.where(stranded, primary, owner)
+
+    window = serves[owner] & (owner != target)
+    # Other directors may tell of flows in a slot that is steady here already: hence not only where there was a window.
+    tail = ~window & (target != _NONE) & (elsewhere | ~steady & (moved | windowed))
+    following = np.where(window, owner, np.where(tail, _NONE, target)).astype(np.uint32)
+    slots = pack(target, following)
+    if np.array_equal(slots, before.slots):
+        return before
+    since = np.where(window & ~(windowed & ~over), now, before.since)
+    for array in (slots, since):
+        array.flags.writeable = False
+    return Course(
+        slots=wanted if np.array_equal(slots, wanted) else slots,
+        since=since,
+        windows=int(np.count_nonzero(window)),
+        tails=int(np.count_nonzero(tail)),
+        next_at=float(since[window].min()) + window_s if window.any() else None,
+    )
+
+
+def pin_facts(
+    course: Course,
+    slot: npt.NDArray[np.int64],
+    member: npt.NDArray[np.uint16],
+    age_s: npt.NDArray[np.float32],
+) -> PinFacts:
+    """What pins say about the slots of a table.
+
+    Args:
+        course: the table.
+        slot: of each live pin.
+        member: that each is of.
+        age_s: seconds since each was used.
+    """
+    primary, previous = unpack(course.slots)
+    elsewhere = np.zeros(SLOTS, np.bool_)
+    elsewhere[slot[member != primary[slot]]] = True
+    quiet = np.full(SLOTS, np.inf, np.float32)
+    old = member == previous[slot]
+    np.minimum.at(quiet, slot[old], age_s[old])
+    return PinFacts(elsewhere, quiet)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of a table's log."""
+
+    at: float
+    wanted: SlotArray = field(repr=False)
+    serving: frozenset[int]
+
+
+def replay(steps: Sequence[Step], now: float, window_s: float) -> Course | None:
+    """Where a table is after a series of changes that others have seen; None when there was none.
+
+    Args:
+        steps: the oldest first.
+        now: by the same clock.
+        window_s: see `follow`.
+    """
+    course: Course | None = None
+    for step in steps:
+        course = start(step.wanted) if course is None else follow(course, step.wanted, step.serving, step.at, window_s)
+    if course is None:
+        return None
+    last = steps[-1]
+    return follow(course, last.wanted, last.serving, now, window_s)
