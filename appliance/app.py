@@ -27,22 +27,27 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import structlog
 import uvloop
 
+from appliance import history
 from appliance import log as logging
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import ReloadStatus, StatusSources
 from appliance.config.load import ConfigError, load
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
-from appliance.dataplane.pins import DEFAULT_PINS
+from appliance.decide import Desired
 from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, PlaneKind
 from appliance.netlink import Netlink
 from appliance.reconcile import Reconciler
-from appliance.state import Learning, State
+from appliance.ring.algorithms import ALGORITHMS
+from appliance.seen import seen
+from appliance.state import Learning, PinsSeen, State
+from appliance.stats import Seen, member_stats
 from appliance.wiring import health_of, learning_limit_s, needs_restart, probes
 from bgp.config import BgpSpeakerConfig, Neighbor
 from bgp.exabgp import ExaBgpSpeaker
@@ -54,6 +59,7 @@ log = structlog.get_logger()
 
 CHECK_INTERVAL_S = 0.25
 LAG_INTERVAL_S = 0.01
+PINS_INTERVAL_S = 1.0
 LEARN_S, LEARN_AGAIN_S = 15.0, 5.0
 """How long a director waits at most, once a VIP could be announced, to hear of all members: when it is new, and when it
 was cut off. In the second case other directors may have withdrawn, too, and everybody waits for us."""
@@ -162,7 +168,10 @@ class Director:
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._state = State(config, self._changed.set)
-        self._plane: DataPlane = DRIVERS[config.director.plane](config.director.interfaces, DEFAULT_PINS)
+        self._loads: dict[str, float] = {}
+        self._history_path = Path(config.director.runtime_dir) / "history.json"
+        self._state.set_history(history.load(self._history_path))
+        self._plane: DataPlane = DRIVERS[config.director.plane](config.director.interfaces, config.director.pins)
         self._speaker = _speaker(config)
         self._netlink = Netlink(self._state.set_next_hops)
         self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets
@@ -212,6 +221,7 @@ class Director:
                 tasks.create_task(self._measure_lag(), name="loop-lag"),
                 tasks.create_task(self._reloads(), name="reload"),
                 tasks.create_task(self._end_learning(), name="learning"),
+                tasks.create_task(self._watch_pins(), name="pins"),
             ]
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))
@@ -251,7 +261,7 @@ class Director:
             return
         health = health_of({self._verdicts.get((member, monitor.name), Verdict.UNKNOWN) for monitor in pool.monitors})
         if health is not None:
-            self._state.set_health(member, health)
+            self._state.set_health(member, health, time.time())
 
     async def _keep_lease(self) -> None:
         while True:
@@ -270,6 +280,35 @@ class Director:
                     if now - since.setdefault(pool.name, now) >= learning_limit_s(pool, longest):
                         self._state.end_learning(pool.name)
             await asyncio.sleep(CHECK_INTERVAL_S)
+
+    async def _watch_pins(self) -> None:
+        """Once a second: what is remembered of flows, for the decision; and the log, for the process after this one."""
+        written: object = None
+        known: Seen | None = None
+        while True:
+            await asyncio.sleep(PINS_INTERVAL_S)
+            applied = self._reconciler.applied
+            if applied is None:
+                continue
+            facts, known = await asyncio.to_thread(self._look_at_pins, applied, known)
+            late = any(course.steady and found.elsewhere.any() for course, found in facts.facts.values())
+            asked = any(ALGORITHMS[pool.algorithm].dynamic for pool in self._state.config.pools)
+            self._state.set_pins(facts, known.members, signal=late or asked)
+            if applied.log != written:
+                try:
+                    await asyncio.to_thread(history.save, self._history_path, applied.log)
+                except OSError as error:
+                    log.warning("history.not_written", error=str(error))
+                written = applied.log
+
+    def _look_at_pins(self, applied: Desired, known: Seen | None) -> tuple[PinsSeen, Seen]:
+        pins, members = self._plane.pins, applied.tables.members
+        pins.sweep()
+        serves = np.zeros(1 << 16, np.bool_)
+        serves[list(members)] = True
+        live = pins.live(serves)
+        ids = {index: member.id for index, member in members.items()}
+        return seen(live, applied), member_stats(live, pins.delays, ids, self._loads, time.monotonic_ns(), known)
 
     async def _measure_lag(self) -> None:
         while True:
@@ -293,8 +332,8 @@ class Director:
                 continue
             unchanged = config.digest == self._state.config.digest
             self._last_reload = ReloadStatus(ok=True, at=time.time(), source=str(self._path), digest=config.digest)
-            self._state.set_config(config)
-            self._follow(config)
+            self._state.set_config(config, time.time())
+            self._follow(self._state.config)
             log.info("config.reloaded", source=config.source, unchanged=unchanged)
 
     def _rejected(self, problems: Iterable[str]) -> None:

@@ -2,27 +2,54 @@
 
 Pure, so it can be asked anything at any time: by the reconciler, by `onward explain`, by a test. It may take tens of
 milliseconds when a ring must be built, so the reconciler calls it in a thread.
+
+What slots say depends on the past as well: on whom their flows were sent to before (ring/transition.py). That is the
+decision before this one, and for a process that has none yet, the history in the snapshot.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from appliance.forwarding import ForwardingTables, NextHop, SlotArray, TableMember, TableService
+from appliance.forwarding import (
+    NO_CHOICES,
+    NO_MEMBER,
+    ChoiceArray,
+    ChoiceOrder,
+    ForwardingTables,
+    NextHop,
+    Placement,
+    SlotArray,
+    TableMember,
+    TableService,
+)
 from appliance.model import (
-    Algorithm,
+    AdminState,
     Delivery,
     DsrType,
     EffectiveState,
     Health,
     IPAddress,
     Member,
+    MemberStats,
+    Order,
     Pool,
+    Protocol,
     VirtualService,
 )
-from appliance.ring.algorithms import ALGORITHMS
-from appliance.ring.slots import RingMember, shares
-from appliance.state import LOCAL_ADDRESS, MemberWay, Snapshot, Unresolved
+from appliance.ring.algorithms import ALGORITHMS, Candidate, Method
+from appliance.ring.slots import RingMember, build_slots, shares
+from appliance.ring.transition import Course, Step, follow, replay, start
+from appliance.state import (
+    LOCAL_ADDRESS,
+    CourseKey,
+    LogEntry,
+    LoggedMember,
+    MemberWay,
+    RingKey,
+    Snapshot,
+    Unresolved,
+)
 from bgp.route import Route
 
 
@@ -32,12 +59,24 @@ class Why(StrEnum):
     # a member
     DISABLED = "disabled"
     RATIO_ZERO = "ratio_zero"
+    REMOVED = "removed"
+    """Not configured any more, and goes on with the flows that it has."""
+    DRAIN = "drain"
+    """Ordered by an operator."""
+    DRAIN_OVER = "drain_over"
+    """It was given so long to end its flows, and what was left is cut."""
+    MAINT = "maint"
+    """Ordered by an operator."""
     HEALTH_UNKNOWN = "health_unknown"
     HEALTH_DOWN = "health_down"
     UNREACHABLE = "unreachable"
     """No next hop; the detail says what is missing."""
     NOT_ON_SEGMENT = "not_on_segment"
     """L2 DSR rewrites a MAC address, so the member must be on a segment of the director."""
+
+    # a pool
+    PANIC = "panic"
+    """So many members went down at once that the monitors are not believed."""
 
     # a virtual service
     SERVICE_DISABLED = "service_disabled"
@@ -76,13 +115,29 @@ class MemberView:
     health: Health
     state: EffectiveState
     no: No | None
-    """Why it is out; None exactly when it is in rotation."""
+    """Why it takes no new flows; None exactly when it is in rotation."""
 
     index: int
     share: float
     """Fraction of the slots, 0..1."""
 
     next_hop: NextHop | None
+    order: Order | None = None
+    until: float | None = None
+    """When what is left of its flows is cut, in seconds since 1970; None is never."""
+
+    ramp: float = 1.0
+    """What part of its slots it has, while it starts slowly."""
+
+    drained: bool = True
+    """No slot falls back to it, and none of its flows is remembered."""
+
+    leaving: bool = False
+
+    @property
+    def serves(self) -> bool:
+        """Whether it goes on with the flows that it has."""
+        return self.state is not EffectiveState.OUT
 
 
 @dataclass(frozen=True)
@@ -91,6 +146,12 @@ class ServiceView:
     members: tuple[MemberView, ...]
     no: No | None
     """Why it does not serve; None when it does."""
+
+    course: Course | None = None
+    """Its slots on their way from one state to the next; None of one that is not in the tables."""
+
+    panic: No | None = None
+    """Why its pool stays as it was, whatever the monitors say."""
 
     @property
     def in_rotation(self) -> int:
@@ -113,20 +174,32 @@ class Desired:
     routes: frozenset[Route]
     services: tuple[ServiceView, ...]
     vips: tuple[VipView, ...]
-    rings: Mapping[tuple[str, Delivery], "_Ring"] = field(default_factory=dict, repr=False, compare=False)
+    gone: frozenset[str] = frozenset()
+    """Members that were leaving and that nothing refers to any more, as `pool/member`."""
+
+    recheck_at: float | None = None
+    """When time alone will change something, in seconds since 1970; None is never."""
+
+    log: Mapping[RingKey, tuple[LogEntry, ...]] = field(default_factory=dict, repr=False, compare=False)
+    """How the rings became what they are, as far back as it matters: what a process that follows has to know."""
+
+    courses: Mapping[CourseKey, Course] = field(default_factory=dict, repr=False, compare=False)
+    rings: Mapping[RingKey, "_Ring"] = field(default_factory=dict, repr=False, compare=False)
     """What `decide` takes over from one round to the next."""
 
 
-def decide(snapshot: Snapshot, before: Desired | None = None) -> Desired:
+def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) -> Desired:
     """What should be true, given what is known.
 
     Args:
         snapshot: all that is known.
-        before: an earlier decision, or none. It makes no difference to the result but for time and identity: what has
-            not changed is not computed again.
+        before: the decision that is in force, or none. Where the slots of a pool have belonged to others in it, those
+            keep their flows; and what has not changed is not computed again.
+        now: seconds since 1970.
     """
     config = snapshot.config
-    rings: dict[tuple[str, Delivery], _Ring] = {}
+    rings: dict[RingKey, _Ring] = {}
+    courses: dict[CourseKey, Course] = {}
     table_members: dict[int, TableMember] = {}
     table_services: list[TableService] = []
     views: list[ServiceView] = []
@@ -134,22 +207,48 @@ def decide(snapshot: Snapshot, before: Desired | None = None) -> Desired:
         delivery = service.profile.delivery
         key = service.pool.name, delivery
         if key not in rings:
-            rings[key] = _ring(snapshot, service.pool, delivery, before.rings.get(key) if before else None)
+            rings[key] = _ring(snapshot, service.pool, delivery, before.rings.get(key) if before else None, now)
             table_members |= rings[key].table_members
         ring = rings[key]
-        views.append(ServiceView(service, ring.members, _why_not_serving(service, ring)))
+        course_key = *key, window_s(service)
+        if course_key not in courses:
+            courses[course_key] = _course(snapshot, ring, course_key, before, now)
+        course = courses[course_key]
+        views.append(ServiceView(service, ring.members, _why_not_serving(service, ring), course, ring.panic))
         if service.enabled:
             for vip in service.vips:
                 if not _is_ours(snapshot, vip):
-                    table_services.append(_table_service(len(table_services), service, vip, ring.slots, before))
+                    table_services.append(_table_service(len(table_services), service, vip, ring, course, before))
+    views, gone = _drained(views, courses, rings, snapshot)
     vip_views = _vips(snapshot, views)
     return Desired(
         tables=ForwardingTables(config.secret, tuple(table_services), table_members),
         routes=frozenset(_route(snapshot, vip.vip) for vip in vip_views if vip.no is None),
         services=tuple(views),
         vips=vip_views,
+        gone=gone,
+        recheck_at=min(_rechecks(rings.values(), courses.values(), now), default=None),
+        log={key: _logged(key, ring, before, snapshot, now) for key, ring in rings.items() if not ring.undecided},
+        courses=courses,
         rings=rings,
     )
+
+
+def window_s(service: VirtualService) -> float:
+    """How long flows of a service from before a change may be silent and are still found.
+
+    TCP flows have a beginning, so the window may be long. Of a UDP packet nobody can tell whether its flow is new:
+    until the window ends, new ones go where old ones would.
+    """
+    idle = service.profile.session_idle_timeout_s
+    return service.pool.window_s if service.protocol is Protocol.TCP else float(idle)
+
+
+SLOW_START_STEPS = 20
+"""A slow start gives slots back in so many steps: each one is a change of the tables."""
+
+RECHECK_S = 5.0
+"""How often tables that are on their way are looked at anew."""
 
 
 @dataclass(frozen=True)
@@ -157,79 +256,177 @@ class _Ring:
     """A pool by one delivery: the same for all virtual services that use it."""
 
     pool: Pool
-    indices: Mapping[MemberWay, int]
-    next_hops: Mapping[IPAddress, NextHop | Unresolved]
-    health: tuple[Health | None, ...]
-    """Of each member. With what is above and `undecided`, all that the rest depends on."""
+    inputs: tuple[object, ...]
+    """All that the rest depends on, but for time; compared by identity or equality, whatever is cheaper."""
+    good: frozenset[str]
+    """Members that were up when the monitors were believed last."""
+    panic: No | None
     judged: tuple[MemberView, ...]
     """Members without their shares: what of it matters."""
-    algorithm: Algorithm
     members: tuple[MemberView, ...]
-    slots: SlotArray
+    wanted: SlotArray
+    """Steady words: whom the slots should belong to."""
+    choices: ChoiceArray
     undecided: tuple[str, ...]
     table_members: Mapping[int, TableMember]
+    recheck_at: float | None
+
+    @property
+    def method(self) -> Method:
+        return ALGORITHMS[self.pool.algorithm]
+
+    @property
+    def serving(self) -> frozenset[int]:
+        return frozenset(self.table_members)
 
 
-def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, before: _Ring | None) -> _Ring:
-    health = tuple(map(snapshot.health.get, pool.member_ids))
+def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, before: _Ring | None, now: float) -> _Ring:
     # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring to
     # members that know nothing of them, and those reset them. What is dropped is sent again.
     undecided = tuple(snapshot.undecided(pool))
-    same = before is not None and before.undecided == undecided
+    health = tuple(map(snapshot.health.get, pool.member_ids))
+    orders = tuple(map(snapshot.orders.get, pool.member_ids))
+    since = tuple((snapshot.up_since.get(name), snapshot.off_since.get(name)) for name in pool.member_ids)
+    inputs = (undecided, health, orders, since)
     if (
-        before
-        and same
-        and before.health == health
+        before is not None
         and before.pool is pool
-        and before.indices is snapshot.indices
-        and before.next_hops is snapshot.next_hops
+        and before.inputs[0] is snapshot.indices
+        and before.inputs[1] is snapshot.next_hops
+        and before.inputs[2:] == inputs
+        and (before.recheck_at is None or now < before.recheck_at)
     ):
-        return before
-    judged = tuple(_judge(snapshot, pool, member, delivery) for member in pool.members)
-    if before and same and before.judged == judged and before.algorithm == pool.algorithm:
-        return replace(before, pool=pool, indices=snapshot.indices, next_hops=snapshot.next_hops, health=health)
-    slots = ALGORITHMS[pool.algorithm](tuple(_ring_member(view, known=not undecided) for view in judged))
-    share = shares(slots)
-    return _Ring(
+        return _with_choices(before, snapshot, before)
+    panic = _panic(pool, health, before)
+    believed = dict(zip(pool.member_ids, health, strict=True))
+    if panic is not None and before is not None:
+        believed |= dict.fromkeys(before.good & believed.keys(), Health.UP)
+    judged = tuple(_judge(snapshot, pool, member, delivery, believed, now) for member in pool.members)
+    known = before if before is not None and before.undecided == undecided else None
+    if known is not None and known.judged == judged and known.pool.algorithm == pool.algorithm:
+        wanted, members, table_members = known.wanted, known.members, known.table_members
+    else:
+        wanted = build_slots(tuple(_ring_member(view, known=not undecided) for view in judged if not view.leaving))
+        share = shares(wanted)
+        members = tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged)
+        table_members = {} if undecided else _table_members(judged, delivery)
+    ring = _Ring(
         pool=pool,
-        indices=snapshot.indices,
-        next_hops=snapshot.next_hops,
-        health=health,
+        inputs=(snapshot.indices, snapshot.next_hops, *inputs),
+        good=before.good if panic and before else frozenset(n for n, h in believed.items() if h is Health.UP),
+        panic=panic,
         judged=judged,
-        algorithm=pool.algorithm,
-        members=tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged),
-        slots=slots,
+        members=members,
+        wanted=wanted,
+        choices=NO_CHOICES,
         undecided=undecided,
-        table_members={} if undecided else _table_members(judged, delivery),
+        table_members=table_members,
+        recheck_at=min(_turns(pool, judged, snapshot, now), default=None),
     )
+    return _with_choices(ring, snapshot, before)
 
 
-def _judge(snapshot: Snapshot, pool: Pool, member: Member, delivery: Delivery) -> MemberView:
+def _with_choices(ring: _Ring, snapshot: Snapshot, before: _Ring | None) -> _Ring:
+    """The ring with what its algorithm chooses now."""
+    if not _needs_choices(ring.pool, snapshot):
+        return ring
+    method = ring.method
+    if ring is before and not method.dynamic and len(ring.choices):
+        return ring
+    takers = [view for view in ring.judged if view.state is EffectiveState.IN_ROTATION and not ring.undecided]
+    limits = {member.address: member.max_connections for member in ring.pool.members}
+    stats = [snapshot.stats.get(view.index, MemberStats()) for view in takers]
+    candidates = [
+        Candidate(
+            index=view.index,
+            id=view.name,
+            weight=view.ratio,
+            connections=seen.connections,
+            response_s=seen.response_s,
+            load=seen.load,
+            limit=limits[view.address],
+        )
+        for view, seen in zip(takers, stats, strict=True)
+    ]
+    earlier = before.choices if before is not None else NO_CHOICES
+    choices = method.choose(candidates, sum(seen.new_per_s for seen in stats), earlier)
+    if before is not None and len(choices) == len(earlier) and bool((choices == earlier).all()):
+        choices = earlier
+    return ring if choices is ring.choices else replace(ring, choices=choices)
+
+
+def _needs_choices(pool: Pool, snapshot: Snapshot) -> bool:
+    if ALGORITHMS[pool.algorithm].placement is not Placement.HASH:
+        return True
+    return any(service.pool is pool and service.profile.per_packet for service in snapshot.config.services)
+
+
+def _panic(pool: Pool, health: tuple[Health | None, ...], before: _Ring | None) -> No | None:
+    """Whether more members are down than can be believed."""
+    used = [state for member, state in zip(pool.members, health, strict=True) if member.enabled and not member.leaving]
+    down = sum(state is Health.DOWN for state in used)
+    if not pool.panic_percent or not before or not before.good or down * 100 <= pool.panic_percent * len(used):
+        return None
+    return No(Why.PANIC, f"{down} of {len(used)} members are down at once; those that were up are kept")
+
+
+def _judge(
+    snapshot: Snapshot,
+    pool: Pool,
+    member: Member,
+    delivery: Delivery,
+    believed: Mapping[str, Health | None],
+    now: float,
+) -> MemberView:
     member_id = f"{pool.name}/{member.name}"
-    health = snapshot.health.get(member_id, Health.UNKNOWN) if pool.monitors else Health.UP
+    health = (believed[member_id] or Health.UNKNOWN) if pool.monitors else Health.UP
     hop = snapshot.next_hops.get(member.address, Unresolved("not_looked_up"))
-    no = _why_out(member, health, hop, delivery)
+    order = snapshot.orders.get(member_id)
+    ratio = member.ratio if order is None or order.ratio is None else order.ratio
+    until = _until(snapshot, pool, member_id, order)
+    cut = _why_cut(member, order, health, hop, delivery, until, now)
+    no = cut or _why_nothing_new(member, ratio, health, order)
+    state = EffectiveState.OUT if cut else EffectiveState.DRAINING if no else EffectiveState.IN_ROTATION
     return MemberView(
         id=member_id,
         name=member.name,
         address=member.address,
-        ratio=member.ratio,
+        ratio=ratio,
         health=health,
-        state=EffectiveState.OUT if no else EffectiveState.IN_ROTATION,
+        state=state,
         no=no,
-        index=snapshot.indices[MemberWay(pool.name, member.name, delivery)],
+        index=snapshot.indices[MemberWay(pool.name, member.address, delivery)],
         share=0.0,
         next_hop=hop if isinstance(hop, NextHop) else None,
+        order=order,
+        until=until,
+        ramp=_ramp(pool, snapshot.up_since.get(member_id), now) if no is None else 1.0,
+        leaving=member.leaving,
     )
 
 
-def _why_out(member: Member, health: Health, hop: NextHop | Unresolved, delivery: Delivery) -> No | None:
-    if not member.enabled:
-        return No(Why.DISABLED)
-    if member.ratio == 0:
-        return No(Why.RATIO_ZERO)
-    if health is Health.UNKNOWN:
-        return No(Why.HEALTH_UNKNOWN, "no verdict yet")
+def _until(snapshot: Snapshot, pool: Pool, member_id: str, order: Order | None) -> float | None:
+    """When what is left of a member's flows is cut."""
+    if order is not None and order.state is AdminState.DRAIN:
+        return order.until
+    off = snapshot.off_since.get(member_id)
+    return off + pool.drain_timeout_s if off is not None and pool.drain_timeout_s is not None else None
+
+
+def _why_cut(
+    member: Member,
+    order: Order | None,
+    health: Health,
+    hop: NextHop | Unresolved,
+    delivery: Delivery,
+    until: float | None,
+    now: float,
+) -> No | None:
+    """Why a member gets no packets at all."""
+    if order is not None and order.state is AdminState.MAINT:
+        return No(Why.MAINT, "ordered by an operator")
+    if until is not None and now >= until:
+        return No(Why.DRAIN_OVER, "the time that it had to end its flows is over")
     if health is Health.DOWN:
         return No(Why.HEALTH_DOWN)
     if isinstance(hop, Unresolved):
@@ -239,27 +436,167 @@ def _why_out(member: Member, health: Health, hop: NextHop | Unresolved, delivery
     return None
 
 
+def _why_nothing_new(member: Member, ratio: int, health: Health, order: Order | None) -> No | None:
+    """Why a member that could be reached gets no new flows."""
+    if member.leaving:
+        return No(Why.REMOVED, "keeps the flows that it has")
+    if order is not None and order.state is AdminState.DRAIN:
+        return No(Why.DRAIN, "ordered by an operator")
+    if not member.enabled:
+        return No(Why.DISABLED)
+    if ratio == 0:
+        return No(Why.RATIO_ZERO)
+    if health is Health.UNKNOWN:
+        return No(Why.HEALTH_UNKNOWN, "no verdict yet")
+    return None
+
+
+def _ramp(pool: Pool, up_since: float | None, now: float) -> float:
+    """What part of its slots a member has: steps of a slow start, by the clock alone."""
+    if up_since is None or not pool.slow_start_s:
+        return 1.0
+    step = int((now - up_since) / pool.slow_start_s * SLOW_START_STEPS) + 1
+    return min(1.0, max(1, step) / SLOW_START_STEPS)
+
+
+def _turns(pool: Pool, judged: tuple[MemberView, ...], snapshot: Snapshot, now: float) -> Iterable[float]:
+    """When time alone changes something about members."""
+    for view in judged:
+        if view.until is not None and view.until > now:
+            yield view.until
+        up_since = snapshot.up_since.get(view.id)
+        if view.ramp < 1.0 and up_since is not None:
+            yield up_since + view.ramp * pool.slow_start_s
+
+
 def _ring_member(view: MemberView, *, known: bool) -> RingMember:
     eligible = known and view.state is EffectiveState.IN_ROTATION
-    return RingMember(id=view.name, weight=view.ratio, index=view.index, eligible=eligible)
+    return RingMember(id=view.name, weight=view.ratio, index=view.index, eligible=eligible, ramp=view.ramp)
 
 
 def _table_members(judged: tuple[MemberView, ...], delivery: Delivery) -> Mapping[int, TableMember]:
-    """Only members in rotation own slots, so only they are in the tables."""
+    """Members that serve."""
     return {
         view.index: TableMember(view.index, view.id, view.address, delivery, view.next_hop)
         for view in judged
-        if view.state is EffectiveState.IN_ROTATION and view.next_hop is not None
+        if view.serves and view.next_hop is not None
     }
 
 
+def _course(snapshot: Snapshot, ring: _Ring, key: CourseKey, before: Desired | None, now: float) -> Course:
+    """The words of a ring's slots, for services with the same window."""
+    pool, delivery, window = key
+    course = before.courses.get(key) if before else None
+    if course is None and (steps := _steps(snapshot, pool, delivery)):
+        course = replay(steps, now, window)
+    if ring.undecided or not snapshot.config.director.pins:
+        # Without members nothing is forwarded; what was before is kept in mind until there are some.
+        return course if ring.undecided and course is not None else start(ring.wanted)
+    if course is None:
+        return start(ring.wanted)
+    about, facts = snapshot.pins.facts.get(key, (None, None))
+    return follow(course, ring.wanted, ring.serving, now, window, ring.pool.quiet_s, facts if about is course else None)
+
+
+def _steps(snapshot: Snapshot, pool: str, delivery: Delivery) -> list[Step]:
+    """What the history says of a ring, by the member indices of this process."""
+    steps = []
+    for entry in snapshot.history.get((pool, delivery), ()):
+        index = {
+            member.name: snapshot.indices[way]
+            for member in entry.members
+            if (way := MemberWay(pool, member.address, delivery)) in snapshot.indices
+        }
+        members = tuple(
+            RingMember(
+                id=member.name,
+                weight=member.weight,
+                index=index.get(member.name, NO_MEMBER - 1),
+                eligible=member.eligible,
+                ramp=member.ramp,
+            )
+            for member in entry.members
+        )
+        serving = frozenset(index[m.name] for m in entry.members if m.serving and m.name in index)
+        steps.append(Step(entry.at, build_slots(members), serving))
+    return steps
+
+
+def _logged(key: RingKey, ring: _Ring, before: Desired | None, snapshot: Snapshot, now: float) -> tuple[LogEntry, ...]:
+    """The ring's log with its latest state: entries that no window reaches back to are left out."""
+    log = (before.log if before else snapshot.history).get(key, ())
+    members = tuple(
+        LoggedMember(v.name, v.address, v.ratio, v.state is EffectiveState.IN_ROTATION, v.serves, v.ramp)
+        for v in ring.judged
+        if not v.leaving
+    )
+    if log and log[-1].members == members:
+        return log
+    log = (*log, LogEntry(now, members))
+    reach = now - ring.pool.window_s
+    first = max((at for at, entry in enumerate(log) if entry.at <= reach), default=0)
+    return log[first:]
+
+
+def _rechecks(rings: Iterable[_Ring], courses: Iterable[Course], now: float) -> Iterable[float]:
+    for ring in rings:
+        if ring.recheck_at is not None:
+            yield ring.recheck_at
+    for course in courses:
+        if course.tails:
+            yield now + RECHECK_S
+        if course.next_at is not None:
+            yield min(course.next_at, now + RECHECK_S)
+
+
+def _drained(
+    views: list[ServiceView], courses: Mapping[CourseKey, Course], rings: Mapping[RingKey, _Ring], snapshot: Snapshot
+) -> tuple[list[ServiceView], frozenset[str]]:
+    """Which members nothing refers to any more."""
+    needed = {index for course in courses.values() if not course.steady for index in course.previous()}
+    needed |= snapshot.pins.flows.keys()
+    seen: dict[int, tuple[MemberView, ...]] = {}
+    left: dict[str, bool] = {}
+    for ring in rings.values():
+        members = tuple(_left(view, view.index in needed) for view in ring.members)
+        seen[id(ring.members)] = members
+        for view in members:
+            if view.leaving:
+                left[view.id] = left.get(view.id, True) and (view.drained or not view.serves)
+    done = [replace(view, members=seen[id(view.members)]) for view in views]
+    return done, frozenset(name for name, drained in left.items() if drained)
+
+
+def _left(view: MemberView, needed: bool) -> MemberView:
+    """The member as it is shown: one that nobody has told to drain is out as soon as it has nothing left to do."""
+    if view.state is EffectiveState.IN_ROTATION:
+        return replace(view, drained=False)
+    ordered = view.order is not None and view.order.state is AdminState.DRAIN
+    state = view.state if needed or ordered else EffectiveState.OUT
+    return replace(view, state=state, drained=not needed)
+
+
 def _table_service(
-    index: int, service: VirtualService, vip: IPAddress, slots: SlotArray, before: Desired | None
+    index: int, service: VirtualService, vip: IPAddress, ring: _Ring, course: Course, before: Desired | None
 ) -> TableService:
-    made = TableService(index, service.name, vip, service.protocol, service.ports, service.hash_mode, slots)
+    placement = Placement.PER_PACKET if service.profile.per_packet else ring.method.placement
+    made = TableService(
+        index,
+        service.name,
+        vip,
+        service.protocol,
+        service.ports,
+        service.hash_mode,
+        ring.wanted if ring.undecided else course.slots,
+        service.profile.session_idle_timeout_s,
+        placement,
+        ring.method.order if placement is not Placement.HASH else ChoiceOrder.SEQUENCE,
+        ring.choices if placement is not Placement.HASH else NO_CHOICES,
+    )
     old = before.tables.services if before else ()
-    same = index < len(old) and old[index].slots is slots and old[index] == made
-    return old[index] if same else made
+    if index < len(old) and old[index].slots is made.slots and old[index].choices is made.choices:
+        return old[index] if old[index] == made else made
+    return made
 
 
 def _why_not_serving(service: VirtualService, ring: _Ring) -> No | None:

@@ -221,6 +221,21 @@ class Member:
 
 
 @dataclass(frozen=True)
+class MemberStats:
+    """What algorithms ask of a member: what a director can see of it, or is told."""
+
+    connections: int = 0
+    """Flows that are remembered and not over."""
+
+    new_per_s: float = 0.0
+    response_s: float | None = None
+    """From a client's SYN to its first ACK; None without any seen."""
+
+    load: float | None = None
+    """0 is idle, 1 is full; None when it does not say."""
+
+
+@dataclass(frozen=True)
 class Pool:
     name: str
     algorithm: Algorithm
@@ -304,6 +319,14 @@ class BgpConfig:
 class ApiConfig:
     address: IPAddress
     port: int
+
+
+class FleetStore(StrEnum):
+    """What a fleet agrees by."""
+
+    NONE = "none"
+    """Every director judges for itself."""
+    ETCD = "etcd"
 
 
 @dataclass(frozen=True)

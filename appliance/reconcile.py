@@ -10,6 +10,7 @@ The other way round there would be a moment in which routers send us packets tha
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
@@ -29,11 +30,19 @@ RETRY_S = 1.0
 class Reconciler:
     """Takes the store's snapshot, decides, acts. Any number of changes while it acts become one more round."""
 
-    def __init__(self, state: State, plane: DataPlane, speaker: Speaker, changed: asyncio.Event) -> None:
+    def __init__(
+        self,
+        state: State,
+        plane: DataPlane,
+        speaker: Speaker,
+        changed: asyncio.Event,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._state = state
         self._plane = plane
         self._speaker = speaker
         self._changed = changed
+        self._clock = clock
         self._told: Desired | None = None
         self._announced: frozenset[Route] = frozenset()
         self._trouble = ""
@@ -49,15 +58,17 @@ class Reconciler:
         wait = wait or _wait
         while True:
             self._changed.clear()
-            if await self.once():
+            if not await self.once():
+                await wait(self._changed, RETRY_S)
+            elif self.applied is None or self.applied.recheck_at is None:
                 await self._changed.wait()
             else:
-                await wait(self._changed, RETRY_S)
+                await wait(self._changed, max(0.0, self.applied.recheck_at - self._clock()))
 
     async def once(self) -> bool:
         """One round. False when something is left to do and only time can help."""
         # Pure, and maybe tens of milliseconds when a ring is built: the loop has leases to renew meanwhile.
-        desired = await asyncio.to_thread(decide, self._state.snapshot(), self._told)
+        desired = await asyncio.to_thread(decide, self._state.snapshot(), self._told, self._clock())
         done = True
         gone = diff(self._announced, desired.routes).withdraw
         if gone:
@@ -75,6 +86,8 @@ class Reconciler:
             return False
         self.applied = desired
         self._state.set_plane_error(None)
+        if desired.gone:
+            self._state.forget(desired.gone)
         return await self._speak(desired.routes) and done
 
     async def _speak(self, routes: frozenset[Route]) -> bool:
@@ -97,9 +110,11 @@ class Reconciler:
         before, self._told = self._told, now
         for service, member in _turned(before, now):
             fields = {"service": service, "member": member.id, "address": member.address}
-            if member.state is EffectiveState.IN_ROTATION:
+            if member.no is None:
                 log.info("member.in_rotation", **fields)
-            elif member.no is not None:
+            elif member.state is EffectiveState.DRAINING:
+                log.info("member.draining", **fields, reason=member.no.why, detail=member.no.detail)
+            else:
                 log.info("member.out", **fields, reason=member.no.why, detail=member.no.detail)
         old_vips = {view.vip: view.no for view in before.vips} if before else {}
         for view in now.vips:

@@ -5,11 +5,13 @@ never changes under their hands. Pure: no I/O, no clock; the signal is a plain c
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from appliance.forwarding import MAX_MEMBERS, NextHop
-from appliance.model import Config, Delivery, Health, IPAddress, Member, Pool
+from appliance.leaving import with_leaving
+from appliance.model import Config, Delivery, Health, IPAddress, Member, MemberStats, Order, Pool
+from appliance.ring.transition import Course, PinFacts
 
 LOCAL_ADDRESS = "local_address"
 """The reason of an address that is this machine's own. Of a VIP nothing else is ever looked up."""
@@ -27,11 +29,56 @@ class Unresolved:
 
 @dataclass(frozen=True)
 class MemberWay:
-    """One way to one member: what a member index stands for."""
+    """One way to one member: what a member index stands for.
+
+    By address and not by name: a member that gets another name keeps its flows, and flows do not follow a name to
+    another machine.
+    """
 
     pool: str
-    member: str
+    address: IPAddress
     delivery: Delivery
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """A pool by one delivery as it was from some moment on: what its slots followed from."""
+
+    at: float
+    """Seconds since 1970."""
+
+    members: tuple["LoggedMember", ...]
+
+
+@dataclass(frozen=True)
+class LoggedMember:
+    name: str
+    address: IPAddress
+    weight: int
+    eligible: bool
+    """Took new flows."""
+    serving: bool
+    """Went on with those that it had."""
+    ramp: float = 1.0
+    """See `ring.slots.RingMember`."""
+
+
+RingKey = tuple[str, Delivery]
+"""Pool and delivery."""
+
+CourseKey = tuple[str, Delivery, float]
+"""Pool, delivery and window in seconds: what shares slot words."""
+
+
+@dataclass(frozen=True)
+class PinsSeen:
+    """What the data plane remembered at some moment, as far as the decision needs it."""
+
+    facts: Mapping[CourseKey, tuple[Course, PinFacts]] = field(default_factory=dict)
+    """With the words that they are about."""
+
+    flows: Mapping[int, int] = field(default_factory=dict)
+    """Live pins by member index."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +97,35 @@ class Snapshot:
     learning: Mapping[str, "Learning"] = field(default_factory=dict)
     """Pools, by name, whose members we do not know well enough to announce VIPs with them."""
 
+    orders: Mapping[str, Order] = field(default_factory=dict)
+    """By `pool/member`: what operators want, on top of the configuration."""
+
+    up_since: Mapping[str, float] = field(default_factory=dict)
+    """By `pool/member`: when it came back, in seconds since 1970. Those that were up all the time are not here."""
+
+    off_since: Mapping[str, float] = field(default_factory=dict)
+    """By `pool/member`: when the configuration took it out, under a running director."""
+
+    pins: PinsSeen = PinsSeen()
+    stats: Mapping[int, MemberStats] = field(default_factory=dict)
+    """By member index; only where an algorithm asks."""
+
+    history: Mapping[RingKey, tuple[LogEntry, ...]] = field(default_factory=dict)
+    """Of before this process began, or of what others have seen; the oldest first."""
+
     def undecided(self, pool: Pool) -> list[str]:
         """Names of members of which it is not known yet whether they will be in rotation."""
         how = self.learning.get(pool.name)
         if how is None:
             return []
-        wanted = [member for member in pool.members if member.enabled and member.ratio]
+        wanted = [member for member in pool.members if member.enabled and member.ratio and not member.leaving]
         return [member.name for member in wanted if self._open(pool, member, how)]
 
     def usable(self, pool: Pool) -> bool:
         """Whether any member could be in rotation now."""
         return any(
-            member.enabled and member.ratio and not self._open(pool, member, Learning.AGAIN) for member in pool.members
+            member.enabled and member.ratio and not member.leaving and not self._open(pool, member, Learning.AGAIN)
+            for member in pool.members
         )
 
     def _open(self, pool: Pool, member: Member, how: "Learning") -> bool:
@@ -89,9 +153,19 @@ class Learning(Enum):
 def ways(config: Config) -> Iterable[MemberWay]:
     """Every way to every member that *config* asks for, each once, in a stable order."""
     return dict.fromkeys(
-        MemberWay(service.pool.name, member.name, service.profile.delivery)
+        MemberWay(service.pool.name, member.address, service.profile.delivery)
         for service in config.services
         for member in service.pool.members
+    )
+
+
+def _off(config: Config) -> frozenset[str]:
+    """Members that the configuration keeps from new flows."""
+    return frozenset(
+        f"{pool.name}/{member.name}"
+        for pool in config.pools
+        for member in pool.members
+        if member.leaving or not member.enabled or not member.ratio
     )
 
 
@@ -144,11 +218,23 @@ class State:
         self._next_hops: Mapping[IPAddress, NextHop | Unresolved] = {}
         self._plane_error: str | None = "the data plane has not started"
         self._learning = {pool.name: Learning.FIRST for pool in config.pools}
+        self._orders: dict[str, Order] = {}
+        self._up_since: dict[str, float] = {}
+        self._off_since: dict[str, float] = {}
+        self._pins = PinsSeen()
+        self._stats: Mapping[int, MemberStats] = {}
+        self._history: Mapping[RingKey, tuple[LogEntry, ...]] = {}
         self._indices = self._allocator.update(ways(config))
 
     @property
     def config(self) -> Config:
+        """In force; with members that are leaving."""
         return self._config
+
+    @property
+    def orders(self) -> Mapping[str, Order]:
+        """By `pool/member`."""
+        return dict(self._orders)
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
@@ -158,11 +244,28 @@ class State:
             indices=self._indices,
             plane_error=self._plane_error,
             learning=dict(self._learning),
+            orders=dict(self._orders),
+            up_since=dict(self._up_since),
+            off_since=dict(self._off_since),
+            pins=self._pins,
+            stats=self._stats,
+            history=self._history,
         )
 
-    def set_config(self, config: Config) -> None:
+    def set_config(self, config: Config, now: float = 0.0) -> None:
+        """A new configuration. Members that it does not have any more leave: they keep the flows they have.
+
+        Args:
+            config: as it was read.
+            now: seconds since 1970.
+        """
+        config, renamed = with_leaving(config, self._config)
         if config == self._config:
             return
+        for old, new in renamed.items():
+            if old in self._health:
+                self._health[new] = self._health[old]
+        self._note_what_is_off(config, now)
         self._indices = self._allocator.update(ways(config))
         self._config = config
         known = {f"{pool.name}/{member.name}" for pool in config.pools for member in pool.members}
@@ -173,8 +276,75 @@ class State:
         self._learn(config.pools)
         self._changed()
 
-    def set_health(self, member: str, health: Health) -> None:
-        if self._health.get(member, Health.UNKNOWN) is not health:
+    def forget(self, members: Iterable[str]) -> None:
+        """Members that were leaving are gone.
+
+        Args:
+            members: `pool/member` of each.
+        """
+        gone = frozenset(members)
+        pools = {
+            pool.name: replace(
+                pool, members=tuple(m for m in pool.members if not (m.leaving and f"{pool.name}/{m.name}" in gone))
+            )
+            for pool in self._config.pools
+        }
+        self._config = replace(
+            self._config,
+            services=tuple(replace(service, pool=pools[service.pool.name]) for service in self._config.services),
+        )
+        for known in (self._health, self._up_since, self._off_since, self._orders):
+            for member in gone:
+                known.pop(member, None)
+        self._indices = self._allocator.update(ways(self._config))
+        self._changed()
+
+    def set_order(self, member: str, order: Order | None) -> None:
+        """What an operator wants of a member; None takes earlier orders back.
+
+        Args:
+            member: `pool/member`.
+            order: what is wanted.
+        """
+        if self._orders.get(member) != order:
+            if order is None:
+                del self._orders[member]
+            else:
+                self._orders[member] = order
+            self._changed()
+
+    def set_pins(self, pins: PinsSeen, stats: Mapping[int, MemberStats] | None = None, *, signal: bool) -> None:
+        """What the data plane remembers. That changes all the time, so it is for the caller to say when it matters."""
+        self._pins = pins
+        if stats is not None:
+            self._stats = stats
+        if signal:
+            self._changed()
+
+    def set_history(self, history: Mapping[RingKey, tuple[LogEntry, ...]]) -> None:
+        """What was before this process began."""
+        self._history = history
+        self._changed()
+
+    def _note_what_is_off(self, config: Config, now: float) -> None:
+        before, after = _off(self._config), _off(config)
+        self._off_since = {member: self._off_since.get(member, now) for member in after if member in self._off_since}
+        self._off_since |= dict.fromkeys(after - before, now)
+
+    def set_health(self, member: str, health: Health, now: float = 0.0) -> None:
+        """A member's health.
+
+        Args:
+            member: `pool/member`.
+            health: what is known now.
+            now: seconds since 1970.
+        """
+        before = self._health.get(member, Health.UNKNOWN)
+        if before is not health:
+            if health is Health.UP and before is Health.DOWN:
+                self._up_since[member] = now
+            elif health is not Health.UP:
+                self._up_since.pop(member, None)
             self._health[member] = health
             name = member.partition("/")[0]
             self._learn(pool for pool in self._config.pools if pool.name == name)

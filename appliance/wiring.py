@@ -53,6 +53,7 @@ def needs_restart(old: Config, new: Config) -> Iterable[str]:
         ("director", old.director, new.director, ""),
         ("bgp", old.bgp, new.bgp, ""),
         ("fleet", old.secret, new.secret, ": with another secret than the fleet's, flows would change members"),
+        ("fleet", old.fleet, new.fleet, ""),
     ):
         if before != after:
             yield f"{new.source}: [{section}] changed{why}; that takes a restart of the director (nothing was applied)"

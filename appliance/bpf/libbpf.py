@@ -33,6 +33,7 @@ LONGEST_LOG = 1 << 24
 BTF_KIND_STRUCT, BTF_KIND_ENUM = 4, 6
 BTF_KIND_FLAG, BTF_BIT_OFFSET = 31, 24
 """Bits in `btf_type.info` and `btf_member.offset` (linux/btf.h)."""
+BPF_NOEXIST = 1
 ENOTSUPP = 524
 """The kernel's own number for "not supported", which leaks out of some BPF calls."""
 
@@ -299,6 +300,22 @@ class Map:
         self._check(len(key), self.key_size, "key")
         self._check(len(value), self._buffer_size, "value")
         _lib.call(f"map {self.name}: update", "bpf_map_update_elem", self.fd, key, value, 0)
+
+    def add(self, key: bytes, value: bytes) -> bool:
+        """Set a value where there is none. False when there is one, which is left as it is.
+
+        Raises:
+            BpfError: the map is full, or is of another shape.
+        """
+        self._check(len(key), self.key_size, "key")
+        self._check(len(value), self._buffer_size, "value")
+        try:
+            _lib.call(f"map {self.name}: add", "bpf_map_update_elem", self.fd, key, value, BPF_NOEXIST)
+        except BpfError as error:
+            if error.errno == errno.EEXIST:
+                return False
+            raise
+        return True
 
     def lookup(self, key: bytes) -> bytes | None:
         """A value (per-CPU: all of them in a row, each rounded up to eight bytes); None when there is none."""

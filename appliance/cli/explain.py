@@ -23,9 +23,8 @@ from appliance.model import Config, DsrType, Health, IPAddress, MonitorSpec, Pro
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, PacketPath
-from appliance.ring.algorithms import ALGORITHMS
 from appliance.ring.hash import FlowKey, derive_keys, hash_flow
-from appliance.ring.slots import RingMember
+from appliance.ring.slots import RingMember, build_slots
 from appliance.state import IndexAllocator, Snapshot, ways
 
 _CLIENT_TTL = 64
@@ -156,7 +155,7 @@ def _base_owner(view: ServiceView, slot: int | None) -> str | None:
     if slot is None:
         return None
     ring = tuple(RingMember(member.name, member.ratio, member.index, eligible=True) for member in view.members)
-    owner = int(ALGORITHMS[view.service.pool.algorithm](ring)[slot]) & 0xFFFF
+    owner = int(build_slots(ring)[slot]) & 0xFFFF
     return next((member.id for member in view.members if member.index == owner), None)
 
 

@@ -35,6 +35,9 @@ from appliance.model import (
     Director,
     DsrType,
     Encapsulation,
+    Etcd,
+    Fleet,
+    FleetPeer,
     Member,
     MonitorSpec,
     NetworkProfile,
@@ -175,7 +178,12 @@ def parse(text: str, source: str, read_file: Callable[[str], bytes]) -> Config:
     if findings or file is None:
         raise _with_lines(findings, text, source)
     digest = hashlib.sha256(text.encode() + b"\0" + secret).hexdigest()
-    return _resolve(file, secret, source, digest)
+    try:
+        password = _password(file, read_file)
+    except BadValueError as error:
+        findings.append(Finding(("fleet", "etcd", "password_file"), error.message, error.remedy))
+        raise _with_lines(findings, text, source) from None
+    return _resolve(file, secret, password, source, digest)
 
 
 def _with_lines(findings: Iterable[Finding], text: str, source: str) -> ConfigError:
@@ -224,6 +232,21 @@ def _secret(data: Mapping[str, Any], read_file: Callable[[str], bytes]) -> bytes
     if len(secret) < SECRET_BYTES:
         raise BadValueError(f"{shown(name)} has {len(secret)} bytes, {SECRET_BYTES} are needed", make_one)
     return secret
+
+
+def _password(file: File, read_file: Callable[[str], bytes]) -> str:
+    """The password for etcd; empty without one.
+
+    Raises:
+        BadValueError: its file cannot be read.
+    """
+    name = file.fleet.etcd.password_file if file.fleet.etcd is not None else None
+    if name is None:
+        return ""
+    try:
+        return read_file(name).strip().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadValueError(f"{shown(name)}: cannot be read: {error}", "name a readable file of text") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -319,7 +342,7 @@ def _is_list(annotation: object) -> bool:
 # From tables to the model
 
 
-def _resolve(file: File, secret: bytes, source: str, digest: str) -> Config:
+def _resolve(file: File, secret: bytes, password: str, source: str, digest: str) -> Config:
     """References become the things they name; the rules have made sure that they exist."""
     profiles = {table.name: _profile(table) for table in file.network_profile}
     monitors = {table.name: _monitor(table) for table in file.health_monitor}
@@ -331,14 +354,34 @@ def _resolve(file: File, secret: bytes, source: str, digest: str) -> Config:
             plane=file.director.plane,
             runtime_dir=file.director.runtime_dir,
             api=ApiConfig(file.api.address, file.api.port),
+            pins=file.director.pins,
         ),
         secret=secret,
         bgp=_bgp(file),
         services=tuple(
             _service(table, profiles[table.network_profile], pools[table.pool]) for table in file.virtual_service
         ),
+        fleet=_fleet(file, password),
         source=source,
         digest=digest,
+    )
+
+
+def _fleet(file: File, password: str) -> Fleet:
+    etcd = file.fleet.etcd
+    return Fleet(
+        directors=tuple(FleetPeer(peer.name, peer.address, peer.port) for peer in file.fleet.director),
+        etcd=Etcd(
+            endpoints=tuple(etcd.endpoints),
+            prefix=etcd.prefix,
+            user=etcd.user or "",
+            password=password,
+            ca_file=etcd.ca_file,
+            cert_file=etcd.cert_file,
+            key_file=etcd.key_file,
+        )
+        if etcd is not None
+        else None,
     )
 
 
@@ -364,7 +407,8 @@ def _profile(table: ProfileTable) -> NetworkProfile:
         encapsulation = table.dsr.encapsulation or Encapsulation.IPIP
         delivery = Delivery(DsrType.L3, encapsulation, table.ttl or TtlPolicy.ROUTER)
     timeout = table.session_idle_timeout
-    return NetworkProfile(table.name, table.type, delivery, _IDLE_TIMEOUT_S[table.type] if timeout is None else timeout)
+    timeout = _IDLE_TIMEOUT_S[table.type] if timeout is None else timeout
+    return NetworkProfile(table.name, table.type, delivery, timeout, table.per_packet)
 
 
 def _monitor(table: MonitorTable) -> MonitorSpec:
@@ -391,11 +435,23 @@ def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec]) -> Pool:
         hash_mode=table.hash,
         members=tuple(_member(member) for member in table.member),
         monitors=tuple(monitors[name] for name in table.health_monitors),
+        window_s=float(table.transition_window),
+        quiet_s=float(min(table.transition_quiet, table.transition_window)),
+        drain_timeout_s=float(table.drain_timeout) or None,
+        slow_start_s=float(table.slow_start),
+        panic_percent=table.panic_percent,
     )
 
 
 def _member(table: MemberTable) -> Member:
-    return Member(table.name or str(table.address), table.address, table.ratio, table.enabled)
+    return Member(
+        table.name or str(table.address),
+        table.address,
+        table.ratio,
+        table.enabled,
+        max_connections=table.max_connections,
+        load_port=table.load_port,
+    )
 
 
 def _service(table: ServiceTable, profile: NetworkProfile, pool: Pool) -> VirtualService:

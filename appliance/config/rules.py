@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from appliance.config import values
 from appliance.config.problems import BadValueError, Finding, Location, did_you_mean, path_text
-from appliance.model import DsrType, IPAddress, PortRange, ProfileType, Protocol, TtlPolicy
+from appliance.model import Algorithm, DsrType, FleetStore, IPAddress, PortRange, ProfileType, Protocol, TtlPolicy
 
 _T = TypeVar("_T")
 Raw = Mapping[str, Any]
@@ -394,6 +394,77 @@ def missing_next_hops(data: Raw) -> Iterator[Finding]:
                 )
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# What is remembered, and the fleet
+
+
+def per_packet_is_for_udp(data: Raw) -> Iterator[Finding]:
+    for place, profile in tables(data, "network_profile", EACH):
+        for key in ("per_packet", "per_pkt_loadbalance"):
+            if profile.get(key) is True and _profile_type(profile) is ProfileType.TCP_FAST_PATH:
+                yield Finding(
+                    (*place, key), "TCP connections cannot be spread packet by packet", "leave it out, or use UDP"
+                )
+
+
+def nothing_to_remember_by(data: Raw) -> Iterator[Finding]:
+    """Algorithms that decide flow by flow, on a director that remembers no flows."""
+    if next((pins for _, pins in found(data, values.integer(0, 1 << 22, ""), "director", "pins")), 1):
+        return
+    for location, algorithm in found(data, values.algorithm, "pool", EACH, "algorithm"):
+        if algorithm is not Algorithm.CONSISTENT_HASH:
+            yield Finding(
+                location,
+                f"{algorithm} remembers every flow, and this director remembers none (director.pins = 0)",
+                'use "consistent_hash", or leave director.pins out',
+            )
+
+
+def window_contradictions(data: Raw) -> Iterator[Finding]:
+    seconds = values.integer(5, 86400, "")
+    for place, pool in tables(data, "pool", EACH):
+        window, quiet = (read(seconds, pool.get(f"transition_{key}", default)) for key, default in WINDOW_DEFAULTS)
+        if window is not None and quiet is not None and quiet > window and "transition_quiet" in pool:
+            yield Finding(
+                (*place, "transition_quiet"),
+                f"{quiet} is longer than the window of {window}",
+                f"use 5..{window}, or leave it out",
+            )
+
+
+WINDOW_DEFAULTS = (("window", 900), ("quiet", 300))
+
+
+def fleet_contradictions(data: Raw) -> Iterator[Finding]:
+    names = dict(found(data, values.name, "fleet", "director", EACH, "name"))
+    yield from _duplicates(iter(names.items()), "is the name of another director", "names are unique in a fleet")
+    addresses = (
+        ((*place, "address"), f"{address} port {read(values.port, peer.get('port', 7117))}")
+        for place, peer in tables(data, "fleet", "director", EACH)
+        if (address := read(values.unicast_address, peer.get("address"))) is not None
+    )
+    yield from _duplicates(addresses, "is that of another director", "leave one out")
+    own = read(values.name, data["director"].get("name")) if isinstance(data.get("director"), dict) else None
+    if names and own is not None and own not in names.values():
+        yield Finding(
+            ("fleet", "director"),
+            f'this director, "{own}", is not among them: {", ".join(names.values())}',
+            "the list is the same on all directors, and names them all",
+        )
+    versions = {a.version for _, a in found(data, values.unicast_address, "fleet", "director", EACH, "address")}
+    if len(versions) > 1:
+        yield Finding(("fleet", "director"), "some have IPv4, some IPv6 addresses", "use one family for all of them")
+    fleet = data.get("fleet")
+    if isinstance(fleet, dict):
+        store = read(values.fleet_store, fleet.get("store", "none"))
+        if store is FleetStore.ETCD and "etcd" not in fleet:
+            yield Finding(("fleet", "store"), "there is no [fleet.etcd]", "write one, with endpoints")
+        if store is FleetStore.ETCD and not names:
+            yield Finding(("fleet", "store"), "the fleet has no directors", "write a [[fleet.director]] for each")
+        if store is FleetStore.NONE and "etcd" in fleet:
+            yield Finding(("fleet", "etcd"), "it is not used", 'set store = "etcd" in [fleet], or leave it out')
+
+
 RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     duplicate_names,
     unknown_references,
@@ -408,5 +479,9 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     port_conflicts,
     bgp_contradictions,
     missing_next_hops,
+    per_packet_is_for_udp,
+    nothing_to_remember_by,
+    window_contradictions,
+    fleet_contradictions,
 )
 """Every rule is asked, whatever the others find."""

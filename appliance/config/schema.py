@@ -19,6 +19,7 @@ from appliance.model import (
     Algorithm,
     DsrType,
     Encapsulation,
+    FleetStore,
     HaMode,
     HashMode,
     IPAddress,
@@ -82,6 +83,7 @@ PortSpec = Annotated[
         {"anyOf": [_whole(1, 65535), {"type": "string", "pattern": "^(\\*|[0-9]{1,5}\\s*-\\s*[0-9]{1,5})$"}]},
     ),
 ]
+Seconds = Annotated[int, Parsed(values.integer(5, 86400, "a number of seconds"), _whole(5, 86400))]
 Checks = Annotated[int, Parsed(values.integer(1, 50, "a number of checks"), _whole(1, 50))]
 
 
@@ -102,6 +104,11 @@ class DirectorTable(Table):
         default=PlaneKind.AUTO,
         description="The data plane: xdp, raw, or auto, which is xdp where that works and raw where it does not.",
     )
+    pins: Annotated[int, Parsed(values.integer(0, 1 << 22, "a number of flows"), _whole(0, 1 << 22))] = Field(
+        default=1 << 17,
+        description="Flows that are remembered at once, at most: those of members whose share is changing, and all of "
+        "pools whose algorithm decides flow by flow. 0 remembers none, and every change breaks flows.",
+    )
     runtime_dir: Annotated[PurePosixPath, Parsed(values.runtime_dir, {"type": "string", "pattern": "^/"})] = Field(
         default=PurePosixPath("/run/onward"), description="Folder for sockets and generated files, absolute."
     )
@@ -114,9 +121,51 @@ class ApiTable(Table):
     port: Port = Field(default=8080, description="TCP port to listen on.")
 
 
+class FleetDirectorTable(Table):
+    """A director of the fleet."""
+
+    name: Name = Field(description="Its director.name.", examples=["d1"])
+    address: Unicast = Field(
+        description="Its address for other directors, best on a network of their own.", examples=["192.0.2.11"]
+    )
+    port: Port = Field(default=7117, description="UDP port on which it hears of remembered flows.")
+
+
+class EtcdTable(Table):
+    """An etcd cluster that the fleet agrees by."""
+
+    endpoints: list[Annotated[str, Parsed(values.http_url, {"type": "string", "pattern": "^https?://"})]] = Field(
+        description="Client addresses of its nodes.", min_length=1, examples=[["http://192.0.2.21:2379"]]
+    )
+    prefix: Annotated[str, Parsed(values.path, _STRING)] = Field(
+        default="/onward/", description="What all keys of this fleet begin with."
+    )
+    user: Text | None = Field(default=None, description="User name; none without one.")
+    password_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
+        default=None, description="File with the password. Relative to the configuration file."
+    )
+    ca_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
+        default=None, description="Certificates that the nodes' certificates must come from; the system's by default."
+    )
+    cert_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
+        default=None, description="Our own certificate."
+    )
+    key_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
+        default=None, description="The key of our own certificate."
+    )
+
+
 class FleetTable(Table):
     """What all directors that share VIPs have in common."""
 
+    director: list[FleetDirectorTable] = Field(
+        default=[], description="All directors of the fleet, this one included: they tell each other of flows."
+    )
+    store: Annotated[FleetStore, Parsed(values.fleet_store, _words("none", "etcd"))] = Field(
+        default=FleetStore.NONE,
+        description="etcd: directors agree on the health of members; none: each judges for itself.",
+    )
+    etcd: EtcdTable | None = Field(default=None, description="The cluster of store = \"etcd\".")
     secret_file: Annotated[str, Parsed(values.path, _STRING)] = Field(
         description="File with the key of the flow hash, at least 16 bytes, the same on every director. "
         "Relative to the configuration file.",
@@ -185,6 +234,11 @@ class ProfileTable(Table):
         description="Seconds without a packet until a flow counts as over. TCP: 5..14400, or 0 for never; 300 by "
         "default. UDP: 2..3600; 10 by default.",
     )
+    per_packet: Boolean = Field(
+        default=False,
+        validation_alias=AliasChoices("per_packet", "per_pkt_loadbalance"),
+        description="udp_fast_path only: every datagram is a new decision.",
+    )
     ttl: Annotated[TtlPolicy, Parsed(values.ttl, _words("router", "transparent"))] | None = Field(
         default=None,
         description="l3 only: router takes one off the inner packet's TTL, transparent leaves it. router by default.",
@@ -226,15 +280,28 @@ class MemberTable(Table):
     ratio: Annotated[int, Parsed(values.integer(0, 1000, "a ratio"), _whole(0, 1000))] = Field(
         default=1, description="Share of the flows relative to the other members; 0 takes none."
     )
-    enabled: Boolean = Field(default=True, description="Whether the member may be used.")
+    enabled: Boolean = Field(
+        default=True, description="Whether the member takes new flows; without, it keeps those that it has."
+    )
+    max_connections: Annotated[
+        int, Parsed(values.integer(0, 1 << 24, "a number of connections"), _whole(0, 1 << 24))
+    ] = Field(
+        default=0,
+        description="Flows that it can take at once, for least_connections and fewest_servers; 0 is no limit.",
+    )
+    load_port: Port | None = Field(
+        default=None, description="TCP port where an agent tells how much of it is free, for least_load."
+    )
 
 
 class PoolTable(Table):
     """Members that do the same work."""
 
     name: Name = Field(description="What virtual services call it.", examples=["web"])
-    algorithm: Annotated[Algorithm, Parsed(values.algorithm, _words("consistent_hash"))] = Field(
-        default=Algorithm.CONSISTENT_HASH, description="How a flow finds its member."
+    algorithm: Annotated[Algorithm, Parsed(values.algorithm, _words(*Algorithm))] = Field(
+        default=Algorithm.CONSISTENT_HASH,
+        description="How a flow finds its member. All but consistent_hash decide flow by flow: every flow is "
+        "remembered, and directors agree on it only as long as they hear each other.",
     )
     hash: Annotated[HashMode, Parsed(values.hash_mode, _words("source_ip", "source_ip_port", "five_tuple"))] | None = (
         Field(
@@ -244,6 +311,26 @@ class PoolTable(Table):
     )
     health_monitors: list[Text] = Field(
         default=[], description="Names of health monitors; all must be content. None at all: members count as up."
+    )
+    transition_window: Seconds = Field(
+        default=900,
+        description="Seconds that a TCP flow from before a change of members may be silent and is still found.",
+    )
+    transition_quiet: Seconds = Field(
+        default=300,
+        description="Seconds without a packet for the members from before a change after which the window closes.",
+    )
+    drain_timeout: Annotated[int, Parsed(values.integer(0, 432000, "a number of seconds"), _whole(0, 432000))] = Field(
+        default=0,
+        description="Seconds until what is left of a draining member's flows is cut; 0 is never.",
+    )
+    slow_start: Annotated[int, Parsed(values.integer(0, 18000, "a number of seconds"), _whole(0, 18000))] = Field(
+        default=0, description="Seconds that a member which came up takes to get its whole share; 0 is at once."
+    )
+    panic_percent: Annotated[int, Parsed(values.integer(0, 100, "a percentage"), _whole(0, 100))] = Field(
+        default=0,
+        description="With more than so many percent of its members down at once, the pool stays as it was and says so: "
+        "mostly the monitor is what broke. 0 is never.",
     )
     member: list[MemberTable] = Field(
         description="The members.", min_length=1, examples=[[{"address": "203.0.113.21"}]]

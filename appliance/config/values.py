@@ -16,6 +16,7 @@ from appliance.model import (
     Algorithm,
     DsrType,
     Encapsulation,
+    FleetStore,
     HaMode,
     HashMode,
     IPAddress,
@@ -189,6 +190,12 @@ def text(value: object) -> str:
     return value
 
 
+def http_url(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/?#]+/?", value):
+        raise BadValueError(f"{shown(value)} is not the address of a node", 'use one such as "http://192.0.2.21:2379"')
+    return value.rstrip("/")
+
+
 def path(value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise BadValueError(f"{shown(value)} is not a file name", 'use a string such as "/etc/onward/fleet.key"')
@@ -303,6 +310,8 @@ def choice(
     return parse
 
 
+fleet_store = choice("a store", {kind.value: kind for kind in FleetStore})
+
 plane = choice("a data plane", {kind.value: kind for kind in PlaneKind})
 
 profile_type = choice(
@@ -325,19 +334,12 @@ ttl = choice("a TTL policy", {"router": TtlPolicy.ROUTER, "transparent": TtlPoli
 
 algorithm = choice(
     "an algorithm",
-    {"consistent_hash": Algorithm.CONSISTENT_HASH},
-    not_yet=(
-        "round_robin",
-        "random",
-        "least_connections",
-        "least_load",
-        "fewest_tasks",
-        "fewest_servers",
-        "fastest_response",
-        "core_affinity",
-        "nearest_server",
-        "topology",
-    ),
+    {
+        **{algorithm.value: algorithm for algorithm in Algorithm},
+        "fewest_tasks": Algorithm.LEAST_CONNECTIONS,
+        "core_affinity": Algorithm.CONSISTENT_HASH,
+    },
+    not_yet=("nearest_server", "topology"),
     prefixes=("lb_algorithm_",),
 )
 

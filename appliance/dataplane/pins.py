@@ -15,6 +15,7 @@ the same set at the same moment, they begin at opposite ends of it. In the worst
 Writers other than the program hold `lock`. Readers need none.
 """
 
+import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.forwarding import NO_MEMBER
-from appliance.packet.placement import FIN_TICKS, RST_TICKS, TICK_SHIFT, FlowFacts, Pin, PinState, is_live
+from appliance.packet.placement import FIN_TICKS, RST_TICKS, TICK_SHIFT, FlowFacts, Pin, PinState
 
 WAYS = 8
 """Words in a set."""
@@ -72,6 +73,10 @@ LOCAL, REMOTE = 0, 1
 """Origins of a flow."""
 
 Words = npt.NDArray[np.uint64]
+Positions = npt.NDArray[np.int64]
+Members = npt.NDArray[np.uint16]
+States = npt.NDArray[np.uint8]
+"""PinState."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,10 @@ def tick_of(ns: int) -> int:
 
 
 class PinTable:
-    """The table. Time comes in as ticks: `tick_of(time.monotonic_ns())`."""
+    """The table. Time comes in as ticks: `tick_of(time.monotonic_ns())`.
+
+    The methods for columns are one pass of NumPy after the other over many flows; they do what those for one flow do.
+    """
 
     def __init__(
         self,
@@ -140,8 +148,20 @@ class PinTable:
         self.delays = memory["delays"]
         self.lock = threading.Lock()
         self.clock_ns = clock_ns
+        self.made = 0
+        """Flows that have got a place, or another member, by a packet."""
+        self.told = 0
+        """Flows that have got a place, or another member, by `merge`."""
+        self.evicted = dict.fromkeys(PinState, 0)
+        """Live entries that had to make room for other flows."""
+
         self._writer = writer
         self._sets = len(self.words) // WAYS
+        self._table = self.words.reshape(self._sets, WAYS)
+        self._idle = self.flows["idle"].reshape(self._sets, WAYS)
+        # For one word or record at a time, a memory view is several times as quick as an array.
+        self._words = self.words.data
+        self._records = self.flows.view(np.uint8).data
 
     @classmethod
     def in_memory(cls, pins: int, clock_ns: Callable[[], int]) -> "PinTable":
@@ -157,31 +177,212 @@ class PinTable:
         """The present tick."""
         return tick_of(self.clock_ns())
 
+    # One flow
+
     def find(self, hash64: int, now: int) -> tuple[int, Pin] | None:
         """Position and entry of a flow, live or not."""
+        position, word = self.find_word(hash64)
+        return (position, _pin(word, now)) if word else None
+
+    def find_word(self, hash64: int) -> tuple[int, int]:
+        """Position and word of a flow; the word is 0 when there is none."""
         first, tag = self._first(hash64), _tag(hash64)
-        for position, word in enumerate(self.words[first : first + WAYS].tolist(), first):
+        for position, word in enumerate(self._words[first : first + WAYS].tolist(), first):
             if word >> TAG_SHIFT == tag:
-                return position, _pin(word, now)
-        return None
+                return position, word
+        return 0, 0
 
     def keep(self, pin: Pin, flow: FlowFacts, now: int) -> None:
         """Remember a flow, or what has become of it. Of its pin, `age` counts as well."""
+        after = pack(_tag(flow.hash64), pin.member, pin.state, now - pin.age)
         with self.lock:
-            found = self.find(flow.hash64, now)
-            when = now - pin.age
-            if found is not None:
-                position, entry = found
-                if entry.state is PinState.NEW and pin.state is PinState.OPEN:
+            position, before = self.find_word(flow.hash64)
+            if before:
+                if before >> STATE_SHIFT & 3 == PinState.NEW and pin.state is PinState.OPEN:
                     self._count_delay(position, pin.member)
-                self.words[position] = pack(_tag(flow.hash64), pin.member, pin.state, when)
-                if entry.member != pin.member or (pin.state is PinState.NEW and pin.age == 0):
+                self._words[position] = after
+                if before >> MEMBER_SHIFT & NO_MEMBER != pin.member or (pin.state is PinState.NEW and pin.age == 0):
                     self._write_down(position, flow)
                 return
-            position = self._victim(self._first(flow.hash64), now)
-            self.words[position] = 0
+            position = self._make_room(self._first(flow.hash64), now)
+            self._words[position] = 0
             self._write_down(position, flow)
-            self.words[position] = pack(_tag(flow.hash64), pin.member, pin.state, when)
+            self._words[position] = after
+
+    def use(self, position: int, before: int, after: int) -> None:
+        """A flow goes on where it is.
+
+        Args:
+            position: from `find_word`, as is *before*; when the place has changed meanwhile, nothing is done.
+            after: with the same tag and member.
+        """
+        with self.lock:
+            if self._words[position] != before:
+                return
+            if before >> STATE_SHIFT & 3 == PinState.NEW and after >> STATE_SHIFT & 3 == PinState.OPEN:
+                self._count_delay(position, after >> MEMBER_SHIFT & NO_MEMBER)
+            self._words[position] = after
+
+    # Many flows. Callers hold `lock` from finding them to writing.
+
+    def find_all(self, hash64: Words) -> tuple[Positions, Words]:
+        """`find_word` for columns."""
+        sets = self._sets_of(hash64)
+        gathered = self._table[sets]
+        tags = gathered.view(np.uint32)[:, 1::2]
+        flat = np.flatnonzero(tags == _tags(hash64).astype(np.uint32)[:, None])
+        rows = flat >> _WAYS_SHIFT
+        if len(flat) == len(hash64) and bool((rows[1:] > rows[:-1]).all()):
+            return sets * WAYS + (flat & WAYS - 1), gathered.reshape(-1).take(flat)
+        position, word = np.zeros(len(hash64), np.int64), np.zeros(len(hash64), np.uint64)
+        flat, rows = flat[::-1], rows[::-1]  # of two that fit, the first one counts, which is assigned last
+        position[rows] = sets[rows] * WAYS + (flat & WAYS - 1)
+        word[rows] = gathered.reshape(-1).take(flat)
+        return position, word
+
+    def use_all(self, position: Positions, before: Words, after: Words) -> None:
+        """`use` for columns from `find_all`. A flow may be there more than once: its highest state counts."""
+        changed = np.flatnonzero(before != after)
+        if not len(changed):
+            return
+        position, before, after = position[changed], before[changed], after[changed]
+        state = after >> _STATE_SHIFT & _STATE_MASK
+        if int(state.max()) > PinState.OPEN:
+            order = np.argsort(state, kind="stable")
+            self.words[position[order]] = after[order]
+        else:
+            self.words[position] = after
+        established = ((before >> _STATE_SHIFT & _STATE_MASK) == PinState.NEW) & (state == PinState.OPEN)
+        if established.any():
+            places, first = np.unique(position[established], return_index=True)
+            self._count_delays(places, _members(after[established][first]))
+
+    def keep_all(
+        self, position: Positions, before: Words, member: Members, state: States, flows: npt.NDArray[np.void], now: int
+    ) -> None:
+        """`keep` for columns, of pins that are in use at this moment.
+
+        Args:
+            position: from `find_all`, as is *before*.
+            before: the flows' words so far.
+            member: to be remembered.
+            state: PinState.
+            flows: FLOW; no two of the same flow. `born_ns` is filled in here.
+            now: the present tick.
+        """
+        hash64 = flows["hash64"]
+        flows["born_ns"] = self.clock_ns()
+        after = _packed(hash64, member, state, now)
+        found = before != 0
+        if found.any():
+            places, mine = position[found], after[found]
+            established = ((before[found] >> _STATE_SHIFT & _STATE_MASK) == PinState.NEW) & (
+                state[found] == PinState.OPEN
+            )
+            if established.any():
+                self._count_delays(places[established], member[found][established])
+            self.words[places] = mine
+            other = (_members(before[found]) != member[found]) | (state[found] == PinState.NEW)
+            self._write_all_down(places[other], flows[found][other])
+        rest = np.flatnonzero(~found)
+        sets = self._sets_of(hash64)
+        while len(rest):
+            # Of flows that share a set, one after the other gets its place.
+            _, first = np.unique(sets[rest], return_index=True)
+            first.sort()
+            chosen = rest[first]
+            places = self._make_room_for_all(sets[chosen], now)
+            self.words[places] = 0
+            self._write_all_down(places, flows[chosen])
+            self.words[places] = after[chosen]
+            rest = np.delete(rest, first)
+
+    def merge(self, member: Members, state: States, age: npt.NDArray[np.int64], flows: npt.NDArray[np.void]) -> int:
+        """Remember what another director remembers.
+
+        Of what two know of the same flow, what was used later counts: member and state; when it was at the same time,
+        the higher state, and then what is here already. Where both know the same member, NEW does not take OPEN back.
+        In a full set, a flow that is told of gets a place as if it had come at the time when it was used last: in the
+        place of one that would have gone before it, and never in the place of one that is better (packet/placement.py
+        has the order). So it makes no difference how often something is told, and next to none in which order.
+
+        Nothing of this is written into the journal, and nobody's handshake is counted.
+
+        Args:
+            member: of each pin, by the indices of this director.
+            state: PinState.
+            age: ticks since last use.
+            flows: FLOW; `born_ns`, `origin` and `opened` do not matter.
+
+        Returns:
+            How many flows have got a place or another member.
+        """
+        wanted = np.flatnonzero(age <= np.minimum(lifetimes(state, flows["idle"]), WHEN_MASK))
+        # Of the same flow twice, the later one; the first of those that are as good.
+        order = wanted[np.lexsort((-state[wanted].astype(np.int64), age[wanted]))]
+        _, first = np.unique(flows["hash64"][order], return_index=True)
+        order = order[np.sort(first)]
+        changed = 0
+        for begin in range(0, len(order), _AT_ONCE):
+            part = order[begin : begin + _AT_ONCE]
+            changed += self._merge(member[part], state[part], age[part], flows[part])
+        return changed
+
+    def _merge(self, member: Members, state: States, age: npt.NDArray[np.int64], flows: npt.NDArray[np.void]) -> int:
+        flows = flows.copy()
+        flows["origin"], flows["opened"] = REMOTE, 0
+        hash64 = flows["hash64"]
+        sets = self._sets_of(hash64)
+        rest = np.arange(len(hash64))
+        changed = 0
+        while len(rest):
+            _, first = np.unique(sets[rest], return_index=True)
+            first.sort()
+            chosen = rest[first]
+            with self.lock:
+                changed += self._merge_into_sets(member[chosen], state[chosen], age[chosen], flows[chosen])
+            rest = np.delete(rest, first)
+        return changed
+
+    def _merge_into_sets(
+        self, member: Members, state: States, age: npt.NDArray[np.int64], flows: npt.NDArray[np.void]
+    ) -> int:
+        """`merge` for flows of which no two share a set."""
+        hash64, now = flows["hash64"], self.now()
+        flows["born_ns"] = self.clock_ns()
+        position, before = self.find_all(hash64)
+        here_age, here_state = _ages(before, now), _states(before)
+        known = (before != 0) & (here_age <= lifetimes(here_state, self.flows["idle"][position]))
+        same = known & (_members(before) == member)
+        later = (age < here_age) | ((age == here_age) & (state > here_state))
+
+        low = np.minimum(state, here_state)
+        both_open = same & (np.maximum(state, here_state) == PinState.OPEN) & (low == PinState.NEW)
+        merged_state = np.where(both_open, PinState.OPEN, np.where(later, state, here_state)).astype(np.uint8)
+        merged = _packed(hash64, member, merged_state, now - np.minimum(age, here_age))
+        better = same & (merged != before)
+        self.words[position[better]] = merged[better]
+
+        moved = known & ~same & later | ~known & (before != 0)
+        after = _packed(hash64, member, state, now - age)
+        self.words[position[moved]] = after[moved]
+        self.flows[position[moved]] = flows[moved]
+
+        new = np.flatnonzero(before == 0)
+        sets = self._sets_of(hash64[new])
+        worth, way = self._worth_least(sets, now)
+        mine = _RANKS.take(state[new]) << WHEN_BITS | age[new]
+        enters = worth > mine
+        self._count_evicted(worth[enters])
+        new, places = new[enters], sets[enters] * WAYS + way[enters]
+        self.words[places] = 0
+        self.flows[places] = flows[new]
+        self.words[places] = after[new]
+        changed = int(np.count_nonzero(moved)) + len(new)
+        self.told += changed
+        return changed
+
+    # All flows
 
     def live(self, serves: npt.NDArray[np.bool_] | None = None) -> LivePins:
         """All entries that count at this moment.
@@ -190,32 +391,35 @@ class PinTable:
             serves: by member index; pins of others do not count. None takes all.
         """
         now = self.now()
-        words = self.words.copy()
-        position = np.flatnonzero(words)
-        words = words[position]
-        age = (now - (words & np.uint64(WHEN_MASK)).astype(np.int64)) & WHEN_MASK
-        state = (words >> np.uint64(STATE_SHIFT) & np.uint64(3)).astype(np.uint8)
-        member = (words >> np.uint64(MEMBER_SHIFT) & np.uint64(0xFFFF)).astype(np.uint16)
-        flows = self.flows[position]
-        alive = age <= _lifetime(state, flows["idle"])
+        position = np.flatnonzero(self.words)
+        words = self.words[position]
+        age, state, member = _ages(words, now), _states(words), _members(words)
+        alive = age <= lifetimes(state, self.flows["idle"][position])
         if serves is not None:
             alive &= serves[member]
-        return LivePins(position[alive], member[alive], state[alive], age[alive], flows[alive])
+        position, words = position[alive], words[alive]
+        flows = self.flows[position]
+        # A place that got another flow just now may have the record of one and the word of the other.
+        whole = _tags(flows["hash64"]) == words >> _TAG_SHIFT
+        if not whole.all():
+            position, flows = position[whole], flows[whole]
+            alive[np.flatnonzero(alive)[~whole]] = False
+        return LivePins(position, member[alive], state[alive], age[alive], flows)
 
     def sweep(self) -> int:
         """Empty the places of flows that are over, before their age is taken for a young one. Returns how many."""
+        now = self.now()
+        position = np.flatnonzero(self.words)
+        words = self.words[position]
+        age = _ages(words, now)
+        old = age > RST_TICKS + 1  # nothing else can be over, and a look at a record is another cache line
+        position, words, age = position[old], words[old], age[old]
+        over = age > lifetimes(_states(words), self.flows["idle"][position]) + 1
+        position, words = position[over], words[over]
         with self.lock:
-            now = self.now()
-            words = self.words.copy()
-            position = np.flatnonzero(words)
-            words = words[position]
-            age = (now - (words & np.uint64(WHEN_MASK)).astype(np.int64)) & WHEN_MASK
-            state = (words >> np.uint64(STATE_SHIFT) & np.uint64(3)).astype(np.uint8)
-            over = age > _lifetime(state, self.flows["idle"][position]) + 1
-            position, words = position[over], words[over]
             unchanged = self.words[position] == words  # as good as it gets without a lock that the program knows
             self.words[position[unchanged]] = 0
-            return int(np.count_nonzero(unchanged))
+        return int(np.count_nonzero(unchanged))
 
     def changes(self, cursors: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], bool]:
         """Places that have got a new flow or another member lately.
@@ -234,69 +438,185 @@ class PinTable:
             positions.append(self.journal[row, np.arange(cursor, head) % JOURNAL].astype(np.int64))
         return np.concatenate(positions), heads, lost
 
+    # Inside
+
     def _first(self, hash64: int) -> int:
         return ((hash64 >> 32) * self._sets >> 32) * WAYS
 
-    def _victim(self, first: int, now: int) -> int:
+    def _sets_of(self, hash64: Words) -> Positions:
+        sets = hash64 >> _TAG_SHIFT
+        sets *= np.uint64(self._sets)
+        sets >>= _TAG_SHIFT
+        return sets.view(np.int64)
+
+    def _make_room(self, first: int, now: int) -> int:
         """The place to give up: from the set's end, where the program begins at its front."""
-        words = self.words[first : first + WAYS].tolist()
-        idles = self.flows["idle"][first : first + WAYS].tolist()
-        return max(
-            range(first + WAYS - 1, first - 1, -1),
-            key=lambda position: _worth_giving_up(words[position - first], idles[position - first], now),
-        )
+        words = self._words[first : first + WAYS].tolist()
+        if 0 in words:
+            return first + WAYS - 1 - words[::-1].index(0)
+        idles = self._idle[first // WAYS].tolist()
+        worths = [_worth(word, idle, now) for word, idle in zip(words, idles, strict=True)]
+        worst = max(worths)
+        if worst >> WHEN_BITS < _OVER:
+            self.evicted[_pin(words[worths.index(worst)], now).state] += 1
+        return first + WAYS - 1 - worths[::-1].index(worst)
+
+    def _make_room_for_all(self, sets: Positions, now: int) -> Positions:
+        worth, way = self._worth_least(sets, now)
+        self._count_evicted(worth)
+        return sets * WAYS + way
+
+    def _worth_least(self, sets: Positions, now: int) -> tuple[Positions, Positions]:
+        """In each of some sets, the place that is given up first: how readily (`_worth`), and which one it is."""
+        words = self._table[sets]
+        empty = words == 0
+        if bool(empty.any(axis=1).all()):
+            worths = np.where(empty, _EMPTY << WHEN_BITS, 0)  # no need to look at the others
+        else:
+            age, state = _ages(words, now), _states(words)
+            over = age > lifetimes(state, self._idle[sets])
+            worths = np.where(empty, _EMPTY, np.where(over, _OVER, _RANKS.take(state))) << WHEN_BITS
+            worths |= np.where(empty, 0, age)
+        way = WAYS - 1 - worths[:, ::-1].argmax(axis=1)
+        return worths[np.arange(len(sets)), way], way
+
+    def _count_evicted(self, worth: Positions) -> None:
+        """Count entries that were given up, by their `_worth`."""
+        alive = worth[worth < _OVER << WHEN_BITS]
+        if len(alive):
+            for state, rank in zip(PinState, _RANKS.tolist(), strict=True):
+                self.evicted[state] += int(np.count_nonzero(alive >> WHEN_BITS == rank))
 
     def _write_down(self, position: int, flow: FlowFacts) -> None:
-        record = self.flows[position]
-        record["source"] = _mapped(flow.source)
-        record["destination"] = _mapped(flow.destination)
-        record["hash64"], record["hash32"] = flow.hash64, flow.hash32
-        record["born_ns"] = self.clock_ns()
-        record["ports"] = int.from_bytes(flow.ports, "little")
-        record["idle"], record["protocol"] = flow.idle, flow.protocol
-        record["origin"], record["opened"] = flow.origin, flow.opened
+        record = (
+            *_mapped(flow.source),
+            *_mapped(flow.destination),
+            flow.hash64,
+            self.clock_ns(),
+            int.from_bytes(flow.ports, "little"),
+            flow.hash32,
+            min(flow.idle, 0xFFFF),
+            flow.protocol,
+            flow.origin,
+            flow.opened,
+        )
+        _RECORD.pack_into(self._records, position * FLOW.itemsize, *record)
         if flow.origin == LOCAL:
             head = int(self.heads[self._writer])
             self.journal[self._writer, head % JOURNAL] = position
             self.heads[self._writer] = head + 1
+            self.made += 1
+
+    def _write_all_down(self, places: Positions, flows: npt.NDArray[np.void]) -> None:
+        self.flows[places] = flows
+        head = int(self.heads[self._writer])
+        self.journal[self._writer, np.arange(head, head + len(places)) % JOURNAL] = places
+        self.heads[self._writer] = head + len(places)
+        self.made += len(places)
 
     def _count_delay(self, position: int, member: int) -> None:
         if self.flows[position]["opened"]:
             self.delays[member]["count"] += 1
             self.delays[member]["ns"] += self.clock_ns() - int(self.flows[position]["born_ns"])
 
-
-def _lifetime(state: npt.NDArray[np.uint8], idle: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
-    """`placement.is_live`, for columns: the highest age at which a pin counts."""
-    forever = np.int64(WHEN_MASK)
-    limit = np.where(idle == 0, forever, idle.astype(np.int64))
-    limit = np.where(state == PinState.FIN, np.minimum(limit, FIN_TICKS), limit)
-    return np.where(state == PinState.RST, RST_TICKS, limit)
+    def _count_delays(self, places: Positions, member: Members) -> None:
+        opened = self.flows["opened"][places] != 0
+        places, member = places[opened], member[opened]
+        np.add.at(self.delays["count"], member, np.uint64(1))
+        np.add.at(self.delays["ns"], member, np.uint64(self.clock_ns()) - self.flows["born_ns"][places])
 
 
-def _worth_giving_up(word: int, idle: int, now: int) -> tuple[int, int]:
-    """Sorts places: the highest is given up first. Empty, over, RST, FIN, NEW, OPEN; old ones first."""
+def lifetime(state: int, idle: int) -> int:
+    """The highest age at which a pin counts (`placement.is_live`), in ticks.
+
+    Args:
+        state: PinState.
+        idle: `placement.idle_ticks`.
+    """
+    if state == PinState.RST:
+        return RST_TICKS
+    if state == PinState.FIN:
+        return min(idle or FIN_TICKS, FIN_TICKS)
+    return idle or WHEN_MASK
+
+
+def lifetimes(state: States, idle: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+    """`lifetime`, for columns."""
+    limit = np.where(idle == 0, WHEN_MASK, idle.astype(np.int64))
+    if state.size and int(state.max()) > PinState.OPEN:
+        fin = np.minimum(limit, FIN_TICKS)
+        limit = np.where(state == PinState.FIN, fin, np.where(state == PinState.RST, RST_TICKS, limit))
+    return limit
+
+
+_RECORD = struct.Struct("<6QIIHBBB3x")
+"""FLOW."""
+
+_AT_ONCE = 4096
+"""Flows that are merged while others wait for the lock, at most."""
+
+_WAYS_SHIFT = 3
+_WHEN_MASK, _STATE_MASK, _MEMBER_MASK = np.uint64(WHEN_MASK), np.uint64(3), np.uint64(NO_MEMBER)
+_STATE_SHIFT, _MEMBER_SHIFT, _TAG_SHIFT = np.uint64(STATE_SHIFT), np.uint64(MEMBER_SHIFT), np.uint64(TAG_SHIFT)
+_TAG_MASK = np.uint64(0xFFFFFFFF)
+
+_EMPTY, _OVER = 5, 4
+_RANKS = np.array([1, 0, 2, 3], np.int64)
+"""By state. What has the highest rank is given up first, and of that the oldest: empty, over, RST, FIN, NEW, OPEN."""
+
+
+def _worth(word: int, idle: int, now: int) -> int:
+    """Sorts entries: the highest is given up first. Rank, and age below it."""
     if not word:
-        return 5, 0
-    pin = _pin(word, now)
-    if not is_live(pin, idle):
-        return 4, pin.age
-    rank = {PinState.RST: 3, PinState.FIN: 2, PinState.NEW: 1, PinState.OPEN: 0}[pin.state]
-    return rank, pin.age
+        return _EMPTY << WHEN_BITS
+    age, state = now - word & WHEN_MASK, word >> STATE_SHIFT & 3
+    rank = _OVER if age > lifetime(state, idle) else int(_RANKS[state])
+    return rank << WHEN_BITS | age
 
 
 def _tag(hash64: int) -> int:
     return hash64 & 0xFFFFFFFF or 1
 
 
+def _tags(hash64: Words) -> Words:
+    tags = hash64 & _TAG_MASK
+    tags[tags == 0] = 1
+    return tags
+
+
 def _pin(word: int, now: int) -> Pin:
-    member = word >> MEMBER_SHIFT & NO_MEMBER
-    return Pin(member, PinState(word >> STATE_SHIFT & 3), (now - word) & WHEN_MASK)
+    return Pin(word >> MEMBER_SHIFT & NO_MEMBER, _STATES[word >> STATE_SHIFT & 3], now - word & WHEN_MASK)
+
+
+_STATES = tuple(PinState)
+
+
+def _ages(words: Words, now: int) -> npt.NDArray[np.int64]:
+    ages = np.uint64(now & WHEN_MASK) - words  # modulo 2^64, of which only the lowest bits matter
+    ages &= _WHEN_MASK
+    return ages.view(np.int64)
+
+
+def _states(words: Words) -> States:
+    return (words >> _STATE_SHIFT & _STATE_MASK).astype(np.uint8)
+
+
+def _members(words: Words) -> Members:
+    return (words >> _MEMBER_SHIFT & _MEMBER_MASK).astype(np.uint16)
+
+
+def _packed(hash64: Words, member: Members, state: States, when: int | npt.NDArray[np.int64]) -> Words:
+    """`pack`, for columns."""
+    words = _tags(hash64) << _TAG_SHIFT
+    words |= member.astype(np.uint64) << _MEMBER_SHIFT
+    words |= state.astype(np.uint64) << _STATE_SHIFT
+    words |= np.asarray(np.asarray(when) & WHEN_MASK, np.uint64)
+    return words
 
 
 def _mapped(address: bytes) -> tuple[int, int]:
     if len(address) == 4:
-        address = bytes(10) + b"\xff\xff" + address
+        return 0, int.from_bytes(address, "little") << 32 | 0xFFFF0000
     return int.from_bytes(address[:8], "little"), int.from_bytes(address[8:], "little")
 
 

@@ -23,39 +23,60 @@ _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
 
 
-def overlay(owners: Owners, ids: Sequence[str], weights: Sequence[int], eligible: Sequence[bool]) -> Owners:
-    """The table with every slot owned by an eligible member; NOBODY in all slots when there is none.
+def overlay(owners: Owners, ids: Sequence[str], weights: Sequence[int], ramps: Sequence[float]) -> Owners:
+    """The table with every slot owned by a member that may have it; NOBODY in all slots when there is none.
 
     Args:
         owners: from `base_table`, for these ids and weights.
         ids: as for `base_table`.
-        weights: as for `base_table`.
-        eligible: for each member, whether it may get packets. One with weight 0 gets none all the same.
+        weights: as for `base_table`. One with weight 0 gets no slots.
+        ramps: for each member, which part of the slots it may have: 0 for those that get nothing, 1 for all others but
+            those that start slowly. Without a member that may have all of them, slow starts do not count.
     """
-    serving = np.array(eligible, bool)
-    if serving.all():
+    share = np.array(ramps, np.float64)
+    if (share >= 1).all():
         return owners
-    orphans = np.flatnonzero(~np.append(serving, False)[owners])  # NOBODY, -1, is the appended one
-    heirs = np.flatnonzero(serving & (np.array(weights) > 0))
+    heirs = np.flatnonzero((share > 0) & (np.array(weights) > 0))
+    if not (share[heirs] >= 1).any():
+        share[heirs] = 1.0
+    seeds = np.array([_seed(name) for name in ids], np.uint64)
+    slots = np.arange(len(owners))
+    kept = np.append(share, 0.0)[owners]  # NOBODY, -1, is the appended one
+    partly = np.flatnonzero((kept > 0) & (kept < 1))
+    late = _rank(seeds[owners[partly]], partly) >= kept[partly]
+    orphans = np.sort(np.concatenate([slots[kept <= 0], partly[late]]))
     table = owners.copy()
-    table[orphans] = _winners(orphans, heirs, ids, weights) if len(heirs) else NOBODY
+    table[orphans] = _winners(orphans, heirs, seeds, weights, share) if len(heirs) else NOBODY
     table.flags.writeable = False
     return table
 
 
 def _winners(
-    slots: npt.NDArray[np.int64], heirs: npt.NDArray[np.int64], ids: Sequence[str], weights: Sequence[int]
+    slots: npt.NDArray[np.int64],
+    heirs: npt.NDArray[np.int64],
+    seeds: npt.NDArray[np.uint64],
+    weights: Sequence[int],
+    share: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.int64]:
-    seeds = np.array([_seed(ids[heir]) for heir in heirs], np.uint64)
     rates = np.array([weights[heir] for heir in heirs], np.float64)
+    slow = np.flatnonzero(share[heirs] < 1)
     winners = np.empty(len(slots), np.int64)
-    rows = max(1, _CHUNK // len(heirs))
+    rows = max(1, _CHUNK // max(1, len(heirs)))
     for start in range(0, len(slots), rows):
         chunk = slots[start : start + rows]
-        draws = _minus_log(_mix(seeds ^ (chunk.astype(np.uint64) * np.uint64(_GOLDEN))[:, None]))
+        draws = _minus_log(_mix(seeds[heirs] ^ (chunk.astype(np.uint64) * np.uint64(_GOLDEN))[:, None]))
         draws /= rates
+        for column in slow:
+            heir = heirs[column]
+            draws[_rank(seeds[heir], chunk) >= share[heir], column] = np.inf
         winners[start : start + rows] = heirs[draws.argmin(axis=1)]
     return winners
+
+
+def _rank(seed: npt.NDArray[np.uint64] | np.uint64, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """When each slot's turn comes in a slow start, 0..1: by member and slot, apart from the draws."""
+    mixed = _mix(seed ^ ((slots.astype(np.uint64) + np.uint64(1 << 32)) * np.uint64(_GOLDEN)))
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _seed(member_id: str) -> int:

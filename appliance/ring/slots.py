@@ -29,7 +29,11 @@ class RingMember:
     """What stands in the slots it owns."""
 
     eligible: bool
-    """Whether it may get packets now."""
+    """Whether it may get new flows now."""
+
+    ramp: float = 1.0
+    """What part of the slots that it would own it has already, 0..1, while it starts slowly. Which ones depends on
+    the slot and its id alone."""
 
 
 @lru_cache(maxsize=128)
@@ -50,7 +54,8 @@ def build_slots(members: tuple[RingMember, ...]) -> SlotArray:
     ids = tuple(member.id for member in ordered)
     _check(members, ids)
     weights = tuple(member.weight for member in ordered)
-    owners = overlay(_base(ids, weights), ids, weights, [member.eligible for member in ordered])
+    ramps = [member.ramp if member.eligible else 0.0 for member in ordered]
+    owners = overlay(_base(ids, weights), ids, weights, ramps)
     indices = np.array([*(member.index for member in ordered), NO_MEMBER], np.uint32)  # NOBODY, -1, is the last
     primary = indices[owners]
     slots = pack(primary, primary)

@@ -35,13 +35,17 @@ def test_a_snapshot_does_not_change_under_its_reader():
     assert state.snapshot().health == {"web/web1": Health.DOWN}
 
 
-def test_a_new_configuration_forgets_the_health_of_members_that_left():
-    """A member that comes back later has to prove itself again."""
+def test_a_member_that_left_is_kept_until_it_is_forgotten_and_then_has_to_prove_itself_again():
+    """A configuration without a member lets it leave, with its health; when nothing needs it, nothing is left of it."""
     state = State(config(), lambda: None)
     state.set_health("web/web1", Health.UP)
     state.set_health("web/web2", Health.UP)
     state.set_config(config(service(pool=pool(member(2)))))
+    assert state.snapshot().health == {"web/web1": Health.UP, "web/web2": Health.UP}
+    assert [(m.name, m.leaving) for m in state.config.pools[0].members] == [("web2", False), ("web1", True), ("web3", True)]
+    state.forget(["web/web1", "web/web3"])
     assert state.snapshot().health == {"web/web2": Health.UP}
+    assert [m.name for m in state.config.pools[0].members] == ["web2"]
 
 
 def test_the_same_member_by_two_deliveries_has_two_indices():

@@ -9,31 +9,86 @@
 #include "checksum.h"
 #include "count.h"
 #include "lookup.h"
+#include "place.h"
 #include "send.h"
 #include "tables.h"
 
-/* Lines 8 to 11 have been passed when this is called. */
-INLINE int deliver(const struct run *run, const struct entry *entry, u32 number, struct inner *inner, u8 *hop_limit, int opens)
+/* A TCP or UDP header. */
+struct l4 {
+	const u8 *at;
+	u32 available; /* bytes of the IP packet from there on */
+	u8 protocol;
+	u8 flags; /* of TCP; 0 for UDP */
+	u16 check;
+};
+
+/* Asks for the member of a packet whose slot has LOOK_CLOSER. */
+INLINE void ask(struct question *q, const struct run *run, const struct entry *entry, const struct inner *inner,
+		const void *l3, const struct l4 *l4, u32 chosen, u32 slot)
 {
+	*q = (struct question){
+		.generation = run->number,
+		.service = entry->service,
+		.row = run->row,
+		.primary = chosen == NOBODY ? NOBODY : chosen & ~LOOK_CLOSER,
+		.previous = entry->previous ? entry->previous + slot : 0,
+		.kind = kind_of(l4->protocol, l4->flags),
+		.v6 = inner->type != BE16(ETH_P_IP),
+		.way = NOBODY,
+	};
+	if (inner->type == BE16(ETH_P_IP)) {
+		const struct iphdr *ip = l3;
+
+		q->flow.source[1] = (u64)ip->saddr << 32 | 0xffff0000;
+		q->flow.destination[1] = (u64)ip->daddr << 32 | 0xffff0000;
+		q->flow.ports = *(const u32 *)(ip + 1);
+	} else {
+		const struct ip6hdr *ip = l3;
+
+		q->flow.source[0] = ip->saddr[0] | (u64)ip->saddr[1] << 32;
+		q->flow.source[1] = ip->saddr[2] | (u64)ip->saddr[3] << 32;
+		q->flow.destination[0] = ip->daddr[0] | (u64)ip->daddr[1] << 32;
+		q->flow.destination[1] = ip->daddr[2] | (u64)ip->daddr[3] << 32;
+		q->flow.ports = *(const u32 *)(ip + 1);
+	}
+	q->flow.hash32 = inner->hash;
+	q->flow.protocol = l4->protocol;
+	q->flow.opened = q->kind == KIND_SYN;
+	place(q);
+}
+
+/* Lines 8 to 11 have been passed when this is called. */
+INLINE int deliver(const struct run *run, const struct entry *entry, u32 number, struct inner *inner, void *l3,
+		   const struct l4 *l4)
+{
+	u8 *hop_limit = inner->type == BE16(ETH_P_IP) ? &((struct iphdr *)l3)->ttl : &((struct ip6hdr *)l3)->hop_limit;
 	u32 slot = (u64)inner->hash * entry->size >> 32, at = entry->slots + slot;
+	int opens = (l4->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN, action;
 	u64 *four = AT(slots, at >> 2);
 	u32 service = entry->service;
+	enum by by = BY_SLOT;
 	const struct way *way;
+	struct question q;
 	u32 chosen;
-	int action;
 
 	if (!four)
 		return drop(run, EXIT_DROP_NO_MEMBER);
 	chosen = *four >> ((at & 3) * 16) & 0xffff;
+	q.keep = 0;
+	if (unlikely(chosen & LOOK_CLOSER)) {
+		ask(&q, run, entry, inner, l3, l4, chosen, slot);
+		chosen = q.way;
+		by = q.by;
+	}
 	way = AT(ways, run->generation->ways_first + chosen);
 	if (unlikely(chosen == NOBODY || !way)) { /* 12 */
 		count_exit(run, EXIT_DROP_NO_MEMBER);
-		note(run, EXIT_DROP_NO_MEMBER, number, NOBODY, slot, service, inner->hash);
+		note(run, EXIT_DROP_NO_MEMBER, number, NOBODY, by, slot, service, inner->hash);
 		return XDP_DROP;
 	}
 	if (unlikely(way->flags & WAY_SLOW || (way->flags & WAY_LINEAR && run->length > run->linear))) {
 		count_exit(run, EXIT_SLOW_EGRESS);
-		note(run, EXIT_SLOW_EGRESS, number, chosen, slot, service, inner->hash);
+		note(run, EXIT_SLOW_EGRESS, number, chosen, by, slot, service, inner->hash);
 		return XDP_PASS;
 	}
 	if (way->flags & WAY_ROUTED) {
@@ -43,7 +98,7 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 			return slow(run, EXIT_SLOW_TOO_BIG);
 		*hop_limit -= 1;
 		if (inner->type == BE16(ETH_P_IP)) {
-			struct iphdr *ip = (struct iphdr *)(hop_limit - __builtin_offsetof(struct iphdr, ttl));
+			struct iphdr *ip = l3;
 
 			/* RFC 1624: the word of TTL and protocol is less by 0x0100, and ~m + m' is 0xfeff in network order. */
 			ip->check = ~folded((u16)~ip->check + 0xfffe);
@@ -51,9 +106,11 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 	} else if (unlikely(inner->length > way->limit)) {
 		return slow(run, EXIT_SLOW_TOO_BIG);
 	}
+	if (unlikely(q.keep) && (run->flags & (PORT_QUIET | PORT_REMEMBER)) != PORT_QUIET)
+		keep(&q);
 	if (opens)
 		sample_flow(run);
-	note(run, EXIT_TRANSMIT, number, chosen, slot, service, inner->hash);
+	note(run, EXIT_TRANSMIT, number, chosen, by, slot, service, inner->hash);
 	if (unlikely(rewrite(run, way, inner))) {
 		count_exit(run, EXIT_DROP_TX_FAILED);
 		return XDP_DROP;
@@ -89,19 +146,10 @@ INLINE u32 find_range(const struct run *run, const struct vip *vip, u8 protocol,
 	return *entry ? number : 0;
 }
 
-/* A TCP or UDP header. */
-struct l4 {
-	const u8 *at;
-	u32 available; /* bytes of the IP packet from there on */
-	u8 protocol;
-	u8 opens; /* whether the packet opens a TCP connection */
-	u16 check;
-};
-
 /* 8: whether it is whole and does not contradict itself. */
 INLINE enum exit judge_l4(struct l4 *l4, u8 *end)
 {
-	l4->opens = 0;
+	l4->flags = 0;
 	if (l4->protocol == IPPROTO_TCP) {
 		u32 header;
 
@@ -112,7 +160,7 @@ INLINE enum exit judge_l4(struct l4 *l4, u8 *end)
 		header = (l4->at[12] >> 4) * 4;
 		if (header < 20 || header > l4->available)
 			return EXIT_DROP_MALFORMED;
-		l4->opens = (l4->at[13] & 0x12) == 0x02;
+		l4->flags = l4->at[13];
 		l4->check = *(u16 *)(l4->at + 16);
 	} else {
 		u32 length;
@@ -144,7 +192,7 @@ INLINE int judge(const struct run *run, struct ethhdr *eth, struct l4 *l4, u8 *e
 		return drop(run, EXIT_DROP_NO_SERVICE);
 	if (unlikely(loops(run, eth))) { /* 11 */
 		count_exit(run, EXIT_DROP_LOOP);
-		note(run, EXIT_DROP_LOOP, number, NOBODY, 0, entry->service, 0);
+		note(run, EXIT_DROP_LOOP, number, NOBODY, BY_SLOT, 0, entry->service, 0);
 		return XDP_DROP;
 	}
 	return GO_ON;
@@ -230,7 +278,7 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	inner.length = length;
 	inner.tclass = ip->tos;
 	inner.whole = (ip->frag_off & BE16(0x4000)) != 0;
-	return deliver(run, entry, number, &inner, &ip->ttl, l4.opens);
+	return deliver(run, entry, number, &inner, l3, &l4);
 }
 
 /* 6: what is no L4 protocol, but leads to one or hides it. Shared with packet/headers.py, which walks them. */
@@ -300,7 +348,7 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	inner.hash = finished(h);
 	inner.length = length;
 	inner.tclass = __builtin_bswap32(*(u32 *)ip) >> 20;
-	return deliver(run, entry, number, &inner, &ip->hop_limit, l4.opens);
+	return deliver(run, entry, number, &inner, l3, &l4);
 }
 
 INLINE int balance(struct xdp_md *ctx, u32 length)
@@ -317,7 +365,8 @@ INLINE int balance(struct xdp_md *ctx, u32 length)
 	if (!control)
 		return XDP_PASS;
 	run.control = control;
-	run.generation = AT(generations, *(volatile u32 *)&control->active);
+	run.number = *(volatile u32 *)&control->active;
+	run.generation = AT(generations, run.number);
 	ifindex = ctx->ingress_ifindex;
 	run.port = AT(ports, unlikely(ifindex == LOOPBACK) ? TEST_PORT : ifindex & (PORTS - 1));
 	if (run.port && unlikely(run.port->ifindex != ifindex))

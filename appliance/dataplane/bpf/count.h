@@ -11,6 +11,7 @@ struct run {
 	const struct control *control;
 	const struct generation *generation;
 	const struct port *port;
+	u32 number; /* of the generation */
 	u32 row;   /* of the counters */
 	u32 flags; /* of the port */
 	u32 length; /* of the frame */
@@ -52,7 +53,7 @@ INLINE void maybe_sample(const struct run *run, struct exit_count *count, enum e
 	sample(run->ctx, exit, run->length);
 }
 
-INLINE void note(const struct run *run, enum exit exit, u32 entry, u32 way, u32 slot, u32 service, u32 hash)
+INLINE void note(const struct run *run, enum exit exit, u32 entry, u32 way, enum by by, u32 slot, u32 service, u32 hash)
 {
 	struct outcome *outcome;
 
@@ -60,7 +61,7 @@ INLINE void note(const struct run *run, enum exit exit, u32 entry, u32 way, u32 
 		return;
 	outcome = AT(outcomes, 0);
 	if (outcome)
-		*outcome = (struct outcome){exit, entry, way, slot, service, hash};
+		*outcome = (struct outcome){exit, entry, way, slot, service, hash, by, 0};
 }
 
 INLINE void count_exit(const struct run *run, enum exit exit)
@@ -114,14 +115,14 @@ INLINE void sample_flow(const struct run *run)
 INLINE int pass(const struct run *run, enum exit exit)
 {
 	count_exit(run, exit);
-	note(run, exit, 0, NOBODY, 0, 0, 0);
+	note(run, exit, 0, NOBODY, BY_SLOT, 0, 0, 0);
 	return XDP_PASS;
 }
 
 INLINE int drop(const struct run *run, enum exit exit)
 {
 	count_exit(run, exit);
-	note(run, exit, 0, NOBODY, 0, 0, 0);
+	note(run, exit, 0, NOBODY, BY_SLOT, 0, 0, 0);
 	return XDP_DROP;
 }
 

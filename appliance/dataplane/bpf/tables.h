@@ -4,8 +4,9 @@
  * and a test compares the two by the object's type information.
  *
  * There are two generations of everything that says where packets go. One number, control.active, says which one counts: a
- * packet reads it once, so it is never treated by half of each. Slots, of which there are many, are shared by both: a
- * table that changes is written to another place.
+ * packet reads it once, so it is never treated by half of each. Slots and choices, of which there are many, are shared by
+ * both: a table that changes is written to another place. What is remembered of flows belongs to none of them, and to the
+ * slow path as well: dataplane/pins.py describes it.
  */
 #pragma once
 #include "bpf.h"
@@ -19,11 +20,13 @@ struct control {
 	u32 ident_step; /* between identifications of outer packets on one CPU: a power of two, at least rows + 1 */
 	u32 slow_limit; /* packets that one CPU may pass to the slow path in a tick */
 	u32 tick_shift; /* a tick is 2^tick_shift nanoseconds */
-	u32 spare;
+	u32 pin_sets;	/* sets of pins */
+	u64 clock;	/* what the clock of pins is ahead of the monotonic one, nanoseconds; 0 but in tests */
 };
 
 struct generation {
 	u64 keys[12];	  /* of the flow hash; the last is not used */
+	u64 pin_keys[12]; /* of the hash that pins are found by; the same */
 	u64 seeds[4];	  /* of the index */
 	u32 ports_first;  /* index of VIP, protocol and port: its first bucket */
 	u32 ports_mask;	  /* its buckets less one */
@@ -34,6 +37,8 @@ struct generation {
 	u32 ways_first;
 	u32 stations_first;
 	u32 stations;
+	u32 policies_first;
+	u32 member_ways_first;
 	u32 spare;
 	u64 loops[1024]; /* a bit for each value of the last two bytes of a MAC address that no client has */
 };
@@ -49,7 +54,25 @@ struct entry {
 	u32 ports_mask;
 	u32 slots; /* the first one */
 	u32 size;  /* how many; 0 for an entry without a service */
-	u32 spare;
+	u32 previous; /* the first one of the slots' previous owners; 0 when all slots are steady */
+};
+
+/* How a virtual service's flows find their members; by the number of its counters. */
+struct policy {
+	u8 placement;
+	u8 order;
+	u16 idle;     /* ticks after which a flow is over; 0 is never */
+	u32 choices;  /* the first one */
+	u32 length;   /* of choices */
+	u32 stamp;    /* another one whenever the choices are others */
+};
+enum placement { PLACEMENT_HASH, PLACEMENT_PER_FLOW, PLACEMENT_PER_PACKET };
+enum choice_order { ORDER_SEQUENCE, ORDER_RANDOM };
+
+/* Whose turn it is on one CPU. */
+struct turn {
+	u32 stamp; /* of the choices that it is about */
+	u32 next;
 };
 
 /* In the place of an entry, found by an index of its own: a VIP, whatever the port. */
@@ -94,12 +117,12 @@ struct way {
 	u32 ifindex;
 	u16 tag[2]; /* VLAN tag as on the wire; 0 when there is none */
 	u32 sum;    /* of the two addresses of an outer IPv4 header */
-	u32 spare;
+	u32 member; /* its index, which is what pins and choices say */
 	u32 source[4], destination[4]; /* outer addresses; IPv4 in the first word */
 };
 
-/* A slot's 16 bits: the number of a way. */
-enum { NOBODY = 0xffff };
+/* A slot's 16 bits: the number of a way; with LOOK_CLOSER, it is not for the slot alone to say. NOBODY has that bit. */
+enum slot { LOOK_CLOSER = 0x8000, NOBODY = 0xffff };
 
 /* An interface that packets arrive on. */
 struct port {
@@ -113,6 +136,7 @@ enum port_flags {
 	PORT_QUIET = 1,	      /* test runs: count in the spare row, leave an outcome */
 	PORT_NO_TRANSMIT = 2, /* XDP_TX does not do here: redirect to the same interface instead */
 	PORT_PARTIAL = 4,     /* checksums may be for a device to complete, and nobody tells the program */
+	PORT_REMEMBER = 8,    /* test runs: remember flows and take turns as with any packet */
 };
 /* Two places for each, by the lower and by the next eight bits of its number; and one for test runs, which arrive on the
  * loopback interface (number 1 in every namespace). */
@@ -158,7 +182,13 @@ struct cpu {
 	u64 tick;
 	u32 slow; /* packets passed to the slow path in this tick */
 	u32 ident;
+	u64 pins_made;	     /* flows that have got a place */
+	u64 pins_evicted[4]; /* flows whose place they have got while it counted, by state */
+	u64 spare;
 };
+
+/* What has decided on the member. */
+enum by { BY_SLOT, BY_PREVIOUS, BY_PIN, BY_CHOICE };
 
 /* What became of the last packet of a test run. */
 struct outcome {
@@ -168,6 +198,42 @@ struct outcome {
 	u32 slot;  /* of the service; valid when there is an entry and exit is behind its choice */
 	u32 service;
 	u32 hash;
+	enum by by;
+	u32 spare;
+};
+
+/* What is remembered of flows: dataplane/pins.py describes it. */
+struct pin_set {
+	u64 word[8]; /* from the lowest bit on: when 14, state 2, member 16, tag 32; 0 is empty */
+};
+enum pin_state { PIN_NEW, PIN_OPEN, PIN_FIN, PIN_RST, PIN_STATES };
+enum pin {
+	WHEN_BITS = 14,
+	STATE_SHIFT = 14,
+	MEMBER_SHIFT = 16,
+	TAG_SHIFT = 32,
+	PIN_TICK_SHIFT = 30,
+	RETRANSMISSION_TICKS = 3,
+	FIN_TICKS = 56,
+	RST_TICKS = 2,
+	JOURNAL = 1 << 14, /* positions in each CPU's ring */
+};
+
+struct flow {
+	u64 source[2], destination[2]; /* IPv4 mapped */
+	u64 hash64;
+	u64 born_ns;
+	u32 ports; /* as in the packet */
+	u32 hash32;
+	u16 idle;
+	u8 protocol;
+	u8 origin; /* 0: seen here */
+	u8 opened; /* by a SYN */
+	u8 spare[3];
+};
+
+struct delay {
+	u64 count, ns;
 };
 
 /* A sample for user space. */
@@ -188,6 +254,11 @@ struct types {
 	enum way_flags flags;
 	enum port_flags port_flags;
 	enum index index;
+	enum slot slot;
+	enum placement placement;
+	enum choice_order order;
+	enum pin_state pin_state;
+	enum pin pin;
 };
 
 /* Numbers of elements are for opening the object; user space sizes the maps before it loads them. */
@@ -208,6 +279,10 @@ SHARED_ARRAY(ranges, struct range, 2);
 SHARED_ARRAY(ways, struct way, 2);
 SHARED_ARRAY(stations, u64, 2); /* MAC addresses that no client has, in ascending order */
 SHARED_ARRAY(slots, u64, 1); /* four slots each */
+SHARED_ARRAY(policies, struct policy, 2);
+SHARED_ARRAY(choices, u64, 1);	   /* four indices of members each */
+SHARED_ARRAY(member_ways, u64, 2); /* by index of a member: its way, or NOBODY; four each */
+SHARED_ARRAY(turns, struct turn, 1);
 SHARED_ARRAY(ports, struct port, TEST_PORT + 1);
 SHARED_ARRAY(service_traffic, struct traffic, 1);
 SHARED_ARRAY(way_traffic, struct traffic, 1);
@@ -216,6 +291,11 @@ SHARED_ARRAY(way_flows, u64, 1);
 SHARED_ARRAY(exits, struct exit_count, EXITS);
 SHARED_ARRAY(cpus, struct cpu, 1);
 SHARED_ARRAY(outcomes, struct outcome, 1);
+SHARED_ARRAY(pin_words, struct pin_set, 1);
+SHARED_ARRAY(pin_flows, struct flow, 1);
+SHARED_ARRAY(pin_journal, u64, 1); /* two positions each */
+SHARED_ARRAY(pin_heads, u64, 1);
+SHARED_ARRAY(pin_delays, struct delay, 1);
 /* Nobody uses this one: it brings types into the object's type information that no other map has. */
 SHARED_ARRAY(types, struct types, 1);
 
@@ -236,4 +316,12 @@ struct {
 	({                                                                                                             \
 		u32 _position = (position);                                                                            \
 		bpf_map_lookup_elem(&(map), &_position);                                                               \
+	})
+
+/* One of several 16-bit numbers, four to an element of a map; NOBODY when there is none. */
+#define AT16(map, position)                                                                                            \
+	({                                                                                                             \
+		u32 _at = (position);                                                                                  \
+		u64 *_four = AT(map, _at >> 2);                                                                        \
+		_four ? (u32)(*_four >> ((_at & 3) * 16)) & 0xffff : NOBODY;                                           \
 	})

@@ -15,7 +15,7 @@ from appliance.dataplane.intervals import NO_SERVICE, PORTS, port_intervals
 from appliance.dataplane.xdp.layout import BUCKET, ENTRY, PROBES, RANGE, VIP, what
 from appliance.forwarding import TableService
 from appliance.model import IPAddress, Protocol
-from appliance.ring.hash import FINAL, MASKS, derive_keys, flow_words
+from appliance.ring.hash import FINAL, MASKS, derive_keys, derive_pin_keys, flow_words
 
 U64 = npt.NDArray[np.uint64]
 Records = npt.NDArray[np.void]
@@ -42,8 +42,11 @@ class Directory:
     keys: tuple[int, ...]
     """Of the flow hash."""
 
+    pin_keys: tuple[int, ...]
+    """Of the hash that pins are found by."""
+
     entries: Records
-    """ENTRY, some of them to be read as VIP; `service`, `slots` and `size` are left to be filled in."""
+    """ENTRY, some of them to be read as VIP; `service`, `slots`, `size` and `previous` are left to be filled in."""
 
     owners: npt.NDArray[np.int64]
     """By entry: the index of its service, or NO_OWNER."""
@@ -96,6 +99,7 @@ def build(services: tuple[TableService, ...], secret: bytes) -> Directory:
     return Directory(
         services=services,
         keys=keys,
+        pin_keys=derive_pin_keys(secret),
         entries=entries,
         owners=np.array([NO_OWNER, *writer.owners, *(NO_OWNER for _ in writer.vips)], np.int64),
         ranges=np.array(writer.ranges, RANGE),

@@ -4,6 +4,9 @@ import struct
 
 import numpy as np
 
+from appliance.dataplane import pins
+from appliance.packet import placement
+
 CONTROL = np.dtype(
     [
         ("active", "<u4"),
@@ -13,12 +16,14 @@ CONTROL = np.dtype(
         ("ident_step", "<u4"),
         ("slow_limit", "<u4"),
         ("tick_shift", "<u4"),
-        ("spare", "<u4"),
+        ("pin_sets", "<u4"),
+        ("clock", "<u8"),
     ]
 )
 GENERATION = np.dtype(
     [
         ("keys", "<u8", 12),
+        ("pin_keys", "<u8", 12),
         ("seeds", "<u8", 4),
         ("ports_first", "<u4"),
         ("ports_mask", "<u4"),
@@ -29,6 +34,8 @@ GENERATION = np.dtype(
         ("ways_first", "<u4"),
         ("stations_first", "<u4"),
         ("stations", "<u4"),
+        ("policies_first", "<u4"),
+        ("member_ways_first", "<u4"),
         ("spare", "<u4"),
         ("loops", "<u8", 1024),
     ]
@@ -44,9 +51,20 @@ ENTRY = np.dtype(
         ("ports_mask", "<u4"),
         ("slots", "<u4"),
         ("size", "<u4"),
-        ("spare", "<u4"),
+        ("previous", "<u4"),
     ]
 )
+POLICY = np.dtype(
+    [
+        ("placement", "u1"),
+        ("order", "u1"),
+        ("idle", "<u2"),
+        ("choices", "<u4"),
+        ("length", "<u4"),
+        ("stamp", "<u4"),
+    ]
+)
+TURN = np.dtype([("stamp", "<u4"), ("next", "<u4")])
 VIP = np.dtype(
     [
         ("address", "<u8", 2),
@@ -68,7 +86,7 @@ WAY = np.dtype(
         ("ifindex", "<u4"),
         ("tag", "<u2", 2),
         ("sum", "<u4"),
-        ("spare", "<u4"),
+        ("member", "<u4"),
         ("source", "<u4", 4),
         ("destination", "<u4", 4),
     ]
@@ -76,15 +94,36 @@ WAY = np.dtype(
 PORT = np.dtype([("ifindex", "<u4"), ("mtu", "<u4"), ("mac", "u1", 6), ("flags", "u1"), ("spare", "u1")])
 TRAFFIC = np.dtype([("packets", "<u8"), ("bytes", "<u8")])
 EXIT_COUNT = np.dtype([("packets", "<u8"), ("tick", "<u8")])
-CPU = np.dtype([("tick", "<u8"), ("slow", "<u4"), ("ident", "<u4")])
-OUTCOME = np.dtype(
-    [("exit", "<u4"), ("entry", "<u4"), ("way", "<u4"), ("slot", "<u4"), ("service", "<u4"), ("hash", "<u4")]
+CPU = np.dtype(
+    [
+        ("tick", "<u8"),
+        ("slow", "<u4"),
+        ("ident", "<u4"),
+        ("pins_made", "<u8"),
+        ("pins_evicted", "<u8", 4),
+        ("spare", "<u8"),
+    ]
 )
+OUTCOME = np.dtype(
+    [
+        ("exit", "<u4"),
+        ("entry", "<u4"),
+        ("way", "<u4"),
+        ("slot", "<u4"),
+        ("service", "<u4"),
+        ("hash", "<u4"),
+        ("by", "<u4"),
+        ("spare", "<u4"),
+    ]
+)
+PIN_SET = np.dtype([("word", "<u8", pins.WAYS)])
 
 STRUCTS = {
     "control": CONTROL,
     "generation": GENERATION,
     "entry": ENTRY,
+    "policy": POLICY,
+    "turn": TURN,
     "vip": VIP,
     "bucket": BUCKET,
     "range": RANGE,
@@ -94,6 +133,9 @@ STRUCTS = {
     "exit_count": EXIT_COUNT,
     "cpu": CPU,
     "outcome": OUTCOME,
+    "pin_set": PIN_SET,
+    "flow": pins.FLOW,
+    "delay": pins.DELAY,
 }
 """By the names that they have in C."""
 
@@ -105,12 +147,21 @@ PORTS, LOOPBACK = 256, 1
 TEST_PORT = 2 * PORTS
 PROBES = 4
 EXITS = 22
-NOBODY = 0xFFFF
-MAX_WAYS = 0x8000
+LOOK_CLOSER, NOBODY = 0x8000, 0xFFFF
 WAY_L2, WAY_OUTER4, WAY_OUTER6 = 0, 4, 6
 WAY_ROUTED, WAY_SLOW, WAY_LINEAR = 1, 2, 4
-PORT_QUIET, PORT_NO_TRANSMIT, PORT_PARTIAL = 1, 2, 4
+PORT_QUIET, PORT_NO_TRANSMIT, PORT_PARTIAL, PORT_REMEMBER = 1, 2, 4, 8
+PLACEMENT_HASH, PLACEMENT_PER_FLOW, PLACEMENT_PER_PACKET = range(3)
+ORDER_SEQUENCE, ORDER_RANDOM = range(2)
+PIN_NEW, PIN_OPEN, PIN_FIN, PIN_RST = placement.PinState
+PIN_STATES = len(placement.PinState)
+WHEN_BITS, STATE_SHIFT, MEMBER_SHIFT, TAG_SHIFT = pins.WHEN_BITS, pins.STATE_SHIFT, pins.MEMBER_SHIFT, pins.TAG_SHIFT
+PIN_TICK_SHIFT, JOURNAL = placement.TICK_SHIFT, pins.JOURNAL
+RETRANSMISSION_TICKS, FIN_TICKS, RST_TICKS = placement.RETRANSMISSION_TICKS, placement.FIN_TICKS, placement.RST_TICKS
 """Constants of the same names in C."""
+
+MAX_WAYS = LOOK_CLOSER - 1
+"""Numbers of ways that a slot can hold."""
 
 
 def what(version: int, protocol: int, port: int) -> int:

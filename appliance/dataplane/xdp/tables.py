@@ -347,9 +347,14 @@ class Tables:
         says nothing when it comes back with the same number."""
         for ifindex in self._now.egress:
             try:
-                self._egress_map.update(struct.pack("=I", ifindex), struct.pack("=I", ifindex))
+                self._open_egress(ifindex)
             except BpfError:
                 pass  # not there; its packets are dropped by name (tx_failed) until it is, or its members are gone
+
+    def _open_egress(self, ifindex: int) -> None:
+        """Let the program send by an interface. An entry that is there stays as it is: the kernel takes the old one out
+        of its table before it puts a new one in, and packets that look for it in between are lost."""
+        self._egress_map.add(struct.pack("=I", ifindex), struct.pack("=I", ifindex))
 
     def outcome(self) -> "Outcome":
         """What became of the last packet of a test run."""
@@ -461,7 +466,7 @@ class Tables:
         self._views["ways"][first : first + self.capacity.ways] = self._way_rows
         for ifindex in ifindexes - base.egress:
             try:
-                self._egress_map.update(struct.pack("=I", ifindex), struct.pack("=I", ifindex))
+                self._open_egress(ifindex)
             except BpfError:
                 # Gone, and soon its members will be. Until then their packets are dropped by name (tx_failed).
                 ifindexes.remove(ifindex)

@@ -80,7 +80,7 @@ def test_members_stand_once_per_pool() -> None:
     seen = shared(services=30, members=4)
     document = status_document(seen)
     counts = Counter(sample.name for family in families(seen, document) for sample in family.samples)
-    assert counts["onward_member_state"] == 4 * 2 * 2
+    assert counts["onward_member_state"] == 4 * 2 * 3
     assert counts["onward_member_slot_share_ratio"] == 4 * 2
     assert counts["onward_member_ratio"] == counts["onward_member_packets_total"] == 4
     found = samples(seen)

@@ -42,8 +42,8 @@ def test_the_seed_systems_words_are_understood(parse: Callable[[object], object]
     [
         (values.encapsulation, "ENCAP_GRE"),
         (values.encapsulation, "gue"),
-        (values.algorithm, "round_robin"),
-        (values.algorithm, "LB_ALGORITHM_LEAST_CONNECTIONS"),
+        (values.algorithm, "topology"),
+        (values.algorithm, "LB_ALGORITHM_NEAREST_SERVER"),
         (values.ha_mode, "n_plus_m"),
         (values.monitor_kind, "HEALTH_MONITOR_HTTPS"),
         (values.profile_type, "PROTOCOL_TYPE_SCTP_FAST_PATH"),

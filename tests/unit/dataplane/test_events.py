@@ -167,8 +167,8 @@ async def test_program_and_slow_path_are_told_together() -> None:
 async def test_auto_tells_those_of_the_chosen_plane(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before and after it has fallen back."""
     xdp, raw = FakeDataPlane(), FakeDataPlane()
-    monkeypatch.setattr(auto, "XdpDataPlane", lambda _interfaces: xdp)
-    monkeypatch.setattr(auto, "RawDataPlane", lambda _interfaces: raw)
+    monkeypatch.setattr(auto, "XdpDataPlane", lambda _interfaces, **_: xdp)
+    monkeypatch.setattr(auto, "RawDataPlane", lambda _interfaces, **_: raw)
     xdp.sampled, raw.sampled = (sample(1.0),), (sample(2.0),)
     plane = auto.AutoDataPlane(("eth1",))
     assert await plane.samples() == xdp.sampled

@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+ *
+ * Which member takes a packet when its slot alone does not say, and what is remembered of its flow: packets.md, section 7.
+ * The readable form of the rules is packet/placement.py, that of the memory dataplane/pins.py.
+ *
+ * Words of pins are replaced by compare-and-swap only, so that of two CPUs that want the same one gives way. The worst that
+ * can come of it is a flow that is not remembered.
+ */
+#pragma once
+#include "count.h"
+#include "lookup.h"
+
+enum kind { KIND_SYN, KIND_PLAIN, KIND_FIN, KIND_RST, KIND_ODD, KIND_UDP };
+enum tcp_flags { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
+
+/* What the packet leaves behind once it is sent. */
+enum keep { KEEP_PIN = 1, KEEP_TURN = 2 };
+
+struct question {
+	struct flow flow; /* of the packet; what else is written down of it comes with the answer */
+	u32 generation;
+	u32 service;  /* number of its counters */
+	u32 row;      /* of turns and counters */
+	u32 primary;  /* way of the slot's owner, or NOBODY */
+	u32 previous; /* place of its previous owner among the slots; 0 for a steady slot */
+	u16 kind;
+	u16 v6; /* whether it is an IPv6 packet */
+	/* The answer. */
+	u32 way; /* or NOBODY */
+	u32 by;
+	u32 keep;
+	u32 next;     /* KEEP_TURN: whose turn it is then */
+	u32 stamp;    /* and of which choices */
+	u32 position; /* KEEP_PIN: of the set, or of the word found */
+	u64 found;    /* the word that the flow has had so far, or 0 */
+	u64 word;     /* from now on */
+};
+
+INLINE u32 kind_of(u8 protocol, u8 flags)
+{
+	if (protocol == IPPROTO_UDP)
+		return KIND_UDP;
+	if (flags & TCP_SYN)
+		return flags & (TCP_FIN | TCP_RST | TCP_ACK) ? KIND_ODD : KIND_SYN;
+	if (flags & TCP_RST)
+		return KIND_RST;
+	if (flags & TCP_FIN)
+		return KIND_FIN;
+	return flags & TCP_ACK ? KIND_PLAIN : KIND_ODD;
+}
+
+INLINE u64 pack(u64 tag, u64 member, u64 state, u64 when)
+{
+	return tag << TAG_SHIFT | member << MEMBER_SHIFT | state << STATE_SHIFT | (when & ((1 << WHEN_BITS) - 1));
+}
+
+INLINE u32 member_of(u64 word)
+{
+	return word >> MEMBER_SHIFT & 0xffff;
+}
+
+INLINE u32 state_of(u64 word)
+{
+	return word >> STATE_SHIFT & 3;
+}
+
+/* How far a finer clock than ours may be ahead, in ticks. */
+enum { AHEAD = 4 };
+
+/* Ticks since a pin was used. */
+INLINE u32 age_of(u64 word, u32 now)
+{
+	u32 age = (now - (u32)word) & ((1 << WHEN_BITS) - 1);
+
+	return age < (1 << WHEN_BITS) - AHEAD ? age : 0;
+}
+
+/* Whether a pin of that age still counts. */
+INLINE int is_live(u32 state, u32 age, u32 idle)
+{
+	if (state == PIN_RST)
+		return age <= RST_TICKS;
+	if (state == PIN_FIN && (!idle || idle > FIN_TICKS))
+		return age <= FIN_TICKS;
+	return !idle || age <= idle;
+}
+
+/* The same as `pin_hash` of ring/hash.py. */
+INLINE u64 hash_of(const struct flow *flow, int v6, const u64 *k)
+{
+	const u32 *s = (const u32 *)flow->source, *d = (const u32 *)flow->destination;
+	u64 h;
+
+	if (!v6)
+		h = k[0] + (k[1] + s[3]) * (k[2] + d[3]) + (k[3] + flow->ports) * (k[4] + flow->protocol);
+	else
+		h = k[0] + (k[1] + s[0]) * (k[2] + s[1]) + (k[3] + s[2]) * (k[4] + s[3]) + (k[5] + d[0]) * (k[6] + d[1]) +
+		    (k[7] + d[2]) * (k[8] + d[3]) + (k[9] + flow->ports) * (k[10] + flow->protocol);
+	h = spread(spread(h));
+	return h ^ h >> 32;
+}
+
+INLINE u64 load(u64 *word)
+{
+	return *(volatile u64 *)word;
+}
+
+/* The next of the service's choices. */
+INLINE u32 choose(struct question *q, const struct control *control, const struct generation *g, const struct policy *policy)
+{
+	u32 at, member;
+	struct turn *turn;
+
+	q->by = BY_CHOICE;
+	if (!policy->length)
+		return NOBODY;
+	if (policy->order == ORDER_RANDOM) {
+		at = (u64)bpf_get_prandom_u32() * policy->length >> 32;
+	} else {
+		turn = AT(turns, q->row * control->services + q->service);
+		if (!turn)
+			return NOBODY;
+		at = turn->next;
+		if (turn->stamp != policy->stamp) /* CPUs begin at places far from each other */
+			at = q->row < control->rows ? (u64)q->row * policy->length / control->rows : 0;
+		q->next = at + 1 < policy->length ? at + 1 : 0;
+		q->stamp = policy->stamp;
+		q->keep = KEEP_TURN;
+	}
+	member = AT16(choices, policy->choices + at);
+	q->way = AT16(member_ways, g->member_ways_first + member);
+	return q->way == NOBODY ? NOBODY : member;
+}
+
+INLINE void pin(struct question *q, u32 member, u32 state, u32 now)
+{
+	if (member == NOBODY)
+		return;
+	q->word = pack((u32)q->flow.hash64 ?: 1, member, state, now);
+	q->keep |= KEEP_PIN;
+}
+
+/* The member that a way leads to. */
+INLINE u32 member_at(const struct generation *g, u32 way)
+{
+	const struct way *found = way == NOBODY ? NULL : AT(ways, g->ways_first + way);
+
+	return found ? found->member : NOBODY;
+}
+
+/* Answers a question. Nothing is remembered by that, and nobody's turn is over. */
+GLOBAL int place(struct question *q)
+{
+	const struct control *control = AT(controls, 0);
+	const struct generation *g;
+	const struct policy *policy;
+	struct pin_set *set;
+	u32 previous, fallback, now, tag, age = 0, state = 0, at = 0, way = NOBODY, kind;
+	u64 word = 0;
+
+	if (!q || !control)
+		return 0;
+	g = AT(generations, q->generation);
+	policy = g ? AT(policies, g->policies_first + q->service) : NULL;
+	if (!policy)
+		return 0;
+	kind = q->kind;
+	previous = q->previous ? AT16(slots, q->previous) : q->primary;
+	fallback = previous == NOBODY ? q->primary : previous;
+	q->way = fallback;
+	q->by = fallback == q->primary ? BY_SLOT : BY_PREVIOUS;
+	if (policy->placement == PLACEMENT_PER_PACKET && kind == KIND_UDP) {
+		q->way = NOBODY;
+		choose(q, control, g, policy);
+		return 0;
+	}
+	if (policy->placement == PLACEMENT_HASH ? q->primary == previous : policy->placement != PLACEMENT_PER_FLOW)
+		return 0;
+
+	now = (bpf_ktime_get_coarse_ns() + control->clock) >> PIN_TICK_SHIFT;
+	q->flow.hash64 = hash_of(&q->flow, q->v6, g->pin_keys);
+	q->flow.idle = policy->idle;
+	tag = (u32)q->flow.hash64 ?: 1;
+	q->position = (q->flow.hash64 >> 32) * control->pin_sets >> 32;
+	set = AT(pin_words, q->position);
+	if (!set)
+		return 0;
+#pragma unroll
+	for (at = 0; at < 8; at++) {
+		word = load(&set->word[at]);
+		if (word >> TAG_SHIFT == tag)
+			break;
+	}
+	q->position *= 8;
+	if (at < 8) {
+		q->position += at;
+		q->found = word;
+		age = age_of(word, now);
+		state = state_of(word);
+		if (is_live(state, age, policy->idle))
+			way = AT16(member_ways, g->member_ways_first + member_of(word));
+	}
+
+	if (kind == KIND_SYN) {
+		if (way != NOBODY && state < PIN_FIN && age < RETRANSMISSION_TICKS) {
+			q->way = way;
+			q->by = BY_PIN;
+			return 0;
+		}
+		if (policy->placement == PLACEMENT_PER_FLOW) {
+			q->way = NOBODY;
+			pin(q, choose(q, control, g, policy), PIN_NEW, now);
+			return 0;
+		}
+		q->way = q->primary;
+		q->by = BY_SLOT;
+		/* In the tail an entry of an earlier connection would lead the next packet astray, live or not. */
+		if (previous != NOBODY || q->found)
+			pin(q, member_at(g, q->primary), PIN_NEW, now);
+		return 0;
+	}
+	if (way != NOBODY) {
+		q->way = way;
+		q->by = BY_PIN;
+		if (kind == KIND_ODD)
+			return 0;
+		if (kind == KIND_RST)
+			state = PIN_RST;
+		else if (kind == KIND_FIN && state < PIN_FIN)
+			state = PIN_FIN;
+		else if (state < PIN_OPEN)
+			state = PIN_OPEN;
+		word = pack(tag, member_of(word), state, age ? now : word);
+		if (word != q->found) {
+			q->word = word;
+			q->keep = KEEP_PIN;
+		}
+		return 0;
+	}
+	if (policy->placement == PLACEMENT_PER_FLOW && kind == KIND_UDP) {
+		q->way = NOBODY;
+		pin(q, choose(q, control, g, policy), PIN_NEW, now);
+		return 0;
+	}
+	/* In the tail nobody would place the flow otherwise, so nothing has to be remembered. */
+	if ((kind == KIND_PLAIN || kind == KIND_UDP) &&
+	    (previous != NOBODY || policy->placement == PLACEMENT_PER_FLOW))
+		pin(q, member_at(g, fallback), PIN_NEW, now);
+	return 0;
+}
+
+/* A place to give up: empty, over, RST, FIN, NEW, OPEN; old ones first. Negative when there is none. */
+INLINE int victim(struct pin_set *set, u32 position, u32 now, u64 *given_up, int *lived)
+{
+	u32 best = 0, age, state, score;
+	const struct flow *flow;
+	int found = -1, live;
+	u64 word;
+
+#pragma unroll
+	for (int i = 0; i < 8; i++) {
+		if (!load(&set->word[i])) {
+			*given_up = 0;
+			*lived = 0;
+			return i;
+		}
+	}
+#pragma unroll
+	for (int i = 0; i < 8; i++) {
+		word = load(&set->word[i]);
+		age = age_of(word, now);
+		state = state_of(word);
+		live = 1;
+		if (age > RST_TICKS) { /* idle timeouts are longer, so that in a flood nobody has to look */
+			flow = AT(pin_flows, position + i);
+			live = is_live(state, age, flow ? flow->idle : 0);
+		}
+		if (live && member_of(word) == NOBODY) /* just being taken */
+			continue;
+		/* From 1 on; RST before FIN, NEW and OPEN. */
+		score = (live ? (state == PIN_NEW ? 1 : state == PIN_OPEN ? 0 : state) : 4) << WHEN_BITS | age;
+		if (found < 0 || score > best) {
+			found = i;
+			best = score;
+			*given_up = word;
+			*lived = live;
+		}
+	}
+	return found;
+}
+
+/* Writes down whose flow is at a position, and that it is news. Both at the moment when nobody else does. */
+INLINE void write_down(struct question *q, u32 position)
+{
+	u32 row = bpf_get_smp_processor_id();
+	u64 *head = AT(pin_heads, row), *two;
+	struct flow *flow = AT(pin_flows, position);
+	struct cpu *cpu = AT(cpus, q->row);
+
+	if (!head || !flow)
+		return;
+	*flow = q->flow;
+	two = AT(pin_journal, (row * JOURNAL + (*head & (JOURNAL - 1))) >> 1);
+	if (two)
+		((u32 *)two)[*head & 1] = position;
+	if (cpu)
+		cpu->pins_made++;
+}
+
+INLINE void announce(void)
+{
+	u64 *head = AT(pin_heads, bpf_get_smp_processor_id());
+
+	if (head)
+		*head += 1;
+}
+
+/* The time from a connection's SYN to the client's first ACK. */
+INLINE void count_delay(const struct control *control, u32 position, u32 member)
+{
+	const struct flow *flow = AT(pin_flows, position);
+	struct delay *delay = AT(pin_delays, member);
+
+	if (!flow || !delay || !flow->opened)
+		return;
+	__sync_fetch_and_add(&delay->count, 1);
+	__sync_fetch_and_add(&delay->ns, bpf_ktime_get_ns() + control->clock - flow->born_ns);
+}
+
+/* Keeps what an answer says is to be kept. */
+GLOBAL int keep(struct question *q)
+{
+	const struct control *control = AT(controls, 0);
+	struct pin_set *set;
+	struct turn *turn;
+	struct cpu *cpu;
+	u32 position, state;
+	u64 given_up, busy;
+	int at, lived;
+
+	if (!q || !control)
+		return 0;
+	if (q->keep & KEEP_TURN) {
+		turn = AT(turns, q->row * control->services + q->service);
+		if (turn)
+			*turn = (struct turn){q->stamp, q->next};
+	}
+	if (!(q->keep & KEEP_PIN))
+		return 0;
+	position = q->position;
+	set = AT(pin_words, position >> 3);
+	if (!set)
+		return 0;
+	state = state_of(q->word);
+	if (state == PIN_NEW)
+		q->flow.born_ns = bpf_ktime_get_ns() + control->clock;
+	if (q->found) {
+		if (__sync_val_compare_and_swap(&set->word[position & 7], q->found, q->word) != q->found)
+			return 0;
+		if (state == PIN_NEW) {
+			write_down(q, position);
+			announce();
+		} else if (state == PIN_OPEN && state_of(q->found) == PIN_NEW) {
+			count_delay(control, position, member_of(q->word));
+		}
+		return 0;
+	}
+	at = victim(set, position, q->word, &given_up, &lived);
+	if (at < 0)
+		return 0;
+	/* A pin of nobody's, while what it stands for is being written. */
+	busy = q->word | (u64)NOBODY << MEMBER_SHIFT;
+	if (__sync_val_compare_and_swap(&set->word[at & 7], given_up, busy) != given_up)
+		return 0;
+	write_down(q, position + at);
+	if (__sync_val_compare_and_swap(&set->word[at & 7], busy, q->word) != busy)
+		return 0;
+	announce();
+	cpu = AT(cpus, q->row);
+	if (cpu && lived)
+		cpu->pins_evicted[state_of(given_up) & 3]++;
+	return 0;
+}

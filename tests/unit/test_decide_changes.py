@@ -1,0 +1,252 @@
+"""Decisions one after the other: what becomes of flows when members come, go, drain and change."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from appliance.decide import Why, decide
+from appliance.forwarding import NO_MEMBER, SLOTS
+from appliance.model import AdminState, EffectiveState, Health, Order, ProfileType
+from appliance.ring.slots import unpack
+from appliance.ring.transition import PinFacts
+from appliance.state import PinsSeen, State
+from tests.builders import config, member, pool, service, snapshot
+
+START = 1_000_000.0
+DRAIN = Order(AdminState.DRAIN, START)
+
+
+def words(desired):
+    primary, previous = unpack(desired.tables.services[0].slots)
+    return primary.astype(int), previous.astype(int)
+
+
+def view(desired, number):
+    return desired.services[0].members[number - 1]
+
+
+def nothing_remembered(desired):
+    """Pin facts of a director that remembers no flow."""
+    facts = PinFacts(np.zeros(SLOTS, bool), np.full(SLOTS, np.inf, np.float32))
+    return PinsSeen({key: (course, facts) for key, course in desired.courses.items()}, {})
+
+
+def drained():
+    """A pool of three in which web1 has been ordered to drain, and the pool before that."""
+    before = decide(snapshot(), now=START)
+    return before, decide(snapshot(orders={"web/web1": DRAIN}), before, START + 1)
+
+
+def test_a_draining_member_keeps_its_flows_and_gets_no_new_ones():
+    """Its slots have another primary and fall back to it; it stays in the tables; no other slot changes."""
+    before, after = drained()
+    (old, _), (primary, previous) = words(before), words(after)
+    assert (primary != 0).all()
+    assert (previous == old).all()
+    assert (primary[old != 0] == old[old != 0]).all()
+    assert 0 in after.tables.members
+    assert (view(after, 1).state, view(after, 1).no.why) == (EffectiveState.DRAINING, Why.DRAIN)
+    assert not view(after, 1).drained
+
+
+@pytest.mark.parametrize("changes", [{"enabled": False}, {"ratio": 0}], ids=["disabled", "ratio 0"])
+def test_a_reload_that_takes_a_member_out_drains_it(changes):
+    """What a configuration says of new flows breaks none of the old ones."""
+    before = decide(snapshot(), now=START)
+    given = config(service(pool=pool(member(1, **changes), member(2), member(3))))
+    after = decide(snapshot(given), before, START + 1)
+    assert view(after, 1).state is EffectiveState.DRAINING
+    assert (words(after)[1] == words(before)[0]).all()
+
+
+def test_a_dead_member_hands_over_at_once():
+    """Nobody falls back to it, and nothing has to be remembered."""
+    before = decide(snapshot(), now=START)
+    after = decide(snapshot(health={"web/web1": Health.DOWN}), before, START + 1)
+    primary, previous = words(after)
+    assert (primary == previous).all()
+    assert (primary != 0).all()
+    assert 0 not in after.tables.members
+
+
+def test_a_member_that_comes_back_gets_new_flows_only():
+    """Its slots fall back to those that stood in for it."""
+    down = decide(snapshot(health={"web/web1": Health.DOWN}), now=START)
+    back = decide(snapshot(), down, START + 1)
+    assert (words(back)[0] == words(decide(snapshot()))[0]).all()
+    assert (words(back)[1] == words(down)[0]).all()
+
+
+def test_a_window_ends_and_then_the_tail():
+    """After the window nobody falls back any more; when nothing is remembered either, the table is steady."""
+    _, after = drained()
+    given = snapshot(orders={"web/web1": DRAIN})
+    assert decide(given, after, START + 800).tables.same(after.tables)
+    tail = decide(given, after, START + 902)
+    primary, previous = words(tail)
+    assert set(previous[primary != previous].tolist()) == {NO_MEMBER}
+    assert view(tail, 1).drained
+    still = decide(given, tail, START + 910)
+    assert still.tables.same(tail.tables)
+    steady = decide(replace(given, pins=nothing_remembered(tail)), tail, START + 920)
+    assert (words(steady)[0] == words(steady)[1]).all()
+    assert steady.recheck_at is None
+
+
+def test_a_window_ends_early_when_nobody_uses_it():
+    """After `quiet_s` without a packet for the old owner the window closes."""
+    _, after = drained()
+    given = snapshot(orders={"web/web1": DRAIN}, pins=nothing_remembered(after))
+    assert decide(given, after, START + 290).services[0].course.windows
+    assert not decide(given, after, START + 302).services[0].course.windows
+
+
+def test_flows_that_are_remembered_keep_the_table_from_being_steady():
+    """As long as one flow is elsewhere, its slot is looked at; and a draining member with such flows is not drained."""
+    _, after = drained()
+    given = snapshot(orders={"web/web1": DRAIN})
+    tail = decide(given, after, START + 902)
+    facts = PinFacts(np.arange(SLOTS) == np.flatnonzero(words(after)[1] == 0)[0], np.full(SLOTS, np.inf, np.float32))
+    pins = PinsSeen({key: (course, facts) for key, course in tail.courses.items()}, {0: 1})
+    later = decide(replace(given, pins=pins), tail, START + 910)
+    assert later.services[0].course.tails == 1
+    assert not view(later, 1).drained
+
+
+def test_there_and_back_again():
+    """A drain that is taken back within its window: slots are as before, and flows from in between are remembered."""
+    before, after = drained()
+    again = decide(snapshot(), after, START + 5)
+    primary, previous = words(again)
+    changed = words(before)[0] == 0
+    assert (primary == words(before)[0]).all()
+    assert (previous[changed] == NO_MEMBER).all()
+    assert (previous[~changed] == primary[~changed]).all()
+
+
+def test_the_time_of_a_drain_ends():
+    """With a time-out, what is left is cut, and the decision knows when to look."""
+    before = decide(snapshot(), now=START)
+    given = snapshot(orders={"web/web1": replace(DRAIN, until=START + 60)})
+    after = decide(given, before, START)
+    assert after.recheck_at == START + 5
+    cut = decide(given, after, START + 60)
+    assert (view(cut, 1).state, view(cut, 1).no.why) == (EffectiveState.OUT, Why.DRAIN_OVER)
+    assert 0 not in cut.tables.members
+
+
+def test_maintenance_is_at_once():
+    """Nothing goes to the member from then on."""
+    before = decide(snapshot(), now=START)
+    after = decide(snapshot(orders={"web/web1": Order(AdminState.MAINT, START)}), before, START)
+    assert (view(after, 1).state, view(after, 1).no.why) == (EffectiveState.OUT, Why.MAINT)
+    assert 0 not in words(after)[0]
+    assert 0 not in words(after)[1]
+
+
+def test_all_members_drain():
+    """New flows are dropped, old ones go on, however long it takes."""
+    before = decide(snapshot(), now=START)
+    given = snapshot(orders={f"web/web{n}": DRAIN for n in (1, 2, 3)})
+    after = decide(given, before, START)
+    primary, previous = words(decide(given, after, START + 5000))
+    assert (primary == NO_MEMBER).all()
+    assert (previous == words(before)[0]).all()
+    assert after.routes == frozenset()
+
+
+def test_a_removed_member_stays_until_its_flows_are_over():
+    """A reload without a member lets it leave; when nothing refers to it any more it is named as gone."""
+    state = State(config(), lambda: None)
+    state.set_next_hops(snapshot().next_hops)
+    state.set_plane_error(None)
+    for number in (1, 2, 3):
+        state.set_health(f"web/web{number}", Health.UP, START)
+    before = decide(state.snapshot(), None, START)
+    state.set_config(config(service(pool=pool(member(2), member(3)))), START + 1)
+    after = decide(state.snapshot(), before, START + 1)
+    leaving = after.services[0].members[-1]
+    assert (leaving.id, leaving.state, leaving.no.why) == ("web/web1", EffectiveState.DRAINING, Why.REMOVED)
+    assert after.gone == frozenset()
+    assert set(words(after)[1].tolist()) == {0, 1, 2}
+    assert set(words(after)[0].tolist()) == {1, 2}
+    over = decide(state.snapshot(), after, START + 950)
+    assert over.gone == {"web/web1"}
+    state.forget(over.gone)
+    end = decide(state.snapshot(), over, START + 951)
+    assert [m.id for m in end.services[0].members] == ["web/web2", "web/web3"]
+    assert set(end.tables.members) == {1, 2}
+
+
+def test_an_address_that_changes_hands_keeps_its_flows_apart():
+    """A member that gets another address is another machine: flows of the old one stay with it."""
+    state = State(config(), lambda: None)
+    state.set_health("web/web1", Health.UP, START)
+    moved = replace(member(1), address=member(9).address)
+    state.set_config(config(service(pool=pool(moved, member(2), member(3)))), START)
+    names = {m.name: (m.address, m.leaving) for m in state.config.pools[0].members}
+    assert names[f"web1@{member(1).address}"] == (member(1).address, True)
+    assert names["web1"] == (member(9).address, False)
+    assert state.snapshot().health[f"web/web1@{member(1).address}"] is Health.UP
+
+
+def test_a_slow_start_gives_slots_back_step_by_step():
+    """A part of its slots after a part of the time, always more, and all in the end."""
+    given = config(service(pool=replace(pool(member(1), member(2), member(3)), slow_start_s=100.0)))
+    since = {"web/web1": START}
+    last = decide(snapshot(given, health={"web/web1": Health.DOWN}), now=START)
+    owned = set()
+    for second in (0, 25, 50, 75, 100):
+        last = decide(snapshot(given, up_since=since), last, START + second)
+        mine = set(np.flatnonzero(words(last)[0] == 0).tolist())
+        assert owned < mine
+        assert abs(len(mine) / SLOTS * 3 - min(1, (second + 5) / 100)) < 0.03
+        owned = mine
+    assert view(last, 1).ramp == 1.0
+
+
+def test_panic_keeps_the_last_good_set():
+    """More members down at once than can be true: the pool stays as it was, and says so."""
+    given = config(service(pool=replace(pool(member(1), member(2), member(3)), panic_percent=50)))
+    before = decide(snapshot(given), now=START)
+    one = decide(snapshot(given, health={"web/web1": Health.DOWN}), before, START)
+    assert view(one, 1).state is EffectiveState.OUT
+    down = {"web/web1": Health.DOWN, "web/web2": Health.DOWN}
+    two = decide(snapshot(given, health=down), one, START)
+    assert two.services[0].panic.why is Why.PANIC
+    assert [v.state for v in two.services[0].members] == [
+        EffectiveState.OUT,
+        EffectiveState.IN_ROTATION,
+        EffectiveState.IN_ROTATION,
+    ]
+    assert two.tables.same(one.tables)
+
+
+def test_a_process_that_follows_knows_what_was_before():
+    """With the log of the process before it, a new one makes the same words."""
+    _, after = drained()
+    given = snapshot(orders={"web/web1": DRAIN}, history=after.log)
+    again = decide(given, None, START + 10)
+    assert (words(again)[0] == words(after)[0]).all()
+    assert (words(again)[1] == words(after)[1]).all()
+    assert (words(decide(snapshot(orders={"web/web1": DRAIN}), None, START + 10))[1] != words(after)[1]).any()
+
+
+def test_without_pins_every_change_is_for_all_packets():
+    """A director that remembers no flows has no windows: what is in the table counts."""
+    given = config()
+    given = replace(given, director=replace(given.director, pins=0))
+    before = decide(snapshot(given), now=START)
+    after = decide(snapshot(given, orders={"web/web1": DRAIN}), before, START + 1)
+    assert (words(after)[0] == words(after)[1]).all()
+
+
+def test_udp_windows_last_for_an_idle_timeout():
+    """Nobody can tell a new UDP flow from an old one, so new ones must not be kept for long."""
+    profile = replace(service().profile, type=ProfileType.UDP_FAST_PATH, session_idle_timeout_s=10)
+    given = config(service(profile=profile))
+    before = decide(snapshot(given), now=START)
+    after = decide(snapshot(given, orders={"web/web1": DRAIN}), before, START)
+    assert decide(snapshot(given, orders={"web/web1": DRAIN}), after, START + 9).services[0].course.windows
+    assert not decide(snapshot(given, orders={"web/web1": DRAIN}), after, START + 10).services[0].course.windows
