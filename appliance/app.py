@@ -31,8 +31,9 @@ import numpy as np
 import structlog
 import uvloop
 
-from appliance import history
+from appliance import history, orders
 from appliance import log as logging
+from appliance.api.control import SOCKET, Controls, ControlServer
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import ReloadStatus, StatusSources
 from appliance.config.load import ConfigError, load
@@ -169,6 +170,9 @@ class Director:
         self._reload = asyncio.Event()
         self._state = State(config, self._changed.set)
         self._loads: dict[str, float] = {}
+        orders_path = Path(config.director.runtime_dir) / "orders.json"
+        for member, order in orders.load(orders_path).items():
+            self._state.set_order(member, order)
         self._history_path = Path(config.director.runtime_dir) / "history.json"
         self._state.set_history(history.load(self._history_path))
         self._plane: DataPlane = DRIVERS[config.director.plane](config.director.interfaces, config.director.pins)
@@ -194,6 +198,16 @@ class Director:
                 loop_lag=self._lag.summary,
                 ready=self._ready,
                 started_at=self._started_at,
+            ),
+        )
+
+        self._control = ControlServer(
+            Path(config.director.runtime_dir) / SOCKET,
+            Controls(
+                state=self._state,
+                applied=lambda: self._reconciler.applied,
+                pins=lambda: self._plane.pins,
+                save=partial(orders.save, orders_path),
             ),
         )
 
@@ -227,6 +241,7 @@ class Director:
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))
             self._follow(config)
             await self._api.start()
+            await self._control.start()
             log.info("director.started", name=config.director.name, config=config.source, pid=os.getpid())
             try:
                 await self._stop.wait()
@@ -236,6 +251,7 @@ class Director:
                 if config.bgp is not None:
                     await asyncio.sleep(TURN_AWAY_S)
             finally:
+                await self._control.close()
                 await self._api.close()
                 for task in own:
                     task.cancel()
@@ -290,10 +306,11 @@ class Director:
             applied = self._reconciler.applied
             if applied is None:
                 continue
-            facts, known = await asyncio.to_thread(self._look_at_pins, applied, known)
+            facts, stats = await asyncio.to_thread(self._look_at_pins, applied, known)
+            known = stats
             late = any(course.steady and found.elsewhere.any() for course, found in facts.facts.values())
             asked = any(ALGORITHMS[pool.algorithm].dynamic for pool in self._state.config.pools)
-            self._state.set_pins(facts, known.members, signal=late or asked)
+            self._state.set_pins(facts, stats.members, signal=late or asked)
             if applied.log != written:
                 try:
                     await asyncio.to_thread(history.save, self._history_path, applied.log)
@@ -308,7 +325,8 @@ class Director:
         serves[list(members)] = True
         live = pins.live(serves)
         ids = {index: member.id for index, member in members.items()}
-        return seen(live, applied), member_stats(live, pins.delays, ids, self._loads, time.monotonic_ns(), known)
+        known = member_stats(live, pins.delays, ids, self._loads, time.monotonic_ns(), known)
+        return seen(live, applied), known
 
     async def _measure_lag(self) -> None:
         while True:

@@ -1,0 +1,320 @@
+"""The control server: orders about members, over a UNIX socket in the runtime directory.
+
+    GET  /v1/members                                    all members, with their states and what is left of their flows
+    GET  /v1/members/POOL/MEMBER?limit=N                one of them, with N of its flows
+    POST /v1/members/POOL/MEMBER/ready|drain|maint      {"timeout_s": 60 or null, "reason": "..."}, all optional
+    POST /v1/members/POOL/MEMBER/weight                 {"ratio": 2 or null}
+    POST /v1/nodes/ADDRESS/ready|drain|maint            the same for every member with that address
+
+Who may open the socket may give orders. Every one is logged with the user that gave it, and kept over restarts. Errors
+are `application/problem+json` (RFC 9457).
+"""
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from appliance.api.server import ApiError
+from appliance.config.problems import did_you_mean
+from appliance.dataplane.pins import PinTable
+from appliance.decide import Desired, MemberView
+from appliance.flows import Flow, FlowsLeft, flows_left
+from appliance.model import AdminState, Order, Pool
+from appliance.orders import Orders, as_json
+from appliance.ring.slots import MAX_WEIGHT
+from appliance.state import State
+
+log = structlog.get_logger()
+
+SOCKET = "control.sock"
+MAX_TIMEOUT_S = 432_000
+MAX_FLOWS = 10_000
+_PEER = struct.Struct("3i")
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the server works with."""
+
+    state: State
+    applied: Callable[[], Desired | None]
+    pins: Callable[[], PinTable]
+    save: Callable[[Orders], None]
+    """Keeps orders; raises OSError."""
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class ControlServer:
+    """Takes orders."""
+
+    def __init__(self, path: Path, controls: Controls, clock: Callable[[], float] = time.time) -> None:
+        """
+        Args:
+            path: of the socket.
+            controls: what to work with.
+            clock: seconds since 1970.
+        """
+        self._path = path
+        self._controls = controls
+        self._clock = clock
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ApiError: the socket cannot be made.
+        """
+        app = web.Application(middlewares=[_problems])
+        app.add_routes(
+            [
+                web.get("/v1/members", self._members),
+                web.get("/v1/members/{pool}/{member}", self._member),
+                web.post("/v1/members/{pool}/{member}/weight", self._weigh),
+                web.post("/v1/members/{pool}/{member}/{order:ready|drain|maint}", self._order_member),
+                web.post("/v1/nodes/{address}/{order:ready|drain|maint}", self._order_node),
+            ]
+        )
+        try:
+            self._path.unlink(missing_ok=True)  # the lock in the same directory says that nobody else is there
+            listening = socket.socket(socket.AF_UNIX)
+            listening.bind(str(self._path))
+            self._path.chmod(0o660)
+            listening.listen()
+        except OSError as error:
+            raise ApiError(f"cannot make the control socket {self._path}: {error}") from error
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        await runner.setup()
+        await web.SockSite(runner, listening).start()
+        self._runner = runner
+
+    async def close(self) -> None:
+        """Stop listening. Harmless when not started."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+            self._path.unlink(missing_ok=True)
+
+    async def _members(self, _request: web.Request) -> web.Response:
+        views = self._views()
+        return web.json_response({"members": [self._document(views[name], 0) for name in sorted(views)]})
+
+    async def _member(self, request: web.Request) -> web.Response:
+        name = self._known(request)
+        try:
+            limit = int(request.query.get("limit", "100"))
+        except ValueError:
+            raise _RefusedError(400, f"limit={request.query['limit']} is not a number") from None
+        views = self._views()
+        if name not in views:
+            raise _RefusedError(409, f"{name} is not in force yet; the director has just started")
+        return web.json_response(self._document(views[name], max(0, min(limit, MAX_FLOWS))))
+
+    async def _order_member(self, request: web.Request) -> web.Response:
+        name = self._known(request)
+        return await self._order(request, [name])
+
+    async def _order_node(self, request: web.Request) -> web.Response:
+        text = request.match_info["address"]
+        try:
+            address = ip_address(text)
+        except ValueError:
+            raise _RefusedError(400, f"{text} is not an IP address") from None
+        names = [
+            f"{pool.name}/{member.name}"
+            for pool in self._pools()
+            for member in pool.members
+            if member.address == address
+        ]
+        if not names:
+            there = sorted({str(member.address) for pool in self._pools() for member in pool.members})
+            raise _RefusedError(404, f"no member has the address {address}; there are: {', '.join(there)}")
+        return await self._order(request, names)
+
+    async def _order(self, request: web.Request, names: list[str]) -> web.Response:
+        body = await _body(request, {"timeout_s", "reason"})
+        state = AdminState(request.match_info["order"])
+        timeout_s = _number(body, "timeout_s", MAX_TIMEOUT_S)
+        if timeout_s is not None and state is not AdminState.DRAIN:
+            raise _RefusedError(400, "timeout_s is for drain only")
+        if timeout_s is None and state is AdminState.DRAIN and "timeout_s" not in body:
+            pool = names[0].partition("/")[0]
+            timeout_s = next((p.drain_timeout_s for p in self._pools() if p.name == pool), None)
+        now = self._clock()
+        orders = {}
+        for name in names:
+            before = self._controls.state.orders.get(name)
+            ratio = before.ratio if before is not None else None
+            until = now + timeout_s if timeout_s is not None else None
+            since = before.since if before is not None and before.state is state else now
+            orders[name] = Order(state, since, until, ratio)
+        self._give(orders, request, str(body.get("reason") or ""))
+        return web.json_response({"members": names})
+
+    async def _weigh(self, request: web.Request) -> web.Response:
+        name = self._known(request)
+        body = await _body(request, {"ratio", "reason"})
+        ratio = _number(body, "ratio", MAX_WEIGHT)
+        if ratio is not None and ratio != int(ratio):
+            raise _RefusedError(400, f"ratio = {ratio} is not a whole number")
+        before = self._controls.state.orders.get(name) or Order(AdminState.READY, self._clock())
+        order = replace(before, ratio=None if ratio is None else int(ratio))
+        self._give({name: order}, request, str(body.get("reason") or ""))
+        return web.json_response({"members": [name]})
+
+    def _give(self, orders: Mapping[str, Order], request: web.Request, reason: str) -> None:
+        kept = dict(self._controls.state.orders) | dict(orders)
+        for name, order in orders.items():
+            if order.state is AdminState.READY and order.ratio is None:
+                del kept[name]  # nothing differs from the configuration
+        try:
+            self._controls.save(kept)
+        except OSError as error:
+            raise _RefusedError(500, f"the order cannot be kept over a restart, so it is not taken: {error}") from error
+        who = _who(request)
+        for name, order in orders.items():
+            self._controls.state.set_order(name, kept.get(name))
+            log.info(
+                "member.ordered",
+                member=name,
+                order=str(order.state),
+                until=order.until,
+                ratio=order.ratio,
+                reason=reason,
+                **who,
+            )
+
+    def _known(self, request: web.Request) -> str:
+        name = f"{request.match_info['pool']}/{request.match_info['member']}"
+        names = [f"{pool.name}/{member.name}" for pool in self._pools() for member in pool.members]
+        if name not in names:
+            near = did_you_mean(name, names)
+            raise _RefusedError(404, f"there is no member {name}; {near}members: {', '.join(sorted(names)[:20])}")
+        return name
+
+    def _pools(self) -> Iterable[Pool]:
+        return self._controls.state.config.pools
+
+    def _views(self) -> dict[str, list[tuple[MemberView, float | None]]]:
+        """Members in force with the ways to them, and when the last window that may fall back to each ends."""
+        applied = self._controls.applied()
+        views: dict[str, list[tuple[MemberView, float | None]]] = {}
+        seen: set[tuple[str, int]] = set()
+        for service in applied.services if applied is not None else ():
+            course = service.course
+            previous = course.previous() if course is not None and not course.steady else frozenset()
+            for view in service.members:
+                ends = course.next_at if course is not None and view.index in previous else None
+                if (view.id, view.index) not in seen or ends is not None:
+                    seen.add((view.id, view.index))
+                    views.setdefault(view.id, []).append((view, ends))
+        return views
+
+    def _document(self, ways: list[tuple[MemberView, float | None]], limit: int) -> dict[str, object]:
+        view = ways[0][0]
+        pins = self._controls.pins()
+        left = flows_left(pins.live(), {way.index for way, _ in ways}, pins.clock_ns(), limit)
+        ends = max((at for _, at in ways if at is not None), default=None)
+        return {
+            "id": view.id,
+            "address": str(view.address),
+            "state": str(view.state),
+            "health": str(view.health),
+            "reason": str(view.no) if view.no is not None else None,
+            "ratio": view.ratio,
+            "share": view.share,
+            "order": as_json(view.order) if view.order is not None else None,
+            "until": view.until,
+            "drained": all(way.drained for way, _ in ways),
+            "window_ends": ends,
+            "now": self._clock(),
+            "flows": _left(left),
+        }
+
+
+def _left(left: FlowsLeft) -> dict[str, object]:
+    return {
+        "open": left.open,
+        "closing": left.closing,
+        "longest_idle_s": round(left.longest_idle_s, 1),
+        "top_clients": [{"client": str(client), "flows": flows} for client, flows in left.top_clients],
+        "known": [_flow(flow) for flow in left.flows],
+    }
+
+
+def _flow(flow: Flow) -> dict[str, object]:
+    return {
+        "client": str(flow.client),
+        "client_port": flow.client_port,
+        "vip": str(flow.vip),
+        "port": flow.port,
+        "protocol": str(flow.protocol),
+        "state": flow.state.name.lower(),
+        "idle_s": round(flow.idle_s, 1),
+        "age_s": round(flow.age_s, 1),
+    }
+
+
+async def _body(request: web.Request, known: set[str]) -> Mapping[str, object]:
+    text = await request.text()
+    try:
+        body = json.loads(text) if text.strip() else {}
+    except ValueError as error:
+        raise _RefusedError(400, f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise _RefusedError(400, "the body is not a JSON object")
+    if unknown := sorted(body.keys() - known):
+        raise _RefusedError(400, f"unknown: {', '.join(unknown)}; known here: {', '.join(sorted(known))}")
+    return body
+
+
+def _number(body: Mapping[str, object], key: str, most: float) -> float | None:
+    value = body.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise _RefusedError(400, f"{key} = {json.dumps(value)} is not a number from 0 to {most}")
+    return value
+
+
+def _who(request: web.Request) -> dict[str, object]:
+    """The user and process at the other end of the socket."""
+    transport = request.transport
+    peer = transport.get_extra_info("socket") if transport is not None else None
+    if peer is None:
+        return {}
+    try:
+        pid, uid, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    except OSError:
+        return {}
+    return {"by_uid": uid, "by_pid": pid}
+
+
+@web.middleware
+async def _problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except _RefusedError as error:
+        return _problem(error.status, str(error))
+    except web.HTTPException as error:
+        return _problem(error.status, f"{request.method} {request.path}: {error.reason}")
+
+
+def _problem(status: int, detail: str) -> web.Response:
+    body = json.dumps({"type": "about:blank", "status": status, "detail": detail}) + "\n"
+    return web.Response(text=body, status=status, content_type="application/problem+json")

@@ -1,0 +1,342 @@
+"""`onward member`: orders about members, and what is left of their flows."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Annotated
+from urllib.parse import quote
+
+from cyclopts import App, Parameter
+
+from appliance.cli.help import HelpFormatter
+from appliance.cli.orders import ConfigOption, Document, OrderError, SocketOption, ask, refused, where
+from appliance.cli.output import Exit, complain, print_json, table
+
+app = App(
+    name="member",
+    help="Drain, stop, release or weight members; see what is left of their flows.",
+    help_formatter=HelpFormatter(),
+    help_format="plaintext",
+)
+
+LOOK_S = 0.5
+"""How often a command that waits looks."""
+
+AsJson = Annotated[bool, Parameter(name=["--json"], negative="")]
+Reason = Annotated[str, Parameter(name="--reason")]
+Wait = Annotated[bool, Parameter(negative="")]
+
+
+@app.command(name="list")
+def list_members(
+    pool: str | None = None,
+    /,
+    *,
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+    as_json: AsJson = False,
+) -> int:
+    """List members: state, health, ratio, what is left of their flows where flows are remembered.
+
+    Parameters
+    ----------
+    pool
+        Only those of this pool.
+    config
+        Configuration file of the director to ask; its runtime_dir has the socket.
+    socket
+        Control socket of the director to ask; /run/onward/control.sock by default.
+    as_json
+        Print JSON.
+    """
+    try:
+        members = ask(where(socket, config), "GET", "/v1/members")["members"]
+    except OrderError as error:
+        return refused(error)
+    if pool is not None:
+        members = [member for member in members if member["id"].partition("/")[0] == pool]
+        if not members:
+            complain(f"there is no pool {pool} with members in force")
+            return Exit.NOT_FOUND
+    if as_json:
+        print_json({"members": members})
+    else:
+        header = ("MEMBER", "ADDRESS", "STATE", "HEALTH", "RATIO", "SHARE", "FLOWS KNOWN", "REASON")
+        print(table(header, map(_row, members), right=("RATIO", "SHARE", "FLOWS KNOWN")))
+    return Exit.OK
+
+
+@app.command
+def drain(
+    member: str,
+    /,
+    *,
+    timeout: Annotated[float | None, Parameter(name="--timeout")] = None,
+    wait: Wait = False,
+    wait_timeout: float | None = None,
+    reason: Reason = "",
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+) -> int:
+    """Give a member no new flows; those that it has go on.
+
+    With --wait: shows what is left until nothing is. Flows from before the drain that have been silent since are not
+    known one by one: they may be there until the window closes (transition_window, transition_quiet of the pool).
+
+    Exit codes: 0 done; 1 refused, or --wait-timeout is over with flows left; 3 nobody answers; 5 no such member.
+
+    Parameters
+    ----------
+    member
+        POOL/MEMBER.
+    timeout
+        Seconds until what is left of its flows is cut; 0 is never. The pool's drain_timeout by default.
+    wait
+        Wait until the member has no flows any more.
+    wait_timeout
+        Seconds to wait at most.
+    reason
+        A note for the log.
+    config
+        Configuration file of the director to ask.
+    socket
+        Control socket of the director to ask.
+    """
+    body: dict[str, object] = {"reason": reason}
+    if timeout is not None:
+        body["timeout_s"] = timeout or None
+    try:
+        path = where(socket, config)
+        ask(path, "POST", f"{_resource(member)}/drain", body)
+        print(f"{member}: takes no new flows", file=sys.stderr)
+        if not wait:
+            return Exit.OK
+        return _wait(lambda: ask(path, "GET", f"{_resource(member)}?limit=0"), member, wait_timeout)
+    except OrderError as error:
+        return refused(error)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        complain(f"{member} goes on draining; `onward member ready {member}` takes that back")
+        return Exit.INTERRUPTED
+
+
+@app.command
+def ready(member: str, /, *, reason: Reason = "", config: ConfigOption = None, socket: SocketOption = None) -> int:
+    """Take back a drain or a maintenance: the member gets its share of new flows again.
+
+    Parameters
+    ----------
+    member
+        POOL/MEMBER.
+    reason
+        A note for the log.
+    config
+        Configuration file of the director to ask.
+    socket
+        Control socket of the director to ask.
+    """
+    return _order(member, "ready", {"reason": reason}, "takes flows", config, socket)
+
+
+@app.command
+def maint(member: str, /, *, reason: Reason = "", config: ConfigOption = None, socket: SocketOption = None) -> int:
+    """Send a member nothing at all from now on; the flows that it has break.
+
+    Parameters
+    ----------
+    member
+        POOL/MEMBER.
+    reason
+        A note for the log.
+    config
+        Configuration file of the director to ask.
+    socket
+        Control socket of the director to ask.
+    """
+    return _order(member, "maint", {"reason": reason}, "gets nothing any more", config, socket)
+
+
+@app.command
+def weight(
+    member: str,
+    ratio: str,
+    /,
+    *,
+    reason: Reason = "",
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+) -> int:
+    """Give a member another ratio than the configured one, until it is taken back.
+
+    Parameters
+    ----------
+    member
+        POOL/MEMBER.
+    ratio
+        A whole number from 0, or "default" for the configured one.
+    reason
+        A note for the log.
+    config
+        Configuration file of the director to ask.
+    socket
+        Control socket of the director to ask.
+    """
+    if ratio != "default" and not ratio.isdecimal():
+        complain(f'{ratio} is no ratio; give a whole number from 0, or "default"')
+        return Exit.USAGE
+    wanted = None if ratio == "default" else int(ratio)
+    said = "has its configured ratio again" if wanted is None else f"has ratio {wanted}"
+    return _order(member, "weight", {"ratio": wanted, "reason": reason}, said, config, socket)
+
+
+@app.command
+def flows(
+    member: str,
+    /,
+    *,
+    limit: int = 20,
+    watch: Annotated[bool, Parameter(name=["--watch", "-w"], negative="")] = False,
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show the flows of a member that are remembered, and who they are.
+
+    Where a pool places flows by hash, flows are remembered only while their slots change hands: most are not visible.
+
+    Parameters
+    ----------
+    member
+        POOL/MEMBER.
+    limit
+        How many flows to show, those that were active latest first.
+    watch
+        Show again every second, until Ctrl-C.
+    config
+        Configuration file of the director to ask.
+    socket
+        Control socket of the director to ask.
+    as_json
+        Print JSON.
+    """
+    try:
+        path = where(socket, config)
+        while True:
+            document = ask(path, "GET", f"{_resource(member)}?limit={limit}")
+            if as_json:
+                print(json.dumps(document), flush=True) if watch else print_json(document)
+            else:
+                if watch and sys.stdout.isatty():
+                    print("\x1b[H\x1b[J", end="")
+                print(_flows(document), flush=True)
+            if not watch:
+                return Exit.OK
+            time.sleep(1.0)
+    except OrderError as error:
+        return refused(error)
+    except KeyboardInterrupt:
+        return Exit.OK
+
+
+def _order(member: str, order: str, body: Document, said: str, config: ConfigOption, socket: SocketOption) -> int:
+    try:
+        ask(where(socket, config), "POST", f"{_resource(member)}/{order}", body)
+    except OrderError as error:
+        return refused(error)
+    print(f"{member}: {said}", file=sys.stderr)
+    return Exit.OK
+
+
+def _resource(member: str) -> str:
+    pool, slash, name = member.partition("/")
+    if not slash or not pool or not name:
+        raise OrderError(f"{member} is not POOL/MEMBER; `onward member list` has them all", Exit.USAGE)
+    return f"/v1/members/{quote(pool, safe='')}/{quote(name, safe='')}"
+
+
+def _wait(look: Callable[[], Document], member: str, timeout_s: float | None) -> int:
+    """Until nothing refers to the member any more."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    live = sys.stderr.isatty()
+    said = ""
+    while True:
+        document = look()
+        # Right after the order the tables are the old ones still.
+        begun = document["state"] != "in_rotation"
+        line = f"{member}: {_left(document)}" if begun else f"{member}: in rotation"
+        if live:
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        elif line != said:
+            print(line, file=sys.stderr, flush=True)
+        said = line
+        if begun and document["drained"]:
+            if live:
+                print(file=sys.stderr)
+            return Exit.OK
+        if deadline is not None and time.monotonic() >= deadline:
+            if live:
+                print(file=sys.stderr)
+            complain(f"{member} is not drained after {timeout_s:g} s: {_left(document)}")
+            return Exit.FAILED
+        time.sleep(LOOK_S)
+
+
+def _left(document: Document) -> str:
+    known = document["flows"]
+    parts = []
+    if document["drained"]:
+        parts.append("nothing is left")
+    if known["open"] or known["closing"]:
+        clients = ", ".join(f"{top['client']} ({top['flows']})" for top in known["top_clients"][:3])
+        closing = f" and {known['closing']} closing" if known["closing"] else ""
+        parts.append(f"{known['open']} open flows{closing}, idle up to {known['longest_idle_s']:.0f} s, from {clients}")
+    if document["window_ends"] is not None and not document["drained"]:
+        seconds = max(0.0, document["window_ends"] - document["now"])
+        parts.append(f"silent ones may be there for {seconds:.0f} s at most")
+    if document["until"] is not None and not document["drained"]:
+        parts.append(f"cut in {max(0.0, document['until'] - document['now']):.0f} s")
+    return "; ".join(parts) or "waiting for the tables to be steady"
+
+
+def _row(member: Document) -> Iterable[object]:
+    known = member["flows"]
+    count = known["open"] + known["closing"]
+    shown = count if count or member["state"] == "draining" else "-"
+    return (
+        member["id"],
+        member["address"],
+        member["state"] + (" (drained)" if member["drained"] and member["state"] == "draining" else ""),
+        member["health"],
+        member["ratio"],
+        f"{member['share']:.1%}",
+        shown,
+        member["reason"] or "",
+    )
+
+
+def _flows(document: Document) -> str:
+    known = document["flows"]
+    total = known["open"] + known["closing"]
+    head = (
+        f"{document['id']}: {document['state']}, {total} flows known: {known['open']} open, {known['closing']} closing"
+    )
+    if not known["known"]:
+        return head
+    rows = [
+        (
+            _endpoint(flow["client"], flow["client_port"]),
+            _endpoint(flow["vip"], flow["port"]),
+            flow["protocol"],
+            flow["state"],
+            f"{flow['idle_s']:.0f}",
+            f"{flow['age_s']:.0f}",
+        )
+        for flow in known["known"]
+    ]
+    header = ("CLIENT", "VIP", "PROTOCOL", "STATE", "IDLE S", "KNOWN S")
+    return head + "\n" + table(header, rows, right=("IDLE S", "KNOWN S"))
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

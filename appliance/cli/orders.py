@@ -1,0 +1,99 @@
+"""What commands that talk to the control socket have in common."""
+
+import http.client
+import json
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from appliance.cli.output import Exit, complain
+
+RUNTIME_DIR = Path("/run/onward")
+SOCKET = "control.sock"
+TIMEOUT_S = 5.0
+
+SocketOption = Annotated[Path | None, Parameter(name="--socket", env_var="ONWARD_SOCKET")]
+ConfigOption = Annotated[Path | None, Parameter(name="--config")]
+Document = dict[str, Any]
+
+
+class OrderError(Exception):
+    """An order was not taken; the text says why."""
+
+    def __init__(self, text: str, code: Exit) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def where(socket_path: Path | None, config: Path | None) -> Path:
+    """The control socket of a director.
+
+    Raises:
+        OrderError: the configuration cannot be read.
+    """
+    if socket_path is not None:
+        return socket_path
+    if config is None:
+        return RUNTIME_DIR / SOCKET
+    try:
+        director = tomllib.loads(config.read_text()).get("director", {})
+        return Path(director.get("runtime_dir", RUNTIME_DIR)) / SOCKET
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise OrderError(f"{config}: cannot be read: {error}; try `onward check {config}`", Exit.CONFIG) from error
+
+
+def ask(path: Path, method: str, resource: str, body: Mapping[str, object] | None = None) -> Document:
+    """Talk to a director.
+
+    Args:
+        path: its control socket.
+        method: of HTTP.
+        resource: what is asked for.
+        body: what is ordered.
+
+    Raises:
+        OrderError: nobody answers, or the director refuses.
+    """
+    connection = _Connection(path)
+    try:
+        connection.request(method, resource, None if body is None else json.dumps(body))
+        response = connection.getresponse()
+        text = response.read()
+        document = json.loads(text)
+    except PermissionError as error:
+        raise OrderError(f"{path}: permission denied; orders are for those who may open it", Exit.FAILED) from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise OrderError(
+            f"no director answers at {path} ({reason}); is it running? Give --config or --socket for another one",
+            Exit.UNREACHABLE,
+        ) from error
+    except ValueError as error:
+        raise OrderError(f"{path}: what answers is no director of this version", Exit.FAILED) from error
+    finally:
+        connection.close()
+    if response.status >= 400:
+        code = Exit.NOT_FOUND if response.status == 404 else Exit.FAILED
+        raise OrderError(str(document.get("detail", document)), code)
+    return dict(document)
+
+
+def refused(error: OrderError) -> int:
+    """Say why an order was not taken."""
+    complain(str(error))
+    return error.code
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("onward", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(str(self._path))

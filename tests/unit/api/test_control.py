@@ -1,0 +1,186 @@
+"""Orders over the control socket, and the commands that give them."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from appliance import orders
+from appliance.api.control import Controls, ControlServer
+from appliance.cli.orders import OrderError, ask
+from appliance.cli.root import call
+from appliance.dataplane.pins import PinTable
+from appliance.decide import decide
+from appliance.forwarding import NO_MEMBER
+from appliance.model import AdminState, Health, Order
+from appliance.packet.placement import FlowFacts, Pin, PinState
+from appliance.state import State
+from tests.builders import config, snapshot
+
+CLIENT, VIP = bytes([192, 0, 2, 5]), bytes([198, 51, 100, 7])
+
+
+class Director:
+    """A store, decisions and pins behind a control server: what `app.py` puts together."""
+
+    def __init__(self, folder):
+        self.state = State(config(), lambda: None)
+        self.state.set_next_hops(snapshot().next_hops)
+        self.state.set_plane_error(None)
+        for number in (1, 2, 3):
+            self.state.set_health(f"web/web{number}", Health.UP)
+        self.pins = PinTable.in_memory(64, time.monotonic_ns)
+        self.applied = decide(self.state.snapshot(), None, time.time())
+        self.file = folder / "orders.json"
+        self.path = folder / "control.sock"
+        self.server = ControlServer(
+            self.path,
+            Controls(self.state, lambda: self.applied, lambda: self.pins, lambda kept: orders.save(self.file, kept)),
+        )
+
+    def decide(self):
+        self.applied = decide(self.state.snapshot(), self.applied, time.time())
+
+    def remember(self, port, index, state=PinState.OPEN):
+        facts = FlowFacts(CLIENT, VIP, port.to_bytes(2, "big") + b"\0\x50", 6, port << 33 | port, 0, 300)
+        self.pins.keep(Pin(index, state), facts, self.pins.now())
+
+
+@pytest.fixture
+async def director(tmp_path):
+    made = Director(tmp_path)
+    await made.server.start()
+    yield made
+    await made.server.close()
+    assert not made.path.exists()
+
+
+async def onward(director, *words):
+    """One command, in a thread: the server lives in this loop."""
+
+    return await asyncio.to_thread(call, [*words, "--socket", str(director.path)])
+
+
+async def test_drain_and_ready(director, capsys):
+    """A drain reaches the store and the file, with its time-out; `ready` takes it back from both."""
+    assert await onward(director, "member", "drain", "web/web1", "--timeout", "60", "--reason", "new disk") == 0
+    order = director.state.orders["web/web1"]
+    assert order.state is AdminState.DRAIN
+    assert order.until == pytest.approx(order.since + 60)
+    assert orders.load(director.file) == {"web/web1": order}
+    assert await onward(director, "member", "ready", "web/web1") == 0
+    assert director.state.orders == {}
+    assert orders.load(director.file) == {}
+
+
+async def test_a_weight_outlives_a_drain(director):
+    """The ratio that an operator has given stays when the member is drained and released."""
+    assert await onward(director, "member", "weight", "web/web2", "5") == 0
+    assert await onward(director, "member", "drain", "web/web2") == 0
+    assert await onward(director, "member", "ready", "web/web2") == 0
+    assert director.state.orders["web/web2"].ratio == 5
+    assert await onward(director, "member", "weight", "web/web2", "default") == 0
+    assert director.state.orders == {}
+
+
+async def test_a_node_is_all_members_with_its_address(director, capsys):
+    """One order for a machine; an address that nobody has is refused with those that there are."""
+    assert await onward(director, "node", "maint", "203.0.113.1") == 0
+    assert director.state.orders["web/web1"].state is AdminState.MAINT
+    assert await onward(director, "node", "maint", "203.0.113.99") == 5
+    assert "203.0.113.1" in capsys.readouterr().err
+
+
+async def test_what_is_left_of_a_member(director, capsys):
+    """Flows are counted and named, the client's end first."""
+    director.remember(40001, 0)
+    director.remember(40002, 0, PinState.FIN)
+    director.remember(40003, 1)
+    assert await onward(director, "member", "flows", "web/web1") == 0
+    shown = capsys.readouterr().out
+    assert "2 flows known: 1 open, 1 closing" in shown
+    assert "192.0.2.5:40001" in shown
+    assert "40003" not in shown
+    assert await onward(director, "member", "flows", "web/web1", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["flows"]["top_clients"] == [{"client": "192.0.2.5", "flows": 2}]
+
+
+async def test_waiting_tells_what_is_left_and_gives_up_in_time(director, capsys):
+    """With flows left at the end of the patience the command fails and says so."""
+    director.state.set_order("web/web1", Order(AdminState.DRAIN, time.time()))
+    director.decide()
+    director.remember(40001, 0)
+    code = await onward(director, "member", "drain", "web/web1", "--wait", "--wait-timeout", "0.2")
+    said = capsys.readouterr().err
+    assert code == 1
+    assert "1 open flows" in said
+    assert "from 192.0.2.5 (1)" in said
+    assert "silent ones may be there" in said
+
+
+async def test_waiting_ends_when_nothing_is_left(director, capsys):
+    """As soon as no slot falls back to the member and none of its flows is remembered, the wait is over."""
+    order = Order(AdminState.DRAIN, time.time())
+    director.state.set_order("web/web1", order)
+    director.applied = decide(director.state.snapshot(), None, time.time())
+    assert director.applied.services[0].members[0].drained
+    assert await onward(director, "member", "drain", "web/web1", "--wait") == 0
+    assert "nothing is left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("method", "resource", "body", "status"),
+    [
+        ("POST", "/v1/members/web/web9/drain", {}, "there is no member web/web9; did you mean"),
+        ("POST", "/v1/members/web/web1/drain", {"timeout": 5}, "unknown: timeout; known here: reason, timeout_s"),
+        ("POST", "/v1/members/web/web1/drain", {"timeout_s": -5}, "is not a number from 0"),
+        ("POST", "/v1/members/web/web1/ready", {"timeout_s": 5}, "timeout_s is for drain only"),
+        ("POST", "/v1/members/web/web1/weight", {"ratio": 1.5}, "is not a whole number"),
+        ("POST", "/v1/nodes/web1/drain", {}, "web1 is not an IP address"),
+        ("GET", "/v1/members/web/web1?limit=x", None, "limit=x is not a number"),
+        ("DELETE", "/v1/members/web/web1", None, "Method Not Allowed"),
+    ],
+)
+async def test_bad_orders_are_refused_with_a_reason(director, method, resource, body, status):
+    """What cannot be done is said, and nothing is changed."""
+
+    with pytest.raises(OrderError) as caught:
+        await asyncio.to_thread(ask, director.path, method, resource, body)
+    assert status in str(caught.value)
+    assert director.state.orders == {}
+
+
+async def test_an_order_that_cannot_be_kept_is_not_taken(director, capsys):
+    """A drain that ends with the next restart would be a surprise."""
+    director.file.mkdir()
+    assert await onward(director, "member", "drain", "web/web1") == 1
+    assert "not taken" in capsys.readouterr().err
+    assert director.state.orders == {}
+
+
+async def test_nobody_there(tmp_path, capsys):
+    """Without a director the command says where it looked, and exits with 3."""
+    assert call(["member", "list", "--socket", str(tmp_path / "none.sock")]) == 3
+    assert "none.sock" in capsys.readouterr().err
+
+
+def test_damaged_orders_are_put_aside(tmp_path):
+    """A file that is no file of orders does not keep a director from starting, and is not lost."""
+    path = tmp_path / "orders.json"
+    path.write_text('{"format": 1, "orders": {"web/web1": {"state": "asleep"}}}')
+    assert orders.load(path) == {}
+    assert path.with_suffix(".damaged").read_text().startswith('{"format"')
+    assert orders.load(path) == {}
+
+
+async def test_the_list(director, capsys):
+    """All members with their states; what is not visible is not shown as zero."""
+    director.state.set_order("web/web1", Order(AdminState.DRAIN, time.time()))
+    director.decide()
+    assert await onward(director, "member", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:4] == ["web/web1", "203.0.113.1", "draining", "up"]
+    assert " - " in lines[2]
+    assert (director.applied.tables.services[0].slots >> 16 != NO_MEMBER).all()
