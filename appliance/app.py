@@ -27,7 +27,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-import numpy as np
 import structlog
 import uvloop
 
@@ -44,7 +43,7 @@ from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, PlaneKind
 from appliance.netlink import Netlink
-from appliance.reconcile import Reconciler
+from appliance.reconcile import Reconciler, serving
 from appliance.ring.algorithms import ALGORITHMS
 from appliance.seen import seen
 from appliance.state import Learning, PinsSeen, State
@@ -321,9 +320,7 @@ class Director:
     def _look_at_pins(self, applied: Desired, known: Seen | None) -> tuple[PinsSeen, Seen]:
         pins, members = self._plane.pins, applied.tables.members
         pins.sweep()
-        serves = np.zeros(1 << 16, np.bool_)
-        serves[list(members)] = True
-        live = pins.live(serves)
+        live = pins.live(serving(applied))
         ids = {index: member.id for index, member in members.items()}
         known = member_stats(live, pins.delays, ids, self._loads, time.monotonic_ns(), known)
         return seen(live, applied), known

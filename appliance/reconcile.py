@@ -13,6 +13,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 
 from appliance.dataplane.base import DataPlane, DataPlaneError
@@ -76,6 +78,8 @@ class Reconciler:
         self._tell(desired)
         try:
             await self._plane.set(desired.tables)
+            if self._lost(desired):
+                await asyncio.to_thread(self._plane.pins.forget, serving(desired))
             await self._plane.check()
         except DataPlaneError as error:
             # Routers may not be told of what is not certain to be carried: the store turns this error into "announce
@@ -89,6 +93,11 @@ class Reconciler:
         if desired.gone:
             self._state.forget(desired.gone)
         return await self._speak(desired.routes) and done
+
+    def _lost(self, desired: Desired) -> bool:
+        """Whether members have left the tables."""
+        before = self.applied.tables.members.keys() if self.applied is not None else frozenset()
+        return not before <= desired.tables.members.keys()
 
     async def _speak(self, routes: frozenset[Route]) -> bool:
         """A speaker remembers what it was told, and does it when it can; so what counts is what it was told last."""
@@ -122,6 +131,13 @@ class Reconciler:
                 log.info("vip.withdrawn", vip=view.vip, reason=view.no.why, detail=view.no.detail)
         for vip in _gone(before, now):
             log.info("vip.withdrawn", vip=vip, reason="removed", detail="no longer configured")
+
+
+def serving(desired: Desired) -> npt.NDArray[np.bool_]:
+    """By member index."""
+    serves = np.zeros(1 << 16, np.bool_)
+    serves[list(desired.tables.members)] = True
+    return serves
 
 
 def _turned(before: Desired | None, now: Desired) -> Iterator[tuple[str, MemberView]]:

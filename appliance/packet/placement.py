@@ -4,12 +4,14 @@ The reference for every data plane (packets.md, section 7). Slots are words of `
 
     (P, P)            steady: P, and nothing is remembered
     (P, Q)            window: flows from before the change are on Q, new ones go to P
-    (P, NO_MEMBER)    tail: flows that are remembered stay where they are, all others are on P
+    (P, NO_MEMBER)    tail: flows that are remembered stay where they are, all others are on P and are remembered, too
     (NO_MEMBER, Q)    window in which nobody takes new flows
 
-Pins remember flows: in a window all of them (new ones from their SYN on, older ones from the first packet that is
-seen), in the tail those that were remembered before, and always where an algorithm decides flow by flow. In a steady
-slot nobody remembers anything, so a flood of new flows has nothing to fill.
+Pins remember flows: in a window and in the tail all of them (new ones from their SYN on, older ones from the first
+packet that is seen), and always where an algorithm decides flow by flow. Directors are never in the same phase at the
+very same moment, and what one remembers it tells the others: so a flow that changes over from one director to another
+finds its member as long as either is not steady. In a steady slot nobody remembers anything, so a flood of new flows
+has nothing to fill.
 """
 
 from collections.abc import Callable
@@ -198,30 +200,32 @@ def place(
     if kind is Kind.SYN:
         if live is not None and live.state < PinState.FIN and live.age < RETRANSMISSION_TICKS:
             return Placed(live.member, By.PIN)
-        return _open(slot, entry, choose)
+        return _open(slot, choose)
     if live is not None:
         return Placed(live.member, By.PIN, _used(kind, live))
     if slot.placement is Placement.PER_FLOW and kind is Kind.UDP:
         member = choose()
         return Placed(member, By.CHOICE, _new(member))
-    # In the tail nobody would place the flow otherwise, so nothing has to be remembered.
-    remembers = slot.placement is Placement.PER_FLOW or slot.previous != NO_MEMBER
-    keep = _new(fallback) if remembers and kind in (Kind.PLAIN, Kind.UDP) else None
-    return Placed(fallback, by_fallback, keep)
+    return Placed(fallback, by_fallback, _found(kind, fallback))
 
 
-def _open(slot: Slot, entry: Pin | None, choose: Callable[[], int]) -> Placed:
+def _open(slot: Slot, choose: Callable[[], int]) -> Placed:
     """A new connection."""
     if slot.placement is Placement.PER_FLOW:
         member = choose()
         return Placed(member, By.CHOICE, _new(member))
-    # In the tail an entry of an earlier connection would lead the next packet astray, live or not.
-    remembers = slot.previous != NO_MEMBER or entry is not None
-    return Placed(slot.primary, By.SLOT, _new(slot.primary) if remembers else None)
+    return Placed(slot.primary, By.SLOT, _new(slot.primary))
 
 
-def _new(member: int) -> Pin | None:
-    return None if member == NO_MEMBER else Pin(member, PinState.NEW)
+def _new(member: int, state: PinState = PinState.NEW) -> Pin | None:
+    return None if member == NO_MEMBER else Pin(member, state)
+
+
+def _found(kind: Kind, member: int) -> Pin | None:
+    """What is remembered of a flow that was there before and that nobody has remembered yet."""
+    if kind is Kind.FIN:
+        return _new(member, PinState.FIN)
+    return _new(member) if kind in (Kind.PLAIN, Kind.UDP) else None
 
 
 def _used(kind: Kind, pin: Pin) -> Pin | None:

@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from appliance.forwarding import NO_MEMBER, SLOTS, SlotArray
+from appliance.forwarding import NO_MEMBER, SlotArray
 from appliance.ring.slots import pack, unpack
 
 Mask = npt.NDArray[np.bool_]
-Indices = npt.NDArray[np.uint32]
-"""SLOTS member indices."""
-
 _NONE = np.uint32(NO_MEMBER)
+
+TAIL_S = 30.0
+"""How long a tail lasts at least: directors do not end a window at the same moment, and until all have ended it, what
+one of them sends by its slots alone another would send elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Course:
 
     slots: SlotArray = field(repr=False, compare=False)
     since: npt.NDArray[np.float64] = field(repr=False, compare=False)
-    """When each slot's window began; meaningless outside of windows."""
+    """When each slot's window or tail began; meaningless where it is steady."""
 
     windows: int = 0
     """Slots that are in a window."""
@@ -119,18 +120,21 @@ def follow(
     over &= windowed & (target != _NONE)  # while nobody takes new flows, old ones have nowhere else to go
     owner = np.where(over, primary, owner)
 
-    # Nobody takes new flows, and the one with the old ones has died: those remembered at the last owner go on there.
-    stranded = (target == _NONE) & ~serves[owner] & serves[primary] & ~steady
-    owner = np.where(stranded, primary, owner)
+    # Nobody takes new flows, and the one with the unremembered ones has died: any other will do to keep the slot from
+    # being steady, so that those that are remembered go on.
+    stranded = (target == _NONE) & ~serves[owner] & ~steady
+    if serving and stranded.any():
+        owner = np.where(stranded, np.where(serves[primary], primary, min(serving)), owner)
 
     window = serves[owner] & (owner != target)
     # Other directors may tell of flows in a slot that is steady here already: hence not only where there was a window.
-    tail = ~window & (target != _NONE) & (elsewhere | ~steady & (moved | windowed))
+    tail = ~window & (target != _NONE) & (elsewhere | ~steady & (moved | windowed | (age < TAIL_S)))
     following = np.where(window, owner, np.where(tail, _NONE, target)).astype(np.uint32)
     slots = pack(target, following)
     if np.array_equal(slots, before.slots):
         return before
-    since = np.where(window & ~(windowed & ~over), now, before.since)
+    goes_on = (window & windowed & ~over) | (tail & ~windowed & ~steady & ~moved)
+    since = np.where(goes_on, before.since, now)
     for array in (slots, since):
         array.flags.writeable = False
     return Course(
@@ -138,7 +142,7 @@ def follow(
         since=since,
         windows=int(np.count_nonzero(window)),
         tails=int(np.count_nonzero(tail)),
-        next_at=float(since[window].min()) + window_s if window.any() else None,
+        next_at=float(since[ending].min()) + window_s if (ending := window & (target != _NONE)).any() else None,
     )
 
 
@@ -157,9 +161,9 @@ def pin_facts(
         age_s: seconds since each was used.
     """
     primary, previous = unpack(course.slots)
-    elsewhere = np.zeros(SLOTS, np.bool_)
+    elsewhere = np.zeros(len(primary), np.bool_)
     elsewhere[slot[member != primary[slot]]] = True
-    quiet = np.full(SLOTS, np.inf, np.float32)
+    quiet = np.full(len(primary), np.inf, np.float32)
     old = member == previous[slot]
     np.minimum.at(quiet, slot[old], age_s[old])
     return PinFacts(elsewhere, quiet)

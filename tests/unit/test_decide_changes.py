@@ -89,7 +89,7 @@ def test_a_window_ends_and_then_the_tail():
     assert view(tail, 1).drained
     still = decide(given, tail, START + 910)
     assert still.tables.same(tail.tables)
-    steady = decide(replace(given, pins=nothing_remembered(tail)), tail, START + 920)
+    steady = decide(replace(given, pins=nothing_remembered(tail)), tail, START + 933)
     assert (words(steady)[0] == words(steady)[1]).all()
     assert steady.recheck_at is None
 
@@ -109,7 +109,7 @@ def test_flows_that_are_remembered_keep_the_table_from_being_steady():
     tail = decide(given, after, START + 902)
     facts = PinFacts(np.arange(SLOTS) == np.flatnonzero(words(after)[1] == 0)[0], np.full(SLOTS, np.inf, np.float32))
     pins = PinsSeen({key: (course, facts) for key, course in tail.courses.items()}, {0: 1})
-    later = decide(replace(given, pins=pins), tail, START + 910)
+    later = decide(replace(given, pins=pins), tail, START + 933)
     assert later.services[0].course.tails == 1
     assert not view(later, 1).drained
 

@@ -144,6 +144,7 @@ async def test_run_takes_a_burst_of_changes_as_one():
             await journal.told(frozenset({VIP_ROUTE}))
             for number in (1, 2, 3):
                 state.set_health(f"web/web{number}", Health.DOWN)
-            await journal.told(frozenset())
+            while journal.lines[-3:] != ["routes 0", "program 0", "routes 0"]:
+                await asyncio.sleep(0.001)
         running.cancel()
-    assert journal.lines[-3:] == ["routes 0", "program 0", "routes 0"]
+    assert journal.lines.count("program 0") == 1

@@ -42,7 +42,11 @@ def test_a_member_that_left_is_kept_until_it_is_forgotten_and_then_has_to_prove_
     state.set_health("web/web2", Health.UP)
     state.set_config(config(service(pool=pool(member(2)))))
     assert state.snapshot().health == {"web/web1": Health.UP, "web/web2": Health.UP}
-    assert [(m.name, m.leaving) for m in state.config.pools[0].members] == [("web2", False), ("web1", True), ("web3", True)]
+    assert [(m.name, m.leaving) for m in state.config.pools[0].members] == [
+        ("web2", False),
+        ("web1", True),
+        ("web3", True),
+    ]
     state.forget(["web/web1", "web/web3"])
     assert state.snapshot().health == {"web/web2": Health.UP}
     assert [m.name for m in state.config.pools[0].members] == ["web2"]
