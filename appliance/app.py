@@ -39,6 +39,7 @@ from appliance.config.load import ConfigError, load
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
 from appliance.decide import Desired
+from appliance.fleet.side import FleetSide
 from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, PlaneKind
@@ -178,7 +179,10 @@ class Director:
         self._speaker = _speaker(config)
         self._netlink = Netlink(self._state.set_next_hops)
         self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets
-        self._reconciler = Reconciler(self._state, self._plane, self._speaker, self._changed)
+        self._fleet = FleetSide(config, self._state, lambda: self._plane.pins)
+        self._reconciler = Reconciler(
+            self._state, self._plane, self._speaker, self._changed, on_applied=self._fleet.applied
+        )
         self._lag = LoopLag()
         self._verdicts: dict[tuple[str, str], Verdict] = {}
         self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=str(path), digest=config.digest)
@@ -207,6 +211,7 @@ class Director:
                 applied=lambda: self._reconciler.applied,
                 pins=lambda: self._plane.pins,
                 save=partial(orders.save, orders_path),
+                share=self._fleet.order if self._fleet.shares_orders else None,
             ),
         )
 
@@ -235,6 +240,7 @@ class Director:
                 tasks.create_task(self._reloads(), name="reload"),
                 tasks.create_task(self._end_learning(), name="learning"),
                 tasks.create_task(self._watch_pins(), name="pins"),
+                tasks.create_task(self._fleet.run(), name="fleet"),
             ]
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))
@@ -265,6 +271,7 @@ class Director:
         known = {(probe.target.id, probe.monitor) for probe in wanted}
         self._verdicts = {key: verdict for key, verdict in self._verdicts.items() if key in known}
         self._monitors.set(wanted)
+        self._fleet.follow(config)
 
     def _on_health(self, status: Status) -> None:
         """A member is up when all its monitors say so, and down when one says that."""
@@ -276,7 +283,7 @@ class Director:
             return
         health = health_of({self._verdicts.get((member, monitor.name), Verdict.UNKNOWN) for monitor in pool.monitors})
         if health is not None:
-            self._state.set_health(member, health, time.time())
+            self._fleet.judge(member, health)
 
     async def _keep_lease(self) -> None:
         while True:

@@ -87,6 +87,8 @@ class Why(StrEnum):
     # a VIP
     NO_SERVICE_UP = "no_service_up"
     PLANE_DOWN = "plane_down"
+    JOINING = "joining"
+    """The director has just started, and asks the others for the flows that they remember."""
     LOCAL_ADDRESS = "local_address"
     """The VIP is an address of this director: its kernel would take the packets."""
     NO_BGP = "no_bgp"
@@ -212,8 +214,10 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         ring = rings[key]
         course_key = *key, window_s(service)
         if course_key not in courses:
-            courses[course_key] = _course(snapshot, ring, course_key, before, now)
-        course = courses[course_key]
+            known = _course(snapshot, ring, course_key, before, now)
+            if known is not None:
+                courses[course_key] = known
+        course = courses.get(course_key)
         views.append(ServiceView(service, ring.members, _why_not_serving(service, ring), course, ring.panic))
         if service.enabled:
             for vip in service.vips:
@@ -483,16 +487,15 @@ def _table_members(judged: tuple[MemberView, ...], delivery: Delivery) -> Mappin
     }
 
 
-def _course(snapshot: Snapshot, ring: _Ring, key: CourseKey, before: Desired | None, now: float) -> Course:
-    """The words of a ring's slots, for services with the same window."""
+def _course(snapshot: Snapshot, ring: _Ring, key: CourseKey, before: Desired | None, now: float) -> Course | None:
+    """The words of a ring's slots, for services with the same window; None as long as nothing is known of them."""
     pool, delivery, window = key
     course = before.courses.get(key) if before else None
     if course is None and (steps := _steps(snapshot, pool, delivery)):
         course = replay(steps, now, window)
-    if ring.undecided or not snapshot.config.director.pins:
-        # Without members nothing is forwarded; what was before is kept in mind until there are some.
-        return course if ring.undecided and course is not None else start(ring.wanted)
-    if course is None:
+    if ring.undecided:
+        return course  # without members nothing is forwarded; what was before is kept in mind until there are some
+    if course is None or not snapshot.config.director.pins:
         return start(ring.wanted)
     about, facts = snapshot.pins.facts.get(key, (None, None))
     return follow(course, ring.wanted, ring.serving, now, window, ring.pool.quiet_s, facts if about is course else None)
@@ -577,7 +580,7 @@ def _left(view: MemberView, needed: bool) -> MemberView:
 
 
 def _table_service(
-    index: int, service: VirtualService, vip: IPAddress, ring: _Ring, course: Course, before: Desired | None
+    index: int, service: VirtualService, vip: IPAddress, ring: _Ring, course: Course | None, before: Desired | None
 ) -> TableService:
     placement = Placement.PER_PACKET if service.profile.per_packet else ring.method.placement
     made = TableService(
@@ -587,7 +590,7 @@ def _table_service(
         service.protocol,
         service.ports,
         service.hash_mode,
-        ring.wanted if ring.undecided else course.slots,
+        ring.wanted if ring.undecided or course is None else course.slots,
         service.profile.session_idle_timeout_s,
         placement,
         ring.method.order if placement is not Placement.HASH else ChoiceOrder.SEQUENCE,
@@ -632,6 +635,8 @@ def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceVi
         return No(Why.LOCAL_ADDRESS, f"remove {vip} from this machine's interfaces")
     if snapshot.plane_error is not None:
         return No(Why.PLANE_DOWN, snapshot.plane_error)
+    if snapshot.joining is not None:
+        return No(Why.JOINING, snapshot.joining)
     if any(view.no is None or (view.service.enabled and view.service.advertise_down) for view in users):
         return None
     if len(users) == 1:

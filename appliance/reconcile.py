@@ -39,12 +39,23 @@ class Reconciler:
         speaker: Speaker,
         changed: asyncio.Event,
         clock: Callable[[], float] = time.time,
+        on_applied: Callable[[Desired], None] = lambda _: None,
     ) -> None:
+        """
+        Args:
+            state: what is known.
+            plane: what forwards.
+            speaker: what announces.
+            changed: set whenever the store has changed.
+            clock: seconds since 1970.
+            on_applied: is told of everything that has come into force.
+        """
         self._state = state
         self._plane = plane
         self._speaker = speaker
         self._changed = changed
         self._clock = clock
+        self._on_applied = on_applied
         self._told: Desired | None = None
         self._announced: frozenset[Route] = frozenset()
         self._trouble = ""
@@ -89,6 +100,7 @@ class Reconciler:
             self._state.set_plane_error(str(error))
             return False
         self.applied = desired
+        self._on_applied(desired)
         self._state.set_plane_error(None)
         if desired.gone:
             self._state.forget(desired.gone)

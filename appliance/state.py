@@ -113,6 +113,9 @@ class Snapshot:
     history: Mapping[RingKey, tuple[LogEntry, ...]] = field(default_factory=dict)
     """Of before this process began, or of what others have seen; the oldest first."""
 
+    joining: str | None = None
+    """Why nothing may be announced yet; None when nothing keeps us."""
+
     def undecided(self, pool: Pool) -> list[str]:
         """Names of members of which it is not known yet whether they will be in rotation."""
         how = self.learning.get(pool.name)
@@ -224,6 +227,7 @@ class State:
         self._pins = PinsSeen()
         self._stats: Mapping[int, MemberStats] = {}
         self._history: Mapping[RingKey, tuple[LogEntry, ...]] = {}
+        self._joining: str | None = None
         self._indices = self._allocator.update(ways(config))
 
     @property
@@ -250,6 +254,7 @@ class State:
             pins=self._pins,
             stats=self._stats,
             history=self._history,
+            joining=self._joining,
         )
 
     def set_config(self, config: Config, now: float = 0.0) -> None:
@@ -322,9 +327,16 @@ class State:
             self._changed()
 
     def set_history(self, history: Mapping[RingKey, tuple[LogEntry, ...]]) -> None:
-        """What was before this process began."""
-        self._history = history
-        self._changed()
+        """How pools became what they are, as others have seen it. It counts where this process does not know better."""
+        if history != self._history:
+            self._history = history
+            self._changed()
+
+    def set_joining(self, why: str | None) -> None:
+        """Why nothing may be announced yet, or None from when it may be."""
+        if why != self._joining:
+            self._joining = why
+            self._changed()
 
     def _note_what_is_off(self, config: Config, now: float) -> None:
         before, after = _off(self._config), _off(config)

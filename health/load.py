@@ -7,11 +7,12 @@ agents already. Words are separated by spaces, tabs or commas, in upper or lower
     75%                         so much of what its weight stands for can be had; 0 % is full, above 100 % is idle
     up, ready                   all is well
     drain, maint                it wants no new flows; it wants none at all
-    down, failed, stopped       it does not work
+    down, fail, stopped         it does not work
     maxconn:100                 is read over
     # and all behind it         text for people, and so is what stands behind `down`
 
-What is done about words is for others to say: an agent is one witness, and a monitor another.
+An answer says everything: words of earlier ones do not count any more. What is done about words is for others to say:
+an agent is one witness, and a monitor another.
 """
 
 import asyncio
@@ -32,6 +33,10 @@ log = structlog.get_logger()
 
 WINDOW = 1024
 """Bytes within which the line must end."""
+
+MISSES = 3
+"""So many questions in a row must go without an answer until the last one does not count any more. A member that is too
+busy to answer must not count as loaded as the others are for that."""
 
 _JITTER = 0.1
 """As for monitors: reports of many members do not fall into step."""
@@ -54,6 +59,7 @@ _WISHES = {
     "drain": Wish.DRAIN,
     "maint": Wish.MAINT,
     "down": Wish.DOWN,
+    "fail": Wish.DOWN,
     "failed": Wish.DOWN,
     "stopped": Wish.DOWN,
 }
@@ -96,6 +102,9 @@ class LoadStatus:
 
     last: Result | None = None
     """Of the latest question; None before the first."""
+
+    misses: int = 0
+    """Questions without an answer since the last one with."""
 
 
 def parse(line: bytes) -> Reply | str:
@@ -248,13 +257,18 @@ class Loads:
             await self._sleep(max(0.0, pause_s))
 
     def _take(self, watch: _Watch, result: Result, reply: Reply) -> None:
-        before = watch.status
-        text = reply.text if result.good else f"{result.code}: {result.detail}"
-        watch.status = LoadStatus(watch.agent.target, reply.load, reply.wish, text, result)
-        if (reply.load, reply.wish, text) == (before.load, before.wish, before.text):
-            return
-        answered = before.last is None or before.last.good
-        if result.good != answered or reply.wish is not before.wish:
+        before, target = watch.status, watch.agent.target
+        if result.good:
+            status = LoadStatus(target, reply.load, reply.wish, reply.text, result)
+        else:
+            misses, text = before.misses + 1, f"{result.code}: {result.detail}"
+            said = before if misses < MISSES else LoadStatus(target)
+            status = LoadStatus(target, said.load, said.wish, text, result, misses)
+        watch.status = status
+        if result.good != (before.last is None or before.last.good) or status.wish is not before.wish:
             event = "load.heard" if result.good else "load.not_heard"
-            log.info(event, member=watch.agent.target.id, port=watch.agent.target.port, wish=reply.wish, detail=text)
-        self._report(watch.status)
+            log.info(
+                event, member=target.id, address=target.address, port=target.port, wish=status.wish, detail=status.text
+            )
+        if (status.load, status.wish, status.text) != (before.load, before.wish, before.text):
+            self._report(status)

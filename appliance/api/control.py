@@ -26,6 +26,7 @@ from appliance.api.server import ApiError
 from appliance.config.problems import did_you_mean
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Desired, MemberView
+from appliance.fleet.client import StoreError
 from appliance.flows import Flow, FlowsLeft, flows_left
 from appliance.model import AdminState, Order, Pool
 from appliance.orders import Orders, as_json
@@ -49,6 +50,9 @@ class Controls:
     pins: Callable[[], PinTable]
     save: Callable[[Orders], None]
     """Keeps orders; raises OSError."""
+
+    share: Callable[[Mapping[str, Order | None]], Awaitable[None]] | None = None
+    """Gives orders to all directors of the fleet; raises StoreError. None: they are for this director only."""
 
 
 class _RefusedError(Exception):
@@ -161,7 +165,7 @@ class ControlServer:
             until = now + timeout_s if timeout_s is not None else None
             since = before.since if before is not None and before.state is state else now
             orders[name] = Order(state, since, until, ratio)
-        self._give(orders, request, str(body.get("reason") or ""))
+        await self._give(orders, request, str(body.get("reason") or ""))
         return web.json_response({"members": names})
 
     async def _weigh(self, request: web.Request) -> web.Response:
@@ -172,14 +176,19 @@ class ControlServer:
             raise _RefusedError(400, f"ratio = {ratio} is not a whole number")
         before = self._controls.state.orders.get(name) or Order(AdminState.READY, self._clock())
         order = replace(before, ratio=None if ratio is None else int(ratio))
-        self._give({name: order}, request, str(body.get("reason") or ""))
+        await self._give({name: order}, request, str(body.get("reason") or ""))
         return web.json_response({"members": [name]})
 
-    def _give(self, orders: Mapping[str, Order], request: web.Request, reason: str) -> None:
+    async def _give(self, orders: Mapping[str, Order], request: web.Request, reason: str) -> None:
         kept = dict(self._controls.state.orders) | dict(orders)
         for name, order in orders.items():
             if order.state is AdminState.READY and order.ratio is None:
                 del kept[name]  # nothing differs from the configuration
+        try:
+            if self._controls.share is not None:
+                await self._controls.share({name: kept.get(name) for name in orders})
+        except StoreError as error:
+            raise _RefusedError(503, f"the fleet cannot be told, so the order is not taken: {error}") from error
         try:
             self._controls.save(kept)
         except OSError as error:

@@ -189,6 +189,7 @@ _SIGNATURES: Mapping[str, tuple[object, list[object]]] = {
     "btf__type_by_id": (c_void_p, [c_void_p, c_uint32]),
     "btf__name_by_offset": (c_char_p, [c_void_p, c_uint32]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
+    "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
     "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
     "btf__resolve_size": (ctypes.c_int64, [c_void_p, c_uint32]),
     "ring_buffer__new": (c_void_p, [c_int, _SAMPLE, c_void_p, c_void_p]),
@@ -616,6 +617,11 @@ class Object:
         """Give a map another number of elements than the source does; before `load`."""
         found = self._find("map", map_name)
         _lib.call(f"map {map_name}: size", "bpf_map__set_max_entries", found, entries)
+
+    def reuse(self, map_name: str, fd: int) -> None:
+        """Take a map that is there already in the place of a new one; before `load`. Its descriptor remains the
+        caller's."""
+        _lib.call(f"map {map_name}: reuse", "bpf_map__reuse_fd", self._find("map", map_name), fd)
 
     def load(self) -> None:
         """Make the maps and load the programs.

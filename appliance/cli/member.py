@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 from urllib.parse import quote
 
@@ -299,7 +299,7 @@ def _left(document: Document) -> str:
     return "; ".join(parts) or "waiting for the tables to be steady"
 
 
-def _row(member: Document) -> Iterable[object]:
+def _row(member: Document) -> Sequence[object]:
     known = member["flows"]
     count = known["open"] + known["closing"]
     shown = count if count or member["state"] == "draining" else "-"

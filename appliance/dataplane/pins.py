@@ -95,6 +95,29 @@ class LivePins:
         return len(self.position)
 
 
+class Found:
+    """What a table has of many flows, column by column."""
+
+    __slots__ = ("_way", "everything", "sets", "word")
+
+    def __init__(self, word: Words, sets: Positions, way: Positions, *, everything: bool = True) -> None:
+        self.word = word
+        """0 where there is no entry."""
+        self.sets = sets
+        """That the flows belong to."""
+        self.everything = everything
+        """True when every flow has an entry."""
+        self._way = way
+
+    def states(self) -> States:
+        """Of the entries; NEW where there is none."""
+        return _states(self.word)
+
+    def positions(self, rows: Positions | slice = slice(None)) -> Positions:
+        """Where the entries are, of those flows that have one."""
+        return self.sets[rows] * WAYS + (self._way[rows] & WAYS - 1)
+
+
 def sets_for(pins: int) -> int:
     """How many sets hold so many pins."""
     return max(1, -(-pins // WAYS))
@@ -225,27 +248,34 @@ class PinTable:
 
     # Many flows. Callers hold `lock` from finding them to writing.
 
-    def find_all(self, hash64: Words) -> tuple[Positions, Words]:
+    def find_all(self, hash64: Words) -> "Found":
         """`find_word` for columns."""
         sets = self._sets_of(hash64)
         gathered = self._table[sets]
-        tags = gathered.view(np.uint32)[:, 1::2]
-        flat = np.flatnonzero(tags == _tags(hash64).astype(np.uint32)[:, None])
+        tags = hash64.view(np.uint32)[::2]
+        if not tags.all():
+            tags = _tags(hash64).astype(np.uint32)
+        flat = np.flatnonzero(gathered.view(np.uint32)[:, 1::2] == tags[:, None])
         rows = flat >> _WAYS_SHIFT
         if len(flat) == len(hash64) and bool((rows[1:] > rows[:-1]).all()):
-            return sets * WAYS + (flat & WAYS - 1), gathered.reshape(-1).take(flat)
-        position, word = np.zeros(len(hash64), np.int64), np.zeros(len(hash64), np.uint64)
-        flat, rows = flat[::-1], rows[::-1]  # of two that fit, the first one counts, which is assigned last
-        position[rows] = sets[rows] * WAYS + (flat & WAYS - 1)
-        word[rows] = gathered.reshape(-1).take(flat)
-        return position, word
+            return Found(gathered.reshape(-1).take(flat), sets, flat)
+        # Of two that fit, the first one counts, which is assigned last.
+        word, way = np.zeros(len(hash64), np.uint64), np.zeros(len(hash64), np.int64)
+        word[rows[::-1]] = gathered.reshape(-1).take(flat[::-1])
+        way[rows[::-1]] = flat[::-1]
+        return Found(word, sets, way, everything=False)
 
-    def use_all(self, position: Positions, before: Words, after: Words) -> None:
-        """`use` for columns from `find_all`. A flow may be there more than once: its highest state counts."""
-        changed = np.flatnonzero(before != after)
+    def use_all(self, found: "Found", after: Words) -> None:
+        """`use` for columns. A flow may be there more than once: its highest state counts.
+
+        Args:
+            found: the flows' entries.
+            after: words from now on; what is there already stays.
+        """
+        changed = np.flatnonzero(found.word != after)
         if not len(changed):
             return
-        position, before, after = position[changed], before[changed], after[changed]
+        position, before, after = found.positions(changed), found.word[changed], after[changed]
         state = after >> _STATE_SHIFT & _STATE_MASK
         if int(state.max()) > PinState.OPEN:
             order = np.argsort(state, kind="stable")
@@ -258,40 +288,37 @@ class PinTable:
             self._count_delays(places, _members(after[established][first]))
 
     def keep_all(
-        self, position: Positions, before: Words, member: Members, state: States, flows: npt.NDArray[np.void], now: int
+        self, found: "Found", rows: Positions, member: Members, state: States, flows: npt.NDArray[np.void], now: int
     ) -> None:
-        """`keep` for columns, of pins that are in use at this moment.
+        """`keep` for columns, of flows that have just been used.
 
         Args:
-            position: from `find_all`, as is *before*.
-            before: the flows' words so far.
+            found: the entries of more flows than these.
+            rows: which of them these are.
             member: to be remembered.
             state: PinState.
             flows: FLOW; no two of the same flow. `born_ns` is filled in here.
             now: the present tick.
         """
-        hash64 = flows["hash64"]
+        hash64, before = flows["hash64"], found.word[rows]
         flows["born_ns"] = self.clock_ns()
         after = _packed(hash64, member, state, now)
-        found = before != 0
-        if found.any():
-            places, mine = position[found], after[found]
-            established = ((before[found] >> _STATE_SHIFT & _STATE_MASK) == PinState.NEW) & (
-                state[found] == PinState.OPEN
-            )
+        known = np.flatnonzero(before)
+        if len(known):
+            places = found.positions(rows[known])
+            established = (_states(before[known]) == PinState.NEW) & (state[known] == PinState.OPEN)
             if established.any():
-                self._count_delays(places[established], member[found][established])
-            self.words[places] = mine
-            other = (_members(before[found]) != member[found]) | (state[found] == PinState.NEW)
-            self._write_all_down(places[other], flows[found][other])
-        rest = np.flatnonzero(~found)
-        sets = self._sets_of(hash64)
+                self._count_delays(places[established], member[known][established])
+            self.words[places] = after[known]
+            other = (_members(before[known]) != member[known]) | (state[known] == PinState.NEW)
+            self._write_all_down(places[other], flows[known[other]])
+        rest = np.flatnonzero(before == 0)
         while len(rest):
             # Of flows that share a set, one after the other gets its place.
-            _, first = np.unique(sets[rest], return_index=True)
-            first.sort()
+            sets = found.sets[rows[rest]]
+            first = np.sort(np.unique(sets, return_index=True)[1])
             chosen = rest[first]
-            places = self._make_room_for_all(sets[chosen], now)
+            places = self._make_room_for_all(sets[first], now)
             self.words[places] = 0
             self._write_all_down(places, flows[chosen])
             self.words[places] = after[chosen]
@@ -350,7 +377,8 @@ class PinTable:
         """`merge` for flows of which no two share a set."""
         hash64, now = flows["hash64"], self.now()
         flows["born_ns"] = self.clock_ns()
-        position, before = self.find_all(hash64)
+        found = self.find_all(hash64)
+        position, before = found.positions(), found.word
         here_age, here_state = _ages(before, now), _states(before)
         known = (before != 0) & (here_age <= lifetimes(here_state, self.flows["idle"][position]))
         same = known & (_members(before) == member)
@@ -369,7 +397,7 @@ class PinTable:
         self.flows[position[moved]] = flows[moved]
 
         new = np.flatnonzero(before == 0)
-        sets = self._sets_of(hash64[new])
+        sets = found.sets[new]
         worth, way = self._worth_least(sets, now)
         mine = _RANKS.take(state[new]) << WHEN_BITS | age[new]
         enters = worth > mine
@@ -420,6 +448,25 @@ class PinTable:
             unchanged = self.words[position] == words  # as good as it gets without a lock that the program knows
             self.words[position[unchanged]] = 0
         return int(np.count_nonzero(unchanged))
+
+    def forget(self, serves: npt.NDArray[np.bool_]) -> int:
+        """Empty the places of members that do not serve any more: should one come back, its flows are somewhere else.
+
+        Args:
+            serves: by member index.
+
+        Returns:
+            How many places that were.
+        """
+        with self.lock:
+            words = self.words.copy()
+            position = np.flatnonzero(words)
+            words = words[position]
+            lost = ~serves[_members(words)]
+            position, words = position[lost], words[lost]
+            unchanged = self.words[position] == words
+            self.words[position[unchanged]] = 0
+            return int(np.count_nonzero(unchanged))
 
     def changes(self, cursors: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], bool]:
         """Places that have got a new flow or another member lately.

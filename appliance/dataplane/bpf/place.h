@@ -214,9 +214,7 @@ GLOBAL int place(struct question *q)
 		}
 		q->way = q->primary;
 		q->by = BY_SLOT;
-		/* In the tail an entry of an earlier connection would lead the next packet astray, live or not. */
-		if (previous != NOBODY || q->found)
-			pin(q, member_at(g, q->primary), PIN_NEW, now);
+		pin(q, member_at(g, q->primary), PIN_NEW, now);
 		return 0;
 	}
 	if (way != NOBODY) {
@@ -242,10 +240,9 @@ GLOBAL int place(struct question *q)
 		pin(q, choose(q, control, g, policy), PIN_NEW, now);
 		return 0;
 	}
-	/* In the tail nobody would place the flow otherwise, so nothing has to be remembered. */
-	if ((kind == KIND_PLAIN || kind == KIND_UDP) &&
-	    (previous != NOBODY || policy->placement == PLACEMENT_PER_FLOW))
-		pin(q, member_at(g, fallback), PIN_NEW, now);
+	/* A flow that was there before, and that nobody has remembered yet. */
+	if (kind == KIND_PLAIN || kind == KIND_UDP || kind == KIND_FIN)
+		pin(q, member_at(g, fallback), kind == KIND_FIN ? PIN_FIN : PIN_NEW, now);
 	return 0;
 }
 
@@ -334,7 +331,7 @@ GLOBAL int keep(struct question *q)
 	struct pin_set *set;
 	struct turn *turn;
 	struct cpu *cpu;
-	u32 position, state;
+	u32 position, state, fresh;
 	u64 given_up, busy;
 	int at, lived;
 
@@ -352,12 +349,13 @@ GLOBAL int keep(struct question *q)
 	if (!set)
 		return 0;
 	state = state_of(q->word);
-	if (state == PIN_NEW)
+	fresh = !q->found || state == PIN_NEW || member_of(q->found) != member_of(q->word);
+	if (fresh)
 		q->flow.born_ns = bpf_ktime_get_ns() + control->clock;
 	if (q->found) {
 		if (__sync_val_compare_and_swap(&set->word[position & 7], q->found, q->word) != q->found)
 			return 0;
-		if (state == PIN_NEW) {
+		if (fresh) {
 			write_down(q, position);
 			announce();
 		} else if (state == PIN_OPEN && state_of(q->found) == PIN_NEW) {

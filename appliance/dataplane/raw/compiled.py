@@ -2,7 +2,7 @@
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -14,11 +14,15 @@ import numpy.typing as npt
 
 from appliance.dataplane.base import Traffic
 from appliance.dataplane.intervals import NO_SERVICE, PORTS, port_intervals
-from appliance.forwarding import ForwardingTables, NextHop, SlotArray, TableMember, TableService
+from appliance.dataplane.pins import PinTable, lifetime
+from appliance.dataplane.raw.rules import STEADY, TAIL, WINDOW, EntryCodes, slot_rule
+from appliance.dataplane.raw.turns import ColumnTurns
+from appliance.forwarding import NO_MEMBER, ForwardingTables, NextHop, Placement, SlotArray, TableMember, TableService
 from appliance.model import DsrType, TtlPolicy
 from appliance.packet.encap import HOP_LIMIT
 from appliance.packet.forward import Ingress, PacketPath
-from appliance.ring.hash import MASKS, derive_keys, flow_words
+from appliance.packet.placement import PinState, idle_ticks
+from appliance.ring.hash import MASKS, derive_keys, derive_pin_keys, flow_words
 
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
@@ -102,10 +106,15 @@ class Lookup:
 
 
 class Keys:
-    """The flow hash's keys as Python numbers and as 0-d arrays (which NumPy takes quicker than either other form)."""
+    """A hash's keys as Python numbers and as 0-d arrays (which NumPy takes quicker than either other form)."""
 
-    def __init__(self, secret: bytes) -> None:
-        self.numbers = derive_keys(secret)
+    def __init__(self, secret: bytes, derive: Callable[[bytes], tuple[int, ...]] = derive_keys) -> None:
+        """
+        Args:
+            secret: the fleet's.
+            derive: makes the keys of it.
+        """
+        self.numbers = derive(secret)
         self.arrays = tuple(np.array(key, np.uint64) for key in self.numbers)
 
 
@@ -135,22 +144,39 @@ class Compiled:
     Members are numbered densely here ("ways"); `no_way` is the number that stands for nobody.
     """
 
-    def __init__(self, tables: ForwardingTables, ports: Sequence[Ingress]) -> None:
+    def __init__(
+        self,
+        tables: ForwardingTables,
+        ports: Sequence[Ingress],
+        pins: PinTable | None = None,
+        turns: ColumnTurns | None = None,
+    ) -> None:
         """
         Args:
             tables: what to compile.
             ports: the interfaces that frames arrive on, in the order of the port numbers given to the vectorised path.
+            pins: what is remembered of flows; None remembers nothing.
+            turns: for services that place flow by flow or packet by packet. Both outlive the tables.
 
         Raises:
             ValueError: the secret is too short.
         """
         self.tables = tables
-        self.path = PacketPath(tables)
+        self.pins = pins
+        self.turns = turns or ColumnTurns()
+        self.path = PacketPath(tables, pins, self.turns)
         self.keys = Keys(tables.secret)
+        self.pin_keys = Keys(tables.secret, derive_pin_keys)
         self.members: tuple[TableMember, ...] = tuple(tables.members[index] for index in sorted(tables.members))
         self.no_way = len(self.members)
         self.dense = {member.index: way for way, member in enumerate(self.members)}
+        self.dense_column = np.full(1 << 16, self.no_way, np.uint16)
+        """`dense`, as a column over all indices."""
+        for index, way in self.dense.items():
+            self.dense_column[index] = way
+        self.serves = self.dense_column != self.no_way
         self._index_services(tables.services)
+        self._index_slots(tables.services)
         self._index_members()
         macs = {member.next_hop.mac for member in self.members if member.delivery.dsr_type is DsrType.L2}
         macs |= {member.next_hop.source_mac for member in self.members}
@@ -165,26 +191,6 @@ class Compiled:
         self.lookup6 = Lookup((s for s in services if s.vip.packed in v6), v6)
         self.vips6 = Addresses(tuple(v6))
 
-        arrays: dict[int, tuple[int, SlotArray]] = {}
-        total = 0
-        for service in services:
-            if id(service.slots) not in arrays:
-                arrays[id(service.slots)] = total, service.slots
-                total += len(service.slots)
-        dense = np.full(1 << 16, self.no_way, np.uint16)
-        for index, way in self.dense.items():
-            dense[index] = way
-        self.ways = (
-            np.concatenate([dense[slots & np.uint32(0xFFFF)] for _, slots in arrays.values()])
-            if arrays
-            else np.zeros(0, np.uint16)
-        )
-        """The slot tables of all services, one behind the other, with ways in them."""
-        self.gaps = bool((self.ways == self.no_way).any())
-        """Whether there is a slot without a member."""
-
-        self.offsets = [arrays[id(service.slots)][0] for service in services]
-        self.sizes = [len(service.slots) for service in services]
         self.masks = [MASKS[service.hash_mode] for service in services]
         self.one_mask = self.masks[0] if len(set(self.masks)) == 1 else None
         """What all services have in common, if they have."""
@@ -192,11 +198,58 @@ class Compiled:
             flow_words(bytes(len(s.vip.packed)), s.vip.packed, bytes(4), s.protocol, s.hash_mode) for s in services
         ]
         """The flow words of each service's frames, where they are known beforehand: destination and protocol."""
-        self.offsets_column = np.array(self.offsets, np.uint64)
-        self.sizes_column = np.array(self.sizes, np.uint64)
+        self.destinations = [struct.unpack(f"<{len(s.vip.packed) // 4}I", s.vip.packed) for s in services]
+        """The words of each service's VIP."""
         self.destination_masks = np.array([mask.destination for mask in self.masks], np.uint64)
         self.ports_masks = np.array([mask.ports for mask in self.masks], np.uint64)
         self.protocol_masks = np.array([mask.protocol for mask in self.masks], np.uint64)
+
+    def _index_slots(self, services: Sequence[TableService]) -> None:
+        tables: dict[tuple[int, Placement], tuple[int, SlotArray]] = {}
+        total = 0
+        for service in services:
+            key = id(service.slots), service.placement
+            if key not in tables:
+                tables[key] = total, service.slots
+                total += len(service.slots)
+        self.ways = np.full(total, self.no_way, np.uint16)
+        """The slot tables of all services, one behind the other, with ways in them; `no_way` where a frame's way does
+        not follow from the slot alone, or nobody has it."""
+
+        for (_, placement), (offset, slots) in tables.items():
+            if placement is Placement.HASH:
+                primary = slots & np.uint32(NO_MEMBER)
+                ways = self.dense_column.take(primary)
+                ways[primary != slots >> np.uint32(16)] = self.no_way
+                self.ways[offset : offset + len(slots)] = ways
+        self.gaps = bool((self.ways == self.no_way).any())
+        """Whether there is such a slot."""
+
+        self.slots = np.zeros(0, np.uint32)
+        """The same slot tables as they are."""
+        self.rules = np.zeros(0, np.uint16)
+        """By slot, the rules for its frames (`rules.slot_rule`)."""
+        if self.gaps:
+            self.slots = np.concatenate([slots for _, slots in tables.values()])
+            self.rules = np.concatenate(
+                [_slot_rules(placement, slots) for (_, placement), (_, slots) in tables.items()]
+            )
+
+        self.offsets = [tables[id(service.slots), service.placement][0] for service in services]
+        self.sizes = [len(service.slots) for service in services]
+        self.offsets_column = np.array(self.offsets, np.uint64)
+        self.sizes_column = np.array(self.sizes, np.uint64)
+        self.remembering = [service.placement is not Placement.PER_PACKET for service in services]
+        """Whether what is remembered of flows can make a difference, by service."""
+
+        idles = [min(idle_ticks(service.idle_timeout_s), 0xFFFF) for service in services]
+        self.idles = np.array(idles, np.uint16)
+        """By service, ticks."""
+        self.lifetimes = [[lifetime(state, idle) for state in PinState] for idle in idles]
+        """Of what is remembered, ticks: by service and state."""
+        worths = {idle: EntryCodes(idle) for idle in idles}
+        self.entry_codes = [worths[idle] for idle in idles]
+        """What is remembered, as the rules see it: by service."""
 
     @cached_property
     def way_list(self) -> tuple[Way, ...]:
@@ -300,6 +353,12 @@ class TrafficColumns:
 
     def way(self, way: int) -> Traffic:
         return Traffic(*(int(column[way]) for column in (self.way_packets, self.way_bytes, self.way_flows)))
+
+
+def _slot_rules(placement: Placement, slots: SlotArray) -> npt.NDArray[np.uint16]:
+    previous = slots >> np.uint32(16)
+    shape = np.where(slots & np.uint32(NO_MEMBER) == previous, STEADY, np.where(previous == NO_MEMBER, TAIL, WINDOW))
+    return np.array([slot_rule(placement, shape) for shape in range(3)], np.uint16).take(shape)
 
 
 def _group(member: TableMember) -> Group:

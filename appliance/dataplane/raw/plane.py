@@ -24,6 +24,7 @@ from appliance.dataplane.raw.compiled import Compiled, TrafficColumns
 from appliance.dataplane.raw.guard import KernelGuard
 from appliance.dataplane.raw.layout import ETHERNET, Columns, stride_for
 from appliance.dataplane.raw.rings import Area, RxRing, SlowTap
+from appliance.dataplane.raw.turns import ColumnTurns
 from appliance.dataplane.raw.tx import Egress, NoEgress, Sender, reason_of
 from appliance.dataplane.raw.vector import VectorPath
 from appliance.dataplane.raw.worker import Port, Work, Worker
@@ -88,6 +89,7 @@ class RawDataPlane:
         self._use_xsk = use_xsk
         self.pins = PinTable.in_memory(pins, time.monotonic_ns)
         """What is remembered of flows. A plane in front of this one gives it the table of both before the start."""
+        self._turns = ColumnTurns()
         self._guard = KernelGuard(interfaces)
         self._lock = threading.Lock()
         """Held by whatever opens, changes or closes sockets: a cancelled caller leaves its worker thread behind."""
@@ -150,6 +152,7 @@ class RawDataPlane:
         session = self._session
         if session is not None:
             session.add_to(totals)
+        totals.details.update(pin_details(self.pins))
         return totals.counters()
 
     async def explain(self, frame: bytes, interface: str) -> Action:
@@ -195,7 +198,16 @@ class RawDataPlane:
         interfaces = [_require(name) for name in self._interfaces]
         self._guard.install()
         try:
-            self._session = _Session(interfaces, self._slots, self._batch, self._few, self._use_xsk, self._events)
+            self._session = _Session(
+                interfaces,
+                self._slots,
+                self._batch,
+                self._few,
+                self._use_xsk,
+                self._events,
+                self.pins,
+                self._turns,
+            )
         except OSError as error:
             self._guard.remove()
             raise DataPlaneError(_explain_os_error(error, self._interfaces)) from error
@@ -298,8 +310,12 @@ class _Session:
         few: int,
         use_xsk: bool,
         events: EventLog,
+        pins: PinTable,
+        turns: ColumnTurns,
     ) -> None:
         self._batch = batch
+        self._pins = pins
+        self._turns = turns
         self._use_xsk = use_xsk
         self._interfaces = interfaces
         self.tables = ForwardingTables()
@@ -338,7 +354,7 @@ class _Session:
             reply = self._egress[interface.ifindex] = Egress(interface.name, interface.ifindex, self.area, self._batch)
             ports.append(Port(Ingress(interface.ifindex, interface.mac, interface.mtu), ring, slow, reply))
         self._ports = ports
-        compiled = Compiled(self.tables, [port.ingress for port in ports])
+        compiled = Compiled(self.tables, [port.ingress for port in ports], self._pins, self._turns)
         self._books = Totals(), compiled
         """What tables that are no longer followed have counted, and the tables that are. Replaced together, so that
         a reader never misses or doubles anything."""
@@ -353,7 +369,7 @@ class _Session:
             DataPlaneError: the tables cannot be followed.
         """
         try:
-            compiled = Compiled(tables, [port.ingress for port in self._ports])
+            compiled = Compiled(tables, [port.ingress for port in self._ports], self._pins, self._turns)
         except ValueError as error:
             raise DataPlaneError(f"the forwarding tables cannot be used: {error}") from error
         egress = {
@@ -537,12 +553,12 @@ def explain(compiled: Compiled, ingress: Ingress, number: int, frame: bytes) -> 
     """What the plane does with a frame: the socket filters as the kernel runs them, then the passes or the reference.
 
     Args:
-        compiled: tables; nothing is counted in them.
+        compiled: tables; nothing is counted in them, nothing remembered of the flow, and nobody's turn taken.
         ingress: where the frame arrives.
         number: of that interface among those that *compiled* was made for.
         frame: with its Ethernet header.
     """
-    action = compiled.path.forward(frame, ingress)
+    action = compiled.path.forward(frame, ingress, look_only=True)
     tables = compiled.tables
     plain, _ = bpf.classifier(sorted(tables.vips_v4), sorted(tables.vips_v6), ingress.mtu, bpf.Class.PLAIN)
     if frame[:6] != ingress.mac or not bpf.run(plain, frame):
@@ -551,7 +567,7 @@ def explain(compiled: Compiled, ingress: Ingress, number: int, frame: bytes) -> 
     columns.frames[0, ETHERNET : ETHERNET + len(frame)] = np.frombuffer(frame, np.uint8)
     columns.captured[0] = len(frame)
     path = VectorPath(columns)
-    outcome = path.forward(slice(0, 1), number, _uncounted(compiled))
+    outcome = path.forward(slice(0, 1), number, _uncounted(compiled), look_only=True)
     if outcome.answer:
         return action
     if outcome.sends:
@@ -561,6 +577,12 @@ def explain(compiled: Compiled, ingress: Ingress, number: int, frame: bytes) -> 
     reason = next(iter(path.reasons), Reason.NOT_VIP)
     verdict = Verdict.PASS if reason is Reason.NOT_VIP else Verdict.DROP
     return dataclasses.replace(action, verdict=verdict, reason=reason, frame=b"", ifindex=0)
+
+
+def pin_details(pins: PinTable) -> dict[str, int]:
+    """What a table has counted of flows: those that got a place, and live ones that had to give theirs up, by state."""
+    evicted = {f"pins_evicted_{state.name.lower()}": number for state, number in pins.evicted.items()}
+    return {"pins_made": pins.made, "pins_told": pins.told, **evicted}
 
 
 def _uncounted(compiled: Compiled) -> Compiled:

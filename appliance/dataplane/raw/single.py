@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from appliance.dataplane.raw.compiled import Compiled, Kind, Way
 from appliance.dataplane.raw.layout import ETHERNET, IP, OUTER4, OUTER6, Frames
+from appliance.dataplane.raw.placing import place_one
+from appliance.dataplane.raw.rules import KIND_LIST, UDP
 from appliance.model import HashMode, Protocol
 from appliance.packet.encap import HOP_LIMIT
 from appliance.ring.hash import MASKS, hash_words
@@ -79,14 +81,19 @@ class SinglePath:
         if service < 0:
             return None
         masks = tables.masks[service]
+        whole = (*addresses, ports, protocol)
         if masks is not _WHOLE:
             half = len(addresses) // 2
             addresses = (*addresses[:half], *(word & masks.destination for word in addresses[half:]))
         flow = (*addresses, ports & masks.ports, protocol & masks.protocol)
         hash32 = hash_words(tables.keys.numbers, flow)
-        number = int(tables.ways[tables.offsets[service] + (hash32 * tables.sizes[service] >> 32)])
+        slot = tables.offsets[service] + (hash32 * tables.sizes[service] >> 32)
+        number = int(tables.ways[slot])
         if number == tables.no_way:
-            return None
+            kind = KIND_LIST[memory[l4 + 13]] if protocol == Protocol.TCP else UDP
+            number = place_one(tables, service, slot, kind, whole, hash32, total)
+            if number == tables.no_way:
+                return None
         way = tables.way_list[number]
         if total > way.limit:
             return None

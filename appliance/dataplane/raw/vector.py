@@ -17,6 +17,8 @@ import numpy.typing as npt
 from appliance.dataplane.intervals import NO_SERVICE
 from appliance.dataplane.raw.compiled import I64, NOT_VIP, U32, U64, Compiled, Group, Keys, Kind
 from appliance.dataplane.raw.layout import ETHERNET, OUTER4, OUTER6, Columns, Rows, alike
+from appliance.dataplane.raw.placing import Flows, place
+from appliance.dataplane.raw.rules import KIND_OF_FLAGS, UDP
 from appliance.model import HashMode, Protocol
 from appliance.packet.action import Reason
 from appliance.ring.hash import FINAL, MASKS
@@ -136,17 +138,20 @@ class VectorPath:
         self._columns = columns
         self._answers = answers
         self._ident = 0
+        self._look_only = False
         self.reasons: Counter[Reason] = Counter()
         """Drops so far."""
 
-    def forward(self, rows: slice, port: int, tables: Compiled) -> Outcome:
+    def forward(self, rows: slice, port: int, tables: Compiled, *, look_only: bool = False) -> Outcome:
         """Rewrite the frames of neighbouring slots for their members.
 
         Args:
             rows: which slots, at least one.
             port: number of the interface that they arrived on.
             tables: to forward by. Their traffic is counted as sent.
+            look_only: remember nothing of their flows, and take nobody's turn.
         """
+        self._look_only = look_only
         outcome = Outcome([], [], [])
         link = self._columns.link[rows]
         if alike(link):
@@ -249,12 +254,14 @@ class VectorPath:
                     return
         batch.way = way = tables.ways.take(index.view(np.int64)).astype(np.intp)
         if tables.gaps and int(way.max()) == tables.no_way:
+            self._place(batch, index.view(np.int64), tables)
             lost = way == tables.no_way
-            self.reasons[Reason.NO_MEMBER] += int(np.count_nonzero(lost))
-            batch.outcome.dropped.append(batch.keep(~lost))
-            way = batch.way
-            if not len(way):
-                return
+            if lost.any():
+                self.reasons[Reason.NO_MEMBER] += int(np.count_nonzero(lost))
+                batch.outcome.dropped.append(batch.keep(~lost))
+                way = batch.way
+                if not len(way):
+                    return
         if int(batch.total.max()) > tables.lowest_limit:
             too_big = batch.total > tables.limits.take(way)
             if too_big.any():
@@ -267,6 +274,49 @@ class VectorPath:
                     return
         self._count(batch, tables)
         self._send(batch, tables)
+
+    def _place(self, batch: _Batch, index: I64, tables: Compiled) -> None:
+        """Find the ways of frames whose slot does not tell."""
+        open_ = np.flatnonzero(batch.way == tables.no_way)
+        rows = None if len(open_) == len(index) else open_
+        words = batch.words if rows is None else batch.words[:, rows]
+        sources, destinations, ports = (
+            (words[3:4], words[4:5], words[5]) if batch.version == 4 else (words[2:6], words[6:10], words[10])
+        )
+        flags = self._columns.tcp_flags4 if batch.version == 4 else self._columns.tcp_flags6
+        kind: int | I64
+        protocol: int | npt.NDArray[np.uint8]
+        service = batch.service
+        if isinstance(service, int):
+            protocol = tables.tables.services[service].protocol
+            kind = UDP
+            if protocol == Protocol.TCP:
+                kind = KIND_OF_FLAGS.take(flags[batch.rows if rows is None else batch.numbers()[rows]])
+            remembering = tables.remembering[service]
+        else:
+            service = service if rows is None else service[rows]
+            protocol = batch.protocol if rows is None else batch.protocol[rows]
+            kind = KIND_OF_FLAGS.take(flags[batch.numbers() if rows is None else batch.numbers()[rows]])
+            kind[protocol != _TCP] = UDP
+            remembering = any(tables.remembering)
+        hash64 = None
+        if remembering and tables.pins is not None:
+            # As with the other hash: what is one number for all frames is half of the work.
+            towards = tables.destinations[service] if isinstance(service, int) else destinations
+            hash64 = pin_hash_columns(tables.pin_keys, [*sources, *towards, ports, protocol])
+        flows = Flows(
+            service,
+            index if rows is None else index[rows],
+            kind,
+            batch.total if rows is None else batch.total[rows],
+            batch.hash32 if rows is None else batch.hash32[rows],
+            hash64,
+            sources,
+            destinations,
+            ports,
+            protocol,
+        )
+        batch.way[slice(None) if rows is None else rows] = place(tables, flows, look_only=self._look_only)
 
     def _drop_all(self, batch: _Batch, reason: Reason | None) -> None:
         rows = batch.numbers()
@@ -412,6 +462,19 @@ def hash_columns(keys: Keys, columns: Sequence[npt.NDArray[Any] | int]) -> U64:
 
     Of a pair of words, if only one is a number, it is the second. The first word is none.
     """
+    h = _spread(keys, columns)
+    h >>= _32
+    return h
+
+
+def pin_hash_columns(keys: Keys, columns: Sequence[npt.NDArray[Any] | int]) -> U64:
+    """`ring.hash.pin_hash`, with words as for `hash_columns`."""
+    h = _spread(keys, columns)
+    h ^= h >> _32
+    return h
+
+
+def _spread(keys: Keys, columns: Sequence[npt.NDArray[Any] | int]) -> U64:
     h = _constant(0)
     constant = keys.numbers[0]
     for i in range(0, len(columns), 2):
@@ -434,7 +497,6 @@ def hash_columns(keys: Keys, columns: Sequence[npt.NDArray[Any] | int]) -> U64:
     for _ in range(2):
         h ^= h >> _32
         h *= _FINAL
-    h >>= _32
     return h
 
 

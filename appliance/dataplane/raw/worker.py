@@ -337,7 +337,7 @@ class Worker:
     def _sample_row(self, row: int, port: Port, work: Work) -> None:
         """A sample of a frame that a batch has dropped. The reference says why: batches only count."""
         frame = self._frame(row)
-        action = work.tables.path.forward(frame, port.ingress)
+        action = work.tables.path.forward(frame, port.ingress, look_only=True)
         if action.verdict is Verdict.DROP and action.reason is not None:
             self._sample("drop", action.reason, frame, port)
 

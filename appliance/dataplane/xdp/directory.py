@@ -12,13 +12,22 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.dataplane.intervals import NO_SERVICE, PORTS, port_intervals
-from appliance.dataplane.xdp.layout import BUCKET, ENTRY, PROBES, RANGE, VIP, what
-from appliance.forwarding import TableService
+from appliance.dataplane.xdp import layout
+from appliance.dataplane.xdp.layout import BUCKET, ENTRY, POLICY, PROBES, RANGE, VIP, what
+from appliance.forwarding import ChoiceOrder, Placement, TableService
 from appliance.model import IPAddress, Protocol
+from appliance.packet.placement import idle_ticks
 from appliance.ring.hash import FINAL, MASKS, derive_keys, derive_pin_keys, flow_words
 
 U64 = npt.NDArray[np.uint64]
 Records = npt.NDArray[np.void]
+
+PLACEMENTS = {
+    Placement.HASH: layout.PLACEMENT_HASH,
+    Placement.PER_FLOW: layout.PLACEMENT_PER_FLOW,
+    Placement.PER_PACKET: layout.PLACEMENT_PER_PACKET,
+}
+ORDERS = {ChoiceOrder.SEQUENCE: layout.ORDER_SEQUENCE, ChoiceOrder.RANDOM: layout.ORDER_RANDOM}
 
 NO_OWNER = -1
 """Owner of entries that stand for a VIP."""
@@ -74,6 +83,22 @@ class Directory:
         """The services of these."""
         owners: npt.NDArray[np.int64] = self.owners[self.owned]
         return owners
+
+    @cached_property
+    def policies(self) -> Records:
+        """POLICY of each service; `choices`, `length` and `stamp` are left to be filled in."""
+        return np.array(
+            [
+                (PLACEMENTS[one.placement], ORDERS[one.choice_order], idle_ticks(one.idle_timeout_s), 0, 0, 0)
+                for one in self.services
+            ],
+            POLICY,
+        )
+
+    @cached_property
+    def choosing(self) -> tuple[int, ...]:
+        """The services that have choices."""
+        return tuple(one.index for one in self.services if one.placement is not Placement.HASH)
 
 
 def build(services: tuple[TableService, ...], secret: bytes) -> Directory:

@@ -37,12 +37,12 @@ from appliance.dataplane.xdp.attach import (
 )
 from appliance.dataplane.xdp.directory import build
 from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program
-from appliance.dataplane.xdp.tables import Egress, NoRoomError, needs_of
+from appliance.dataplane.xdp.tables import Egress, NoRoomError, Outcome, needs_of
 from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
 from appliance.model import Protocol
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.checksum import checksum
-from appliance.packet.forward import Ingress, PacketPath
+from appliance.packet.forward import Ingress, PacketPath, Turns
 
 log = structlog.get_logger()
 
@@ -81,7 +81,8 @@ class XdpDataPlane:
             links: file descriptors of links that an earlier process has left attached, by interface. Their program goes
                 on by its own tables until the first `set`, and not one packet goes between.
             slow_path: the plane behind the program; by default one on the same interfaces.
-            pins: flows to remember at once, at most.
+            pins: flows to remember at once, at most; for the slow path that is made here. With another one, as many as
+                that one has room for.
         """
         self._interfaces = interfaces
         self._mode = mode
@@ -107,6 +108,7 @@ class XdpDataPlane:
         """The program on interfaces that frames only leave by."""
         self._programmed: ForwardingTables | None = None
         """The tables last set; None when they are not certain to be in force."""
+        self._choice = _Choice()
         self._reference = PacketPath(ForwardingTables())
         """What they mean."""
         self._past = Totals()
@@ -128,10 +130,12 @@ class XdpDataPlane:
         Raises:
             DataPlaneError: as the contract says; the text names what is missing.
         """
-        await self._slow.start()
+        await asyncio.to_thread(self._load)
         try:
+            await self._slow.start()
             await asyncio.to_thread(self._start)
         except BaseException:
+            await asyncio.to_thread(self._close)
             await self._slow.close()
             raise
         self._listen()
@@ -237,21 +241,24 @@ class XdpDataPlane:
     def _tables(self) -> ForwardingTables:
         return self._program.tables.tables if self._program is not None else ForwardingTables()
 
-    def _start(self) -> None:
+    def _load(self) -> None:
+        """Load the program, and let the slow path remember flows where it does."""
         with self._lock:
             if self._program is not None:
                 return
             try:
-                program = Program()
+                self._program = Program(pins=self._slow.pins.capacity)
             except BpfError as error:
                 raise DataPlaneError(_explain(error)) from error
-            self._program = program
-            try:
-                for name in self._interfaces:
-                    self._cover(name)
-            except BaseException:
-                self._close()
-                raise
+            self._slow.pins = self._program.pin_table()
+
+    def _start(self) -> None:
+        with self._lock:
+            program = self._program
+            if program is None or self._attached:
+                return
+            for name in self._interfaces:
+                self._cover(name)
             log.info(
                 "plane.started",
                 kind="xdp",
@@ -442,7 +449,7 @@ class XdpDataPlane:
                     program.tables.stage(tables, self._member_egress, same_egress=True)
                 except NoRoomError as reason:
                     needs = needs_of(tables, build(tables.services, tables.secret))
-                    self._spare = Program(program.tables.capacity.holding(needs))
+                    self._spare = Program(program.tables.capacity.holding(needs), pin_maps=program.pin_maps())
                     log.info("plane.xdp_larger_maps", reason=str(reason))
                     self._spare.tables.stage(tables, self._member_egress)
                     for attachment in self._attached.values():
@@ -462,7 +469,8 @@ class XdpDataPlane:
                 # An interface has changed meanwhile, and what was in force had to be written anew.
                 fresh.tables.stage(tables, self._member_egress)
             fresh.tables.publish()
-            self._programmed, self._reference = tables, PacketPath(tables)
+            self._programmed = tables
+            self._reference = PacketPath(tables, self.pins, self._choice)
             replaced = list(self._attached) if fresh is self._spare else list(self._inherited)
             for name in replaced:
                 try:
@@ -527,7 +535,7 @@ class XdpDataPlane:
                 outcome, out = self._program.run(frame, interface)
             except BpfError:
                 return None
-            return action_of(outcome.exit, outcome.service, outcome.member, outcome.slot, out, self._tables())
+            return action_of(outcome, out, self._tables())
 
     def _prove(self, services: int) -> None:
         """Compare program and reference for a few packets of some services; take the program off when they differ."""
@@ -539,12 +547,13 @@ class XdpDataPlane:
             ingress = Ingress(interface.ifindex, interface.mac, interface.mtu)
             for service in self._proof.sample(tables.services, min(services, len(tables.services))):
                 frame = _probe(service, interface.mac, self._proof)
-                expected = self._reference.forward(frame, ingress)
                 try:
                     outcome, out = self._program.run(frame, interface)
                 except BpfError as error:
                     raise DataPlaneError(f"the XDP program cannot be tried out: {error}") from error
-                got = action_of(outcome.exit, outcome.service, outcome.member, outcome.slot, out, tables)
+                got = action_of(outcome, out, tables)
+                self._choice.taken = outcome.member
+                expected = self._reference.forward(frame, ingress, look_only=True)
                 if got is None or _same(expected, got, tables):
                     continue
                 reason = f"program and reference differ for {service.name} ({service.vip}): {got} instead of {expected}"
@@ -593,14 +602,35 @@ class XdpDataPlane:
         )
 
 
-def action_of(
-    exit_name: str, service: int | None, member: int | None, slot: int | None, out: bytes, tables: ForwardingTables
-) -> Action | None:
-    """The action that a way out of the program is; None for those that lead to the slow path."""
-    if exit_name == _TRANSMIT and member is not None:
+class _Choice(Turns):
+    """For the proof: whose turn it is only the program knows. It may be that of any choice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: int | None = None
+        """The member that the program has taken."""
+
+    def take(self, service: TableService, *, peek: bool = False) -> int:
+        if self.taken is not None and (service.choices == self.taken).any():
+            return self.taken
+        return super().take(service, peek=peek)
+
+
+def action_of(outcome: Outcome, out: bytes, tables: ForwardingTables) -> Action | None:
+    """The action that a way out of the program is; None for those that lead to the slow path.
+
+    Args:
+        outcome: what the program did with a frame.
+        out: as it has left it.
+        tables: in force.
+    """
+    service, member, slot = outcome.service, outcome.member, outcome.slot
+    if outcome.exit == _TRANSMIT and member is not None:
         ifindex = tables.members[member].next_hop.ifindex
-        return Action(Verdict.TRANSMIT, frame=out, ifindex=ifindex, service=service, member=member, slot=slot)
-    what, _, reason = exit_name.partition("_")
+        return Action(
+            Verdict.TRANSMIT, frame=out, ifindex=ifindex, service=service, member=member, slot=slot, by=outcome.by
+        )
+    what, _, reason = outcome.exit.partition("_")
     if what == "pass":
         return Action(Verdict.PASS, Reason(reason))
     if what == "drop":
@@ -618,11 +648,14 @@ def _counters(program: Program) -> Counters:
             totals.reasons[reason] += number
         elif name != _TRANSMIT:
             totals.details[f"xdp_{name}"] += number
+    totals.details.update(program.tables.pins())
     return totals.counters()
 
 
 def _same(expected: Action, got: Action, tables: ForwardingTables) -> bool:
     if (expected.verdict, expected.reason, expected.member) != (got.verdict, got.reason, got.member):
+        return False
+    if expected.by is not got.by:
         return False
     # Between addresses and type may be a VLAN tag for the egress, which the reference knows nothing of.
     addresses, rest = expected.frame[:12], expected.frame[12:]

@@ -1,14 +1,18 @@
 """The XDP program, loaded: its maps sized and filled, test runs, samples."""
 
 import resource
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from appliance.bpf.libbpf import BpfError, Object, RingBuffer, TestRunner, possible_cpus
+import numpy as np
+
+from appliance.bpf.libbpf import BpfError, Map, Object, RingBuffer, TestRunner, possible_cpus
 from appliance.dataplane.base import DataPlaneError
+from appliance.dataplane.pins import DEFAULT_PINS, PinTable, sets_for
 from appliance.dataplane.raw.kernel import Interface
 from appliance.dataplane.xdp import layout
-from appliance.dataplane.xdp.tables import Capacity, Outcome, Tables, sizes
+from appliance.dataplane.xdp.tables import PIN_MAPS, Capacity, Outcome, Tables, pin_sizes, sizes
 
 OBJECT = Path(__file__).parent.parent / "bpf" / "balance.bpf.o"
 PROGRAMS = ("balance_frags", "balance_linear")
@@ -21,43 +25,56 @@ LONGEST_TEST_FRAME = 3000
 class Program:
     """One loaded object. `close` takes it out of the kernel once it is attached nowhere any more."""
 
-    def __init__(self, capacity: Capacity | None = None, path: Path = OBJECT, names: Sequence[str] = PROGRAMS) -> None:
+    def __init__(
+        self,
+        capacity: Capacity | None = None,
+        path: Path = OBJECT,
+        names: Sequence[str] = PROGRAMS,
+        *,
+        pins: int = DEFAULT_PINS,
+        pin_maps: Mapping[str, Map] | None = None,
+    ) -> None:
         """Load it.
 
         Args:
             capacity: of the maps.
             path: the object.
             names: programs in it; the first that the kernel takes is used.
+            pins: flows to remember at once, at most.
+            pin_maps: of a program in whose place this one is to come: it goes on with what that one remembers of flows,
+                and *pins* does not count.
 
         Raises:
             BpfError: libbpf is missing, or kernel or privileges do not allow it; the text says which.
         """
         capacity = capacity or Capacity()
         _raise_memlock_limit()
-        self._object, self.name = _load(capacity, path, names)
+        pin_sets = sets_for(pins) if pin_maps is None else pin_maps["pin_words"].max_entries
+        self._object, self.name = _load(capacity, path, names, pin_sets, pin_maps or {})
         try:
             self.fd = self._object.program(self.name)
-            self.tables = Tables(self._object, capacity, possible_cpus())
+            self.tables = Tables(self._object, capacity, possible_cpus(), pin_sets)
             self._runner = TestRunner(self.fd)
         except BaseException:
             self._object.close()
             raise
-        self._mac = bytes(6)
-        self._mtu = 0
+        self._port: tuple[bytes, int, int] | None = None
 
-    def run(self, frame: bytes, interface: Interface) -> tuple[Outcome, bytes]:
+    def run(self, frame: bytes, interface: Interface, *, remember: bool = False) -> tuple[Outcome, bytes]:
         """What the program does with a frame that arrives on an interface, without counting or sending it.
 
         Args:
             frame: 14 to LONGEST_TEST_FRAME bytes.
             interface: its address and MTU count.
+            remember: let it leave behind what any packet leaves: pins, and turns that are over.
 
         Raises:
             BpfError: the kernel refuses the test.
         """
-        if (interface.mac, interface.mtu) != (self._mac, self._mtu):
-            self.tables.set_port(layout.LOOPBACK, interface.mac, interface.mtu, layout.PORT_QUIET)
-            self._mac, self._mtu = interface.mac, interface.mtu
+        port = interface.mac, interface.mtu, layout.PORT_QUIET | (layout.PORT_REMEMBER if remember else 0)
+        if port != self._port:
+            self.tables.set_port(layout.LOOPBACK, *port)
+            self._port = port
         frame_out = self._runner.run(frame).frame
         return self.tables.outcome(), frame_out
 
@@ -67,14 +84,33 @@ class Program:
 
     def memory(self) -> int:
         """Bytes that the maps take in the kernel."""
-        return sum(self._object.map(name).locked_bytes for name in [*sizes(Capacity(), 1), "egress", "events"])
+        names = [*sizes(Capacity(), 1), *PIN_MAPS, "egress", "events"]
+        return sum(self._object.map(name).locked_bytes for name in names)
+
+    def pin_maps(self) -> dict[str, Map]:
+        """The maps that remember flows. They stay while anybody uses them."""
+        return {name: self._object.map(name) for name in PIN_MAPS}
+
+    def pin_table(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> PinTable:
+        """What the program remembers of flows, for one writer beside it.
+
+        Args:
+            clock_ns: the monotonic clock, as far ahead as `Tables.set_clock` says.
+        """
+        memory = {}
+        for name, found in self.pin_maps().items():
+            part, dtype = PIN_MAPS[name]
+            memory[part] = np.frombuffer(found.memory(found.max_entries * found.value_size), dtype)
+        return PinTable(memory, writer=possible_cpus(), clock_ns=clock_ns)
 
     def close(self) -> None:
         self.tables.close()
         self._object.close()
 
 
-def _load(capacity: Capacity, path: Path, names: Sequence[str]) -> tuple[Object, str]:
+def _load(
+    capacity: Capacity, path: Path, names: Sequence[str], pin_sets: int, pin_maps: Mapping[str, Map]
+) -> tuple[Object, str]:
     refused: BpfError | None = None
     for name in names:
         loading = Object(path)
@@ -82,6 +118,11 @@ def _load(capacity: Capacity, path: Path, names: Sequence[str]) -> tuple[Object,
             loading.only(name)
             for map_name, elements in sizes(capacity, possible_cpus()).items():
                 loading.resize(map_name, elements)
+            for map_name, elements in pin_sizes(pin_sets, possible_cpus()).items():
+                if map_name in pin_maps:
+                    loading.reuse(map_name, pin_maps[map_name].fd)
+                else:
+                    loading.resize(map_name, elements)
             loading.load()
         except BpfError as error:
             loading.close()

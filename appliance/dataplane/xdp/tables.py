@@ -8,7 +8,7 @@ import platform
 import struct
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -17,12 +17,15 @@ import numpy.typing as npt
 from appliance.bpf.libbpf import BpfError, Object
 from appliance.bpf.rcu import wait_for_readers
 from appliance.dataplane.base import Traffic
+from appliance.dataplane.pins import DELAY, FLOW, JOURNAL, WAYS
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.directory import Directory, build
-from appliance.dataplane.xdp.layout import NOBODY
-from appliance.forwarding import ForwardingTables, SlotArray, TableMember
+from appliance.dataplane.xdp.layout import LOOK_CLOSER, NOBODY
+from appliance.forwarding import ChoiceArray, ForwardingTables, Placement, SlotArray, TableMember
 from appliance.model import DsrType, TtlPolicy
-from appliance.ring.hash import derive_keys
+from appliance.packet.action import By
+from appliance.packet.placement import PinState
+from appliance.ring.hash import KEYS, derive_keys
 
 GENERATIONS = 2
 STORES_IN_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
@@ -71,10 +74,13 @@ class Capacity:
     stations: int = 256
     ways: int = 256
     services: int = 256
-    slots: int = 65_568 * 3
+    slots: int = 65_568 * 4
+    """A table in transition takes twice as many as there are in it."""
+    choices: int = 1 << 15
 
     def holding(self, needs: "Capacity") -> "Capacity":
-        """Room for that and as much again: members come and go, and new slots are written beside old ones."""
+        """Room for that and as much again: members come and go, and new slots are written beside old ones. A pool or
+        two may go into transition at once."""
 
         def more(have: int, need: int) -> int:
             return have if need <= have else 2 * need
@@ -86,7 +92,8 @@ class Capacity:
             stations=more(self.stations, needs.stations),
             ways=min(more(self.ways, 2 * needs.ways), layout.MAX_WAYS),
             services=more(self.services, 2 * needs.services),
-            slots=max(self.slots, 2 * needs.slots + 2 * 65_568),
+            slots=max(self.slots, 2 * needs.slots + 4 * 65_568),
+            choices=more(self.choices, 2 * needs.choices),
         )
 
 
@@ -126,7 +133,8 @@ class Numbers(Generic[K]):
 class Space:
     """Stretches of one long array: first fit."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, what: str) -> None:
+        self._what = what
         self._free: list[tuple[int, int]] = [(0, size)]
         """(first, length), in order."""
 
@@ -141,7 +149,7 @@ class Space:
             if free >= length:
                 self._free[at : at + 1] = [(first + length, free - length)] if free > length else []
                 return first
-        raise NoRoomError(f"no room for {length} slots")
+        raise NoRoomError(f"no room for {length} {self._what}")
 
     def give(self, first: int, length: int) -> None:
         """A stretch is free again."""
@@ -173,8 +181,24 @@ class _Stretch:
     """Kept, so that its identity belongs to nobody else."""
 
     first: int
+    length: int
+    """All that it takes."""
+    previous: int
+    """Where the slots' previous owners stand, 0 when all are steady."""
     indices: tuple[int, ...]
     """The members in it."""
+
+
+@dataclass
+class _Choices:
+    """Where the choices of services stand."""
+
+    array: ChoiceArray
+    """Kept, as with slots."""
+
+    first: int
+    stamp: int
+    """No other choices have it."""
 
 
 @dataclass
@@ -182,7 +206,10 @@ class _Staged:
     """A generation: what it uses."""
 
     tables: ForwardingTables = field(default_factory=ForwardingTables)
-    stretches: dict[int, _Stretch] = field(default_factory=dict)
+    stretches: dict[tuple[int, bool], _Stretch] = field(default_factory=dict)
+    """By identity of the array, and whether it is for services that do not place by their slots."""
+
+    choices: dict[int, _Choices] = field(default_factory=dict)
     """By identity of the array."""
 
     ways: dict[tuple[int, str], TableMember] = field(default_factory=dict)
@@ -203,12 +230,13 @@ class _Staged:
 class Tables:
     """The maps of one loaded object, and who has which number in them. One thread at a time."""
 
-    def __init__(self, loaded: Object, capacity: Capacity, cpus: int) -> None:
+    def __init__(self, loaded: Object, capacity: Capacity, cpus: int, pin_sets: int) -> None:
         """
         Args:
             loaded: the object, its maps sized by `sizes`.
             capacity: what it was sized for.
             cpus: possible ones.
+            pin_sets: of places to remember flows in.
         """
         self.capacity = capacity
         self._rows = cpus + 1
@@ -218,12 +246,17 @@ class Tables:
             memory = loaded.map(name).memory(max(1, elements) * dtype.itemsize)
             self._views[name] = np.frombuffer(memory, dtype)
         self._slots = self._views["slots"].view("<u2")
+        self._choices = self._views["choices"].view("<u2")
+        self._member_ways = self._views["member_ways"].view("<u2").reshape(GENERATIONS, -1)
         self._control = self._views["controls"][0]
         self._egress_map = loaded.map("egress")
         self._exit_names = {number: name for name, number in loaded.enum("exit").items()}
+        self._by = {number: By(name.removeprefix("BY_").lower()) for name, number in loaded.enum("by").items()}
         self._service_numbers: Numbers[tuple[str, str]] = Numbers(capacity.services, "virtual services with counters")
         self._way_numbers: Numbers[tuple[int, str]] = Numbers(min(capacity.ways, layout.MAX_WAYS), "members")
-        self._space = Space(capacity.slots)
+        self._space = Space(capacity.slots, "slots")
+        self._choice_space = Space(capacity.choices, "choices")
+        self._stamp = 0
         self._directory: Directory | None = None
         self._way_rows = np.zeros(capacity.ways, layout.WAY)
         """As it is to stand in the next generation."""
@@ -237,15 +270,16 @@ class Tables:
         self._settled = True
         self._gone_services: dict[tuple[str, str], Traffic] = {}
         self._gone_members: dict[str, Traffic] = {}
-        self._start()
+        self._start(pin_sets)
 
-    def _start(self) -> None:
+    def _start(self, pin_sets: int) -> None:
         step = 1
         while step < self._rows:
             step *= 2
         control = self._control
         control["rows"], control["services"], control["ways"] = self._cpus, self.capacity.services, self.capacity.ways
         control["ident_step"], control["slow_limit"], control["tick_shift"] = step, SLOW_PER_TICK, TICK_SHIFT
+        control["pin_sets"] = pin_sets
         self._views["cpus"]["ident"] = np.arange(self._rows)
 
     @property
@@ -368,7 +402,19 @@ class Tables:
             service=service,
             member=None if way == NOBODY else int(self._members_of_ways[way]),
             slot=int(raw["slot"]) if service is not None else None,
+            by=None if way == NOBODY else self._by[int(raw["by"])],
         )
+
+    def set_clock(self, ahead_ns: int) -> None:
+        """Let the clock of pins be ahead of the monotonic one, for tests."""
+        self._control["clock"] = ahead_ns & 0xFFFFFFFFFFFFFFFF
+
+    def pins(self) -> dict[str, int]:
+        """How many flows have got a place among the pins so far, and for how many that were not over it was taken."""
+        rows = self._views["cpus"][: self._cpus]
+        evicted = rows["pins_evicted"].sum(axis=0).tolist()
+        by_state = {f"pins_evicted_{state.name.lower()}": evicted[state] for state in PinState}
+        return {"pins_made": int(rows["pins_made"].sum()), **by_state}
 
     def exits(self) -> dict[str, int]:
         """Packets by their way out, without those that went to members."""
@@ -393,7 +439,7 @@ class Tables:
     def close(self) -> None:
         """Let go of the memory. Nothing else may be called afterwards."""
         self._views.clear()
-        self._slots = np.zeros(0, np.uint16)
+        self._slots = self._choices = self._member_ways = np.zeros(0, np.uint16)
         self._control = None
 
     def _sums(self, what: str, row: int) -> Callable[[int], Traffic]:
@@ -408,8 +454,9 @@ class Tables:
         return self._views["generations"][number]
 
     def _fit(self, directory: Directory, tables: ForwardingTables) -> None:
-        capacity, needs = self.capacity, needs_of(tables, directory, stations=0)
-        for name in ("buckets", "entries", "ranges", "ways", "services", "slots"):
+        """What is not written piece by piece has to fit as a whole."""
+        capacity, needs = self.capacity, _fixed_needs(tables, directory)
+        for name in ("buckets", "entries", "ranges", "ways", "services"):
             if getattr(needs, name) > getattr(capacity, name):
                 raise NoRoomError(f"{getattr(needs, name)} {name}, room for {getattr(capacity, name)}")
 
@@ -417,10 +464,11 @@ class Tables:
         number = 1 - int(self._control["active"])
         first_way = number * self.capacity.ways
         touched = self._write_ways(staged, first_way, egress)
-        offsets = self._write_slots(staged, touched)
+        offsets = self._write_slots(staged, touched, number)
         staged.services = directory.names
         self._service_numbers.take(directory.names)
         self._write_entries(staged, directory, number, offsets)
+        self._write_policies(staged, directory, number)
         generation = self._generation(number)
         stations = np.array(sorted(int.from_bytes(mac, "little") for mac in staged.stations), np.uint64)
         if len(stations) > self.capacity.stations:
@@ -431,7 +479,7 @@ class Tables:
         loops[(stations >> np.uint64(32)).astype(np.int64)] = 1
         generation["loops"] = np.packbits(loops, bitorder="little").view("<u8")
         generation["stations_first"], generation["stations"] = first_station, len(stations)
-        generation["keys"][:11] = directory.keys
+        generation["keys"][:KEYS], generation["pin_keys"][:KEYS] = directory.keys, directory.pin_keys
         generation["ways_first"] = first_way
 
     def _write_ways(self, staged: _Staged, first: int, egress: Callable[[TableMember], Egress]) -> frozenset[int]:
@@ -473,31 +521,78 @@ class Tables:
         staged.egress = frozenset(ifindexes if self._all_ways else ifindexes | base.egress)
         return frozenset(index for index, _ in base.ways.keys() ^ staged.ways.keys())
 
-    def _write_slots(self, staged: _Staged, touched: frozenset[int]) -> npt.NDArray[np.uint32]:
+    def _write_slots(self, staged: _Staged, touched: frozenset[int], number: int) -> npt.NDArray[np.uint32]:
         """Slot tables that are not there yet, or have members that are others now.
 
         Args:
             staged: knows its members.
             touched: indices that stand for another member than in the tables in force.
+            number: of the generation.
 
         Returns:
-            First slot and number of slots of each service.
+            First slot, number of slots and first previous owner of each service.
         """
         dense = np.full(1 << 16, NOBODY, np.uint16)
         dense[[index for index, _ in staged.ways]] = [self._way_numbers.of[key] for key in staged.ways]
-        offsets = np.zeros((len(staged.tables.services), 2), np.uint32)
+        self._member_ways[number] = dense
+        self._generation(number)["member_ways_first"] = number << 16
+        offsets = np.zeros((len(staged.tables.services), 3), np.uint32)
         for service in staged.tables.services:
-            array = service.slots
-            stretch = staged.stretches.get(id(array))
+            array, closer = service.slots, service.placement is not Placement.HASH
+            key = id(array), closer
+            stretch = staged.stretches.get(key)
             if stretch is None:
-                stretch = self._now.stretches.get(id(array))
+                stretch = self._now.stretches.get(key)
                 if stretch is None or not touched.isdisjoint(stretch.indices):
                     indices = stretch.indices if stretch is not None else _indices(array)
-                    stretch = _Stretch(array, self._space.take(len(array)), indices)
-                    self._slots[stretch.first : stretch.first + len(array)] = dense[_primary(array)]
-                staged.stretches[id(array)] = stretch
-            offsets[service.index] = stretch.first, len(array)
+                    stretch = self._write_stretch(array, indices, dense, closer=closer)
+                staged.stretches[key] = stretch
+            offsets[service.index] = stretch.first, len(array), stretch.previous
         return offsets
+
+    def _write_stretch(
+        self, array: SlotArray, indices: tuple[int, ...], dense: npt.NDArray[np.uint16], *, closer: bool
+    ) -> _Stretch:
+        """A slot table: whose the slots are, and behind that whose they were, unless all of them are steady.
+
+        Args:
+            array: the words.
+            indices: the members in it.
+            dense: ways of members.
+            closer: whether no slot says everything, steady or not.
+        """
+        halves = _halves(array)
+        size, steps = len(array), rounded(len(array))
+        changing = halves[:, 0] != halves[:, 1]
+        twice = closer or bool(changing.any())
+        first = self._space.take(2 * steps if twice else steps)
+        owners = dense[halves[:, 0]]
+        if twice:
+            self._slots[first + steps : first + steps + size] = dense[halves[:, 1]]
+            owners |= np.uint16(LOOK_CLOSER) if closer else changing * np.uint16(LOOK_CLOSER)
+        self._slots[first : first + size] = owners
+        previous = first + steps if twice else 0
+        return _Stretch(array, first, 2 * steps if twice else steps, previous, indices)
+
+    def _write_policies(self, staged: _Staged, directory: Directory, number: int) -> None:
+        """How services place their flows, and the choices of those that have any."""
+        policies = directory.policies.copy()
+        for index in directory.choosing:
+            array = staged.tables.services[index].choices
+            if not len(array):
+                continue
+            choices = staged.choices.get(id(array)) or self._now.choices.get(id(array))
+            if choices is None:
+                self._stamp = self._stamp % 0xFFFFFFFF + 1
+                choices = _Choices(array, self._choice_space.take(len(array)), self._stamp)
+                self._choices[choices.first : choices.first + len(array)] = array
+            staged.choices[id(array)] = choices
+            row = policies[index]
+            row["choices"], row["length"], row["stamp"] = choices.first, len(array), choices.stamp
+        first = number * self.capacity.services
+        counters = np.array([self._service_numbers.of[name] for name in directory.names], np.int64)
+        self._views["policies"][first + counters] = policies
+        self._generation(number)["policies_first"] = first
 
     def _write_entries(
         self, staged: _Staged, directory: Directory, number: int, offsets: npt.NDArray[np.uint32]
@@ -508,6 +603,7 @@ class Tables:
         services = directory.owned_services
         entries["slots"][directory.owned] = offsets[services, 0] if len(services) else 0
         entries["size"][directory.owned] = offsets[services, 1] if len(services) else 0
+        entries["previous"][directory.owned] = offsets[services, 2] if len(services) else 0
         counters = np.array([self._service_numbers.of[name] for name in directory.names], np.uint32)
         entries["service"][directory.owned] = counters[services] if len(services) else 0
         self._views["entries"][first : first + len(entries)] = entries
@@ -535,7 +631,10 @@ class Tables:
         """Give back what only *old* uses."""
         for identity, stretch in old.stretches.items():
             if kept.stretches.get(identity) is not stretch:
-                self._space.give(stretch.first, len(stretch.array))
+                self._space.give(stretch.first, stretch.length)
+        for which, choices in old.choices.items():
+            if kept.choices.get(which) is not choices:
+                self._choice_space.give(choices.first, len(choices.array))
         for way in (old.ways.keys() - kept.ways.keys()) & self._way_numbers.of.keys():
             number = self._way_numbers.of[way]
             counted = self._clear("way", self.capacity.ways, number)
@@ -569,26 +668,64 @@ class Outcome:
     service: int | None
     member: int | None
     slot: int | None
+    by: By | None
+    """What has decided on the member."""
 
 
-def needs_of(tables: ForwardingTables, directory: Directory, stations: int | None = None) -> Capacity:
-    """Exactly what these tables take; *stations* are counted when they are not given."""
-    if stations is None:
-        stations = len({mac for member in tables.members.values() for mac in _stations(member)})
-    arrays = {id(service.slots): len(service.slots) for service in tables.services}
+def needs_of(tables: ForwardingTables, directory: Directory) -> Capacity:
+    """Exactly what these tables take."""
+    arrays = {
+        (id(service.slots), service.placement is not Placement.HASH): service.slots for service in tables.services
+    }
+    choices = {id(service.choices): len(service.choices) for service in tables.services}
+    return replace(
+        _fixed_needs(tables, directory),
+        stations=len({mac for member in tables.members.values() for mac in _stations(member)}),
+        slots=sum(
+            rounded(len(array)) * (2 if closer or not _steady(array) else 1) for (_, closer), array in arrays.items()
+        ),
+        choices=sum(rounded(length) for length in choices.values()),
+    )
+
+
+def _fixed_needs(tables: ForwardingTables, directory: Directory) -> Capacity:
+    """The same without what takes a closer look."""
     return Capacity(
         buckets=len(directory.buckets),
         entries=len(directory.entries),
         ranges=len(directory.ranges),
-        stations=stations,
+        stations=0,
         ways=len(tables.members),
         services=len(tables.services),
-        slots=sum(rounded(length) for length in arrays.values()),
+        slots=0,
+        choices=0,
     )
 
 
+PIN_MAPS = {
+    "pin_words": ("words", np.dtype("<u8")),
+    "pin_flows": ("flows", FLOW),
+    "pin_journal": ("journal", np.dtype("<u4")),
+    "pin_heads": ("heads", np.dtype("<u8")),
+    "pin_delays": ("delays", DELAY),
+}
+"""The maps that remember flows: which part of `pins.layout` each of them is, and what stands in it."""
+
+
+def pin_sizes(pin_sets: int, cpus: int) -> dict[str, int]:
+    """How many elements each of them is to have, for writers on all CPUs and one in user space."""
+    writers = cpus + 1
+    return {
+        "pin_words": pin_sets,
+        "pin_flows": pin_sets * WAYS,
+        "pin_journal": writers * JOURNAL // 2,
+        "pin_heads": writers,
+        "pin_delays": 1 << 16,
+    }
+
+
 def sizes(capacity: Capacity, cpus: int) -> dict[str, int]:
-    """How many elements each map is to have."""
+    """How many elements each map is to have that belongs to one program."""
     return {name: max(1, elements) for name, (_, elements) in _maps(capacity, cpus).items()}
 
 
@@ -603,6 +740,10 @@ def _maps(capacity: Capacity, cpus: int) -> Mapping[str, tuple[np.dtype[Any], in
         "stations": (np.dtype("<u8"), twice * capacity.stations),
         "ways": (layout.WAY, twice * capacity.ways),
         "slots": (np.dtype("<u8"), capacity.slots // 4),
+        "policies": (layout.POLICY, twice * capacity.services),
+        "choices": (np.dtype("<u8"), capacity.choices // 4),
+        "member_ways": (np.dtype("<u8"), twice * (1 << 16) // 4),
+        "turns": (layout.TURN, rows * capacity.services),
         "ports": (layout.PORT, layout.TEST_PORT + 1),
         "service_traffic": (layout.TRAFFIC, rows * capacity.services),
         "way_traffic": (layout.TRAFFIC, rows * capacity.ways),
@@ -614,15 +755,20 @@ def _maps(capacity: Capacity, cpus: int) -> Mapping[str, tuple[np.dtype[Any], in
     }
 
 
-def _primary(array: SlotArray) -> npt.NDArray[np.uint16]:
-    """The lower halves of slot words, without a computation."""
-    return np.ascontiguousarray(array, "<u4").view("<u2")[::2]
+def _halves(array: SlotArray) -> npt.NDArray[np.uint16]:
+    """Primary and previous of each slot, without a computation."""
+    return np.ascontiguousarray(array, "<u4").view("<u2").reshape(-1, 2)
+
+
+def _steady(array: SlotArray) -> bool:
+    halves = _halves(array)
+    return bool((halves[:, 0] == halves[:, 1]).all())
 
 
 def _indices(array: SlotArray) -> tuple[int, ...]:
-    """The members that own slots, in ascending order; NO_MEMBER is not one."""
+    """The members in slots, in ascending order; NO_MEMBER is not one."""
     present = np.zeros(1 << 16, np.bool_)
-    present[_primary(array)] = True
+    present[_halves(array)] = True
     return tuple(np.flatnonzero(present[:NOBODY]).tolist())
 
 
@@ -643,5 +789,5 @@ def _way(member: TableMember, egress: Egress) -> bytes:
         if kind == layout.WAY_OUTER4:
             total = sum(struct.unpack("<8H", source)) + sum(struct.unpack("<8H", destination))
     limit = max(0, min(member.inner_mtu, 0xFFFF))
-    head = struct.pack("<BBHI4sII", kind, flags, limit, egress.ifindex, egress.tag, total, 0)
+    head = struct.pack("<BBHI4sII", kind, flags, limit, egress.ifindex, egress.tag, total, member.index)
     return hop.mac + hop.source_mac + head + source + destination

@@ -32,20 +32,24 @@ def weights(candidates: Sequence[Candidate]) -> Shares:
     return np.array([one.weight for one in candidates], np.float64)
 
 
-def portions(shares: Shares, length: int = LENGTH) -> Counts:
-    """Shares as numbers of choices, all together *length*; whoever has a share gets a choice while there are enough.
+def portions(shares: Shares, length: int) -> Counts:
+    """Shares as numbers of choices, all together *length*.
 
     Args:
         shares: from 0, in any unit; one of them positive.
         length: 1..LENGTH.
     """
+    return quotas(np.rint(shares * (_FINE / shares.max())).astype(np.int64), length)
+
+
+def portions_for_all(shares: Shares) -> Counts:
+    """The same with LENGTH, and with a choice for everybody who has a share, however small, while there are enough."""
     fine = np.ceil(shares * (_FINE / shares.max())).astype(np.int64)
-    counts = quotas(fine, length)
+    counts = quotas(fine, LENGTH)
     poor = (fine > 0) & (counts == 0)
-    missing = int(np.count_nonzero(poor))
-    if missing and np.count_nonzero(fine) <= length:
+    if np.count_nonzero(fine) <= LENGTH:
         counts[poor] = 1
-        for _ in range(missing):
+        for _ in range(np.count_nonzero(poor)):
             counts[counts.argmax()] -= 1
     return counts
 
@@ -77,7 +81,7 @@ def by_weight(candidates: Sequence[Candidate]) -> ChoiceArray:
     gains = np.array([one.weight for one in candidates], np.int64)
     gains //= np.gcd.reduce(gains)
     if gains.sum() > LENGTH:
-        gains = portions(gains.astype(np.float64))
+        gains = portions_for_all(gains.astype(np.float64))
     return choices(candidates, smooth(tuple(gains.tolist())))
 
 
@@ -91,7 +95,7 @@ def at_random(candidates: Sequence[Candidate], shares: Shares, before: ChoiceArr
     """
     if not shares.any():
         return NO_CHOICES
-    made = choices(candidates, np.repeat(np.arange(len(candidates)), portions(shares)))
+    made = choices(candidates, np.repeat(np.arange(len(candidates)), portions_for_all(shares)))
     if len(before) == len(made):
         size = 1 + max(int(before.max()), int(made.max()))
         old, new = np.bincount(before, minlength=size), np.bincount(made, minlength=size)

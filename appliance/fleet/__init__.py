@@ -1,0 +1,1 @@
+"""Directors that act as one: what they agree on, and the store that they agree by."""

@@ -1,0 +1,732 @@
+"""The pin channel: directors of a fleet tell each other of the flows that they remember, by UDP.
+
+    every 10 ms    what is new goes to all peers that are there (news first, then what has to be told again: telling.py)
+    every second   a HELLO to each peer, there or not; the ANSWER proves that it lives (session.py)
+    a new life     of a peer, or one that has come back: we ask it for its whole table
+
+A whole table is asked for block by block, so whoever asks sets the pace, and asks again for the parts that got lost.
+News that come in meanwhile are the same kind of statement, so nothing has to wait for anything.
+
+Each peer has a socket of its own, bound to our address and connected to the peer's: the kernel has datagrams of anybody
+else refused before they cost us anything, and a filter in front of the socket (wire.py) those that only claim to come
+from there. What gets through and is refused all the same has REFUSED_SHARE of a CPU, of all peers together: beyond
+that, the socket is not read for a while, and what does not fit into its buffer is lost. Genuine news may get lost with
+it; it is told again.
+
+No part of this is needed for forwarding. A director that cannot reach its peers, or not even its own port, goes on by
+itself, and says so.
+"""
+
+import asyncio
+import select
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from secrets import randbits
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from appliance.dataplane.pins import PinTable
+from appliance.dataplane.raw.kernel import SO_RCVBUFFORCE, SO_SNDBUFFORCE, attach_filter
+from appliance.fleet.session import Session
+from appliance.fleet.telling import ROUND_MS, Positions, Telling
+from appliance.fleet.wire import (
+    ALL_PARTS,
+    DIGEST,
+    DIGESTS,
+    END,
+    ENTRY,
+    PARTS,
+    PER_DATAGRAM,
+    SHORTEST,
+    Ask,
+    Datagram,
+    Keys,
+    Kind,
+    Part,
+    Refusal,
+    Route,
+    ask_body,
+    dump_body,
+    hello_body,
+    pack,
+    socket_filter,
+    unpack,
+)
+from appliance.forwarding import TableMember
+from appliance.model import FleetPeer
+
+log = structlog.get_logger()
+
+TICK_S = 0.01
+RATE = 2_500_000
+"""Bytes a second that we send at most, to all peers together; dumps, which peers ask for, are not counted."""
+
+REFUSED_SHARE = 0.1
+"""Of a CPU's time, for datagrams that are refused."""
+
+AT_ONCE = 32
+"""Datagrams that are read from one socket before others have their turn."""
+
+BUFFER = 4 << 20
+"""Bytes of a socket's buffers, as the kernel counts them (a full datagram is some 2,300 of these)."""
+
+_MS = 1_000_000
+_SECOND = 1_000_000_000
+_FIRST_HELLOS_NS = 100 * _MS
+_CHALLENGE_NS = 100 * _MS
+_REST_NS = 5 * _MS
+_BURST_S = 0.1
+_STRAY = 20
+"""Datagrams that are refused now and then, at the beginning of a life for instance, without anybody's ill will."""
+_FRAME = 48
+"""Bytes of IPv6 and UDP headers."""
+_DATAGRAM = SHORTEST + PER_DATAGRAM * ENTRY.itemsize + _FRAME
+_SO_MEMINFO, _DROPS = 55, 8
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _OMIT = 10, 23, 5
+"""No path MTU discovery, and no belief in ICMP messages about it: datagrams fit every path."""
+
+
+class PeerState(StrEnum):
+    """What there is between us and a peer."""
+
+    SILENT = "silent"
+    """Nothing is heard of it, or nothing that is proved to be of now."""
+    JOINING = "joining"
+    """It is there, and we are getting its table."""
+    JOINED = "joined"
+
+
+@dataclass(frozen=True)
+class PeerStatus:
+    """One peer, for people and metrics."""
+
+    name: str
+    address: str
+    state: PeerState
+    heard_s_ago: float | None
+    """None: never."""
+    round_trip_s: float | None
+    sent: int
+    """Pins, each time that they were told."""
+    received: int
+    """Pins, each time that they were told."""
+    refused: Mapping[str, int]
+    """Datagrams, by `wire.Refusal`."""
+    dropped: int
+    """Datagrams that the kernel has dropped in front of our socket: by its filter, or because its buffer was full."""
+    mismatches: Mapping[str, float]
+    """Tables in which it differs from us, and for how many seconds."""
+    trouble: str
+    """Why nothing can be sent or heard, and what to do; empty when all is well."""
+
+
+@dataclass(frozen=True)
+class ChannelStatus:
+    """The channel, for people and metrics. Counts only grow."""
+
+    listening: str
+    peers: tuple[PeerStatus, ...]
+    counts: Mapping[str, int]
+    """datagrams_sent, datagrams_received, bytes_sent, send_failed, news, refreshes, dumped, merged, unknown_member,
+    unfit, overrun (news that had to wait for a round of the table), waiting."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a director got from the others before it began."""
+
+    pins: Mapping[str, int]
+    """How many pins each peer has told us of that has told us all of them."""
+    missing: tuple[str, ...]
+    """Peers that did not answer, or not to the end."""
+    seconds: float
+
+
+@dataclass
+class _Asking:
+    """A peer's table, on its way to us."""
+
+    number: int
+    began_ns: int
+    cursor: int = 0
+    following: int = END
+    got: int = 0
+    parts: int = 0
+    """0: not known yet."""
+    asked_ns: int = 0
+    tries: int = 0
+    progress_ns: int = 0
+    pins: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        return self.parts > 0 and self.got == (1 << self.parts) - 1
+
+
+@dataclass
+class _Block:
+    """A part of our table that a peer has asked for."""
+
+    number: int
+    cursor: int
+    following: int
+    positions: Positions
+
+
+@dataclass
+class _Peer:
+    spec: FleetPeer
+    id: int
+    session: Session
+    sock: socket.socket | None = None
+    trouble: str = ""
+    open_ns: int = 0
+    """When to try to open the socket again."""
+    hello_ns: int = 0
+    challenge_ns: int = 0
+    asking: _Asking | None = None
+    asked: int = 0
+    block: _Block | None = None
+    whole: int | None = None
+    """The life of which we have had the whole table."""
+    told_pins: int = 0
+    """With that table."""
+    unknown: bool = False
+    """It has told us of pins of members that we do not know, since we last asked."""
+    is_near: bool = False
+    rest_until_ns: int = 0
+    resting: bool = False
+    dropped: int = 0
+    sent: int = 0
+    received: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    warned: int = 0
+    warned_ns: int | None = None
+    differs: dict[str, int] = field(default_factory=dict)
+    """Since when, ns."""
+
+
+class PinChannel:
+    """One director's end of it. Lives in the event loop's thread."""
+
+    def __init__(
+        self,
+        me: FleetPeer,
+        peers: Sequence[FleetPeer],
+        secret: bytes,
+        pins: PinTable,
+        *,
+        tables: Callable[[], Mapping[str, int]] = dict,
+        rate: int = RATE,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        random: Callable[[int], int] = randbits,
+    ) -> None:
+        """
+        Args:
+            me: this director: its name, and the address and port that peers send to and hear from.
+            peers: the others of the fleet.
+            secret: the fleet's.
+            pins: what the data plane remembers.
+            tables: digests (64 bits) of what all directors should have alike, by name.
+            rate: bytes a second, at most.
+            clock_ns: the monotonic clock.
+            random: so many random bits that nobody can guess.
+
+        Raises:
+            ValueError: the secret is shorter than 128 bits.
+        """
+        self._me = me
+        self._keys = Keys.derive(secret)
+        self._id = self._keys.director(me.name)
+        self._life = random(64) | 1
+        self._pins = pins
+        self._tables = tables
+        self._rate = rate
+        self._clock_ns = clock_ns
+        self._random = random
+        self._telling = Telling(pins, self._keys)
+        self._members: Mapping[int, TableMember] = {}
+        self._peers: dict[str, _Peer] = {}
+        self._counts: Counter[str] = Counter()
+        self._allowance = 0.0
+        self._told_ns = clock_ns()
+        self._names: dict[int, str] = {}
+        self._digests: dict[str, int] = {}
+        self._digest_rows = np.zeros(0, DIGEST)
+        self._digests_ns: int | None = None
+        self._digests_at = 0
+        self._rows = [memoryview(bytearray(2048)) for _ in range(AT_ONCE)]
+        self._epoll: select.epoll | None = None
+        self._broken: Exception | None = None
+        self._wake = asyncio.Event()
+        self.set_peers(peers)
+
+    # What others of this process say and ask
+
+    def set_peers(self, peers: Sequence[FleetPeer]) -> None:
+        """The others of the fleet from now on. What is between us and those that stay goes on undisturbed."""
+        wanted = {peer.name: peer for peer in peers if peer.name != self._me.name}
+        for name, peer in list(self._peers.items()):
+            if wanted.get(name) != peer.spec:
+                self._close(peer)
+                del self._peers[name]
+        for name, spec in wanted.items():
+            if name not in self._peers:
+                self._peers[name] = _Peer(spec, self._keys.director(name), Session(self._life, self._random))
+        self._wake.set()
+
+    def set_members(self, members: Mapping[int, TableMember]) -> None:
+        """The members of the tables in force, by index. What was said of others before is asked for again."""
+        if members == self._members:
+            return
+        self._members = dict(members)
+        self._telling.set_members(members)
+        for peer in self._peers.values():
+            if peer.unknown and peer.is_near:
+                self._begin_asking(peer, self._clock_ns())
+
+    def mismatches(self) -> Mapping[str, Mapping[str, float]]:
+        """By peer: tables in which it differs from us, and for how many seconds."""
+        now_ns = self._clock_ns()
+        return {
+            name: {table: (now_ns - since) / 1e9 for table, since in peer.differs.items()}
+            for name, peer in self._peers.items()
+            if peer.differs and peer.is_near
+        }
+
+    def status(self) -> ChannelStatus:
+        now_ns = self._clock_ns()
+        mismatches = self.mismatches()
+        peers = tuple(
+            PeerStatus(
+                name=name,
+                address=f"{peer.spec.address} port {peer.spec.port}",
+                state=_state(peer),
+                heard_s_ago=None if peer.session.heard_ns is None else (now_ns - peer.session.heard_ns) / 1e9,
+                round_trip_s=None if peer.session.round_trip_ns is None else peer.session.round_trip_ns / 1e9,
+                sent=peer.sent,
+                received=peer.received,
+                refused=dict(peer.refused),
+                dropped=_dropped(peer),
+                mismatches=mismatches.get(name, {}),
+                trouble=_trouble(peer),
+            )
+            for name, peer in self._peers.items()
+        )
+        counts = {name: self._counts[name] for name in COUNTS} | {"waiting": self._telling.waiting}
+        return ChannelStatus(f"{self._me.address} port {self._me.port}", peers, counts)
+
+    async def joined(self, timeout_s: float = 2.0) -> Joined:
+        """Wait until every peer that answers has told us all its pins. `run` must be running, with members set.
+
+        Peers that say nothing for *timeout_s*, from the beginning or in the middle, are not waited for.
+        """
+        began_ns = self._clock_ns()
+        timeout_ns = int(timeout_s * _SECOND)
+        while True:
+            now_ns = self._clock_ns()
+            waiting = [
+                peer
+                for peer in self._peers.values()
+                if not _is_whole(peer)
+                and now_ns - max(began_ns, peer.asking.progress_ns if peer.asking else 0) < timeout_ns
+            ]
+            if not waiting:
+                break
+            await asyncio.sleep(TICK_S)
+        return Joined(
+            {name: peer.told_pins for name, peer in self._peers.items() if _is_whole(peer)},
+            tuple(name for name, peer in self._peers.items() if not _is_whole(peer)),
+            (now_ns - began_ns) / 1e9,
+        )
+
+    async def run(self) -> None:
+        """Tell and hear until cancelled."""
+        loop = asyncio.get_running_loop()
+        # An ICMP error makes a connected socket ready with POLLERR, upon which uvloop stops watching it, for good. So
+        # the loop watches an epoll of our own, which has no errors.
+        self._epoll = select.epoll()
+        loop.add_reader(self._epoll, self._ready, self._epoll)
+        try:
+            while True:
+                if not self._peers:
+                    self._wake.clear()
+                    await self._wake.wait()
+                if self._broken is not None:
+                    raise self._broken
+                self._tick()
+                await asyncio.sleep(TICK_S)
+        finally:
+            loop.remove_reader(self._epoll)
+            for peer in self._peers.values():
+                self._close(peer)
+            self._epoll.close()
+            self._epoll = None
+
+    # Ten milliseconds
+
+    def _tick(self) -> None:
+        now_ns = self._clock_ns()
+        for peer in self._peers.values():
+            if peer.sock is None:
+                if now_ns >= peer.open_ns:
+                    self._open(peer, now_ns)
+                continue
+            if peer.resting and now_ns >= peer.rest_until_ns:
+                self._rest(peer, resting=False)
+            if now_ns >= peer.hello_ns:
+                peer.hello_ns = now_ns + (_SECOND if peer.session.heard_ns is not None else _FIRST_HELLOS_NS)
+                self._greet(peer, now_ns)
+            self._look_after(peer, now_ns)
+        if any(peer.is_near for peer in self._peers.values()):
+            self._tell(now_ns)
+        else:
+            self._telling.forget_news()
+
+    def _look_after(self, peer: _Peer, now_ns: int) -> None:
+        if peer.is_near and not peer.session.is_near(now_ns):
+            peer.is_near, peer.asking, peer.whole = False, None, None
+            log.warning("pins.peer_silent", peer=peer.spec.name, address=str(peer.spec.address))
+        asking = peer.asking
+        if asking is not None:
+            patience = max(50 * _MS, 3 * (peer.session.round_trip_ns or 0)) << min(asking.tries, 4)
+            if now_ns - max(asking.asked_ns, asking.progress_ns) > patience:
+                asking.tries += 1
+                self._ask(peer, asking, now_ns)
+        refused = peer.refused.total()
+        if refused > peer.warned + _STRAY and (peer.warned_ns is None or now_ns - peer.warned_ns > 60 * _SECOND):
+            peer.warned, peer.warned_ns = refused, now_ns
+            log.warning("pins.refused", peer=peer.spec.name, address=str(peer.spec.address), **peer.refused)
+
+    def _tell(self, now_ns: int) -> None:
+        near = [peer for peer in self._peers.values() if peer.is_near]
+        passed_s = (now_ns - self._told_ns) / _SECOND
+        self._told_ns = now_ns
+        self._allowance = min(self._rate * _BURST_S, self._allowance + self._rate * passed_s)
+        limit = int(self._allowance / (_DATAGRAM * len(near))) * PER_DATAGRAM
+        self._counts["overrun"] += self._telling.look()
+        news = self._telling.news(limit)
+        self._counts["news"] += self._tell_all(near, news)
+        due = self._telling.due(passed_s * 1000 / ROUND_MS, limit - len(news))
+        self._counts["refreshes"] += self._tell_all(near, due)
+
+    def _tell_all(self, near: Sequence[_Peer], positions: Positions) -> int:
+        if not len(positions):
+            return 0
+        entries = self._telling.tell(positions)
+        data = memoryview(entries.tobytes())
+        size = PER_DATAGRAM * ENTRY.itemsize
+        for begin in range(0, len(data), size):
+            body = data[begin : begin + size]
+            count = len(body) // ENTRY.itemsize
+            for peer in near:
+                self._send(peer, Kind.PINS, body, count)
+                peer.sent += count
+                self._allowance -= SHORTEST + len(body) + _FRAME
+        return len(entries)
+
+    # Datagrams out
+
+    def _send(
+        self, peer: _Peer, kind: Kind, body: bytes | memoryview, count: int = 0, to_life: int | None = None
+    ) -> None:
+        """*to_life*: of the peer; None is the one that we know."""
+        if peer.sock is None:
+            return
+        session = peer.session
+        route = Route(self._id, peer.id, self._life, (session.peer_life or 0) if to_life is None else to_life)
+        data = pack(self._keys, kind, route, session.next_sequence(), self._clock_ns(), body, count)
+        try:
+            try:
+                peer.sock.send(data)
+            except ConnectionRefusedError:
+                # Somebody says that nobody listens there, in answer to an earlier datagram. That may be anybody, so it
+                # counts for nothing; but this datagram was not sent.
+                peer.sock.send(data)
+        except (BlockingIOError, ConnectionRefusedError):
+            self._counts["send_failed"] += 1
+        except OSError as error:
+            self._counts["send_failed"] += 1
+            peer.trouble = f"cannot send to {peer.spec.address}: {error}; see whether there is a route to it"
+        else:
+            peer.trouble = ""
+            self._counts["datagrams_sent"] += 1
+            self._counts["bytes_sent"] += len(data)
+
+    def _greet(self, peer: _Peer, now_ns: int) -> None:
+        digests = self._next_digests(now_ns)
+        self._send(peer, Kind.HELLO, hello_body(peer.session.greet(now_ns), digests), len(digests))
+
+    def _next_digests(self, now_ns: int) -> npt.NDArray[np.void]:
+        """Digests of tables; when there are many, these come in turn."""
+        if self._digests_ns is None or now_ns - self._digests_ns > _SECOND // 2:
+            self._digests_ns = now_ns
+            self._digests = dict(self._tables())
+            self._names = {self._keys.pool(name): name for name in self._digests}
+            self._digest_rows = np.zeros(len(self._digests), DIGEST)
+            self._digest_rows["name"] = list(self._names)
+            self._digest_rows["digest"] = list(self._digests.values())
+        rows = self._digest_rows
+        if len(rows) > DIGESTS:
+            rows = np.roll(rows, -self._digests_at)[:DIGESTS]
+            self._digests_at = (self._digests_at + DIGESTS) % len(self._digest_rows)
+        return rows
+
+    def _begin_asking(self, peer: _Peer, now_ns: int) -> None:
+        peer.asked += 1
+        peer.unknown = False
+        peer.asking = _Asking(peer.asked, now_ns, progress_ns=now_ns)
+        self._ask(peer, peer.asking, now_ns)
+
+    def _ask(self, peer: _Peer, asking: _Asking, now_ns: int) -> None:
+        asking.asked_ns = now_ns
+        self._send(peer, Kind.ASK, ask_body(Ask(asking.number, asking.cursor, ALL_PARTS & ~asking.got)))
+
+    def _dump(self, peer: _Peer, ask: Ask) -> None:
+        """Send the parts of a block that a peer wants."""
+        block = peer.block
+        if block is None or (block.number, block.cursor) != (ask.number, ask.cursor):
+            positions, following = self._telling.block(ask.cursor, PARTS * PER_DATAGRAM)
+            block = peer.block = _Block(ask.number, ask.cursor, following, positions)
+        parts = max(1, -(-len(block.positions) // PER_DATAGRAM))
+        entries, good, _ = self._telling.read(block.positions)
+        bounds = np.searchsorted(good, np.arange(parts + 1) * PER_DATAGRAM).tolist()
+        data = memoryview(entries.tobytes())
+        for part in range(parts):
+            if ask.wanted >> part & 1:
+                begin, end = bounds[part], bounds[part + 1]
+                body = dump_body(
+                    Part(ask.number, ask.cursor, block.following, part, parts),
+                    data[begin * ENTRY.itemsize : end * ENTRY.itemsize],
+                )
+                self._send(peer, Kind.DUMP, body, end - begin)
+                peer.sent += end - begin
+                self._counts["dumped"] += end - begin
+
+    # Datagrams in
+
+    def _ready(self, epoll: select.epoll) -> None:
+        """The loop's callback. What breaks here must end `run`; the loop would only report it."""
+        try:
+            ready = {fd for fd, _ in epoll.poll(0)}
+            for peer in self._peers.values():
+                if peer.sock is not None and peer.sock.fileno() in ready:
+                    self._readable(peer, peer.sock)
+        except Exception as error:
+            asyncio.get_running_loop().remove_reader(epoll)
+            self._broken = error
+
+    def _readable(self, peer: _Peer, sock: socket.socket) -> None:
+        now_ns = self._clock_ns()
+        bodies: list[memoryview] = []
+        parts: list[Datagram] = []
+        asks: list[Ask] = []
+        read = refused = 0
+        for row in self._rows:
+            try:
+                size = sock.recv_into(row)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue  # an ICMP error about what we have sent; whoever wrote it proves nothing
+            read += 1
+            datagram = self._judge(peer, unpack(self._keys, row[:size], peer.id, self._id), now_ns)
+            if isinstance(datagram, Refusal):
+                peer.refused[datagram] += 1
+                refused += 1
+            elif datagram.kind is Kind.ASK:
+                asks.append(datagram.ask)
+            elif datagram.kind in (Kind.PINS, Kind.DUMP):
+                bodies.append(datagram.entries)
+                if datagram.kind is Kind.DUMP:
+                    parts.append(datagram)
+        self._counts["datagrams_received"] += read
+        if refused:
+            self._pay(peer, (self._clock_ns() - now_ns) * refused // read)
+        if bodies:
+            self._hear(peer, b"".join(bodies))
+        for datagram in parts:
+            self._note_part(peer, datagram.part, len(datagram.entries) // ENTRY.itemsize, now_ns)
+        for ask in asks:
+            self._dump(peer, ask)
+
+    def _hear(self, peer: _Peer, data: bytes) -> None:
+        heard = self._telling.hear(data)
+        peer.received += len(data) // ENTRY.itemsize
+        peer.unknown |= heard.unknown > 0
+        self._counts["merged"] += heard.merged
+        self._counts["unknown_member"] += heard.unknown
+        self._counts["unfit"] += heard.unfit
+
+    def _judge(self, peer: _Peer, datagram: Datagram | Refusal, now_ns: int) -> Datagram | Refusal:
+        """What is left of a datagram after a look at whose it is; greetings are answered here."""
+        if isinstance(datagram, Refusal):
+            return datagram
+        session = peer.session
+        life = session.peer_life
+        if (verdict := session.judge(datagram, now_ns)) is not None:
+            return verdict
+        if datagram.kind is Kind.HELLO:
+            digests = self._next_digests(now_ns)
+            self._send(peer, Kind.ANSWER, hello_body(datagram.nonce, digests), len(digests), datagram.life)
+            if not session.knows(datagram):
+                if now_ns - peer.challenge_ns > _CHALLENGE_NS:
+                    peer.challenge_ns = now_ns
+                    self._greet(peer, now_ns)
+                return datagram
+        if datagram.kind in (Kind.HELLO, Kind.ANSWER):
+            self._compare(peer, datagram.digests, now_ns)
+        if session.peer_life != life:
+            peer.whole = peer.block = None
+            peer.differs.clear()
+        if not peer.is_near or session.peer_life != life:
+            peer.is_near = True
+            self._begin_asking(peer, now_ns)
+        return datagram
+
+    def _compare(self, peer: _Peer, digests: npt.NDArray[np.void], now_ns: int) -> None:
+        for name, digest in digests.tolist():
+            if (table := self._names.get(name)) is None:
+                continue
+            if self._digests[table] == digest:
+                peer.differs.pop(table, None)
+            else:
+                peer.differs.setdefault(table, now_ns)
+
+    def _note_part(self, peer: _Peer, part: Part, entries: int, now_ns: int) -> None:
+        asking = peer.asking
+        if asking is None or (part.number, part.cursor) != (asking.number, asking.cursor):
+            return  # asked for twice, or for nothing any more; what it said was good all the same
+        if not 0 <= part.part < part.parts <= PARTS or not part.cursor < part.following:
+            return
+        if (asking.parts, asking.following) != (part.parts, part.following):
+            asking.parts, asking.following, asking.got = part.parts, part.following, 0
+        if asking.got >> part.part & 1:
+            return
+        asking.got |= 1 << part.part
+        asking.pins += entries
+        asking.progress_ns = now_ns
+        if not asking.is_whole:
+            return
+        if asking.following == END:
+            peer.asking, peer.whole, peer.told_pins = None, peer.session.peer_life, asking.pins
+            seconds = round((now_ns - asking.began_ns) / 1e9, 3)
+            log.info("pins.peer_joined", peer=peer.spec.name, pins=asking.pins, seconds=seconds)
+            return
+        asking.cursor, asking.got, asking.parts, asking.tries = asking.following, 0, 0, 0
+        self._ask(peer, asking, now_ns)
+
+    # Floods
+
+    def _pay(self, peer: _Peer, spent_ns: int) -> None:
+        """What is refused takes its share of a CPU and no more."""
+        now_ns = self._clock_ns()
+        share = REFUSED_SHARE / len(self._peers)
+        peer.rest_until_ns = max(now_ns, peer.rest_until_ns) + int(spent_ns * (1 / share - 1))
+        if peer.rest_until_ns - now_ns > _REST_NS and not peer.resting:
+            self._rest(peer, resting=True)
+
+    def _rest(self, peer: _Peer, *, resting: bool) -> None:
+        peer.resting = resting
+        if self._epoll is not None and peer.sock is not None:
+            if resting:
+                self._epoll.unregister(peer.sock)
+            else:
+                self._epoll.register(peer.sock, select.EPOLLIN)
+
+    # Sockets
+
+    def _open(self, peer: _Peer, now_ns: int) -> None:
+        me, spec = self._me, peer.spec
+        family = socket.AF_INET if me.address.version == 4 else socket.AF_INET6
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            # In this order: nobody has the socket's attention before the filter is there.
+            attach_filter(sock, socket_filter(self._keys, peer.id, self._id, self._life))
+            _enlarge(sock)
+            if family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _OMIT)
+            else:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _OMIT)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # one for each peer
+            sock.bind((str(me.address), me.port))
+            sock.connect((str(spec.address), spec.port))
+        except OSError as error:
+            sock.close()
+            trouble = (
+                f"cannot use {me.address} port {me.port} to reach {spec.address} port {spec.port}: {error}; "
+                "see whether the address is on this machine and the port is free, and whether there is a route"
+            )
+            if trouble != peer.trouble:
+                log.warning("pins.no_socket", peer=spec.name, error=trouble)
+            peer.trouble, peer.open_ns = trouble, now_ns + _SECOND
+            return
+        peer.sock, peer.trouble = sock, ""
+        self._rest(peer, resting=False)
+
+    def _close(self, peer: _Peer) -> None:
+        if peer.sock is not None:
+            peer.dropped = _dropped(peer)
+            peer.sock.close()
+            peer.sock = None
+
+
+COUNTS = (
+    "datagrams_sent",
+    "datagrams_received",
+    "bytes_sent",
+    "send_failed",
+    "news",
+    "refreshes",
+    "dumped",
+    "merged",
+    "unknown_member",
+    "unfit",
+    "overrun",
+)
+
+
+def _is_whole(peer: _Peer) -> bool:
+    return peer.whole is not None and peer.whole == peer.session.peer_life
+
+
+def _state(peer: _Peer) -> PeerState:
+    if not peer.is_near:
+        return PeerState.SILENT
+    return PeerState.JOINED if _is_whole(peer) else PeerState.JOINING
+
+
+def _trouble(peer: _Peer) -> str:
+    if peer.trouble or peer.is_near:
+        return peer.trouble
+    spec = peer.spec
+    if _dropped(peer) or peer.refused:
+        return (
+            f"datagrams from {spec.address} port {spec.port} are refused: see whether {spec.name} has the same fleet "
+            "secret, the same names of directors and the same version as we"
+        )
+    return f"nothing is heard of {spec.name}: see whether it runs, and whether UDP from {spec.address} gets through"
+
+
+def _dropped(peer: _Peer) -> int:
+    if peer.sock is None:
+        return peer.dropped
+    numbers = peer.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+    return int(struct.unpack("9I", numbers)[_DROPS])
+
+
+def _enlarge(sock: socket.socket) -> None:
+    """As large as we may: a block of a dump comes at once."""
+    for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, BUFFER // 2)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER // 2)

@@ -1,0 +1,239 @@
+"""What a fleet keeps in its store: keys, and values as JSON. Pure.
+
+| key | value | written by |
+|---|---|---|
+| `directors/DIRECTOR` | who it is; under its lease | itself |
+| `verdicts/DIRECTOR/POOL` | what it sees of each member, and since when; under its lease | itself |
+| `agreed/POOL` | what was agreed last of each member | whoever sees first that it has changed |
+| `log/POOL/DELIVERY` | how the pool became what it is | whoever changes first |
+| `orders/POOL/MEMBER` | what operators want | any director |
+| `config` | the shared configuration, TOML | any director |
+
+Everything but what is under leases stays. Values that cannot be read, say of a newer version, are as if they were not
+there: `Unreadable` says so, and it is for the caller to tell people.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any
+
+from appliance.fleet.agreement import Verdicts
+from appliance.model import (
+    AdminState,
+    Delivery,
+    DsrType,
+    Encapsulation,
+    Health,
+    IPAddress,
+    Order,
+    TtlPolicy,
+)
+from appliance.state import LogEntry, LoggedMember, RingKey
+
+DIRECTORS, VERDICTS, AGREED, LOG, ORDERS, CONFIG = "directors", "verdicts", "agreed", "log", "orders", "config"
+
+MAX_LOGGED = 1000
+"""Entries of a log, at most: some 100 kB with one member a time; etcd takes 1.5 MB."""
+
+
+class Unreadable(Exception):  # noqa: N818 - a fact about somebody else's value, not an error of ours
+    """A value is not what this version knows."""
+
+
+@dataclass(frozen=True)
+class DirectorCard:
+    """What a director says of itself."""
+
+    name: str
+    address: IPAddress
+    port: int
+    """Where it listens for what its peers know of flows, UDP."""
+
+    boot: str
+    """Another one for each process."""
+
+    version: str = ""
+    digest: str = ""
+    """Of its forwarding tables: equal on all directors that do the same."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A director's verdict."""
+
+    health: Health
+    since: float
+    """Seconds since 1970."""
+
+
+def encode_director(card: DirectorCard) -> str:
+    fields = asdict(card) | {"address": str(card.address)}
+    del fields["name"]
+    return _text(fields)
+
+
+@lru_cache(maxsize=1024)
+def decode_director(name: str, text: str) -> DirectorCard:
+    try:
+        data = json.loads(text)
+        return DirectorCard(
+            name=name,
+            address=ip_address(data["address"]),
+            port=int(data["port"]),
+            boot=str(data["boot"]),
+            version=str(data["version"]),
+            digest=str(data["digest"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unreadable(repr(error)) from error
+
+
+def encode_verdicts(pool: str, seen: Mapping[str, Seen]) -> str:
+    """
+    Args:
+        pool: all members are of it.
+        seen: by `pool/member`.
+    """
+    return _text(
+        {member.removeprefix(f"{pool}/"): [seen[member].health, seen[member].since] for member in sorted(seen)}
+    )
+
+
+@lru_cache(maxsize=4096)
+def decode_verdicts(place: str, text: str) -> tuple[str, str, Verdicts]:
+    """Director, pool, and what the one says of the other.
+
+    Args:
+        place: the key without its first part, here and in what follows.
+        text: the value.
+    """
+    director, _, pool = place.partition("/")
+    try:
+        seen = {f"{pool}/{name}": Health(health) for name, (health, _since) in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Unreadable(repr(error)) from error
+    return director, pool, seen
+
+
+def encode_agreed(pool: str, agreed: Verdicts) -> str:
+    """
+    Args:
+        pool: all members are of it.
+        agreed: by `pool/member`.
+    """
+    return _text({member.removeprefix(f"{pool}/"): agreed[member] for member in sorted(agreed)})
+
+
+@lru_cache(maxsize=1024)
+def decode_agreed(place: str, text: str) -> tuple[str, Verdicts]:
+    """Pool, and what was agreed of its members."""
+    try:
+        return place, {f"{place}/{name}": Health(health) for name, health in json.loads(text).items()}
+    except (ValueError, AttributeError) as error:
+        raise Unreadable(repr(error)) from error
+
+
+def encode_order(order: Order) -> str:
+    return _text(asdict(order))
+
+
+@lru_cache(maxsize=4096)
+def decode_order(place: str, text: str) -> tuple[str, Order]:
+    """`pool/member`, and what is wanted of it."""
+    try:
+        data = json.loads(text)
+        until, ratio = data["until"], data["ratio"]
+        return place, Order(
+            state=AdminState(data["state"]),
+            since=float(data["since"]),
+            until=None if until is None else float(until),
+            ratio=None if ratio is None else int(ratio),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unreadable(repr(error)) from error
+
+
+@dataclass(frozen=True)
+class Logged:
+    """An entry of a log, with the name of the director that wrote it."""
+
+    by: str
+    entry: LogEntry
+
+
+def log_place(ring: RingKey) -> str:
+    """The key without its first part, such as `web/l3.ipip.router`."""
+    pool, delivery = ring
+    return f"{pool}/{'.'.join((delivery.dsr_type, delivery.encapsulation or 'none', delivery.ttl))}"
+
+
+def same_ring(one: LogEntry, other: LogEntry) -> bool:
+    """Whether both tell the same of all members."""
+    return frozenset(one.members) == frozenset(other.members)
+
+
+def appended(logged: Sequence[Logged], new: Logged, keep_s: float) -> tuple[Logged, ...]:
+    """A log with one entry more, without what is too old to matter.
+
+    What lies within *keep_s* before the new entry stays, and the newest that is older: slots follow from there. Time
+    does not go back in a log, whatever the clocks of the directors say.
+    """
+    if logged and new.entry.at < logged[-1].entry.at:
+        new = replace(new, entry=replace(new.entry, at=logged[-1].entry.at))
+    begin = new.entry.at - keep_s
+    old = sum(item.entry.at < begin for item in logged)
+    return (*logged[max(0, old - 1) :], new)[-MAX_LOGGED:]
+
+
+def encode_log(logged: Iterable[Logged]) -> str:
+    """Each entry tells what is different from the one before: logs of large pools stay small."""
+    entries = []
+    before: dict[str, list[Any]] = {}
+    for item in logged:
+        now = {
+            f"{member.name} {member.address}": [member.weight, member.eligible, member.serving, member.ramp]
+            for member in item.entry.members
+        }
+        entries.append(
+            {
+                "by": item.by,
+                "at": item.entry.at,
+                "is": {member: state for member, state in sorted(now.items()) if before.get(member) != state},
+                "gone": sorted(before.keys() - now.keys()),
+            }
+        )
+        before = now
+    return _text(entries)
+
+
+@lru_cache(maxsize=256)
+def decode_log(place: str, text: str) -> tuple[RingKey, tuple[Logged, ...]]:
+    """Whose log, and its entries: the oldest first, members by name."""
+    try:
+        logged = []
+        now: dict[str, LoggedMember] = {}
+        for entry in json.loads(text):
+            now = {member: state for member, state in now.items() if member not in entry["gone"]}
+            for member, state in entry["is"].items():
+                name, address = member.rsplit(" ", 1)
+                now[member] = LoggedMember(name, ip_address(address), *state)
+            members = tuple(now[member] for member in sorted(now))
+            logged.append(Logged(str(entry["by"]), LogEntry(float(entry["at"]), members)))
+        return _ring(place), tuple(logged)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(repr(error)) from error
+
+
+def _ring(place: str) -> RingKey:
+    pool, _, delivery = place.partition("/")
+    dsr_type, encapsulation, ttl = delivery.split(".")
+    return pool, Delivery(
+        DsrType(dsr_type), None if encapsulation == "none" else Encapsulation(encapsulation), TtlPolicy(ttl)
+    )
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

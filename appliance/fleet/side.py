@@ -1,0 +1,219 @@
+"""This director's side of its fleet: what it tells the others and what it takes from them, put together.
+
+Two things, and neither needs the other: flows that are remembered go to the other directors directly (channel.py); who
+is up, what operators want and how pools became what they are is agreed by a store (store.py), where there is one.
+Without directors in the configuration there is nothing to do, and without a store every director judges for itself.
+"""
+
+import asyncio
+import hashlib
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from appliance import __version__
+from appliance.dataplane.pins import PinTable
+from appliance.decide import Desired
+from appliance.fleet.channel import ChannelStatus, PinChannel
+from appliance.fleet.client import StoreError
+from appliance.fleet.entries import DirectorCard, same_ring
+from appliance.fleet.etcd import EtcdStore
+from appliance.fleet.store import Agreed, Agreement, Source
+from appliance.model import Config, Health, Order
+from appliance.ring.slots import unpack
+from appliance.state import RingKey, State
+
+log = structlog.get_logger()
+
+JOIN_S = 2.0
+"""How long to wait at most for a peer that says nothing, before we announce."""
+
+SHARE_S = 0.5
+MISMATCH_S = 5.0
+"""Tables that differ for so long are worth an alarm: changes do not reach all directors at the same moment."""
+
+
+class FleetSide:
+    """One director's side. Lives in the event loop's thread."""
+
+    def __init__(self, config: Config, state: State, pins: Callable[[], PinTable]) -> None:
+        """
+        Args:
+            config: as it was at the start; the fleet is fixed from then on.
+            state: what we learn goes there.
+            pins: what the data plane remembers, once it has started.
+        """
+        self._state = state
+        self._pins = pins
+        self._secret = config.secret
+        self._me = next((peer for peer in config.fleet.directors if peer.name == config.director.name), None)
+        self._others = tuple(peer for peer in config.fleet.directors if peer.name != config.director.name)
+        self._own: dict[str, Health] = {}
+        self._applied: Desired | None = None
+        self._digests: dict[RingKey, tuple[object, int]] = {}
+        self._alarmed: set[tuple[str, str]] = set()
+        self.channel: PinChannel | None = None
+        self.agreement: Agreement | None = None
+        if config.fleet.etcd is not None and self._me is not None:
+            rng = random.Random()  # noqa: S311 - which node is first, not secrets
+            self._card = DirectorCard(self._me.name, self._me.address, self._me.port, secrets.token_hex(8), __version__)
+            self.agreement = Agreement(
+                self._card,
+                EtcdStore(config.fleet.etcd, rng),
+                self._on_agreed,
+                wall=time.time,
+                clock=time.monotonic,
+                rng=rng,
+            )
+        if self._others:
+            state.set_joining("has not heard of the other directors' flows yet")
+
+    async def run(self) -> None:
+        """Tell and hear until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._me is not None and self._others:
+                self.channel = PinChannel(
+                    self._me, self._others, self._secret, self._pins(), tables=self._tables_digests
+                )
+                tasks.create_task(self.channel.run(), name="fleet:pins")
+                tasks.create_task(self._join(self.channel), name="fleet:join")
+                tasks.create_task(self._watch_tables(self.channel), name="fleet:tables")
+            if self.agreement is not None:
+                tasks.create_task(self.agreement.run(), name="fleet:agreement")
+                tasks.create_task(self._share_log(self.agreement), name="fleet:log")
+
+    def follow(self, config: Config) -> None:
+        """The members that there are."""
+        known = {member for pool in config.pools for member in pool.member_ids}
+        self._own = {member: health for member, health in self._own.items() if member in known}
+        if self.agreement is not None:
+            self.agreement.follow(config.pools)
+            self.agreement.say(self._own)
+
+    def judge(self, member: str, health: Health) -> None:
+        """What this director sees of a member itself.
+
+        Args:
+            member: `pool/member`.
+            health: its own verdict.
+        """
+        self._own[member] = health
+        if self.agreement is None:
+            self._state.set_health(member, health, time.time())
+            return
+        self.agreement.say(self._own)
+        if member not in self.agreement.latest.members:  # switched off or leaving: nobody has to agree on it
+            self._state.set_health(member, health, time.time())
+
+    def applied(self, desired: Desired) -> None:
+        """These tables are in force."""
+        self._applied = desired
+        if self.channel is not None:
+            self.channel.set_members(desired.tables.members)
+
+    async def order(self, orders: Mapping[str, Order | None]) -> None:
+        """Give orders to all directors; without a store there is nothing to do.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        if self.agreement is not None:
+            for member, order in orders.items():
+                await self.agreement.order(member, order)
+
+    @property
+    def shares_orders(self) -> bool:
+        """Whether orders come back to us from the store."""
+        return self.agreement is not None
+
+    def agreed(self) -> Agreed | None:
+        """What the fleet agrees on; None without a store."""
+        return self.agreement.latest if self.agreement is not None else None
+
+    def pins_status(self) -> ChannelStatus | None:
+        """The pin channel; None without other directors."""
+        return self.channel.status() if self.channel is not None else None
+
+    def _on_agreed(self, agreed: Agreed) -> None:
+        now = time.time()
+        for member, judged in agreed.members.items():
+            # A member that nobody has a verdict of is not one that we have to take out.
+            if judged.health is not Health.UNKNOWN:
+                self._state.set_health(member, judged.health, now)
+        if agreed.status.source is Source.FLEET:
+            for member in self._state.orders.keys() | agreed.orders.keys():
+                self._state.set_order(member, agreed.orders.get(member))
+            if agreed.log:
+                self._state.set_history(agreed.log)
+
+    async def _join(self, channel: PinChannel) -> None:
+        joined = await channel.joined(JOIN_S)
+        log.info("fleet.joined", pins=dict(joined.pins), missing=joined.missing, seconds=round(joined.seconds, 2))
+        self._state.set_joining(None)
+
+    async def _share_log(self, agreement: Agreement) -> None:
+        """How pools become what they are, for a director that starts anew."""
+        while True:
+            await asyncio.sleep(SHARE_S)
+            if self._applied is None or not agreement.latest.status.connected:
+                continue
+            for ring, entries in self._applied.log.items():
+                known = agreement.latest.log.get(ring, ())
+                if entries and not (known and same_ring(known[-1], entries[-1])):
+                    try:
+                        await agreement.append(ring, entries[-1])
+                    except StoreError as error:
+                        log.debug("fleet.log_not_shared", error=str(error))  # the next round tries again
+                        break
+            digest = hashlib.blake2b(repr(sorted(self._tables_digests().items())).encode(), digest_size=8).hexdigest()
+            if digest != self._card.digest:
+                self._card = DirectorCard(
+                    self._card.name, self._card.address, self._card.port, self._card.boot, self._card.version, digest
+                )
+                agreement.describe(self._card)
+
+    async def _watch_tables(self, channel: PinChannel) -> None:
+        """An alarm for tables that other directors have otherwise, and when that has ended."""
+        while True:
+            await asyncio.sleep(1.0)
+            differ = {
+                (peer, table): seconds
+                for peer, tables in channel.mismatches().items()
+                for table, seconds in tables.items()
+                if seconds >= MISMATCH_S
+            }
+            for peer, table in differ.keys() - self._alarmed:
+                log.error("fleet.tables_differ", peer=peer, table=table, seconds=round(differ[peer, table], 1))
+            for peer, table in self._alarmed - differ.keys():
+                log.info("fleet.tables_agree", peer=peer, table=table)
+            self._alarmed = set(differ)
+
+    def _tables_digests(self) -> dict[str, int]:
+        """What all directors should have alike: who owns which slot, by name."""
+        if self._applied is None:
+            return {}
+        digests = {}
+        for key, ring in self._applied.rings.items():
+            known = self._digests.get(key)
+            if known is None or known[0] is not ring.wanted:
+                names = np.zeros(1 << 16, np.uint64)
+                for view in ring.members:
+                    names[view.index] = _digest(view.name.encode())
+                known = ring.wanted, _digest(_owners(names, ring.wanted))
+                self._digests[key] = known
+            digests[f"{key[0]} {key[1]}"] = known[1]
+        return digests
+
+
+def _owners(names: npt.NDArray[np.uint64], slots: npt.NDArray[np.uint32]) -> bytes:
+    primary, _ = unpack(slots)
+    return names[primary].tobytes()
+
+
+def _digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

@@ -1,0 +1,301 @@
+"""Which pins the other directors have to be told of, and what becomes of those that they tell us. No I/O.
+
+A pin is *ours* when this director has made or used it since another one told us of it. Ours are told
+
+* at once, when the flow is new or has got another member (the data plane's journals say so), and once more shortly
+  after, because datagrams get lost;
+* within a round, when their state has changed;
+* and again each third of their idle timeout, at most REFRESH_MS apart, whatever has happened: so the others' copies
+  live as long as the flow does, and what got lost is made good.
+
+What others have told us is not passed on, but to those that ask for the whole table; so nothing echoes. To find out
+what is ours takes no help from the data plane: `_known` has each word as it was when it was told or heard last, and a
+flow that goes on changes its word.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.dataplane.pins import (
+    FLOW,
+    MEMBER_SHIFT,
+    STATE_SHIFT,
+    TAG_SHIFT,
+    WAYS,
+    WHEN_BITS,
+    WHEN_MASK,
+    PinTable,
+    lifetimes,
+    tick_of,
+)
+from appliance.fleet.wire import AGE_SHIFT, END, ENTRY, Keys
+from appliance.forwarding import TableMember
+from appliance.model import Protocol
+from appliance.packet.placement import TICK_SHIFT, PinState
+
+REPEAT_MS = 300
+"""News is told a second time so long after the first."""
+
+REFRESH_MS = 30_000
+"""Longest time between two tellings of one pin."""
+
+ROUND_MS = 500
+"""How long it takes to look at the whole table once."""
+
+BACKLOG = 1 << 15
+"""Positions of news that wait for their turn, at most. What is forgotten here, the next round finds."""
+
+_FINE = TICK_SHIFT - AGE_SHIFT
+_TICK_MS = (1 << TICK_SHIFT) / 1e6
+_MEMBERS = 1 << 16
+
+Positions = npt.NDArray[np.int64]
+Entries = npt.NDArray[np.void]
+Words = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What became of entries that another director has sent."""
+
+    merged: int
+    """Were offered to the table."""
+    unknown: int
+    """Of members that are not in our tables."""
+    unfit: int
+    """Over by now, or not what an entry can be."""
+
+
+class Telling:
+    """Pins of one table, as other directors are concerned."""
+
+    def __init__(self, pins: PinTable, keys: Keys) -> None:
+        self._pins = pins
+        self._keys = keys
+        self._known = np.zeros(pins.capacity, np.uint64)
+        self._ours = np.zeros(pins.capacity, np.bool_)
+        self._due_ms = np.zeros(pins.capacity, np.int64)
+        self._cursors = pins.heads.copy()
+        self._at = 0
+        self._backlog: deque[Positions] = deque()
+        self._waiting = 0
+        self._digests = np.zeros(_MEMBERS, np.uint64)
+        """By index; 0 is no member."""
+        self._sorted = np.zeros(1, np.uint64)
+        self._indices = np.zeros(1, np.uint16)
+
+    def set_members(self, members: Mapping[int, TableMember]) -> None:
+        """Whose pins there can be from now on: the members of the tables in force."""
+        # In front there is one that nobody has: it is never empty.
+        indices = np.array([0, *members], np.uint16)
+        digests = np.array([0, *map(self._keys.member, members.values())], np.uint64)
+        by_index = np.zeros(_MEMBERS, np.uint64)
+        by_index[indices[1:]] = digests[1:]
+        order = np.argsort(digests)
+        self._digests, self._sorted, self._indices = by_index, digests[order], indices[order]
+
+    # What we tell
+
+    @property
+    def waiting(self) -> int:
+        """News that wait."""
+        return self._waiting
+
+    def look(self) -> int:
+        """Read the journals. Returns how many news were forgotten because too many wait."""
+        if np.array_equal(self._pins.heads, self._cursors):
+            return 0
+        positions, self._cursors, _ = self._pins.changes(self._cursors)
+        return self._add(np.unique(positions))
+
+    def forget_news(self) -> None:
+        """There is nobody to be told."""
+        self._cursors = self._pins.heads.copy()
+        self._backlog.clear()
+        self._waiting = 0
+
+    def _add(self, positions: Positions) -> int:
+        self._backlog.append(positions)
+        self._waiting += len(positions)
+        forgotten = 0
+        while self._waiting > BACKLOG:
+            oldest = self._backlog.popleft()
+            self._waiting -= len(oldest)
+            forgotten += len(oldest)
+        return forgotten
+
+    def news(self, limit: int) -> Positions:
+        """The next of the news, in the order in which they came in; at most *limit*."""
+        taken, room = [], limit
+        while self._backlog and room > 0:
+            first = self._backlog.popleft()
+            if len(first) > room:
+                self._backlog.appendleft(first[room:])
+                first = first[:room]
+            taken.append(first)
+            room -= len(first)
+        self._waiting -= limit - room
+        return np.unique(np.concatenate(taken)) if taken else np.zeros(0, np.int64)
+
+    def due(self, share: float, limit: int) -> Positions:
+        """Look at the next part of the table, and find what has to be told again.
+
+        Args:
+            share: how much of the table, 0..1.
+            limit: positions at most. Others stay due.
+        """
+        first = self._at
+        last = min(first + max(WAYS, int(self._pins.capacity * share)), self._pins.capacity)
+        self._at = last % self._pins.capacity
+        words, known, ours = self._pins.words[first:last].copy(), self._known[first:last], self._ours[first:last]
+        differs = words != known
+        if not differs.any() and not ours.any():
+            return np.zeros(0, np.int64)
+        ours |= differs
+        ours &= words != 0
+        known[words == 0] = 0
+        other = (words ^ known) >> np.uint64(WHEN_BITS) != 0
+        pending = ours & (other | (self._due_ms[first:last] <= self._now_ms()))
+        return np.flatnonzero(pending)[:limit] + first
+
+    def read(self, positions: Positions) -> tuple[Entries, Positions, Words]:
+        """Entries for these places.
+
+        Returns:
+            ENTRY, which of *positions* they are (their numbers in it, ascending), and the words of all *positions*; a
+            word is 0 where the place was changing at this moment.
+        """
+        now_ns = self._pins.clock_ns()
+        words = self._pins.words[positions]
+        flows = self._pins.flows[positions]
+        tags = flows["hash64"] & np.uint64(0xFFFFFFFF)
+        tags[tags == 0] = 1
+        # Whoever gives a place to another flow empties it first: the same word before and after is that flow's.
+        words[(self._pins.words[positions] != words) | (words >> np.uint64(TAG_SHIFT) != tags)] = 0
+        state, member, age = _fields(words, tick_of(now_ns))
+        digests = self._digests[member]
+        good = np.flatnonzero((words != 0) & (digests != 0) & (age <= lifetimes(state, flows["idle"])))
+        flows = flows[good]
+        entries = np.zeros(len(good), ENTRY)
+        for name in _SAME:
+            entries[name] = flows[name]
+        entries["member"] = digests[good]
+        entries["age"] = (age[good] << _FINE) + (now_ns >> AGE_SHIFT & ((1 << _FINE) - 1))
+        entries["state"] = state[good]
+        return entries, good, words
+
+    def tell(self, positions: Positions) -> Entries:
+        """Entries for these places (each once), which count as told from now on, to all that can hear us."""
+        entries, good, words = self.read(positions)
+        stable = words != 0
+        # What cannot be told now (its member is not in our tables, or it is over) is looked at again in a second.
+        due = np.full(len(positions), 1000, np.int64)
+        fresh = (words ^ self._known[positions]) >> np.uint64(MEMBER_SHIFT) != 0
+        due[good] = np.where(fresh[good], REPEAT_MS, _interval_ms(entries["idle"]))
+        told = positions[stable]
+        self._known[told] = words[stable]
+        self._ours[told] = True
+        self._due_ms[told] = due[stable] + self._now_ms()
+        return entries
+
+    def block(self, cursor: int, limit: int) -> tuple[Positions, int]:
+        """Live pins of the table, whoever made them, from a position on.
+
+        Returns:
+            At most *limit* positions, and where the next block begins: END when that was all.
+        """
+        now = self._pins.now()
+        found: list[Positions] = []
+        count, step = 0, 4 * limit
+        while cursor < self._pins.capacity and count < limit:
+            words = self._pins.words[cursor : cursor + step].copy()
+            places = np.flatnonzero(words)
+            state, _, age = _fields(words[places], now)
+            places += cursor
+            places = places[age <= lifetimes(state, self._pins.flows["idle"][places])]
+            cursor += len(words)
+            if count + len(places) > limit:
+                places = places[: limit - count]
+                cursor = int(places[-1]) + 1
+            found.append(places)
+            count += len(places)
+        return (
+            np.concatenate(found) if found else np.zeros(0, np.int64),
+            cursor if cursor < self._pins.capacity else END,
+        )
+
+    # What we hear
+
+    def hear(self, data: bytes | memoryview) -> Heard:
+        """Take over what another director has told, ENTRY after ENTRY."""
+        entries = np.frombuffer(data, ENTRY)
+        now_ns = self._pins.clock_ns()
+        now = tick_of(now_ns)
+        state, idle = entries["state"], entries["idle"]
+        age = now - ((now_ns >> AGE_SHIFT) - entries["age"].astype(np.int64) >> _FINE)
+        fit = np.isin(entries["protocol"], _PROTOCOLS) & (state <= _RST)
+        fit[fit] = age[fit] <= np.minimum(lifetimes(state[fit], idle[fit]), WHEN_MASK - 1)
+        place = np.searchsorted(self._sorted, entries["member"])
+        known = (self._sorted.take(place, mode="clip") == entries["member"]) & (entries["member"] != 0)
+        good = np.flatnonzero(fit & known)
+        if len(good):
+            self._merge(entries[good], self._indices[place[good]], state[good], age[good], now)
+        return Heard(len(good), int(np.count_nonzero(fit & ~known)), int(np.count_nonzero(~fit)))
+
+    def _merge(
+        self,
+        entries: Entries,
+        member: npt.NDArray[np.uint16],
+        state: npt.NDArray[np.uint8],
+        age: npt.NDArray[np.int64],
+        now: int,
+    ) -> None:
+        flows = np.zeros(len(entries), FLOW)
+        for name in _SAME:
+            flows[name] = entries[name]
+        self._pins.merge(member, state, age, flows)
+        # What stands in the table now as it was told is not ours, unless it stood there like that before and was.
+        hash64 = flows["hash64"]
+        tag = hash64 & np.uint64(0xFFFFFFFF)
+        tag[tag == 0] = 1
+        words = (
+            tag << np.uint64(TAG_SHIFT)
+            | member.astype(np.uint64) << np.uint64(MEMBER_SHIFT)
+            | state.astype(np.uint64) << np.uint64(STATE_SHIFT)
+            | ((now - age) & WHEN_MASK).astype(np.uint64)
+        )
+        sets = np.uint64(self._pins.capacity // WAYS)
+        first = ((hash64 >> np.uint64(32)) * sets >> np.uint64(32)).astype(np.int64) * WAYS
+        stands = self._pins.words[first[:, None] + np.arange(WAYS)] == words[:, None]
+        places = first + stands.argmax(axis=1)
+        taken = stands.any(axis=1) & (self._known[places] != words)
+        self._known[places[taken]] = words[taken]
+        self._ours[places[taken]] = False
+
+    def _now_ms(self) -> int:
+        return self._pins.clock_ns() // 1_000_000
+
+
+_PROTOCOLS = [int(protocol) for protocol in Protocol]
+_RST = int(PinState.RST)
+_SAME = ("source", "destination", "hash64", "ports", "hash32", "idle", "protocol")
+"""Fields that FLOW and ENTRY share."""
+
+
+def _fields(words: Words, now: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16], npt.NDArray[np.int64]]:
+    """State, member and age in ticks."""
+    return (
+        (words >> np.uint64(STATE_SHIFT)).astype(np.uint8) & np.uint8(_RST),
+        (words >> np.uint64(MEMBER_SHIFT)).astype(np.uint16),
+        (now - words.astype(np.int64)) & WHEN_MASK,
+    )
+
+
+def _interval_ms(idle: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+    """Between two tellings: a third of the idle timeout, less what a round may add."""
+    third = (idle * (_TICK_MS / 3)).astype(np.int64) - ROUND_MS
+    return np.where(idle == 0, REFRESH_MS, np.clip(third, REPEAT_MS, REFRESH_MS))
