@@ -34,7 +34,7 @@ from appliance import history, orders
 from appliance import log as logging
 from appliance.api.control import SOCKET, Controls, ControlServer
 from appliance.api.server import ApiError, ApiServer
-from appliance.api.sources import ReloadStatus, StatusSources
+from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
 from appliance.config.load import ConfigError, load
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
@@ -201,6 +201,9 @@ class Director:
                 loop_lag=self._lag.summary,
                 ready=self._ready,
                 started_at=self._started_at,
+                pins=self._pins_use,
+                agreed=self._fleet.agreed,
+                channel=self._fleet.pins_status,
             ),
         )
 
@@ -331,6 +334,10 @@ class Director:
         ids = {index: member.id for index, member in members.items()}
         known = member_stats(live, pins.delays, ids, self._loads, time.monotonic_ns(), known)
         return seen(live, applied), known
+
+    def _pins_use(self) -> PinsUse:
+        live = sum(self._state.snapshot().pins.flows.values())  # a second old at most, and nothing to count for it
+        return PinsUse(self._plane.pins.capacity, live)
 
     async def _measure_lag(self) -> None:
         while True:

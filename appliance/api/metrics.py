@@ -28,6 +28,7 @@ from appliance.api.views import (
 )
 from appliance.dataplane.base import Counters, Traffic
 from appliance.decide import ServiceView
+from appliance.fleet.channel import PeerState
 from appliance.looplag import BOUNDS_S
 from appliance.model import EffectiveState, Health, Protocol, VirtualService
 from appliance.packet.action import Reason
@@ -69,6 +70,7 @@ def families(observed: Observed, document: Document) -> Iterator[Metric]:
     if observed.counters is not None:
         yield from _traffic(observed.counters, [view.service for view in views])
     yield from _checks(observed)
+    yield from _remembered(observed, pools)
     yield from _routing(document)
     yield from _loop(observed)
 
@@ -159,9 +161,21 @@ def _services(views: Sequence[ServiceView], pools: Mapping[str, PoolView]) -> It
             ((view.service.name, state), count)
             for view in views
             for pool in [pools[pool_key(view.service)]]
-            for state, count in (
-                (str(EffectiveState.IN_ROTATION), pool.in_rotation),
-                (str(EffectiveState.OUT), len(pool.members) - pool.in_rotation),
+            for state in EffectiveState
+            for count in [sum(member.state is state for member in pool.members)]
+        ),
+    )
+    yield _gauge(
+        "onward_transition_slots",
+        "Slots of a virtual service that are on their way to another member: window falls back to the member before, "
+        "tail keeps the flows that are remembered elsewhere.",
+        ("service", "phase"),
+        (
+            ((view.service.name, phase), count)
+            for view in views
+            for phase, count in (
+                ("window", view.course.windows if view.course else 0),
+                ("tail", view.course.tails if view.course else 0),
             )
         ),
     )
@@ -296,6 +310,55 @@ def _checks(observed: Observed) -> Iterator[Metric]:
         ("monitor", "member"),
         [(key, status.last.duration_s) for key, status in keyed if status.last],
     )
+
+
+def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[Metric]:
+    yield _gauge("onward_pins_capacity", "Flows that can be remembered at once.", (), [((), observed.pins.capacity)])
+    yield _gauge(
+        "onward_pins_live",
+        "Flows that are remembered: those of slots that change hands, and all of pools that place flow by flow.",
+        (),
+        [((), observed.pins.live)],
+    )
+    flows = observed.snapshot.pins.flows
+    by_member: dict[_Labels, int] = {}
+    for pool in pools.values():
+        for member in pool.members:
+            if member.index in flows or member.state is EffectiveState.DRAINING:
+                key = pool.name, member.id
+                by_member[key] = by_member.get(key, 0) + flows.get(member.index, 0)
+    yield _gauge(
+        "onward_member_flows_remembered",
+        "Flows of a member that are remembered; no sample where nothing has to be.",
+        ("pool", "member"),
+        by_member.items(),
+    )
+    if observed.channel is not None:
+        yield _gauge(
+            "onward_fleet_peer_joined",
+            "1 when another director and this one tell each other of remembered flows.",
+            ("peer",),
+            [((peer.name,), peer.state == PeerState.JOINED) for peer in observed.channel.peers],
+        )
+        yield _gauge(
+            "onward_fleet_tables_differ",
+            "Pools of which another director has another table.",
+            ("peer",),
+            [((peer.name,), len(peer.mismatches)) for peer in observed.channel.peers],
+        )
+        yield _counter(
+            "onward_fleet_refused_total",
+            "Datagrams in the name of another director that were refused, by reason.",
+            ("peer", "reason"),
+            [((peer.name, reason), n) for peer in observed.channel.peers for reason, n in peer.refused.items()],
+        )
+    if observed.agreed is not None:
+        yield _gauge(
+            "onward_fleet_store_connected",
+            "1 when the fleet's store can be reached.",
+            (),
+            [((), observed.agreed.status.connected)],
+        )
 
 
 def _routing(document: Document) -> Iterator[Metric]:

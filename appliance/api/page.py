@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from appliance.api.views import Document, because, probe_text
+from appliance.api.views import MEANT, Document, because, probe_text
 
 _PAGE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
 
@@ -60,7 +60,7 @@ def render_main(document: Document) -> Html:
         _tiles(document),
         (_service(service, document["pools"][service["pool_key"]]) for service in document["services"]),
         (_pool(key, pool, disabled) for key, pool in document["pools"].items() if _is_shared(pool)),
-        h("div", _bgp(document), _drops(document), _director(document), class_="panels"),
+        h("div", _bgp(document), _fleet(document), _drops(document), _director(document), class_="panels"),
         _packets(document),
         h(
             "p",
@@ -86,6 +86,7 @@ _TONES = {
     "connected": _WARN,
     "disabled": _OFF,
     "in_rotation": _GOOD,
+    "draining": _WARN,
     "out": _BAD,
     "unknown": _WARN,
 }
@@ -138,7 +139,7 @@ def _tiles(document: Document) -> Html:
         for key, pool in document["pools"].items()
         if key in keys
         for member in pool["members"]
-        if member["reason"] not in ("disabled", "ratio_zero")
+        if member["reason"] not in MEANT
     }
     peers = document["bgp"]["peers"] if document["bgp"] else []
     traffic = [vip["traffic"] for service in document["services"] for vip in service["vips"]]
@@ -188,6 +189,7 @@ def _service(service: Item, pool: Item) -> Html:
             h("ul", (h("li", text, title=title) for text, title in facts), class_="facts"),
             class_="head",
         ),
+        h("p", f"Changing hands: {_moving(service)}", class_="note") if _moving(service) else "",
         h("div", (_vip(name, vip) for vip in service["vips"]), class_="vips"),
         h(
             "p",
@@ -200,6 +202,15 @@ def _service(service: Item, pool: Item) -> Html:
         class_="card",
         data_key=f"service/{name}",
     )
+
+
+def _moving(service: Item) -> str:
+    moving = service["transition"]
+    if service["panic"]:
+        return f"nothing, {service['panic']}"
+    if not moving["window"] and not moving["tail"]:
+        return ""
+    return f"{moving['window']} slots in a window, {moving['tail']} in the tail. Their flows are remembered."
 
 
 def _is_shared(pool: Item) -> bool:
@@ -283,7 +294,7 @@ def _vip(service: str, vip: Item) -> Html:
 
 def _member(pool: str, off: bool, member: Item) -> Html:
     traffic, state = member["traffic"], member["state"]
-    meant = off or member["reason"] in ("disabled", "ratio_zero")
+    meant = off or member["reason"] in MEANT
     tone = _OFF if meant and state == "out" else _TONES[state]
     why = (
         because(member) if member["reason"] and not member["reason"].startswith("health_") else _words(member["reason"])
@@ -291,7 +302,7 @@ def _member(pool: str, off: bool, member: Item) -> Html:
     return h(
         "tr",
         h("th", member["name"], h("code", member["address"]), scope="row"),
-        h("td", _badge(tone, _words(state)), h("small", _words(why)) if why else ""),
+        h("td", _badge(tone, _words(state)), (h("small", text) for text in (_words(why), _left(member)) if text)),
         h("td", _probes(member)),
         h(
             "td",
@@ -312,6 +323,18 @@ def _member(pool: str, off: bool, member: Item) -> Html:
         data_key=f"member/{pool}/{member['name']}",
         class_="" if state == "in_rotation" else "out",
     )
+
+
+def _left(member: Item) -> str:
+    """What is left of a member's flows, as far as it is remembered."""
+    if member["state"] == "draining" and member["drained"]:
+        return "nothing is left"
+    known = member["flows_remembered"]
+    if member["state"] == "in_rotation":
+        return f"starts slowly, {member['ramp']:.0%}" if member["ramp"] < 1 else ""
+    if member["state"] == "draining":
+        return "silent flows may be there" if not known else f"{known} flows, and silent ones"
+    return ""
 
 
 def _probes(member: Item) -> Iterable[Html]:
@@ -365,6 +388,37 @@ def spark(key: str, value: float | None) -> Html:
 
 def _panel(title: str, *children: str | Iterable[str]) -> Html:
     return h("section", h("h2", title), *children, class_="card panel", data_key=f"panel/{title}")
+
+
+def _fleet(document: Document) -> Html | str:
+    fleet = document["fleet"]
+    if fleet is None:
+        return ""
+    pins, store = document["pins"], fleet["store"]
+    if store is None:
+        agreement: Html | str = h("p", "No store: every director judges members for itself.")
+    else:
+        tone, text = (_GOOD, "connected") if store["connected"] else (_WARN, "not reached")
+        source = h("small", f"{_words(store['source'])} verdicts count")
+        agreement = h("p", "Store ", h("code", store["endpoint"]), " ", _badge(tone, text, store["error"]), source)
+    return _panel(
+        "Fleet",
+        agreement,
+        h("table", h("tbody", (_director_of_fleet(peer) for peer in fleet["peers"]))),
+        h("p", f"{pins['live']} flows remembered here, of {pins['capacity']} at most.", class_="note"),
+    )
+
+
+def _director_of_fleet(peer: Item) -> Html:
+    joined = peer["state"] == "joined"
+    why = peer["trouble"] or "; ".join(f"other table for {name}" for name in peer["tables_differ"])
+    return h(
+        "tr",
+        h("th", peer["name"], h("small", peer["address"]), scope="row"),
+        h("td", _badge(_BAD if peer["tables_differ"] else _GOOD if joined else _WARN, peer["state"])),
+        h("td", h("small", why or f"flows told {si(peer['sent'])}, heard {si(peer['received'])}")),
+        data_key=f"director/{peer['name']}",
+    )
 
 
 def _bgp(document: Document) -> Html:

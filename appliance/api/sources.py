@@ -8,6 +8,8 @@ from appliance import __version__
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired
+from appliance.fleet.channel import ChannelStatus
+from appliance.fleet.store import Agreed
 from appliance.looplag import LagSummary
 from appliance.state import Snapshot
 from bgp.speaker import SpeakerStatus
@@ -31,6 +33,14 @@ class ReloadStatus:
 
 Part = tuple[str, bool, str]
 """A part that must work before traffic is welcome: name, whether it works, detail."""
+
+
+@dataclass(frozen=True)
+class PinsUse:
+    """Room for what is remembered of flows."""
+
+    capacity: int
+    live: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,13 @@ class StatusSources:
     started_at: float
     """Seconds since the epoch."""
 
+    pins: Callable[[], PinsUse]
+    agreed: Callable[[], Agreed | None] = lambda: None
+    """None: there is no store to agree by."""
+
+    channel: Callable[[], ChannelStatus | None] = lambda: None
+    """None: there are no other directors."""
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -83,6 +100,9 @@ class Observed:
     reload: ReloadStatus
     lag: LagSummary
     ready: tuple[Part, ...]
+    pins: PinsUse = PinsUse(0, 0)
+    agreed: Agreed | None = None
+    channel: ChannelStatus | None = None
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -111,4 +131,7 @@ async def observe(sources: StatusSources) -> Observed:
         reload=sources.reload(),
         lag=sources.loop_lag(),
         ready=sources.ready(),
+        pins=sources.pins(),
+        agreed=sources.agreed(),
+        channel=sources.channel(),
     )

@@ -16,7 +16,10 @@ from appliance.api.sources import Observed
 from appliance.dataplane.base import Counters, Traffic
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import MemberView, No, ServiceView, VipView, Why
+from appliance.fleet.agreement import Judged
+from appliance.fleet.channel import PeerState
 from appliance.model import BgpPeer, Delivery, EffectiveState, Health, IPAddress, Protocol, TtlPolicy, VirtualService
+from appliance.orders import as_json
 from appliance.packet.action import Reason
 from appliance.state import Snapshot
 from bgp.route import Route
@@ -27,6 +30,9 @@ API_VERSION = "v1"
 NOT_VISIBLE = "not visible (DSR)"
 """Stands wherever a reply would have to be counted."""
 
+TABLES_DIFFER_S = 5.0
+"""Changes do not reach all directors at the same moment."""
+
 PASSES = frozenset({Reason.NOT_IP, Reason.NOT_VIP})
 """Reasons to leave a frame to the kernel; all others are drops."""
 
@@ -35,6 +41,9 @@ RATE_WINDOW_S = 15.0
 
 LATEST_SAMPLES = 10
 """So many stand in the document; all are at `/api/v1/samples`."""
+
+MEANT = (Why.DISABLED, Why.RATIO_ZERO, Why.REMOVED, Why.DRAIN, Why.DRAIN_OVER, Why.MAINT)
+"""Reasons of a member to be out that somebody has wanted."""
 
 MODES = ("native", "generic", "none")
 """How an interface of the XDP plane has its program."""
@@ -108,6 +117,8 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
             for view in service_views(observed)
         ],
         "pools": _pools(pools, observed, since),
+        "pins": {"capacity": observed.pins.capacity, "live": observed.pins.live},
+        "fleet": _fleet(observed),
         "routes": _routes(observed),
         "bgp": _bgp(observed),
         "counters": _counters(observed.counters),
@@ -274,6 +285,8 @@ def _service(
         "pool_key": pool_key(service),
         "min_members": service.min_members,
         "in_rotation": pool.in_rotation,
+        "transition": _transition(view),
+        "panic": str(view.panic) if view.panic else None,
         "vips": [
             announcements[vip]
             | _traffic(
@@ -305,7 +318,7 @@ def _pools(pools: Mapping[str, PoolView], observed: Observed, since: _Since) -> 
             # Data planes count by member, whatever the virtual service and its delivery.
             "traffic_of": users[pool.name],
             "in_rotation": pool.in_rotation,
-            "members": _members(pool, by_member, observed.counters, since, pool.name in with_flows),
+            "members": _members(pool, by_member, observed, since, pool.name in with_flows),
         }
         for key, pool in pools.items()
     }
@@ -314,10 +327,12 @@ def _pools(pools: Mapping[str, PoolView], observed: Observed, since: _Since) -> 
 def _members(
     pool: PoolView,
     by_member: Mapping[str, Sequence[Status]],
-    counters: Counters | None,
+    observed: Observed,
     since: _Since,
     flows_visible: bool,
 ) -> list[Document]:
+    counters, flows = observed.counters, observed.snapshot.pins.flows
+    judged = observed.agreed.members if observed.agreed is not None else {}
     return [
         {
             "name": member.name,
@@ -329,6 +344,13 @@ def _members(
             "detail": member.no.detail if member.no else "",
             "health": str(member.health),
             "share": member.share,
+            "ramp": member.ramp,
+            "order": as_json(member.order) if member.order else None,
+            "until": member.until,
+            "drained": member.drained,
+            # While its pool is steady nothing is remembered of a member's flows, and 0 would be a number.
+            "flows_remembered": flows.get(member.index, 0 if member.state is EffectiveState.DRAINING else None),
+            "fleet": _judged(judged[member.id]) if member.id in judged else None,
             "index": member.index,
             "next_hop": _next_hop(member),
             "checks": [_check(status) for status in by_member.get(member.id, ())],
@@ -342,6 +364,61 @@ def _members(
         )
         for member in pool.members
     ]
+
+
+def _transition(view: ServiceView) -> Document:
+    """How many slots are on their way from one owner to another."""
+    course = view.course
+    return {
+        "window": course.windows if course else 0,
+        "tail": course.tails if course else 0,
+        "window_ends": course.next_at if course else None,
+    }
+
+
+def _judged(judged: Judged) -> Document:
+    """What the fleet makes of a member."""
+    return {
+        "health": str(judged.health),
+        "basis": str(judged.basis),
+        "mine": str(judged.mine),
+        "overruled": judged.overruled,
+        "up": list(judged.up),
+        "down": list(judged.down),
+    }
+
+
+def _fleet(observed: Observed) -> Document | None:
+    """Other directors; None for a director on its own."""
+    agreed, channel = observed.agreed, observed.channel
+    if agreed is None and channel is None:
+        return None
+    return {
+        "peers": [
+            {
+                "name": peer.name,
+                "address": peer.address,
+                "state": str(peer.state),
+                "heard_s_ago": peer.heard_s_ago,
+                "sent": peer.sent,
+                "received": peer.received,
+                "refused": dict(peer.refused),
+                "tables_differ": dict(peer.mismatches),
+                "trouble": peer.trouble,
+            }
+            for peer in (channel.peers if channel is not None else ())
+        ],
+        "store": {
+            "connected": agreed.status.connected,
+            "endpoint": agreed.status.endpoint,
+            "since": agreed.status.since,
+            "error": agreed.status.error,
+            "source": str(agreed.status.source),
+            "directors": [card.name for card in agreed.directors],
+        }
+        if agreed is not None
+        else None,
+    }
 
 
 def service_state(view: ServiceView) -> str:
@@ -537,14 +614,38 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
     out = {}
     wanted = {service["pool_key"] for service in document["services"] if service["state"] != "disabled"}
     for member in (member for key, pool in document["pools"].items() if key in wanted for member in pool["members"]):
-        if member["state"] == EffectiveState.OUT and member["reason"] not in (Why.DISABLED, Why.RATIO_ZERO):
+        if member["state"] == EffectiveState.OUT and member["reason"] not in MEANT:
             out[member["id"], member["reason"]] = f"member {member['id']} is out: {because(member)}"
+        fleet = member["fleet"]
+        if fleet is not None and fleet["overruled"]:
+            text = f"{fleet['mine']} for this director, {fleet['health']} for the fleet ({fleet['basis']})"
+            out[member["id"], "overruled"] = f"member {member['id']} is {text}"
     yield from out.values()
+    yield from _fleet_problems(document["fleet"])
+    for service in document["services"]:
+        if service["panic"]:
+            yield f"pool {service['pool']}: {service['panic']}"
     for peer in document["bgp"]["peers"] if document["bgp"] else ():
         if peer["session"] != Session.UP:
             yield f"BGP session with {peer['address']} is {peer['session']}" + (
                 f": {peer['detail']}" if peer["detail"] else ""
             )
+
+
+def _fleet_problems(fleet: Mapping[str, Any] | None) -> Iterator[str]:
+    if fleet is None:
+        return
+    for peer in fleet["peers"]:
+        if peer["trouble"]:
+            yield f"director {peer['name']}: {peer['trouble']}"
+        elif peer["state"] != PeerState.JOINED:
+            yield f"director {peer['name']} is {peer['state']}: it does not hear of the flows that we remember"
+        for table, seconds in peer["tables_differ"].items():
+            if seconds >= TABLES_DIFFER_S:
+                yield f"director {peer['name']} has another table for {table}, for {seconds:.0f} s"
+    store = fleet["store"]
+    if store is not None and not store["connected"]:
+        yield f"the fleet's store cannot be reached, {store['source']} verdicts count: {store['error']}"
 
 
 def because(item: Mapping[str, Any]) -> str:

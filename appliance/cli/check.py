@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from appliance.cli.output import Exit, print_json, print_problems, table, warn
 from appliance.config.load import SECRET_BYTES, decode, files_beside, parse, read_text
 from appliance.config.problems import ConfigError
-from appliance.model import Config, Pool, VirtualService
+from appliance.model import Algorithm, Config, Pool, VirtualService
 
 
 def _no_option(_: type, config: Path) -> None:
@@ -51,6 +51,7 @@ def check(
         return Exit.CONFIG
     if not checked.services:
         notes.append("no [[virtual_service]]: this director would forward nothing")
+    notes += _about_flows(checked)
     if json:
         print_json({"ok": True, "notes": notes, **_document(checked)})
         return Exit.OK
@@ -87,6 +88,24 @@ def lenient_reader(read: Callable[[str], bytes], folder: Path, notes: list[str])
         return content
 
     return read_file
+
+
+def _about_flows(config: Config) -> Iterator[str]:
+    """What directors do not agree on by themselves, and what changes break."""
+    if not config.director.pins:
+        yield "director.pins = 0: no flow is remembered, so every change of members breaks flows"
+    alone = not config.fleet.directors
+    for pool in config.pools:
+        if pool.algorithm is not Algorithm.CONSISTENT_HASH:
+            yield (
+                f"pool {pool.name}: {pool.algorithm} decides flow by flow, so directors do not agree by themselves: "
+                + (
+                    "another director that gets a flow, or this one after a restart, sends it elsewhere, since there "
+                    "is no [[fleet.director]] to ask"
+                    if alone
+                    else f"they tell each other, and remember {config.director.pins} flows at most"
+                )
+            )
 
 
 def _summary(config: Config) -> str:

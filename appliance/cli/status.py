@@ -23,6 +23,9 @@ WATCH_S = 1.0
 ENDLESS = sys.maxsize
 """A width that cuts nothing."""
 
+MEANT = ("disabled", "ratio_zero", "removed", "drain", "drain_over", "maint")
+"""Reasons of a member to be out that somebody has wanted."""
+
 _EXIT_CODES = {"healthy": 0, "degraded": 10, "down": 11}
 
 Document = Mapping[str, Any]
@@ -186,6 +189,7 @@ _TONES = {
     "connected": "warn",
     "disabled": "faint",
     "in_rotation": "good",
+    "draining": "warn",
     "out": "bad",
 }
 
@@ -218,6 +222,7 @@ def _lines(document: Document, look: Look) -> Iterator[str]:
         if _is_shared(pool):
             yield ""
             yield from _pool(pool, disabled, look)
+    yield from _fleet(document["fleet"], look)
     bgp = document["bgp"]
     if bgp is not None:
         yield ""
@@ -236,6 +241,28 @@ def _lines(document: Document, look: Look) -> Iterator[str]:
             look,
         )
     yield from _drops(document, look)
+
+
+def _fleet(fleet: Document | None, look: Look) -> Iterator[str]:
+    if fleet is None:
+        return
+    store = fleet["store"]
+    kept = "no store" if store is None else f"store {store['endpoint'] or 'not reached'}, {store['source']} verdicts"
+    yield ""
+    yield _fit(f"Fleet  {kept}", look.width)
+    yield from _columns(
+        [
+            (
+                ("  " + peer["name"], ""),
+                (peer["state"], "good" if peer["state"] == "joined" else "warn"),
+                (peer["address"], ""),
+                (f"flows told {_number(peer['sent'])}, heard {_number(peer['received'])}", ""),
+                (f"other tables: {', '.join(peer['tables_differ'])}" if peer["tables_differ"] else "", "bad"),
+            )
+            for peer in fleet["peers"]
+        ],
+        look,
+    )
 
 
 def _service(service: Document, pool: Document, look: Look) -> Iterator[str]:
@@ -259,6 +286,10 @@ def _service(service: Document, pool: Document, look: Look) -> Iterator[str]:
         ],
         look,
     )
+    moving = service["transition"]
+    if moving["window"] or moving["tail"]:
+        text = f"{moving['window']} slots in a window, {moving['tail']} in the tail: flows are remembered there"
+        yield _paint(_fit(f"  changing hands: {text}", look.width), "faint", look)
     if _is_shared(pool):
         text = f"{service['in_rotation']} of {len(pool['members'])} in rotation, see below"
         yield _fit(f"  -> pool {pool['name']}  {pool['delivery']}  {text}", look.width)
@@ -301,7 +332,7 @@ def _members(pool: Document, off: bool, look: Look) -> Iterator[str]:
 
 
 def _member_tone(off: bool, member: Document) -> str:
-    if member["state"] == "out" and (off or member["reason"] in ("disabled", "ratio_zero")):
+    if member["state"] == "out" and (off or member["reason"] in MEANT):
         return "faint"
     return _TONES[member["state"]]
 

@@ -69,6 +69,10 @@ STATE_SHIFT = WHEN_BITS
 MEMBER_SHIFT = WHEN_BITS + STATE_BITS
 TAG_SHIFT = MEMBER_SHIFT + MEMBER_BITS
 
+AHEAD = 4
+"""How far in the future a word's time may be, ticks: somebody may have written it with a later look at the clock than
+ours. It is then as young as can be, and not as old."""
+
 LOCAL, REMOTE = 0, 1
 """Origins of a flow."""
 
@@ -138,6 +142,21 @@ def layout(pins: int, writers: int) -> Mapping[str, tuple[np.dtype[Any], int]]:
 def pack(tag: int, member: int, state: int, when: int) -> int:
     """A word."""
     return tag << TAG_SHIFT | member << MEMBER_SHIFT | state << STATE_SHIFT | (when & WHEN_MASK)
+
+
+def age_of(word: int, now: int) -> int:
+    """Ticks since an entry was used."""
+    age = now - word & WHEN_MASK
+    return age if age <= WHEN_MASK - AHEAD else 0
+
+
+def ages_of(words: Words, now: int) -> npt.NDArray[np.int64]:
+    """`age_of`, for columns."""
+    ages = np.uint64(now & WHEN_MASK) - words  # modulo 2^64, of which only the lowest bits matter
+    ages &= np.uint64(WHEN_MASK)
+    signed = ages.view(np.int64)
+    signed[signed > WHEN_MASK - AHEAD] = 0
+    return signed
 
 
 def tick_of(ns: int) -> int:
@@ -375,11 +394,11 @@ class PinTable:
         self, member: Members, state: States, age: npt.NDArray[np.int64], flows: npt.NDArray[np.void]
     ) -> int:
         """`merge` for flows of which no two share a set."""
-        hash64, now = flows["hash64"], self.now()
+        hash64, now = np.ascontiguousarray(flows["hash64"]), self.now()
         flows["born_ns"] = self.clock_ns()
         found = self.find_all(hash64)
         position, before = found.positions(), found.word
-        here_age, here_state = _ages(before, now), _states(before)
+        here_age, here_state = ages_of(before, now), _states(before)
         known = (before != 0) & (here_age <= lifetimes(here_state, self.flows["idle"][position]))
         same = known & (_members(before) == member)
         later = (age < here_age) | ((age == here_age) & (state > here_state))
@@ -421,7 +440,7 @@ class PinTable:
         now = self.now()
         position = np.flatnonzero(self.words)
         words = self.words[position]
-        age, state, member = _ages(words, now), _states(words), _members(words)
+        age, state, member = ages_of(words, now), _states(words), _members(words)
         alive = age <= lifetimes(state, self.flows["idle"][position])
         if serves is not None:
             alive &= serves[member]
@@ -439,7 +458,7 @@ class PinTable:
         now = self.now()
         position = np.flatnonzero(self.words)
         words = self.words[position]
-        age = _ages(words, now)
+        age = ages_of(words, now)
         old = age > RST_TICKS + 1  # nothing else can be over, and a look at a record is another cache line
         position, words, age = position[old], words[old], age[old]
         over = age > lifetimes(_states(words), self.flows["idle"][position]) + 1
@@ -520,7 +539,7 @@ class PinTable:
         if bool(empty.any(axis=1).all()):
             worths = np.where(empty, _EMPTY << WHEN_BITS, 0)  # no need to look at the others
         else:
-            age, state = _ages(words, now), _states(words)
+            age, state = ages_of(words, now), _states(words)
             over = age > lifetimes(state, self._idle[sets])
             worths = np.where(empty, _EMPTY, np.where(over, _OVER, _RANKS.take(state))) << WHEN_BITS
             worths |= np.where(empty, 0, age)
@@ -603,7 +622,7 @@ _AT_ONCE = 4096
 """Flows that are merged while others wait for the lock, at most."""
 
 _WAYS_SHIFT = 3
-_WHEN_MASK, _STATE_MASK, _MEMBER_MASK = np.uint64(WHEN_MASK), np.uint64(3), np.uint64(NO_MEMBER)
+_STATE_MASK, _MEMBER_MASK = np.uint64(3), np.uint64(NO_MEMBER)
 _STATE_SHIFT, _MEMBER_SHIFT, _TAG_SHIFT = np.uint64(STATE_SHIFT), np.uint64(MEMBER_SHIFT), np.uint64(TAG_SHIFT)
 _TAG_MASK = np.uint64(0xFFFFFFFF)
 
@@ -616,7 +635,7 @@ def _worth(word: int, idle: int, now: int) -> int:
     """Sorts entries: the highest is given up first. Rank, and age below it."""
     if not word:
         return _EMPTY << WHEN_BITS
-    age, state = now - word & WHEN_MASK, word >> STATE_SHIFT & 3
+    age, state = age_of(word, now), word >> STATE_SHIFT & 3
     rank = _OVER if age > lifetime(state, idle) else int(_RANKS[state])
     return rank << WHEN_BITS | age
 
@@ -632,16 +651,10 @@ def _tags(hash64: Words) -> Words:
 
 
 def _pin(word: int, now: int) -> Pin:
-    return Pin(word >> MEMBER_SHIFT & NO_MEMBER, _STATES[word >> STATE_SHIFT & 3], now - word & WHEN_MASK)
+    return Pin(word >> MEMBER_SHIFT & NO_MEMBER, _STATES[word >> STATE_SHIFT & 3], age_of(word, now))
 
 
 _STATES = tuple(PinState)
-
-
-def _ages(words: Words, now: int) -> npt.NDArray[np.int64]:
-    ages = np.uint64(now & WHEN_MASK) - words  # modulo 2^64, of which only the lowest bits matter
-    ages &= _WHEN_MASK
-    return ages.view(np.int64)
 
 
 def _states(words: Words) -> States:

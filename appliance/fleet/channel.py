@@ -68,7 +68,7 @@ TICK_S = 0.01
 RATE = 2_500_000
 """Bytes a second that we send at most, to all peers together; dumps, which peers ask for, are not counted."""
 
-REFUSED_SHARE = 0.1
+REFUSED_SHARE = 0.2
 """Of a CPU's time, for datagrams that are refused."""
 
 AT_ONCE = 32
@@ -525,6 +525,7 @@ class PinChannel:
 
     def _readable(self, peer: _Peer, sock: socket.socket) -> None:
         now_ns = self._clock_ns()
+        began_ns = time.thread_time_ns()
         bodies: list[memoryview] = []
         parts: list[Datagram] = []
         asks: list[Ask] = []
@@ -549,7 +550,7 @@ class PinChannel:
                     parts.append(datagram)
         self._counts["datagrams_received"] += read
         if refused:
-            self._pay(peer, (self._clock_ns() - now_ns) * refused // read)
+            self._pay(peer, (time.thread_time_ns() - began_ns) * refused // read)
         if bodies:
             self._hear(peer, b"".join(bodies))
         for datagram in parts:
@@ -612,7 +613,7 @@ class PinChannel:
             return
         asking.got |= 1 << part.part
         asking.pins += entries
-        asking.progress_ns = now_ns
+        asking.progress_ns, asking.tries = now_ns, 0
         if not asking.is_whole:
             return
         if asking.following == END:
@@ -620,7 +621,7 @@ class PinChannel:
             seconds = round((now_ns - asking.began_ns) / 1e9, 3)
             log.info("pins.peer_joined", peer=peer.spec.name, pins=asking.pins, seconds=seconds)
             return
-        asking.cursor, asking.got, asking.parts, asking.tries = asking.following, 0, 0, 0
+        asking.cursor, asking.got, asking.parts = asking.following, 0, 0
         self._ask(peer, asking, now_ns)
 
     # Floods

@@ -12,10 +12,6 @@ from typing import Protocol
 class StoreError(Exception):
     """The store did not do what it was asked; the text names the place, and the remedy where there is one."""
 
-    def __init__(self, endpoint: str, problem: str) -> None:
-        super().__init__(f"{endpoint}: {problem}")
-        self.endpoint = endpoint
-
 
 class UnavailableError(StoreError):
     """It cannot be reached, is without quorum, or did not answer in time. What was asked may have been done."""
@@ -112,7 +108,7 @@ class Session(Protocol):
 
 
 class Store(Protocol):
-    """Opens sessions, each with the next node after one that failed."""
+    """Opens sessions."""
 
     def session(self) -> AbstractAsyncContextManager[Session]:
-        """A session, logged in. Leaving it by an exception makes the next session try another node."""
+        """A session with a node that is well, logged in."""

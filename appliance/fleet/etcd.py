@@ -23,6 +23,7 @@ from appliance.fleet.client import (
     LeaseGoneError,
     Reading,
     RefusedError,
+    StoreError,
     Swapped,
     UnavailableError,
 )
@@ -30,6 +31,9 @@ from appliance.model import Etcd
 
 DEADLINE_S = 1.5
 """For every request. Within a healthy cluster one takes milliseconds; an election takes 1 to 2 s."""
+
+HEALTH_S = 0.5
+"""For the question whether a node is well: it needs no disk."""
 
 OPERATIONS = 100
 """In one transaction; etcd takes 128 (--max-txn-ops)."""
@@ -53,7 +57,7 @@ class EtcdStore:
         """
         Args:
             where: nodes, prefix and credentials.
-            rng: which node is first: directors spread over them.
+            rng: which node it is when more than one is well.
             deadline_s: for every request.
 
         Raises:
@@ -63,32 +67,49 @@ class EtcdStore:
             raise ValueError("fleet.etcd.endpoints names no node")
         self._where = where
         self._deadline_s = deadline_s
-        self._next = rng.randrange(len(where.endpoints))
+        self._endpoints = [endpoint.rstrip("/") for endpoint in where.endpoints]
+        self._rng = rng
         self._token: str | None = None
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator["EtcdSession"]:
-        """See `client.Store`. Certificates are read anew for each session."""
-        endpoint = self._where.endpoints[self._next].rstrip("/")
-        try:
-            context = self._tls(endpoint)
-            connector = aiohttp.TCPConnector(ssl=context) if context else aiohttp.TCPConnector()
-            async with aiohttp.ClientSession(connector=connector) as http:
-                session = EtcdSession(http, endpoint, self._where.prefix, self._deadline_s)
-                if self._where.user:
-                    if self._token is None:
-                        self._token = await session.authenticate(self._where.user, self._where.password)
-                    session.use(self._token)
+        """See `client.Store`. All nodes are asked, and the first that is well is taken; certificates are read anew."""
+        async with aiohttp.ClientSession(connector=self._connector()) as http:
+            endpoint = await self._first_healthy(http)
+            session = EtcdSession(http, endpoint, self._where.prefix, self._deadline_s)
+            if self._where.user:
+                if self._token is None:
+                    self._token = await session.authenticate(self._where.user, self._where.password)
+                session.use(self._token)
+            try:
                 yield session
-        except BaseException as error:
-            self._next = (self._next + 1) % len(self._where.endpoints)
-            if isinstance(error, RefusedError):
+            except RefusedError:
                 self._token = None  # tokens do not outlive a restart of the node
-            raise
+                raise
 
-    def _tls(self, endpoint: str) -> ssl.SSLContext | None:
-        if not endpoint.startswith("https://"):
-            return None
+    async def _first_healthy(self, http: aiohttp.ClientSession) -> str:
+        """A node that says that it has a quorum.
+
+        Raises:
+            StoreError: there is none; of what each of them says, the one that most needs somebody to do something.
+        """
+        errors = []
+        async with asyncio.TaskGroup() as tasks:
+            asked = {tasks.create_task(_health(http, endpoint), name="fleet:health") for endpoint in self._endpoints}
+            while asked:
+                answered, asked = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                answers = [task.result() for task in answered]
+                well = [answer for answer in answers if isinstance(answer, str)]
+                if well:
+                    for task in asked:
+                        task.cancel()
+                    return self._rng.choice(well)
+                errors += [answer for answer in answers if isinstance(answer, StoreError)]
+        text = "; ".join(sorted(map(str, errors)))
+        raise RefusedError(text) if any(isinstance(error, RefusedError) for error in errors) else UnavailableError(text)
+
+    def _connector(self) -> aiohttp.TCPConnector:
+        """For plain HTTP a context makes no difference."""
         where = self._where
         try:
             context = ssl.create_default_context(cafile=where.ca_file)
@@ -96,9 +117,47 @@ class EtcdStore:
                 context.load_cert_chain(where.cert_file, where.key_file)
         except (OSError, ValueError) as error:
             raise RefusedError(
-                endpoint, f"certificates cannot be used: {error}; check fleet.etcd.ca_file, cert_file and key_file"
+                f"fleet.etcd: certificates cannot be used: {error}; check ca_file, cert_file and key_file"
             ) from error
-        return context
+        return aiohttp.TCPConnector(ssl=context)
+
+
+async def _health(http: aiohttp.ClientSession, endpoint: str) -> str | StoreError:
+    """The endpoint, if the node says that it has a quorum."""
+    try:
+        async with asyncio.timeout(HEALTH_S), http.get(f"{endpoint}/health") as answer:
+            text = await answer.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return _trouble(endpoint, error, HEALTH_S)
+    try:
+        state = json.loads(text)
+        well = state["health"] in ("true", True)
+    except (ValueError, KeyError, TypeError):
+        return _not_etcd(endpoint, answer.status, text)
+    return endpoint if well else UnavailableError(f"{endpoint}: is without quorum {state.get('reason', '')}".rstrip())
+
+
+def _trouble(endpoint: str, error: Exception, deadline_s: float) -> StoreError:
+    """What an exception of the connection means."""
+    if isinstance(error, TimeoutError):
+        return UnavailableError(f"{endpoint}: no answer within {deadline_s} s")
+    causes: list[BaseException | None] = [error]
+    while causes[-1] is not None:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    hint = "check fleet.etcd.ca_file, cert_file and key_file, and the node's own certificate"
+    if any(isinstance(cause, ssl.SSLError | aiohttp.ClientSSLError) for cause in causes):
+        return RefusedError(f"{endpoint}: {error}; {hint}")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return UnavailableError(f"{endpoint}: {error.strerror or error}")
+    # A node that does not like a certificate closes the connection, and why is not always heard.
+    return UnavailableError(f"{endpoint}: the connection was lost{f'; {hint}' if endpoint.startswith('https') else ''}")
+
+
+def _not_etcd(endpoint: str, status: int, text: bytes) -> StoreError:
+    shown = text[:100].decode(errors="replace").strip()
+    return UnavailableError(
+        f"{endpoint}: not the answer of an etcd 3.4 or newer: {status} {shown}; check fleet.etcd.endpoints"
+    )
 
 
 class EtcdSession:
@@ -160,7 +219,7 @@ class EtcdSession:
     async def keep_alive(self, lease: int) -> None:
         answer = await self._ask("lease/keepalive", {"ID": str(lease)})  # a stream of one answer
         if int(answer["result"].get("TTL", 0)) <= 0:
-            raise LeaseGoneError(self._endpoint, "the lease has run out")
+            raise LeaseGoneError(f"{self._endpoint}: the lease has run out")
 
     async def revoke(self, lease: int) -> None:
         await self._ask("lease/revoke", {"ID": str(lease)})
@@ -179,14 +238,14 @@ class EtcdSession:
                 if rest.strip():
                     self._changes(rest, answer.status)
         except (aiohttp.ClientError, TimeoutError) as error:
-            self._lost(error)
-        raise UnavailableError(self._endpoint, "the watch has ended")
+            raise _trouble(self._endpoint, error, self._deadline_s) from error
+        raise UnavailableError(f"{self._endpoint}: the watch has ended")
 
     def _changes(self, line: bytes, status: int) -> tuple[Change, ...]:
         result = self._parsed(line, status)["result"]
         if result.get("canceled"):
             if "compact_revision" in result:
-                raise CompactedError(self._endpoint, f"compacted up to {result['compact_revision']}")
+                raise CompactedError(f"{self._endpoint}: compacted up to {result['compact_revision']}")
             self._complain(str(result.get("cancel_reason", "the watch was cancelled")))
         return tuple(map(self._change, result.get("events", ())))
 
@@ -202,7 +261,7 @@ class EtcdSession:
             ):
                 return self._parsed(await answer.read(), answer.status)
         except (aiohttp.ClientError, TimeoutError) as error:
-            self._lost(error)
+            raise _trouble(self._endpoint, error, self._deadline_s) from error
 
     def _parsed(self, text: bytes, status: int) -> dict[str, Any]:
         try:
@@ -210,11 +269,7 @@ class EtcdSession:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            shown = text[:100].decode(errors="replace").strip()
-            raise UnavailableError(
-                self._endpoint,
-                f"not the answer of an etcd 3.4 or newer: {status} {shown}; check fleet.etcd.endpoints",
-            )
+            raise _not_etcd(self._endpoint, status, text)
         if error := answer.get("error"):
             self._complain(str(error.get("message", error) if isinstance(error, dict) else error))
         return answer
@@ -222,22 +277,13 @@ class EtcdSession:
     def _complain(self, text: str) -> NoReturn:
         """By the text: codes differ between versions, and between requests and streams."""
         if "requested lease not found" in text:
-            raise LeaseGoneError(self._endpoint, text)
+            raise LeaseGoneError(f"{self._endpoint}: {text}")
         if "has been compacted" in text:
-            raise CompactedError(self._endpoint, text)
+            raise CompactedError(f"{self._endpoint}: {text}")
         for refusal, remedy in _REFUSALS.items():
             if refusal in text:
-                raise RefusedError(self._endpoint, f"{text}; {remedy}")
-        raise UnavailableError(self._endpoint, text)
-
-    def _lost(self, error: Exception) -> NoReturn:
-        if isinstance(error, TimeoutError):
-            raise UnavailableError(self._endpoint, f"no answer within {self._deadline_s} s") from error
-        if isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError):
-            raise RefusedError(
-                self._endpoint, f"{error}; check fleet.etcd.ca_file, cert_file, key_file and the endpoint's name"
-            ) from error
-        raise UnavailableError(self._endpoint, str(error) or type(error).__name__) from error
+                raise RefusedError(f"{self._endpoint}: {text}; {remedy}")
+        raise UnavailableError(f"{self._endpoint}: {text}")
 
     def _url(self, what: str) -> str:
         return f"{self._endpoint}/v3/{what}"

@@ -67,7 +67,7 @@ class FakeCluster:
     async def apply(self, changes: Mapping[str, str | None], lease: int | None) -> None:
         """Write (text) and delete (None), at one new revision."""
         if lease is not None and lease not in self._leases:
-            raise LeaseGoneError("fake", "the lease has run out")
+            raise LeaseGoneError("fake: the lease has run out")
         changes = {key: value for key, value in changes.items() if value is not None or key in self.entries}
         if not changes:
             return
@@ -102,7 +102,7 @@ class FakeCluster:
 
     def renew(self, number: int) -> None:
         if number not in self._leases:
-            raise LeaseGoneError("fake", "the lease has run out")
+            raise LeaseGoneError("fake: the lease has run out")
         self._leases[number].ends_at = self._clock() + self._leases[number].ttl_s
 
     async def end(self, number: int) -> None:
@@ -114,11 +114,11 @@ class FakeCluster:
     async def since(self, after: int) -> tuple[int, tuple[Change, ...]]:
         """Wait for the first revision after one."""
         if after < self._compacted:
-            raise CompactedError("fake", f"compacted up to {self._compacted}")
+            raise CompactedError(f"fake: compacted up to {self._compacted}")
         async with self._moved:
             await self._moved.wait_for(lambda: not self.up or self.revision > after)
         if not self.up:
-            raise UnavailableError("fake", "no leader")
+            raise UnavailableError("fake: no leader")
         return next((revision, changes) for revision, changes in self._history if revision > after)
 
 
@@ -184,5 +184,5 @@ class FakeSession:
     async def _enter(self) -> None:
         await asyncio.sleep(0)
         if not (self._cluster.up and self._store.reachable):
-            raise UnavailableError("fake", "cannot be reached")
+            raise UnavailableError("fake: cannot be reached")
         await self._cluster.expire()

@@ -67,15 +67,15 @@ class Timing:
     ttl_s: int = 5
     """So long after a director's end the others stop counting its verdicts. etcd takes no less than 2."""
 
-    retry_s: tuple[float, float] = (0.05, 0.4)
+    retry_s: tuple[float, float] = (0.05, 0.3)
     """Between attempts to reach the store: the first time, and at most."""
 
     refused_s: float = 5.0
     """Between attempts at most when the store says no."""
 
-    settle_s: float = 0.7
+    settle_s: float = 1.0
     """How long after an outage we stay with what we have learned meanwhile, against the fleet: until then all directors
-    have told the store what they see now. Longer than a retry; agreement within 1 s of the return hangs on this."""
+    have told the store what they see now. Longer than an attempt to reach it takes."""
 
     patience: Patience = field(default_factory=Patience)
 
@@ -158,13 +158,13 @@ class Agreement:
         self._session: Session | None = None
         """While the fleet hears us and we hear the fleet."""
         self._since = wall()
-        self._errors: dict[str, StoreError] = {}
-        """The latest of each node, while there is no session."""
+        self._problem: StoreError | None = None
+        """The latest, while there is no session."""
         self._twin = ""
         self._outage: Outage | None = Outage(clock(), {}, {}, {})
         self._settled_at: float | None = None
-        """When the rules of the outage end; None while it lasts."""
-        self._unreadable: set[tuple[str, int]] = set()
+        """When the outage ends at the latest, since the store is back; None while it is not."""
+        self._unreadable: set[str] = set()
         self._news = asyncio.Event()
         """There may be something to write."""
         self._alarm = asyncio.Event()
@@ -247,7 +247,7 @@ class Agreement:
 
     def _connected(self) -> Session:
         if self._session is None:
-            raise UnavailableError("fleet", self._error() or "the store has not been reached yet")
+            raise UnavailableError(f"fleet: {self._problem or 'the store has not been reached yet'}")
         return self._session
 
     # Being in touch.
@@ -363,7 +363,7 @@ class Agreement:
     def _begin(self, session: Session, mine: dict[str, str], said: Verdicts, found: Mapping[str, Entry]) -> None:
         self._session = session
         self._since = self._wall()
-        self._errors.clear()
+        self._problem = None
         self._entries = dict(found)
         # What an earlier process of ours has left is there, too, and `_talk` takes it away.
         self._told = {key: entry.value for key, entry in found.items() if self._is_mine(key)} | mine
@@ -376,7 +376,7 @@ class Agreement:
         self._refresh()
 
     def _lost(self, error: StoreError) -> None:
-        news = self._session is not None or type(error) not in map(type, self._errors.values())
+        news = self._session is not None or type(error) is not type(self._problem)
         if self._session is not None:
             self._session = None
             self._since = self._wall()
@@ -388,7 +388,7 @@ class Agreement:
                     settled={member: health for pool in self._settled().values() for member, health in pool.items()},
                 )
             self._settled_at = None
-        self._errors[error.endpoint] = error
+        self._problem = error
         self._alarm.set()
         if news:
             log.warning("fleet.disconnected", error=str(error))
@@ -398,15 +398,14 @@ class Agreement:
         """What counts changes with time alone while the store is away, and shortly after."""
         while True:
             self._alarm.clear()
-            now = self._clock()
             moments = []
             if self._outage is not None:
                 moments = [self._outage.at + after for after in self._timing.patience.ends()]
                 if self._settled_at is not None:
                     moments.append(self._settled_at)
-            next_at = min((moment for moment in moments if moment > now), default=None)
+            next_at = min((moment for moment in moments if moment > self._judged_at), default=None)
             try:
-                async with asyncio.timeout(None if next_at is None else next_at - now):
+                async with asyncio.timeout(None if next_at is None else max(0.0, next_at - self._clock())):
                     await self._alarm.wait()
             except TimeoutError:
                 self._refresh()
@@ -415,8 +414,6 @@ class Agreement:
 
     def _refresh(self) -> None:
         """Say what counts now, if that is something new."""
-        if self._settled_at is not None and self._clock() >= self._settled_at:
-            self._outage = self._settled_at = None
         agreed = self._agreed()
         self._news.set()
         if agreed != self.latest:
@@ -425,15 +422,8 @@ class Agreement:
             self._on_change(agreed)
 
     def _agreed(self) -> Agreed:
-        now = self._clock()
-        own, views, before = self._sees(), self._views(), self._settled()
-        members: dict[str, Judged] = {}
-        for terms in self._pools:
-            fleet = agree(terms, views.get(terms.name, {}), before.get(terms.name, {}), self._card.name)
-            if self._outage is not None:
-                alone = without_store(terms, own, self._outage, now, self._timing.patience)
-                fleet = alone if self._session is None else returned(fleet, alone, self._outage)
-            members |= fleet
+        now = self._judged_at = self._clock()
+        members = self._judged(now)
         source = Source.FLEET
         if self._outage is not None:
             held = self._outage.agreed and now - self._outage.at < self._timing.patience.hold_s
@@ -448,13 +438,29 @@ class Agreement:
                 connected=self._session is not None,
                 endpoint=self._session.endpoint if self._session else "",
                 since=self._since,
-                error=self._error(),
+                error=self._twin or str(self._problem or ""),
                 source=source,
             ),
         )
 
-    def _error(self) -> str:
-        return self._twin or "; ".join(str(self._errors[endpoint]) for endpoint in sorted(self._errors))
+    def _judged(self, now: float) -> dict[str, Judged]:
+        """All members, by the fleet or without it. An outage ends here: we are back, and have no news of our own."""
+        own, views, before = self._sees(), self._views(), self._settled()
+        fleet: dict[str, Judged] = {}
+        alone: dict[str, Judged] = {}
+        for terms in self._pools:
+            fleet |= agree(terms, views.get(terms.name, {}), before.get(terms.name, {}), self._card.name)
+            if self._outage is not None:
+                alone |= without_store(terms, own, self._outage, now, self._timing.patience)
+        if self._outage is None:
+            return fleet
+        if self._settled_at is None:
+            return alone
+        members = returned(fleet, alone, self._outage)
+        if now >= self._settled_at or members == fleet:
+            self._outage = self._settled_at = None
+            return fleet
+        return members
 
     def _views(self) -> dict[str, dict[str, Verdicts]]:
         """What each director says, by pool and director."""
@@ -483,8 +489,8 @@ class Agreement:
         try:
             return decode(key.partition("/")[2], entry.value)
         except Unreadable as why:
-            if (key, entry.revision) not in self._unreadable:
-                self._unreadable.add((key, entry.revision))
+            if key not in self._unreadable:  # once is enough
+                self._unreadable.add(key)
                 log.warning("fleet.unreadable", key=key, error=str(why), hint="is another version of onward running?")
             return None
 

@@ -2,11 +2,11 @@
 
 A pin is *ours* when this director has made or used it since another one told us of it. Ours are told
 
-* at once, when the flow is new or has got another member (the data plane's journals say so), and once more shortly
-  after, because datagrams get lost;
+* at once, when the flow is new or has got another member (the data plane's journals say so), and again after
+  REPEAT_MS, since datagrams get lost, and then at intervals that grow fourfold;
 * within a round, when their state has changed;
-* and again each third of their idle timeout, at most REFRESH_MS apart, whatever has happened: so the others' copies
-  live as long as the flow does, and what got lost is made good.
+* and each third of their idle timeout, at most REFRESH_MS apart, as long as they last: so the others' copies live as
+  long as the flow does.
 
 What others have told us is not passed on, but to those that ask for the whole table; so nothing echoes. To find out
 what is ours takes no help from the data plane: `_known` has each word as it was when it was told or heard last, and a
@@ -39,6 +39,8 @@ from appliance.packet.placement import TICK_SHIFT, PinState
 
 REPEAT_MS = 300
 """News is told a second time so long after the first."""
+
+_GROWTH = 4
 
 REFRESH_MS = 30_000
 """Longest time between two tellings of one pin."""
@@ -79,6 +81,7 @@ class Telling:
         self._known = np.zeros(pins.capacity, np.uint64)
         self._ours = np.zeros(pins.capacity, np.bool_)
         self._due_ms = np.zeros(pins.capacity, np.int64)
+        self._interval_ms = np.zeros(pins.capacity, np.int32)
         self._cursors = pins.heads.copy()
         self._at = 0
         self._backlog: deque[Positions] = deque()
@@ -192,14 +195,17 @@ class Telling:
         """Entries for these places (each once), which count as told from now on, to all that can hear us."""
         entries, good, words = self.read(positions)
         stable = words != 0
+        told, words = positions[stable], words[stable]
+        fresh = (words ^ self._known[told]) >> np.uint64(MEMBER_SHIFT) != 0
+        interval = np.where(fresh, REPEAT_MS, np.maximum(self._interval_ms[told] * _GROWTH, REPEAT_MS))
         # What cannot be told now (its member is not in our tables, or it is over) is looked at again in a second.
-        due = np.full(len(positions), 1000, np.int64)
-        fresh = (words ^ self._known[positions]) >> np.uint64(MEMBER_SHIFT) != 0
-        due[good] = np.where(fresh[good], REPEAT_MS, _interval_ms(entries["idle"]))
-        told = positions[stable]
-        self._known[told] = words[stable]
+        longest = np.full(len(positions), 1000, np.int64)
+        longest[good] = _longest_interval_ms(entries["idle"])
+        interval = np.minimum(interval, longest[stable])
+        self._interval_ms[told] = interval
+        self._due_ms[told] = interval + self._now_ms()
+        self._known[told] = words
         self._ours[told] = True
-        self._due_ms[told] = due[stable] + self._now_ms()
         return entries
 
     def block(self, cursor: int, limit: int) -> tuple[Positions, int]:
@@ -262,7 +268,7 @@ class Telling:
         hash64 = flows["hash64"]
         tag = hash64 & np.uint64(0xFFFFFFFF)
         tag[tag == 0] = 1
-        words = (
+        told = (
             tag << np.uint64(TAG_SHIFT)
             | member.astype(np.uint64) << np.uint64(MEMBER_SHIFT)
             | state.astype(np.uint64) << np.uint64(STATE_SHIFT)
@@ -270,8 +276,11 @@ class Telling:
         )
         sets = np.uint64(self._pins.capacity // WAYS)
         first = ((hash64 >> np.uint64(32)) * sets >> np.uint64(32)).astype(np.int64) * WAYS
-        stands = self._pins.words[first[:, None] + np.arange(WAYS)] == words[:, None]
+        words = self._pins.words[first[:, None] + np.arange(WAYS)]
+        # A tick more when one has just begun.
+        stands = (words == told[:, None]) | (words == told[:, None] + np.uint64(1))
         places = first + stands.argmax(axis=1)
+        words = words[np.arange(len(words)), stands.argmax(axis=1)]
         taken = stands.any(axis=1) & (self._known[places] != words)
         self._known[places[taken]] = words[taken]
         self._ours[places[taken]] = False
@@ -295,7 +304,7 @@ def _fields(words: Words, now: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[
     )
 
 
-def _interval_ms(idle: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+def _longest_interval_ms(idle: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
     """Between two tellings: a third of the idle timeout, less what a round may add."""
     third = (idle * (_TICK_MS / 3)).astype(np.int64) - ROUND_MS
     return np.where(idle == 0, REFRESH_MS, np.clip(third, REPEAT_MS, REFRESH_MS))

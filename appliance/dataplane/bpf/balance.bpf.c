@@ -22,18 +22,45 @@ struct l4 {
 	u16 check;
 };
 
-/* Asks for the member of a packet whose slot has LOOK_CLOSER. */
-INLINE void ask(struct question *q, const struct run *run, const struct entry *entry, const struct inner *inner,
-		const void *l3, const struct l4 *l4, u32 chosen, u32 slot)
+/* The hash that the packet's flow is remembered by: of its whole five-tuple. */
+INLINE u64 flow_hash(const u64 *k, const struct inner *inner, const void *l3, const struct l4 *l4)
 {
+	if (inner->type == BE16(ETH_P_IP)) {
+		const struct iphdr *ip = l3;
+
+		return pin_hash(k[0] + (k[1] + ip->saddr) * (k[2] + ip->daddr) +
+				(k[3] + *(const u32 *)(ip + 1)) * (k[4] + l4->protocol));
+	} else {
+		const struct ip6hdr *ip = l3;
+		const u32 *s = ip->saddr, *d = ip->daddr;
+
+		return pin_hash(k[0] + (k[1] + s[0]) * (k[2] + s[1]) + (k[3] + s[2]) * (k[4] + s[3]) +
+				(k[5] + d[0]) * (k[6] + d[1]) + (k[7] + d[2]) * (k[8] + d[3]) +
+				(k[9] + *(const u32 *)(ip + 1)) * (k[10] + l4->protocol));
+	}
+}
+
+/* Who takes a packet whose slot has LOOK_CLOSER: a way or NOBODY. What is to be kept of it stands in the question. */
+INLINE u32 look_closer(struct question *q, const struct run *run, const struct entry *entry, const struct inner *inner,
+		       const void *l3, const struct l4 *l4, u32 chosen, u32 slot)
+{
+	const struct generation *g = run->generation;
+	u64 hash64 = flow_hash(g->pin_keys, inner, l3, l4);
+	u32 way;
+
+	way = recall(hash64, g->policies_first + entry->service, g->member_ways_first, chosen, l4->flags);
+	if (likely(way != NOBODY)) {
+		q->by = BY_PIN;
+		return way;
+	}
 	*q = (struct question){
 		.generation = run->number,
 		.service = entry->service,
 		.row = run->row,
-		.primary = chosen == NOBODY ? NOBODY : chosen & ~LOOK_CLOSER,
-		.previous = entry->previous ? entry->previous + slot : 0,
-		.kind = kind_of(l4->protocol, l4->flags),
-		.v6 = inner->type != BE16(ETH_P_IP),
+		.chosen = chosen,
+		.slot = slot,
+		.previous = entry->previous,
+		.flags = l4->flags,
 		.way = NOBODY,
 	};
 	if (inner->type == BE16(ETH_P_IP)) {
@@ -51,10 +78,11 @@ INLINE void ask(struct question *q, const struct run *run, const struct entry *e
 		q->flow.destination[1] = ip->daddr[2] | (u64)ip->daddr[3] << 32;
 		q->flow.ports = *(const u32 *)(ip + 1);
 	}
+	q->flow.hash64 = hash64;
 	q->flow.hash32 = inner->hash;
 	q->flow.protocol = l4->protocol;
-	q->flow.opened = q->kind == KIND_SYN;
 	place(q);
+	return q->way;
 }
 
 /* Lines 8 to 11 have been passed when this is called. */
@@ -76,8 +104,7 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 	chosen = *four >> ((at & 3) * 16) & 0xffff;
 	q.keep = 0;
 	if (unlikely(chosen & LOOK_CLOSER)) {
-		ask(&q, run, entry, inner, l3, l4, chosen, slot);
-		chosen = q.way;
+		chosen = look_closer(&q, run, entry, inner, l3, l4, chosen, slot);
 		by = q.by;
 	}
 	way = AT(ways, run->generation->ways_first + chosen);

@@ -21,10 +21,10 @@ struct question {
 	u32 generation;
 	u32 service;  /* number of its counters */
 	u32 row;      /* of turns and counters */
-	u32 primary;  /* way of the slot's owner, or NOBODY */
-	u32 previous; /* place of its previous owner among the slots; 0 for a steady slot */
-	u16 kind;
-	u16 v6; /* whether it is an IPv6 packet */
+	u32 chosen;   /* what the slot says */
+	u32 slot;     /* its number */
+	u32 previous; /* the service's first slot of previous owners, 0 for none */
+	u32 flags;    /* of TCP */
 	/* The answer. */
 	u32 way; /* or NOBODY */
 	u32 by;
@@ -85,19 +85,26 @@ INLINE int is_live(u32 state, u32 age, u32 idle)
 	return !idle || age <= idle;
 }
 
-/* The same as `pin_hash` of ring/hash.py. */
-INLINE u64 hash_of(const struct flow *flow, int v6, const u64 *k)
+/* The same as `pin_hash` of ring/hash.py: the spread sum of products. */
+INLINE u64 pin_hash(u64 h)
 {
-	const u32 *s = (const u32 *)flow->source, *d = (const u32 *)flow->destination;
-	u64 h;
-
-	if (!v6)
-		h = k[0] + (k[1] + s[3]) * (k[2] + d[3]) + (k[3] + flow->ports) * (k[4] + flow->protocol);
-	else
-		h = k[0] + (k[1] + s[0]) * (k[2] + s[1]) + (k[3] + s[2]) * (k[4] + s[3]) + (k[5] + d[0]) * (k[6] + d[1]) +
-		    (k[7] + d[2]) * (k[8] + d[3]) + (k[9] + flow->ports) * (k[10] + flow->protocol);
 	h = spread(spread(h));
 	return h ^ h >> 32;
+}
+
+INLINE u64 pin_tag(u64 hash64)
+{
+	return (u32)hash64 ?: 1;
+}
+
+INLINE u32 pin_set_of(const struct control *control, u64 hash64)
+{
+	return (hash64 >> 32) * control->pin_sets >> 32;
+}
+
+INLINE u32 pin_now(const struct control *control)
+{
+	return (bpf_ktime_get_coarse_ns() + control->clock) >> PIN_TICK_SHIFT;
 }
 
 INLINE u64 load(u64 *word)
@@ -136,7 +143,7 @@ INLINE void pin(struct question *q, u32 member, u32 state, u32 now)
 {
 	if (member == NOBODY)
 		return;
-	q->word = pack((u32)q->flow.hash64 ?: 1, member, state, now);
+	q->word = pack(pin_tag(q->flow.hash64), member, state, now);
 	q->keep |= KEEP_PIN;
 }
 
@@ -148,6 +155,30 @@ INLINE u32 member_at(const struct generation *g, u32 way)
 	return found ? found->member : NOBODY;
 }
 
+/* The way of a flow that is remembered, and that another plain packet changes nothing about: then no question has to be
+ * asked. NOBODY for all others. The words of a set are compared without a branch that could be mispredicted. */
+GLOBAL u32 recall(u64 hash64, u32 policy_at, u32 member_ways_first, u32 chosen, u32 flags)
+{
+	const struct control *control = AT(controls, 0);
+	const struct policy *policy = AT(policies, policy_at);
+	struct pin_set *set = control ? AT(pin_words, pin_set_of(control, hash64)) : NULL;
+	u64 tag = pin_tag(hash64), word, found = 0;
+
+	if (!set || !policy || policy->placement == PLACEMENT_PER_PACKET || chosen == NOBODY)
+		return NOBODY;
+	/* What is none of these and has no flags either changes nothing about a pin. */
+	if (flags && (flags & (TCP_SYN | TCP_RST | TCP_FIN | TCP_ACK)) != TCP_ACK)
+		return NOBODY;
+#pragma unroll
+	for (int i = 7; i >= 0; i--) {
+		word = load(&set->word[i]);
+		found |= word & -(((word >> TAG_SHIFT ^ tag) - 1) >> 63);
+	}
+	if (state_of(found) == PIN_NEW || age_of(found, pin_now(control)))
+		return NOBODY;
+	return AT16(member_ways, member_ways_first + member_of(found));
+}
+
 /* Answers a question. Nothing is remembered by that, and nobody's turn is over. */
 GLOBAL int place(struct question *q)
 {
@@ -155,7 +186,7 @@ GLOBAL int place(struct question *q)
 	const struct generation *g;
 	const struct policy *policy;
 	struct pin_set *set;
-	u32 previous, fallback, now, tag, age = 0, state = 0, at = 0, way = NOBODY, kind;
+	u32 primary, previous, fallback, now, tag, age = 0, state = 0, at = 0, way = NOBODY, kind;
 	u64 word = 0;
 
 	if (!q || !control)
@@ -164,24 +195,25 @@ GLOBAL int place(struct question *q)
 	policy = g ? AT(policies, g->policies_first + q->service) : NULL;
 	if (!policy)
 		return 0;
-	kind = q->kind;
-	previous = q->previous ? AT16(slots, q->previous) : q->primary;
-	fallback = previous == NOBODY ? q->primary : previous;
+	kind = kind_of(q->flow.protocol, q->flags);
+	q->flow.opened = kind == KIND_SYN;
+	primary = q->chosen == NOBODY ? NOBODY : q->chosen & ~LOOK_CLOSER;
+	previous = q->previous ? AT16(slots, q->previous + q->slot) : primary;
+	fallback = previous == NOBODY ? primary : previous;
 	q->way = fallback;
-	q->by = fallback == q->primary ? BY_SLOT : BY_PREVIOUS;
+	q->by = fallback == primary ? BY_SLOT : BY_PREVIOUS;
 	if (policy->placement == PLACEMENT_PER_PACKET && kind == KIND_UDP) {
 		q->way = NOBODY;
 		choose(q, control, g, policy);
 		return 0;
 	}
-	if (policy->placement == PLACEMENT_HASH ? q->primary == previous : policy->placement != PLACEMENT_PER_FLOW)
+	if (policy->placement == PLACEMENT_HASH ? primary == previous : policy->placement != PLACEMENT_PER_FLOW)
 		return 0;
 
-	now = (bpf_ktime_get_coarse_ns() + control->clock) >> PIN_TICK_SHIFT;
-	q->flow.hash64 = hash_of(&q->flow, q->v6, g->pin_keys);
+	now = pin_now(control);
 	q->flow.idle = policy->idle;
-	tag = (u32)q->flow.hash64 ?: 1;
-	q->position = (q->flow.hash64 >> 32) * control->pin_sets >> 32;
+	tag = pin_tag(q->flow.hash64);
+	q->position = pin_set_of(control, q->flow.hash64);
 	set = AT(pin_words, q->position);
 	if (!set)
 		return 0;
@@ -212,9 +244,9 @@ GLOBAL int place(struct question *q)
 			pin(q, choose(q, control, g, policy), PIN_NEW, now);
 			return 0;
 		}
-		q->way = q->primary;
+		q->way = primary;
 		q->by = BY_SLOT;
-		pin(q, member_at(g, q->primary), PIN_NEW, now);
+		pin(q, member_at(g, primary), PIN_NEW, now);
 		return 0;
 	}
 	if (way != NOBODY) {
@@ -246,44 +278,24 @@ GLOBAL int place(struct question *q)
 	return 0;
 }
 
-/* A place to give up: empty, over, RST, FIN, NEW, OPEN; old ones first. Negative when there is none. */
-INLINE int victim(struct pin_set *set, u32 position, u32 now, u64 *given_up, int *lived)
-{
-	u32 best = 0, age, state, score;
-	const struct flow *flow;
-	int found = -1, live;
-	u64 word;
+enum { WORTH_EMPTY = 6, WORTH_OVER = 5 };
 
-#pragma unroll
-	for (int i = 0; i < 8; i++) {
-		if (!load(&set->word[i])) {
-			*given_up = 0;
-			*lived = 0;
-			return i;
-		}
+/* How readily a place is given up: empty, over, RST, FIN, NEW, OPEN; old ones first. 0 for one that is just being taken. */
+GLOBAL u32 worth(u64 word, u32 position, u32 now)
+{
+	u32 age = age_of(word, now), state = state_of(word);
+	const struct flow *flow;
+
+	if (!word)
+		return WORTH_EMPTY << WHEN_BITS;
+	if (age > RST_TICKS) { /* idle timeouts are longer, so that in a flood nobody has to look */
+		flow = AT(pin_flows, position);
+		if (flow && !is_live(state, age, flow->idle))
+			return WORTH_OVER << WHEN_BITS | age;
 	}
-#pragma unroll
-	for (int i = 0; i < 8; i++) {
-		word = load(&set->word[i]);
-		age = age_of(word, now);
-		state = state_of(word);
-		live = 1;
-		if (age > RST_TICKS) { /* idle timeouts are longer, so that in a flood nobody has to look */
-			flow = AT(pin_flows, position + i);
-			live = is_live(state, age, flow ? flow->idle : 0);
-		}
-		if (live && member_of(word) == NOBODY) /* just being taken */
-			continue;
-		/* From 1 on; RST before FIN, NEW and OPEN. */
-		score = (live ? (state == PIN_NEW ? 1 : state == PIN_OPEN ? 0 : state) : 4) << WHEN_BITS | age;
-		if (found < 0 || score > best) {
-			found = i;
-			best = score;
-			*given_up = word;
-			*lived = live;
-		}
-	}
-	return found;
+	if (member_of(word) == NOBODY)
+		return 0;
+	return (state == PIN_OPEN ? 1 : state == PIN_NEW ? 2 : state + 1) << WHEN_BITS | age;
 }
 
 /* Writes down whose flow is at a position, and that it is news. Both at the moment when nobody else does. */
@@ -331,9 +343,8 @@ GLOBAL int keep(struct question *q)
 	struct pin_set *set;
 	struct turn *turn;
 	struct cpu *cpu;
-	u32 position, state, fresh;
+	u32 position, state, fresh, score, best = 0, at;
 	u64 given_up, busy;
-	int at, lived;
 
 	if (!q || !control)
 		return 0;
@@ -351,7 +362,7 @@ GLOBAL int keep(struct question *q)
 	state = state_of(q->word);
 	fresh = !q->found || state == PIN_NEW || member_of(q->found) != member_of(q->word);
 	if (fresh)
-		q->flow.born_ns = bpf_ktime_get_ns() + control->clock;
+		q->flow.born_ns = (q->flow.opened ? bpf_ktime_get_ns() : bpf_ktime_get_coarse_ns()) + control->clock;
 	if (q->found) {
 		if (__sync_val_compare_and_swap(&set->word[position & 7], q->found, q->word) != q->found)
 			return 0;
@@ -363,8 +374,20 @@ GLOBAL int keep(struct question *q)
 		}
 		return 0;
 	}
-	at = victim(set, position, q->word, &given_up, &lived);
-	if (at < 0)
+	/* The first empty place, without a look at the records of those before it; else the one that is worth least. */
+	for (at = 0; at < 8; at++)
+		if (!load(&set->word[at]))
+			break;
+	if (at == 8) {
+		for (at = 0; at < 8; at++) {
+			score = worth(load(&set->word[at]), position + at, q->word) << 3 | (7 - at);
+			if (score > best)
+				best = score;
+		}
+		at = 7 - (best & 7);
+	}
+	given_up = load(&set->word[at & 7]);
+	if (given_up && (best < 8 || worth(given_up, position + at, q->word) != best >> 3))
 		return 0;
 	/* A pin of nobody's, while what it stands for is being written. */
 	busy = q->word | (u64)NOBODY << MEMBER_SHIFT;
@@ -375,7 +398,7 @@ GLOBAL int keep(struct question *q)
 		return 0;
 	announce();
 	cpu = AT(cpus, q->row);
-	if (cpu && lived)
+	if (cpu && given_up && best >> 3 < WORTH_OVER << WHEN_BITS)
 		cpu->pins_evicted[state_of(given_up) & 3]++;
 	return 0;
 }

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from appliance.dataplane.pins import FLOW, LOCAL, MEMBER_SHIFT, STATE_SHIFT, WHEN_MASK, Found, PinTable
+from appliance.dataplane.pins import FLOW, LOCAL, MEMBER_SHIFT, STATE_SHIFT, WHEN_MASK, Found, PinTable, age_of
 from appliance.dataplane.raw.compiled import I64, U64, Compiled
 from appliance.dataplane.raw.layout import alike
 from appliance.dataplane.raw.rules import (
@@ -294,7 +294,7 @@ def place_one(
         hash64 = pin_hash(tables.pin_keys.numbers, flow)
         position, word = pins.find_word(hash64)
         if word:
-            age, state, pinned = now - word & WHEN_MASK, word >> STATE_SHIFT & 3, word >> MEMBER_SHIFT & NO_MEMBER
+            age, state, pinned = age_of(word, now), word >> STATE_SHIFT & 3, word >> MEMBER_SHIFT & NO_MEMBER
             if age <= tables.lifetimes[service][state] and pinned in tables.dense:
                 rule += LIVE + 2 * state + (age >= RETRANSMISSION_TICKS)
             else:

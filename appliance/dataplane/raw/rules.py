@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from appliance.dataplane.pins import STATE_SHIFT, WHEN_MASK, lifetime
+from appliance.dataplane.pins import STATE_SHIFT, ages_of, lifetime
 from appliance.forwarding import NO_MEMBER, Placement
 from appliance.packet.placement import RETRANSMISSION_TICKS, Kind, Pin, PinState, Slot, place, tcp_kind
 
@@ -116,17 +116,17 @@ class EntryCodes:
 
     def __init__(self, idle: int) -> None:
         """*idle*: ticks, of the services that the entries are of."""
-        low = np.arange(1 << 16)
-        self._when, self._state = low & WHEN_MASK, low >> STATE_SHIFT
-        self._limit = np.array([lifetime(state, idle) for state in PinState]).take(self._state)
-        self._live = LIVE + 2 * self._state
+        self._low = np.arange(1 << 16, dtype=np.uint64)
+        state = (self._low >> np.uint64(STATE_SHIFT)).astype(np.int64)
+        self._limit = np.array([lifetime(state, idle) for state in PinState]).take(state)
+        self._live = LIVE + 2 * state
         self._latest: tuple[int, npt.NDArray[np.uint8]] | None = None
 
     def at(self, now: int) -> npt.NDArray[np.uint8]:
         """The codes of words that are not 0, whose members serve."""
         latest = self._latest
         if latest is None or latest[0] != now:
-            age = now - self._when & WHEN_MASK
+            age = ages_of(self._low, now)
             codes = np.where(age <= self._limit, self._live + (age >= RETRANSMISSION_TICKS), DEAD)
             self._latest = latest = now, codes.astype(np.uint8)
         return latest[1]

@@ -5,10 +5,15 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
-from appliance.api.sources import Observed, ReloadStatus, StatusSources
+from appliance.api.sources import Observed, PinsUse, ReloadStatus, StatusSources
 from appliance.dataplane.base import Counters, Traffic
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired, decide
+from appliance.fleet.agreement import Basis, Judged
+from appliance.fleet.channel import ChannelStatus, PeerState
+from appliance.fleet.channel import PeerStatus as FleetPeerStatus
+from appliance.fleet.entries import DirectorCard
+from appliance.fleet.store import Agreed, Source, StoreStatus
 from appliance.looplag import LagSummary
 from appliance.model import BgpPeer, Config, Health, NetworkProfile, PortRange, ProfileType
 from appliance.state import Snapshot, Unresolved
@@ -155,9 +160,43 @@ def observed(**changes: Any) -> Observed:
         "samples": sample_packets(),
         "reload": ReloadStatus(True, NOW - 500, "/etc/onward/onward.toml", "0123456789abcdef"),
         "lag": LagSummary(0.0001, 0.002, 0.013, (90, 5, 3, 1, 0, 1, 0, 0, 0, 0, 0, 0), 0.042),
+        "pins": PinsUse(131072, 40),
+        "channel": sample_channel(),
+        "agreed": sample_agreed(),
         "ready": (("config", True, ""), ("data_plane", True, ""), ("programmed", True, ""), ("bgp", True, "")),
     }
     return Observed(**values | changes)
+
+
+def sample_channel() -> ChannelStatus:
+    """d2 is there, and d3 is not."""
+
+    def peer(name: str, state: PeerState, **changes: Any) -> FleetPeerStatus:
+        values: dict[str, Any] = {"heard_s_ago": 0.2, "sent": 40, "received": 12, "refused": {}, "mismatches": {}}
+        address = f"192.0.2.1{name[1:]} port 7117"
+        return FleetPeerStatus(
+            name=name, address=address, state=state, round_trip_s=0.001, dropped=0, trouble="", **values | changes
+        )
+
+    silent = {"heard_s_ago": None, "sent": 0, "received": 0, "refused": {"forged": 3}}
+    return ChannelStatus(
+        "192.0.2.11 port 7117", (peer("d2", PeerState.JOINED), peer("d3", PeerState.SILENT, **silent)), {}
+    )
+
+
+def sample_agreed() -> Agreed:
+    """All agree, but for this director's view of web2."""
+    return Agreed(
+        members={
+            "web/web2": Judged(Health.UP, Basis.MAJORITY, Health.DOWN, ("d2", "d3"), ("d1",)),
+            "web/web3": Judged(Health.DOWN, Basis.MAJORITY, Health.DOWN, (), ("d1", "d2", "d3")),
+        },
+        directors=tuple(DirectorCard(f"d{n}", ip_address(f"192.0.2.1{n}"), 7117, f"boot{n}") for n in (1, 2, 3)),
+        log={},
+        orders={},
+        config=None,
+        status=StoreStatus(True, "http://192.0.2.21:2379", NOW - 300, "", Source.FLEET),
+    )
 
 
 def healthy() -> Observed:
@@ -168,7 +207,7 @@ def healthy() -> Observed:
         peers={PEER: PeerStatus(Session.UP, NOW - 60, "", frozenset({"198.51.100.7/32"}))},
         announced=frozenset({Route(VIP)}),
     )
-    return observed(snapshot=snap, speaker=speaker, health=sample_health()[:2])
+    return observed(snapshot=snap, speaker=speaker, health=sample_health()[:2], channel=None, agreed=None)
 
 
 def shared(services: int = 3, members: int = 2) -> Observed:
@@ -231,6 +270,9 @@ def sources(source: Callable[[], Observed] = observed, **changes: Any) -> Status
         "reload": lambda: source().reload,
         "loop_lag": lambda: source().lag,
         "ready": lambda: source().ready,
+        "pins": lambda: source().pins,
+        "agreed": lambda: source().agreed,
+        "channel": lambda: source().channel,
         "started_at": source().started_at,
     }
     return StatusSources(**given | changes)  # type: ignore[arg-type]

@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 
+from appliance.api.page import render_page
 from appliance.api.sources import ReloadStatus
 from appliance.api.views import NOT_VISIBLE, PASSES, Rates, samples, status_document
+from appliance.cli.status import Look, render
 from appliance.dataplane.base import Counters
-from appliance.model import Health, NetworkProfile, ProfileType, TtlPolicy
+from appliance.decide import decide
+from appliance.fleet.store import Source
+from appliance.model import AdminState, Health, NetworkProfile, Order, ProfileType, TtlPolicy
 from appliance.packet.action import Reason
+from appliance.state import PinsSeen
 from bgp.speaker import PeerStatus, Session
 from tests import golden
 from tests.builders import L3, config, service, snapshot
@@ -22,6 +27,8 @@ from tests.unit.api.samples import (
     XDP,
     healthy,
     observed,
+    sample_agreed,
+    sample_channel,
     sample_counters,
     sample_health,
     sample_packets,
@@ -94,7 +101,8 @@ def test_before_the_first_round() -> None:
 
 def test_without_bgp_nothing_is_wrong() -> None:
     """A director without [bgp] announces nothing, says so, and is healthy all the same."""
-    document = status_document(observed(snapshot=snapshot(config(bgp=False)), speaker=None))
+    alone = {"channel": None, "agreed": None}
+    document = status_document(observed(snapshot=snapshot(config(bgp=False)), speaker=None, **alone))
     assert (document["bgp"], document["health"]) == (None, {"state": "healthy", "problems": []})
     assert vip(document, VIP)["reason"] == "no_bgp"
 
@@ -108,11 +116,48 @@ def test_degraded_by_a_member() -> None:
     """A member out is degraded, with what its monitor found, once even if several services use it."""
     seen = healthy()
     snap = replace(seen.snapshot, health={**seen.snapshot.health, "web/web3": Health.DOWN})
-    document = status_document(observed(snapshot=snap, speaker=healthy().speaker, health=sample_health()))
+    document = status_document(replace(seen, snapshot=snap, applied=decide(snap), health=sample_health()))
     assert document["health"] == {
         "state": "degraded",
         "problems": ["member web/web3 is out: health_down (ping80: refused, connect: connection refused)"],
     }
+
+
+def test_a_member_that_is_told_to_drain_is_no_problem() -> None:
+    """It is shown with its order and what is left, and nothing is degraded by what somebody has wanted."""
+    order = Order(AdminState.DRAIN, NOW, NOW + 60)
+    seen = healthy()
+    before = decide(seen.snapshot, now=NOW)
+    snap = replace(seen.snapshot, orders={"web/web1": order}, pins=PinsSeen({}, {0: 7}))
+    document = status_document(replace(seen, snapshot=snap, applied=decide(snap, before, NOW)))
+    shown = document["pools"]["web+ipip"]["members"][0]
+    assert (shown["state"], shown["reason"], shown["flows_remembered"]) == ("draining", "drain", 7)
+    assert (shown["order"]["until"], shown["until"], shown["drained"]) == (NOW + 60, NOW + 60, False)
+    assert document["services"][0]["transition"]["window"] > 20000
+    assert document["health"] == {"state": "healthy", "problems": []}
+    assert "7 flows, and silent ones" in render_page(document)
+    assert "slots in a window" in render(document, Look(width=120, colour=False))
+
+
+def test_trouble_in_the_fleet_is_degraded() -> None:
+    """A director that does not hear us, other tables, a store that cannot be reached, a verdict that was overruled."""
+    agreed = sample_agreed()
+    lost = replace(agreed, status=replace(agreed.status, connected=False, error="refused", source=Source.LOCAL))
+    channel = sample_channel()
+    other = replace(channel.peers[0], mismatches={"web ipip": 9.0})
+    document = status_document(
+        replace(healthy(), agreed=lost, channel=replace(channel, peers=(other, channel.peers[1])))
+    )
+    problems = "\n".join(document["health"]["problems"])
+    for text in (
+        "web/web2 is down for this director, up for the fleet (majority)",
+        "d2 has another table for web ipip, for 9 s",
+        "d3 is silent",
+        "the fleet's store cannot be reached, local verdicts count: refused",
+    ):
+        assert text in problems
+    assert "other tables: web ipip" in render(document, Look(width=140, colour=False))
+    assert "other table for web ipip" in render_page(document)
 
 
 def test_degraded_by_a_rejected_reload() -> None:

@@ -140,3 +140,16 @@ def test_what_is_no_file_of_ours(name: str, message: str, tmp_path: Path, capsys
     (tmp_path / "junk").write_bytes(bytes(range(256)))
     assert call(["check", str(tmp_path / name)]) == Exit.CONFIG
     assert message in capsys.readouterr().err
+
+
+def test_what_directors_do_not_agree_on_is_said(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pool that decides flow by flow, and a director that remembers nothing, are worth a warning each."""
+    text = example.read_text()
+    example.write_text(text.replace('# algorithm = "consistent_hash" ', 'algorithm = "round_robin" #'))
+    assert call(["check", "--quiet", str(example)]) == Exit.OK
+    warned = capsys.readouterr().err
+    assert "pool web: round_robin decides flow by flow" in warned
+    assert "no [[fleet.director]] to ask" in warned
+    example.write_text(text.replace("# pins = 131072 ", "pins = 0 "))
+    assert call(["check", "--quiet", str(example)]) == Exit.OK
+    assert "every change of members breaks flows" in capsys.readouterr().err
