@@ -21,7 +21,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,10 +49,11 @@ from appliance.ring.algorithms import ALGORITHMS
 from appliance.seen import seen
 from appliance.state import Learning, PinsSeen, State
 from appliance.stats import Seen, member_stats
-from appliance.wiring import health_of, learning_limit_s, needs_restart, probes
+from appliance.wiring import agents, health_of, learning_limit_s, needs_restart, probes
 from bgp.config import BgpSpeakerConfig, Neighbor
 from bgp.exabgp import ExaBgpSpeaker
 from bgp.speaker import RecordingSpeaker, Speaker, SpeakerError
+from health.load import Loads, LoadStatus
 from health.monitor import Monitors
 from health.spec import Status, Verdict
 
@@ -169,7 +170,9 @@ class Director:
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._state = State(config, self._changed.set)
+        self._agents = Loads(self._on_load, random.Random())  # noqa: S311 - jitter, not secrets
         self._loads: dict[str, float] = {}
+        self._stats: Seen | None = None
         orders_path = Path(config.director.runtime_dir) / "orders.json"
         for member, order in orders.load(orders_path).items():
             self._state.set_order(member, order)
@@ -179,7 +182,7 @@ class Director:
         self._speaker = _speaker(config)
         self._netlink = Netlink(self._state.set_next_hops)
         self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets
-        self._fleet = FleetSide(config, self._state, lambda: self._plane.pins)
+        self._fleet = FleetSide(config, self._state, lambda: self._plane.pins, self._look_at_pins)
         self._reconciler = Reconciler(
             self._state, self._plane, self._speaker, self._changed, on_applied=self._fleet.applied
         )
@@ -238,6 +241,7 @@ class Director:
                 reconcile,
                 tasks.create_task(self._netlink.run(), name="netlink"),
                 tasks.create_task(self._monitors.run(), name="health"),
+                tasks.create_task(self._agents.run(), name="load"),
                 tasks.create_task(self._keep_lease(), name="lease"),
                 tasks.create_task(self._measure_lag(), name="loop-lag"),
                 tasks.create_task(self._reloads(), name="reload"),
@@ -274,6 +278,7 @@ class Director:
         known = {(probe.target.id, probe.monitor) for probe in wanted}
         self._verdicts = {key: verdict for key, verdict in self._verdicts.items() if key in known}
         self._monitors.set(wanted)
+        self._agents.set(frozenset(agents(config)))
         self._fleet.follow(config)
 
     def _on_health(self, status: Status) -> None:
@@ -287,6 +292,12 @@ class Director:
         health = health_of({self._verdicts.get((member, monitor.name), Verdict.UNKNOWN) for monitor in pool.monitors})
         if health is not None:
             self._fleet.judge(member, health)
+
+    def _on_load(self, status: LoadStatus) -> None:
+        if status.load is None:
+            self._loads.pop(status.target.id, None)
+        else:
+            self._loads[status.target.id] = status.load
 
     async def _keep_lease(self) -> None:
         while True:
@@ -309,17 +320,12 @@ class Director:
     async def _watch_pins(self) -> None:
         """Once a second: what is remembered of flows, for the decision; and the log, for the process after this one."""
         written: object = None
-        known: Seen | None = None
         while True:
             await asyncio.sleep(PINS_INTERVAL_S)
             applied = self._reconciler.applied
             if applied is None:
                 continue
-            facts, stats = await asyncio.to_thread(self._look_at_pins, applied, known)
-            known = stats
-            late = any(course.steady and found.elsewhere.any() for course, found in facts.facts.values())
-            asked = any(ALGORITHMS[pool.algorithm].dynamic for pool in self._state.config.pools)
-            self._state.set_pins(facts, stats.members, signal=late or asked)
+            await self._look_at_pins()
             if applied.log != written:
                 try:
                     await asyncio.to_thread(history.save, self._history_path, applied.log)
@@ -327,13 +333,22 @@ class Director:
                     log.warning("history.not_written", error=str(error))
                 written = applied.log
 
-    def _look_at_pins(self, applied: Desired, known: Seen | None) -> tuple[PinsSeen, Seen]:
-        pins, members = self._plane.pins, applied.tables.members
+    async def _look_at_pins(self) -> None:
+        """Put what is remembered of flows into the store."""
+        applied = self._reconciler.applied
+        if applied is not None:
+            facts, stats = await asyncio.to_thread(self._seen, applied, dict(self._loads), self._stats)
+            self._stats = stats
+            late = any(course.steady and found.elsewhere.any() for course, found in facts.facts.values())
+            asked = any(ALGORITHMS[pool.algorithm].dynamic for pool in self._state.config.pools)
+            self._state.set_pins(facts, stats.members, signal=late or asked)
+
+    def _seen(self, applied: Desired, loads: Mapping[str, float], known: Seen | None) -> tuple[PinsSeen, Seen]:
+        pins = self._plane.pins
         pins.sweep()
         live = pins.live(serving(applied))
-        ids = {index: member.id for index, member in members.items()}
-        known = member_stats(live, pins.delays, ids, self._loads, time.monotonic_ns(), known)
-        return seen(live, applied), known
+        ids = {index: member.id for index, member in applied.tables.members.items()}
+        return seen(live, applied), member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
 
     def _pins_use(self) -> PinsUse:
         live = sum(self._state.snapshot().pins.flows.values())  # a second old at most, and nothing to count for it

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+import numpy as np
+
 from appliance.forwarding import (
     NO_CHOICES,
     NO_MEMBER,
@@ -25,6 +27,7 @@ from appliance.forwarding import (
 )
 from appliance.model import (
     AdminState,
+    Config,
     Delivery,
     DsrType,
     EffectiveState,
@@ -37,9 +40,9 @@ from appliance.model import (
     Protocol,
     VirtualService,
 )
-from appliance.ring.algorithms import ALGORITHMS, Candidate, Method
+from appliance.ring.algorithms import ALGORITHMS, Candidate, Method, remarks
 from appliance.ring.slots import RingMember, build_slots, shares
-from appliance.ring.transition import Course, Step, follow, replay, start
+from appliance.ring.transition import Course, PinFacts, Step, follow, is_quiet, replay, start
 from appliance.state import (
     LOCAL_ADDRESS,
     CourseKey,
@@ -49,6 +52,7 @@ from appliance.state import (
     RingKey,
     Snapshot,
     Unresolved,
+    first_needed,
 )
 from bgp.route import Route
 
@@ -135,6 +139,8 @@ class MemberView:
     """No slot falls back to it, and none of its flows is remembered."""
 
     leaving: bool = False
+    remark: str = ""
+    """Why the pool's algorithm treats it other than it would like to."""
 
     @property
     def serves(self) -> bool:
@@ -202,6 +208,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
     config = snapshot.config
     rings: dict[RingKey, _Ring] = {}
     courses: dict[CourseKey, Course] = {}
+    settled: set[RingKey] = set()
     table_members: dict[int, TableMember] = {}
     table_services: list[TableService] = []
     views: list[ServiceView] = []
@@ -211,10 +218,12 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         if key not in rings:
             rings[key] = _ring(snapshot, service.pool, delivery, before.rings.get(key) if before else None, now)
             table_members |= rings[key].table_members
+            if _settles(snapshot, key, rings[key], before, now):
+                settled.add(key)
         ring = rings[key]
         course_key = *key, window_s(service)
         if course_key not in courses:
-            known = _course(snapshot, ring, course_key, before, now)
+            known = _course(snapshot, ring, course_key, before, now, settled=key in settled)
             if known is not None:
                 courses[course_key] = known
         course = courses.get(course_key)
@@ -232,7 +241,11 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         vips=vip_views,
         gone=gone,
         recheck_at=min(_rechecks(rings.values(), courses.values(), now), default=None),
-        log={key: _logged(key, ring, before, snapshot, now) for key, ring in rings.items() if not ring.undecided},
+        log={
+            key: _logged(key, ring, before, snapshot, now, settled=key in settled)
+            for key, ring in rings.items()
+            if not ring.undecided
+        },
         courses=courses,
         rings=rings,
     )
@@ -274,6 +287,8 @@ class _Ring:
     undecided: tuple[str, ...]
     table_members: Mapping[int, TableMember]
     recheck_at: float | None
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    """By member name."""
 
     @property
     def method(self) -> Method:
@@ -344,7 +359,7 @@ def _with_choices(ring: _Ring, snapshot: Snapshot, before: _Ring | None) -> _Rin
         Candidate(
             index=view.index,
             id=view.name,
-            weight=view.ratio,
+            weight=max(1, round(view.ratio * SLOW_START_STEPS * view.ramp)),
             connections=seen.connections,
             response_s=seen.response_s,
             load=seen.load,
@@ -356,7 +371,10 @@ def _with_choices(ring: _Ring, snapshot: Snapshot, before: _Ring | None) -> _Rin
     choices = method.choose(candidates, sum(seen.new_per_s for seen in stats), earlier)
     if before is not None and len(choices) == len(earlier) and bool((choices == earlier).all()):
         choices = earlier
-    return ring if choices is ring.choices else replace(ring, choices=choices)
+    said = {remark.member: str(remark) for remark in remarks(method, candidates)}
+    if choices is ring.choices and said == ring.remarks:
+        return ring
+    return replace(ring, choices=choices, remarks=said)
 
 
 def _needs_choices(pool: Pool, snapshot: Snapshot) -> bool:
@@ -440,6 +458,11 @@ def _why_cut(
     return None
 
 
+def longest_window_s(config: Config, pool: str) -> float:
+    """Of all virtual services that use a pool."""
+    return max((window_s(service) for service in config.services if service.pool.name == pool), default=0.0)
+
+
 def _why_nothing_new(member: Member, ratio: int, health: Health, order: Order | None) -> No | None:
     """Why a member that could be reached gets no new flows."""
     if member.leaving:
@@ -487,7 +510,9 @@ def _table_members(judged: tuple[MemberView, ...], delivery: Delivery) -> Mappin
     }
 
 
-def _course(snapshot: Snapshot, ring: _Ring, key: CourseKey, before: Desired | None, now: float) -> Course | None:
+def _course(
+    snapshot: Snapshot, ring: _Ring, key: CourseKey, before: Desired | None, now: float, *, settled: bool
+) -> Course | None:
     """The words of a ring's slots, for services with the same window; None as long as nothing is known of them."""
     pool, delivery, window = key
     course = before.courses.get(key) if before else None
@@ -498,7 +523,33 @@ def _course(snapshot: Snapshot, ring: _Ring, key: CourseKey, before: Desired | N
     if course is None or not snapshot.config.director.pins:
         return start(ring.wanted)
     about, facts = snapshot.pins.facts.get(key, (None, None))
-    return follow(course, ring.wanted, ring.serving, now, window, ring.pool.quiet_s, facts if about is course else None)
+    if about is not course:
+        facts = None  # what is remembered is about other words
+    earlier = before.rings.get((pool, delivery)) if before else None
+    if ring.method.placement is Placement.PER_FLOW and facts is not None:
+        facts = replace(facts, elsewhere=np.zeros(len(course.slots), np.bool_))  # everywhere, and always
+    elif earlier and earlier.method.placement is Placement.PER_FLOW and ring.method.placement is Placement.HASH:
+        # Flows are anywhere, and all of them are remembered.
+        facts = PinFacts(np.ones(len(course.slots), np.bool_), np.zeros(len(course.slots), np.float32))
+    settled_at = now if settled else float("-inf")
+    return follow(course, ring.wanted, ring.serving, now, window, facts, settled_at)
+
+
+def _settles(snapshot: Snapshot, key: RingKey, ring: _Ring, before: Desired | None, now: float) -> bool:
+    """Whether all windows of a ring may close early, since nobody uses the owners from before.
+
+    Not in a fleet: its directors would not do so at the same moment, and until all have, flows that change over from
+    one to another could be at either owner.
+    """
+    if before is None or snapshot.config.fleet.directors or key not in before.rings:
+        return False
+    if ring.undecided or before.rings[key].wanted is not ring.wanted:
+        return False
+    open_ones = {k: course for k, course in before.courses.items() if k[:2] == key and course.windows}
+    known = {k: facts for k, (course, facts) in snapshot.pins.facts.items() if open_ones.get(k) is course}
+    return bool(open_ones) and all(
+        k in known and is_quiet(course, known[k], now, ring.pool.quiet_s) for k, course in open_ones.items()
+    )
 
 
 def _steps(snapshot: Snapshot, pool: str, delivery: Delivery) -> list[Step]:
@@ -510,7 +561,7 @@ def _steps(snapshot: Snapshot, pool: str, delivery: Delivery) -> list[Step]:
             for member in entry.members
             if (way := MemberWay(pool, member.address, delivery)) in snapshot.indices
         }
-        members = tuple(
+        configured = tuple(
             RingMember(
                 id=member.name,
                 weight=member.weight,
@@ -519,26 +570,33 @@ def _steps(snapshot: Snapshot, pool: str, delivery: Delivery) -> list[Step]:
                 ramp=member.ramp,
             )
             for member in entry.members
+            if not member.leaving
         )
         serving = frozenset(index[m.name] for m in entry.members if m.serving and m.name in index)
-        steps.append(Step(entry.at, build_slots(members), serving))
+        steps.append(Step(entry.at, build_slots(configured), serving, entry.settled))
     return steps
 
 
-def _logged(key: RingKey, ring: _Ring, before: Desired | None, snapshot: Snapshot, now: float) -> tuple[LogEntry, ...]:
+def _logged(
+    key: RingKey, ring: _Ring, before: Desired | None, snapshot: Snapshot, now: float, *, settled: bool
+) -> tuple[LogEntry, ...]:
     """The ring's log with its latest state: entries that no window reaches back to are left out."""
     log = (before.log if before else snapshot.history).get(key, ())
     members = tuple(
-        LoggedMember(v.name, v.address, v.ratio, v.state is EffectiveState.IN_ROTATION, v.serves, v.ramp)
-        for v in ring.judged
-        if not v.leaving
+        LoggedMember(
+            view.name,
+            view.address,
+            view.ratio,
+            view.state is EffectiveState.IN_ROTATION,
+            view.serves,
+            view.ramp,
+            view.leaving,
+        )
+        for view in ring.judged
     )
-    if log and log[-1].members == members:
-        return log
-    log = (*log, LogEntry(now, members))
-    reach = now - ring.pool.window_s
-    first = max((at for at, entry in enumerate(log) if entry.at <= reach), default=0)
-    return log[first:]
+    if settled or not log or log[-1].members != members:
+        log = (*log, LogEntry(now, members, settled))
+    return log[first_needed(log, longest_window_s(snapshot.config, ring.pool.name), now) :]
 
 
 def _rechecks(rings: Iterable[_Ring], courses: Iterable[Course], now: float) -> Iterable[float]:
@@ -561,7 +619,7 @@ def _drained(
     seen: dict[int, tuple[MemberView, ...]] = {}
     left: dict[str, bool] = {}
     for ring in rings.values():
-        members = tuple(_left(view, view.index in needed) for view in ring.members)
+        members = tuple(_left(view, view.index in needed, ring.remarks.get(view.name, "")) for view in ring.members)
         seen[id(ring.members)] = members
         for view in members:
             if view.leaving:
@@ -570,10 +628,10 @@ def _drained(
     return done, frozenset(name for name, drained in left.items() if drained)
 
 
-def _left(view: MemberView, needed: bool) -> MemberView:
+def _left(view: MemberView, needed: bool, remark: str) -> MemberView:
     """The member as it is shown: one that nobody has told to drain is out as soon as it has nothing left to do."""
     if view.state is EffectiveState.IN_ROTATION:
-        return replace(view, drained=False)
+        return replace(view, drained=False, remark=remark)
     ordered = view.order is not None and view.order.state is AdminState.DRAIN
     state = view.state if needed or ordered else EffectiveState.OUT
     return replace(view, state=state, drained=not needed)

@@ -56,7 +56,11 @@ def encode(history: History) -> str:
             "pool": pool,
             "delivery": asdict(delivery),
             "entries": [
-                {"at": entry.at, "members": [asdict(m) | {"address": str(m.address)} for m in entry.members]}
+                {
+                    "at": entry.at,
+                    "settled": entry.settled,
+                    "members": [asdict(m) | {"address": str(m.address)} for m in entry.members],
+                }
                 for entry in entries
             ],
         }
@@ -76,10 +80,15 @@ def decode(text: str) -> History:
         raise ValueError(f"format {data['format']} instead of {FORMAT}")
     return {
         (ring["pool"], _delivery(**ring["delivery"])): tuple(
-            LogEntry(float(entry["at"]), tuple(map(_member, entry["members"]))) for entry in ring["entries"]
+            LogEntry(float(entry["at"]), tuple(map(_member, entry["members"])), bool(entry["settled"]))
+            for entry in ring["entries"]
         )
         for ring in data["rings"]
     }
+
+
+def _plain(member: LoggedMember) -> dict[str, Any]:
+    return asdict(member) | {"address": str(member.address)}
 
 
 def _member(data: Mapping[str, Any]) -> LoggedMember:

@@ -4,7 +4,7 @@ A reload without a member must not cut what the member is doing: it stays in its
 it any more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from appliance.model import Config, Member, Pool
@@ -42,3 +42,23 @@ def _leaving(member: Member, pool: Pool, names: set[str], renamed: dict[str, str
         name = f"{name}@{member.address}"
         renamed[f"{pool.name}/{member.name}"] = f"{pool.name}/{name}"
     return replace(member, name=name, leaving=True)
+
+
+def with_latecomers(config: Config, leaving: Mapping[str, Sequence[Member]]) -> Config:
+    """A configuration with members that were leaving before we began; itself when it has them all.
+
+    Args:
+        config: in force.
+        leaving: members by pool.
+    """
+    pools: dict[str, Pool] = {}
+    for pool in config.pools:
+        addresses, names = {member.address for member in pool.members}, {member.name for member in pool.members}
+        more = [m for m in leaving.get(pool.name, ()) if m.address not in addresses and m.name not in names]
+        unique = {member.address: member for member in more}.values()
+        if unique:
+            pools[pool.name] = replace(pool, members=(*pool.members, *unique))
+    if not pools:
+        return config
+    services = tuple(replace(service, pool=pools.get(service.pool.name, service.pool)) for service in config.services)
+    return replace(config, services=services)

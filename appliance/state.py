@@ -4,12 +4,12 @@ Whoever learns something calls a setter; a setter that changes nothing signals n
 never changes under their hands. Pure: no I/O, no clock; the signal is a plain callback.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from appliance.forwarding import MAX_MEMBERS, NextHop
-from appliance.leaving import with_leaving
+from appliance.leaving import with_latecomers, with_leaving
 from appliance.model import Config, Delivery, Health, IPAddress, Member, MemberStats, Order, Pool
 from appliance.ring.transition import Course, PinFacts
 
@@ -48,6 +48,30 @@ class LogEntry:
     """Seconds since 1970."""
 
     members: tuple["LoggedMember", ...]
+    settled: bool = False
+    """Nobody had used the owners from before earlier changes for so long that their windows were closed."""
+
+
+LONGEST_LOG = 256
+"""Entries. A pool that changes more often than that within a window loses the oldest."""
+
+
+def first_needed(log: Sequence[LogEntry], window_s: float, now: float) -> int:
+    """Where a log may begin: with the latest entry that was in force for a whole window, so that nothing from before it
+    can have been under way, and in which somebody took flows, without whom windows do not end.
+
+    Args:
+        log: the oldest first.
+        window_s: the longest window of what follows from it.
+        now: seconds since 1970.
+    """
+    ends = [entry.at for entry in log[1:]] + [now]
+    calm = [
+        at
+        for at, (entry, end) in enumerate(zip(log, ends, strict=True))
+        if end - entry.at >= window_s and any(member.eligible for member in entry.members)
+    ]
+    return max(calm[-1] if calm else 0, len(log) - LONGEST_LOG)
 
 
 @dataclass(frozen=True)
@@ -61,6 +85,8 @@ class LoggedMember:
     """Went on with those that it had."""
     ramp: float = 1.0
     """See `ring.slots.RingMember`."""
+    leaving: bool = False
+    """Was not configured any more, and went on with the flows that it had."""
 
 
 RingKey = tuple[str, Delivery]
@@ -160,6 +186,16 @@ def ways(config: Config) -> Iterable[MemberWay]:
         for service in config.services
         for member in service.pool.members
     )
+
+
+def _leaving(history: Mapping[RingKey, tuple[LogEntry, ...]]) -> Mapping[str, list[Member]]:
+    """By pool: members that were leaving, by the latest that is known."""
+    found: dict[str, list[Member]] = {}
+    for (pool, _), log in history.items():
+        for member in log[-1].members if log else ():
+            if member.leaving and member.serving:
+                found.setdefault(pool, []).append(Member(member.name, member.address, leaving=True))
+    return found
 
 
 def _off(config: Config) -> frozenset[str]:
@@ -327,10 +363,18 @@ class State:
             self._changed()
 
     def set_history(self, history: Mapping[RingKey, tuple[LogEntry, ...]]) -> None:
-        """How pools became what they are, as others have seen it. It counts where this process does not know better."""
-        if history != self._history:
-            self._history = history
-            self._changed()
+        """How pools became what they are, as others have seen it. It counts where this process does not know better.
+
+        Members that were leaving go on doing so, though our own configuration has never had them.
+        """
+        if history == self._history:
+            return
+        self._history = history
+        config = with_latecomers(self._config, _leaving(history))
+        if config is not self._config:
+            self._config = config
+            self._indices = self._allocator.update(ways(config))
+        self._changed()
 
     def set_joining(self, why: str | None) -> None:
         """Why nothing may be announced yet, or None from when it may be."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Set
 
 from appliance.model import Config, Health, Pool
+from health.load import Agent
 from health.monitor import Probe
 from health.spec import Target, Verdict
 
@@ -26,6 +27,18 @@ def probes(config: Config) -> Iterable[Probe]:
                         fall=monitor.fall,
                         settings=monitor.settings,
                     )
+
+
+LOAD_INTERVAL_S, LOAD_TIMEOUT_S = 2.0, 1.0
+
+
+def agents(config: Config) -> Iterable[Agent]:
+    """One for every member that tells its load."""
+    for pool in config.pools:
+        for member in pool.members:
+            if member.load_port is not None and not member.leaving:
+                target = Target(f"{pool.name}/{member.name}", member.address, member.load_port)
+                yield Agent(target, LOAD_INTERVAL_S, LOAD_TIMEOUT_S)
 
 
 def health_of(verdicts: Set[Verdict]) -> Health | None:

@@ -331,7 +331,7 @@ def _left(member: Item) -> str:
         return "nothing is left"
     known = member["flows_remembered"]
     if member["state"] == "in_rotation":
-        return f"starts slowly, {member['ramp']:.0%}" if member["ramp"] < 1 else ""
+        return f"starts slowly, {member['ramp']:.0%}" if member["ramp"] < 1 else member["remark"] or ""
     if member["state"] == "draining":
         return "silent flows may be there" if not known else f"{known} flows, and silent ones"
     return ""

@@ -345,6 +345,7 @@ def _members(
             "health": str(member.health),
             "share": member.share,
             "ramp": member.ramp,
+            "remark": member.remark or None,
             "order": as_json(member.order) if member.order else None,
             "until": member.until,
             "drained": member.drained,

@@ -49,6 +49,7 @@ static long (*bpf_skb_pull_data)(struct __sk_buff *skb, u32 len) = (void *)39;
 static long (*bpf_xdp_adjust_head)(struct xdp_md *ctx, int delta) = (void *)44;
 static long (*bpf_skb_adjust_room)(struct __sk_buff *skb, s32 delta, u32 mode, u64 flags) = (void *)50;
 static long (*bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
+static u64 (*bpf_jiffies64)(void) = (void *)118; /* no call: the kernel makes a load of it */
 static void *(*bpf_ringbuf_reserve)(void *ringbuf, u64 size, u64 flags) = (void *)131;
 static void (*bpf_ringbuf_submit)(void *data, u64 flags) = (void *)132;
 static u64 (*bpf_ktime_get_coarse_ns)(void) = (void *)160;

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from appliance.cli.output import Exit, print_json, print_problems, table, warn
 from appliance.config.load import SECRET_BYTES, decode, files_beside, parse, read_text
 from appliance.config.problems import ConfigError
-from appliance.model import Algorithm, Config, Pool, VirtualService
+from appliance.model import Algorithm, Config, Pool, Protocol, VirtualService
 
 
 def _no_option(_: type, config: Path) -> None:
@@ -51,7 +51,7 @@ def check(
         return Exit.CONFIG
     if not checked.services:
         notes.append("no [[virtual_service]]: this director would forward nothing")
-    notes += _about_flows(checked)
+    notes += [*_about_flows(checked), *_about_algorithms(checked)]
     if json:
         print_json({"ok": True, "notes": notes, **_document(checked)})
         return Exit.OK
@@ -106,6 +106,29 @@ def _about_flows(config: Config) -> Iterator[str]:
                     else f"they tell each other, and remember {config.director.pins} flows at most"
                 )
             )
+
+
+def _about_algorithms(config: Config) -> Iterator[str]:
+    """What an algorithm will not know, or not keep."""
+    services: dict[str, list[VirtualService]] = {}
+    for service in config.services:
+        services.setdefault(service.pool.name, []).append(service)
+    for pool in config.pools:
+        name, algorithm = f"pool {pool.name}: {pool.algorithm}", pool.algorithm
+        users = services[pool.name]
+        silent = [member.name for member in pool.members if member.load_port is None]
+        if algorithm is Algorithm.LEAST_LOAD and silent:
+            yield f"{name}: no load_port at {', '.join(silent)}; they count as loaded as the others are"
+        if algorithm is Algorithm.FASTEST_RESPONSE and any(user.protocol is Protocol.UDP for user in users):
+            yield f"{name}: UDP has no handshake to measure, so weights alone decide"
+        by_packet = any(user.profile.per_packet for user in users)
+        if by_packet and algorithm in (Algorithm.LEAST_CONNECTIONS, Algorithm.FASTEST_RESPONSE):
+            yield f"{name}: with per_packet no flows are known, so weights alone decide"
+        if by_packet and algorithm is Algorithm.FEWEST_SERVERS and silent:
+            yield f"{name}: with per_packet no flows are known; give {', '.join(silent)} a load_port"
+        limited = [member.name for member in pool.members if member.max_connections]
+        if limited and algorithm in (Algorithm.CONSISTENT_HASH, Algorithm.ROUND_ROBIN, Algorithm.RANDOM):
+            yield f"{name} does not keep max_connections of {', '.join(limited)}"
 
 
 def _summary(config: Config) -> str:

@@ -323,12 +323,18 @@ def _members(pool: Document, off: bool, look: Look) -> Iterator[str]:
             (_number(member["traffic"]["new_flows"]), ""),
             (member["state"].replace("_", " "), _member_tone(off, member)),
             # Where it would be cut, the list of problems above has the rest.
-            ((_because(member) if look.width >= 100 else member["reason"]) if member["reason"] else "", "faint"),
+            (_why(member, look), "faint"),
         )
         for member in pool["members"]
     ]
     header = tuple((text, "faint") for text in ("     MEMBER", "ADDRESS", "SHARE", "PACKETS", "FLOWS", "STATE", ""))
     yield from _columns([header, *rows], look, right={2, 3, 4})
+
+
+def _why(member: Document, look: Look) -> str:
+    if not member["reason"]:
+        return member["remark"] or ""
+    return _because(member) if look.width >= 100 else str(member["reason"])
 
 
 def _member_tone(off: bool, member: Document) -> str:

@@ -61,6 +61,8 @@ FLOW = np.dtype(
     opened                 1 when it got its place by its SYN
 """
 
+_WHOLE = np.dtype((np.void, FLOW.itemsize))
+
 DELAY = np.dtype([("count", "<u8"), ("ns", "<u8")])
 
 WHEN_BITS, STATE_BITS, MEMBER_BITS = 14, 2, 16
@@ -201,6 +203,7 @@ class PinTable:
         self._sets = len(self.words) // WAYS
         self._table = self.words.reshape(self._sets, WAYS)
         self._idle = self.flows["idle"].reshape(self._sets, WAYS)
+        self._whole = self.flows.view(_WHOLE)
         # For one word or record at a time, a memory view is several times as quick as an array.
         self._words = self.words.data
         self._records = self.flows.view(np.uint8).data
@@ -295,6 +298,11 @@ class PinTable:
         if not len(changed):
             return
         position, before, after = found.positions(changed), found.word[changed], after[changed]
+        there = self.words[position] == before
+        if not there.all():  # a program has put another flow there meanwhile
+            position, before, after = position[there], before[there], after[there]
+            if not len(position):
+                return
         state = after >> _STATE_SHIFT & _STATE_MASK
         if int(state.max()) > PinState.OPEN:
             order = np.argsort(state, kind="stable")
@@ -330,7 +338,7 @@ class PinTable:
                 self._count_delays(places[established], member[known][established])
             self.words[places] = after[known]
             other = (_members(before[known]) != member[known]) | (state[known] == PinState.NEW)
-            self._write_all_down(places[other], flows[known[other]])
+            self._write_all_down(places[other], take(flows, known[other]))
         rest = np.flatnonzero(before == 0)
         while len(rest):
             # Of flows that share a set, one after the other gets its place.
@@ -339,7 +347,7 @@ class PinTable:
             chosen = rest[first]
             places = self._make_room_for_all(sets[first], now)
             self.words[places] = 0
-            self._write_all_down(places, flows[chosen])
+            self._write_all_down(places, take(flows, chosen))
             self.words[places] = after[chosen]
             rest = np.delete(rest, first)
 
@@ -371,11 +379,11 @@ class PinTable:
         changed = 0
         for begin in range(0, len(order), _AT_ONCE):
             part = order[begin : begin + _AT_ONCE]
-            changed += self._merge(member[part], state[part], age[part], flows[part])
+            changed += self._merge(member[part], state[part], age[part], take(flows, part))
         return changed
 
     def _merge(self, member: Members, state: States, age: npt.NDArray[np.int64], flows: npt.NDArray[np.void]) -> int:
-        flows = flows.copy()
+        """`merge` for some thousand flows, in columns that are not the caller's."""
         flows["origin"], flows["opened"] = REMOTE, 0
         hash64 = flows["hash64"]
         sets = self._sets_of(hash64)
@@ -386,7 +394,7 @@ class PinTable:
             first.sort()
             chosen = rest[first]
             with self.lock:
-                changed += self._merge_into_sets(member[chosen], state[chosen], age[chosen], flows[chosen])
+                changed += self._merge_into_sets(member[chosen], state[chosen], age[chosen], take(flows, chosen))
             rest = np.delete(rest, first)
         return changed
 
@@ -413,7 +421,7 @@ class PinTable:
         moved = known & ~same & later | ~known & (before != 0)
         after = _packed(hash64, member, state, now - age)
         self.words[position[moved]] = after[moved]
-        self.flows[position[moved]] = flows[moved]
+        self._whole[position[moved]] = flows.view(_WHOLE)[moved]
 
         new = np.flatnonzero(before == 0)
         sets = found.sets[new]
@@ -423,7 +431,7 @@ class PinTable:
         self._count_evicted(worth[enters])
         new, places = new[enters], sets[enters] * WAYS + way[enters]
         self.words[places] = 0
-        self.flows[places] = flows[new]
+        self._whole[places] = flows.view(_WHOLE)[new]
         self.words[places] = after[new]
         changed = int(np.count_nonzero(moved)) + len(new)
         self.told += changed
@@ -445,11 +453,11 @@ class PinTable:
         if serves is not None:
             alive &= serves[member]
         position, words = position[alive], words[alive]
-        flows = self.flows[position]
+        flows = take(self.flows, position)
         # A place that got another flow just now may have the record of one and the word of the other.
         whole = _tags(flows["hash64"]) == words >> _TAG_SHIFT
         if not whole.all():
-            position, flows = position[whole], flows[whole]
+            position, flows = position[whole], take(flows, np.flatnonzero(whole))
             alive[np.flatnonzero(alive)[~whole]] = False
         return LivePins(position, member[alive], state[alive], age[alive], flows)
 
@@ -574,7 +582,7 @@ class PinTable:
             self.made += 1
 
     def _write_all_down(self, places: Positions, flows: npt.NDArray[np.void]) -> None:
-        self.flows[places] = flows
+        self._whole[places] = flows.view(_WHOLE)
         head = int(self.heads[self._writer])
         self.journal[self._writer, np.arange(head, head + len(places)) % JOURNAL] = places
         self.heads[self._writer] = head + len(places)
@@ -590,6 +598,11 @@ class PinTable:
         places, member = places[opened], member[opened]
         np.add.at(self.delays["count"], member, np.uint64(1))
         np.add.at(self.delays["ns"], member, np.uint64(self.clock_ns()) - self.flows["born_ns"][places])
+
+
+def take(flows: npt.NDArray[np.void], rows: Positions) -> npt.NDArray[np.void]:
+    """Some of an array of FLOW: many times as quick as by index, which goes field by field."""
+    return flows.view(_WHOLE).take(rows).view(FLOW)
 
 
 def lifetime(state: int, idle: int) -> int:

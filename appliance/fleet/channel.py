@@ -79,9 +79,12 @@ BUFFER = 4 << 20
 
 _MS = 1_000_000
 _SECOND = 1_000_000_000
-_FIRST_HELLOS_NS = 100 * _MS
+_FIRST_HELLOS_NS, _FIRST_NS = 100 * _MS, 3 * _SECOND
+"""At the beginning somebody waits for us: greetings come in quick succession for a while."""
 _CHALLENGE_NS = 100 * _MS
 _REST_NS = 5 * _MS
+_LOOK_NS = 30 * _MS
+"""Between two looks for what must be told again: small datagrams cost as much as large ones."""
 _BURST_S = 0.1
 _STRAY = 20
 """Datagrams that are refused now and then, at the beginning of a life for instance, without anybody's ill will."""
@@ -161,6 +164,7 @@ class _Asking:
     parts: int = 0
     """0: not known yet."""
     asked_ns: int = 0
+    """0: not yet."""
     tries: int = 0
     progress_ns: int = 0
     pins: int = 0
@@ -189,6 +193,7 @@ class _Peer:
     trouble: str = ""
     open_ns: int = 0
     """When to try to open the socket again."""
+    opened_ns: int = 0
     hello_ns: int = 0
     challenge_ns: int = 0
     asking: _Asking | None = None
@@ -256,7 +261,7 @@ class PinChannel:
         self._peers: dict[str, _Peer] = {}
         self._counts: Counter[str] = Counter()
         self._allowance = 0.0
-        self._told_ns = clock_ns()
+        self._told_ns = self._looked_ns = clock_ns()
         self._names: dict[int, str] = {}
         self._digests: dict[str, int] = {}
         self._digest_rows = np.zeros(0, DIGEST)
@@ -382,13 +387,13 @@ class PinChannel:
             if peer.resting and now_ns >= peer.rest_until_ns:
                 self._rest(peer, resting=False)
             if now_ns >= peer.hello_ns:
-                peer.hello_ns = now_ns + (_SECOND if peer.session.heard_ns is not None else _FIRST_HELLOS_NS)
+                first = peer.session.heard_ns is None and now_ns < peer.opened_ns + _FIRST_NS
+                peer.hello_ns = now_ns + (_FIRST_HELLOS_NS if first else _SECOND)
                 self._greet(peer, now_ns)
             self._look_after(peer, now_ns)
-        if any(peer.is_near for peer in self._peers.values()):
-            self._tell(now_ns)
-        else:
-            self._telling.forget_news()
+        near = [peer for peer in self._peers.values() if peer.is_near]
+        if near:
+            self._tell(near, now_ns)
 
     def _look_after(self, peer: _Peer, now_ns: int) -> None:
         if peer.is_near and not peer.session.is_near(now_ns):
@@ -397,7 +402,7 @@ class PinChannel:
         asking = peer.asking
         if asking is not None:
             patience = max(50 * _MS, 3 * (peer.session.round_trip_ns or 0)) << min(asking.tries, 4)
-            if now_ns - max(asking.asked_ns, asking.progress_ns) > patience:
+            if not asking.asked_ns or now_ns - max(asking.asked_ns, asking.progress_ns) > patience:
                 asking.tries += 1
                 self._ask(peer, asking, now_ns)
         refused = peer.refused.total()
@@ -405,8 +410,7 @@ class PinChannel:
             peer.warned, peer.warned_ns = refused, now_ns
             log.warning("pins.refused", peer=peer.spec.name, address=str(peer.spec.address), **peer.refused)
 
-    def _tell(self, now_ns: int) -> None:
-        near = [peer for peer in self._peers.values() if peer.is_near]
+    def _tell(self, near: Sequence[_Peer], now_ns: int) -> None:
         passed_s = (now_ns - self._told_ns) / _SECOND
         self._told_ns = now_ns
         self._allowance = min(self._rate * _BURST_S, self._allowance + self._rate * passed_s)
@@ -414,8 +418,11 @@ class PinChannel:
         self._counts["overrun"] += self._telling.look()
         news = self._telling.news(limit)
         self._counts["news"] += self._tell_all(near, news)
-        due = self._telling.due(passed_s * 1000 / ROUND_MS, limit - len(news))
-        self._counts["refreshes"] += self._tell_all(near, due)
+        if now_ns - self._looked_ns >= _LOOK_NS:
+            share = (now_ns - self._looked_ns) / (ROUND_MS * _MS)
+            self._looked_ns = now_ns
+            due = self._telling.due(share, limit - len(news))
+            self._counts["refreshes"] += self._tell_all(near, due)
 
     def _tell_all(self, near: Sequence[_Peer], positions: Positions) -> int:
         if not len(positions):
@@ -480,10 +487,10 @@ class PinChannel:
         return rows
 
     def _begin_asking(self, peer: _Peer, now_ns: int) -> None:
+        """Ask for its whole table, once everything that has come in with this datagram is answered."""
         peer.asked += 1
         peer.unknown = False
         peer.asking = _Asking(peer.asked, now_ns, progress_ns=now_ns)
-        self._ask(peer, peer.asking, now_ns)
 
     def _ask(self, peer: _Peer, asking: _Asking, now_ns: int) -> None:
         asking.asked_ns = now_ns
@@ -526,8 +533,7 @@ class PinChannel:
     def _readable(self, peer: _Peer, sock: socket.socket) -> None:
         now_ns = self._clock_ns()
         began_ns = time.thread_time_ns()
-        bodies: list[memoryview] = []
-        parts: list[Datagram] = []
+        told: list[Datagram] = []
         asks: list[Ask] = []
         read = refused = 0
         for row in self._rows:
@@ -545,26 +551,29 @@ class PinChannel:
             elif datagram.kind is Kind.ASK:
                 asks.append(datagram.ask)
             elif datagram.kind in (Kind.PINS, Kind.DUMP):
-                bodies.append(datagram.entries)
-                if datagram.kind is Kind.DUMP:
-                    parts.append(datagram)
+                told.append(datagram)
         self._counts["datagrams_received"] += read
         if refused:
             self._pay(peer, (time.thread_time_ns() - began_ns) * refused // read)
-        if bodies:
-            self._hear(peer, b"".join(bodies))
-        for datagram in parts:
-            self._note_part(peer, datagram.part, len(datagram.entries) // ENTRY.itemsize, now_ns)
+        if told:
+            self._hear(peer, told, now_ns)
         for ask in asks:
             self._dump(peer, ask)
+        if peer.asking is not None and not peer.asking.asked_ns:
+            self._ask(peer, peer.asking, now_ns)
 
-    def _hear(self, peer: _Peer, data: bytes) -> None:
-        heard = self._telling.hear(data)
-        peer.received += len(data) // ENTRY.itemsize
+    def _hear(self, peer: _Peer, told: Sequence[Datagram], now_ns: int) -> None:
+        counts = [len(datagram.entries) // ENTRY.itemsize for datagram in told]
+        under_way = np.repeat([peer.session.under_way_ns(datagram, now_ns) for datagram in told], counts)
+        heard = self._telling.hear(b"".join(datagram.entries for datagram in told), under_way)
+        peer.received += sum(counts)
         peer.unknown |= heard.unknown > 0
         self._counts["merged"] += heard.merged
         self._counts["unknown_member"] += heard.unknown
         self._counts["unfit"] += heard.unfit
+        for datagram, count in zip(told, counts, strict=True):
+            if datagram.kind is Kind.DUMP:
+                self._note_part(peer, datagram.part, count, now_ns)
 
     def _judge(self, peer: _Peer, datagram: Datagram | Refusal, now_ns: int) -> Datagram | Refusal:
         """What is left of a datagram after a look at whose it is; greetings are answered here."""
@@ -588,6 +597,8 @@ class PinChannel:
             peer.whole = peer.block = None
             peer.differs.clear()
         if not peer.is_near or session.peer_life != life:
+            if not any(other.is_near for other in self._peers.values()):
+                self._telling.begin()
             peer.is_near = True
             self._begin_asking(peer, now_ns)
         return datagram
@@ -670,7 +681,7 @@ class PinChannel:
                 log.warning("pins.no_socket", peer=spec.name, error=trouble)
             peer.trouble, peer.open_ns = trouble, now_ns + _SECOND
             return
-        peer.sock, peer.trouble = sock, ""
+        peer.sock, peer.trouble, peer.opened_ns = sock, "", now_ns
         self._rest(peer, resting=False)
 
     def _close(self, peer: _Peer) -> None:

@@ -16,7 +16,6 @@ there: `Unreadable` says so, and it is for the caller to tell people.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -31,12 +30,9 @@ from appliance.model import (
     Order,
     TtlPolicy,
 )
-from appliance.state import LogEntry, LoggedMember, RingKey
+from appliance.state import LogEntry, LoggedMember, RingKey, first_needed
 
 DIRECTORS, VERDICTS, AGREED, LOG, ORDERS, CONFIG = "directors", "verdicts", "agreed", "log", "orders", "config"
-
-MAX_LOGGED = 1000
-"""Entries of a log, at most: some 100 kB with one member a time; etcd takes 1.5 MB."""
 
 
 class Unreadable(Exception):  # noqa: N818 - a fact about somebody else's value, not an error of ours
@@ -75,7 +71,6 @@ def encode_director(card: DirectorCard) -> str:
     return _text(fields)
 
 
-@lru_cache(maxsize=1024)
 def decode_director(name: str, text: str) -> DirectorCard:
     try:
         data = json.loads(text)
@@ -102,20 +97,12 @@ def encode_verdicts(pool: str, seen: Mapping[str, Seen]) -> str:
     )
 
 
-@lru_cache(maxsize=4096)
-def decode_verdicts(place: str, text: str) -> tuple[str, str, Verdicts]:
-    """Director, pool, and what the one says of the other.
-
-    Args:
-        place: the key without its first part, here and in what follows.
-        text: the value.
-    """
-    director, _, pool = place.partition("/")
+def decode_verdicts(pool: str, text: str) -> Verdicts:
+    """By `pool/member`."""
     try:
-        seen = {f"{pool}/{name}": Health(health) for name, (health, _since) in json.loads(text).items()}
+        return {f"{pool}/{name}": Health(health) for name, (health, _since) in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise Unreadable(repr(error)) from error
-    return director, pool, seen
 
 
 def encode_agreed(pool: str, agreed: Verdicts) -> str:
@@ -127,11 +114,10 @@ def encode_agreed(pool: str, agreed: Verdicts) -> str:
     return _text({member.removeprefix(f"{pool}/"): agreed[member] for member in sorted(agreed)})
 
 
-@lru_cache(maxsize=1024)
-def decode_agreed(place: str, text: str) -> tuple[str, Verdicts]:
-    """Pool, and what was agreed of its members."""
+def decode_agreed(pool: str, text: str) -> Verdicts:
+    """By `pool/member`."""
     try:
-        return place, {f"{place}/{name}": Health(health) for name, health in json.loads(text).items()}
+        return {f"{pool}/{name}": Health(health) for name, health in json.loads(text).items()}
     except (ValueError, AttributeError) as error:
         raise Unreadable(repr(error)) from error
 
@@ -140,13 +126,11 @@ def encode_order(order: Order) -> str:
     return _text(asdict(order))
 
 
-@lru_cache(maxsize=4096)
-def decode_order(place: str, text: str) -> tuple[str, Order]:
-    """`pool/member`, and what is wanted of it."""
+def decode_order(text: str) -> Order:
     try:
         data = json.loads(text)
         until, ratio = data["until"], data["ratio"]
-        return place, Order(
+        return Order(
             state=AdminState(data["state"]),
             since=float(data["since"]),
             until=None if until is None else float(until),
@@ -170,22 +154,25 @@ def log_place(ring: RingKey) -> str:
     return f"{pool}/{'.'.join((delivery.dsr_type, delivery.encapsulation or 'none', delivery.ttl))}"
 
 
-def same_ring(one: LogEntry, other: LogEntry) -> bool:
-    """Whether both tell the same of all members."""
-    return frozenset(one.members) == frozenset(other.members)
+def same_ring(there: LogEntry, new: LogEntry) -> bool:
+    """Whether an entry tells of all members what a new one tells, and of windows that are over."""
+    return frozenset(there.members) == frozenset(new.members) and (there.settled or not new.settled)
 
 
 def appended(logged: Sequence[Logged], new: Logged, keep_s: float) -> tuple[Logged, ...]:
-    """A log with one entry more, without what is too old to matter.
+    """A log with one entry more, without what is too old to matter (`state.first_needed`).
 
-    What lies within *keep_s* before the new entry stays, and the newest that is older: slots follow from there. Time
-    does not go back in a log, whatever the clocks of the directors say.
+    Time does not go back in a log, whatever the clocks of the directors say.
+
+    Args:
+        logged: the oldest first.
+        new: what is added.
+        keep_s: the longest window of what follows from the log.
     """
     if logged and new.entry.at < logged[-1].entry.at:
         new = replace(new, entry=replace(new.entry, at=logged[-1].entry.at))
-    begin = new.entry.at - keep_s
-    old = sum(item.entry.at < begin for item in logged)
-    return (*logged[max(0, old - 1) :], new)[-MAX_LOGGED:]
+    log = (*logged, new)
+    return log[first_needed([item.entry for item in log], keep_s, new.entry.at) :]
 
 
 def encode_log(logged: Iterable[Logged]) -> str:
@@ -194,13 +181,20 @@ def encode_log(logged: Iterable[Logged]) -> str:
     before: dict[str, list[Any]] = {}
     for item in logged:
         now = {
-            f"{member.name} {member.address}": [member.weight, member.eligible, member.serving, member.ramp]
+            f"{member.name} {member.address}": [
+                member.weight,
+                member.eligible,
+                member.serving,
+                member.ramp,
+                member.leaving,
+            ]
             for member in item.entry.members
         }
         entries.append(
             {
                 "by": item.by,
                 "at": item.entry.at,
+                "settled": item.entry.settled,
                 "is": {member: state for member, state in sorted(now.items()) if before.get(member) != state},
                 "gone": sorted(before.keys() - now.keys()),
             }
@@ -209,9 +203,13 @@ def encode_log(logged: Iterable[Logged]) -> str:
     return _text(entries)
 
 
-@lru_cache(maxsize=256)
 def decode_log(place: str, text: str) -> tuple[RingKey, tuple[Logged, ...]]:
-    """Whose log, and its entries: the oldest first, members by name."""
+    """Whose log, and its entries: the oldest first, members by name.
+
+    Args:
+        place: see `log_place`.
+        text: the value.
+    """
     try:
         logged = []
         now: dict[str, LoggedMember] = {}
@@ -221,7 +219,7 @@ def decode_log(place: str, text: str) -> tuple[RingKey, tuple[Logged, ...]]:
                 name, address = member.rsplit(" ", 1)
                 now[member] = LoggedMember(name, ip_address(address), *state)
             members = tuple(now[member] for member in sorted(now))
-            logged.append(Logged(str(entry["by"]), LogEntry(float(entry["at"]), members)))
+            logged.append(Logged(str(entry["by"]), LogEntry(float(entry["at"]), members, bool(entry["settled"]))))
         return _ring(place), tuple(logged)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unreadable(repr(error)) from error

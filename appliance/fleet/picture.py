@@ -1,6 +1,7 @@
 """All that is in a fleet's store, read: kept up change by change. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from appliance.fleet import entries
 from appliance.fleet.agreement import Verdicts
@@ -8,6 +9,8 @@ from appliance.fleet.client import Change, Entry
 from appliance.fleet.entries import DirectorCard, Logged, Unreadable
 from appliance.model import Order
 from appliance.state import LogEntry, RingKey
+
+_T = TypeVar("_T")
 
 
 class Picture:
@@ -94,16 +97,32 @@ class Picture:
         kind, _, place = key.partition("/")
         match kind:
             case entries.DIRECTORS:
-                _put(self.directors, place, text and entries.decode_director(place, text))
+                _put(self.directors, place, None if text is None else entries.decode_director(place, text))
             case entries.VERDICTS:
                 director, _, pool = place.partition("/")
-                _put(self.views.setdefault(pool, {}), director, text and entries.decode_verdicts(pool, text))
+                _put(
+                    self.views.setdefault(pool, {}),
+                    director,
+                    None if text is None else entries.decode_verdicts(pool, text),
+                )
                 return pool
             case entries.AGREED:
-                _put(self.settled, place, text and entries.decode_agreed(place, text))
+                _put(self.settled, place, None if text is None else entries.decode_agreed(place, text))
                 return place
             case entries.ORDERS:
-                _put(self.orders, place, text and entries.decode_order(text))
+                _put(self.orders, place, None if text is None else entries.decode_order(text))
             case entries.LOG:
-                _put(self._logs, place, text and _log(place, text))
+                _put(self._logs, place, None if text is None else _log(place, text))
         return None
+
+
+def _put(known: dict[str, _T], name: str, value: _T | None) -> None:
+    if value is None:
+        known.pop(name, None)
+    else:
+        known[name] = value
+
+
+def _log(place: str, text: str) -> tuple[RingKey, tuple[Logged, ...], tuple[LogEntry, ...]]:
+    ring, logged = entries.decode_log(place, text)
+    return ring, logged, tuple(item.entry for item in logged)

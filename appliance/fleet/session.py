@@ -13,9 +13,10 @@ our peers. What must not happen is that we take anything as told now that no pee
   is worthless. And those only whose sender's life has been *proved* to be the present one: it has answered a HELLO of
   ours, whose nonce nobody could know before. A recorded greeting makes us greet back, and that is all. As only the
   living can answer, and a nonce counts once and for a few seconds, a life that is over can never come back.
-* Nothing late: an ANSWER binds the sender's clock to ours. It was written after we had asked, so a datagram has been
-  under way for at most as long as these two clocks say; above LATE_NS it is refused. News that somebody holds back, or
-  that waited in a queue, cannot pass for young, and ages need no common clock.
+* Nothing older than it looks: an ANSWER binds the sender's clock to ours. It was written after we had asked, so a
+  datagram has been under way for at most as long as these two clocks say. That is added to the ages in it, and above
+  LATE_NS it is refused. News that somebody holds back, or that waited in a queue, cannot pass for young, and ages need
+  no common clock.
 
 Everything that gets through is an idempotent statement about a flow with its age, so order does not matter.
 """
@@ -125,12 +126,17 @@ class Session:
             return Refusal.OTHER_LIFE
         if datagram.kind is Kind.ANSWER:
             return self._answered(datagram, now_ns)
-        if self._clock is None or datagram.life != self.peer_life:
+        if datagram.life != self.peer_life:
             return Refusal.OTHER_LIFE
-        # Under way since then at most, as these clocks say.
-        if (now_ns - self._clock.asked_ns) - (datagram.clock - self._clock.theirs_ns) > LATE_NS:
+        if self.under_way_ns(datagram, now_ns) > LATE_NS:
             return Refusal.LATE
         return self._take(datagram, now_ns)
+
+    def under_way_ns(self, datagram: Datagram, now_ns: int) -> int:
+        """For how long a datagram of the life that we know has been under way, at most."""
+        if self._clock is None:
+            return 0
+        return max(0, (now_ns - self._clock.asked_ns) - (datagram.clock - self._clock.theirs_ns))
 
     def _answered(self, datagram: Datagram, now_ns: int) -> Refusal | None:
         self._forget(now_ns)

@@ -10,7 +10,7 @@ import hashlib
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import structlog
 
 from appliance import __version__
 from appliance.dataplane.pins import PinTable
-from appliance.decide import Desired
+from appliance.decide import Desired, longest_window_s
 from appliance.fleet.channel import ChannelStatus, PinChannel
 from appliance.fleet.client import StoreError
 from appliance.fleet.entries import DirectorCard, same_ring
@@ -41,13 +41,21 @@ MISMATCH_S = 5.0
 class FleetSide:
     """One director's side. Lives in the event loop's thread."""
 
-    def __init__(self, config: Config, state: State, pins: Callable[[], PinTable]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state: State,
+        pins: Callable[[], PinTable],
+        look: Callable[[], Awaitable[None]],
+    ) -> None:
         """
         Args:
             config: as it was at the start; the fleet is fixed from then on.
             state: what we learn goes there.
             pins: what the data plane remembers, once it has started.
+            look: puts what is remembered into the store, for the next decision.
         """
+        self._look = look
         self._state = state
         self._pins = pins
         self._secret = config.secret
@@ -154,6 +162,8 @@ class FleetSide:
     async def _join(self, channel: PinChannel) -> None:
         joined = await channel.joined(JOIN_S)
         log.info("fleet.joined", pins=dict(joined.pins), missing=joined.missing, seconds=round(joined.seconds, 2))
+        # Slots of which others remember flows elsewhere have to be looked at from the first packet on.
+        await self._look()
         self._state.set_joining(None)
 
     async def _share_log(self, agreement: Agreement) -> None:
@@ -166,7 +176,8 @@ class FleetSide:
                 known = agreement.latest.log.get(ring, ())
                 if entries and not (known and same_ring(known[-1], entries[-1])):
                     try:
-                        await agreement.append(ring, entries[-1])
+                        keep_s = longest_window_s(self._state.config, ring[0])
+                        await agreement.append(ring, entries[-1], keep_s)
                     except StoreError as error:
                         log.debug("fleet.log_not_shared", error=str(error))  # the next round tries again
                         break

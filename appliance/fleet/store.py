@@ -6,12 +6,12 @@ while it could not be reached, nor on how much of it the store still remembers.
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
@@ -40,14 +40,12 @@ from appliance.fleet.entries import (
     DirectorCard,
     Logged,
     Seen,
-    Unreadable,
 )
-from appliance.model import Order, Pool
+from appliance.fleet.picture import Picture
+from appliance.model import Health, Order, Pool
 from appliance.state import LogEntry, RingKey
 
 log = structlog.get_logger()
-
-_T = TypeVar("_T")
 
 
 class Source(StrEnum):
@@ -149,22 +147,37 @@ class Agreement:
         self._clock = clock
         self._rng = rng
         self._timing = timing
-        self._pools: tuple[PoolTerms, ...] = ()
+        self._pools: dict[str, PoolTerms] = {}
         self._own: dict[str, Seen] = {}
-        self._entries: dict[str, Entry] = {}
+        self._words: dict[str, str] = {f"{DIRECTORS}/{card.name}": entries.encode_director(card)}
+        """Our own entries, as they should be."""
         self._told: dict[str, str] = {}
-        """Our own entries as the store has them, under the present lease."""
+        """The same as the store has them, under the present lease."""
         self._said: Verdicts = {}
+        """What of `_own` the fleet has heard."""
+        self._picture = Picture(self._unreadable)
+        self._warned: set[str] = set()
+        self._twin = ""
+
         self._session: Session | None = None
         """While the fleet hears us and we hear the fleet."""
         self._since = wall()
         self._problem: StoreError | None = None
         """The latest, while there is no session."""
-        self._twin = ""
         self._outage: Outage | None = Outage(clock(), {}, {}, {})
         self._settled_at: float | None = None
         """When the outage ends at the latest, since the store is back; None while it is not."""
-        self._unreadable: set[str] = set()
+
+        self._judged: dict[str, dict[str, Judged]] = {}
+        """By pool and `pool/member`."""
+        self._judged_at = clock()
+        self._open: set[str] = set()
+        """Pools that have to be judged anew."""
+        self._apart: set[str] = set()
+        """Pools that we judge otherwise than the fleet, since it may not know yet what we do."""
+        self._unsettled: set[str] = set()
+        """Pools of which something else may be agreed now than the store says."""
+
         self._news = asyncio.Event()
         """There may be something to write."""
         self._alarm = asyncio.Event()
@@ -177,20 +190,47 @@ class Agreement:
     def say(self, verdicts: Verdicts) -> None:
         """What this director sees: all of it, by `pool/member`. Repeating it does no harm."""
         now = self._wall()
+        turned = {member for member, health in verdicts.items() if not self._sees(member, health)}
+        turned |= self._own.keys() - verdicts.keys()
+        if not turned:
+            return
         self._own = {
-            member: old if (old := self._own.get(member)) and old.health is health else Seen(health, now)
-            for member, health in verdicts.items()
+            member: Seen(health, now) if member in turned else self._own[member] for member, health in verdicts.items()
         }
+        self._word({member.partition("/")[0] for member in turned})
         self._refresh()
+
+    def _sees(self, member: str, health: Health) -> bool:
+        seen = self._own.get(member)
+        return seen is not None and seen.health is health
+
+    def _word(self, pools: Set[str]) -> None:
+        """Put what we see of pools into words."""
+        seen: dict[str, dict[str, Seen]] = {pool: {} for pool in pools}
+        for member, one in self._own.items():
+            pool = member.partition("/")[0]
+            if pool in pools:
+                seen[pool][member] = one
+        for pool, members in seen.items():
+            key = f"{VERDICTS}/{self._card.name}/{pool}"
+            if members:
+                self._words[key] = entries.encode_verdicts(pool, members)
+            else:
+                self._words.pop(key, None)
+        self._open |= pools
+        self._news.set()
 
     def describe(self, card: DirectorCard) -> None:
         """Who this director is, when something of that has changed. Its name must not."""
         self._card = card
+        self._words[f"{DIRECTORS}/{card.name}"] = entries.encode_director(card)
         self._news.set()
 
     def follow(self, pools: Iterable[Pool]) -> None:
         """Agree on the members of these pools."""
-        self._pools = tuple(map(terms_of, pools))
+        self._pools = {pool.name: terms_of(pool) for pool in pools}
+        self._judged = {pool: judged for pool, judged in self._judged.items() if pool in self._pools}
+        self._open.update(self._pools)
         self._refresh()
 
     async def append(self, ring: RingKey, entry: LogEntry, keep_s: float = 900.0) -> LogEntry:
@@ -210,12 +250,12 @@ class Agreement:
         """
         key = f"{LOG}/{entries.log_place(ring)}"
         while True:
-            logged = self._logged(key)
+            logged = self._picture.logged(ring)
             if logged and entries.same_ring(logged[-1].entry, entry):
                 return logged[-1].entry
             after = entries.appended(logged, Logged(self._card.name, entry), keep_s)
             await self._swap(self._connected(), key, entries.encode_log(after))
-            if logged := self._logged(key):
+            if logged := self._picture.logged(ring):
                 return logged[-1].entry
 
     async def order(self, member: str, order: Order | None) -> None:
@@ -279,10 +319,10 @@ class Agreement:
         async with self._store.session() as session:
             lease = await session.grant(self._timing.ttl_s)
             try:
-                mine, said = self._words(), self._sees()
-                await session.write(mine, lease=lease)
+                words, own = dict(self._words), self._own
+                await session.write(words, lease=lease)
                 reading = await session.read()
-                self._begin(session, mine, said, reading.entries)
+                self._begin(session, words, own, reading.entries)
                 await _together(
                     tasks,
                     listen=partial(self._listen, session, reading.revision),
@@ -315,61 +355,50 @@ class Agreement:
     async def _talk(self, session: Session, lease: int) -> None:
         while True:
             self._news.clear()
-            words, said = self._words(), self._sees()
+            words, own = dict(self._words), self._own
             puts = {key: text for key, text in words.items() if self._told.get(key) != text}
             deletes = self._told.keys() - words.keys()
             if puts or deletes:
                 await session.write(puts, deletes, lease=lease)
-                self._told = words
-                self._said = said
+                self._told, self._said = words, _health(own)
             await self._settle(session)
             await self._news.wait()
 
     async def _settle(self, session: Session) -> None:
         """Write down what is agreed now. Several directors do; the first one wins, and all of them write the same."""
-        if self._outage is not None:
-            return
-        for terms in self._pools:
-            before = self._settled().get(terms.name, {})
-            mentioned = frozenset(member for view in self._views().get(terms.name, {}).values() for member in view)
-            judged = {member: self.latest.members[member] for member in terms.members}
-            after = settled(judged, before, mentioned)
+        while self._unsettled and self._outage is None:
+            pool = self._unsettled.pop()
+            if pool not in self._pools:
+                continue
+            before = self._picture.settled.get(pool, {})
+            mentioned = frozenset(member for view in self._picture.views.get(pool, {}).values() for member in view)
+            after = settled(self._judged[pool], before, mentioned)
             if after is not before:
-                await self._swap(session, f"{AGREED}/{terms.name}", entries.encode_agreed(terms.name, after))
+                await self._swap(session, f"{AGREED}/{pool}", entries.encode_agreed(pool, after))
 
     async def _swap(self, session: Session, key: str, text: str) -> None:
         """Write what follows from what we know, and learn what is there instead if we did not know it."""
-        found = self._entries.get(key)
-        there = (await session.swap(key, text, found.revision if found else 0)).entry
+        there = (await session.swap(key, text, self._picture.revision(key))).entry
         if there is None:
-            self._entries.pop(key, None)
+            self._picture.forget(key)
         else:
             self._take([Change(key, there.value, there.revision)])
         self._refresh()
 
-    def _sees(self) -> Verdicts:
-        return {member: seen.health for member, seen in self._own.items()}
-
-    def _words(self) -> dict[str, str]:
-        """Our own entries, as they should be."""
-        pools: dict[str, dict[str, Seen]] = {}
-        for member, seen in self._own.items():
-            pools.setdefault(member.partition("/")[0], {})[member] = seen
-        name = self._card.name
-        return {f"{DIRECTORS}/{name}": entries.encode_director(self._card)} | {
-            f"{VERDICTS}/{name}/{pool}": entries.encode_verdicts(pool, seen) for pool, seen in pools.items()
-        }
-
-    def _begin(self, session: Session, mine: dict[str, str], said: Verdicts, found: Mapping[str, Entry]) -> None:
+    def _begin(
+        self, session: Session, words: dict[str, str], own: Mapping[str, Seen], found: Mapping[str, Entry]
+    ) -> None:
         self._session = session
         self._since = self._wall()
         self._problem = None
-        self._entries = dict(found)
+        self._picture.replace(found)
         # What an earlier process of ours has left is there, too, and `_talk` takes it away.
-        self._told = {key: entry.value for key, entry in found.items() if self._is_mine(key)} | mine
-        self._said = said
+        self._told = {key: entry.value for key, entry in found.items() if self._is_mine(key)} | words
+        self._said = _health(own)
         had_agreed = self._outage is not None and bool(self._outage.agreed)
         self._settled_at = self._clock() + (self._timing.settle_s if had_agreed else 0.0)
+        self._open.update(self._pools)
+        self._unsettled.update(self._pools)
         self._alarm.set()
         self._news.set()
         log.info("fleet.connected", endpoint=session.endpoint)
@@ -385,9 +414,12 @@ class Agreement:
                     at=self._clock(),
                     agreed=self.latest.members,
                     said=self._said,
-                    settled={member: health for pool in self._settled().values() for member, health in pool.items()},
+                    settled={
+                        member: health for pool in self._picture.settled.values() for member, health in pool.items()
+                    },
                 )
             self._settled_at = None
+            self._open.update(self._pools)
         self._problem = error
         self._alarm.set()
         if news:
@@ -408,6 +440,7 @@ class Agreement:
                 async with asyncio.timeout(None if next_at is None else max(0.0, next_at - self._clock())):
                     await self._alarm.wait()
             except TimeoutError:
+                self._open.update(self._pools)
                 self._refresh()
 
     # What counts.
@@ -415,7 +448,6 @@ class Agreement:
     def _refresh(self) -> None:
         """Say what counts now, if that is something new."""
         agreed = self._agreed()
-        self._news.set()
         if agreed != self.latest:
             before, self.latest = self.latest, agreed
             self._tell(before, agreed)
@@ -423,17 +455,17 @@ class Agreement:
 
     def _agreed(self) -> Agreed:
         now = self._judged_at = self._clock()
-        members = self._judged(now)
+        self._judge(now)
         source = Source.FLEET
         if self._outage is not None:
             held = self._outage.agreed and now - self._outage.at < self._timing.patience.hold_s
             source = Source.LAST_AGREED if held else Source.LOCAL
         return Agreed(
-            members=members,
-            directors=tuple(sorted(self._each(DIRECTORS, entries.decode_director), key=lambda card: card.name)),
-            log={ring: tuple(item.entry for item in logged) for ring, logged in self._each(LOG, entries.decode_log)},
-            orders=dict(self._each(ORDERS, entries.decode_order)),
-            config=self._entries[CONFIG].value if CONFIG in self._entries else None,
+            members={member: judged for pool in self._pools for member, judged in self._judged[pool].items()},
+            directors=tuple(card for _, card in sorted(self._picture.directors.items())),
+            log=self._picture.logs(),
+            orders=dict(self._picture.orders),
+            config=self._picture.config,
             status=StoreStatus(
                 connected=self._session is not None,
                 endpoint=self._session.endpoint if self._session else "",
@@ -443,76 +475,56 @@ class Agreement:
             ),
         )
 
-    def _judged(self, now: float) -> dict[str, Judged]:
-        """All members, by the fleet or without it. An outage ends here: we are back, and have no news of our own."""
-        own, views, before = self._sees(), self._views(), self._settled()
-        fleet: dict[str, Judged] = {}
-        alone: dict[str, Judged] = {}
-        for terms in self._pools:
-            fleet |= agree(terms, views.get(terms.name, {}), before.get(terms.name, {}), self._card.name)
-            if self._outage is not None:
-                alone |= without_store(terms, own, self._outage, now, self._timing.patience)
+    def _judge(self, now: float) -> None:
+        """Pools of which we know something new, and all of them when the outage ends: we are back, and know nothing
+        that the fleet does not, or it has had the time to hear it."""
+        if self._settled_at is not None and now >= self._settled_at:
+            self._outage = self._settled_at = None
+            self._open |= self._apart
+        for pool in self._open & self._pools.keys():
+            self._judged[pool] = self._judge_pool(self._pools[pool], now)
+            self._unsettled.add(pool)
+            self._news.set()
+        self._open.clear()
+        self._apart &= self._pools.keys()
+        if self._settled_at is not None and not self._apart:
+            self._outage = self._settled_at = None
+
+    def _judge_pool(self, terms: PoolTerms, now: float) -> dict[str, Judged]:
+        self._apart.discard(terms.name)
+        views, before = self._picture.views.get(terms.name, {}), self._picture.settled.get(terms.name, {})
+        fleet = agree(terms, views, before, self._card.name)
         if self._outage is None:
             return fleet
+        own = {member: self._own[member].health for member in terms.members if member in self._own}
+        alone = without_store(terms, own, self._outage, now, self._timing.patience)
         if self._settled_at is None:
             return alone
-        members = returned(fleet, alone, self._outage)
-        if now >= self._settled_at or members == fleet:
-            self._outage = self._settled_at = None
-            return fleet
-        return members
+        back = returned(fleet, alone, self._outage)
+        if back != fleet:
+            self._apart.add(terms.name)
+        return back
 
-    def _views(self) -> dict[str, dict[str, Verdicts]]:
-        """What each director says, by pool and director."""
-        views: dict[str, dict[str, Verdicts]] = {}
-        for director, pool, verdicts in self._each(VERDICTS, entries.decode_verdicts):
-            views.setdefault(pool, {})[director] = verdicts
-        return views
-
-    def _settled(self) -> dict[str, Verdicts]:
-        """What was agreed last, by pool."""
-        return dict(self._each(AGREED, entries.decode_agreed))
-
-    def _logged(self, key: str) -> tuple[Logged, ...]:
-        found = self._decoded(key, self._entries.get(key), entries.decode_log)
-        return found[1] if found else ()
-
-    def _each(self, kind: str, decode: Callable[[str, str], _T]) -> list[_T]:
-        """All entries of a kind that can be read."""
-        prefix = f"{kind}/"
-        found = (self._decoded(key, entry, decode) for key, entry in self._entries.items() if key.startswith(prefix))
-        return [value for value in found if value is not None]
-
-    def _decoded(self, key: str, entry: Entry | None, decode: Callable[[str, str], _T]) -> _T | None:
-        if entry is None:
-            return None
-        try:
-            return decode(key.partition("/")[2], entry.value)
-        except Unreadable as why:
-            if key not in self._unreadable:  # once is enough
-                self._unreadable.add(key)
-                log.warning("fleet.unreadable", key=key, error=str(why), hint="is another version of onward running?")
-            return None
+    def _unreadable(self, key: str, why: str) -> None:
+        if key not in self._warned:  # once is enough
+            self._warned.add(key)
+            log.warning("fleet.unreadable", key=key, error=why, hint="is another version of onward running?")
 
     def _is_mine(self, key: str) -> bool:
         return key == f"{DIRECTORS}/{self._card.name}" or key.startswith(f"{VERDICTS}/{self._card.name}/")
 
     def _take(self, changes: Iterable[Change]) -> None:
-        """Changes of the store; those that are known already make no difference."""
+        """Changes of the store."""
+        changes = tuple(changes)
+        self._open |= self._picture.take(changes)
         for change in changes:
-            known = self._entries.get(change.key)
-            if known is not None and change.revision < known.revision:
-                continue
-            if change.value is not None:
-                self._entries[change.key] = Entry(change.value, change.revision)
-            else:
-                self._entries.pop(change.key, None)
-                self._told.pop(change.key, None)  # should somebody have taken our words away, `_talk` repeats them
+            if change.value is None and self._told.pop(change.key, None) is not None:
+                self._news.set()  # somebody has taken our words away: say them again
             if change.key == f"{DIRECTORS}/{self._card.name}":
-                self._look_for_twin(change.key)
+                self._look_for_twin()
 
-    def _look_for_twin(self, key: str) -> None:
-        card = self._decoded(key, self._entries.get(key), entries.decode_director)
+    def _look_for_twin(self) -> None:
+        card = self._picture.directors.get(self._card.name)
         twin = ""
         if card is not None and card.boot != self._card.boot:
             twin = (
@@ -543,6 +555,10 @@ def _panicking(agreed: Agreed) -> frozenset[str]:
     return frozenset(
         member.partition("/")[0] for member, judged in agreed.members.items() if judged.basis is Basis.PANIC
     )
+
+
+def _health(own: Mapping[str, Seen]) -> Verdicts:
+    return {member: seen.health for member, seen in own.items()}
 
 
 async def _together(tasks: asyncio.TaskGroup, **parts: Callable[[], Coroutine[Any, Any, None]]) -> None:

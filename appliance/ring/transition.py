@@ -79,8 +79,8 @@ def follow(
     serving: Set[int],
     now: float,
     window_s: float,
-    quiet_s: float = float("inf"),
     facts: PinFacts | None = None,
+    settled_at: float = float("-inf"),
 ) -> Course:
     """The next words of a slot table.
 
@@ -91,9 +91,9 @@ def follow(
             are among them.
         now: in seconds, by the clock of *before*.
         window_s: how long unremembered flows of the previous owner may be silent.
-        quiet_s: a window ends sooner when nothing has used the previous owner for so long.
         facts: what is remembered, by the words of *before*; None when that is not known, and then every flow that
             could be remembered is taken to be.
+        settled_at: windows that had begun by then are over: nobody uses their previous owners any more (`is_quiet`).
 
     Returns:
         *before* itself when nothing changes.
@@ -112,11 +112,8 @@ def follow(
     moved = target != primary
 
     age = now - before.since
-    over = age >= window_s
-    elsewhere = ~steady
-    if facts is not None:
-        over |= np.minimum(age, facts.quiet_s) >= quiet_s
-        elsewhere = facts.elsewhere
+    over = (age >= window_s) | (before.since <= settled_at)
+    elsewhere = ~steady if facts is None else facts.elsewhere
     over &= windowed & (target != _NONE)  # while nobody takes new flows, old ones have nowhere else to go
     owner = np.where(over, primary, owner)
 
@@ -169,6 +166,23 @@ def pin_facts(
     return PinFacts(elsewhere, quiet)
 
 
+def is_quiet(course: Course, facts: PinFacts, now: float, quiet_s: float) -> bool:
+    """Whether nothing has used the previous owner of any slot in a window for so long.
+
+    All windows of a table close together, as an event that its log has: whoever follows the log later must come to
+    the same words, and would not know when single slots were quiet.
+
+    Args:
+        course: the table.
+        facts: about its words.
+        now: by its clock.
+        quiet_s: how long.
+    """
+    primary, previous = unpack(course.slots)
+    window = (primary != previous) & (previous != _NONE) & (primary != _NONE)
+    return bool(window.any()) and bool((np.minimum(now - course.since, facts.quiet_s)[window] >= quiet_s).all())
+
+
 @dataclass(frozen=True)
 class Step:
     """One entry of a table's log."""
@@ -176,6 +190,8 @@ class Step:
     at: float
     wanted: SlotArray = field(repr=False)
     serving: frozenset[int]
+    settled: bool = False
+    """Windows that were open then are over."""
 
 
 def replay(steps: Sequence[Step], now: float, window_s: float) -> Course | None:
@@ -188,7 +204,11 @@ def replay(steps: Sequence[Step], now: float, window_s: float) -> Course | None:
     """
     course: Course | None = None
     for step in steps:
-        course = start(step.wanted) if course is None else follow(course, step.wanted, step.serving, step.at, window_s)
+        if course is None:
+            course = start(step.wanted)
+            continue
+        settled_at = step.at if step.settled else float("-inf")
+        course = follow(course, step.wanted, step.serving, step.at, window_s, settled_at=settled_at)
     if course is None:
         return None
     last = steps[-1]

@@ -32,7 +32,7 @@ from appliance.packet.forward import Ingress, PacketPath, Turns
 from appliance.packet.placement import FIN_TICKS, RETRANSMISSION_TICKS, TICK_S, Pin, PinState
 from appliance.ring.hash import derive_keys, derive_pin_keys, flow_words, hash_words, pin_hash, slot_of
 from appliance.ring.slots import pack, unpack
-from appliance.ring.transition import TAIL_S, Course, PinFacts, Step, follow, pin_facts, replay, start
+from appliance.ring.transition import TAIL_S, Course, PinFacts, Step, follow, is_quiet, pin_facts, replay, start
 from tests.fuzz.flows import Say, Tuple
 
 MEMBERS, DIRECTORS, SIZE = 4, 2, 3
@@ -166,7 +166,10 @@ class Fleet(RuleBasedStateMachine):
     def catch_up(self, director: Director) -> None:
         """Follow the log, each entry at its time."""
         for step in self.steps[director.known :]:
-            director.course = follow(director.course, step.wanted, step.serving, step.at, self.window)
+            settled_at = step.at if step.settled else float("-inf")
+            director.course = follow(
+                director.course, step.wanted, step.serving, step.at, self.window, settled_at=settled_at
+            )
         director.known = len(self.steps)
         self.publish(director)
 
@@ -176,9 +179,7 @@ class Fleet(RuleBasedStateMachine):
         for director in self.directors:
             self.catch_up(director)
             facts = self.facts(director.course)
-            director.course = follow(
-                director.course, last.wanted, last.serving, self.now, self.window, self.times.quiet, facts
-            )
+            director.course = follow(director.course, last.wanted, last.serving, self.now, self.window, facts)
             self.publish(director)
         some = np.flatnonzero(last.wanted & 0xFFFF != NO_MEMBER)
         assert len({tuple(owners(director.course)[some]) for director in self.directors}) == 1
@@ -286,7 +287,14 @@ class Fleet(RuleBasedStateMachine):
         for number, flow in enumerate(self.flows):
             flow.director = (number * 7 + number // 3 + salt) % DIRECTORS
 
-    @precondition(lambda self: self.times.quiet == float("inf"))
+    @rule(number=st.integers(0, DIRECTORS - 1))
+    def closes_windows(self, number: int) -> None:
+        """A director finds that nobody uses previous owners any more, and tells all others."""
+        self.sync()
+        course, last = self.directors[number].course, self.steps[-1]
+        if is_quiet(course, self.facts(course), self.now, self.times.quiet):
+            self.steps.append(Step(self.now, last.wanted, last.serving, settled=True))
+
     @rule(number=st.integers(0, DIRECTORS - 1))
     def restarts(self, number: int) -> None:
         """A director begins anew, with what the others tell it."""
@@ -310,14 +318,16 @@ class Fleet(RuleBasedStateMachine):
 
     # What clients do
 
-    @rule(number=st.integers(0, 20), director=st.integers(0, DIRECTORS - 1))
-    def opens(self, number: int, director: int) -> None:
+    @rule(number=st.integers(0, 5), director=st.integers(0, DIRECTORS - 1), answered=st.booleans())
+    def opens(self, number: int, director: int, answered: bool) -> None:
         """A connection, or a flow of datagrams."""
         source = ip_address(f"203.0.113.{number}" if self.vip.version == 4 else f"2001:db8::{number:x}")
         key = Tuple(source, self.vip, self.protocol, 1024 + number, 80)
         if all(flow.tuple != key for flow in self.flows):
             self.flows.append(Flow(key, director))
-            self.send(self.flows[-1], Say.SYN if self.protocol == Protocol.TCP else Say.DATA)
+            self.send(self.flows[-1], Say.SYN if self.protocol is Protocol.TCP else Say.DATA)
+            if answered and self.protocol is Protocol.TCP:
+                self.send(self.flows[-1], Say.PLAIN)
 
     @precondition(lambda self: self.flows)
     @rule(which=st.integers(0, 1 << 16), say=st.sampled_from([*Say, Say.PLAIN, Say.PLAIN, Say.SYN]))
@@ -329,6 +339,16 @@ class Fleet(RuleBasedStateMachine):
         elif say is Say.DATA:
             say = Say.PUSH
         self.send(flow, say)
+
+    @precondition(lambda self: self.flows)
+    @rule(rounds=st.integers(1, 5), part=st.sampled_from((0.3, 0.9)))
+    def all_go_on(self, rounds: int, part: float) -> None:
+        """Time passes, and no flow is silent for longer than it may be."""
+        for _ in range(rounds):
+            self.passes(self.times.silence(closing=any(flow.closing for flow in self.flows)) * part)
+            for flow in self.flows:
+                if flow.opened or self.protocol is Protocol.UDP:
+                    self.send(flow, Say.DATA if self.protocol is Protocol.UDP else Say.PLAIN)
 
     def send(self, flow: Flow, say: Say) -> None:
         director = self.directors[flow.director]
@@ -366,7 +386,7 @@ class Fleet(RuleBasedStateMachine):
         elif say in (Say.PLAIN, Say.PUSH):
             flow.last, flow.opened = self.now, True
         elif say is Say.FIN:
-            flow.closing = True
+            flow.last, flow.closing = self.now, True
         elif say in (Say.RST, Say.RST_ACK):
             flow.member = None
 
@@ -431,5 +451,5 @@ class Fleet(RuleBasedStateMachine):
 
 TestFleet = Fleet.TestCase
 TestFleet.settings = settings(
-    max_examples=int(__import__("os").environ.get("N", "100")), stateful_step_count=60, deadline=None, report_multiple_bugs=False,
+    max_examples=60, stateful_step_count=50, deadline=None, report_multiple_bugs=False, print_blob=True
 )

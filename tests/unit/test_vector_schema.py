@@ -2,6 +2,9 @@
 
 import copy
 import json
+import shutil
+import subprocess
+import sys
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from appliance.packet.forward import forward
 from tests.fuzz.compare import Finding, make_case
 from tests.fuzz.findings import vector_file
 from tests.vector_schema import schema, violations
-from tests.vectors_io import DIRECTORY, canonical, packet_files, packet_vectors, read
+from tests.vectors_io import DIRECTORY, canonical, packet_files, packet_vectors, read, sequence_files
 
 
 def load(path: Path) -> Any:
@@ -26,11 +29,31 @@ def test_packet_files_have_the_form(path: Path) -> None:
     assert violations(load(path)) == []
 
 
-@pytest.mark.parametrize("path", packet_files(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sequence_files(), ids=lambda path: path.stem)
+def test_sequence_files_have_the_form(path: Path) -> None:
+    """So is every sequence."""
+    assert violations(load(path), "sequenceFile") == []
+
+
+@pytest.mark.parametrize("path", sequence_files(), ids=lambda path: path.stem)
+def test_sequences_make_sense(path: Path) -> None:
+    """What the schema cannot say: they begin with tables at 0 s, time goes on, and what sets tables is not the end."""
+    text = load(path)
+    for sequence in text["sequences"]:
+        times = [step["at"] for step in sequence["steps"]]
+        assert times[0] == 0
+        assert times == sorted(times)
+        assert "set" in sequence["steps"][0]
+        assert "frame" in sequence["steps"][-1]
+    named = {step["set"] for sequence in text["sequences"] for step in sequence["steps"] if "set" in step}
+    assert named == set(text["tables"])
+
+
+@pytest.mark.parametrize("path", [*packet_files(), *sequence_files()], ids=lambda path: path.stem)
 def test_names_lead_somewhere(path: Path) -> None:
     """What a schema cannot say: tables, slots and members that are named exist, ports are in order, families fit."""
     text = load(path)
-    assert {vector["tables"] for vector in text["vectors"]} <= set(text["tables"])
+    assert {vector["tables"] for vector in text.get("vectors", ())} <= set(text["tables"])
     for tables in text["tables"].values():
         assert {service["slots"] for service in tables["services"]} <= set(tables["slots"])
         assert all(first <= last for service in tables["services"] for first, last in service["ports"])
@@ -40,6 +63,7 @@ def test_names_lead_somewhere(path: Path) -> None:
             named = {*slots.get("cycle", ()), *slots.get("previous", ())} - {0xFFFF}
             named |= {slots["all"]} if "all" in slots else set()
             assert named | {member["index"] for member in slots.get("ring", ())} <= indices
+        assert all(set(service.get("choices", ())) <= indices for service in tables["services"])
         for member in tables["members"]:
             if "encapsulation" in member:
                 assert ip_address(member["address"]).version == ip_address(member["next_hop"]["source"]).version
@@ -88,6 +112,38 @@ def test_random_packets_can_be_published(seed: int) -> None:
         (vector,) = read(text)
         assert vector.frame == frame
         assert forward(vector.frame, vector.tables, vector.ingress, vector.ident) == vector.action
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text["sequences"][0]["steps"][0].update(at=-1), "has 0 of the forms"),
+        (lambda text: text["sequences"][0]["steps"][0].update(frame=""), "has 0 of the forms"),
+        (lambda text: text["sequences"][0]["steps"][2]["action"].update(by="chance"), "has 0 of the forms"),
+        (lambda text: text["sequences"][0].update(steps=[]), "$.sequences[0].steps has 0 items"),
+        (lambda text: text["tables"]["t0"]["services"][0].update(placement="best"), "is 'best', none of"),
+        (lambda text: text["tables"]["t0"]["services"][0].update(idle_timeout=0.5), "is 0.5, no integer"),
+    ],
+)
+def test_what_is_wrong_with_a_sequence_is_named(change: Any, says: str) -> None:
+    """Neither is the check of sequences one that cannot fail."""
+    text = copy.deepcopy(load(DIRECTORY / "transitions.json"))
+    change(text)
+    problems = violations(text, "sequenceFile")
+    assert len(problems) == 1
+    assert says in problems[0]
+
+
+def test_vectors_of_the_generator_are_those_of_the_files(tmp_path: Path) -> None:
+    """The files are what the scripts beside them write."""
+    for script in ("generate.py", "sequences.py"):
+        shutil.copy(DIRECTORY / script, tmp_path)
+    for script in ("generate.py", "sequences.py"):
+        subprocess.run([sys.executable, "-W", "ignore", tmp_path / script], check=True, capture_output=True)
+    written = sorted(path.name for path in tmp_path.glob("*.json"))
+    assert written == sorted({path.name for path in DIRECTORY.glob("*.json")} - {"schema.json"})
+    for name in written:
+        assert (tmp_path / name).read_text() == (DIRECTORY / name).read_text(), f"{name} is out of date"
 
 
 def test_wrong_outer_checksums_are_seen() -> None:

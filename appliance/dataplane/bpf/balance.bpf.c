@@ -48,7 +48,8 @@ INLINE u32 look_closer(struct question *q, const struct run *run, const struct e
 	u64 hash64 = flow_hash(g->pin_keys, inner, l3, l4);
 	u32 way;
 
-	way = recall(hash64, g->policies_first + entry->service, g->member_ways_first, chosen, l4->flags);
+	way = recall(hash64, g->policies_first + entry->service, g->member_ways_first, chosen,
+		     run->row << 8 | l4->flags);
 	if (likely(way != NOBODY)) {
 		q->by = BY_PIN;
 		return way;

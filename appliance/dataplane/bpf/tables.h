@@ -184,7 +184,8 @@ struct cpu {
 	u32 ident;
 	u64 pins_made;	     /* flows that have got a place */
 	u64 pins_evicted[4]; /* flows whose place they have got while it counted, by state */
-	u64 spare;
+	u32 jiffies;	     /* when the clock was read last */
+	u32 pin_tick;	     /* and what it said, in ticks of pins */
 };
 
 /* What has decided on the member. */

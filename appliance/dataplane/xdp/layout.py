@@ -101,7 +101,8 @@ CPU = np.dtype(
         ("ident", "<u4"),
         ("pins_made", "<u8"),
         ("pins_evicted", "<u8", 4),
-        ("spare", "<u8"),
+        ("jiffies", "<u4"),
+        ("pin_tick", "<u4"),
     ]
 )
 OUTCOME = np.dtype(

@@ -408,6 +408,7 @@ class Tables:
     def set_clock(self, ahead_ns: int) -> None:
         """Let the clock of pins be ahead of the monotonic one, for tests."""
         self._control["clock"] = ahead_ns & 0xFFFFFFFFFFFFFFFF
+        self._views["cpus"]["jiffies"] = 0  # what CPUs have read of the clock does not count any more
 
     def pins(self) -> dict[str, int]:
         """How many flows have got a place among the pins so far, and for how many that were not over it was taken."""

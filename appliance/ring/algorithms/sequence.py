@@ -20,8 +20,8 @@ LENGTH = 4096
 _FINE = 1 << 20
 """Shares are taken as whole numbers, the largest being this."""
 
-_ALIKE = LENGTH // 128
-"""Choices in which nobody's share is more than 0.8 % of all from where it was are not worth telling a data plane."""
+_ALIKE = 1 / 16
+"""Choices in which everybody's share is within this part of what it was are not worth telling a data plane."""
 
 Shares = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -99,7 +99,7 @@ def at_random(candidates: Sequence[Candidate], shares: Shares, before: ChoiceArr
     if len(before) == len(made):
         size = 1 + max(int(before.max()), int(made.max()))
         old, new = np.bincount(before, minlength=size), np.bincount(made, minlength=size)
-        if ((old > 0) == (new > 0)).all() and np.abs(old - new).max() <= _ALIKE:
+        if ((old > 0) == (new > 0)).all() and (np.abs(old - new) <= 1 + _ALIKE * old).all():
             return before
     return made
 

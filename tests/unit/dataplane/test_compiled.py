@@ -2,6 +2,7 @@
 
 import random
 import struct
+from dataclasses import replace
 from ipaddress import IPv6Address, ip_address
 
 import numpy as np
@@ -18,10 +19,11 @@ from appliance.dataplane.raw.compiled import (
     Lookup,
     LoopMacs,
 )
-from appliance.dataplane.raw.vector import hash_columns, masked_ports
-from appliance.forwarding import ForwardingTables, TableService
+from appliance.dataplane.raw.vector import hash_columns, masked_ports, pin_hash_columns
+from appliance.forwarding import NO_MEMBER, ForwardingTables, Placement, TableService
 from appliance.model import HashMode, PortRange, Protocol
-from appliance.ring.hash import MASKS, FlowKey, hash_flow, words
+from appliance.ring.hash import MASKS, FlowKey, derive_pin_keys, hash_flow, pin_hash, words
+from appliance.ring.slots import pack
 from tests.unit.dataplane.frames import INGRESS, VIPS, cycle, random_tables
 
 PORTS = st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(lambda pair: PortRange(min(pair), max(pair)))
@@ -94,6 +96,20 @@ def test_hash_takes_numbers_for_what_is_the_same_for_all(secret: bytes, raw: lis
             assert got.tolist() == [hash_flow(keys.numbers, flow, mode) for flow in flows]
 
 
+@given(st.binary(min_size=16, max_size=32), st.lists(st.binary(min_size=20, max_size=20), min_size=1, max_size=9))
+def test_pins_are_found_by_the_hash_of_the_ring(secret: bytes, raw: list[bytes]) -> None:
+    """Both families, with destination and protocol as columns or as numbers: the same 64 bits as ring.hash."""
+    keys = Keys(secret, derive_pin_keys)
+    for size, vip in ((4, "198.51.100.7"), (16, "2001:db8:f::7")):
+        flows = [FlowKey(ip_address(b[:size]), ip_address(vip), 6, *struct.unpack("!HH", b[16:])) for b in raw]
+        columns = np.array([words(flow, HashMode.FIVE_TUPLE) for flow in flows], np.uint64).T
+        wanted = [pin_hash(keys.numbers, words(flow, HashMode.FIVE_TUPLE)) for flow in flows]
+        half, numbers = size // 4, columns[:, 0].tolist()
+        assert pin_hash_columns(keys, list(columns)).tolist() == wanted
+        numbered = [*columns[:half], *numbers[half:-2], columns[-2], numbers[-1]]
+        assert pin_hash_columns(keys, numbered).tolist() == wanted
+
+
 @given(
     st.lists(st.ip_addresses(v=6), min_size=1, max_size=20, unique=True), st.lists(st.ip_addresses(v=6), max_size=20)
 )
@@ -142,6 +158,29 @@ def test_services_of_one_pool_share_their_slots() -> None:
     compiled = Compiled(ForwardingTables(bytes(16), services, tables.members), [INGRESS])
     assert len(compiled.ways) == len(slots)
     assert set(compiled.offsets) == {0}
+
+
+def test_only_steady_slots_have_a_way() -> None:
+    """A slot in a window, in the tail or without a member needs a closer look, as all of a per-flow service do."""
+    tables = random_tables(random.Random(5))
+    one, other = sorted(tables.members)[:2]
+    words = [(one, one), (one, other), (one, NO_MEMBER), (NO_MEMBER, other), (NO_MEMBER, NO_MEMBER), (other, other)]
+    slots = pack(*(np.array(half, np.uint32) for half in zip(*words, strict=True)))
+    services = tuple(
+        TableService(
+            number, f"s{number}", ip_address(f"198.51.100.{number}"), Protocol.UDP, (PortRange(80, 80),),
+            HashMode.SOURCE_IP, slots, placement=placement,
+        )
+        for number, placement in enumerate((Placement.HASH, *Placement))
+    )  # fmt: skip
+    compiled = Compiled(ForwardingTables(bytes(16), services, tables.members), [INGRESS])
+    nobody, size = compiled.no_way, len(slots)
+    assert compiled.offsets == [0, 0, size, 2 * size]
+    assert compiled.ways[:size].tolist() == [compiled.dense[one], *[nobody] * 4, compiled.dense[other]]
+    assert set(compiled.ways[size:].tolist()) == {nobody}
+    assert compiled.gaps
+    steady = ForwardingTables(bytes(16), tuple(replace(s, slots=cycle(one)) for s in services[:2]), tables.members)
+    assert not Compiled(steady, [INGRESS]).gaps
 
 
 def test_a_short_secret_is_refused() -> None:

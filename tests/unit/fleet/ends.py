@@ -75,11 +75,11 @@ def directors(*names: str, version: int = 4) -> list[FleetPeer]:
     return [FleetPeer(name, first + 1 + i) for i, name in enumerate(names)]
 
 
-async def until(condition: Callable[[], object], what: str, deadline_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], what: str, deadline_s: float = 10.0, pause_s: float = 0.005) -> None:
     end = time.monotonic() + deadline_s * PATIENCE
     while not condition():
         assert time.monotonic() < end, f"not within {deadline_s * PATIENCE} s: {what}"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(pause_s)
 
 
 @contextlib.asynccontextmanager

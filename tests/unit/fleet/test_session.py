@@ -132,6 +132,14 @@ def test_what_was_held_back_is_refused():
     assert us.judge(datagram(sequence=3, clock=hour + 10 * SECOND), 10 * SECOND + LATE_NS + MS) is Refusal.LATE
 
 
+def test_how_long_a_datagram_was_under_way():
+    """At most since the peer's clock stood where it says; a peer whose clock runs ahead has sent it just now."""
+    us = session()
+    meet(us, now_ns=SECOND, clock=50 * SECOND)
+    assert us.under_way_ns(datagram(clock=51 * SECOND), 4 * SECOND) == 2 * SECOND
+    assert us.under_way_ns(datagram(clock=60 * SECOND), 4 * SECOND) == 0
+
+
 def test_clocks_that_drift_are_followed():
     """Over days, clocks that do not run alike would make everything late, or nothing."""
     us = session()

@@ -1,0 +1,418 @@
+"""Directors on one machine tell each other of flows, by real sockets, with a bad network and bad people between."""
+
+import asyncio
+import random
+import socket
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+import structlog
+
+from appliance.fleet.channel import ChannelStatus, PeerState, PeerStatus, PinChannel
+from appliance.packet.placement import PinState
+from tests.unit.fleet.ends import SECRET, directors, hashes, keep, known, members, network, running, table, until
+
+
+def channel(me, others, pins, first=0, secret=SECRET, **settings):
+    made = PinChannel(me, others, secret, pins, **settings)
+    made.set_members(members(first))
+    return made
+
+
+def peer(one: PinChannel, number: int = 0) -> PeerStatus:
+    return one.status().peers[number]
+
+
+def met(*channels: PinChannel) -> bool:
+    return all(status.state is PeerState.JOINED for one in channels for status in one.status().peers)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_one_director_knows_all_know(run, version):
+    """Three directors tell each other of new flows within a fraction of a second."""
+
+    async def main():
+        specs = directors("a", "b", "c", version=version)
+        tables = [table() for _ in specs]
+        channels = [
+            channel(me, [peer for peer in specs if peer is not me], pins, 10 * i)
+            for i, (me, pins) in enumerate(zip(specs, tables, strict=True))
+        ]
+        async with running(*channels):
+            await until(lambda: met(*channels), "all have met")
+            for i, pins in enumerate(tables):
+                keep(pins, range(100 * i, 100 * i + 100), member=10 * i + 1)
+            everything = hashes(range(300))
+            await until(lambda: all(known(pins).keys() == everything for pins in tables), "all flows everywhere", 1.0)
+            assert set(known(tables[2]).values()) == {21}
+            for one in channels:
+                assert all(status.trouble == "" for status in one.status().peers)
+                assert sum(sum(status.refused.values()) for status in one.status().peers) <= 4  # while they meet
+
+    run(main())
+
+
+def test_a_director_that_joins_gets_everything_first(run):
+    """`joined` returns when the pins of all peers that answer are there; those that do not are named."""
+
+    async def main():
+        a, b, dead = directors("a", "b", "dead")
+        old, new = table(1 << 14), table(1 << 14)
+        keep(old, range(8000))
+        expected = known(old)
+        there = channel(a, [b, dead], old)
+        async with running(there):
+            await until(lambda: there.status().counts["datagrams_sent"], "it runs")
+            joining = channel(b, [a, dead], new)
+            async with running(joining):
+                facts = await joining.joined(timeout_s=0.5)
+                assert known(new).keys() == expected.keys()
+                assert facts.pins == {"a": len(expected)}
+                assert facts.missing == ("dead",)
+                assert 0.5 <= facts.seconds < 5
+                assert peer(joining, 1).state is PeerState.SILENT
+                assert "nothing is heard of dead" in peer(joining, 1).trouble
+
+    run(main())
+
+
+def test_nobody_to_wait_for(run):
+    """A director alone, or one whose peers are all dead, begins without pins."""
+
+    async def main():
+        a, dead = directors("a", "dead")
+        for others, missing in (([], ()), ([dead], ("dead",))):
+            alone = channel(a, others, table())
+            async with running(alone):
+                facts = await alone.joined(timeout_s=0.2)
+            assert (facts.pins, facts.missing) == ({}, missing)
+
+    run(main())
+
+
+def test_loss_reordering_repetition_and_delay_do_no_harm(run):
+    """On a bad network everything arrives all the same, later, and nothing twice or wrong."""
+
+    async def main():
+        a, b, a_seen, b_seen = directors("a", "b", "a", "b")
+        here, there = table(1 << 16), table(1 << 16)
+        keep(here, range(3000))
+        faults = {"loss": 0.1, "repeat": 0.2, "delay_s": 0.03}
+        async with network(a, b, {"a": b_seen, "b": a_seen}, **faults):
+            one, other = channel(a, [b_seen], here), channel(b, [a_seen], there, 50)
+            async with running(one, other):
+                facts = await other.joined(timeout_s=5)
+                assert facts.missing == ()
+                assert known(there).keys() == known(here).keys()
+                for begin in range(3000, 3500, 25):
+                    keep(here, range(begin, begin + 25), member=2)
+                    await asyncio.sleep(0.01)
+                await until(lambda: known(there).keys() == known(here).keys(), "all that was lost is told again", 40)
+                assert set(known(there).values()) == {50, 52}
+                assert peer(other).refused["replayed"] > 0
+                assert peer(other).refused.keys() <= {"replayed", "other_life", "unasked"}
+
+    run(main())
+
+
+def test_a_peer_that_restarts(run):
+    """It is recognised as a new one, gets all pins from us, and nothing of its earlier life is taken any more."""
+
+    async def main():
+        a, b, a_seen, b_seen = directors("a", "b", "a", "b")
+        here, there = table(), table()
+        async with network(a, b, {"a": b_seen, "b": a_seen}) as (_, from_b):
+            one = channel(a, [b_seen], here)
+            async with running(one):
+                async with running(other := channel(b, [a_seen], there)):
+                    await until(lambda: met(one, other), "they have met")
+                    keep(there, range(100), member=1)
+                    await until(lambda: len(known(here)) == 100, "news")
+                recorded = list(from_b.passed)
+                keep(here, range(100), member=2)
+                again = table()
+                async with running(other := channel(b, [a_seen], again)):
+                    await until(lambda: len(known(again)) == 100 and met(one, other), "a new life with all pins")
+                    assert set(known(again).values()) == {2}
+                    for data in recorded:
+                        from_b.send(data)
+                    await until(lambda: peer(one).dropped + sum(peer(one).refused.values()) > 0, "the recording")
+                    await asyncio.sleep(0.2)
+                    assert met(one, other)
+                    assert set(known(here).values()) == {2}
+                    keep(again, [500])
+                    await until(lambda: known(here).keys() == known(again).keys(), "the new life goes on")
+
+    run(main())
+
+
+def test_recordings_of_an_earlier_life_of_ours(run):
+    """After our own restart, what was sent to us before is worthless, even while the peer is gone."""
+
+    async def main():
+        a, b, a_seen, b_seen = directors("a", "b", "a", "b")
+        here, there = table(), table()
+        async with network(a, b, {"a": b_seen, "b": a_seen}) as (_, from_b):
+            async with running(one := channel(a, [b_seen], here), other := channel(b, [a_seen], there)):
+                await until(lambda: met(one, other), "they have met")
+                keep(there, range(100))
+                await until(lambda: len(known(here)) == 100, "news")
+            recorded = list(from_b.passed)
+            again = table()
+            async with running(one := channel(a, [b_seen], again)):
+                await until(lambda: one.status().counts["datagrams_sent"], "it runs")
+                for data in recorded * 3:
+                    from_b.send(data)
+                await until(lambda: one.status().counts["datagrams_received"] > 0, "greetings get through the filter")
+                await asyncio.sleep(0.3)
+                assert known(again) == {}
+                assert peer(one).state is PeerState.SILENT
+
+    run(main())
+
+
+def test_a_peer_that_comes_back_is_asked_for_all(run):
+    """What happened while nothing was heard of it is caught up with at once, not at the next round of telling."""
+
+    async def main():
+        a, b, a_seen, b_seen = directors("a", "b", "a", "b")
+        here, there = table(), table()
+        now = [0]
+        clock = {"clock_ns": lambda: real() + now[0]}
+        real = here.clock_ns
+        async with network(a, b, {"a": b_seen, "b": a_seen}) as relays:
+            one, other = channel(a, [b_seen], here, **clock), channel(b, [a_seen], there, **clock)
+            async with running(one, other):
+                await until(lambda: met(one, other), "they have met")
+                for relay in relays:
+                    relay.cut = True
+                now[0] += 6_000_000_000  # nothing was heard for so long
+                await until(lambda: peer(one).state is peer(other).state is PeerState.SILENT, "silence is noticed")
+                keep(here, range(100))
+                keep(there, range(100, 200))
+                await asyncio.sleep(0.1)
+                assert one.status().counts["news"] == 0
+                for relay in relays:
+                    relay.cut = False
+                await until(lambda: len(known(here)) == len(known(there)) == 200, "both know all", 3.0)
+
+    run(main())
+
+
+def test_forged_datagrams_change_nothing(run):
+    """Noise, foreign and damaged datagrams from a peer's own address: counted by reason, and no pin is made of them."""
+
+    async def main():
+        a, b, a_seen, b_seen = directors("a", "b", "a", "b")
+        here, there = table(), table()
+        chance = random.Random(3)
+        async with network(a, b, {"a": b_seen, "b": a_seen}) as (_, from_b):
+            one, other = channel(a, [b_seen], here), channel(b, [a_seen], there)
+            async with running(one, other):
+                await until(lambda: met(one, other), "they have met")
+                keep(there, range(34))
+                await until(lambda: len(known(here)) == 34, "news")
+                before = dict(known(here))
+                genuine = [data for data in from_b.passed if len(data) > 1000]
+                for number in range(3000):
+                    data = bytearray(chance.choice(genuine))
+                    kind = number % 4
+                    if kind == 0:
+                        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+                    elif kind == 1:
+                        del data[chance.randrange(len(data)) :]
+                    elif kind == 2:
+                        data = bytearray(chance.randbytes(chance.randrange(1400)))
+                    from_b.send(bytes(data))
+                    if number % 30 == 0:
+                        await asyncio.sleep(0.001)
+                keep(there, range(34, 68), member=3)
+                await until(lambda: len(known(here)) == 68, "genuine news in between")
+                status = peer(one)
+                assert status.refused["replayed"] >= 100
+                assert status.refused["forged"] >= 100
+                assert status.refused["truncated"] >= 100
+                assert status.dropped >= 100  # by the filter: the fleet's number was wrong
+                assert {key: known(here)[key] for key in before} == before
+                assert met(one, other)
+
+    run(main())
+
+
+def test_a_fleet_with_another_secret(run):
+    """They do not understand each other, and the status says what to look at."""
+
+    async def main():
+        a, b = directors("a", "b")
+        one, other = channel(a, [b], table()), channel(b, [a], table(), secret=b"another secret, of others")
+        async with running(one, other):
+            await until(lambda: peer(one).dropped and peer(other).dropped, "greetings were dropped")
+            assert not peer(one).refused
+            assert peer(one).state is PeerState.SILENT
+            assert "the same fleet secret" in peer(one).trouble
+
+    run(main())
+
+
+def test_a_member_that_one_director_does_not_know_yet(run):
+    """Its pins are asked for again as soon as the tables have it: directors reload one after the other."""
+
+    async def main():
+        a, b = directors("a", "b")
+        here, there = table(), table()
+        one, other = channel(a, [b], here), channel(b, [a], there)
+        other.set_members(members(0, ["w0"]))
+        async with running(one, other):
+            await until(lambda: met(one, other), "they have met")
+            keep(here, range(50), member=3)
+            await until(lambda: other.status().counts["unknown_member"] >= 50, "news of a stranger")
+            assert known(there) == {}
+            other.set_members(members())
+            await until(lambda: len(known(there)) == 50, "asked again")
+
+    run(main())
+
+
+def test_peers_come_and_go_by_configuration(run):
+    """A director is added to the fleet and taken out of it without disturbing the others."""
+
+    async def main():
+        a, b, c = directors("a", "b", "c")
+        tables = [table() for _ in range(3)]
+        one, two = channel(a, [], tables[0]), channel(b, [a], tables[1])
+        three = channel(c, [a], tables[2])
+        async with running(one, two, three):
+            keep(tables[0], range(10))
+            one.set_peers([a, b])
+            await until(lambda: met(one, two) and len(known(tables[1])) == 10, "b was added")
+            one.set_peers([b, c])
+            await until(lambda: met(one, two, three) and len(known(tables[2])) == 10, "c was added")
+            asked = two.status().counts["datagrams_sent"]
+            one.set_peers([b])
+            keep(tables[0], range(10, 20))
+            await until(lambda: len(known(tables[1])) == 20, "b still hears")
+            assert two.status().counts["datagrams_sent"] - asked < 20
+            assert len(known(tables[2])) == 10
+            one.set_peers([replace(b, address=ip_address("127.0.0.9"))])
+            assert peer(one).state is PeerState.SILENT
+
+    run(main())
+
+
+def test_tables_that_differ_are_noticed(run):
+    """Directors compare digests of their tables, however many there are, and say since when which ones differ."""
+
+    async def main():
+        a, b = directors("a", "b")
+        mine = {f"pool{i}": i for i in range(150)}
+        theirs = dict(mine) | {"pool7": 70, "pool149": 0}
+        one = channel(a, [b], table(), tables=lambda: mine)
+        other = channel(b, [a], table(), tables=lambda: theirs)
+        async with running(one, other):
+            await until(lambda: set(one.mismatches().get("b", ())) == {"pool7", "pool149"}, "both are found")
+            assert all(0 <= seconds < 10 for seconds in one.mismatches()["b"].values())
+            assert peer(one).mismatches.keys() == {"pool7", "pool149"}
+            theirs["pool7"] = 7
+            await until(lambda: set(one.mismatches()["b"]) == {"pool149"}, "one has been put right")
+
+    run(main())
+
+
+def test_an_address_that_is_not_here_and_a_port_in_use(run):
+    """The channel says what is wrong, tries again, and goes on by itself: nothing of this stops forwarding."""
+
+    async def main():
+        a, b = directors("a", "b")
+        elsewhere = replace(a, address=ip_address("192.0.2.77"))
+        with structlog.testing.capture_logs() as logs:
+            one = channel(elsewhere, [b], table())
+            async with running(one):
+                await until(lambda: "192.0.2.77" in peer(one).trouble, "it says so")
+                assert (await one.joined(timeout_s=0.1)).missing == ("b",)
+        assert [entry["event"] for entry in logs].count("pins.no_socket") == 1
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            taken.bind((str(a.address), a.port))
+            one = channel(a, [b], table())
+            async with running(one):
+                await until(lambda: "port is free" in peer(one).trouble, "it says so")
+                taken.close()
+                other = channel(b, [a], table())
+                async with running(other):
+                    await until(lambda: met(one, other), "it tried again", 5.0)
+
+    run(main())
+
+
+def test_what_is_sent_is_bounded(run):
+    """Much news takes its time; it does not take more of the network than it may."""
+
+    async def main():
+        a, b = directors("a", "b")
+        here, there = table(1 << 14), table(1 << 14)
+        one, other = channel(a, [b], here, rate=100_000), channel(b, [a], there)
+        async with running(one, other):
+            await until(lambda: met(one, other), "they have met")
+            keep(here, range(6000))
+            loop = asyncio.get_running_loop()
+            began, before = loop.time(), one.status().counts["bytes_sent"]
+            await until(lambda: one.status().counts["news"] > 1500, "some of it has been told")
+            sent, took = one.status().counts["bytes_sent"] - before, loop.time() - began
+            assert one.status().counts["waiting"] > 0
+            assert sent <= 100_000 * (took + 0.1) + 5000
+
+    run(main())
+
+
+def test_an_error_ends_the_channel(run):
+    """A broken program must not look alive: what fails while a datagram is read is raised by `run`."""
+
+    async def main():
+        a, b = directors("a", "b")
+        here = table()
+
+        def fails(*args):
+            raise RuntimeError("no table")
+
+        one, other = channel(a, [b], here), channel(b, [a], there := table())
+
+        async def fail():
+            async with running(one):
+                await until(lambda: met(one, other), "they have met")
+                here.merge = fails
+                keep(there, [1])
+                await asyncio.sleep(5)
+
+        async with running(other):
+            with pytest.raises(ExceptionGroup) as caught:
+                await fail()
+            assert caught.group_contains(RuntimeError, match="no table")
+
+    run(main())
+
+
+def test_closed_flows_are_closed_everywhere(run):
+    """A FIN that one director has seen ends the others' copies, too."""
+
+    async def main():
+        a, b = directors("a", "b")
+        here, there = table(), table()
+        one, other = channel(a, [b], here), channel(b, [a], there)
+        async with running(one, other):
+            await until(lambda: met(one, other), "they have met")
+            keep(here, range(20))
+            await until(lambda: len(known(there)) == 20, "open")
+            keep(here, range(20), state=PinState.FIN)
+            await until(lambda: there.live().state.tolist() == [PinState.FIN] * 20, "closed")
+
+    run(main())
+
+
+def test_the_status_has_names_for_everything():
+    """Whoever shows it needs no look into the program, and counts that nothing has happened to are there as zeros."""
+    a, b = directors("a", "b")
+    status = PinChannel(a, [b], SECRET, table()).status()
+    assert isinstance(status, ChannelStatus)
+    assert set(status.counts.values()) == {0}
+    assert status.peers[0].heard_s_ago is None
+    assert status.listening == f"{a.address} port 7117"
