@@ -63,7 +63,7 @@ def _check(value: Any, rule: dict[str, Any], where: str) -> Iterator[str]:
         yield from _check_size(len(value), rule, "Length", where)
         if "pattern" in rule and not re.search(rule["pattern"], value):
             yield f"{where} is {value[:40]!r}, not of the form {rule['pattern']}"
-    elif isinstance(value, int) and not rule.get("minimum", value) <= value <= rule.get("maximum", value):
+    elif isinstance(value, int | float) and not rule.get("minimum", value) <= value <= rule.get("maximum", value):
         yield f"{where} is {value}, outside of {rule.get('minimum')}..{rule.get('maximum')}"
 
 
@@ -85,6 +85,8 @@ def _check_size(size: int, rule: dict[str, Any], what: str, where: str) -> Itera
 
 
 def _is(value: Any, kind: str) -> bool:
+    if kind == "number":
+        return isinstance(value, int | float) and not isinstance(value, bool)
     if kind == "integer":
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, _TYPES[kind])

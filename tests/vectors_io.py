@@ -1,7 +1,8 @@
-"""Reading tests/vectors/*.json: packet vectors for every data plane, hash vectors for every implementation."""
+"""Reading tests/vectors/*.json: packets and sequences of them for every data plane, hashes for every implementation."""
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
@@ -11,16 +12,20 @@ from typing import Any
 import numpy as np
 
 from appliance.forwarding import (
+    NO_CHOICES,
     NO_MEMBER,
     SLOTS,
+    ChoiceArray,
+    ChoiceOrder,
     ForwardingTables,
     NextHop,
+    Placement,
     SlotArray,
     TableMember,
     TableService,
 )
 from appliance.model import Delivery, DsrType, Encapsulation, HashMode, PortRange, Protocol, TtlPolicy
-from appliance.packet.action import Action, Reason, Reply, Verdict
+from appliance.packet.action import Action, By, Reason, Reply, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress
 from appliance.packet.headers import is_extension
@@ -29,7 +34,7 @@ from appliance.ring.slots import RingMember, build_slots, pack
 
 DIRECTORY = Path(__file__).parent / "vectors"
 NOT_PACKETS = ("hash", "schema")
-"""Files that have no packet vectors in them."""
+"""Files that have no packets in them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,33 @@ class Vector:
 
 
 @dataclass(frozen=True)
+class Step:
+    """Something that happens in the course of a sequence."""
+
+    at: float
+    """Seconds from its beginning."""
+
+    tables: ForwardingTables | None
+    """To be followed from now on. None: a frame arrives."""
+
+    frame: bytes = b""
+    action: Action | None = None
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Frames one after the other, of which a data plane remembers something."""
+
+    id: str
+    """See `Vector`, as for what has the same name there."""
+
+    sentence: str
+    ingress: Ingress
+    ident: int
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
 class HashVector:
     secret: bytes
     key: FlowKey
@@ -63,12 +95,61 @@ class HashVector:
 @cache
 def packet_vectors() -> tuple[Vector, ...]:
     """All packet vectors, in the order of their files' names."""
-    return tuple(vector for path in packet_files() for vector in read(json.loads(path.read_text())))
+    return tuple(vector for path in packet_files() for vector in read(_load(path)))
+
+
+@cache
+def sequences() -> tuple[Sequence, ...]:
+    """All sequences, in the order of their files' names."""
+    return tuple(sequence for path in sequence_files() for sequence in read_sequences(_load(path)))
 
 
 def packet_files() -> list[Path]:
     """The files with packet vectors."""
+    return [path for path in _files() if "vectors" in _load(path)]
+
+
+def sequence_files() -> list[Path]:
+    """The files with sequences."""
+    return [path for path in _files() if "sequences" in _load(path)]
+
+
+def _files() -> list[Path]:
     return [path for path in sorted(DIRECTORY.glob("*.json")) if path.stem not in NOT_PACKETS]
+
+
+@cache
+def _load(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def run_sequence(
+    sequence: Sequence,
+    wait: Callable[[float], None],
+    follow: Callable[[ForwardingTables], None],
+    forward: Callable[[Step], Action],
+) -> str:
+    """Hold a data plane that remembers nothing yet to a sequence.
+
+    Args:
+        sequence: what is to happen.
+        wait: lets so many seconds pass for the plane.
+        follow: gives it other tables.
+        forward: gives it a step's frame; returns what it did with it.
+
+    Returns:
+        How what it did differs from what was expected; empty when it did right all the way.
+    """
+    now = 0.0
+    for number, step in enumerate(sequence.steps):
+        if step.at > now:
+            wait(step.at - now)
+            now = step.at
+        if step.tables is not None:
+            follow(step.tables)
+        elif step.action is not None and (text := difference(step.action, forward(step))):
+            return f"step {number}, at {step.at} s: {text}"
+    return ""
 
 
 @cache
@@ -96,12 +177,15 @@ def hash_vectors() -> tuple[HashVector, ...]:
 def difference(expected: Action, got: Action) -> str:
     """How what a data plane did differs from a vector's action; empty when it did right.
 
-    Two liberties are allowed that no receiver notices: bytes behind the IP packet (a plane that rewrites in place keeps
-    the padding), and another identification in an outer IPv4 header that may be fragmented.
+    What has decided on the member is compared where the plane tells. Two liberties are allowed that no receiver
+    notices: bytes behind the IP packet (a plane that rewrites in place keeps the padding), and another identification
+    in an outer IPv4 header that may be fragmented.
     """
     for name in ("verdict", "reason", "service", "member", "slot", "ifindex"):
         if getattr(expected, name) != getattr(got, name):
             return f"{name} is {getattr(got, name)}, expected {getattr(expected, name)}"
+    if got.by not in (None, expected.by):
+        return f"{got.by} has decided, expected {expected.by}"
     if canonical(expected.frame) != canonical(got.frame):
         return f"frame is\n{got.frame.hex()}, expected\n{expected.frame.hex()}"
     if expected.reply != got.reply:
@@ -172,6 +256,21 @@ def read(text: dict[str, Any]) -> list[Vector]:
     return [_vector(raw, tables) for raw in text["vectors"]]
 
 
+def read_sequences(text: dict[str, Any]) -> list[Sequence]:
+    """The sequences of a file's JSON text."""
+    tables = {name: read_tables(raw) for name, raw in text["tables"].items()}
+    return [
+        Sequence(
+            id=raw["id"],
+            sentence=raw["sentence"],
+            ingress=read_ingress(raw["ingress"]),
+            ident=raw["ident"],
+            steps=tuple(_step(step, tables) for step in raw["steps"]),
+        )
+        for raw in text["sequences"]
+    ]
+
+
 def write_action(action: Action) -> dict[str, Any]:
     """An action as it stands in a file."""
     raw: dict[str, Any] = {"verdict": str(action.verdict)}
@@ -180,6 +279,8 @@ def write_action(action: Action) -> dict[str, Any]:
     for name in ("service", "member", "slot"):
         if getattr(action, name) is not None:
             raw[name] = getattr(action, name)
+    if action.by is not None:
+        raw["by"] = str(action.by)
     if action.verdict is Verdict.TRANSMIT:
         raw |= {"ifindex": action.ifindex, "frame": action.frame.hex()}
     if action.reply is not None:
@@ -188,8 +289,6 @@ def write_action(action: Action) -> dict[str, Any]:
 
 
 def _vector(raw: dict[str, Any], tables: dict[str, ForwardingTables]) -> Vector:
-    action = raw["action"]
-    reply = action.get("reply")
     return Vector(
         id=raw["id"],
         sentence=raw["sentence"],
@@ -197,16 +296,29 @@ def _vector(raw: dict[str, Any], tables: dict[str, ForwardingTables]) -> Vector:
         ingress=read_ingress(raw["ingress"]),
         ident=raw["ident"],
         frame=bytes.fromhex(raw["frame"]),
-        action=Action(
-            verdict=Verdict(action["verdict"]),
-            reason=Reason(action["reason"]) if "reason" in action else None,
-            frame=bytes.fromhex(action.get("frame", "")),
-            ifindex=action.get("ifindex", 0),
-            service=action.get("service"),
-            member=action.get("member"),
-            slot=action.get("slot"),
-            reply=Reply(bytes.fromhex(reply["frame"]), reply["kind"]) if reply else None,
-        ),
+        action=read_action(raw["action"]),
+    )
+
+
+def _step(raw: dict[str, Any], tables: dict[str, ForwardingTables]) -> Step:
+    if "set" in raw:
+        return Step(raw["at"], tables[raw["set"]])
+    return Step(raw["at"], None, bytes.fromhex(raw["frame"]), read_action(raw["action"]))
+
+
+def read_action(raw: dict[str, Any]) -> Action:
+    """The reverse of `write_action`."""
+    reply = raw.get("reply")
+    return Action(
+        verdict=Verdict(raw["verdict"]),
+        reason=Reason(raw["reason"]) if "reason" in raw else None,
+        frame=bytes.fromhex(raw.get("frame", "")),
+        ifindex=raw.get("ifindex", 0),
+        service=raw.get("service"),
+        member=raw.get("member"),
+        slot=raw.get("slot"),
+        by=By(raw["by"]) if "by" in raw else None,
+        reply=Reply(bytes.fromhex(reply["frame"]), reply["kind"]) if reply else None,
     )
 
 
@@ -227,6 +339,10 @@ def read_tables(raw: dict[str, Any]) -> ForwardingTables:
             ports=tuple(PortRange(*ports) for ports in service["ports"]),
             hash_mode=HashMode(service["hash"]),
             slots=slots[service["slots"]],
+            idle_timeout_s=service.get("idle_timeout", 300),
+            placement=Placement(service.get("placement", "hash")),
+            choice_order=ChoiceOrder(service.get("choice_order", "sequence")),
+            choices=_choices(tuple(service.get("choices", ()))),
         )
         for index, service in enumerate(raw["services"])
     ]
@@ -273,6 +389,14 @@ def _slots(description: dict[str, Any]) -> SlotArray:
     slots = pack(primary, previous)
     slots.flags.writeable = False
     return slots
+
+
+@cache
+def _choices(indices: tuple[int, ...]) -> ChoiceArray:
+    """The same choices are the same array, as in tables that follow one another."""
+    choices = np.array(indices, np.uint16)
+    choices.flags.writeable = False
+    return choices if indices else NO_CHOICES
 
 
 def _cycle(indices: list[int], size: int) -> SlotArray:

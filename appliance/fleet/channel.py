@@ -203,8 +203,8 @@ class _Peer:
     """The life of which we have had the whole table."""
     told_pins: int = 0
     """With that table."""
-    unknown: bool = False
-    """It has told us of pins of members that we do not know, since we last asked."""
+    gave_up: bool = False
+    """We had no room to put aside all that was told of members that we do not know, since we last asked."""
     is_near: bool = False
     rest_until_ns: int = 0
     resting: bool = False
@@ -287,15 +287,24 @@ class PinChannel:
                 self._peers[name] = _Peer(spec, self._keys.director(name), Session(self._life, self._random))
         self._wake.set()
 
-    def set_members(self, members: Mapping[int, TableMember]) -> None:
-        """The members of the tables in force, by index. What was said of others before is asked for again."""
+    def set_members(self, members: Mapping[int, TableMember]) -> int:
+        """The members of the tables in force, by index.
+
+        What peers have told of members that are new here takes effect with this call, not later: before a VIP is
+        announced, call this.
+
+        Returns:
+            How many pins that were.
+        """
         if members == self._members:
-            return
+            return 0
         self._members = dict(members)
-        self._telling.set_members(members)
+        taken = self._telling.set_members(members)
+        self._counts["merged"] += taken
         for peer in self._peers.values():
-            if peer.unknown and peer.is_near:
+            if peer.gave_up and peer.is_near:
                 self._begin_asking(peer, self._clock_ns())
+        return taken
 
     def mismatches(self) -> Mapping[str, Mapping[str, float]]:
         """By peer: tables in which it differs from us, and for how many seconds."""
@@ -329,7 +338,7 @@ class PinChannel:
         return ChannelStatus(f"{self._me.address} port {self._me.port}", peers, counts)
 
     async def joined(self, timeout_s: float = 2.0) -> Joined:
-        """Wait until every peer that answers has told us all its pins. `run` must be running, with members set.
+        """Wait until every peer that answers has told us all its pins. `run` must be running.
 
         Peers that say nothing for *timeout_s*, from the beginning or in the middle, are not waited for.
         """
@@ -489,7 +498,7 @@ class PinChannel:
     def _begin_asking(self, peer: _Peer, now_ns: int) -> None:
         """Ask for its whole table, once everything that has come in with this datagram is answered."""
         peer.asked += 1
-        peer.unknown = False
+        peer.gave_up = False
         peer.asking = _Asking(peer.asked, now_ns, progress_ns=now_ns)
 
     def _ask(self, peer: _Peer, asking: _Asking, now_ns: int) -> None:
@@ -567,7 +576,8 @@ class PinChannel:
         under_way = np.repeat([peer.session.under_way_ns(datagram, now_ns) for datagram in told], counts)
         heard = self._telling.hear(b"".join(datagram.entries for datagram in told), under_way)
         peer.received += sum(counts)
-        peer.unknown |= heard.unknown > 0
+        for other in self._peers.values() if heard.lost else ():
+            other.gave_up = True
         self._counts["merged"] += heard.merged
         self._counts["unknown_member"] += heard.unknown
         self._counts["unfit"] += heard.unfit

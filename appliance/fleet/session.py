@@ -129,7 +129,7 @@ class Session:
         if datagram.life != self.peer_life:
             return Refusal.OTHER_LIFE
         if self.under_way_ns(datagram, now_ns) > LATE_NS:
-            return Refusal.LATE
+            return Refusal.LATE if self._window.take(datagram.sequence) else Refusal.REPLAYED
         return self._take(datagram, now_ns)
 
     def under_way_ns(self, datagram: Datagram, now_ns: int) -> int:

@@ -8,6 +8,9 @@ A pin is *ours* when this director has made or used it since another one told us
 * and each third of their idle timeout, at most REFRESH_MS apart, as long as they last: so the others' copies live as
   long as the flow does.
 
+What others tell of members that are not in our tables is put aside for a while: tables get to know a member at
+different moments on different directors, and one that starts hears of flows before it has any tables.
+
 What others have told us is not passed on, but to those that ask for the whole table; so nothing echoes. To find out
 what is ours takes no help from the data plane: `_known` has each word as it was when it was told or heard last, and a
 flow that goes on changes its word.
@@ -45,6 +48,9 @@ _GROWTH = 4
 REFRESH_MS = 30_000
 """Longest time between two tellings of one pin."""
 
+ASIDE_NS = 2 * REFRESH_MS * 1_000_000
+"""How long pins of unknown members are kept: they are told again sooner than that."""
+
 ROUND_MS = 500
 """How long it takes to look at the whole table once."""
 
@@ -67,9 +73,11 @@ class Heard:
     merged: int
     """Were offered to the table."""
     unknown: int
-    """Of members that are not in our tables."""
+    """Of members that are not in our tables: put aside."""
     unfit: int
     """Over by now, or not what an entry can be."""
+    lost: int
+    """Put aside earlier, and given up for newer ones."""
 
 
 class Telling:
@@ -90,16 +98,30 @@ class Telling:
         """By index; 0 is no member."""
         self._sorted = np.zeros(1, np.uint64)
         self._indices = np.zeros(1, np.uint16)
+        self._aside: deque[tuple[Entries, int]] = deque()
+        """Of unknown members, and when."""
+        self._kept_aside = 0
 
-    def set_members(self, members: Mapping[int, TableMember]) -> None:
-        """Whose pins there can be from now on: the members of the tables in force."""
+    def set_members(self, members: Mapping[int, TableMember]) -> int:
+        """Whose pins there can be from now on: the members of the tables in force.
+
+        Returns:
+            How many pins were put aside before, and are taken over now.
+        """
         # In front there is one that nobody has: it is never empty.
         indices = np.array([0, *members], np.uint16)
         digests = np.array([0, *map(self._keys.member, members.values())], np.uint64)
         by_index = np.zeros(_MEMBERS, np.uint64)
         by_index[indices[1:]] = digests[1:]
         order = np.argsort(digests)
-        self._digests, self._sorted, self._indices = by_index, digests[order], indices[order]
+        before, self._sorted = self._sorted, digests[order]
+        self._digests, self._indices = by_index, indices[order]
+        if not len(np.setdiff1d(self._sorted, before)):
+            return 0
+        aside, self._aside = self._aside, deque()
+        self._kept_aside = 0
+        now_ns = self._pins.clock_ns()
+        return sum(self._hear(entries, now_ns - at_ns).merged for entries, at_ns in aside)
 
     # What we tell
 
@@ -271,11 +293,14 @@ class Telling:
             data: ENTRY after ENTRY.
             under_way_ns: for how long each, or all of them, have been on their way.
         """
-        entries = np.frombuffer(data, ENTRY)
+        return self._hear(np.frombuffer(data, ENTRY), under_way_ns)
+
+    def _hear(self, entries: Entries, under_way_ns: npt.NDArray[np.int64] | int) -> Heard:
         now_ns = self._pins.clock_ns()
         now = tick_of(now_ns)
         state, idle = entries["state"], entries["idle"]
-        age = now - ((now_ns - under_way_ns >> AGE_SHIFT) - entries["age"].astype(np.int64) >> _FINE)
+        fine = entries["age"] + (np.int64(under_way_ns) >> AGE_SHIFT)
+        age = now - ((now_ns >> AGE_SHIFT) - fine >> _FINE)
         fit = np.isin(entries["protocol"], _PROTOCOLS) & (state <= _RST)
         fit[fit] = age[fit] <= np.minimum(lifetimes(state[fit], idle[fit]), WHEN_MASK - 1)
         place = np.searchsorted(self._sorted, entries["member"])
@@ -283,7 +308,23 @@ class Telling:
         good = np.flatnonzero(fit & known)
         if len(good):
             self._merge(entries[good], self._indices[place[good]], state[good], age[good], now)
-        return Heard(len(good), int(np.count_nonzero(fit & ~known)), int(np.count_nonzero(~fit)))
+        strangers = np.flatnonzero(fit & ~known)
+        lost = 0
+        if len(strangers):
+            lost = self._put_aside(entries[strangers], fine[strangers], now_ns)
+        return Heard(len(good), len(strangers), int(np.count_nonzero(~fit)), lost)
+
+    def _put_aside(self, entries: Entries, fine: npt.NDArray[np.int64], now_ns: int) -> int:
+        """Keep entries for later, with their ages at this moment. Returns how many others were given up for them."""
+        entries["age"] = fine
+        self._aside.append((entries, now_ns))
+        self._kept_aside += len(entries)
+        lost = 0
+        while self._kept_aside > self._pins.capacity or now_ns - self._aside[0][1] > ASIDE_NS:
+            oldest, at_ns = self._aside.popleft()
+            self._kept_aside -= len(oldest)
+            lost += len(oldest) if now_ns - at_ns <= ASIDE_NS else 0
+        return lost
 
     def _merge(
         self,

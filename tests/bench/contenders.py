@@ -103,7 +103,7 @@ pool = "bench"
 """
 
 
-def driver(rig: Rig, setting: Setting, stack: ExitStack, **more: float) -> Process:
+def driver(rig: Rig, setting: Setting, stack: ExitStack, **more: object) -> Process:
     """Start tests/bench/driver.py.
 
     Args:

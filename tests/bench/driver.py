@@ -13,13 +13,14 @@ import sys
 import time
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import cycle
 
 import numpy as np
 import uvloop
 
 from appliance import log
 from appliance.dataplane.raw.plane import RawDataPlane
-from appliance.forwarding import SLOTS, ForwardingTables, NextHop, TableMember, TableService
+from appliance.forwarding import NO_MEMBER, SLOTS, ForwardingTables, NextHop, Placement, TableMember, TableService
 from appliance.model import Delivery, DsrType, Encapsulation, HashMode, PortRange, Protocol
 from tests.bench.rig import mac
 
@@ -40,8 +41,18 @@ class Spec:
 
     block_every_s: float = 0.06
 
+    placings: tuple[str, ...] = ("steady",)
+    """Of PLACINGS: the first one's tables to begin with; SIGUSR2 takes the next one's, round and round."""
 
-def tables(spec: Spec) -> ForwardingTables:
+
+IDLE_S = 600
+"""No flow of these measurements ends by being idle."""
+
+PLACINGS = ("steady", "window", "tail", "mix", "per_flow", "per_packet")
+"""What the flows' slots are in: all the same thing, or a tenth each in a window and the tail."""
+
+
+def tables(spec: Spec, placing: str) -> ForwardingTables:
     delivery = Delivery(DsrType.L2, None) if spec.mode == "l2" else Delivery(DsrType.L3, Encapsulation.IPIP)
     hop = NextHop(spec.ifindex, "d1", mac("d1"), mac("s0"), 1500, ip_address(spec.source), direct=True)
     members = {
@@ -49,17 +60,40 @@ def tables(spec: Spec) -> ForwardingTables:
         for index, address in enumerate(spec.members)
     }
     owners = (np.arange(SLOTS, dtype=np.uint64) * 2654435761 % (1 << 32) >> 16) % len(members)
-    slots = (owners * 0x10001).astype(np.uint32)
+    previous = owners.copy()
+    tenth = np.arange(SLOTS) % 10
+    if placing in ("window", "mix"):
+        moved = (placing == "window") | (tenth == 0)
+        previous[moved] = (owners[moved] + 1) % len(members)
+    if placing in ("tail", "mix"):
+        previous[(placing == "tail") | (tenth == 1)] = NO_MEMBER
+    slots = (owners | previous << 16).astype(np.uint32)
     service = TableService(
-        0, "bench", ip_address(spec.vip), Protocol.UDP, (PortRange(80, 80),), HashMode.FIVE_TUPLE, slots
+        0,
+        "bench",
+        ip_address(spec.vip),
+        Protocol.UDP,
+        (PortRange(80, 80),),
+        HashMode.FIVE_TUPLE,
+        slots,
+        IDLE_S,
+        {"per_flow": Placement.PER_FLOW, "per_packet": Placement.PER_PACKET}.get(placing, Placement.HASH),
+        choices=np.array(sorted(members), np.uint16),
     )
     return ForwardingTables(b"secret of the bench", (service,), members)
 
 
 async def main(spec: Spec) -> None:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    signalled, stopping = asyncio.Event(), False
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+        signalled.set()
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGUSR2, signalled.set)
     plane = RawDataPlane(("d0",))
     await plane.start()
     lags: list[float] = []
@@ -79,15 +113,19 @@ async def main(spec: Spec) -> None:
         loop.call_later(spec.block_every_s - spec.block_s, block)
 
     try:
-        await plane.set(tables(spec))
         due = time.monotonic() + TICK_S
         loop.call_later(TICK_S, tick)
         if spec.block_s:
             loop.call_later(spec.block_every_s, block)
         # The first line asks for a fresh start of the figures: what came before was set-up.
         loop.add_signal_handler(signal.SIGUSR1, lags.clear)
-        print("ready", flush=True)
-        await stop.wait()
+        for placing in cycle(spec.placings):
+            await plane.set(tables(spec, placing))
+            print("ready", flush=True)
+            await signalled.wait()
+            signalled.clear()
+            if stopping:
+                break
         counters = await plane.counters()
     finally:
         await plane.close()

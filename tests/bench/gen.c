@@ -1,4 +1,5 @@
-/* UDP load to a VIP: valid frames of one size, one flow or 65,536 (random source ports).
+/* UDP load to a VIP: valid frames of one size, one flow or 65,536 (random source ports); in the first form and with IPv4
+ * also 16,777,216 (random source addresses of a /24, too).
  *
  * usage: gen IF LENGTH FLOWS DMAC SMAC SOURCE DESTINATION            received by IF, as fast as it goes, until SIGTERM
  *        gen IF LENGTH FLOWS DMAC SMAC SOURCE DESTINATION tx         sent by IF, a veth, to its peer's XDP program
@@ -19,7 +20,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { MAX_FRAME = 1514, BURST = 64, ONE_FLOW_PORT = 0x3039 };
+enum { MAX_FRAME = 1514, BURST = 64, ONE_FLOW_PORT = 0x3039, PORTS = 65536 };
 
 static uint8_t frame[MAX_FRAME];
 static int length, ports_at;
@@ -99,17 +100,29 @@ static void build(const char *dmac, const char *smac, const char *source, const 
 	set_port(f, htons(ONE_FLOW_PORT));
 }
 
+/* Register 4, a sum of words, becomes a checksum; 5 is lost. */
+static void emit_fold(struct program *p)
+{
+	for (int i = 0; i < 2; i++)
+		EMIT(p, MOV_R(5, 4), ALU_I(BPF_RSH, 5, 16), ALU_I(BPF_AND, 4, 0xffff), ALU_R(BPF_ADD, 4, 5));
+	EMIT(p, ALU_I(BPF_XOR, 4, 0xffff));
+}
+
 /* Pages are recycled: what a receiver may have rewritten is written again for every frame. */
 static int live_program(int flows)
 {
 	static struct program p;
+	bool sources = flows > PORTS && !v6;
 	uint32_t mac[3];
-	uint16_t check, type;
+	uint16_t check, type, source;
 
 	memcpy(mac, frame, 12);
 	memcpy(&check, frame + 24, 2);
 	memcpy(&type, frame + 12, 2);
+	memcpy(&source, frame + 28, 2);
 	EMIT(&p, MOV_R(6, 1));
+	if (sources)
+		EMIT(&p, CALL(BPF_FUNC_get_prandom_u32), ALU_I(BPF_AND, 0, 0xff00), ALU_I(BPF_OR, 0, frame[28]), MOV_R(8, 0));
 	if (flows > 1)
 		EMIT(&p, CALL(BPF_FUNC_get_prandom_u32), ALU_I(BPF_AND, 0, 0xffff));
 	else
@@ -120,9 +133,14 @@ static int live_program(int flows)
 	EMIT(&p, ST(BPF_W, 2, 0, mac[0]), ST(BPF_W, 2, 4, mac[1]), ST(BPF_W, 2, 8, mac[2]), ST(BPF_H, 2, 12, type), STX(BPF_H, 2, 7, ports_at));
 	if (v6) {
 		EMIT(&p, ST(BPF_B, 2, 21, 64), MOV_R(4, 7), ALU_I(BPF_ADD, 4, udp_sum));
-		for (int i = 0; i < 2; i++)
-			EMIT(&p, MOV_R(5, 4), ALU_I(BPF_RSH, 5, 16), ALU_I(BPF_AND, 4, 0xffff), ALU_R(BPF_ADD, 4, 5));
-		EMIT(&p, ALU_I(BPF_XOR, 4, 0xffff), JUMP_I(BPF_JNE, 4, 0, 1), MOV_I(4, 0xffff), STX(BPF_H, 2, 4, ports_at + 6));
+		emit_fold(&p);
+		EMIT(&p, JUMP_I(BPF_JNE, 4, 0, 1), MOV_I(4, 0xffff), STX(BPF_H, 2, 4, ports_at + 6));
+	} else if (sources) {
+		/* The sum of all but that half of the address: what is taken off is added as its complement. */
+		uint16_t rest = ~source, sum = ~check;
+		EMIT(&p, ST(BPF_B, 2, 22, 64), STX(BPF_H, 2, 8, 28), MOV_R(4, 8), ALU_I(BPF_ADD, 4, sum + rest));
+		emit_fold(&p);
+		EMIT(&p, STX(BPF_H, 2, 4, 24));
 	} else {
 		EMIT(&p, ST(BPF_B, 2, 22, 64), ST(BPF_H, 2, 24, check));
 	}

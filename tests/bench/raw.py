@@ -19,11 +19,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, product
 from pathlib import Path
 
-from tests.bench.contenders import API_PORT, CONTENDERS, Setting, driver, start, start_plane
+from tests.bench.contenders import API_PORT, CONTENDERS, Process, Setting, driver, start, start_plane
+from tests.bench.driver import PLACINGS
 from tests.bench.rig import (
     GENERATOR_CPU,
     MACS,
@@ -39,6 +40,9 @@ from tests.bench.rig import (
 
 WARM_UP_S = 0.15
 MANY = 65536
+NEW_FLOWS = 30_000
+"""A second, that a director takes at least."""
+
 WIDE_SPREAD = 0.25
 """(max - min) / median of a case's ratios, above which more rounds are made."""
 
@@ -312,6 +316,49 @@ def blocked_loop_loss(rig: Rig, secs: float, pps: int = 100_000) -> Figure:
     return at_most("raw.loss_100kpps_blocked", sent - received, "frames", 0, note)
 
 
+def placings(rig: Rig, options: argparse.Namespace) -> Iterator[Figure]:
+    """What a frame costs where a look at its slot does not tell its member, over the steady state; all flows are known.
+
+    And how many flows a second may be new, each with a single packet.
+    """
+    kinds = PLACINGS
+    costs: dict[str, list[Sample]] = {kind: [] for kind in kinds}
+    with ExitStack() as stack:
+        process = driver(rig, HEADLINE.setting, stack, placings=kinds)
+        stack.enter_context(rig.sink())
+        running = Running(rig, process.pid)
+        for number in range(options.rounds + 1):
+            for kind in kinds:
+                sample = saturate(running, HEADLINE, options.secs)
+                if number:  # in the first round flows are not known yet
+                    costs[kind].append(sample)
+                take_turn(process)
+    for kind in kinds[1:]:
+        figure = compare(f"raw.placing.{kind}", costs, kind, "steady", 0.5)
+        cpu = statistics.median(a.cpu_ns / b.cpu_ns for a, b in zip(costs[kind], costs["steady"], strict=True))
+        yield replace(figure, note=f"{figure.note}; CPU {cpu:.2f} times as much")
+
+    new = Case(HEADLINE.setting, 64, 1 << 24)
+    for kind in ("window", "per_flow"):
+        with ExitStack() as stack:
+            process = driver(rig, new.setting, stack, placings=[kind])
+            stack.enter_context(rig.sink())
+            samples = [saturate(Running(rig, process.pid), new, options.secs) for _ in range(options.rounds)]
+            details = json.loads(stop(process).splitlines()[-1])["details"]
+        rate = statistics.median(sample.pps for sample in samples)
+        note = f"CPU ns a flow {statistics.median(sample.cpu_ns for sample in samples):.0f}; "
+        note += f"{details['pins_made']} places taken, {details['pins_evicted_new']} of them from others"
+        goal = NEW_FLOWS / 1e3
+        yield Figure(f"raw.new_flows.{kind}", rate / 1e3, "k/s", goal, rate / NEW_FLOWS, 1.0, rate >= NEW_FLOWS, note)
+
+
+def take_turn(process: Process) -> None:
+    """Have the driver go on to its next tables."""
+    process.send_signal(signal.SIGUSR2)
+    if process.stdout is None or process.stdout.readline() != "ready\n":
+        raise BenchError("the driver did not take its next tables")
+
+
 def round_trips(rigs: dict[str, Rig], options: argparse.Namespace, count: int = 2000) -> Iterator[Figure]:
     """What a director adds to a round trip at low load over the kernel's forwarding; answers go by the kernel."""
     names = [name for name in ("ours", "c", "kernel") if name in rigs]
@@ -355,6 +402,9 @@ def idle(rig: Rig, secs: float = 3.0) -> Figure:
 
 def measure(rigs: dict[str, Rig], options: argparse.Namespace) -> Iterator[Figure]:
     yield from throughput(rigs, MATRIX if options.full else SUBSET, options)
+    if "ours" in rigs:
+        progress("flows in transition, and new ones")
+        yield from placings(rigs["ours"], options)
     progress("round trips")
     yield from round_trips(rigs, options)
     if "ours" in rigs:

@@ -13,6 +13,7 @@ from appliance.model import Delivery
 from appliance.packet.checksum import checksum
 from tests.bench import xdp
 from tests.bench.xdp import (
+    ACK,
     CLIENT_MAC,
     FRAME,
     IPIP,
@@ -20,6 +21,7 @@ from tests.bench.xdp import (
     MEMBER_MAC,
     OUR_MAC,
     SETTING,
+    SYN,
     VIP4,
     VIP6,
     XDP_TX,
@@ -32,8 +34,6 @@ from tests.bench.xdp import (
     tables,
 )
 from tests.bench.xdp_change import Stopwatch
-
-ACK, SYN = 0x10, 0x02
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,16 @@ from appliance.dataplane.xdp.attach import Attachment, Mode
 from appliance.dataplane.xdp.directory import build
 from appliance.dataplane.xdp.program import OBJECT, Program
 from appliance.dataplane.xdp.tables import Capacity, Egress, needs_of
-from appliance.forwarding import SLOTS, ForwardingTables, NextHop, SlotArray, TableMember, TableService
+from appliance.forwarding import (
+    NO_MEMBER,
+    SLOTS,
+    ForwardingTables,
+    NextHop,
+    Placement,
+    SlotArray,
+    TableMember,
+    TableService,
+)
 from appliance.model import Delivery, DsrType, Encapsulation, HashMode, PortRange, Protocol
 from tests.bench.raw import Figure, at_most, print_table, progress, write_json
 from tests.bench.rig import BenchError, compiled, exclusive
@@ -49,6 +58,7 @@ CLIENT_V6 = ip_address("2001:db8:1::")
 VIP4, VIP6 = ip_address("198.18.128.0"), ip_address("2001:db8:f::")
 STRANGER = ip_address("198.51.100.99")
 FRAME = 84
+ACK, SYN = 0x10, 0x02
 FLOWS = (1, 1024, 65_536, 524_288)
 SERVICES = (1, 100, 10_000)
 OWN_POOLS = PLANE_POOLS = 1000
@@ -80,8 +90,10 @@ class Traffic:
     destination: object = None
     """The first destination address; a VIP when None."""
 
-    flags: int = 0x10
-    """Of TCP: ACK, or SYN."""
+    flags: int = ACK
+    """Of TCP."""
+
+    udp: bool = False
 
 
 class Front:
@@ -117,13 +129,17 @@ class Front:
 
 
 def frame(traffic: Traffic) -> bytes:
-    """A TCP packet whose addresses, source port and IPv4 header checksum are still to be filled in."""
+    """A packet whose addresses, source port and IPv4 header checksum are still to be filled in."""
     payload = FRAME - 14 - (40 if traffic.v6 else 20)
-    segment = struct.pack("!HHIIBBHHH", 0, 80, 1, 1, 0x50, traffic.flags, 65535, 0, 0).ljust(payload, b"\0")
+    protocol = Protocol.UDP if traffic.udp else Protocol.TCP
+    segment = struct.pack("!HHIIBBHHH", 0, 80, 1, 1, 0x50, traffic.flags, 65535, 0, 0)
+    if traffic.udp:
+        segment = struct.pack("!HHHH", 0, 80, payload, 0)
+    segment = segment.ljust(payload, b"\0")
     if traffic.v6:
-        head = struct.pack("!IHBB", 6 << 28, payload, 6, 64) + CLIENT_V6.packed + VIP6.packed
+        head = struct.pack("!IHBB", 6 << 28, payload, protocol, 64) + CLIENT_V6.packed + VIP6.packed
         return OUR_MAC + CLIENT_MAC + b"\x86\xdd" + head + segment
-    head = struct.pack("!BBHHHBBHII", 0x45, 0, FRAME - 14, 0, 0x4000, 64, 6, 0, 0, 0)
+    head = struct.pack("!BBHHHBBHII", 0x45, 0, FRAME - 14, 0, 0x4000, 64, protocol, 0, 0, 0)
     return OUR_MAC + CLIENT_MAC + b"\x08\x00" + head + segment
 
 
@@ -178,6 +194,14 @@ class Contender:
     """What it must return, or it does not do what is to be measured."""
 
     times: int = 400_000
+    warm: int | None = None
+    """Packets before it is measured for the first time; None: enough for caches and tables of flows to fill."""
+
+    warm_again: int = 20_000
+    """Packets before it is measured once more."""
+
+    prepare: Callable[[], None] | None = None
+    """Done before each turn."""
 
 
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
@@ -189,7 +213,10 @@ def take_turns(front: Front, contenders: Sequence[Contender], rounds: int) -> di
     for number in range(rounds):
         for contender in contenders if number % 2 == 0 else reversed(contenders):
             front.aim(contender.fd, contender.traffic)
-            front.run(20_000 if number else max(20_000, 4 * contender.traffic.flows))
+            first = max(20_000, 4 * contender.traffic.flows) if contender.warm is None else contender.warm
+            front.run(contender.warm_again if number else first)
+            if contender.prepare is not None:
+                contender.prepare()
             verdict, ns = front.run(contender.times)
             if verdict != contender.verdict:
                 raise BenchError(f"{contender.name}: the program returned {verdict}, not {contender.verdict}")
@@ -209,9 +236,14 @@ def span(values: Sequence[float], digits: int = 0) -> str:
     return f"{min(values):.{digits}f}..{max(values):.{digits}f}"
 
 
-def test_runs(objects: Path, rounds: int, stack: ExitStack) -> Iterator[Figure]:
+def front_of(objects: Path, stack: ExitStack) -> Front:
     front = Front(objects / "front.bpf.o")
     stack.callback(front.close)
+    return front
+
+
+def test_runs(objects: Path, rounds: int, stack: ExitStack) -> Iterator[Figure]:
+    front = front_of(objects, stack)
     empty = front.object.program("empty")
 
     def program(wanted: ForwardingTables, *which: object) -> Program:
@@ -266,7 +298,7 @@ def test_runs(objects: Path, rounds: int, stack: ExitStack) -> Iterator[Figure]:
     fd = program(tables(IPIP, v6=False, services=OWN_POOLS, pools=OWN_POOLS)).fd
     contenders.append(Contender("empty.pools", empty, Traffic(65_536, OWN_POOLS), XDP_PASS))
     contenders.append(Contender("pools", fd, Traffic(65_536, OWN_POOLS), XDP_TX))
-    for name, flags in (("syn", 0x02), ("ack", 0x10)):
+    for name, flags in (("syn", SYN), ("ack", ACK)):
         contenders.append(Contender(f"empty.{name}", empty, Traffic(65_536, flags=flags), XDP_PASS))
         contenders.append(Contender(name, ours["ipip"].fd, Traffic(65_536, flags=flags), XDP_TX))
     progress(f"test runs by number of services: {len(contenders)} contenders, {rounds} rounds")
@@ -281,6 +313,92 @@ def test_runs(objects: Path, rounds: int, stack: ExitStack) -> Iterator[Figure]:
     yield at_most(f"xdp.ipip.net_ns.pools.{OWN_POOLS}", statistics.median(mine), "ns", None, f"{span(mine)}; {note}")
     syn, ack = net(times, "syn", "empty.syn"), net(times, "ack", "empty.ack")
     yield ratio("xdp.syn_vs_ack", syn, ack, "ns", None, "IPIP; every packet opens a connection / none does")
+
+
+NEW_FLOWS = 1 << 22
+"""So many that a packet's flow was hardly ever there before."""
+
+AGAIN = 4 * 65_536
+"""Packets after which nearly every flow was used in this turn. What it costs to note that a flow was used, once in a
+second, would otherwise be a part of the figure that depends on how often contenders change."""
+
+
+def remembering(front: Front, rounds: int, stack: ExitStack) -> Iterator[Figure]:
+    """What it costs when more than the slot decides: IPIP, IPv4, over the same in the steady state."""
+    empty = front.object.program("empty")
+    steady = tables(IPIP, v6=False)
+    one = steady.services[0]
+    owners = one.slots & np.uint32(0xFFFF)
+    previous = (owners + np.uint32(1)) % np.uint32(8)
+    turns = np.arange(8, dtype=np.uint16)
+
+    def program(**changes: object) -> Program:
+        made = loaded(replace(steady, services=(replace(one, **changes),)))  # type: ignore[arg-type]
+        stack.callback(made.close)
+        return made
+
+    def emptied(of: Program) -> Callable[[], None]:
+        words = of.pin_table().words
+
+        def work() -> None:
+            words[:] = 0
+
+        return work
+
+    window = owners | previous << np.uint32(16)
+    tail = owners | np.uint32(NO_MEMBER << 16)
+    per_flow = {"placement": Placement.PER_FLOW, "choices": turns}
+    few, many = Traffic(65_536), Traffic(NEW_FLOWS)
+    learning, opening = program(slots=window), program(slots=window)
+    contenders = [
+        Contender("steady", program().fd, few, XDP_TX),
+        Contender("steady.new", program().fd, many, XDP_TX, warm=20_000),
+        Contender("steady.syn", program().fd, replace(many, flags=SYN), XDP_TX, warm=20_000),
+        Contender("window", program(slots=window).fd, few, XDP_TX, warm_again=AGAIN),
+        Contender("tail", program(slots=tail).fd, few, XDP_TX, warm_again=AGAIN),
+        Contender("per_flow", program(**per_flow).fd, few, XDP_TX, warm_again=AGAIN),
+        Contender("learned", learning.fd, many, XDP_TX, 60_000, 20_000, prepare=emptied(learning)),
+        Contender("opened", opening.fd, replace(many, flags=SYN), XDP_TX, 60_000, 20_000, prepare=emptied(opening)),
+        Contender("full", program(slots=window).fd, many, XDP_TX, warm=1_000_000),
+        Contender("flood", program(**per_flow).fd, replace(many, flags=SYN), XDP_TX, warm=1_000_000),
+    ]
+    datagrams = replace(few, udp=True)
+    udp = {"protocol": Protocol.UDP}
+    contenders += [
+        Contender("steady.udp", program(**udp).fd, datagrams, XDP_TX),
+        Contender(
+            "per_packet",
+            program(**udp, placement=Placement.PER_PACKET, choices=turns).fd,
+            datagrams,
+            XDP_TX,
+        ),
+    ]
+    contenders += [
+        Contender(f"empty.{name}", empty, traffic, XDP_PASS)
+        for name, traffic in (("few", few), ("many", many), ("syn", replace(many, flags=SYN)), ("udp", datagrams))
+    ]
+    for contender in contenders[-4:]:
+        contender.warm = 20_000
+    progress(f"test runs of what is remembered: {len(contenders)} contenders, {rounds} rounds")
+    times = take_turns(front, contenders, rounds)
+    for name, base, traffic, goal, note in (
+        ("window", "steady", "few", 2.0, "all slots in a window, 65,536 flows remembered / steady slots"),
+        ("tail", "steady", "few", 2.0, "all slots in the tail, 65,536 flows remembered / steady slots"),
+        ("per_flow", "steady", "few", 2.0, "65,536 flows placed one by one / steady slots"),
+        (
+            "learned",
+            "steady.new",
+            "many",
+            None,
+            "window, every packet of a flow that is to be remembered / steady slots",
+        ),
+        ("opened", "steady.syn", "syn", None, "window, every packet opens a connection / steady slots"),
+        ("full", "steady.new", "many", None, "window, every packet of another flow, all places taken / steady slots"),
+        ("flood", "steady.syn", "syn", None, "SYNs to a service that places flow by flow, all places taken / steady"),
+        ("per_packet", "steady.udp", "udp", None, "datagrams placed one by one / steady slots"),
+    ):
+        mine, theirs = net(times, name, f"empty.{traffic}"), net(times, base, f"empty.{traffic}")
+        yield ratio(f"xdp.remembering.{name}", mine, theirs, "ns", goal, note)
 
 
 def ratio(
@@ -535,7 +653,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three short turns: whether it works, not how well")
     parser.add_argument("--rounds", type=int, default=9, help="turns of every contender (9)")
     parser.add_argument("--secs", type=float, default=0.7, help="seconds of a turn on veth (0.7)")
-    parser.add_argument("--only", choices=("runs", "veth", "tables", "plane"), help="a part of it")
+    parser.add_argument("--only", choices=("runs", "pins", "veth", "tables", "plane"), help="a part of it")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--strict", action="store_true", help="exit code 1 when a goal is missed")
     options = parser.parse_args()
@@ -552,6 +670,7 @@ def main() -> int:
             compile_programs(objects)
             parts = {
                 "runs": lambda: test_runs(objects, options.rounds, stack),
+                "pins": lambda: remembering(front_of(objects, stack), options.rounds, stack),
                 "veth": lambda: on_veth(objects, programs / "gen", options.rounds, options.secs, stack),
                 "tables": lambda: changes(options.rounds, stack),
                 "plane": lambda: whole_change(2 * options.rounds, stack),

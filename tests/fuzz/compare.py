@@ -7,62 +7,96 @@ difference again.
 import random
 import socket
 import struct
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from appliance.bpf.libbpf import TestRun, TestRunner
 from appliance.dataplane.base import Traffic
+from appliance.dataplane.pins import MEMBER_SHIFT, STATE_SHIFT, WHEN_MASK, PinTable
 from appliance.dataplane.raw import bpf, kernel
 from appliance.dataplane.raw.compiled import Compiled
 from appliance.dataplane.raw.layout import ETHERNET, Columns, stride_for
 from appliance.dataplane.raw.single import SinglePath
+from appliance.dataplane.raw.turns import ColumnTurns
 from appliance.dataplane.raw.vector import VectorPath
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.plane import action_of
 from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, OBJECT, Program
 from appliance.dataplane.xdp.tables import Capacity, Egress
-from appliance.forwarding import ForwardingTables, TableMember
+from appliance.forwarding import ForwardingTables, Placement, TableMember
 from appliance.model import Protocol
-from appliance.packet.action import Action, Reason, Verdict
+from appliance.packet.action import Action, By, Reason, Verdict
 from appliance.packet.checksum import checksum
-from appliance.packet.forward import Ingress, PacketPath
+from appliance.packet.forward import Ingress, PacketPath, Turns
+from appliance.packet.placement import TICK_SHIFT, PinState
 from tests.fuzz.frames import Frames
-from tests.fuzz.tables import Raw, random_ingress, random_tables
+from tests.fuzz.tables import Raw, changed_tables, random_ingress, random_tables
 from tests.vectors_io import SMALL_FRAME, canonical, difference, excuses, read_ingress, read_tables
 
 FRAMES = 4096
 """Frames of a case."""
 
 BATCH = 64
-CAPACITY = Capacity(buckets=1 << 12, entries=2048, ranges=2048, stations=256, ways=256, services=256, slots=12 * 65568)
+CAPACITY = Capacity(buckets=1 << 12, entries=2048, ranges=2048, stations=256, ways=256, services=256, slots=48 * 65568)
+PINS = 1 << 15
+"""Many more than a case has flows: whom implementations leave out when there is no room is their own affair."""
+
+_DRIFT_NS = 1 << TICK_SHIFT - 2
+"""How far the program's clock, which goes on, may be from ours, which stands."""
+
 _XDP_VERDICTS = {"drop": 1, "pass": 2, "slow": 2, "transmit": 3}
 """XDP_DROP, XDP_PASS, XDP_TX: test runs send nothing through another interface."""
 
 _TAG = b"\x81\x00\x00\x05"
+_TICKS = (0, 0, 0, 1, 2, 3, 4, 10, 55, 56, 57, 58, 100, 279, 281, 282, 283, 20_000)
+_BEGINNINGS = (0, 1000, (1 << 14) - 2, (1 << 32) - 60)
+"""Ticks. Words of pins have the lowest 14 bits of them, the program counts 32."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Frames that arrive at one moment."""
+
+    ticks: int
+    """Since those before."""
+
+    version: int
+    """Of the tables that are followed."""
+
+    frames: list[bytes]
 
 
 @dataclass(frozen=True)
 class Case:
     seed: int
-    raw_tables: Raw
+    raw_tables: list[Raw]
+    """Versions of one configuration."""
+
     raw_ingress: Raw
-    frames: list[bytes]
+    chunks: list[Chunk]
+    begin: int = 0
+    """Tick before the first chunk."""
+
     egress: dict[int, Egress] = field(default_factory=dict)
     """By the ifindex of a next hop, where the program cannot simply send."""
 
     flags: int = 0
     """More flags of the ingress port."""
 
-    sort: bool = False
-    """Whether frames that are alike come to the vectorised path together."""
-
     coarse: bool = False
     """Whether the socket filters do not know the VIPs, as with thousands of them."""
+
+    @property
+    def frames(self) -> list[bytes]:
+        return [frame for chunk in self.chunks for frame in chunk.frames]
 
 
 @dataclass(frozen=True)
@@ -73,11 +107,16 @@ class Finding:
     implementation: str
     text: str
     frame: bytes | None = None
-    """None when it is counters that differ."""
+    """None when it is counters or memories that differ."""
 
     expected: Action | None = None
     decided: dict[str, str] = field(default_factory=dict)
     """What each implementation did."""
+
+    chunk: int = 0
+    """Where it was found."""
+    at: int | None = None
+    """The frame's place in there; None when it is not about a frame."""
 
 
 def make_case(seed: int, frames: int = FRAMES) -> Case:
@@ -88,11 +127,21 @@ def make_case(seed: int, frames: int = FRAMES) -> Case:
 
 def draw_case(rnd: random.Random, seed: int, count: int, *, labels: bool = False) -> Case:
     """A case by the choices of *rnd*; with *labels*, also flows whose hashes have no low bits, which takes a while."""
-    raw, raw_ingress = random_tables(rnd), random_ingress(rnd)
-    source = Frames(rnd, read_tables(raw), read_ingress(raw_ingress))
+    versions, raw_ingress = [random_tables(rnd)], random_ingress(rnd)
+    source = Frames(rnd, read_tables(versions[0]), read_ingress(raw_ingress), flows=rnd.choice((0, 3, 12, 40)))
     if labels:
         source.look_for_labels()
-    frames = source.take(count)
+    moments = min(count, rnd.choice((1, 4, 16, 40)))
+    sort = rnd.random() > 0.5
+    chunks = []
+    for moment in range(moments):
+        if moment and rnd.random() < 0.3:
+            versions.append(changed_tables(rnd, versions[-1]))
+        frames = source.take(count * (moment + 1) // moments - count * moment // moments)
+        if sort:
+            # Frames that are alike come to the vectorised path together.
+            frames.sort(key=lambda frame: (frame[12:14], frame[23:24], frame[30:34], frame[36:38]))
+        chunks.append(Chunk(rnd.choice(_TICKS), len(versions) - 1, frames))
     egress = {}
     for ifindex in (7, 9):
         how = rnd.random()
@@ -101,7 +150,78 @@ def draw_case(rnd: random.Random, seed: int, count: int, *, labels: bool = False
         elif how > 0.8:
             egress[ifindex] = Egress(ifindex, tag=_TAG)
     flags = layout.PORT_PARTIAL if rnd.random() > 0.8 else 0
-    return Case(seed, raw, raw_ingress, frames, egress, flags, rnd.random() > 0.5, rnd.random() > 0.8)
+    begin = rnd.choice(_BEGINNINGS)
+    return Case(seed, versions, raw_ingress, chunks, begin, egress, flags, rnd.random() > 0.8)
+
+
+class Clock:
+    """A monotonic clock that moves by whole ticks. It stands in the middle of one, away from the edges."""
+
+    def __init__(self, tick: int) -> None:
+        self._ns = (tick << TICK_SHIFT) + (1 << TICK_SHIFT - 1)
+
+    def now(self) -> int:
+        """Nanoseconds."""
+        return self._ns
+
+    def move(self, ticks: int) -> None:
+        self._ns += ticks << TICK_SHIFT
+
+
+class Reference:
+    """The reference path with its memory."""
+
+    def __init__(self, pins: PinTable) -> None:
+        self.pins = pins
+        self._turns = Turns()
+        self._path = PacketPath(ForwardingTables())
+
+    def follow(self, tables: ForwardingTables) -> None:
+        self._path = PacketPath(tables, self.pins, self._turns)
+
+    def forward(self, frame: bytes, ingress: Ingress) -> Action:
+        return self._path.forward(frame, ingress)
+
+
+class News:
+    """The flows that a table says something has changed about, from one time of asking to the next."""
+
+    def __init__(self, pins: PinTable) -> None:
+        self._pins = pins
+        _, self._cursors, _ = pins.changes(pins.heads.copy())
+
+    def flows(self) -> set[int]:
+        positions, self._cursors, _ = self._pins.changes(self._cursors)
+        return set(self._pins.flows["hash64"][positions].tolist())
+
+
+def remembered(pins: PinTable) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]:
+    """All that is in a table, live or not: words, and whose they are, in the order of the flows' hashes."""
+    position = np.flatnonzero(pins.words)
+    position = position[np.argsort(pins.flows["hash64"][position])]
+    flows = pins.flows[position].copy()
+    flows["born_ns"] = 0  # finer than our clock
+    return pins.words[position], flows
+
+
+def memories_differ(expected: PinTable, got: PinTable) -> str:
+    """The first flow that two tables do not remember alike; empty when there is none."""
+    mine, theirs = remembered(expected), remembered(got)
+    if np.array_equal(mine[0], theirs[0]) and np.array_equal(mine[1], theirs[1]):
+        return ""
+    said = [
+        dict(zip(flows["hash64"].tolist(), map(_pin_said, words.tolist(), flows), strict=True))
+        for words, flows in (mine, theirs)
+    ]
+    for flow in sorted(said[0].keys() | said[1].keys()):
+        if said[0].get(flow) != said[1].get(flow):
+            return f"of a flow is remembered {said[1].get(flow)}, expected {said[0].get(flow)}"
+    return "the tables of pins differ"
+
+
+def _pin_said(word: int, flow: np.void) -> str:
+    state = PinState(word >> STATE_SHIFT & 3).name
+    return f"member {word >> MEMBER_SHIFT & 0xFFFF}, {state}, tick {word & WHEN_MASK}, of {flow}"
 
 
 class Filters:
@@ -142,88 +262,144 @@ class Filters:
 class Comparison:
     """The implementations, ready for case after case. `close` it."""
 
-    def __init__(self, *, raw: bool = True, compiled: Path = OBJECT) -> None:
+    def __init__(self, *, raw: bool = True, compiled: Path | None = OBJECT) -> None:
         """
         Args:
-            compiled: the program's object.
-            raw: whether the raw plane takes part; the program and the reference always do.
+            raw: whether the raw plane takes part; the reference always does.
+            compiled: the program's object; None leaves it out.
 
         Raises:
             BpfError: the program cannot be loaded.
         """
         self._raw = raw
-        self._program = Program(CAPACITY, compiled)
-        self._runner: TestRunner = self._program._runner
+        self._program = Program(CAPACITY, compiled, pins=PINS) if compiled else None
         self.exits: Counter[str] = Counter()
         """How often the program took which way out."""
         self.kinds: Counter[str] = Counter()
-        """What the reference did: verdicts and reasons."""
+        """What the reference did: verdicts, reasons, and what has decided on members."""
 
     def close(self) -> None:
-        self._program.close()
+        if self._program:
+            self._program.close()
 
     def run(self, case: Case) -> list[Finding]:
         """What does not agree in a case: at most one finding of each implementation."""
-        tables, ingress = read_tables(case.raw_tables), read_ingress(case.raw_ingress)
-        path = PacketPath(tables)
-        actions = [path.forward(frame, ingress) for frame in case.frames]
-        self.kinds.update(str(action.reason or action.verdict) for action in actions)
-        findings = self._run_program(case, tables, ingress, actions)
+        tables, ingress = [read_tables(raw) for raw in case.raw_tables], read_ingress(case.raw_ingress)
+        findings: list[Finding | None] = []
         if self._raw:
-            findings += self._run_raw(case, tables, ingress, actions)
-        return findings
+            runs = _classified(case, tables, ingress)
+            if isinstance(runs, Finding):
+                return [runs]
+            findings += [RawRun(case, tables, ingress, runs, path).run(self.kinds) for path in ("vector", "single")]
+        if self._program:
+            findings.append(ProgramRun(self._program, case, tables, ingress).run(self.exits))
+        return [finding for finding in findings if finding is not None]
 
-    # The XDP program
 
-    def _run_program(
-        self, case: Case, tables: ForwardingTables, ingress: Ingress, actions: Sequence[Action]
-    ) -> list[Finding]:
-        maps = self._program.tables
+class ProgramRun:
+    """The XDP program through one case, side by side with the reference.
 
-        def egress(member: TableMember) -> Egress:
-            ifindex = member.next_hop.ifindex
-            return case.egress.get(ifindex, Egress(ifindex))
+    What the program leaves to the slow path is taken by the reference, with the program's memory and turns of its own.
+    """
 
-        maps.stage(tables, egress)
-        maps.publish()
-        maps.settle()
-        maps.set_port(layout.LOOPBACK, ingress.mac, ingress.mtu, layout.PORT_QUIET | case.flags)
-        before = self._counted(tables)
-        expected = _Books()
-        exits: Counter[str] = Counter()
-        findings: list[Finding] = []
-        for frame, action in zip(case.frames, actions, strict=True):
-            if not 14 <= len(frame) <= LONGEST_TEST_FRAME:
-                continue
-            result = self._runner.run(frame)
-            outcome = maps.outcome()
-            way_out = outcome.exit
-            exits[way_out] += 1
-            if way_out == "transmit":
-                expected.count(action, frame)
-            if findings:
-                continue
-            got = action_of(way_out, outcome.service, outcome.member, outcome.slot, result.frame, tables)
-            text = self._judge(case, tables, frame, action, way_out, result, got)
+    def __init__(self, program: Program, case: Case, tables: list[ForwardingTables], ingress: Ingress) -> None:
+        self._case, self._tables, self._ingress = case, tables, ingress
+        self._program = program
+        self._runner: TestRunner = program._runner
+        self._maps = program.tables
+        self._clock = Clock(case.begin)
+        self._ahead = self._clock.now() - time.monotonic_ns()
+        self._pins = program.pin_table(lambda: time.monotonic_ns() + self._ahead)
+        self._pins.words[:] = 0
+        # Now and then, time goes back between two packets: here that is no surprise.
+        self._pins.delays = np.zeros(len(self._pins.delays), [("count", "<i8"), ("ns", "<i8")])
+        self._news = News(self._pins)
+        mirror = PinTable.in_memory(PINS, self._clock.now)
+        self._mirrored_news = News(mirror)
+        self._fast, self._slow, self._upstairs = Reference(mirror), Reference(mirror), Reference(self._pins)
+
+    def run(self, exits: Counter[str]) -> Finding | None:
+        """What does not agree, if anything."""
+        self._follow(ForwardingTables())  # whose turn it is begins anew
+        try:
+            for version, chunks in groupby(enumerate(self._case.chunks), key=lambda pair: pair[1].version):
+                finding = self._run_version(self._tables[version], list(chunks), exits)
+                if finding:
+                    return finding
+        finally:
+            self._maps.set_clock(0)
+        return None
+
+    def _follow(self, tables: ForwardingTables) -> None:
+        self._maps.stage(tables, self._egress)
+        self._maps.publish()
+        self._maps.settle()
+        flags = layout.PORT_QUIET | layout.PORT_REMEMBER | self._case.flags
+        self._maps.set_port(layout.LOOPBACK, self._ingress.mac, self._ingress.mtu, flags)
+
+    def _wind(self) -> None:
+        """Let the program have our time."""
+        drift = time.monotonic_ns() + self._ahead - self._clock.now()
+        if drift > _DRIFT_NS:
+            self._ahead -= drift
+        self._maps.set_clock(self._ahead)
+
+    def _egress(self, member: TableMember) -> Egress:
+        ifindex = member.next_hop.ifindex
+        return self._case.egress.get(ifindex, Egress(ifindex))
+
+    def _run_version(
+        self, tables: ForwardingTables, chunks: list[tuple[int, Chunk]], exits: Counter[str]
+    ) -> Finding | None:
+        self._follow(tables)
+        for path in (self._fast, self._slow, self._upstairs):
+            path.follow(tables)
+        before, books, ways_out = self._counted(tables), _Books(), Counter[str]()
+        for number, chunk in chunks:
+            self._clock.move(chunk.ticks)
+            self._ahead += chunk.ticks << TICK_SHIFT
+            for at, frame in enumerate(chunk.frames):
+                if not 14 <= len(frame) <= LONGEST_TEST_FRAME:
+                    continue
+                self._wind()
+                finding = self._frame(tables, frame, books, ways_out)
+                if finding:
+                    return replace(finding, chunk=number, at=at)
+            text = memories_differ(self._fast.pins, self._pins)
+            news, expected = self._news.flows(), self._mirrored_news.flows()
+            if not text and news != expected:
+                text = f"there is news of flows {sorted(news)}, expected {sorted(expected)}"
             if text:
-                decided = f"{way_out}, service {outcome.service}, member {outcome.member}, slot {outcome.slot}"
-                findings.append(
-                    Finding(case.seed, "xdp", text, frame, action, {"reference": _said(action), "xdp": decided})
-                )
-        self.exits.update(exits)
-        if not findings:
-            after = self._counted(tables)
-            transmitted = exits.pop("transmit", 0)
-            grown = {name: count - before[0][name] for name, count in after[0].items() if count != before[0][name]}
-            text = _unequal("ways out", dict(exits), grown)
-            text = text or expected.compare(tables, after[1], after[2], before[1], before[2])
-            if text:
-                findings.append(Finding(case.seed, "xdp", f"{text} ({transmitted} transmitted)"))
-        return findings
+                return Finding(self._case.seed, "xdp", text, chunk=number)
+        exits.update(ways_out)
+        after = self._counted(tables)
+        transmitted = ways_out.pop("transmit", 0)
+        grown = {name: count - before[0][name] for name, count in after[0].items() if count != before[0][name]}
+        text = _unequal("ways out", dict(ways_out), grown)
+        text = text or books.compare(tables, after[1], after[2], before[1], before[2])
+        if text:
+            return Finding(self._case.seed, "xdp", f"{text} ({transmitted} transmitted)", chunk=chunks[-1][0])
+        return None
+
+    def _frame(self, tables: ForwardingTables, frame: bytes, books: "_Books", ways_out: Counter[str]) -> Finding | None:
+        result = self._runner.run(frame)
+        outcome = self._maps.outcome()
+        way_out = outcome.exit
+        ways_out[way_out] += 1
+        slow = way_out.startswith("slow_")
+        action = (self._slow if slow else self._fast).forward(frame, self._ingress)
+        if way_out == "transmit":
+            books.count(action, frame)
+        text = self._judge(tables, frame, action, way_out, result, action_of(outcome, result.frame, tables))
+        if slow and not text:
+            text = difference(action, self._upstairs.forward(frame, self._ingress))
+        if not text:
+            return None
+        did = f"{way_out}, service {outcome.service}, member {outcome.member} by {outcome.by}, slot {outcome.slot}"
+        return Finding(self._case.seed, "xdp", text, frame, action, {"reference": _said(action), "xdp": did})
 
     def _judge(
         self,
-        case: Case,
         tables: ForwardingTables,
         frame: bytes,
         action: Action,
@@ -231,6 +407,7 @@ class Comparison:
         result: TestRun,
         got: Action | None,
     ) -> str:
+        case = self._case
         kind = way_out.partition("_")[0]
         if result.verdict != _XDP_VERDICTS[kind]:
             return f"{way_out}, and yet the verdict is {result.verdict}"
@@ -243,6 +420,9 @@ class Comparison:
             out = case.egress.get(tables.members[action.member].next_hop.ifindex) if action.member is not None else None
             if out is not None and out.slow:
                 allowed.add("slow_egress")
+            if action.by is By.CHOICE:
+                # The slow path has turns of its own: whom the program has met is not known.
+                allowed |= {"slow_egress"} | ({"slow_ttl_expired"} if _hop_limit(frame) <= 1 else set())
             return "" if way_out in allowed else f"{way_out} although it is {_said(action)}"
         if got.verdict is Verdict.TRANSMIT:
             out = case.egress.get(got.ifindex)
@@ -259,7 +439,7 @@ class Comparison:
         self, tables: ForwardingTables
     ) -> tuple[dict[str, int], dict[int, tuple[int, ...]], dict[int, tuple[int, ...]]]:
         """What test runs have been counted: by way out, by service, by member."""
-        maps = self._program.tables
+        maps = self._maps
         cpus = maps._cpus
 
         def row(name: str, size: int) -> Any:
@@ -277,79 +457,138 @@ class Comparison:
         members = {m.index: traffic("way", CAPACITY.ways, ways[m.index, m.id]) for m in tables.members.values()}
         return exits, services, members
 
-    # The raw plane
 
-    def _run_raw(
-        self, case: Case, tables: ForwardingTables, ingress: Ingress, actions: Sequence[Action]
-    ) -> list[Finding]:
-        filters = Filters(tables, ingress.mtu, coarse=case.coarse)
-        plain: list[tuple[bytes, Action]] = []
+Classes = list[list[bpf.Class | None]]
+"""By chunk and frame, which socket gets it; None when it is not for our MAC address."""
+
+
+def _classified(case: Case, tables: list[ForwardingTables], ingress: Ingress) -> Classes | Finding:
+    """What the socket filters say, or what is wrong with that."""
+    classes: Classes = []
+    for version, chunks in groupby(case.chunks, key=lambda chunk: chunk.version):
+        filters = Filters(tables[version], ingress.mtu, coarse=case.coarse)
+        path = PacketPath(tables[version])
         try:
-            for frame, action in zip(case.frames, actions, strict=True):
-                # The kernel's packet type is what tells that a frame is for our MAC address.
-                if frame[:6] != ingress.mac:
-                    continue
-                kind = filters.classify(frame)
-                passed = action.verdict is Verdict.PASS
-                if (kind is bpf.Class.OTHER) != passed and not (case.coarse and passed):
-                    text = f"the socket filters call a frame {kind.value} that is {_said(action)}"
-                    decided = {"reference": _said(action), "filters": kind.value}
-                    return [Finding(case.seed, "filter", text, frame, action, decided)]
-                if kind is bpf.Class.PLAIN:
-                    plain.append((frame, action))
+            for chunk in chunks:
+                classes.append([])
+                for at, frame in enumerate(chunk.frames):
+                    # The kernel's packet type is what tells that a frame is for our MAC address.
+                    if frame[:6] != ingress.mac:
+                        classes[-1].append(None)
+                        continue
+                    kind = filters.classify(frame)
+                    classes[-1].append(kind)
+                    action = path.forward(frame, ingress)
+                    passed = action.verdict is Verdict.PASS
+                    if (kind is bpf.Class.OTHER) != passed and not (case.coarse and passed):
+                        text = f"the socket filters call a frame {kind.value} that is {_said(action)}"
+                        decided = {"reference": _said(action), "filters": kind.value}
+                        return Finding(case.seed, "filter", text, frame, action, decided, len(classes) - 1, at)
         finally:
             filters.close()
-        if case.sort:
-            plain.sort(key=lambda pair: (pair[1].service or 0, pair[0][6:14], pair[0][36:38]))
-        if not plain:
-            return []
-        return self._run_vector(case, tables, ingress, plain) + self._run_single(case, tables, ingress, plain)
+    return classes
 
-    def _run_vector(
-        self, case: Case, tables: ForwardingTables, ingress: Ingress, plain: Sequence[tuple[bytes, Action]]
-    ) -> list[Finding]:
-        compiled = Compiled(tables, [ingress])
-        slots = np.zeros((BATCH, stride_for(ingress.mtu)), np.uint8)
-        vector = VectorPath(Columns(slots), answers=BATCH)
-        expected, drops = _Books(), Counter[str]()
-        for first in range(0, len(plain), BATCH):
-            batch = plain[first : first + BATCH]
-            for row, (frame, _) in enumerate(batch):
-                slots[row, ETHERNET : ETHERNET + len(frame)] = np.frombuffer(frame, np.uint8)
-            outcome = vector.forward(slice(0, len(batch)), 0, compiled)
-            did: dict[int, tuple[str, int, bytes]] = dict.fromkeys(outcome.answer, ("answer", 0, b""))
-            for rows in outcome.dropped:
-                did |= dict.fromkeys(rows.tolist(), ("drop", 0, b""))
-            for send in outcome.sends:
-                rows = range(send.rows.start, send.rows.stop) if isinstance(send.rows, slice) else send.rows.tolist()
-                for row, length in zip(rows, send.lengths.tolist(), strict=True):
-                    out = slots[row, send.start : send.start + length].tobytes()
-                    did[row] = "transmit", send.ifindex, out
-            for row, (frame, action) in enumerate(batch):
-                got = did.get(row, ("nothing", 0, b""))
-                text = _differs(action, got)
-                if text:
-                    decided = {"reference": _said(action), "vector": got[0]}
-                    return [Finding(case.seed, "vector", text, frame, action, decided)]
-                if action.verdict is Verdict.TRANSMIT:
-                    expected.count(action, frame)
-                elif action.reason not in (Reason.TOO_BIG, Reason.NOT_VIP):
-                    drops[str(action.reason)] += 1
-        counted = {str(reason): number for reason, number in (+vector.reasons).items()}
-        text = _unequal("drops", dict(drops), counted) or expected.compare(tables, *_traffic(compiled))
-        return [Finding(case.seed, "vector", text)] if text else []
 
-    def _run_single(
-        self, case: Case, tables: ForwardingTables, ingress: Ingress, plain: Sequence[tuple[bytes, Action]]
-    ) -> list[Finding]:
-        compiled = Compiled(tables, [ingress])
-        slots = np.zeros((1, stride_for(ingress.mtu)), np.uint8)
-        memory = slots.reshape(-1).data
-        single = SinglePath(slots)
-        expected = _Books()
-        for frame, action in plain:
+class RawRun:
+    """One of the raw plane's two ways through a case, and the reference through the same."""
+
+    def __init__(
+        self, case: Case, tables: list[ForwardingTables], ingress: Ingress, classes: Classes, path: str
+    ) -> None:
+        self._case, self._tables, self._ingress, self._classes = case, tables, ingress, classes
+        self._path = path
+        self._clock = Clock(case.begin)
+        self._pins = PinTable.in_memory(PINS, self._clock.now)
+        self._turns = ColumnTurns(random.Random(case.seed))
+        self._reference = Reference(PinTable.in_memory(PINS, self._clock.now))
+        self._news, self._expected_news = News(self._pins), News(self._reference.pins)
+        self._slots = np.zeros((BATCH, stride_for(ingress.mtu)), np.uint8)
+        self._memory = self._slots.reshape(-1).data
+        self._vector = VectorPath(Columns(self._slots), answers=BATCH)
+        self._single = SinglePath(self._slots)
+
+    def run(self, kinds: Counter[str]) -> Finding | None:
+        """What does not agree, if anything."""
+        for version, chunks in groupby(enumerate(self._case.chunks), key=lambda pair: pair[1].version):
+            finding = self._run_version(self._tables[version], list(chunks), kinds)
+            if finding:
+                return finding
+        return None
+
+    def _run_version(
+        self, tables: ForwardingTables, chunks: list[tuple[int, Chunk]], kinds: Counter[str]
+    ) -> Finding | None:
+        self._reference.follow(tables)
+        compiled = Compiled(tables, [self._ingress], self._pins, self._turns)
+        books, drops, counted = _Books(), Counter[str](), self._vector.reasons.copy()
+        choosing = any(service.placement is Placement.PER_FLOW for service in tables.services)
+        for number, chunk in chunks:
+            self._clock.move(chunk.ticks)
+            classes = self._classes[number]
+            for group in _batches(chunk.frames, classes, choosing=choosing):
+                actions = [self._reference.forward(chunk.frames[at], self._ingress) for at in group]
+                if self._path == "vector":
+                    kinds.update(str(action.reason or f"transmit by {action.by}") for action in actions)
+                if classes[group[0]] is bpf.Class.PLAIN:
+                    frames = [chunk.frames[at] for at in group]
+                    forward = self._forward_batch if self._path == "vector" else self._forward_each
+                    wrong = forward(compiled, frames, actions, books, drops)
+                else:
+                    wrong = self._forward_odd(compiled, chunk.frames[group[0]], actions[0])
+                if wrong:
+                    row, text, did = wrong
+                    decided = {"reference": _said(actions[row]), self._path: did}
+                    frame = chunk.frames[group[row]]
+                    return Finding(self._case.seed, self._path, text, frame, actions[row], decided, number, group[row])
+            text = memories_differ(self._reference.pins, self._pins)
+            news, expected = self._news.flows(), self._expected_news.flows()
+            if not text and news != expected:
+                text = f"there is news of flows {sorted(news)}, expected {sorted(expected)}"
+            if text:
+                return Finding(self._case.seed, self._path, text, chunk=number)
+        grown = {str(reason): count for reason, count in (self._vector.reasons - counted).items()}
+        text = _unequal("drops", dict(drops), grown) if self._path == "vector" else ""
+        text = text or books.compare(tables, *_traffic(compiled))
+        return Finding(self._case.seed, self._path, text, chunk=chunks[-1][0]) if text else None
+
+    def _forward_odd(self, compiled: Compiled, frame: bytes, action: Action) -> tuple[int, str, str] | None:
+        got = compiled.path.forward(frame, self._ingress)
+        text = difference(action, got)
+        return (0, text, _said(got)) if text else None
+
+    def _forward_batch(
+        self, compiled: Compiled, frames: list[bytes], actions: list[Action], books: "_Books", drops: Counter[str]
+    ) -> tuple[int, str, str] | None:
+        slots = self._slots
+        for row, frame in enumerate(frames):
+            slots[row, ETHERNET : ETHERNET + len(frame)] = np.frombuffer(frame, np.uint8)
+        outcome = self._vector.forward(slice(0, len(frames)), 0, compiled)
+        did: dict[int, tuple[str, int, bytes]] = dict.fromkeys(outcome.answer, ("answer", 0, b""))
+        for rows in outcome.dropped:
+            did |= dict.fromkeys(rows.tolist(), ("drop", 0, b""))
+        for send in outcome.sends:
+            rows = range(send.rows.start, send.rows.stop) if isinstance(send.rows, slice) else send.rows.tolist()
+            for row, length in zip(rows, send.lengths.tolist(), strict=True):
+                out = slots[row, send.start : send.start + length].tobytes()
+                did[row] = "transmit", send.ifindex, out
+        for row, (frame, action) in enumerate(zip(frames, actions, strict=True)):
+            got = did.get(row, ("nothing", 0, b""))
+            text = _differs(action, got)
+            if text:
+                return row, text, got[0]
+            if action.verdict is Verdict.TRANSMIT:
+                books.count(action, frame)
+            elif action.reason not in (Reason.TOO_BIG, Reason.NOT_VIP):
+                drops[str(action.reason)] += 1
+        return None
+
+    def _forward_each(
+        self, compiled: Compiled, frames: list[bytes], actions: list[Action], books: "_Books", _drops: Counter[str]
+    ) -> tuple[int, str, str] | None:
+        memory = self._memory
+        for row, (frame, action) in enumerate(zip(frames, actions, strict=True)):
             memory[ETHERNET : ETHERNET + len(frame)] = frame
-            made = single.forward(0, 0, compiled)
+            made = self._single.forward(0, 0, compiled)
             if made is None:
                 text = "a frame to transmit was left alone" if action.verdict is Verdict.TRANSMIT else ""
                 if bytes(memory[ETHERNET : ETHERNET + len(frame)]) != frame:
@@ -357,13 +596,35 @@ class Comparison:
                 got = "left alone"
             else:
                 got = "transmit"
-                text = _differs(action, ("transmit", made.ifindex, bytes(single.bytes_of(made))))
-                expected.count(action, frame)
+                text = _differs(action, ("transmit", made.ifindex, bytes(self._single.bytes_of(made))))
+                books.count(action, frame)
             if text:
-                decided = {"reference": _said(action), "single": got}
-                return [Finding(case.seed, "single", text, frame, action, decided)]
-        text = expected.compare(tables, *_traffic(compiled))
-        return [Finding(case.seed, "single", text)] if text else []
+                return row, text, got
+        return None
+
+
+def _batches(frames: list[bytes], classes: list[bpf.Class | None], *, choosing: bool) -> Iterator[list[int]]:
+    """Places of frames that are forwarded together: plain ones that follow one another, and each other one by itself.
+
+    Within a batch, turns may be taken in another order where several frames of a flow are in it: with *choosing*, there
+    are none.
+    """
+    batch: list[int] = []
+    flows: set[bytes] = set()
+    for at, (frame, kind) in enumerate(zip(frames, classes, strict=True)):
+        if kind is None or kind is bpf.Class.OTHER:
+            continue
+        flow = frame[23:24] + frame[26:38] if frame[12:14] == b"\x08\x00" else frame[20:21] + frame[22:58]
+        if batch and (kind is not bpf.Class.PLAIN or len(batch) == BATCH or (choosing and flow in flows)):
+            yield batch
+            batch, flows = [], set()
+        if kind is bpf.Class.PLAIN:
+            batch.append(at)
+            flows.add(flow)
+        else:
+            yield [at]
+    if batch:
+        yield batch
 
 
 def _differs(action: Action, got: tuple[str, int, bytes]) -> str:
@@ -432,7 +693,7 @@ def _unequal(what: str, expected: dict[str, int], counted: dict[str, int]) -> st
 
 
 def _said(action: Action) -> str:
-    details = f"service {action.service}, member {action.member}, slot {action.slot}"
+    details = f"service {action.service}, member {action.member} by {action.by}, slot {action.slot}"
     return f"{action.verdict} {action.reason or ''}".strip() + f", {details}"
 
 
@@ -450,6 +711,11 @@ def ip_length(frame: bytes) -> int:
     if version == 4:
         return int.from_bytes(frame[at + 2 : at + 4], "big")
     return 40 + int.from_bytes(frame[at + 4 : at + 6], "big")
+
+
+def _hop_limit(frame: bytes) -> int:
+    version, at = _network(frame)
+    return frame[at + (8 if version == 4 else 7)]
 
 
 def opens_flow(frame: bytes) -> bool:

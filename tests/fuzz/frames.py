@@ -11,12 +11,20 @@ from appliance.model import DsrType, Protocol
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress
 from appliance.ring.hash import MASKS, derive_keys, hash_columns
+from tests.fuzz.flows import Say, Tuple
 from tests.unit.dataplane.frames import STRANGERS, VIPS
 
 CLIENT_MAC = bytes.fromhex("027100000001")
 LONGEST = 2990
 BUILT = 0.3
 """The part of all frames that is built; the others are such frames, changed."""
+
+SAID = 0.7
+"""The part of all frames that belongs to flows, where there are any."""
+
+_TCP = [say for say in Say if say.value >= 0]
+_TCP_SAYS = (*_TCP, Say.ERROR, *[Say.SYN] * 4, *[Say.PLAIN] * 6, Say.PUSH, Say.FIN)
+_UDP_SAYS = (*[Say.DATA] * 9, Say.ERROR)
 
 _FRAGMENTS = (0x2000, 0x2001, 0x0001, 0x1FFF, 0x3FFF, 0x4001, 0x6000, 0xA000, 0x8001)
 _BYTES = (0, 1, 2, 4, 5, 6, 17, 0x3F, 0x40, 0x44, 0x45, 0x46, 0x4F, 0x50, 0x60, 0x7F, 0x80, 0xF0, 0xFE, 0xFF)
@@ -39,7 +47,14 @@ _SIZES = (0, 0, 0, 1, 5, 6, 18, 100)
 class Frames:
     """A source of frames for one set of tables."""
 
-    def __init__(self, rnd: random.Random, tables: ForwardingTables, ingress: Ingress) -> None:
+    def __init__(self, rnd: random.Random, tables: ForwardingTables, ingress: Ingress, flows: int = 0) -> None:
+        """
+        Args:
+            rnd: makes all choices.
+            tables: that frames are for.
+            ingress: where they arrive.
+            flows: how many flows there are that say more than once what flows say; 0 makes every frame a stranger.
+        """
         self._rnd = rnd
         self._tables = tables
         self._ingress = ingress
@@ -50,13 +65,16 @@ class Frames:
         self._lengths = [member.inner_mtu for member in tables.members.values()] + [ingress.mtu]
         self._labels: list[tuple[TableService, bytes, bytes]] = []
         self._pool: list[bytes] = []
+        self._flows = [self._flow() for _ in range(flows)]
 
     def take(self, count: int) -> list[bytes]:
         """So many frames."""
         frames = []
         rnd = self._rnd
         for _ in range(count):
-            if len(self._pool) < 8 or rnd.random() < BUILT:
+            if self._flows and rnd.random() < SAID:
+                frame = self._say()
+            elif len(self._pool) < 8 or rnd.random() < BUILT:
                 frame = self.build()
                 if len(self._pool) < 256:
                     self._pool.append(frame)
@@ -119,6 +137,28 @@ class Frames:
             body = self._segment(protocol, ports, 20 if version == 4 else 40, source, vip)
         packet = self._ipv4(source, vip, protocol, body) if version == 4 else self._ipv6(source, vip, protocol, body)
         return self._link(version, packet)
+
+    def _flow(self) -> Tuple:
+        rnd = self._rnd
+        service = rnd.choice(self._tables.services)
+        span = rnd.choice(service.ports)
+        port = rnd.choice((span.first, span.first, span.last))
+        source = ip_address(rnd.randbytes(len(service.vip.packed)))
+        return Tuple(source, service.vip, int(service.protocol), rnd.randrange(1024, 1028), port)
+
+    def _say(self) -> bytes:
+        """What a flow says; now and then it is gone, and another one has come."""
+        rnd = self._rnd
+        which = rnd.randrange(len(self._flows))
+        if rnd.random() < 0.005:
+            self._flows[which] = self._flow()
+        flow = self._flows[which]
+        say = rnd.choice(_TCP_SAYS if flow.protocol == Protocol.TCP else _UDP_SAYS)
+        ttl = rnd.choice((64, 64, 64, 64, 64, 64, 64, 1))
+        frame = flow.frame(say, self._ingress.mac, rnd.choice(_SIZES), ttl)
+        if len(self._pool) < 256:
+            self._pool.append(frame)
+        return frame
 
     def _ports(self, service: TableService) -> bytes:
         rnd = self._rnd

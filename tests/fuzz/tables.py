@@ -11,6 +11,8 @@ EGRESS_MACS = (OUR_MAC, "02:71:00:00:00:03")
 MTUS = (1500, 1500, 1480, 1400, 1280, 576, 68, 2000, 9000, 65536)
 INGRESS_MTUS = (1500, 1500, 1500, 1280, 576, 2000)
 MODES = ("five_tuple", "source_ip", "source_ip_port")
+IDLE = (300, 300, 60, 20, 1, 0, 3600)
+CHOOSING = ("placement", "choices", "choice_order")
 NOBODY = 0xFFFF
 
 Raw = dict[str, Any]
@@ -22,7 +24,10 @@ def random_ingress(rnd: random.Random) -> Raw:
 
 def random_tables(rnd: random.Random) -> Raw:
     """One to twenty services that share a few VIPs, ports and ranges of which overlap; members of every delivery and
-    family, some of whom own no slot; slots that nobody owns."""
+    family, some of whom own no slot; slots that nobody owns; some in transition. In a part of all tables, services
+    choose members flow by flow or packet by packet, and packets are never too big, since that would need a turn of
+    somebody's."""
+    choosing = rnd.random() < 0.4
     members = [_member(rnd, number, index) for number, index in enumerate(_indices(rnd))]
     slots = {f"pool{number}": _slots(rnd, members) for number in range(rnd.choice((1, 2, 4)))}
     vips = [rnd.choice(VIPS) for _ in range(rnd.choice((1, 2, 6)))]
@@ -35,13 +40,74 @@ def random_tables(rnd: random.Random) -> Raw:
             "ports": [_ports(rnd, pins) for _ in range(rnd.choice((1, 1, 2, 4)))],
             "hash": rnd.choice(MODES),
             "slots": rnd.choice(sorted(slots)),
+            "idle_timeout": rnd.choice(IDLE),
         }
         for number in range(rnd.choice((1, 2, 6, 20)))
     ]
     if rnd.random() < 0.3:
         for service in services:
             service["hash"] = services[0]["hash"]
+    if choosing:
+        for member in members:
+            member["next_hop"]["mtu"] = 65536
+        services = [service | _choosing(rnd, service, members) for service in services]
     return {"secret": rnd.randbytes(16).hex(), "members": members, "slots": slots, "services": services}
+
+
+def changed_tables(rnd: random.Random, raw: Raw) -> Raw:
+    """Other tables of the same services: owners change, windows begin and end, members go, choices are others."""
+    members = raw["members"]
+    if len(members) > 1 and rnd.random() < 0.3:
+        gone = rnd.randrange(len(members))
+        members = members[:gone] + members[gone + 1 :]
+    there = {member["index"] for member in members}
+    slots = {name: _moved(rnd, description, members) for name, description in raw["slots"].items()}
+    services = []
+    for service in raw["services"]:
+        if rnd.random() < 0.1:
+            service = service | {"idle_timeout": rnd.choice(IDLE)}
+        if "placement" in service and rnd.random() < 0.3:
+            service = {key: value for key, value in service.items() if key not in CHOOSING}
+            service |= _choosing(rnd, service, members)
+        if not set(service.get("choices", ())) <= there:
+            service = service | {"choices": [index for index in service["choices"] if index in there]}
+        services.append(service)
+    return raw | {"members": members, "slots": slots, "services": services}
+
+
+def _choosing(rnd: random.Random, service: Raw, members: list[Raw]) -> Raw:
+    """How a service chooses, if it does."""
+    kinds = ("hash", "per_flow", "per_flow", "per_packet") if service["protocol"] == "udp" else ("hash", "per_flow")
+    placement = rnd.choice(kinds)
+    if placement == "hash":
+        return {"placement": placement}
+    indices = [member["index"] for member in members]
+    choices = [rnd.choice(indices) for _ in range(rnd.choice((0, 1, 2, 7)))]
+    # Chance is the same everywhere only where it has no choice.
+    order = rnd.choice(("sequence", "random")) if len(set(choices)) < 2 else "sequence"
+    return {"placement": placement, "choices": choices, "choice_order": order}
+
+
+def _moved(rnd: random.Random, slots: Raw, members: list[Raw]) -> Raw:
+    """Slots some of which have got other owners."""
+    indices = [member["index"] for member in members]
+    here = {*indices, NOBODY}
+    before = slots.get("cycle", [NOBODY])
+    size = {"size": slots["size"]} if "size" in slots else {}
+    how = rnd.random()
+    if how < 0.4:  # a window
+        after = [rnd.choice((*indices, NOBODY)) if rnd.random() < 0.7 else owner for owner in before]
+        previous = before
+    elif how < 0.6:  # a tail
+        after, previous = before, [NOBODY] * len(before)
+    elif how < 0.8:  # the end of it
+        after, previous = before, before
+    else:
+        after, previous = before, [rnd.choice((*indices, NOBODY)) for _ in before]
+    heir = rnd.choice(indices)
+    after = [owner if owner in here else heir for owner in after]
+    previous = [owner if owner in here else NOBODY for owner in previous]
+    return {"cycle": after, "previous": previous, **size}
 
 
 def _indices(rnd: random.Random) -> list[int]:
@@ -84,8 +150,8 @@ def _slots(rnd: random.Random, members: list[Raw]) -> Raw:
     slots: Raw = {"cycle": owners}
     if rnd.random() < 0.3:
         slots["size"] = rnd.choice((1, 2, 251, 4099, SLOTS - 1))
-    if rnd.random() < 0.3:
-        slots["previous"] = [rnd.choice(indices)]
+    if rnd.random() < 0.4:
+        slots["previous"] = [rnd.choice((*indices, NOBODY)) for _ in range(rnd.choice((1, len(owners))))]
     return slots
 
 

@@ -14,10 +14,12 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from appliance.dataplane.auto import AutoDataPlane
 from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
+from appliance.dataplane.pins import LivePins
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.xdp.attach import Mode
 from appliance.dataplane.xdp.plane import XdpDataPlane
@@ -158,6 +160,11 @@ async def descriptors(_: DataPlane, kind: str) -> int:
     return await asyncio.to_thread(work)
 
 
+async def remembered(plane: DataPlane) -> tuple[LivePins, np.ndarray, int]:
+    """Live pins, counted handshakes, and when that was."""
+    return plane.pins.live(), plane.pins.delays.copy(), time.monotonic_ns()
+
+
 EXTRA = {
     "injure": injure,
     "swap": swap,
@@ -167,6 +174,7 @@ EXTRA = {
     "watch": watch,
     "corrupt": corrupt,
     "descriptors": descriptors,
+    "remembered": remembered,
 }
 """What tests want to do beyond the contract."""
 

@@ -447,13 +447,13 @@ def test_a_program_that_is_wrong_is_taken_off(bench: Rig, tmp_path: Path, what: 
 def test_more_members_than_the_program_can_have(bench: Rig) -> None:
     """Such tables are refused with the number, the old ones stay in force, and the larger maps are given back."""
     first = member(bench, 1)
-    crowd = [replace(first, index=1 + i, id=f"web/m{1 + i}") for i in range(0x8001)]
+    crowd = [replace(first, index=1 + i, id=f"web/m{1 + i}") for i in range(0x8000)]
     many = tables(*crowd, protocol=Protocol.UDP)
     with running(bench, "xdp") as plane:
         plane.set(one(bench))
         maps = plane.ask("descriptors", "bpf-map")
         assert maps > 0
-        with pytest.raises(DataPlaneError, match=r"cannot follow the new tables: 32769 ways, room for 32768"):
+        with pytest.raises(DataPlaneError, match=r"cannot follow the new tables: 32768 ways, room for 32767"):
             plane.set(many)
         assert plane.ask("descriptors", "bpf-map") == maps
         plane.check()

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from appliance.bpf.libbpf import Map, Object
-from appliance.forwarding import ForwardingTables, TableService
+from appliance.forwarding import ForwardingTables, Placement, TableService
 from appliance.model import HashMode, PortRange, Protocol
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import PacketPath
+from appliance.packet.placement import PinState
 from tests.netns import Namespace, until
 from tests.root.plane_rig import REPOSITORY, Plane, Rig, inside, mac, rig, traffic_object
 from tests.root.test_planes import INGRESS, SECRET, VIP4, member, serve_tcp, tables, udp, upload, vips_at
@@ -136,15 +137,18 @@ class Tally:
 
     def __init__(self, bench: Rig, plane: Plane, counts: Map) -> None:
         self._bench, self._plane, self._counts = bench, plane, counts
-        self._before = self._wire()
+        self._before = self._wire() - self._chat()
 
     def _wire(self) -> int:
         return int(self._bench.director.run("cat", "/sys/class/net/d0/statistics/rx_packets"))
 
+    def _chat(self) -> int:
+        reasons = self._plane.counters().reasons
+        return sum(reasons.get(reason, 0) for reason in ("not_ip", "not_vip"))
+
     def received(self) -> int:
         """Frames that the program was given, but for the neighbours' chat."""
-        reasons = self._plane.counters().reasons
-        return self._wire() - self._before - sum(reasons.get(reason, 0) for reason in ("not_ip", "not_vip"))
+        return self._wire() - self._chat() - self._before
 
     def check(self, sent: int, allowed: range) -> int:
         """Every frame is at the member's end, at a member that a table has named. What the cable itself could not take,
@@ -249,7 +253,7 @@ def test_maps_that_are_replaced_lose_nothing(bench: Rig) -> None:
     with bench.plane() as plane, counting(bench) as counts:
         plane.set(small)
         tally = Tally(bench, plane, counts)
-        with flood(bench, udp(0), 3.0) as frames:
+        with flood(bench, udp(0), 8.0) as frames:
             for extra in (300, 900, 2700):
                 plane.set(grown(small, extra))
             assert frames.goes_on(), "the flood was over before the last change"
@@ -343,3 +347,73 @@ def test_a_flood_of_syns_fills_nothing(bench: Rig, long: bool) -> None:
         assert after["maps"] == before["maps"]
         assert more < 8 << 20
         assert cost_after < 1.5 * cost_before
+
+
+def placed_one_by_one(bench: Rig, *chosen: int) -> ForwardingTables:
+    """A service on port 82 whose new connections go to some of two members: a server, and an address that nobody has.
+    By its slots alone, whatever comes goes to the latter."""
+    server, hole = member(bench, 1), member(bench, 2, mac=bytes((2, 0, 0, 0, 1, 99)))
+    service = TableService(
+        0,
+        "held",
+        VIP4,
+        Protocol.TCP,
+        (PortRange(82, 82),),
+        HashMode.FIVE_TUPLE,
+        cycle(2),
+        placement=Placement.PER_FLOW,
+        choices=np.array(chosen, np.uint16),
+    )
+    return ForwardingTables(SECRET, (service,), {1: server, 2: hole})
+
+
+def goes_on(near: socket.socket, far: socket.socket) -> bool:
+    near.sendall(b"ping")
+    return far.recv(4, socket.MSG_WAITALL) == b"ping"
+
+
+def test_a_flood_of_syns_leaves_established_flows_alone(bench: Rig, long: bool) -> None:
+    """Where every flow is remembered, those of a flood push out each other, and connections that were there go on."""
+    seconds = 30.0 if long else 4.0
+    with bench.plane(pins=4096) as plane, vips_at(bench.member):
+        plane.set(placed_one_by_one(bench, 1))
+        near, far = held_connection(bench, 20_000)
+        with near, far:
+            assert goes_on(near, far)
+            plane.set(placed_one_by_one(bench, 2))
+            before, rounds = plane.ask("facts"), 0
+            with flood(bench, syn(port=82), seconds, sources=17) as frames:
+                while frames.goes_on():
+                    assert goes_on(near, far)
+                    rounds += 1
+            after = plane.ask("facts")
+            live, _, _ = plane.ask("remembered")
+        details = plane.counters().details
+    print(f"{frames.sent} SYNs in {seconds:g} s, {rounds} rounds; {details}")
+    assert rounds > 10
+    assert frames.sent > 10_000 * seconds
+    assert after["maps"] == before["maps"]
+    assert len(live) <= 4096
+    assert live.member[live.state == PinState.OPEN].tolist() == [1]
+    assert details["pins_made"] > 4096
+    assert details["pins_evicted_new"] > 4096
+    assert details["pins_evicted_open"] == 0
+
+
+def test_larger_maps_keep_what_is_remembered(bench: Rig) -> None:
+    """Tables that outgrow the maps come with another program, which goes on with the flows of the one before."""
+    with bench.plane() as plane, vips_at(bench.member):
+        plane.set(placed_one_by_one(bench, 1))
+        near, far = held_connection(bench, 20_001)
+        with near, far:
+            assert goes_on(near, far)
+            others = placed_one_by_one(bench, 2)
+            for extra in (0, 300, 900):
+                plane.set(grown(others, extra))
+                assert goes_on(near, far)
+                live, delays, _ = plane.ask("remembered")
+                assert live.member.tolist() == [1]
+                assert delays["count"].tolist()[1] == 1
+                plane.check()
+                assert plane.describe()["mode_d0"] == "native", "nothing speaks against the program"
+        assert plane.counters().details["pins_made"] == 1

@@ -19,6 +19,9 @@ from tests.vectors_io import Vector, difference, excuses, packet_vectors
 
 pytestmark = pytest.mark.root
 
+PINS = "slot", "placement", "choice_order", "pin_state", "pin"
+"""Enumerations of what decides beside the slot."""
+
 VECTORS = [vector for vector in packet_vectors() if 14 <= len(vector.frame) <= LONGEST_TEST_FRAME]
 OUT_OF_REACH = [vector for vector in packet_vectors() if vector not in VECTORS]
 
@@ -52,7 +55,7 @@ def run(program: Program, vector: Vector) -> tuple[str, Action | None]:
     """The way out, and the action that it is, if it is one."""
     follow(program, vector.tables)
     outcome, out = program.run(vector.frame, interface_of(vector.ingress))
-    action = action_of(outcome.exit, outcome.service, outcome.member, outcome.slot, out, vector.tables)
+    action = action_of(outcome, out, vector.tables)
     return outcome.exit, action
 
 
@@ -94,7 +97,7 @@ def test_layout_is_that_of_the_object() -> None:
         assert event.fields["head"].size == layout.EVENT_HEAD
         exits = opened.enum("exit")
         assert exits.pop("EXITS") == layout.EXITS == len(exits)
-        for enum in ("way_kind", "way_flags", "port_flags", "index"):
+        for enum in ("way_kind", "way_flags", "port_flags", "index", *PINS):
             for name, value in opened.enum(enum).items():
                 assert getattr(layout, name) == value, name
 

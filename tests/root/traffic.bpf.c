@@ -5,8 +5,6 @@
  */
 #include "bpf.h"
 
-static u32 (*bpf_get_prandom_u32)(void) = (void *)7;
-
 struct setting {
 	u64 head[8]; /* of the frame to send */
 	u32 sum;     /* of its IPv4 header without source address and checksum */

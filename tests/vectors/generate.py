@@ -288,6 +288,7 @@ class File:
             "service": service,
             "member": member,
             "slot": hash32 * SLOTS >> 32,
+            "by": "slot",
             "ifindex": raw["members"][member]["next_hop"]["ifindex"],
             "frame": frame.hex(),
         }
@@ -330,7 +331,7 @@ def drop_with_flow(
     hash32 = flow_hash(*flow, raw["services"][service]["hash"])
     action = dropped(reason, service=service, slot=hash32 * SLOTS >> 32)
     if member is not None:
-        action["member"] = member
+        action |= {"member": member, "by": "slot"}
     if reply is not None:
         action["reply"] = {"frame": reply[0].hex(), "kind": reply[1]}
     return action

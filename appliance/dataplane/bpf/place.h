@@ -227,7 +227,7 @@ GLOBAL int place(struct question *q)
 	if (policy->placement == PLACEMENT_HASH ? primary == previous : policy->placement != PLACEMENT_PER_FLOW)
 		return 0;
 
-	now = pin_now(control);
+	now = noted_now(control, q->row);
 	q->flow.idle = policy->idle;
 	tag = pin_tag(q->flow.hash64);
 	q->position = pin_set_of(control, q->flow.hash64);
@@ -298,7 +298,7 @@ GLOBAL int place(struct question *q)
 enum { WORTH_EMPTY = 6, WORTH_OVER = 5 };
 
 /* How readily a place is given up: empty, over, RST, FIN, NEW, OPEN; old ones first. 0 for one that is just being taken. */
-GLOBAL u32 worth(u64 word, u32 position, u32 now)
+INLINE u32 worth(u64 word, u32 position, u32 now)
 {
 	u32 age = age_of(word, now), state = state_of(word);
 	const struct flow *flow;
@@ -315,30 +315,20 @@ GLOBAL u32 worth(u64 word, u32 position, u32 now)
 	return (state == PIN_OPEN ? 1 : state == PIN_NEW ? 2 : state + 1) << WHEN_BITS | age;
 }
 
-/* Writes down whose flow is at a position, and that it is news. Both at the moment when nobody else does. */
-INLINE void write_down(struct question *q, u32 position)
+/* Writes down whose flow is at a position, and that it is news; whoever reads the news does so once it is announced. */
+INLINE void write_down(struct question *q, u32 position, u32 row, const u64 *head)
 {
-	u32 row = bpf_get_smp_processor_id();
-	u64 *head = AT(pin_heads, row), *two;
 	struct flow *flow = AT(pin_flows, position);
 	struct cpu *cpu = AT(cpus, q->row);
+	u64 *two;
 
-	if (!head || !flow)
-		return;
-	*flow = q->flow;
+	if (flow)
+		*flow = q->flow;
 	two = AT(pin_journal, (row * JOURNAL + (*head & (JOURNAL - 1))) >> 1);
 	if (two)
 		((u32 *)two)[*head & 1] = position;
 	if (cpu)
 		cpu->pins_made++;
-}
-
-INLINE void announce(void)
-{
-	u64 *head = AT(pin_heads, bpf_get_smp_processor_id());
-
-	if (head)
-		*head += 1;
 }
 
 /* The time from a connection's SYN to the client's first ACK. */
@@ -360,8 +350,8 @@ GLOBAL int keep(struct question *q)
 	struct pin_set *set;
 	struct turn *turn;
 	struct cpu *cpu;
-	u32 position, state, fresh, score, best = 0, at;
-	u64 given_up, busy;
+	u32 position, row, state, fresh, score, best = 0, at;
+	u64 given_up, busy, *head;
 
 	if (!q || !control)
 		return 0;
@@ -374,7 +364,9 @@ GLOBAL int keep(struct question *q)
 		return 0;
 	position = q->position;
 	set = AT(pin_words, position >> 3);
-	if (!set)
+	row = bpf_get_smp_processor_id();
+	head = AT(pin_heads, row);
+	if (!set || !head)
 		return 0;
 	state = state_of(q->word);
 	fresh = !q->found || state == PIN_NEW || member_of(q->found) != member_of(q->word);
@@ -384,8 +376,8 @@ GLOBAL int keep(struct question *q)
 		if (__sync_val_compare_and_swap(&set->word[position & 7], q->found, q->word) != q->found)
 			return 0;
 		if (fresh) {
-			write_down(q, position);
-			announce();
+			write_down(q, position, row, head);
+			*head += 1;
 		} else if (state == PIN_OPEN && state_of(q->found) == PIN_NEW) {
 			count_delay(control, position, member_of(q->word));
 		}
@@ -401,6 +393,9 @@ GLOBAL int keep(struct question *q)
 			if (score > best)
 				best = score;
 		}
+		/* By way of memory, so that verifiers do not follow the number through every path to here. */
+		*(volatile u64 *)&q->found = best;
+		best = *(volatile u64 *)&q->found;
 		at = 7 - (best & 7);
 	}
 	given_up = load(&set->word[at & 7]);
@@ -410,10 +405,10 @@ GLOBAL int keep(struct question *q)
 	busy = q->word | (u64)NOBODY << MEMBER_SHIFT;
 	if (__sync_val_compare_and_swap(&set->word[at & 7], given_up, busy) != given_up)
 		return 0;
-	write_down(q, position + at);
+	write_down(q, position + at, row, head);
 	if (__sync_val_compare_and_swap(&set->word[at & 7], busy, q->word) != busy)
 		return 0;
-	announce();
+	*head += 1;
 	cpu = AT(cpus, q->row);
 	if (cpu && given_up && best >> 3 < WORTH_OVER << WHEN_BITS)
 		cpu->pins_evicted[state_of(given_up) & 3]++;

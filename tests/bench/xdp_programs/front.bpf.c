@@ -6,7 +6,6 @@
 #include "bpf.h"
 
 enum { BPF_MAP_TYPE_PROG_ARRAY = 3 };
-static u32 (*bpf_get_prandom_u32)(void) = (void *)7;
 static long (*bpf_tail_call)(void *ctx, void *map, u32 index) = (void *)12;
 
 struct setting {

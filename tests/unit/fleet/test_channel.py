@@ -255,21 +255,38 @@ def test_a_fleet_with_another_secret(run):
     run(main())
 
 
-def test_a_member_that_one_director_does_not_know_yet(run):
-    """Its pins are asked for again as soon as the tables have it: directors reload one after the other."""
+def test_a_director_that_hears_before_it_has_tables(run):
+    """It joins at once, and what it has heard takes effect with its first tables."""
 
     async def main():
         a, b = directors("a", "b")
         here, there = table(), table()
-        one, other = channel(a, [b], here), channel(b, [a], there)
-        other.set_members(members(0, ["w0"]))
+        keep(here, range(500), member=3)
+        one, other = channel(a, [b], here), PinChannel(b, [a], SECRET, there)
         async with running(one, other):
-            await until(lambda: met(one, other), "they have met")
-            keep(here, range(50), member=3)
-            await until(lambda: other.status().counts["unknown_member"] >= 50, "news of a stranger")
+            facts = await other.joined()
+            assert facts.pins == {"a": 500}
             assert known(there) == {}
-            other.set_members(members())
-            await until(lambda: len(known(there)) == 50, "asked again")
+            assert other.set_members(members(20)) == 500
+            assert known(there) == dict.fromkeys(hashes(range(500)), 23)
+
+    run(main())
+
+
+def test_what_was_given_up_is_asked_for_again(run):
+    """Pins of unknown members for which there was no room come again when their member does."""
+
+    async def main():
+        a, b = directors("a", "b")
+        here, there = table(1 << 12), table(1 << 10)
+        keep(here, range(2000), member=3)
+        one, other = channel(a, [b], here), PinChannel(b, [a], SECRET, there)
+        async with running(one, other):
+            await until(lambda: other.status().counts["unknown_member"] >= len(known(here)), "news of strangers")
+            asked = peer(other).received
+            taken = other.set_members(members())
+            assert taken <= there.capacity
+            await until(lambda: peer(other).received >= asked + len(known(here)), "asked again")
 
     run(main())
 

@@ -384,6 +384,39 @@ async def test_who_takes_our_words_away_hears_them_again() -> None:
         await until(lambda: {"verdicts/d1/web", "directors/d1"} <= fleet.cluster.entries.keys(), "they are back")
 
 
+async def test_a_director_that_slept_too_long_comes_back() -> None:
+    """When a lease runs out under a director that lives, it takes a new one and has its say again."""
+    fleet = Fleet()
+    d1, d2, _ = fleet.directors
+    async with running(*fleet.directors):
+        fleet.say(UP, UP, UP)
+        await fleet.in_step()
+        began = time.monotonic()
+        for number, lease in list(fleet.cluster._leases.items()):
+            if "directors/d1" in lease.keys:
+                await fleet.cluster.end(number)
+        await until(lambda: len(d2.agreed.directors) == 2, "d1 has no say")
+        await fleet.in_step()
+        await until(lambda: d2.members["web/web1"].up == ("d1", "d2", "d3"), "d1 has its say")
+        assert d1.course(began) == [(UP, UP, UP)]
+
+
+async def test_a_store_that_was_restored_from_a_backup() -> None:
+    """A store that has lost what it had, and counts from the beginning, is filled again."""
+    fleet = Fleet()
+    async with running(*fleet.directors):
+        fleet.say(UP, DOWN, UP)
+        await fleet.in_step()
+        began = time.monotonic()
+        await fleet.cut_off()
+        empty = FakeCluster(time.monotonic)
+        for store in fleet.stores:
+            store._cluster = empty
+        await fleet.in_step()
+        await until(lambda: "agreed/web" in empty.entries, "agreed again")
+        assert all(director.course(began) == [(UP, DOWN, UP)] for director in fleet.directors)
+
+
 async def test_repeating_changes_nothing() -> None:
     """What is said twice is written and told once."""
     fleet = Fleet(1)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.fleet.telling import BACKLOG, REFRESH_MS, REPEAT_MS, ROUND_MS, Telling
+from appliance.fleet.telling import ASIDE_NS, BACKLOG, REFRESH_MS, REPEAT_MS, ROUND_MS, Telling
 from appliance.fleet.wire import AGE_SHIFT, END, ENTRY, Keys
 from appliance.packet.placement import TICK_S, PinState
 from tests.unit.fleet.ends import SECRET, flow, hashes, keep, known, members, table
@@ -198,19 +198,37 @@ def test_time_under_way_counts():
     assert sorted(b.pins.live().age.tolist()) in ([0, 10], [1, 11])
 
 
-def test_members_that_are_not_known_are_not_taken():
-    """A pin to somebody whom our tables do not have would lead nowhere; the teller is asked again when they have."""
+def test_pins_of_unknown_members_wait_for_them():
+    """A pin to somebody whom our tables do not have would lead nowhere. It takes effect when they have, a bit older."""
     a, b = Director(), Director()
     b.telling.set_members(members(0, ["w0"]))
     keep(a.pins, [1], member=0)
     keep(a.pins, [2], member=1)
-    told = a.news().tobytes()
-    assert (b.telling.hear(told).unknown, known(b.pins)) == (1, dict.fromkeys(hashes([1]), 0))
-    b.telling.set_members(members())
-    assert b.telling.hear(told).unknown == 0
-    assert len(known(b.pins)) == 2
+    keep(a.pins, [3], member=1, idle=10)
+    assert b.telling.hear(a.news().tobytes()).unknown == 2
+    assert known(b.pins) == dict.fromkeys(hashes([1]), 0)
+    b.wait(12 * TICK_S * 1000)
+    assert b.telling.set_members(members(0, ["w0", "w2"])) == 0
+    assert b.telling.set_members(members()) == 1  # the other one is over
+    assert known(b.pins) == dict.fromkeys(hashes([1]), 0) | dict.fromkeys(hashes([2]), 1)
+    assert set(b.pins.live().age.tolist()) <= {12, 13}
+    assert b.telling.set_members({}) == b.telling.set_members(members()) == 0
+
+
+def test_what_is_put_aside_is_bounded():
+    """By number and by time; what had to be given up for lack of room is counted, so that it can be asked for again."""
+    a, b = Director(), Director(pins=64)
     b.telling.set_members({})
-    assert b.telling.hear(told).unknown == 2
+    lost = 0
+    for begin in range(0, 200, 10):
+        keep(a.pins, range(begin, begin + 10))
+        lost += b.telling.hear(a.news().tobytes()).lost
+    assert lost == 140
+    for director in (a, b):
+        director.wait(ASIDE_NS / MS + 1000)
+    keep(a.pins, range(200, 210))
+    assert b.telling.hear(a.news().tobytes()).lost == 0
+    assert b.telling.set_members(members()) == 10
 
 
 def test_flows_of_members_that_are_gone_are_not_told():
