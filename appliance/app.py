@@ -44,7 +44,7 @@ from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, PlaneKind
 from appliance.netlink import Netlink
-from appliance.reconcile import Reconciler, serving
+from appliance.reconcile import Reconciler, mask
 from appliance.ring.algorithms import ALGORITHMS
 from appliance.seen import seen
 from appliance.state import Learning, PinsSeen, State
@@ -346,7 +346,7 @@ class Director:
     def _seen(self, applied: Desired, loads: Mapping[str, float], known: Seen | None) -> tuple[PinsSeen, Seen]:
         pins = self._plane.pins
         pins.sweep()
-        live = pins.live(serving(applied))
+        live = pins.live(mask(applied.tables.members))
         ids = {index: member.id for index, member in applied.tables.members.items()}
         return seen(live, applied), member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
 

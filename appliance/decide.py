@@ -185,6 +185,9 @@ class Desired:
     gone: frozenset[str] = frozenset()
     """Members that were leaving and that nothing refers to any more, as `pool/member`."""
 
+    remembered: frozenset[int] = frozenset()
+    """Members whose flows are worth remembering, by index: those that serve, and all of pools that are not decided."""
+
     recheck_at: float | None = None
     """When time alone will change something, in seconds since 1970; None is never."""
 
@@ -240,6 +243,9 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         services=tuple(views),
         vips=vip_views,
         gone=gone,
+        remembered=frozenset(
+            view.index for ring in rings.values() for view in ring.judged if view.serves or ring.undecided
+        ),
         recheck_at=min(_rechecks(rings.values(), courses.values(), now), default=None),
         log={
             key: _logged(key, ring, before, snapshot, now, settled=key in settled)

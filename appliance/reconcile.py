@@ -11,7 +11,7 @@ The other way round there would be a moment in which routers send us packets tha
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -89,8 +89,8 @@ class Reconciler:
         self._tell(desired)
         try:
             await self._plane.set(desired.tables)
-            if self._lost(desired):
-                await asyncio.to_thread(self._plane.pins.forget, serving(desired))
+            if self.applied is not None and not self.applied.remembered <= desired.remembered:
+                await asyncio.to_thread(self._plane.pins.forget, mask(desired.remembered))
             await self._plane.check()
         except DataPlaneError as error:
             # Routers may not be told of what is not certain to be carried: the store turns this error into "announce
@@ -105,11 +105,6 @@ class Reconciler:
         if desired.gone:
             self._state.forget(desired.gone)
         return await self._speak(desired.routes) and done
-
-    def _lost(self, desired: Desired) -> bool:
-        """Whether members have left the tables."""
-        before = self.applied.tables.members.keys() if self.applied is not None else frozenset()
-        return not before <= desired.tables.members.keys()
 
     async def _speak(self, routes: frozenset[Route]) -> bool:
         """A speaker remembers what it was told, and does it when it can; so what counts is what it was told last."""
@@ -145,11 +140,11 @@ class Reconciler:
             log.info("vip.withdrawn", vip=vip, reason="removed", detail="no longer configured")
 
 
-def serving(desired: Desired) -> npt.NDArray[np.bool_]:
-    """By member index."""
-    serves = np.zeros(1 << 16, np.bool_)
-    serves[list(desired.tables.members)] = True
-    return serves
+def mask(members: Iterable[int]) -> npt.NDArray[np.bool_]:
+    """Member indices as a column: by index, whether it is one of them."""
+    chosen = np.zeros(1 << 16, np.bool_)
+    chosen[list(members)] = True
+    return chosen
 
 
 def _turned(before: Desired | None, now: Desired) -> Iterator[tuple[str, MemberView]]:

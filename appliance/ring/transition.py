@@ -131,7 +131,7 @@ def follow(
     if np.array_equal(slots, before.slots):
         return before
     goes_on = (window & windowed & ~over) | (tail & ~windowed & ~steady & ~moved)
-    # Who was taken because somebody had to be has none of the unremembered flows: the first that takes new ones has them.
+    # Who was taken because somebody had to be has none of the unremembered flows: who takes new ones next has them.
     since = np.where(stranded, -np.inf, np.where(goes_on, before.since, now))
     for array in (slots, since):
         array.flags.writeable = False

@@ -5,8 +5,9 @@ import asyncio
 from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.fake import FakeDataPlane
 from appliance.model import Health
+from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.reconcile import Reconciler
-from appliance.state import State
+from appliance.state import State, Unresolved
 from bgp.route import Route
 from bgp.speaker import RecordingSpeaker, SpeakerError
 from tests.builders import config, snapshot
@@ -51,6 +52,12 @@ class Journal:
         """Wait until the speaker was told exactly *routes*."""
         async with self._heard:
             await self._heard.wait_for(lambda: self.speaker.routes == routes)
+
+
+    async def written(self, *lines):
+        """Wait until these are the latest lines; the last one tells of a route."""
+        async with self._heard:
+            await self._heard.wait_for(lambda: self.lines[-len(lines) :] == list(lines))
 
 
 def setup():
@@ -144,7 +151,26 @@ async def test_run_takes_a_burst_of_changes_as_one():
             await journal.told(frozenset({VIP_ROUTE}))
             for number in (1, 2, 3):
                 state.set_health(f"web/web{number}", Health.DOWN)
-            while journal.lines[-3:] != ["routes 0", "program 0", "routes 0"]:
-                await asyncio.sleep(0.001)
+            await journal.written("routes 0", "program 0", "routes 0")
         running.cancel()
     assert journal.lines.count("program 0") == 1
+
+
+async def test_pins_of_a_dead_member_are_forgotten_and_those_of_a_pool_that_is_cut_off_are_not():
+    """A member that comes back has none of its flows; a director that was cut off for a moment knows all of them."""
+    journal, state, reconciler = setup()
+    await journal.plane.start()
+    await reconciler.once()
+    pins = journal.plane.pins
+    for index in (0, 1):
+        facts = FlowFacts(bytes([192, 0, 2, 1]), bytes([198, 51, 100, 7]), bytes(4), 6, index + 7, 0, 300)
+        pins.keep(Pin(index, PinState.OPEN), facts, pins.now())
+    hops = state.snapshot().next_hops
+    state.set_next_hops({address: Unresolved("interface_down") for address in hops})
+    await reconciler.once()
+    assert len(pins.live()) == 2
+    state.set_next_hops(hops)
+    await reconciler.once()
+    state.set_health("web/web1", Health.DOWN)
+    await reconciler.once()
+    assert pins.live().member.tolist() == [1]
