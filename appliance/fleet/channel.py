@@ -4,8 +4,8 @@
     every second   a HELLO to each peer, there or not; the ANSWER proves that it lives (session.py)
     a new life     of a peer, or one that has come back: we ask it for its whole table
 
-A whole table is asked for block by block, so whoever asks sets the pace, and asks again for the parts that got lost.
-News that come in meanwhile are the same kind of statement, so nothing has to wait for anything.
+A whole table is asked for block by block (dump.py). News that come in meanwhile are the same kind of statement, so
+nothing has to wait for anything.
 
 Each peer has a socket of its own, bound to our address and connected to the peer's: the kernel has datagrams of anybody
 else refused before they cost us anything, and a filter in front of the socket (wire.py) those that only claim to come
@@ -34,13 +34,13 @@ import structlog
 
 from appliance.dataplane.pins import PinTable
 from appliance.dataplane.raw.kernel import SO_RCVBUFFORCE, SO_SNDBUFFORCE, attach_filter
+from appliance.fleet.dump import AT_ONCE as BLOCKS
+from appliance.fleet.dump import Asking
 from appliance.fleet.session import Session
 from appliance.fleet.telling import ROUND_MS, Positions, Telling
 from appliance.fleet.wire import (
-    ALL_PARTS,
     DIGEST,
     DIGESTS,
-    END,
     ENTRY,
     PARTS,
     PER_DATAGRAM,
@@ -152,34 +152,10 @@ class Joined:
     seconds: float
 
 
-@dataclass
-class _Asking:
-    """A peer's table, on its way to us."""
-
-    number: int
-    began_ns: int
-    cursor: int = 0
-    following: int = END
-    got: int = 0
-    parts: int = 0
-    """0: not known yet."""
-    asked_ns: int = 0
-    """0: not yet."""
-    tries: int = 0
-    progress_ns: int = 0
-    pins: int = 0
-
-    @property
-    def is_whole(self) -> bool:
-        return self.parts > 0 and self.got == (1 << self.parts) - 1
-
-
-@dataclass
+@dataclass(frozen=True)
 class _Block:
     """A part of our table that a peer has asked for."""
 
-    number: int
-    cursor: int
     following: int
     positions: Positions
 
@@ -196,9 +172,10 @@ class _Peer:
     opened_ns: int = 0
     hello_ns: int = 0
     challenge_ns: int = 0
-    asking: _Asking | None = None
+    asking: Asking | None = None
     asked: int = 0
-    block: _Block | None = None
+    blocks: dict[tuple[int, int], _Block] = field(default_factory=dict)
+    """Those that it has asked for last, by number and cursor."""
     whole: int | None = None
     """The life of which we have had the whole table."""
     told_pins: int = 0
@@ -284,7 +261,9 @@ class PinChannel:
                 del self._peers[name]
         for name, spec in wanted.items():
             if name not in self._peers:
-                self._peers[name] = _Peer(spec, self._keys.director(name), Session(self._life, self._random))
+                # Numbers go on where they were, or further on, for a peer that was here before.
+                session = Session(self._life, self._random, self._clock_ns())
+                self._peers[name] = _Peer(spec, self._keys.director(name), session)
         self._wake.set()
 
     def set_members(self, members: Mapping[int, TableMember]) -> int:
@@ -408,12 +387,7 @@ class PinChannel:
         if peer.is_near and not peer.session.is_near(now_ns):
             peer.is_near, peer.asking, peer.whole = False, None, None
             log.warning("pins.peer_silent", peer=peer.spec.name, address=str(peer.spec.address))
-        asking = peer.asking
-        if asking is not None:
-            patience = max(50 * _MS, 3 * (peer.session.round_trip_ns or 0)) << min(asking.tries, 4)
-            if not asking.asked_ns or now_ns - max(asking.asked_ns, asking.progress_ns) > patience:
-                asking.tries += 1
-                self._ask(peer, asking, now_ns)
+        self._ask(peer, now_ns)
         refused = peer.refused.total()
         if refused > peer.warned + _STRAY and (peer.warned_ns is None or now_ns - peer.warned_ns > 60 * _SECOND):
             peer.warned, peer.warned_ns = refused, now_ns
@@ -423,7 +397,7 @@ class PinChannel:
         passed_s = (now_ns - self._told_ns) / _SECOND
         self._told_ns = now_ns
         self._allowance = min(self._rate * _BURST_S, self._allowance + self._rate * passed_s)
-        limit = int(self._allowance / (_DATAGRAM * len(near))) * PER_DATAGRAM
+        limit = max(0, int(self._allowance / (_DATAGRAM * len(near)))) * PER_DATAGRAM
         self._counts["overrun"] += self._telling.look()
         news = self._telling.news(limit)
         self._counts["news"] += self._tell_all(near, news)
@@ -436,6 +410,7 @@ class PinChannel:
     def _tell_all(self, near: Sequence[_Peer], positions: Positions) -> int:
         if not len(positions):
             return 0
+        at_ns = self._clock_ns()
         entries = self._telling.tell(positions)
         data = memoryview(entries.tobytes())
         size = PER_DATAGRAM * ENTRY.itemsize
@@ -443,7 +418,7 @@ class PinChannel:
             body = data[begin : begin + size]
             count = len(body) // ENTRY.itemsize
             for peer in near:
-                self._send(peer, Kind.PINS, body, count)
+                self._send(peer, Kind.PINS, body, count, at_ns=at_ns)
                 peer.sent += count
                 self._allowance -= SHORTEST + len(body) + _FRAME
         return len(entries)
@@ -451,14 +426,30 @@ class PinChannel:
     # Datagrams out
 
     def _send(
-        self, peer: _Peer, kind: Kind, body: bytes | memoryview, count: int = 0, to_life: int | None = None
+        self,
+        peer: _Peer,
+        kind: Kind,
+        body: bytes | memoryview,
+        count: int = 0,
+        *,
+        to_life: int | None = None,
+        at_ns: int | None = None,
     ) -> None:
-        """*to_life*: of the peer; None is the one that we know."""
+        """
+        Args:
+            peer: for whom.
+            kind: of the datagram.
+            body: by kind.
+            count: elements in it.
+            to_life: of the peer; None is the one that we know.
+            at_ns: when ages in it were true; None is now.
+        """
         if peer.sock is None:
             return
         session = peer.session
         route = Route(self._id, peer.id, self._life, (session.peer_life or 0) if to_life is None else to_life)
-        data = pack(self._keys, kind, route, session.next_sequence(), self._clock_ns(), body, count)
+        clock = self._clock_ns() if at_ns is None else at_ns
+        data = pack(self._keys, kind, route, session.next_sequence(), clock, body, count)
         try:
             try:
                 peer.sock.send(data)
@@ -499,19 +490,29 @@ class PinChannel:
         """Ask for its whole table, once everything that has come in with this datagram is answered."""
         peer.asked += 1
         peer.gave_up = False
-        peer.asking = _Asking(peer.asked, now_ns, progress_ns=now_ns)
+        peer.asking = Asking(peer.asked, now_ns)
 
-    def _ask(self, peer: _Peer, asking: _Asking, now_ns: int) -> None:
-        asking.asked_ns = now_ns
-        self._send(peer, Kind.ASK, ask_body(Ask(asking.number, asking.cursor, ALL_PARTS & ~asking.got)))
+    def _ask(self, peer: _Peer, now_ns: int) -> None:
+        if peer.asking is not None:
+            for ask in peer.asking.due(now_ns, peer.session.round_trip_ns or 0):
+                self._send(peer, Kind.ASK, ask_body(ask))
 
     def _dump(self, peer: _Peer, ask: Ask) -> None:
         """Send the parts of a block that a peer wants."""
-        block = peer.block
-        if block is None or (block.number, block.cursor) != (ask.number, ask.cursor):
+        key = ask.number, ask.cursor
+        if (
+            ask.cursor == 0
+            and key not in peer.blocks
+            and not any(other.is_near for other in self._peers.values() if other is not peer)
+        ):
+            self._telling.begin()
+        if (block := peer.blocks.get(key)) is None:
             positions, following = self._telling.block(ask.cursor, PARTS * PER_DATAGRAM)
-            block = peer.block = _Block(ask.number, ask.cursor, following, positions)
+            block = peer.blocks[key] = _Block(following, positions)
+            if len(peer.blocks) > 2 * BLOCKS:
+                del peer.blocks[next(iter(peer.blocks))]
         parts = max(1, -(-len(block.positions) // PER_DATAGRAM))
+        at_ns = self._clock_ns()
         entries, good, _ = self._telling.read(block.positions)
         bounds = np.searchsorted(good, np.arange(parts + 1) * PER_DATAGRAM).tolist()
         data = memoryview(entries.tobytes())
@@ -522,7 +523,7 @@ class PinChannel:
                     Part(ask.number, ask.cursor, block.following, part, parts),
                     data[begin * ENTRY.itemsize : end * ENTRY.itemsize],
                 )
-                self._send(peer, Kind.DUMP, body, end - begin)
+                self._send(peer, Kind.DUMP, body, end - begin, at_ns=at_ns)
                 peer.sent += end - begin
                 self._counts["dumped"] += end - begin
 
@@ -544,7 +545,7 @@ class PinChannel:
         began_ns = time.thread_time_ns()
         told: list[Datagram] = []
         asks: list[Ask] = []
-        read = refused = 0
+        read = doubtful = 0
         for row in self._rows:
             try:
                 size = sock.recv_into(row)
@@ -556,20 +557,21 @@ class PinChannel:
             datagram = self._judge(peer, unpack(self._keys, row[:size], peer.id, self._id), now_ns)
             if isinstance(datagram, Refusal):
                 peer.refused[datagram] += 1
-                refused += 1
+                doubtful += 1
+            elif datagram.kind is Kind.HELLO:
+                doubtful += not peer.session.knows(datagram)  # maybe a recording, answered all the same
             elif datagram.kind is Kind.ASK:
                 asks.append(datagram.ask)
             elif datagram.kind in (Kind.PINS, Kind.DUMP):
                 told.append(datagram)
         self._counts["datagrams_received"] += read
-        if refused:
-            self._pay(peer, (time.thread_time_ns() - began_ns) * refused // read)
+        if doubtful:
+            self._pay(peer, (time.thread_time_ns() - began_ns) * doubtful // read)
         if told:
             self._hear(peer, told, now_ns)
         for ask in asks:
             self._dump(peer, ask)
-        if peer.asking is not None and not peer.asking.asked_ns:
-            self._ask(peer, peer.asking, now_ns)
+        self._ask(peer, now_ns)
 
     def _hear(self, peer: _Peer, told: Sequence[Datagram], now_ns: int) -> None:
         counts = [len(datagram.entries) // ENTRY.itemsize for datagram in told]
@@ -581,9 +583,16 @@ class PinChannel:
         self._counts["merged"] += heard.merged
         self._counts["unknown_member"] += heard.unknown
         self._counts["unfit"] += heard.unfit
+        asking = peer.asking
+        if asking is None:
+            return
         for datagram, count in zip(told, counts, strict=True):
             if datagram.kind is Kind.DUMP:
-                self._note_part(peer, datagram.part, count, now_ns)
+                asking.note(datagram.part, count, now_ns)
+        if asking.is_done:
+            peer.asking, peer.whole, peer.told_pins = None, peer.session.peer_life, asking.pins
+            seconds = round((now_ns - asking.began_ns) / 1e9, 3)
+            log.info("pins.peer_joined", peer=peer.spec.name, pins=asking.pins, seconds=seconds)
 
     def _judge(self, peer: _Peer, datagram: Datagram | Refusal, now_ns: int) -> Datagram | Refusal:
         """What is left of a datagram after a look at whose it is; greetings are answered here."""
@@ -595,7 +604,7 @@ class PinChannel:
             return verdict
         if datagram.kind is Kind.HELLO:
             digests = self._next_digests(now_ns)
-            self._send(peer, Kind.ANSWER, hello_body(datagram.nonce, digests), len(digests), datagram.life)
+            self._send(peer, Kind.ANSWER, hello_body(datagram.nonce, digests), len(digests), to_life=datagram.life)
             if not session.knows(datagram):
                 if now_ns - peer.challenge_ns > _CHALLENGE_NS:
                     peer.challenge_ns = now_ns
@@ -604,11 +613,10 @@ class PinChannel:
         if datagram.kind in (Kind.HELLO, Kind.ANSWER):
             self._compare(peer, datagram.digests, now_ns)
         if session.peer_life != life:
-            peer.whole = peer.block = None
+            peer.whole = None
+            peer.blocks.clear()
             peer.differs.clear()
         if not peer.is_near or session.peer_life != life:
-            if not any(other.is_near for other in self._peers.values()):
-                self._telling.begin()
             peer.is_near = True
             self._begin_asking(peer, now_ns)
         return datagram
@@ -622,33 +630,10 @@ class PinChannel:
             else:
                 peer.differs.setdefault(table, now_ns)
 
-    def _note_part(self, peer: _Peer, part: Part, entries: int, now_ns: int) -> None:
-        asking = peer.asking
-        if asking is None or (part.number, part.cursor) != (asking.number, asking.cursor):
-            return  # asked for twice, or for nothing any more; what it said was good all the same
-        if not 0 <= part.part < part.parts <= PARTS or not part.cursor < part.following:
-            return
-        if (asking.parts, asking.following) != (part.parts, part.following):
-            asking.parts, asking.following, asking.got = part.parts, part.following, 0
-        if asking.got >> part.part & 1:
-            return
-        asking.got |= 1 << part.part
-        asking.pins += entries
-        asking.progress_ns, asking.tries = now_ns, 0
-        if not asking.is_whole:
-            return
-        if asking.following == END:
-            peer.asking, peer.whole, peer.told_pins = None, peer.session.peer_life, asking.pins
-            seconds = round((now_ns - asking.began_ns) / 1e9, 3)
-            log.info("pins.peer_joined", peer=peer.spec.name, pins=asking.pins, seconds=seconds)
-            return
-        asking.cursor, asking.got, asking.parts = asking.following, 0, 0
-        self._ask(peer, asking, now_ns)
-
     # Floods
 
     def _pay(self, peer: _Peer, spent_ns: int) -> None:
-        """What is refused takes its share of a CPU and no more."""
+        """What is refused, or only answered, takes its share of a CPU and no more."""
         now_ns = self._clock_ns()
         share = REFUSED_SHARE / len(self._peers)
         peer.rest_until_ns = max(now_ns, peer.rest_until_ns) + int(spent_ns * (1 / share - 1))

@@ -78,11 +78,12 @@ class _Clock:
 class Session:
     """What we know of one peer."""
 
-    def __init__(self, life: int, random: Callable[[int], int]) -> None:
+    def __init__(self, life: int, random: Callable[[int], int], sequence: int = 0) -> None:
         """
         Args:
             life: ours.
             random: so many random bits, as `secrets.randbits`.
+            sequence: numbers begin after this one; nothing was sent to this peer with a higher one in this life.
         """
         self.peer_life: int | None = None
         """The one that was proved last."""
@@ -91,7 +92,7 @@ class Session:
         self.round_trip_ns: int | None = None
         self._life = life
         self._random = random
-        self._sequence = 0
+        self._sequence = sequence
         self._window = ReplayWindow()
         self._nonces: dict[int, int] = {}
         self._clock: _Clock | None = None

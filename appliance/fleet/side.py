@@ -11,6 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import IPv4Address
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,13 @@ import structlog
 
 from appliance import __version__
 from appliance.dataplane.pins import PinTable
-from appliance.decide import Desired, longest_window_s
+from appliance.decide import Desired, Why, longest_window_s
 from appliance.fleet.channel import ChannelStatus, PinChannel
 from appliance.fleet.client import StoreError
 from appliance.fleet.entries import DirectorCard, same_ring
 from appliance.fleet.etcd import EtcdStore
 from appliance.fleet.store import Agreed, Agreement, Source
+from appliance.forwarding import NextHop, TableMember
 from appliance.model import Config, Health, Order
 from appliance.ring.slots import unpack
 from appliance.state import RingKey, State
@@ -33,9 +35,14 @@ log = structlog.get_logger()
 JOIN_S = 2.0
 """How long to wait at most for a peer that says nothing, before we announce."""
 
+LOOK_S = 0.02
 SHARE_S = 0.5
 MISMATCH_S = 5.0
 """Tables that differ for so long are worth an alarm: changes do not reach all directors at the same moment."""
+
+
+_NOWHERE = NextHop(0, "", bytes(6), bytes(6), 0, IPv4Address(0), direct=False)
+"""Whoever tells of flows need not know the way to their members."""
 
 
 class FleetSide:
@@ -59,11 +66,13 @@ class FleetSide:
         self._state = state
         self._pins = pins
         self._secret = config.secret
+        self._announces = config.bgp is not None
         self._me = next((peer for peer in config.fleet.directors if peer.name == config.director.name), None)
         self._others = tuple(peer for peer in config.fleet.directors if peer.name != config.director.name)
         self._own: dict[str, Health] = {}
         self._applied: Desired | None = None
         self._digests: dict[RingKey, tuple[object, int]] = {}
+        self._named: object = None
         self._alarmed: set[tuple[str, str]] = set()
         self.channel: PinChannel | None = None
         self.agreement: Agreement | None = None
@@ -78,7 +87,7 @@ class FleetSide:
                 clock=time.monotonic,
                 rng=rng,
             )
-        if self._others:
+        if self._others and config.bgp is not None:
             state.set_joining("has not heard of the other directors' flows yet")
 
     async def run(self) -> None:
@@ -89,7 +98,9 @@ class FleetSide:
                     self._me, self._others, self._secret, self._pins(), tables=self._tables_digests
                 )
                 tasks.create_task(self.channel.run(), name="fleet:pins")
-                tasks.create_task(self._join(self.channel), name="fleet:join")
+                self._name_members()
+                if self._announces:
+                    tasks.create_task(self._join(self.channel), name="fleet:join")
                 tasks.create_task(self._watch_tables(self.channel), name="fleet:tables")
             if self.agreement is not None:
                 tasks.create_task(self.agreement.run(), name="fleet:agreement")
@@ -99,6 +110,7 @@ class FleetSide:
         """The members that there are."""
         known = {member for pool in config.pools for member in pool.member_ids}
         self._own = {member: health for member, health in self._own.items() if member in known}
+        self._name_members()
         if self.agreement is not None:
             self.agreement.follow(config.pools)
             self.agreement.say(self._own)
@@ -121,8 +133,26 @@ class FleetSide:
     def applied(self, desired: Desired) -> None:
         """These tables are in force."""
         self._applied = desired
-        if self.channel is not None:
-            self.channel.set_members(desired.tables.members)
+        self._name_members()
+
+    def _name_members(self) -> None:
+        """Tell the channel of whom we can hear.
+
+        That includes members that do not serve yet, since flows are told of before the first table is decided.
+        """
+        snapshot = self._state.snapshot()
+        if self.channel is None or snapshot.indices is self._named:
+            return
+        self._named = snapshot.indices
+        names = {(pool.name, m.address): m.name for pool in snapshot.config.pools for m in pool.members}
+        self.channel.set_members(
+            {
+                index: TableMember(
+                    index, f"{way.pool}/{names[way.pool, way.address]}", way.address, way.delivery, _NOWHERE
+                )
+                for way, index in snapshot.indices.items()
+            }
+        )
 
     async def order(self, orders: Mapping[str, Order | None]) -> None:
         """Give orders to all directors; without a store there is nothing to do.
@@ -160,11 +190,34 @@ class FleetSide:
                 self._state.set_history(agreed.log)
 
     async def _join(self, channel: PinChannel) -> None:
-        joined = await channel.joined(JOIN_S)
-        log.info("fleet.joined", pins=dict(joined.pins), missing=joined.missing, seconds=round(joined.seconds, 2))
-        # Slots of which others remember flows elsewhere have to be looked at from the first packet on.
-        await self._look()
-        self._state.set_joining(None)
+        """Hear of the others' flows before we announce anything: at the start, and whenever we were cut off."""
+        while True:
+            await self._until(self._could_announce)
+            joined = await channel.joined(JOIN_S)
+            # Slots of which others remember flows elsewhere have to be looked at from the first packet on.
+            await self._look()
+            self._state.set_joining(None)
+            log.info("fleet.joined", pins=dict(joined.pins), missing=joined.missing, seconds=round(joined.seconds, 2))
+            await self._until(lambda: self._applied is not None and bool(self._applied.routes))
+            await self._until(self._is_cut_off)
+            self._state.set_joining("has announced nothing for a while, and asks what has become of flows meanwhile")
+
+    async def _until(self, so: Callable[[], bool]) -> None:
+        while True:
+            if so():
+                return
+            await asyncio.sleep(LOOK_S)
+
+    def _is_cut_off(self) -> bool:
+        """Nothing is announced; what has become of flows meanwhile we have not heard, or not all of it."""
+        return self._state.snapshot().plane_error is not None or self._applied is None or not self._applied.routes
+
+    def _could_announce(self) -> bool:
+        """Nothing but the others keeps us from announcing."""
+        if self._applied is None or self._state.snapshot().plane_error is not None:
+            return False
+        serves = any(view.no is None or view.service.advertise_down for view in self._applied.services)
+        return serves and any(view.no is not None and view.no.why is Why.JOINING for view in self._applied.vips)
 
     async def _share_log(self, agreement: Agreement) -> None:
         """How pools become what they are, for a director that starts anew."""

@@ -138,7 +138,7 @@ class Telling:
         return self._add(np.unique(positions))
 
     def begin(self) -> None:
-        """Somebody is there from now on, and asks for the whole table: all that is in it counts as told."""
+        """The only one that listens asks for the whole table: all that is in it counts as told."""
         self._cursors = self._pins.heads.copy()
         self._backlog.clear()
         self._waiting = 0
@@ -195,7 +195,7 @@ class Telling:
         known[words == 0] = 0
         other = (words ^ known) >> np.uint64(WHEN_BITS) != 0
         pending = ours & (other | (self._due_ms[part] <= self._now_ms()))
-        return np.flatnonzero(pending) * WAYS + part.start
+        return np.flatnonzero(pending) * WAYS + int(part.start)
 
     def _part(self, at: int, limit: int) -> tuple[slice, int]:
         """The next places of the table in the order in which they are told: the first ones of all sets, then the second

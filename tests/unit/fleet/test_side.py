@@ -1,0 +1,134 @@
+"""A director's side of its fleet: when it may announce, what it tells of whom."""
+
+import asyncio
+import time
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from appliance.dataplane.pins import PinTable
+from appliance.decide import Why, decide
+from appliance.fleet.side import FleetSide
+from appliance.model import Fleet, FleetPeer, HashMode, Health
+from appliance.packet.placement import FlowFacts, Pin, PinState
+from appliance.ring.hash import derive_pin_keys, flow_words, pin_hash
+from appliance.state import State
+from tests.builders import config, snapshot
+
+pytestmark = pytest.mark.timeout(30)
+
+
+class Director:
+    """Store, decisions and a fleet's side, put together as in `app.py`, with no data plane but its pins."""
+
+    def __init__(self, name, peers):
+        given = config()
+        given = replace(given, director=replace(given.director, name=name), fleet=Fleet(peers))
+        self.pins = PinTable.in_memory(1 << 10, time.monotonic_ns)
+        self.state = State(given, lambda: None)
+        self.looks = 0
+        self.side = FleetSide(given, self.state, lambda: self.pins, self.look)
+        self.decided = None
+
+    async def look(self):
+        self.looks += 1
+
+    def learn(self):
+        self.state.set_next_hops(snapshot().next_hops)
+        self.state.set_plane_error(None)
+        for number in (1, 2, 3):
+            self.state.set_health(f"web/web{number}", Health.UP)
+
+    def decide(self):
+        self.decided = decide(self.state.snapshot(), self.decided, time.time())
+        self.side.applied(self.decided)
+        return self.decided
+
+    def no(self):
+        return self.decided.vips[0].no
+
+
+def remember(director, port, index):
+    source, destination, ports = bytes([192, 0, 2, 1]), bytes([198, 51, 100, 7]), port.to_bytes(2, "big") + b"\0\x50"
+    words = flow_words(source, destination, ports, 6, HashMode.FIVE_TUPLE)
+    hash64 = pin_hash(derive_pin_keys(director.state.config.secret), words)
+    facts = FlowFacts(source, destination, ports, 6, hash64, 7, 280)
+    director.pins.keep(Pin(index, PinState.OPEN), facts, director.pins.now())
+
+
+@pytest.fixture
+def fleet(unused_udp_port_factory):
+    peers = tuple(FleetPeer(name, ip_address("127.0.0.1"), unused_udp_port_factory()) for name in ("d1", "d2"))
+    return [Director(name, peers) for name in ("d1", "d2")]
+
+
+async def until(so, what):
+    deadline = time.monotonic() + 15
+    while True:
+        if so():
+            return
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.01)
+
+
+async def test_a_director_hears_of_flows_before_it_announces(fleet):
+    """The first table that could be announced is not, until the other's pins are there, by the members' own numbers."""
+    one, two = fleet
+    one.learn()
+    one.decide()
+    for port in range(40000, 40100):
+        remember(one, port, 1)
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(one.side.run()), tasks.create_task(two.side.run())]
+        await until(lambda: two.side.channel is not None, "the channel")
+        await asyncio.sleep(0.5)
+        assert two.decide().vips[0].no.why is Why.PLANE_DOWN
+        two.learn()
+        two.decide()
+        assert two.no().why is Why.JOINING
+        await until(lambda: two.state.snapshot().joining is None, "joined")
+        assert len(two.pins.live()) == 100
+        assert two.looks == 1
+        assert set(two.pins.live().member.tolist()) == {1}
+        two.decide()
+        assert two.no() is None
+        for task in running:
+            task.cancel()
+
+
+async def test_whoever_was_cut_off_asks_again(fleet):
+    """A director whose plane has failed may not announce again before it has heard what became of flows meanwhile."""
+    one, two = fleet
+    for director in fleet:
+        director.learn()
+        director.decide()
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(one.side.run()), tasks.create_task(two.side.run())]
+        await until(lambda: two.state.snapshot().joining is None, "joined")
+        two.decide()
+        assert two.no() is None
+        await asyncio.sleep(0.1)
+        two.state.set_plane_error("the interface is down")
+        await until(lambda: two.state.snapshot().joining is not None, "cut off")
+        looks = two.looks
+        two.state.set_plane_error(None)
+        assert two.decide().vips[0].no.why is Why.JOINING
+        await until(lambda: two.state.snapshot().joining is None, "joined again")
+        assert two.looks == looks + 1
+        for task in running:
+            task.cancel()
+
+
+async def test_a_director_whose_peers_are_dead_goes_on_alone(fleet):
+    """Nobody answers: after a short while it announces all the same."""
+    one, _ = fleet
+    one.learn()
+    one.decide()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(one.side.run())
+        began = time.monotonic()
+        await until(lambda: one.state.snapshot().joining is None, "alone")
+        assert time.monotonic() - began > 1.5
+        assert one.decide().vips[0].no is None
+        running.cancel()
