@@ -114,7 +114,8 @@ def follow(
     age = now - before.since
     over = (age >= window_s) | (before.since <= settled_at)
     elsewhere = ~steady if facts is None else facts.elsewhere
-    over &= windowed & (target != _NONE)  # while nobody takes new flows, old ones have nowhere else to go
+    # While nobody takes new flows, old ones have nowhere else to go.
+    over &= windowed & ((primary != _NONE) | (target != _NONE))
     owner = np.where(over, primary, owner)
 
     # Nobody takes new flows, and the one with the unremembered ones has died: any other will do to keep the slot from

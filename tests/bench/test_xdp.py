@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from appliance.bpf.libbpf import Object, TestRunner
@@ -104,6 +106,36 @@ def test_packets_are_whole(front: Front, flags: int) -> None:
         assert len(frame) == FRAME == 14 + int.from_bytes(frame[16:18], "big")
         assert checksum(frame[14:34]) == 0
         assert (frame[22], frame[47]) == (64, flags)
+
+
+@pytest.mark.root
+def test_datagrams_are_whole(front: Front) -> None:
+    """The same of UDP: its length is right, too."""
+    for frame in frames(front, Traffic(65_536, 100, udp=True), 300):
+        assert len(frame) == FRAME == 34 + int.from_bytes(frame[38:40], "big")
+        assert checksum(frame[14:34]) == 0
+        assert (frame[23], frame[36:38]) == (17, (80).to_bytes(2, "big"))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("traffic", [Traffic(1024), Traffic(1024, flags=SYN)], ids=["ack", "syn"])
+def test_what_is_to_be_remembered_is(front: Front, traffic: Traffic) -> None:
+    """In the window of the benchmark each flow has its place, and its next packet finds it."""
+    wanted = tables(IPIP, v6=False)
+    one = wanted.services[0]
+    owners = one.slots & np.uint32(0xFFFF)
+    window = owners | (owners + np.uint32(1)) % np.uint32(8) << np.uint32(16)
+    program = loaded(replace(wanted, services=(replace(one, slots=window),)))
+    try:
+        front.aim(program.fd, traffic)
+        verdict, _ = front.run(30_000)
+        assert verdict == XDP_TX
+        live = program.pin_table().live()
+        assert len(live) == 1024
+        primary, previous = (owners[(live.flows["hash32"].astype(np.uint64) * len(owners)) >> 32], live.member)
+        assert (previous == (primary if traffic.flags == SYN else (primary + 1) % 8)).all()
+    finally:
+        program.close()
 
 
 @pytest.mark.root

@@ -285,15 +285,11 @@ class Comparison:
     def run(self, case: Case) -> list[Finding]:
         """What does not agree in a case: at most one finding of each implementation."""
         tables, ingress = [read_tables(raw) for raw in case.raw_tables], read_ingress(case.raw_ingress)
-        findings: list[Finding | None] = []
-        if self._raw:
-            runs = _classified(case, tables, ingress)
-            if isinstance(runs, Finding):
-                return [runs]
-            findings += [RawRun(case, tables, ingress, runs, path).run(self.kinds) for path in ("vector", "single")]
+        findings = RawRun(case, tables, ingress).run(self.kinds) if self._raw else []
         if self._program:
-            findings.append(ProgramRun(self._program, case, tables, ingress).run(self.exits))
-        return [finding for finding in findings if finding is not None]
+            finding = ProgramRun(self._program, case, tables, ingress).run(self.exits)
+            findings += [finding] if finding is not None else []
+        return findings
 
 
 class ProgramRun:
@@ -458,111 +454,39 @@ class ProgramRun:
         return exits, services, members
 
 
-Classes = list[list[bpf.Class | None]]
-"""By chunk and frame, which socket gets it; None when it is not for our MAC address."""
+class RawPlane:
+    """What the raw plane remembers, and one of its two ways for plain frames."""
 
-
-def _classified(case: Case, tables: list[ForwardingTables], ingress: Ingress) -> Classes | Finding:
-    """What the socket filters say, or what is wrong with that."""
-    classes: Classes = []
-    for version, chunks in groupby(case.chunks, key=lambda chunk: chunk.version):
-        filters = Filters(tables[version], ingress.mtu, coarse=case.coarse)
-        path = PacketPath(tables[version])
-        try:
-            for chunk in chunks:
-                classes.append([])
-                for at, frame in enumerate(chunk.frames):
-                    # The kernel's packet type is what tells that a frame is for our MAC address.
-                    if frame[:6] != ingress.mac:
-                        classes[-1].append(None)
-                        continue
-                    kind = filters.classify(frame)
-                    classes[-1].append(kind)
-                    action = path.forward(frame, ingress)
-                    passed = action.verdict is Verdict.PASS
-                    if (kind is bpf.Class.OTHER) != passed and not (case.coarse and passed):
-                        text = f"the socket filters call a frame {kind.value} that is {_said(action)}"
-                        decided = {"reference": _said(action), "filters": kind.value}
-                        return Finding(case.seed, "filter", text, frame, action, decided, len(classes) - 1, at)
-        finally:
-            filters.close()
-    return classes
-
-
-class RawRun:
-    """One of the raw plane's two ways through a case, and the reference through the same."""
-
-    def __init__(
-        self, case: Case, tables: list[ForwardingTables], ingress: Ingress, classes: Classes, path: str
-    ) -> None:
-        self._case, self._tables, self._ingress, self._classes = case, tables, ingress, classes
-        self._path = path
-        self._clock = Clock(case.begin)
-        self._pins = PinTable.in_memory(PINS, self._clock.now)
+    def __init__(self, name: str, case: Case, ingress: Ingress, clock: Clock) -> None:
+        self.name = name
+        self.pins = PinTable.in_memory(PINS, clock.now)
+        self.news = News(self.pins)
+        self._ingress = ingress
         self._turns = ColumnTurns(random.Random(case.seed))
-        self._reference = Reference(PinTable.in_memory(PINS, self._clock.now))
-        self._news, self._expected_news = News(self._pins), News(self._reference.pins)
         self._slots = np.zeros((BATCH, stride_for(ingress.mtu)), np.uint8)
         self._memory = self._slots.reshape(-1).data
         self._vector = VectorPath(Columns(self._slots), answers=BATCH)
         self._single = SinglePath(self._slots)
+        self.follow(ForwardingTables())
 
-    def run(self, kinds: Counter[str]) -> Finding | None:
-        """What does not agree, if anything."""
-        for version, chunks in groupby(enumerate(self._case.chunks), key=lambda pair: pair[1].version):
-            finding = self._run_version(self._tables[version], list(chunks), kinds)
-            if finding:
-                return finding
-        return None
+    def follow(self, tables: ForwardingTables) -> None:
+        self._compiled = Compiled(tables, [self._ingress], self.pins, self._turns)
+        self._books, self._drops, self._before = _Books(), Counter[str](), self._vector.reasons.copy()
 
-    def _run_version(
-        self, tables: ForwardingTables, chunks: list[tuple[int, Chunk]], kinds: Counter[str]
-    ) -> Finding | None:
-        self._reference.follow(tables)
-        compiled = Compiled(tables, [self._ingress], self._pins, self._turns)
-        books, drops, counted = _Books(), Counter[str](), self._vector.reasons.copy()
-        choosing = any(service.placement is Placement.PER_FLOW for service in tables.services)
-        for number, chunk in chunks:
-            self._clock.move(chunk.ticks)
-            classes = self._classes[number]
-            for group in _batches(chunk.frames, classes, choosing=choosing):
-                actions = [self._reference.forward(chunk.frames[at], self._ingress) for at in group]
-                if self._path == "vector":
-                    kinds.update(str(action.reason or f"transmit by {action.by}") for action in actions)
-                if classes[group[0]] is bpf.Class.PLAIN:
-                    frames = [chunk.frames[at] for at in group]
-                    forward = self._forward_batch if self._path == "vector" else self._forward_each
-                    wrong = forward(compiled, frames, actions, books, drops)
-                else:
-                    wrong = self._forward_odd(compiled, chunk.frames[group[0]], actions[0])
-                if wrong:
-                    row, text, did = wrong
-                    decided = {"reference": _said(actions[row]), self._path: did}
-                    frame = chunk.frames[group[row]]
-                    return Finding(self._case.seed, self._path, text, frame, actions[row], decided, number, group[row])
-            text = memories_differ(self._reference.pins, self._pins)
-            news, expected = self._news.flows(), self._expected_news.flows()
-            if not text and news != expected:
-                text = f"there is news of flows {sorted(news)}, expected {sorted(expected)}"
-            if text:
-                return Finding(self._case.seed, self._path, text, chunk=number)
-        grown = {str(reason): count for reason, count in (self._vector.reasons - counted).items()}
-        text = _unequal("drops", dict(drops), grown) if self._path == "vector" else ""
-        text = text or books.compare(tables, *_traffic(compiled))
-        return Finding(self._case.seed, self._path, text, chunk=chunks[-1][0]) if text else None
-
-    def _forward_odd(self, compiled: Compiled, frame: bytes, action: Action) -> tuple[int, str, str] | None:
-        got = compiled.path.forward(frame, self._ingress)
+    def forward_odd(self, frame: bytes, action: Action) -> tuple[int, str, str] | None:
+        """A frame that the reference path gets."""
+        got = self._compiled.path.forward(frame, self._ingress)
         text = difference(action, got)
         return (0, text, _said(got)) if text else None
 
-    def _forward_batch(
-        self, compiled: Compiled, frames: list[bytes], actions: list[Action], books: "_Books", drops: Counter[str]
-    ) -> tuple[int, str, str] | None:
+    def forward(self, frames: list[bytes], actions: list[Action]) -> tuple[int, str, str] | None:
+        """Plain frames. Which one was not treated as it should, in what respect, and what became of it."""
+        if self.name == "single":
+            return self._forward_each(frames, actions)
         slots = self._slots
         for row, frame in enumerate(frames):
             slots[row, ETHERNET : ETHERNET + len(frame)] = np.frombuffer(frame, np.uint8)
-        outcome = self._vector.forward(slice(0, len(frames)), 0, compiled)
+        outcome = self._vector.forward(slice(0, len(frames)), 0, self._compiled)
         did: dict[int, tuple[str, int, bytes]] = dict.fromkeys(outcome.answer, ("answer", 0, b""))
         for rows in outcome.dropped:
             did |= dict.fromkeys(rows.tolist(), ("drop", 0, b""))
@@ -577,18 +501,16 @@ class RawRun:
             if text:
                 return row, text, got[0]
             if action.verdict is Verdict.TRANSMIT:
-                books.count(action, frame)
+                self._books.count(action, frame)
             elif action.reason not in (Reason.TOO_BIG, Reason.NOT_VIP):
-                drops[str(action.reason)] += 1
+                self._drops[str(action.reason)] += 1
         return None
 
-    def _forward_each(
-        self, compiled: Compiled, frames: list[bytes], actions: list[Action], books: "_Books", _drops: Counter[str]
-    ) -> tuple[int, str, str] | None:
+    def _forward_each(self, frames: list[bytes], actions: list[Action]) -> tuple[int, str, str] | None:
         memory = self._memory
         for row, (frame, action) in enumerate(zip(frames, actions, strict=True)):
             memory[ETHERNET : ETHERNET + len(frame)] = frame
-            made = self._single.forward(0, 0, compiled)
+            made = self._single.forward(0, 0, self._compiled)
             if made is None:
                 text = "a frame to transmit was left alone" if action.verdict is Verdict.TRANSMIT else ""
                 if bytes(memory[ETHERNET : ETHERNET + len(frame)]) != frame:
@@ -597,10 +519,96 @@ class RawRun:
             else:
                 got = "transmit"
                 text = _differs(action, ("transmit", made.ifindex, bytes(self._single.bytes_of(made))))
-                books.count(action, frame)
+                self._books.count(action, frame)
             if text:
                 return row, text, got
         return None
+
+    def miscounted(self) -> str:
+        """What was not counted right since these tables are followed."""
+        grown = {str(reason): count for reason, count in (self._vector.reasons - self._before).items()}
+        text = _unequal("drops", dict(self._drops), grown) if self.name == "vector" else ""
+        return text or self._books.compare(self._compiled.tables, *_traffic(self._compiled))
+
+
+class RawRun:
+    """The raw plane's two ways through a case, side by side with the reference."""
+
+    def __init__(self, case: Case, tables: list[ForwardingTables], ingress: Ingress) -> None:
+        self._case, self._tables, self._ingress = case, tables, ingress
+        self._clock = Clock(case.begin)
+        self._reference = Reference(PinTable.in_memory(PINS, self._clock.now))
+        self._news = News(self._reference.pins)
+        self._planes = [RawPlane(name, case, ingress, self._clock) for name in ("vector", "single")]
+        self._findings: list[Finding] = []
+
+    def run(self, kinds: Counter[str]) -> list[Finding]:
+        """What does not agree: at most one finding of each way; or one of the socket filters."""
+        for version, chunks in groupby(enumerate(self._case.chunks), key=lambda pair: pair[1].version):
+            self._reference.follow(self._tables[version])
+            for plane in self._planes:
+                plane.follow(self._tables[version])
+            filters = Filters(self._tables[version], self._ingress.mtu, coarse=self._case.coarse)
+            try:
+                for number, chunk in chunks:
+                    if not self._run_chunk(self._tables[version], number, chunk, filters, kinds):
+                        return self._findings
+            finally:
+                filters.close()
+            for plane in list(self._planes):
+                if text := plane.miscounted():
+                    self._found(plane, Finding(self._case.seed, plane.name, text, chunk=number))
+        return self._findings
+
+    def _found(self, plane: RawPlane, finding: Finding) -> None:
+        self._findings.append(finding)
+        self._planes.remove(plane)
+
+    def _run_chunk(
+        self, tables: ForwardingTables, number: int, chunk: Chunk, filters: Filters, kinds: Counter[str]
+    ) -> bool:
+        """One chunk; False when nothing that follows makes sense."""
+        self._clock.move(chunk.ticks)
+        choosing = any(service.placement is Placement.PER_FLOW for service in tables.services)
+        # The kernel's packet type is what tells that a frame is for our MAC address.
+        classes = [filters.classify(frame) if frame[:6] == self._ingress.mac else None for frame in chunk.frames]
+        for group in _batches(chunk.frames, classes, choosing=choosing):
+            frames, kind = [chunk.frames[at] for at in group], classes[group[0]]
+            actions = [self._reference.forward(frame, self._ingress) for frame in frames]
+            kinds.update(str(action.reason or f"transmit by {action.by}") for action in actions)
+            if kind is not bpf.Class.PLAIN and (text := self._misjudged(kind, actions[0])):
+                decided = {"reference": _said(actions[0]), "filters": str(kind)}
+                self._findings = [
+                    Finding(self._case.seed, "filter", text, frames[0], actions[0], decided, number, group[0])
+                ]
+                return False
+            if kind is bpf.Class.OTHER:
+                continue
+            for plane in list(self._planes):
+                plain = kind is bpf.Class.PLAIN
+                wrong = plane.forward(frames, actions) if plain else plane.forward_odd(frames[0], actions[0])
+                if wrong:
+                    row, text, did = wrong
+                    action, decided = actions[row], {"reference": _said(actions[row]), plane.name: did}
+                    finding = Finding(
+                        self._case.seed, plane.name, text, frames[row], action, decided, number, group[row]
+                    )
+                    self._found(plane, finding)
+        news = self._news.flows()
+        for plane in list(self._planes):
+            text = memories_differ(self._reference.pins, plane.pins)
+            told = plane.news.flows()
+            if not text and told != news:
+                text = f"there is news of flows {sorted(told)}, expected {sorted(news)}"
+            if text:
+                self._found(plane, Finding(self._case.seed, plane.name, text, chunk=number))
+        return bool(self._planes)
+
+    def _misjudged(self, kind: bpf.Class | None, action: Action) -> str:
+        passed = action.verdict is Verdict.PASS
+        if (kind is bpf.Class.OTHER) == passed or (self._case.coarse and passed):
+            return ""
+        return f"the socket filters call a frame {kind} that is {_said(action)}"
 
 
 def _batches(frames: list[bytes], classes: list[bpf.Class | None], *, choosing: bool) -> Iterator[list[int]]:
@@ -612,7 +620,7 @@ def _batches(frames: list[bytes], classes: list[bpf.Class | None], *, choosing: 
     batch: list[int] = []
     flows: set[bytes] = set()
     for at, (frame, kind) in enumerate(zip(frames, classes, strict=True)):
-        if kind is None or kind is bpf.Class.OTHER:
+        if kind is None:
             continue
         flow = frame[23:24] + frame[26:38] if frame[12:14] == b"\x08\x00" else frame[20:21] + frame[22:58]
         if batch and (kind is not bpf.Class.PLAIN or len(batch) == BATCH or (choosing and flow in flows)):

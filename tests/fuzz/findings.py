@@ -1,7 +1,7 @@
 """A difference, made small and written as a vector or a sequence."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from appliance.dataplane.pins import PinTable
@@ -53,7 +53,7 @@ def _fewer_frames(case: Case, finding: Finding) -> Iterator[Case]:
     if len(chunks) < len(case.chunks) or len(last.frames) < len(case.chunks[finding.chunk].frames):
         yield replace(case, chunks=[*chunks[:-1], last])
     if finding.frame is not None and len(case.frames) > 1:
-        yield replace(case, chunks=[Chunk(0, finding.chunk and chunks[-1].version, [finding.frame])])
+        yield replace(case, chunks=[Chunk(0, chunks[-1].version, [finding.frame])])
     for at, chunk in enumerate(case.chunks[:-1]):
         following = case.chunks[at + 1]
         later = replace(following, ticks=chunk.ticks + following.ticks)
@@ -116,8 +116,8 @@ def _with(case: Case, version: int, **changes: object) -> Case:
     return replace(case, raw_tables=tables)
 
 
-def _all_with(case: Case, change: object) -> Case:
-    return replace(case, raw_tables=[raw | change(raw) for raw in case.raw_tables])  # type: ignore[operator]
+def _all_with(case: Case, change: Callable[[Raw], Raw]) -> Case:
+    return replace(case, raw_tables=[raw | change(raw) for raw in case.raw_tables])
 
 
 def vector_file(case: Case, finding: Finding) -> Raw:

@@ -14,6 +14,7 @@ from tests.fuzz.compare import Case, Comparison, Finding, make_case
 ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCES = (ROOT / "appliance" / "bpf", ROOT / "appliance" / "dataplane" / "bpf")
 MAIN = "balance.bpf.c"
+PLACE = "place.h"
 ENOUGH = 400_000
 """Packets within which each mistake has to be found."""
 
@@ -64,10 +65,36 @@ MUTANTS = (
         "ip->version_class >> 4 != 6",
     ),
     Mutant("slots, last bits", MAIN, "((at & 3) * 16)", "((at & 1) * 16)"),
+    Mutant("a SYN is not remembered", PLACE, "pin(q, member_at(g, primary), PIN_NEW, now)", "pin(q, NOBODY, 0, now)"),
+    Mutant("a flow never gets younger", PLACE, "state, age ? now : word)", "state, word)"),
+    Mutant("retransmission, a tick too long", PLACE, "age < RETRANSMISSION_TICKS", "age <= RETRANSMISSION_TICKS"),
+    Mutant("retransmission of a closed connection", PLACE, "state < PIN_FIN && age <", "state < PIN_RST && age <"),
+    Mutant("idle timeout, a tick too short", PLACE, "return !idle || age <= idle", "return !idle || age < idle"),
+    Mutant("idle timeout 0 is at once", PLACE, "return !idle || age <= idle", "return age <= idle"),
+    Mutant("FIN, a tick too short", PLACE, "return age <= FIN_TICKS", "return age < FIN_TICKS"),
+    Mutant("FIN lasts longer than the idle timeout", PLACE, "(!idle || idle > FIN_TICKS)", "1"),
+    Mutant("RST, a tick too long", PLACE, "return age <= RST_TICKS", "return age <= RST_TICKS + 1"),
+    Mutant("an unknown FIN is forgotten", PLACE, "kind == KIND_UDP || kind == KIND_FIN)", "kind == KIND_UDP)"),
+    Mutant("an unknown FIN is open", PLACE, "kind == KIND_FIN ? PIN_FIN : PIN_NEW, now", "PIN_NEW, now"),
+    Mutant("an RST behind a FIN is none", PLACE, "if (kind == KIND_RST)", "if (kind == KIND_RST && state < PIN_FIN)"),
+    Mutant("a FIN behind an RST is one", PLACE, "kind == KIND_FIN && state < PIN_FIN", "kind == KIND_FIN"),
+    Mutant("a closed flow opens again", PLACE, "else if (state < PIN_OPEN)", "else if (kind != KIND_FIN)"),
+    Mutant("odd flags count", PLACE, "if (kind == KIND_ODD)", "if (kind == KIND_ODD && !age)"),
+    Mutant("the tail is a window", PLACE, "previous == NOBODY ? primary : previous", "previous"),
+    Mutant("dead pins live", PLACE, "if (is_live(state, age, policy->idle))", "if (1)"),
+    Mutant("young pins are not looked at", PLACE, "state_of(found) == PIN_NEW || age_of(", "age_of("),
+    Mutant("recalled without a look at flags", PLACE, "if (flags && (flags & (TCP_SYN", "if (0 && (flags & (TCP_SYN"),
+    Mutant("turns, one too many", PLACE, "at + 1 < policy->length ?", "at < policy->length ?"),
+    Mutant("turns are not taken", PLACE, "*turn = (struct turn){q->stamp, q->next}", "(void)0"),
+    Mutant("new choices go on", PLACE, "turn->stamp != policy->stamp", "!turn->stamp"),
+    Mutant("a SYN-ACK opens", PLACE, "flags & (TCP_FIN | TCP_RST | TCP_ACK) ?", "flags & (TCP_FIN | TCP_RST) ?"),
+    Mutant("no news of another member", PLACE, "write_down(q, position, row, head);\n\t\t\t*head += 1", "(void)0"),
+    Mutant("whose flow, in the wrong order", MAIN, "ip->saddr[0] | (u64)ip->saddr[1] << 32", "ip->saddr[1]"),
+    Mutant("nothing is remembered", MAIN, "unlikely(q.keep) && (run->flags", "0 && (run->flags"),
 )
 """What can go wrong in a program like this: edges, masks, byte order, carries, checks that were forgotten."""
 
-FEW = ("path MTU, off by one", "DF always set outside")
+FEW = ("path MTU, off by one", "DF always set outside", "a SYN is not remembered", "turns are not taken")
 """For a quick test."""
 
 

@@ -155,6 +155,33 @@ def test_keys_go_and_come(small: Object) -> None:
         table.delete(b"ab")
 
 
+def test_what_is_there_stays(small: Object) -> None:
+    """A key is added where it is missing; otherwise its value is left alone, and the caller is told."""
+    table = small.map("table")
+    assert table.add(key(1), b"\1" * 8)
+    assert not table.add(key(1), b"\2" * 8)
+    assert table.lookup(key(1)) == b"\1" * 8
+    for number in range(2, 11):
+        assert table.add(key(number), bytes(8))
+    with pytest.raises(BpfError, match="map table: add: "):
+        table.add(key(11), bytes(8))
+
+
+def test_a_map_that_is_handed_on(small: Object, path: Path) -> None:
+    """Another object goes on with a map of the first, which may be gone; it has to be of the same kind."""
+    small.map("table").update(key(1), b"\1" * 8)
+    with Object(path) as second:
+        second.only("report", "grow")
+        second.reuse("table", small.map("table").fd)
+        second.load()
+        small.close()
+        table = second.map("table")
+        assert table.max_entries == 10
+        assert table.lookup(key(1)) == b"\1" * 8
+    with Object(path) as third, pytest.raises(BpfError, match="map table: reuse: "):
+        third.reuse("table", 0)
+
+
 def test_resizing_an_unknown_map(path: Path) -> None:
     """The error names the map and the object."""
     with Object(path) as opened, pytest.raises(BpfError, match="map tabel in small"):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from appliance.dataplane.base import Counters, DataPlaneError
@@ -20,7 +21,7 @@ from appliance.dataplane.raw.kernel import Interface
 from appliance.dataplane.xdp.directory import build
 from appliance.dataplane.xdp.program import OBJECT, Program
 from appliance.dataplane.xdp.tables import Capacity, Egress, needs_of
-from appliance.forwarding import ForwardingTables
+from appliance.forwarding import ForwardingTables, Placement
 from appliance.model import Delivery, PortRange, Protocol
 from appliance.packet.action import Verdict
 from appliance.packet.forward import Ingress, PacketPath
@@ -442,6 +443,31 @@ def test_a_program_that_is_wrong_is_taken_off(bench: Rig, tmp_path: Path, what: 
         assert arrive(bench, frames)
         plane.check()
         assert plane.describe()["mode_d0"] == "none"
+
+
+@pytest.mark.parametrize(
+    "what",
+    [("choices",), ("policies", "placement"), ("policies", "length"), ("member_ways",)],
+    ids=lambda what: ".".join(what),
+)
+def test_choices_are_proved(bench: Rig, what: tuple[str, ...]) -> None:
+    """A program that takes other members than the algorithm has chosen is taken off."""
+    wanted = one(bench)
+    placed = [
+        replace(service, placement=Placement.PER_PACKET, choices=np.array([1], np.uint16))
+        for service in wanted.services
+    ]
+    with running(bench, "xdp") as plane:
+        plane.set(replace(wanted, services=tuple(placed)))
+        for _ in range(3):
+            plane.check()
+        assert plane.describe()["mode_d0"] == "native"
+        plane.ask("corrupt", *what)
+        plane.check()
+        facts = plane.describe()
+        assert facts["mode_d0"] == "none"
+        assert "program and reference differ" in facts["why_d0"]
+        assert arrive(bench, [udp(port) for port in range(4000, 4100)])
 
 
 def test_more_members_than_the_program_can_have(bench: Rig) -> None:

@@ -5,18 +5,31 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from appliance.packet.action import Reason
+from appliance.dataplane.pins import PinTable
+from appliance.packet.action import Action, Reason
 from appliance.packet.forward import forward
-from tests.fuzz.compare import Finding, make_case
+from appliance.packet.placement import TICK_S, TICK_SHIFT
+from tests.fuzz.compare import PINS, Chunk, Clock, Finding, Reference, make_case
 from tests.fuzz.findings import vector_file
 from tests.vector_schema import schema, violations
-from tests.vectors_io import DIRECTORY, canonical, packet_files, packet_vectors, read, sequence_files
+from tests.vectors_io import (
+    DIRECTORY,
+    Step,
+    canonical,
+    packet_files,
+    packet_vectors,
+    read,
+    read_sequences,
+    run_sequence,
+    sequence_files,
+)
 
 
 def load(path: Path) -> Any:
@@ -107,11 +120,35 @@ def test_random_packets_can_be_published(seed: int) -> None:
     """Tables and frames of a random case, written as a vector file, are read back as what they were."""
     case = make_case(seed, frames=20)
     for frame in case.frames:
-        text = json.loads(json.dumps(vector_file(case, Finding(seed, "any", "", frame))))
+        single = replace(case, chunks=[Chunk(0, 0, [frame])])
+        text = json.loads(json.dumps(vector_file(single, Finding(seed, "any", "", frame))))
         assert violations(text) == []
         (vector,) = read(text)
         assert vector.frame == frame
         assert forward(vector.frame, vector.tables, vector.ingress, vector.ident) == vector.action
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_sequences_can_be_published(seed: int) -> None:
+    """So are tables and frames over time, and what the reference does is what it did."""
+    case = make_case(seed, frames=30)
+    text = json.loads(json.dumps(vector_file(case, Finding(seed, "any", ""))))
+    assert violations(text, "sequenceFile") == []
+    (sequence,) = read_sequences(text)
+    assert [step.frame for step in sequence.steps if step.action is not None] == case.frames
+    clock = Clock(case.begin)
+    reference = Reference(PinTable.in_memory(PINS, lambda: clock.now() - (1 << TICK_SHIFT - 1)))
+    now = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        before, now = int(now / TICK_S), now + seconds
+        clock.move(int(now / TICK_S) - before)
+
+    def ask(step: Step) -> Action:
+        return reference.forward(step.frame, sequence.ingress)
+
+    assert run_sequence(sequence, wait, reference.follow, ask) == ""
 
 
 @pytest.mark.parametrize(

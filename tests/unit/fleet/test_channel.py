@@ -311,6 +311,11 @@ def test_peers_come_and_go_by_configuration(run):
             await until(lambda: len(known(tables[1])) == 20, "b still hears")
             assert two.status().counts["datagrams_sent"] - asked < 20
             assert len(known(tables[2])) == 10
+            one.set_peers([])
+            await asyncio.sleep(0.05)
+            keep(tables[0], range(20, 30))
+            one.set_peers([b])
+            await until(lambda: len(known(tables[1])) == 30, "b is back, and takes what we say")
             one.set_peers([replace(b, address=ip_address("127.0.0.9"))])
             assert peer(one).state is PeerState.SILENT
 

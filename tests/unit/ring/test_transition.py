@@ -241,6 +241,7 @@ def test_what_has_settled_is_over() -> None:
     course = follow(start(steady(0, 0)), steady(1, 0), {0, 1}, 10, WINDOW)
     course = follow(course, steady(1, 1), {0, 1}, 20, WINDOW, settled_at=20)
     assert words(course) == [(1, N), (1, 0)]
+    assert follow(course, steady(1, 1), {0, 1}, 21, WINDOW, settled_at=19) is course
     log = [Step(0, steady(0, 0), MEMBERS), Step(10, steady(1, 0), MEMBERS), Step(20, steady(1, 1), MEMBERS, True)]
     replayed = replay(log, 21, WINDOW)
     assert replayed is not None
@@ -252,6 +253,8 @@ def test_windows_without_new_flows_do_not_end() -> None:
     course = follow(start(steady(0)), steady(N), {0}, 0, WINDOW)
     assert course.next_at is None
     assert follow(course, steady(N), {0}, 10 * WINDOW, WINDOW, pins(False), 10 * WINDOW) is course
+    course = follow(start(steady(1)), steady(N), {0, 1}, 0, WINDOW)
+    assert follow(course, steady(N), {0, 1}, 10 * WINDOW, WINDOW, pins(False), 10 * WINDOW) is course
 
 
 def test_the_others_tell_of_flows() -> None:
@@ -304,6 +307,17 @@ def test_replaying_is_having_been_there(history: list[Event]) -> None:
     assert replayed is not None
     assert words(replayed) == words(course)
     assert replayed.next_at == course.next_at
+
+
+def test_a_window_that_was_over_does_not_come_back() -> None:
+    """Where all drain long after a window, who follows the log afterwards finds flows where the others have them."""
+    log = [Step(0, steady(0), MEMBERS), Step(10, steady(1), MEMBERS), Step(2000, steady(N), MEMBERS)]
+    course = follow(start(steady(0)), steady(1), MEMBERS, 10, WINDOW)
+    course = follow(course, steady(1), MEMBERS, 10 + WINDOW, WINDOW)
+    course = follow(course, steady(N), MEMBERS, 2000, WINDOW)
+    replayed = replay(log, 2001, WINDOW)
+    assert replayed is not None
+    assert words(replayed) == words(course) == [(N, 1)]
 
 
 def test_nothing_to_replay() -> None:
