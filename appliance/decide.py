@@ -249,8 +249,9 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         recheck_at=min(_rechecks(rings.values(), courses.values(), now), default=None),
         log={
             key: _logged(key, ring, before, snapshot, now, settled=key in settled)
-            for key, ring in rings.items()
             if not ring.undecided
+            else (before.log if before else snapshot.history).get(key, ())
+            for key, ring in rings.items()
         },
         courses=courses,
         rings=rings,
@@ -522,7 +523,12 @@ def _course(
     """The words of a ring's slots, for services with the same window; None as long as nothing is known of them."""
     pool, delivery, window = key
     course = before.courses.get(key) if before else None
-    if course is None and (steps := _steps(snapshot, pool, delivery)):
+    told = snapshot.history.get((pool, delivery), ())
+    own = before.log.get((pool, delivery), ()) if before else ()
+    ring_before = before.rings.get((pool, delivery)) if before else None
+    # While it waits to be decided, a director may hear from the others what it has missed.
+    missed = ring_before is not None and ring_before.undecided and told and (not own or told[-1].at > own[-1].at)
+    if (course is None or missed) and (steps := _steps(snapshot, pool, delivery)):
         course = replay(steps, now, window)
     if ring.undecided:
         return course  # without members nothing is forwarded; what was before is kept in mind until there are some
@@ -629,7 +635,9 @@ def _drained(
         seen[id(ring.members)] = members
         for view in members:
             if view.leaving:
-                left[view.id] = left.get(view.id, True) and (view.drained or not view.serves)
+                # Before the first look at next hops, and before the others have told of its flows, nobody can know.
+                unknown = ring.undecided or snapshot.joining or "not_looked_up" in str(view.no)
+                left[view.id] = left.get(view.id, True) and not unknown and (view.drained or not view.serves)
     done = [replace(view, members=seen[id(view.members)]) for view in views]
     return done, frozenset(name for name, drained in left.items() if drained)
 

@@ -274,7 +274,7 @@ class PinTable:
         """`find_word` for columns."""
         sets = self._sets_of(hash64)
         gathered = self._table[sets]
-        tags = hash64.view(np.uint32)[::2]
+        tags = np.ascontiguousarray(hash64).view(np.uint32)[::2]
         if not tags.all():
             tags = _tags(hash64).astype(np.uint32)
         flat = np.flatnonzero(gathered.view(np.uint32)[:, 1::2] == tags[:, None])
@@ -446,7 +446,7 @@ class PinTable:
             serves: by member index; pins of others do not count. None takes all.
         """
         now = self.now()
-        position = np.flatnonzero(self.words)
+        position = np.flatnonzero(self.words.copy())  # XDP writes meanwhile
         words = self.words[position]
         age, state, member = ages_of(words, now), _states(words), _members(words)
         alive = age <= lifetimes(state, self.flows["idle"][position])
@@ -464,7 +464,7 @@ class PinTable:
     def sweep(self) -> int:
         """Empty the places of flows that are over, before their age is taken for a young one. Returns how many."""
         now = self.now()
-        position = np.flatnonzero(self.words)
+        position = np.flatnonzero(self.words.copy())  # XDP writes meanwhile
         words = self.words[position]
         age = ages_of(words, now)
         old = age > RST_TICKS + 1  # nothing else can be over, and a look at a record is another cache line
