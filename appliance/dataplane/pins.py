@@ -78,6 +78,9 @@ ours. It is then as young as can be, and not as old."""
 LOCAL, REMOTE = 0, 1
 """Origins of a flow."""
 
+_BEGUN = np.array([2, 3, 1, 0], np.uint8)
+"""By state: of two connections on one tuple that were used in the same tick, the younger one has the higher number."""
+
 Words = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
 Members = npt.NDArray[np.uint16]
@@ -355,7 +358,8 @@ class PinTable:
         """Remember what another director remembers.
 
         Of what two know of the same flow, what was used later counts: member and state; when it was at the same time,
-        the higher state, and then what is here already. Where both know the same member, NEW does not take OPEN back.
+        the higher state (of other members: the one that is not closing), and then what is here already. Where both know
+        the same member, NEW does not take OPEN back.
         In a full set, a flow that is told of gets a place as if it had come at the time when it was used last: in the
         place of one that would have gone before it, and never in the place of one that is better (packet/placement.py
         has the order). So it makes no difference how often something is told, and next to none in which order.
@@ -418,7 +422,10 @@ class PinTable:
         better = same & (merged != before)
         self.words[position[better]] = merged[better]
 
-        moved = known & ~same & later | ~known & (before != 0)
+        # Only a SYN moves a flow to another member, so of two in one tick that which is not closing is the younger one.
+        begun = _BEGUN.take(state) > _BEGUN.take(here_state)
+        newer = (age < here_age) | ((age == here_age) & begun)
+        moved = known & ~same & newer | ~known & (before != 0)
         after = _packed(hash64, member, state, now - age)
         self.words[position[moved]] = after[moved]
         self._whole[position[moved]] = flows.view(_WHOLE)[moved]
