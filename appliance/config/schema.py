@@ -165,7 +165,7 @@ class FleetTable(Table):
         default=FleetStore.NONE,
         description="etcd: directors agree on the health of members; none: each judges for itself.",
     )
-    etcd: EtcdTable | None = Field(default=None, description="The cluster of store = \"etcd\".")
+    etcd: EtcdTable | None = Field(default=None, description='The cluster of store = "etcd".')
     secret_file: Annotated[str, Parsed(values.path, _STRING)] = Field(
         description="File with the key of the flow hash, at least 16 bytes, the same on every director. "
         "Relative to the configuration file.",

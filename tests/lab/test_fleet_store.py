@@ -311,18 +311,21 @@ class Site:
 
         # Not `Fleet.until`: its look at processes takes its time on a busy machine.
         seen = {}
+
         def dbg():
             for d in DIRECTORS:
                 t0 = time.time()
                 doc = self.fleet.status(d)
                 t1 = time.time()
-                if t1 - t0 > 0.3: print("DEBUG slow", d, t1 - t0)
+                if t1 - t0 > 0.3:
+                    print("DEBUG slow", d, t1 - t0)
                 v = member(doc, name)
                 now = (v["health"], v["fleet"]["health"], v["state"], v["fleet"]["up"])
                 if seen.get(d) != now:
                     seen[d] = now
                     print("DEBUG", datetime.utcfromtimestamp(t1), d, now)
             return self.all_say(turned) and self.alike(tables, verdicts)
+
         until(dbg, f"{name} is {what} everywhere", 20)
         done = time.time()
         saw = [event["at"] for event in self.events(since, f"health.{what}") if event["member"] == name]

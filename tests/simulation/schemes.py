@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.dataplane.pins import PinTable, take
-from appliance.forwarding import NO_MEMBER, SLOTS, Placement, SlotArray
 from appliance.fleet.telling import REPEAT_MS
+from appliance.forwarding import NO_MEMBER, SLOTS, Placement, SlotArray
 from appliance.packet.placement import (
     TICK_S,
     TICK_SHIFT,
@@ -334,7 +334,7 @@ class Ours:
         self._pins: dict[int, PinTable] = {}
         self._seen: dict[int, tuple[Seen, ...]] = {}
         self._ours: dict[int, dict[int, tuple[float, float]]] = {}
-        """By director and key: what others are told of by this director, when next, and how long after the last time."""
+        """By director and key: what it tells the others of, when next, and how long after the last time."""
 
         self._now = 0.0
         self._flows: dict[int, FlowFacts] = {}

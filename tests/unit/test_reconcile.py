@@ -53,7 +53,6 @@ class Journal:
         async with self._heard:
             await self._heard.wait_for(lambda: self.speaker.routes == routes)
 
-
     async def written(self, *lines):
         """Wait until these are the latest lines; the last one tells of a route."""
         async with self._heard:
