@@ -168,7 +168,7 @@ def test_what_is_there_stays(small: Object) -> None:
 
 
 def test_a_map_that_is_handed_on(small: Object, path: Path) -> None:
-    """Another object goes on with a map of the first, which may be gone; it has to be of the same kind."""
+    """Another object goes on with a map of the first, which may be gone."""
     small.map("table").update(key(1), b"\1" * 8)
     with Object(path) as second:
         second.only("report", "grow")
@@ -179,7 +179,7 @@ def test_a_map_that_is_handed_on(small: Object, path: Path) -> None:
         assert table.max_entries == 10
         assert table.lookup(key(1)) == b"\1" * 8
     with Object(path) as third, pytest.raises(BpfError, match="map table: reuse: "):
-        third.reuse("table", 0)
+        third.reuse("table", -1)
 
 
 def test_resizing_an_unknown_map(path: Path) -> None:

@@ -447,7 +447,7 @@ def test_a_program_that_is_wrong_is_taken_off(bench: Rig, tmp_path: Path, what: 
 
 @pytest.mark.parametrize(
     "what",
-    [("choices",), ("policies", "placement"), ("policies", "length"), ("member_ways",)],
+    [("choices",), ("policies", "placement"), ("member_ways",)],
     ids=lambda what: ".".join(what),
 )
 def test_choices_are_proved(bench: Rig, what: tuple[str, ...]) -> None:

@@ -98,7 +98,7 @@ def test_loss_reordering_repetition_and_delay_do_no_harm(run):
         a, b, a_seen, b_seen = directors("a", "b", "a", "b")
         here, there = table(1 << 16), table(1 << 16)
         keep(here, range(3000))
-        faults = {"loss": 0.1, "repeat": 0.2, "delay_s": 0.03}
+        faults = {"loss": 0.05, "repeat": 0.2, "delay_s": 0.03}
         async with network(a, b, {"a": b_seen, "b": a_seen}, **faults):
             one, other = channel(a, [b_seen], here), channel(b, [a_seen], there, 50)
             async with running(one, other):
