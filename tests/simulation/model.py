@@ -487,8 +487,13 @@ SCENARIOS = (
     ),
     Scenario(
         "all-drain",
-        "every member is drained",
-        (*(drain(0.02 * number, number) for number in range(64)), Down(0.9, 0), Up(1.4, 0)),
+        "every member is drained, and comes back when all flows are over or remembered",
+        (
+            *(drain(0.02 * number, number) for number in range(64)),
+            Down(0.9, 0),
+            Up(1.4, 0),
+            *(ready(1.5 + 0.01 * number, number) for number in range(64)),
+        ),
     ),
     Scenario(
         "quiet-end",
@@ -579,6 +584,13 @@ SCENARIOS = (
     ),
     Scenario(
         "slow", "messages take two seconds", MIX, {"delay_s": 2.0}, "a flow changes directors faster than its pin"
+    ),
+    Scenario(
+        "ends-meet",
+        "a change comes when the window of the one before ends, and directors come and go",
+        (drain(0, 0), ready(1.0, 0), Down(1.5, 1), Up(1.7, 1), Down(1.8, 2)),
+        {},
+        "directors see the change and the end in different order",
     ),
     Scenario(
         "late-and-lost",

@@ -9,13 +9,33 @@ import pytest
 from tests.simulation.model import SCENARIOS, Scenario, Settings, traffic
 from tests.simulation.report import OURS, RANDOM, SCHEMES, Run, find, run
 
-SEEDS = (1, 2, 3)
-SMALL = Settings(flows=200, poll_s=20)
+SMALL = Settings(
+    flows=200,
+    slots=1024,
+    pins=1 << 12,
+    life_s=60,
+    gap_s=5,
+    keepalive_s=22,
+    silence_s=22,
+    window_s=120,
+    idle_s=50,
+    poll_s=10,
+)
 
-ORDINARY = ("mix-both", "old-log")
-"""For every seed: everything at once, and what a director has to know that comes late."""
-
-ONCE = ("crash-in-window", "slow-start", "all-drain", "late")
+ALWAYS = (
+    *(("mix-both", seed) for seed in (1, 2)),
+    *((RANDOM, seed) for seed in (1, 2)),
+    ("all-drain", 1),
+    ("crash-in-window", 1),
+    ("late", 1),
+    ("log", 1),
+    ("old-log", 1),
+    ("quiet-end", 1),
+    ("remove-and-join", 1),
+    ("restart", 1),
+    ("slow-start", 1),
+)
+"""Scenarios in which nothing may break, with their seeds."""
 
 
 def only(name: str, seed: int, schemes: Iterable[str] = (OURS,), settings: Settings = SMALL) -> list[Run]:
@@ -26,8 +46,7 @@ def explain(result: Run) -> str:
     return "\n".join(map(str, result.outcome.breaks[:5]))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", [*ORDINARY, RANDOM])
+@pytest.mark.parametrize(("name", "seed"), ALWAYS)
 def test_not_one_flow_breaks(name: str, seed: int) -> None:
     """Whatever happens to members and directors, every flow stays with its member for as long as that lives."""
     [result] = only(name, seed)
@@ -35,17 +54,9 @@ def test_not_one_flow_breaks(name: str, seed: int) -> None:
     assert result.outcome.broken == 0, explain(result)
 
 
-@pytest.mark.parametrize("name", ONCE)
-def test_not_one_flow_breaks_in_odd_cases(name: str) -> None:
-    """Nor when changes meet in the same slots, or a director is late."""
-    [result] = only(name, 1)
-    assert result.outcome.broken == 0, explain(result)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_other_schemes_break_flows(seed: int) -> None:
+def test_other_schemes_break_flows() -> None:
     """The model can tell the difference: every other scheme breaks flows of members that live."""
-    results = only("mix", seed, [name for name in SCHEMES if name != OURS])
+    results = only("mix", 1, [name for name in SCHEMES if name != OURS])
     assert all(result.outcome.broken > 0 for result in results), [(r.scheme, r.outcome.broken) for r in results]
 
 
@@ -66,7 +77,7 @@ def test_nothing_is_remembered_when_changes_are_over() -> None:
 @pytest.mark.parametrize("name", ["no-dump", "no-log", "wrong", "silent"])
 def test_known_limits_are_real(name: str) -> None:
     """What is said to break flows does: otherwise the model would not see it, or the limit were none."""
-    [result] = only(name, 1, settings=replace(SMALL, flows=1500))
+    [result] = only(name, 1, settings=replace(SMALL, flows=500))
     assert result.scenario.limit is not None
     assert result.outcome.broken > 0
     assert "rules" not in result.outcome.causes, explain(result)
@@ -86,7 +97,7 @@ def test_traffic_is_what_clients_send() -> None:
     first = np.unique(work.flow, return_index=True)[1]
     assert work.opens[first].all()
     assert work.gap.max() < settings.idle_s
-    assert 0.3 < (work.slot >= 65537).mean() < 0.7
+    assert 0.3 < (work.slot >= settings.slots).mean() < 0.7
 
 
 def test_scenarios_have_names_of_their_own() -> None:
