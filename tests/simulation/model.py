@@ -84,9 +84,10 @@ class Settings:
     silent: float = 0.0
     """The part of the flows that is silent from its second packet to its last but for `silence_s`."""
 
-    silence_s: float = 62
-    """Another director finds a flow again that has been silent for less than two thirds of the idle timeout
-    (`refresh_s`)."""
+    silence_s: float = 30
+    """When a director is lost, another one finds a flow again that has never been silent for more than a third of the
+    idle timeout: what it did last may not have been told yet (`refresh_s`), and what was told is from before an earlier
+    silence."""
 
     @property
     def refresh_s(self) -> float:
@@ -417,7 +418,7 @@ SCENARIOS = (
     Scenario("mix-both", "the same with TCP and UDP", MIX, {"udp": 0.5}),
     Scenario(
         "mix-silent",
-        "the same with flows that are silent for nine tenths of their idle timeout",
+        "the same with flows that are silent for a third of their idle timeout again and again",
         MIX,
         {"silent": 0.5, "udp": 0.3},
     ),
