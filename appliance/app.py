@@ -173,8 +173,8 @@ class Director:
         self._agents = Loads(self._on_load, random.Random())  # noqa: S311 - jitter, not secrets
         self._loads: dict[str, float] = {}
         self._stats: Seen | None = None
-        orders_path = Path(config.director.runtime_dir) / "orders.json"
-        for member, order in orders.load(orders_path).items():
+        self._orders_path = Path(config.director.runtime_dir) / "orders.json"
+        for member, order in orders.load(self._orders_path).items():
             self._state.set_order(member, order)
         self._history_path = Path(config.director.runtime_dir) / "history.json"
         self._state.set_history(history.load(self._history_path))
@@ -216,7 +216,7 @@ class Director:
                 state=self._state,
                 applied=lambda: self._reconciler.applied,
                 pins=lambda: self._plane.pins,
-                save=partial(orders.save, orders_path),
+                save=partial(orders.save, self._orders_path),
                 share=self._fleet.order if self._fleet.shares_orders else None,
             ),
         )
@@ -320,6 +320,7 @@ class Director:
     async def _watch_pins(self) -> None:
         """Once a second: what is remembered of flows, for the decision; and the log, for the process after this one."""
         written: object = None
+        kept = self._state.orders
         while True:
             await asyncio.sleep(PINS_INTERVAL_S)
             applied = self._reconciler.applied
@@ -332,6 +333,13 @@ class Director:
                 except OSError as error:
                     log.warning("history.not_written", error=str(error))
                 written = applied.log
+            # Orders that came from the fleet: after a restart without the store they have to be known as well.
+            if (now := self._state.orders) != kept:
+                try:
+                    await asyncio.to_thread(orders.save, self._orders_path, now)
+                    kept = now
+                except OSError as error:
+                    log.warning("orders.not_written", error=str(error))
 
     async def _look_at_pins(self) -> None:
         """Put what is remembered of flows into the store."""
