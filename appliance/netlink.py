@@ -249,7 +249,8 @@ def _gateway(route: Mapping[str, Any]) -> str | None:
 async def _use(kernel: AsyncIPRoute, ifindex: int, address: str) -> None:
     """Ask the kernel to resolve, as if a packet were waiting."""
     try:
-        await kernel.neigh("add", dst=address, ifindex=ifindex, state=0, flags=NTF_USE)
+        # Not "add", which refuses what is there already; with NTF_USE nothing of an entry is replaced.
+        await kernel.neigh("replace", dst=address, ifindex=ifindex, state=0, flags=NTF_USE)
     except NetlinkError as error:
         # The link went away between the look and now; the next look will say so.
         log.debug("netlink.nudge_failed", address=address, error=str(error))

@@ -33,7 +33,7 @@ from appliance.state import RingKey, State
 log = structlog.get_logger()
 
 JOIN_S = 2.0
-"""How long to wait at most for a peer that says nothing, before we announce."""
+"""How long to wait at most for a peer that says nothing, and for a store that cannot be reached, before we announce."""
 
 LOOK_S = 0.02
 SHARE_S = 0.5
@@ -191,6 +191,8 @@ class FleetSide:
 
     async def _join(self, channel: PinChannel) -> None:
         """Hear of the others' flows before we announce anything: at the start, and whenever we were cut off."""
+        if self.agreement is not None:
+            await self._hear_the_store(self.agreement)
         while True:
             await self._until(self._could_announce)
             joined = await channel.joined(JOIN_S)
@@ -201,6 +203,14 @@ class FleetSide:
             await self._until(lambda: self._applied is not None and bool(self._applied.routes))
             await self._until(self._is_cut_off)
             self._state.set_joining("has announced nothing for a while, and asks what has become of flows meanwhile")
+
+    async def _hear_the_store(self, agreement: Agreement) -> None:
+        """Orders and the log of pools, from before we began, decide where flows are: better late than wrong."""
+        try:
+            async with asyncio.timeout(JOIN_S):
+                await self._until(lambda: agreement.latest.status.connected)
+        except TimeoutError:
+            pass  # the agreement has said why; what this director has on its own disk has to do
 
     async def _until(self, so: Callable[[], bool]) -> None:
         while True:

@@ -496,6 +496,8 @@ def test_a_director_that_starts_anew_without_the_store_knows_orders_that_others_
     site.story.happens("drain m6 at d1")
     site.fleet.node("d1").run(["onward", "member", "drain", "web/m6"])
     site.until(lambda: site.all_say(lambda document: member(document, "web/m6")["state"] == "draining"), "m6 drains")
+    kept = ["grep", "-q", "web/m6", "/run/onward/orders.json"]
+    site.until(lambda: not site.fleet.node("d3").run(kept, check=False).returncode, "d3 has it on its disk")
     with site.without(*STORE):
         site.noticed()
         site.start_anew("d3")

@@ -94,6 +94,18 @@ def test_follows_a_changed_mac_address(segment):
         follower.wait("192.0.2.1", mac="02005e005377")
 
 
+def test_keeps_entries_that_nobody_sends_by(segment):
+    """The kernel forgets a neighbour that is stale for a minute; one that we need is confirmed before."""
+    director, neighbour = segment
+    director.sysctl(net__ipv4__neigh__eth1__delay_first_probe_time=1)
+    mac = json.loads(neighbour.run("ip", "-j", "link", "show", "eth1"))[0]["address"]
+    with following(director, "192.0.2.1") as follower:
+        follower.wait("192.0.2.1", direct="True")
+        director.ip(f"neigh replace 192.0.2.1 lladdr {mac} dev eth1 nud stale")
+        until(lambda: "REACHABLE" in director.ip("neigh show 192.0.2.1"), "confirmed", 15)
+        follower.wait("192.0.2.1", mac=mac_of(neighbour))
+
+
 def test_says_why_there_is_no_next_hop(segment):
     """Silence, no route, an own address, a dead link: each has its name, and each heals."""
     director, _ = segment

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.dataplane.pins import FLOW
+from appliance.fleet.side import SHARE_S
 from appliance.fleet.telling import REFRESH_MS, ROUND_MS
 from appliance.forwarding import SLOTS
 from appliance.packet.placement import Kind, idle_ticks
@@ -646,15 +647,20 @@ SCENARIOS = (
 
 
 def random_events(settings: Settings, seed: int, count: int = 24, windows: float = 3.0) -> tuple[Event, ...]:
-    """Anything in any order, but directors do not come or go while others learn of a change."""
+    """Anything in any order, but one thing after the other: while directors learn of a change, no other change reaches
+    them, and none of them comes or goes."""
     chance = np.random.default_rng([seed, 4])
     settle = (settings.detect_s + settings.skew_s + 2 * settings.delay_s + 1) / settings.window_s
+    detect, spread = settings.detect_s / settings.window_s, (2 * settings.skew_s + SHARE_S) / settings.window_s
     times = np.sort(chance.uniform(0, windows, count))
     draining: set[int] = set()
     dead: set[int] = set()
     absent: set[int] = set()
     events: list[Event] = []
     uneven: list[float] = []
+    removed: set[int] = set()
+    learnt: list[float] = []
+    noticed: dict[int, float] = {}
     for at in times.tolist():
         ends = [begin + after for begin in uneven for after in (0, 1, settings.idle_s / settings.window_s)]
         if chance.random() < 0.4 and all(not end - settle < at < end + settle for end in ends):
@@ -662,19 +668,31 @@ def random_events(settings: Settings, seed: int, count: int = 24, windows: float
             if director in absent:
                 absent.remove(director)
                 events.append(Up(at, director))
+            elif chance.random() < 0.3:
+                events.append(Restart(at, director))
             elif len(absent) < settings.directors - 1:
                 absent.add(director)
                 events.append(Down(at, director))
             continue
+        member, what = int(chance.integers(settings.members)), chance.integers(9)
+        arrives = at + detect if what in (4, 5) else at
+        if any(abs(arrives - earlier) < spread for earlier in learnt):
+            continue
         uneven.append(at)
-        member = int(chance.integers(settings.members))
-        match chance.integers(4):
-            case 0 | 1:
+        learnt.append(arrives)
+        match what:
+            case 0 | 1 | 2 | 3:
                 events.append(ready(at, member) if member in draining else drain(at, member))
                 draining ^= {member}
-            case 2:
+            case 4 | 5 if at < noticed.get(member, 0):
+                continue  # it would be taken for dead when it lives already
+            case 4 | 5:
+                noticed[member] = at + settle
                 events.append(recover(at, member) if member in dead else crash(at, member))
                 dead ^= {member}
+            case 6 if len(removed) < 3 and member not in removed:
+                removed.add(member)
+                events.append(remove(at, member))
             case _:
                 events.append(weight(at, member, int(chance.integers(0, 5))))
     return tuple(events)

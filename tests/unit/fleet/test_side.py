@@ -9,8 +9,10 @@ import pytest
 
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Why, decide
+from appliance.fleet.entries import encode_order
+from appliance.fleet.fake import FakeCluster, FakeStore
 from appliance.fleet.side import FleetSide
-from appliance.model import Fleet, FleetPeer, HashMode, Health
+from appliance.model import AdminState, Etcd, Fleet, FleetPeer, HashMode, Health, Order
 from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.ring.hash import derive_pin_keys, flow_words, pin_hash
 from appliance.state import State
@@ -22,9 +24,9 @@ pytestmark = pytest.mark.timeout(30)
 class Director:
     """Store, decisions and a fleet's side, put together as in `app.py`, with no data plane but its pins."""
 
-    def __init__(self, name, peers):
+    def __init__(self, name, peers, etcd=None):
         given = config()
-        given = replace(given, director=replace(given.director, name=name), fleet=Fleet(peers))
+        given = replace(given, director=replace(given.director, name=name), fleet=Fleet(peers, etcd))
         self.pins = PinTable.in_memory(1 << 10, time.monotonic_ns)
         self.state = State(given, lambda: None)
         self.looks = 0
@@ -132,3 +134,28 @@ async def test_a_director_whose_peers_are_dead_goes_on_alone(fleet):
         assert time.monotonic() - began > 1.5
         assert one.decide().vips[0].no is None
         running.cancel()
+
+
+@pytest.mark.parametrize("returns", [True, False], ids=["late", "never"])
+async def test_a_director_waits_a_while_for_what_the_fleet_has_agreed_on(fleet, returns):
+    """An order from before it began counts from the first announcement on; a store that is away holds nobody up."""
+    cluster = FakeCluster(time.monotonic)
+    order = Order(AdminState.DRAIN, 1.0)
+    await cluster.apply({"orders/web/web1": encode_order(order)}, None)
+    await cluster.stop()
+    one = Director("d1", fleet[0].state.config.fleet.directors, Etcd(("http://192.0.2.1:2379",), "/onward/"))
+    one.side.agreement._store = FakeStore(cluster)
+    two = fleet[1]
+    for director in (one, two):
+        director.learn()
+        director.decide()
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(one.side.run()), tasks.create_task(two.side.run())]
+        await until(lambda: two.state.snapshot().joining is None, "joined")
+        assert one.state.snapshot().joining is not None
+        if returns:
+            await cluster.start()
+        await until(lambda: one.state.snapshot().joining is None, "joined, too")
+        assert one.state.orders == ({"web/web1": order} if returns else {})
+        for task in running:
+            task.cancel()
