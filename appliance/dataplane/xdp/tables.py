@@ -74,7 +74,7 @@ class Capacity:
     stations: int = 256
     ways: int = 256
     services: int = 256
-    slots: int = 65_568 * 4
+    slots: int = 65_568 * 16  # 2 MiB: a few pools have room for a window beside what is in force without other maps
     """A table in transition takes twice as many as there are in it."""
     choices: int = 1 << 15
 
