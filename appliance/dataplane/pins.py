@@ -417,6 +417,8 @@ class PinTable:
 
         low = np.minimum(state, here_state)
         both_open = same & (np.maximum(state, here_state) == PinState.OPEN) & (low == PinState.NEW)
+        # After an RST, a SYN begins anew.
+        later |= (age == here_age) & (here_state == PinState.RST) & (state < PinState.FIN)
         merged_state = np.where(both_open, PinState.OPEN, np.where(later, state, here_state)).astype(np.uint8)
         merged = _packed(hash64, member, merged_state, now - np.minimum(age, here_age))
         better = same & (merged != before)

@@ -237,13 +237,17 @@ class FleetSide:
                 continue
             for ring, entries in self._applied.log.items():
                 known = agreement.latest.log.get(ring, ())
-                if entries and not (known and same_ring(known[-1], entries[-1])):
-                    try:
-                        keep_s = longest_window_s(self._state.config, ring[0])
-                        await agreement.append(ring, entries[-1], keep_s)
-                    except StoreError as error:
-                        log.debug("fleet.log_not_shared", error=str(error))  # the next round tries again
-                        break
+                if not entries or (known and same_ring(known[-1], entries[-1])):
+                    continue
+                # All that it lacks, not only the latest: who follows the log must see every owner that there was.
+                lacking = [entry for entry in entries[:-1] if known and entry.at > known[-1].at]
+                keep_s = longest_window_s(self._state.config, ring[0])
+                try:
+                    for entry in (*lacking, entries[-1]):
+                        await agreement.append(ring, entry, keep_s)
+                except StoreError as error:
+                    log.debug("fleet.log_not_shared", error=str(error))  # the next round tries again
+                    break
             digest = hashlib.blake2b(repr(sorted(self._tables_digests().items())).encode(), digest_size=8).hexdigest()
             if digest != self._card.digest:
                 self._card = DirectorCard(

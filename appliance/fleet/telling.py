@@ -60,6 +60,7 @@ BACKLOG = 1 << 15
 _FINE = TICK_SHIFT - AGE_SHIFT
 _TICK_MS = (1 << TICK_SHIFT) / 1e6
 _MEMBERS = 1 << 16
+_WHEN_MASK = np.uint64(WHEN_MASK)
 
 Positions = npt.NDArray[np.int64]
 Entries = npt.NDArray[np.void]
@@ -194,7 +195,9 @@ class Telling:
         ours &= words != 0
         known[words == 0] = 0
         other = (words ^ known) >> np.uint64(WHEN_BITS) != 0
-        pending = ours & (other | (self._due_ms[part] <= self._now_ms()))
+        # After a long silence, others hear at once that the flow goes on: else their copies would end before it does.
+        resumed = differs & ((words - known & _WHEN_MASK) * _TICK_MS >= self._interval_ms[part])
+        pending = ours & (other | resumed | (self._due_ms[part] <= self._now_ms()))
         return np.flatnonzero(pending) * WAYS + int(part.start)
 
     def _part(self, at: int, limit: int) -> tuple[slice, int]:

@@ -133,7 +133,11 @@ def follow(
         return before
     goes_on = (window & windowed & ~over) | (tail & ~windowed & ~steady & ~moved)
     # Who was taken because somebody had to be has none of the unremembered flows: who takes new ones next has them.
-    since = np.where(stranded, -np.inf, np.where(goes_on, before.since, now))
+    begun = np.where(goes_on, before.since, now)
+    # A change that takes a window back may reach another director after that window's end, and begins a new one there,
+    # with the primary of now as its owner from before: until that is over as well, nobody may forget flows.
+    taken_back = tail & moved & windowed & serves[primary]
+    since = np.where(stranded, -np.inf, np.where(taken_back, now + window_s, begun))
     for array in (slots, since):
         array.flags.writeable = False
     return Course(
