@@ -10,6 +10,7 @@ Who may open the socket may give orders. Every one is logged with the user that 
 are `application/problem+json` (RFC 9457).
 """
 
+import asyncio
 import json
 import socket
 import struct
@@ -53,6 +54,10 @@ class Controls:
 
     share: Callable[[Mapping[str, Order | None]], Awaitable[None]] | None = None
     """Gives orders to all directors of the fleet; raises StoreError. None: they are for this director only."""
+
+
+_Ways = list[tuple[MemberView, float | None]]
+"""The ways to a member, and when the window ends that may fall back to each."""
 
 
 class _RefusedError(Exception):
@@ -114,7 +119,8 @@ class ControlServer:
 
     async def _members(self, _request: web.Request) -> web.Response:
         views = self._views()
-        return web.json_response({"members": [self._document(views[name], 0) for name in sorted(views)]})
+        documents = await asyncio.to_thread(self._documents, [views[name] for name in sorted(views)], 0)
+        return web.json_response({"members": documents})
 
     async def _member(self, request: web.Request) -> web.Response:
         name = self._known(request)
@@ -125,7 +131,8 @@ class ControlServer:
         views = self._views()
         if name not in views:
             raise _RefusedError(409, f"{name} is not in force yet; the director has just started")
-        return web.json_response(self._document(views[name], max(0, min(limit, MAX_FLOWS))))
+        (document,) = await asyncio.to_thread(self._documents, [views[name]], max(0, min(limit, MAX_FLOWS)))
+        return web.json_response(document)
 
     async def _order_member(self, request: web.Request) -> web.Response:
         name = self._known(request)
@@ -217,25 +224,33 @@ class ControlServer:
     def _pools(self) -> Iterable[Pool]:
         return self._controls.state.config.pools
 
-    def _views(self) -> dict[str, list[tuple[MemberView, float | None]]]:
-        """Members in force with the ways to them, and when the last window that may fall back to each ends."""
+    def _views(self) -> dict[str, _Ways]:
+        """Members in force with the ways to them."""
         applied = self._controls.applied()
-        views: dict[str, list[tuple[MemberView, float | None]]] = {}
+        views: dict[str, _Ways] = {}
         seen: set[tuple[str, int]] = set()
+        previous: dict[int, frozenset[int]] = {}
         for service in applied.services if applied is not None else ():
             course = service.course
-            previous = course.previous() if course is not None and not course.steady else frozenset()
+            if course is not None and id(course) not in previous:
+                previous[id(course)] = frozenset() if course.steady else course.previous()
             for view in service.members:
-                ends = course.next_at if course is not None and view.index in previous else None
+                ends = course.next_at if course is not None and view.index in previous[id(course)] else None
                 if (view.id, view.index) not in seen or ends is not None:
                     seen.add((view.id, view.index))
                     views.setdefault(view.id, []).append((view, ends))
         return views
 
-    def _document(self, ways: list[tuple[MemberView, float | None]], limit: int) -> dict[str, object]:
-        view = ways[0][0]
+    def _documents(self, members: list[_Ways], limit: int) -> list[dict[str, object]]:
+        """In a worker thread: a look at everything that is remembered takes milliseconds."""
         pins = self._controls.pins()
-        left = flows_left(pins.live(), {way.index for way, _ in ways}, pins.clock_ns(), limit)
+        live, now_ns = pins.live(), pins.clock_ns()
+        return [
+            self._document(ways, flows_left(live, {way.index for way, _ in ways}, now_ns, limit)) for ways in members
+        ]
+
+    def _document(self, ways: _Ways, left: FlowsLeft) -> dict[str, object]:
+        view = ways[0][0]
         ends = max((at for _, at in ways if at is not None), default=None)
         return {
             "id": view.id,
