@@ -10,7 +10,18 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from appliance.cli.help import HelpFormatter
-from appliance.cli.orders import ConfigOption, Document, OrderError, SocketOption, ask, refused, where
+from appliance.cli.orders import (
+    ConfigOption,
+    Document,
+    DrainTimeout,
+    OrderError,
+    ReasonOption,
+    SocketOption,
+    ask,
+    drain_body,
+    refused,
+    where,
+)
 from appliance.cli.output import Exit, complain, print_json, table
 
 app = App(
@@ -24,7 +35,6 @@ LOOK_S = 0.5
 """How often a command that waits looks."""
 
 AsJson = Annotated[bool, Parameter(name=["--json"], negative="")]
-Reason = Annotated[str, Parameter(name="--reason")]
 Wait = Annotated[bool, Parameter(negative="")]
 
 
@@ -43,10 +53,6 @@ def list_members(
     ----------
     pool
         Only those of this pool.
-    config
-        Configuration file of the director to ask; its runtime_dir has the socket.
-    socket
-        Control socket of the director to ask; /run/onward/control.sock by default.
     as_json
         Print JSON.
     """
@@ -72,10 +78,10 @@ def drain(
     member: str,
     /,
     *,
-    timeout: Annotated[float | None, Parameter(name="--timeout")] = None,
+    timeout: DrainTimeout = None,
     wait: Wait = False,
     wait_timeout: float | None = None,
-    reason: Reason = "",
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     socket: SocketOption = None,
 ) -> int:
@@ -96,19 +102,10 @@ def drain(
         Wait until the member has no flows any more.
     wait_timeout
         Seconds to wait at most.
-    reason
-        A note for the log.
-    config
-        Configuration file of the director to ask.
-    socket
-        Control socket of the director to ask.
     """
-    body: dict[str, object] = {"reason": reason}
-    if timeout is not None:
-        body["timeout_s"] = timeout or None
     try:
         path = where(socket, config)
-        ask(path, "POST", f"{_resource(member)}/drain", body)
+        ask(path, "POST", f"{_resource(member)}/drain", drain_body(timeout, reason))
         print(f"{member}: takes no new flows", file=sys.stderr)
         if not wait:
             return Exit.OK
@@ -122,37 +119,29 @@ def drain(
 
 
 @app.command
-def ready(member: str, /, *, reason: Reason = "", config: ConfigOption = None, socket: SocketOption = None) -> int:
+def ready(
+    member: str, /, *, reason: ReasonOption = "", config: ConfigOption = None, socket: SocketOption = None
+) -> int:
     """Take back a drain or a maintenance: the member gets its share of new flows again.
 
     Parameters
     ----------
     member
         POOL/MEMBER.
-    reason
-        A note for the log.
-    config
-        Configuration file of the director to ask.
-    socket
-        Control socket of the director to ask.
     """
     return _order(member, "ready", {"reason": reason}, "takes flows", config, socket)
 
 
 @app.command
-def maint(member: str, /, *, reason: Reason = "", config: ConfigOption = None, socket: SocketOption = None) -> int:
+def maint(
+    member: str, /, *, reason: ReasonOption = "", config: ConfigOption = None, socket: SocketOption = None
+) -> int:
     """Send a member nothing at all from now on; the flows that it has break.
 
     Parameters
     ----------
     member
         POOL/MEMBER.
-    reason
-        A note for the log.
-    config
-        Configuration file of the director to ask.
-    socket
-        Control socket of the director to ask.
     """
     return _order(member, "maint", {"reason": reason}, "gets nothing any more", config, socket)
 
@@ -163,7 +152,7 @@ def weight(
     ratio: str,
     /,
     *,
-    reason: Reason = "",
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     socket: SocketOption = None,
 ) -> int:
@@ -175,12 +164,6 @@ def weight(
         POOL/MEMBER.
     ratio
         A whole number from 0, or "default" for the configured one.
-    reason
-        A note for the log.
-    config
-        Configuration file of the director to ask.
-    socket
-        Control socket of the director to ask.
     """
     if ratio != "default" and not ratio.isdecimal():
         complain(f'{ratio} is no ratio; give a whole number from 0, or "default"')
@@ -213,10 +196,6 @@ def flows(
         How many flows to show, those that were active latest first.
     watch
         Show again every second, until Ctrl-C.
-    config
-        Configuration file of the director to ask.
-    socket
-        Control socket of the director to ask.
     as_json
         Print JSON.
     """

@@ -1,13 +1,21 @@
 """`onward node`: orders about a machine, in all pools that it is a member of."""
 
 import sys
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from appliance.cli.help import HelpFormatter
-from appliance.cli.member import Reason
-from appliance.cli.orders import ConfigOption, OrderError, SocketOption, ask, refused, where
+from appliance.cli.orders import (
+    ConfigOption,
+    DrainTimeout,
+    OrderError,
+    ReasonOption,
+    SocketOption,
+    ask,
+    drain_body,
+    refused,
+    where,
+)
 from appliance.cli.output import Exit
 
 app = App(
@@ -23,8 +31,8 @@ def drain(
     address: str,
     /,
     *,
-    timeout: Annotated[float | None, Parameter(name="--timeout")] = None,
-    reason: Reason = "",
+    timeout: DrainTimeout = None,
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     socket: SocketOption = None,
 ) -> int:
@@ -36,51 +44,34 @@ def drain(
         The members' own address.
     timeout
         Seconds until what is left of their flows is cut; 0 is never. The pools' drain_timeout by default.
-    reason
-        A note for the log.
-    config
-        Configuration file of the director to ask.
-    socket
-        Control socket of the director to ask.
     """
-    body: dict[str, object] = {"reason": reason}
-    if timeout is not None:
-        body["timeout_s"] = timeout or None
-    return _order(address, "drain", body, config, socket)
+    return _order(address, "drain", drain_body(timeout, reason), config, socket)
 
 
 @app.command
-def ready(address: str, /, *, reason: Reason = "", config: ConfigOption = None, socket: SocketOption = None) -> int:
+def ready(
+    address: str, /, *, reason: ReasonOption = "", config: ConfigOption = None, socket: SocketOption = None
+) -> int:
     """Take back drains and maintenances of the members with an address.
 
     Parameters
     ----------
     address
         The members' own address.
-    reason
-        A note for the log.
-    config
-        Configuration file of the director to ask.
-    socket
-        Control socket of the director to ask.
     """
     return _order(address, "ready", {"reason": reason}, config, socket)
 
 
 @app.command
-def maint(address: str, /, *, reason: Reason = "", config: ConfigOption = None, socket: SocketOption = None) -> int:
+def maint(
+    address: str, /, *, reason: ReasonOption = "", config: ConfigOption = None, socket: SocketOption = None
+) -> int:
     """Send the members with an address nothing at all from now on.
 
     Parameters
     ----------
     address
         The members' own address.
-    reason
-        A note for the log.
-    config
-        Configuration file of the director to ask.
-    socket
-        Control socket of the director to ask.
     """
     return _order(address, "maint", {"reason": reason}, config, socket)
 

@@ -16,8 +16,20 @@ RUNTIME_DIR = Path("/run/onward")
 SOCKET = "control.sock"
 TIMEOUT_S = 5.0
 
-SocketOption = Annotated[Path | None, Parameter(name="--socket", env_var="ONWARD_SOCKET")]
-ConfigOption = Annotated[Path | None, Parameter(name="--config")]
+SocketOption = Annotated[
+    Path | None,
+    Parameter(
+        name="--socket",
+        env_var="ONWARD_SOCKET",
+        help="Control socket of the director to ask; /run/onward/control.sock by default.",
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    Parameter(name="--config", help="Configuration file of the director to ask; its runtime_dir has the socket."),
+]
+ReasonOption = Annotated[str, Parameter(name="--reason", help="A note for the log.")]
+DrainTimeout = Annotated[float | None, Parameter(name="--timeout")]
 Document = dict[str, Any]
 
 
@@ -80,6 +92,11 @@ def ask(path: Path, method: str, resource: str, body: Mapping[str, object] | Non
         code = Exit.NOT_FOUND if response.status == 404 else Exit.FAILED
         raise OrderError(str(document.get("detail", document)), code)
     return dict(document)
+
+
+def drain_body(timeout: float | None, reason: str) -> dict[str, object]:
+    """What a drain says: without a time-out the pool's own counts, and 0 is never."""
+    return {"reason": reason} if timeout is None else {"reason": reason, "timeout_s": timeout or None}
 
 
 def refused(error: OrderError) -> int:

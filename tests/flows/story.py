@@ -198,26 +198,29 @@ def removed(story: Story, member: str, pause_s: float) -> None:
 
 def crashed(story: Story, member: str, pause_s: float) -> None:
     """A member's servers are killed, and started again."""
-    with story.outage(member):
-        story.happens(f"crash {member} (servers killed)")
-        story.fleet.kill_servers(member)
-        story.fleet.until(lambda: story.fleet.in_rotation(member, False), f"{member} is out everywhere")
-        story.passes(pause_s)
-        story.happens(f"recover {member}")
-        story.fleet.start_servers(member)
-        story.fleet.until(lambda: story.fleet.in_rotation(member, True), f"{member} is in rotation everywhere")
-    story.passes(pause_s)
+    _dies(story, member, "servers killed", story.fleet.kill_servers, story.fleet.start_servers, pause_s)
 
 
 def cut_off(story: Story, member: str, pause_s: float) -> None:
     """A member's link goes down, and comes back."""
+    _dies(story, member, "link down", story.fleet.unplug, story.fleet.plug_in, pause_s)
+
+
+def _dies(
+    story: Story,
+    member: str,
+    how: str,
+    end: Callable[[str], object],
+    begin: Callable[[str], object],
+    pause_s: float,
+) -> None:
     with story.outage(member):
-        story.happens(f"crash {member} (link down)")
-        story.fleet.unplug(member)
+        story.happens(f"crash {member} ({how})")
+        end(member)
         story.fleet.until(lambda: story.fleet.in_rotation(member, False), f"{member} is out everywhere")
         story.passes(pause_s)
         story.happens(f"recover {member}")
-        story.fleet.plug_in(member)
+        begin(member)
         story.fleet.until(lambda: story.fleet.in_rotation(member, True), f"{member} is in rotation everywhere")
     story.passes(pause_s)
 

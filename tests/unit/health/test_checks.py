@@ -18,6 +18,7 @@ from health.checks.errors import excerpt, result_of
 from health.checks.tcp import TcpCheck
 from health.checks.udp import UdpCheck
 from health.spec import Check, Code, Result, Target
+from tests.unit.health.serving import server
 
 Run = Callable[..., Any]
 
@@ -30,29 +31,6 @@ def free_port(kind: socket.SocketKind, address: str = "127.0.0.1") -> int:
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as sock:
         sock.bind((address, 0))
         return sock.getsockname()[1]
-
-
-@contextmanager
-def server(serve: Callable[[socket.socket], None], address: str = "127.0.0.1") -> Iterator[int]:
-    """A TCP server for one connection; yields its port."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind((address, 0))
-        listener.listen()
-        listener.settimeout(5)
-
-        def work() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(5)
-                serve(connection)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            thread.join(5)
-            assert not thread.is_alive()
 
 
 @contextmanager

@@ -3,9 +3,8 @@
 import asyncio
 import random
 import socket
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from itertools import pairwise
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from health.load import MISSES, WINDOW, Agent, Loads, LoadStatus, Reply, Wish, ask, parse
 from health.spec import Code, Result, Target
+from tests.unit.health.serving import server
 from tests.unit.health.test_monitor import Time, settle
 
 Run = Callable[..., Any]
@@ -76,29 +76,6 @@ def test_any_bytes_are_judged(line: bytes) -> None:
 
 
 # One question
-
-
-@contextmanager
-def server(serve: Callable[[socket.socket], None], address: str = "127.0.0.1") -> Iterator[int]:
-    """An agent for one connection; yields its port."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind((address, 0))
-        listener.listen()
-        listener.settimeout(5)
-
-        def work() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(5)
-                serve(connection)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            thread.join(5)
-            assert not thread.is_alive()
 
 
 def agent(port: int, address: str = "127.0.0.1", **changes: Any) -> Agent:
