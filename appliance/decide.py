@@ -10,6 +10,7 @@ decision before this one, and for a process that has none yet, the history in th
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from operator import is_
 
 import numpy as np
 
@@ -53,6 +54,7 @@ from appliance.state import (
     Snapshot,
     Unresolved,
     first_needed,
+    same_ring,
 )
 from bgp.route import Route
 
@@ -135,8 +137,8 @@ class MemberView:
     ramp: float = 1.0
     """What part of its slots it has, while it starts slowly."""
 
-    drained: bool = True
-    """No slot falls back to it, and none of its flows is remembered."""
+    drained: bool = False
+    """Takes no new flows, no slot falls back to it, and none of its flows is remembered."""
 
     leaving: bool = False
     remark: str = ""
@@ -209,6 +211,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         now: seconds since 1970.
     """
     config = snapshot.config
+    uses = pool_uses(config)
     rings: dict[RingKey, _Ring] = {}
     courses: dict[CourseKey, Course] = {}
     settled: set[RingKey] = set()
@@ -219,9 +222,10 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         delivery = service.profile.delivery
         key = service.pool.name, delivery
         if key not in rings:
-            rings[key] = _ring(snapshot, service.pool, delivery, before.rings.get(key) if before else None, now)
+            use, known_ring = uses[service.pool.name], before.rings.get(key) if before else None
+            rings[key] = _ring(snapshot, service.pool, delivery, use, known_ring, now)
             table_members |= rings[key].table_members
-            if _settles(snapshot, key, rings[key], before, now):
+            if _settles(snapshot, key, rings[key], use, before, now):
                 settled.add(key)
         ring = rings[key]
         course_key = *key, window_s(service)
@@ -248,9 +252,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         ),
         recheck_at=min(_rechecks(rings.values(), courses.values(), now), default=None),
         log={
-            key: _logged(key, ring, before, snapshot, now, settled=key in settled)
-            if not ring.undecided
-            else (before.log if before else snapshot.history).get(key, ())
+            key: _logged(key, ring, uses[key[0]], before, snapshot, now, settled=key in settled)
             for key, ring in rings.items()
         },
         courses=courses,
@@ -266,6 +268,29 @@ def window_s(service: VirtualService) -> float:
     """
     idle = service.profile.session_idle_timeout_s
     return service.pool.window_s if service.protocol is Protocol.TCP else float(idle)
+
+
+@dataclass(frozen=True)
+class PoolUse:
+    """What the virtual services that use a pool ask of it, whatever their delivery."""
+
+    windows: frozenset[float] = frozenset()
+    """`window_s` of each."""
+
+    per_packet: bool = False
+
+    @property
+    def longest_window_s(self) -> float:
+        return max(self.windows, default=0.0)
+
+
+def pool_uses(config: Config) -> Mapping[str, PoolUse]:
+    """By name, pools in use."""
+    windows: dict[str, set[float]] = {}
+    for service in config.services:
+        windows.setdefault(service.pool.name, set()).add(window_s(service))
+    by_packet = {service.pool.name for service in config.services if service.profile.per_packet}
+    return {name: PoolUse(frozenset(found), name in by_packet) for name, found in windows.items()}
 
 
 SLOW_START_STEPS = 20
@@ -306,7 +331,7 @@ class _Ring:
         return frozenset(self.table_members)
 
 
-def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, before: _Ring | None, now: float) -> _Ring:
+def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, use: PoolUse, before: _Ring | None, now: float) -> _Ring:
     # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring to
     # members that know nothing of them, and those reset them. What is dropped is sent again.
     undecided = tuple(snapshot.undecided(pool))
@@ -322,7 +347,7 @@ def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, before: _Ring | No
         and before.inputs[2:] == inputs
         and (before.recheck_at is None or now < before.recheck_at)
     ):
-        return _with_choices(before, snapshot, before)
+        return _with_choices(before, snapshot, use, before)
     panic = _panic(pool, health, before)
     believed = dict(zip(pool.member_ids, health, strict=True))
     if panic is not None and before is not None:
@@ -349,14 +374,14 @@ def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, before: _Ring | No
         table_members=table_members,
         recheck_at=min(_turns(pool, judged, snapshot, now), default=None),
     )
-    return _with_choices(ring, snapshot, before)
+    return _with_choices(ring, snapshot, use, before)
 
 
-def _with_choices(ring: _Ring, snapshot: Snapshot, before: _Ring | None) -> _Ring:
+def _with_choices(ring: _Ring, snapshot: Snapshot, use: PoolUse, before: _Ring | None) -> _Ring:
     """The ring with what its algorithm chooses now."""
-    if not _needs_choices(ring.pool, snapshot):
-        return ring
     method = ring.method
+    if method.placement is Placement.HASH and not use.per_packet:
+        return ring
     if ring is before and not method.dynamic and len(ring.choices):
         return ring
     takers = [view for view in ring.judged if view.state is EffectiveState.IN_ROTATION and not ring.undecided]
@@ -382,12 +407,6 @@ def _with_choices(ring: _Ring, snapshot: Snapshot, before: _Ring | None) -> _Rin
     if choices is ring.choices and said == ring.remarks:
         return ring
     return replace(ring, choices=choices, remarks=said)
-
-
-def _needs_choices(pool: Pool, snapshot: Snapshot) -> bool:
-    if ALGORITHMS[pool.algorithm].placement is not Placement.HASH:
-        return True
-    return any(service.pool is pool and service.profile.per_packet for service in snapshot.config.services)
 
 
 def _panic(pool: Pool, health: tuple[Health | None, ...], before: _Ring | None) -> No | None:
@@ -465,11 +484,6 @@ def _why_cut(
     return None
 
 
-def longest_window_s(config: Config, pool: str) -> float:
-    """Of all virtual services that use a pool."""
-    return max((window_s(service) for service in config.services if service.pool.name == pool), default=0.0)
-
-
 def _why_nothing_new(member: Member, ratio: int, health: Health, order: Order | None) -> No | None:
     """Why a member that could be reached gets no new flows."""
     if member.leaving:
@@ -525,9 +539,9 @@ def _course(
     course = before.courses.get(key) if before else None
     told = snapshot.history.get((pool, delivery), ())
     own = before.log.get((pool, delivery), ()) if before else ()
-    ring_before = before.rings.get((pool, delivery)) if before else None
+    earlier = before.rings.get((pool, delivery)) if before else None
     # While it waits to be decided, a director may hear from the others what it has missed.
-    missed = ring_before is not None and ring_before.undecided and told and (not own or told[-1].at > own[-1].at)
+    missed = earlier is not None and earlier.undecided and told and (not own or told[-1].at > own[-1].at)
     if (course is None or missed) and (steps := _steps(snapshot, pool, delivery)):
         course = replay(steps, now, window)
     if ring.undecided:
@@ -537,7 +551,6 @@ def _course(
     about, facts = snapshot.pins.facts.get(key, (None, None))
     if about is not course:
         facts = None  # what is remembered is about other words
-    earlier = before.rings.get((pool, delivery)) if before else None
     if ring.method.placement is Placement.PER_FLOW and facts is not None:
         facts = replace(facts, elsewhere=np.zeros(len(course.slots), np.bool_))  # everywhere, and always
     elif earlier and earlier.method.placement is Placement.PER_FLOW and ring.method.placement is Placement.HASH:
@@ -547,7 +560,7 @@ def _course(
     return follow(course, ring.wanted, ring.serving, now, window, facts, settled_at)
 
 
-def _settles(snapshot: Snapshot, key: RingKey, ring: _Ring, before: Desired | None, now: float) -> bool:
+def _settles(snapshot: Snapshot, key: RingKey, ring: _Ring, use: PoolUse, before: Desired | None, now: float) -> bool:
     """Whether all windows of a ring may close early, since nobody uses the owners from before.
 
     Not in a fleet: its directors would not do so at the same moment, and until all have, flows that change over from
@@ -557,11 +570,13 @@ def _settles(snapshot: Snapshot, key: RingKey, ring: _Ring, before: Desired | No
         return False
     if ring.undecided or before.rings[key].wanted is not ring.wanted:
         return False
-    open_ones = {k: course for k, course in before.courses.items() if k[:2] == key and course.windows}
-    known = {k: facts for k, (course, facts) in snapshot.pins.facts.items() if open_ones.get(k) is course}
-    return bool(open_ones) and all(
-        k in known and is_quiet(course, known[k], now, ring.pool.quiet_s) for k, course in open_ones.items()
-    )
+    courses = {key: before.courses.get(key) for key in ((*key, window) for window in use.windows)}
+    open_ones = {key: course for key, course in courses.items() if course is not None and course.windows}
+    for course_key, course in open_ones.items():
+        about, facts = snapshot.pins.facts.get(course_key, (None, None))
+        if about is not course or facts is None or not is_quiet(course, facts, now, ring.pool.quiet_s):
+            return False
+    return bool(open_ones)
 
 
 def _steps(snapshot: Snapshot, pool: str, delivery: Delivery) -> list[Step]:
@@ -590,10 +605,19 @@ def _steps(snapshot: Snapshot, pool: str, delivery: Delivery) -> list[Step]:
 
 
 def _logged(
-    key: RingKey, ring: _Ring, before: Desired | None, snapshot: Snapshot, now: float, *, settled: bool
+    key: RingKey,
+    ring: _Ring,
+    use: PoolUse,
+    before: Desired | None,
+    snapshot: Snapshot,
+    now: float,
+    *,
+    settled: bool,
 ) -> tuple[LogEntry, ...]:
-    """The ring's log with its latest state: entries that no window reaches back to are left out."""
+    """The ring's log with its latest state: entries that no window reaches back to are left out when there is news."""
     log = (before.log if before else snapshot.history).get(key, ())
+    if ring.undecided or (log and not settled and before and before.rings.get(key) is ring):
+        return log
     members = tuple(
         LoggedMember(
             view.name,
@@ -606,9 +630,10 @@ def _logged(
         )
         for view in ring.judged
     )
-    if settled or not log or log[-1].members != members:
-        log = (*log, LogEntry(now, members, settled))
-    return log[first_needed(log, longest_window_s(snapshot.config, ring.pool.name), now) :]
+    entry = LogEntry(now, members, settled)
+    if settled or not log or not same_ring(log[-1], entry):
+        log = (*log, entry)
+    return log[first_needed(log, use.longest_window_s, now) :]
 
 
 def _rechecks(rings: Iterable[_Ring], courses: Iterable[Course], now: float) -> Iterable[float]:
@@ -632,20 +657,26 @@ def _drained(
     left: dict[str, bool] = {}
     for ring in rings.values():
         members = tuple(_left(view, view.index in needed, ring.remarks.get(view.name, "")) for view in ring.members)
+        if all(map(is_, members, ring.members)):
+            members = ring.members  # one tuple, so that whoever compares decisions need not look into it
         seen[id(ring.members)] = members
         for view in members:
             if view.leaving:
                 # Before the first look at next hops, and before the others have told of its flows, nobody can know.
                 unknown = ring.undecided or snapshot.joining or "not_looked_up" in str(view.no)
                 left[view.id] = left.get(view.id, True) and not unknown and (view.drained or not view.serves)
-    done = [replace(view, members=seen[id(view.members)]) for view in views]
+    shown = [seen[id(view.members)] for view in views]
+    done = [
+        view if view.members is members else replace(view, members=members)
+        for view, members in zip(views, shown, strict=True)
+    ]
     return done, frozenset(name for name, drained in left.items() if drained)
 
 
 def _left(view: MemberView, needed: bool, remark: str) -> MemberView:
     """The member as it is shown: one that nobody has told to drain is out as soon as it has nothing left to do."""
     if view.state is EffectiveState.IN_ROTATION:
-        return replace(view, drained=False, remark=remark)
+        return view if view.remark == remark else replace(view, remark=remark)
     ordered = view.order is not None and view.order.state is AdminState.DRAIN
     state = view.state if needed or ordered else EffectiveState.OUT
     return replace(view, state=state, drained=not needed)

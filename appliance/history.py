@@ -1,25 +1,23 @@
 """The log of how pools became what they are, kept for the process that follows.
 
 A director that starts anew must send flows from before a change to those that have them, as it did before. What it
-needs for that is small: who was in rotation, who served, and since when. It is written whenever that changes.
+needs for that is small: who was in rotation, who served, and since when. It is written whenever that changes, ring by
+ring in the form that a fleet's store has it in.
 """
 
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import structlog
 
-from appliance.model import Delivery, DsrType, Encapsulation, TtlPolicy
-from appliance.state import LogEntry, LoggedMember, RingKey
+from appliance.fleet.entries import Logged, Unreadable, decode_log, encode_log, log_place
+from appliance.keep import keep
+from appliance.state import LogEntry, RingKey
 
 log = structlog.get_logger()
 
-FORMAT = 1
+FORMAT = 2
 
 History = Mapping[RingKey, tuple[LogEntry, ...]]
 
@@ -30,7 +28,7 @@ def load(path: Path) -> History:
         return decode(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, Unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("history.unreadable", file=str(path), error=str(error), hint="changes from before are not known")
         return {}
 
@@ -41,31 +39,12 @@ def save(path: Path, history: History) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    beside = path.with_suffix(".new")
-    with beside.open("w") as file:
-        file.write(encode(history))
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    keep(path, encode(history))
 
 
 def encode(history: History) -> str:
     """As text."""
-    rings = [
-        {
-            "pool": pool,
-            "delivery": asdict(delivery),
-            "entries": [
-                {
-                    "at": entry.at,
-                    "settled": entry.settled,
-                    "members": [asdict(m) | {"address": str(m.address)} for m in entry.members],
-                }
-                for entry in entries
-            ],
-        }
-        for (pool, delivery), entries in history.items()
-    ]
+    rings = {log_place(ring): encode_log(Logged("", entry) for entry in log) for ring, log in history.items()}
     return json.dumps({"format": FORMAT, "rings": rings})
 
 
@@ -73,31 +52,10 @@ def decode(text: str) -> History:
     """From text.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not what `encode` makes.
+        Unreadable, ValueError, KeyError, TypeError, AttributeError: it is not what `encode` makes.
     """
     data = json.loads(text)
     if data["format"] != FORMAT:
         raise ValueError(f"format {data['format']} instead of {FORMAT}")
-    return {
-        (ring["pool"], _delivery(**ring["delivery"])): tuple(
-            LogEntry(float(entry["at"]), tuple(map(_member, entry["members"])), bool(entry["settled"]))
-            for entry in ring["entries"]
-        )
-        for ring in data["rings"]
-    }
-
-
-def _plain(member: LoggedMember) -> dict[str, Any]:
-    return asdict(member) | {"address": str(member.address)}
-
-
-def _member(data: Mapping[str, Any]) -> LoggedMember:
-    return LoggedMember(**{**data, "address": ip_address(data["address"])})
-
-
-def _delivery(dsr_type: str, encapsulation: str | None, ttl: str) -> Delivery:
-    return Delivery(
-        DsrType(dsr_type),
-        None if encapsulation is None else Encapsulation(encapsulation),
-        TtlPolicy(ttl),
-    )
+    logs = (decode_log(place, log) for place, log in data["rings"].items())
+    return {ring: tuple(item.entry for item in logged) for ring, logged in logs}

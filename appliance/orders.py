@@ -1,12 +1,12 @@
 """What operators have ordered of members, kept over restarts: a drain must not end because a director starts anew."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
 
+from appliance.keep import keep
 from appliance.model import AdminState, Order
 
 log = structlog.get_logger()
@@ -42,12 +42,7 @@ def save(path: Path, orders: Orders) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    beside = path.with_suffix(".new")
-    with beside.open("w") as file:
-        file.write(encode(orders))
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    keep(path, encode(orders))
 
 
 def encode(orders: Orders) -> str:

@@ -52,6 +52,11 @@ class LogEntry:
     """Nobody had used the owners from before earlier changes for so long that their windows were closed."""
 
 
+def same_ring(there: LogEntry, new: LogEntry) -> bool:
+    """Whether an entry tells of all members what a new one tells, and of windows that are over."""
+    return frozenset(there.members) == frozenset(new.members) and (there.settled or not new.settled)
+
+
 LONGEST_LOG = 256
 """Entries. A pool that changes more often than that within a window loses the oldest."""
 

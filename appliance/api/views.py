@@ -200,6 +200,7 @@ def service_views(observed: Observed) -> tuple[ServiceView, ...]:
                 index=-1,
                 share=0.0,
                 next_hop=None,
+                drained=True,
             )
             for member in pool.members
         )

@@ -154,11 +154,6 @@ def log_place(ring: RingKey) -> str:
     return f"{pool}/{'.'.join((delivery.dsr_type, delivery.encapsulation or 'none', delivery.ttl))}"
 
 
-def same_ring(there: LogEntry, new: LogEntry) -> bool:
-    """Whether an entry tells of all members what a new one tells, and of windows that are over."""
-    return frozenset(there.members) == frozenset(new.members) and (there.settled or not new.settled)
-
-
 def appended(logged: Sequence[Logged], new: Logged, keep_s: float) -> tuple[Logged, ...]:
     """A log with one entry more, without what is too old to matter (`state.first_needed`).
 

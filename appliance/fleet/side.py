@@ -19,16 +19,16 @@ import structlog
 
 from appliance import __version__
 from appliance.dataplane.pins import PinTable
-from appliance.decide import Desired, Why, longest_window_s
+from appliance.decide import Desired, PoolUse, Why, pool_uses
 from appliance.fleet.channel import ChannelStatus, PinChannel
 from appliance.fleet.client import StoreError
-from appliance.fleet.entries import DirectorCard, same_ring
+from appliance.fleet.entries import DirectorCard
 from appliance.fleet.etcd import EtcdStore
 from appliance.fleet.store import Agreed, Agreement, Source
 from appliance.forwarding import NextHop, TableMember
 from appliance.model import Config, Health, Order
 from appliance.ring.slots import unpack
-from appliance.state import RingKey, State
+from appliance.state import RingKey, State, same_ring
 
 log = structlog.get_logger()
 
@@ -235,13 +235,14 @@ class FleetSide:
             await asyncio.sleep(SHARE_S)
             if self._applied is None or not agreement.latest.status.connected:
                 continue
+            uses = pool_uses(self._state.config)
             for ring, entries in self._applied.log.items():
                 known = agreement.latest.log.get(ring, ())
                 if not entries or (known and same_ring(known[-1], entries[-1])):
                     continue
                 # All that it lacks, not only the latest: who follows the log must see every owner that there was.
                 lacking = [entry for entry in entries[:-1] if known and entry.at > known[-1].at]
-                keep_s = longest_window_s(self._state.config, ring[0])
+                keep_s = uses.get(ring[0], PoolUse()).longest_window_s
                 try:
                     for entry in (*lacking, entries[-1]):
                         await agreement.append(ring, entry, keep_s)

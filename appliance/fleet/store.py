@@ -43,7 +43,7 @@ from appliance.fleet.entries import (
 )
 from appliance.fleet.picture import Picture
 from appliance.model import Health, Order, Pool
-from appliance.state import LogEntry, RingKey
+from appliance.state import LogEntry, RingKey, same_ring
 
 log = structlog.get_logger()
 
@@ -251,7 +251,7 @@ class Agreement:
         key = f"{LOG}/{entries.log_place(ring)}"
         while True:
             logged = self._picture.logged(ring)
-            if logged and entries.same_ring(logged[-1].entry, entry):
+            if logged and same_ring(logged[-1].entry, entry):
                 return logged[-1].entry
             after = entries.appended(logged, Logged(self._card.name, entry), keep_s)
             await self._swap(self._connected(), key, entries.encode_log(after))

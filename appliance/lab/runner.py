@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from appliance.keep import keep
 from appliance.lab import holder, topology
 from appliance.lab.launchers import launcher
 from appliance.lab.node import NETNS, Holder, LabError, Node, NotFoundError, complete_checksums, tail
@@ -322,9 +323,7 @@ class Lab:
         return STATE / f"{self.name}.json"
 
     def _save(self) -> None:
-        spare = self._state_file.with_suffix(".new")
-        spare.write_text(json.dumps(self._record()))
-        spare.replace(self._state_file)
+        keep(self._state_file, json.dumps(self._record()))
 
     def _record(self) -> dict[str, object]:
         return {"source": self.source, "nodes": [node.record() for node in self.nodes.values()]}

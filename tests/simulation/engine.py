@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.fleet.agreement import PoolTerms, Verdicts, agree, settled
-from appliance.fleet.entries import Logged, appended, same_ring
+from appliance.fleet.entries import Logged, appended
 from appliance.fleet.side import SHARE_S
 from appliance.forwarding import NO_MEMBER, SlotArray
 from appliance.model import Health
 from appliance.ring.slots import RingMember, unpack
-from appliance.state import LogEntry, LoggedMember
+from appliance.state import LogEntry, LoggedMember, same_ring
 from tests.simulation.model import (
     KINDS,
     Change,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from appliance.fleet import entries
 from appliance.fleet.entries import DirectorCard, Logged, Seen, Unreadable, appended
 from appliance.model import AdminState, Delivery, DsrType, Encapsulation, Health, Order, TtlPolicy
-from appliance.state import LONGEST_LOG, LogEntry, LoggedMember
+from appliance.state import LONGEST_LOG, LogEntry, LoggedMember, same_ring
 
 
 def state(number: int, **changes: object) -> LoggedMember:
@@ -84,7 +84,7 @@ def test_log_comes_back(states: list[tuple[list[LoggedMember], bool]]) -> None:
     _, back = entries.decode_log("web/l3.ipip.router", entries.encode_log(logged))
     assert [item.entry.at for item in back] == [item.entry.at for item in logged]
     for one, other in zip(back, logged, strict=True):
-        assert entries.same_ring(one.entry, other.entry)
+        assert same_ring(one.entry, other.entry)
         assert one.entry.settled is other.entry.settled
         assert [member.name for member in one.entry.members] == sorted(member.name for member in other.entry.members)
 
@@ -92,11 +92,11 @@ def test_log_comes_back(states: list[tuple[list[LoggedMember], bool]]) -> None:
 def test_same_ring() -> None:
     """Members in another order are the same; that windows are over is news, but not that they go on elsewhere."""
     open_, over = LogEntry(1.0, (state(1), state(2))), LogEntry(2.0, (state(2), state(1)), settled=True)
-    assert entries.same_ring(open_, LogEntry(3.0, (state(2), state(1))))
-    assert not entries.same_ring(open_, over)
-    assert entries.same_ring(over, open_)
-    assert entries.same_ring(over, over)
-    assert not entries.same_ring(open_, LogEntry(1.0, (state(1), state(2, eligible=False))))
+    assert same_ring(open_, LogEntry(3.0, (state(2), state(1))))
+    assert not same_ring(open_, over)
+    assert same_ring(over, open_)
+    assert same_ring(over, over)
+    assert not same_ring(open_, LogEntry(1.0, (state(1), state(2, eligible=False))))
 
 
 def test_log_is_small() -> None:
