@@ -161,15 +161,14 @@ class ControlServer:
         timeout_s = _number(body, "timeout_s", MAX_TIMEOUT_S)
         if timeout_s is not None and state is not AdminState.DRAIN:
             raise _RefusedError(400, "timeout_s is for drain only")
-        if timeout_s is None and state is AdminState.DRAIN and "timeout_s" not in body:
-            pool = names[0].partition("/")[0]
-            timeout_s = next((p.drain_timeout_s for p in self._pools() if p.name == pool), None)
+        limits = {pool.name: pool.drain_timeout_s for pool in self._pools()} if state is AdminState.DRAIN else {}
         now = self._clock()
         orders = {}
         for name in names:
             before = self._controls.state.orders.get(name)
             ratio = before.ratio if before is not None else None
-            until = now + timeout_s if timeout_s is not None else None
+            limit = timeout_s if "timeout_s" in body else limits.get(name.partition("/")[0])
+            until = now + limit if limit is not None else None
             since = before.since if before is not None and before.state is state else now
             orders[name] = Order(state, since, until, ratio)
         await self._give(orders, request, str(body.get("reason") or ""))

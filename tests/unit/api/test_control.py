@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -13,10 +14,10 @@ from appliance.cli.root import call
 from appliance.dataplane.pins import PinTable
 from appliance.decide import decide
 from appliance.forwarding import NO_MEMBER
-from appliance.model import AdminState, Health, Order
+from appliance.model import AdminState, Health, Order, PortRange
 from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.state import State
-from tests.builders import config, snapshot
+from tests.builders import config, member, pool, service, snapshot
 
 CLIENT, VIP = bytes([192, 0, 2, 5]), bytes([198, 51, 100, 7])
 
@@ -90,6 +91,23 @@ async def test_a_node_is_all_members_with_its_address(director, capsys):
     assert director.state.orders["web/web1"].state is AdminState.MAINT
     assert await onward(director, "node", "maint", "203.0.113.99") == 5
     assert "203.0.113.1" in capsys.readouterr().err
+
+
+async def test_a_node_drains_by_the_time_out_of_each_of_its_pools(tmp_path):
+    """A machine in two pools has until each pool's own drain_timeout, unless the order says otherwise."""
+    made = Director(tmp_path)
+    pools = [replace(pool(member(1), name=name), drain_timeout_s=limit) for name, limit in (("a", 60.0), ("b", None))]
+    made.state.set_config(
+        config(*(service(name=p.name, pool=p, ports=(PortRange(n, n),)) for n, p in enumerate(pools, 1)))
+    )
+    await made.server.start()
+    assert await onward(made, "node", "drain", "203.0.113.1") == 0
+    given = made.state.orders
+    assert given["a/web1"].until == pytest.approx(given["a/web1"].since + 60)
+    assert given["b/web1"].until is None
+    assert await onward(made, "node", "drain", "203.0.113.1", "--timeout", "0") == 0
+    assert made.state.orders["a/web1"].until is None
+    await made.server.close()
 
 
 async def test_what_is_left_of_a_member(director, capsys):
