@@ -352,6 +352,15 @@ def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[M
             ("peer", "reason"),
             [((peer.name, reason), n) for peer in observed.channel.peers for reason, n in peer.refused.items()],
         )
+        yield _counter(
+            "onward_fleet_openings_total",
+            "New connections in windows: told to other directors first, or left with the previous owner instead.",
+            ("result",),
+            [
+                (("told",), observed.channel.counts["openings"]),
+                (("left",), observed.channel.counts["openings_refused"]),
+            ],
+        )
     if observed.agreed is not None:
         yield _gauge(
             "onward_fleet_store_connected",

@@ -7,6 +7,7 @@
     journal  positions of words that have got a new flow or another member, one ring for each writer
     heads    how many positions each writer has put into its ring so far
     delays   by member index: how many handshakes were seen, and how long they took in all (SYN to the client's ACK)
+    gate     until when connections may begin elsewhere than others presume, ns; 0 is always (see `PinTable.attend`)
 
 A flow's set is (hash64 >> 32) * sets >> 32, its tag the lower half of the hash (1 for 0). The memory may be that of an
 XDP program's maps, which then writes to the same table: every word is one aligned store, and where both put a flow into
@@ -19,7 +20,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,9 @@ TAG_SHIFT = MEMBER_SHIFT + MEMBER_BITS
 AHEAD = 4
 """How far in the future a word's time may be, ticks: somebody may have written it with a later look at the clock than
 ours. It is then as young as can be, and not as old."""
+
+ATTENTION_NS = 250_000_000
+"""How long it counts that somebody has been there. The forwarding thread makes a round in 100 ms at least."""
 
 LOCAL, REMOTE = 0, 1
 """Origins of a flow."""
@@ -141,6 +145,7 @@ def layout(pins: int, writers: int) -> Mapping[str, tuple[np.dtype[Any], int]]:
         "journal": (np.dtype("<u4"), writers * JOURNAL),
         "heads": (np.dtype("<u8"), writers),
         "delays": (DELAY, 1 << 16),
+        "gate": (np.dtype("<u8"), 1),
     }
 
 
@@ -169,6 +174,21 @@ def tick_of(ns: int) -> int:
     return ns >> TICK_SHIFT
 
 
+class Herald(Protocol):
+    """Tells other directors of connections that begin elsewhere than they presume, before the first packet goes. All of
+    it is called by the thread that forwards."""
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is anybody to be told."""
+
+    def grant(self, wanted: int) -> int:
+        """Of how many more they can be told now, 0 to *wanted*; that many are then used up."""
+
+    def tell(self, positions: Positions) -> None:
+        """Tell of the flows at these places. Returns when that is on its way."""
+
+
 class PinTable:
     """The table. Time comes in as ticks: `tick_of(time.monotonic_ns())`.
 
@@ -193,6 +213,8 @@ class PinTable:
         self.heads = memory["heads"]
         self.journal = memory["journal"].reshape(len(self.heads), JOURNAL)
         self.delays = memory["delays"]
+        self.herald: Herald | None = None
+        """Who tells other directors; None while there is nobody to be told."""
         self.lock = threading.Lock()
         self.clock_ns = clock_ns
         self.made = 0
@@ -210,6 +232,7 @@ class PinTable:
         # For one word or record at a time, a memory view is several times as quick as an array.
         self._words = self.words.data
         self._records = self.flows.view(np.uint8).data
+        self._gate = memory["gate"].data
 
     @classmethod
     def in_memory(cls, pins: int, clock_ns: Callable[[], int]) -> "PinTable":
@@ -240,8 +263,22 @@ class PinTable:
                 return position, word
         return 0, 0
 
-    def keep(self, pin: Pin, flow: FlowFacts, now: int) -> None:
-        """Remember a flow, or what has become of it. Of its pin, `age` counts as well."""
+    def may_open(self, *, look_only: bool = False) -> bool:
+        """See `placement.Pins`."""
+        return look_only or self.herald is None or self.herald.grant(1) == 1
+
+    def attend(self) -> None:
+        """Whoever forwards says that it is there, and tells: for a program that leaves new connections to it."""
+        heard = self.herald is not None and self.herald.is_heard
+        self._gate[0] = self.clock_ns() + ATTENTION_NS if heard else 0
+
+    def keep(self, pin: Pin, flow: FlowFacts, now: int, *, tell: bool = False) -> None:
+        """Remember a flow, or what has become of it; see `placement.Pins`. Of its pin, `age` counts as well."""
+        position = self._keep(pin, flow, now)
+        if tell and self.herald is not None:
+            self.herald.tell(np.array([position]))
+
+    def _keep(self, pin: Pin, flow: FlowFacts, now: int) -> int:
         after = pack(_tag(flow.hash64), pin.member, pin.state, now - pin.age)
         with self.lock:
             position, before = self.find_word(flow.hash64)
@@ -251,11 +288,12 @@ class PinTable:
                 self._words[position] = after
                 if before >> MEMBER_SHIFT & NO_MEMBER != pin.member or (pin.state is PinState.NEW and pin.age == 0):
                     self._write_down(position, flow)
-                return
+                return position
             position = self._make_room(self._first(flow.hash64), now)
             self._words[position] = 0
             self._write_down(position, flow)
             self._words[position] = after
+            return position
 
     def use(self, position: int, before: int, after: int) -> None:
         """A flow goes on where it is.
@@ -272,6 +310,16 @@ class PinTable:
             self._words[position] = after
 
     # Many flows. Callers hold `lock` from finding them to writing.
+
+    def may_open_all(self, count: int) -> int:
+        """`may_open` for so many: how many of them may."""
+        return count if self.herald is None else self.herald.grant(count)
+
+    def tell_all(self, hash64: Words) -> None:
+        """Tell other directors of flows that have just been kept."""
+        if self.herald is not None:
+            found = self.find_all(hash64)
+            self.herald.tell(found.positions(np.flatnonzero(found.word)))
 
     def find_all(self, hash64: Words) -> "Found":
         """`find_word` for columns."""

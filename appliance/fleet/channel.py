@@ -1,6 +1,7 @@
 """The pin channel: directors of a fleet tell each other of the flows that they remember, by UDP.
 
     every 10 ms    what is new goes to all peers that are there (news first, then what has to be told again: telling.py)
+    at once        what the forwarding thread must not keep to itself (`PinChannel.tell`)
     every second   a HELLO to each peer, there or not; the ANSWER proves that it lives (session.py)
     a new life     of a peer, or one that has come back: we ask it for its whole table
 
@@ -24,6 +25,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from secrets import randbits
@@ -67,6 +69,9 @@ log = structlog.get_logger()
 TICK_S = 0.01
 RATE = 2_500_000
 """Bytes a second that we send at most, to all peers together; dumps, which peers ask for, are not counted."""
+
+OPENINGS, OPENINGS_AT_ONCE = 10_000, 1_000
+"""Connections a second that the forwarding thread tells of at once; each may cost a datagram to each peer."""
 
 REFUSED_SHARE = 0.2
 """Of a CPU's time, for datagrams that are refused."""
@@ -138,7 +143,8 @@ class ChannelStatus:
     peers: tuple[PeerStatus, ...]
     counts: Mapping[str, int]
     """datagrams_sent, datagrams_received, bytes_sent, send_failed, news, refreshes, dumped, merged, unknown_member,
-    unfit, overrun (news that had to wait for a round of the table), waiting."""
+    unfit, overrun (news that had to wait for a round of the table), openings (told before their first packet went),
+    openings_refused (begun where others presume them instead), waiting."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +243,11 @@ class PinChannel:
         self._members: Mapping[int, TableMember] = {}
         self._peers: dict[str, _Peer] = {}
         self._counts: Counter[str] = Counter()
+        self._near: tuple[_Peer, ...] = ()
+        """Those that are sent news. Swapped whole, since the forwarding thread reads it."""
+        self._openings = self._openings_refused = 0
+        """Counted by the forwarding thread, that we have told of, and that we have not been able to."""
+        self._openings_left, self._openings_ns = 0.0, clock_ns()
         self._allowance = 0.0
         self._told_ns = self._looked_ns = clock_ns()
         self._names: dict[int, str] = {}
@@ -313,7 +324,12 @@ class PinChannel:
             )
             for name, peer in self._peers.items()
         )
-        counts = {name: self._counts[name] for name in COUNTS} | {"waiting": self._telling.waiting}
+        counts = {
+            **{name: self._counts[name] for name in COUNTS},
+            "openings": self._openings,
+            "openings_refused": self._openings_refused,
+            "waiting": self._telling.waiting,
+        }
         return ChannelStatus(f"{self._me.address} port {self._me.port}", peers, counts)
 
     async def joined(self, timeout_s: float = 2.0) -> Joined:
@@ -379,9 +395,9 @@ class PinChannel:
                 peer.hello_ns = now_ns + (_FIRST_HELLOS_NS if first else _SECOND)
                 self._greet(peer, now_ns)
             self._look_after(peer, now_ns)
-        near = [peer for peer in self._peers.values() if peer.is_near]
-        if near:
-            self._tell(near, now_ns)
+        self._near = tuple(peer for peer in self._peers.values() if peer.is_near)
+        if self._near:
+            self._tell(self._near, now_ns)
 
     def _look_after(self, peer: _Peer, now_ns: int) -> None:
         if peer.is_near and not peer.session.is_near(now_ns):
@@ -423,6 +439,45 @@ class PinChannel:
                 self._allowance -= SHORTEST + len(body) + _FRAME
         return len(entries)
 
+    # The forwarding thread tells of new connections itself: until that is done, it must not forward them
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is anybody to be told."""
+        return bool(self._near)
+
+    def grant(self, wanted: int) -> int:
+        """Of how many more connections peers can be told now; see `pins.Herald`."""
+        if not self._near:
+            return wanted
+        now_ns = self._clock_ns()
+        earned = (now_ns - self._openings_ns) * OPENINGS / _SECOND
+        self._openings_ns = now_ns
+        self._openings_left = min(OPENINGS_AT_ONCE, self._openings_left + earned)
+        granted = min(wanted, int(self._openings_left))
+        self._openings_left -= granted
+        self._openings_refused += wanted - granted
+        return granted
+
+    def tell(self, positions: Positions) -> None:
+        """Tell all peers that are there of the flows at these places, now; see `pins.Herald`.
+
+        It is told once more with the other news, so it does no harm when a datagram cannot be sent.
+        """
+        near, at_ns = self._near, self._clock_ns()
+        if not near:
+            return
+        entries, _, _ = self._telling.read(positions)
+        for begin in range(0, len(entries), PER_DATAGRAM):
+            part = entries[begin : begin + PER_DATAGRAM]
+            for peer in near:
+                sock = peer.sock
+                if sock is not None:
+                    data = self._datagram(peer, Kind.PINS, part.tobytes(), len(part), at_ns)
+                    with suppress(OSError):  # it may be closed at this moment
+                        sock.send(data)
+        self._openings += len(entries)
+
     # Datagrams out
 
     def _send(
@@ -446,10 +501,7 @@ class PinChannel:
         """
         if peer.sock is None:
             return
-        session = peer.session
-        route = Route(self._id, peer.id, self._life, (session.peer_life or 0) if to_life is None else to_life)
-        clock = self._clock_ns() if at_ns is None else at_ns
-        data = pack(self._keys, kind, route, session.next_sequence(), clock, body, count)
+        data = self._datagram(peer, kind, body, count, self._clock_ns() if at_ns is None else at_ns, to_life)
         try:
             try:
                 peer.sock.send(data)
@@ -466,6 +518,13 @@ class PinChannel:
             peer.trouble = ""
             self._counts["datagrams_sent"] += 1
             self._counts["bytes_sent"] += len(data)
+
+    def _datagram(
+        self, peer: _Peer, kind: Kind, body: bytes | memoryview, count: int, at_ns: int, to_life: int | None = None
+    ) -> bytes:
+        session = peer.session
+        route = Route(self._id, peer.id, self._life, (session.peer_life or 0) if to_life is None else to_life)
+        return pack(self._keys, kind, route, session.next_sequence(), at_ns, body, count)
 
     def _greet(self, peer: _Peer, now_ns: int) -> None:
         digests = self._next_digests(now_ns)

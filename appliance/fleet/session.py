@@ -21,6 +21,7 @@ our peers. What must not happen is that we take anything as told now that no pee
 Everything that gets through is an idempotent statement about a flow with its age, so order does not matter.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -92,14 +93,14 @@ class Session:
         self.round_trip_ns: int | None = None
         self._life = life
         self._random = random
-        self._sequence = sequence
+        self._sequence = itertools.count(sequence + 1)
         self._window = ReplayWindow()
         self._nonces: dict[int, int] = {}
         self._clock: _Clock | None = None
 
     def next_sequence(self) -> int:
-        self._sequence += 1
-        return self._sequence
+        """A number for a datagram. Threads may ask at the same moment, and each gets its own."""
+        return next(self._sequence)
 
     def greet(self, now_ns: int) -> int:
         """The nonce for a HELLO that is sent now."""

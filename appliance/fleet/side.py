@@ -98,6 +98,7 @@ class FleetSide:
                     self._me, self._others, self._secret, self._pins(), tables=self._tables_digests
                 )
                 tasks.create_task(self.channel.run(), name="fleet:pins")
+                self._pins().herald = self.channel
                 self._name_members()
                 if self._announces:
                     tasks.create_task(self._join(self.channel), name="fleet:join")

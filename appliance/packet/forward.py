@@ -185,7 +185,7 @@ class PacketPath:
                 Verdict.DROP, reason, service=service.index, member=member.index, slot=slot, by=placed.by, reply=reply
             )
         if placed.keep is not None and flow_facts is not None and self._pins is not None and not look_only:
-            self._pins.keep(placed.keep, flow_facts, self._pins.now())
+            self._pins.keep(placed.keep, flow_facts, self._pins.now(), tell=placed.tell)
         return Action(
             Verdict.TRANSMIT,
             frame=_frame_to(member, decrement_hop_limit(packet, ip.version) if routed else packet, ip, hash32, ident),
@@ -222,7 +222,8 @@ class PacketPath:
                 flow.source, flow.destination, flow.ports, flow.protocol, hash64, hash32, idle, kind is Kind.SYN
             )
         choose = partial(self._turns.take, service, peek=look_only)
-        return place(kind, rules, entry, self.tables.members.__contains__, choose), facts
+        may_open = _always if self._pins is None else partial(self._pins.may_open, look_only=look_only)
+        return place(kind, rules, entry, self.tables.members.__contains__, choose, may_open), facts
 
     def _service(self, flow: Flow) -> TableService | Reason:
         services = self._services.get((flow.destination, flow.protocol))
@@ -231,6 +232,10 @@ class PacketPath:
         if flow.ports is None:
             return services.without_port()
         return services.find(int.from_bytes(flow.ports[2:], "big")) or Reason.NO_SERVICE
+
+
+def _always() -> bool:
+    return True
 
 
 def _kind(packet: bytes, ip: IpHeader, flow: Flow) -> Kind:

@@ -12,6 +12,9 @@ packet that is seen), and always where an algorithm decides flow by flow. Direct
 very same moment, and what one remembers it tells the others: so a flow that changes over from one director to another
 finds its member as long as either is not steady. In a steady slot nobody remembers anything, so a flood of new flows
 has nothing to fill.
+
+Whoever has not been told of a flow presumes it on Q. So in a window a connection begins on P only if the others are
+told of it before its first packet goes; else it begins on Q. Then a director may be lost at any moment.
 """
 
 from collections.abc import Callable
@@ -111,8 +114,23 @@ class Pins(Protocol):
     def find(self, hash64: int, now: int) -> tuple[int, Pin] | None:
         """Where a flow stands, and its entry, live or not."""
 
-    def keep(self, pin: Pin, flow: FlowFacts, now: int) -> None:
-        """Remember a flow, or what has become of it."""
+    def keep(self, pin: Pin, flow: FlowFacts, now: int, *, tell: bool = False) -> None:
+        """Remember a flow, or what has become of it.
+
+        Args:
+            pin: what is to be remembered.
+            flow: whose it is.
+            now: the present tick.
+            tell: tell the other directors before this returns.
+        """
+
+    def may_open(self, *, look_only: bool = False) -> bool:
+        """Whether one more connection may begin elsewhere than on the member that is presumed by others; asked once for
+        each. No, when they cannot be told of it in time.
+
+        Args:
+            look_only: none will begin.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +143,9 @@ class Placed:
     by: By
     keep: Pin | None = None
     """The pin of the flow from now on; None leaves things as they are."""
+
+    tell: bool = False
+    """Whether the other directors have to know of it before the packet goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +198,12 @@ def is_live(pin: Pin, idle: int) -> bool:
 
 
 def place(
-    kind: Kind, slot: Slot, entry: Pin | None, serves: Callable[[int], bool], choose: Callable[[], int]
+    kind: Kind,
+    slot: Slot,
+    entry: Pin | None,
+    serves: Callable[[int], bool],
+    choose: Callable[[], int],
+    may_open: Callable[[], bool] = lambda: True,
 ) -> Placed:
     """Where a packet goes.
 
@@ -188,6 +214,7 @@ def place(
         serves: whether an index is a member of the tables.
         choose: the next member by the service's algorithm, or NO_MEMBER. Called at most once, and only for services
             that do not place by hash.
+        may_open: as `Pins.may_open`. Called at most once, and only for a connection that begins in a window.
     """
     fallback = slot.primary if slot.previous == NO_MEMBER else slot.previous
     by_fallback = By.SLOT if fallback == slot.primary else By.PREVIOUS
@@ -200,7 +227,7 @@ def place(
     if kind is Kind.SYN:
         if live is not None and live.state < PinState.FIN and live.age < RETRANSMISSION_TICKS:
             return Placed(live.member, By.PIN)
-        return _open(slot, choose)
+        return _open(slot, fallback, choose, may_open)
     if live is not None:
         return Placed(live.member, By.PIN, _used(kind, live))
     if slot.placement is Placement.PER_FLOW and kind is Kind.UDP:
@@ -209,12 +236,16 @@ def place(
     return Placed(fallback, by_fallback, _found(kind, fallback))
 
 
-def _open(slot: Slot, choose: Callable[[], int]) -> Placed:
+def _open(slot: Slot, fallback: int, choose: Callable[[], int], may_open: Callable[[], bool]) -> Placed:
     """A new connection."""
     if slot.placement is Placement.PER_FLOW:
         member = choose()
         return Placed(member, By.CHOICE, _new(member))
-    return Placed(slot.primary, By.SLOT, _new(slot.primary))
+    if slot.primary in (fallback, NO_MEMBER):
+        return Placed(slot.primary, By.SLOT, _new(slot.primary))
+    if may_open():
+        return Placed(slot.primary, By.SLOT, _new(slot.primary), tell=True)
+    return Placed(fallback, By.PREVIOUS, _new(fallback))
 
 
 def _new(member: int, state: PinState = PinState.NEW) -> Pin | None:

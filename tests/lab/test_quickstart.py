@@ -164,7 +164,7 @@ def test_a_stopped_member_takes_only_its_own_connections_along(lab):
         time.sleep(0.6)  # two more rounds of questions on every connection
         assert state()["open"] == {"m2": before["m2"]}
         assert {broken["member"] for broken in state()["broken"]} == {"m1"}
-    # Within the idle time-out after the change an unknown UDP flow may be an old one, which m2 has; after it, it is new.
+    # For the idle time-out after a change, an unknown UDP flow may be an old one, which m2 has; after that it is new.
     time.sleep(IDLE_S)
     result = traffic(lab, "udp", url(vip, "udp", 5000), "--flows", "100")
     (counts,) = result["good"].values()

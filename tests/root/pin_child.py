@@ -6,7 +6,10 @@ Each request on stdin and each answer on stdout is one line of JSON: [method, ar
 
 import asyncio
 import json
+import os
+import signal
 import sys
+import threading
 import time
 from dataclasses import asdict
 from ipaddress import ip_address
@@ -19,7 +22,8 @@ import uvloop
 from appliance.dataplane.pins import FLOW, JOURNAL, MEMBER_SHIFT, WAYS, WHEN_MASK
 from appliance.fleet.channel import PinChannel
 from appliance.model import FleetPeer
-from tests.unit.fleet.ends import SECRET, keep, known, members, table
+from appliance.packet.placement import Pin, PinState
+from tests.unit.fleet.ends import SECRET, flow, keep, known, members, table
 
 
 class Child:
@@ -34,6 +38,19 @@ class Child:
     def keep(self, first: int, last: int, member: int = 0, idle: int = 281) -> None:
         """Flows of these numbers are seen here now."""
         keep(self.pins, range(first, last), self.first + member, idle=idle)
+
+    def tell_and_die(self, first: int, last: int, member: int) -> None:
+        """New connections of these numbers are seen by a thread that forwards, and then the process is no more."""
+
+        def forward() -> None:
+            number = self.channel.grant(last - first)
+            for flow_number in range(first, first + number):
+                self.pins.keep(Pin(self.first + member, PinState.NEW), flow(flow_number), self.pins.now(), tell=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        self.pins.herald = self.channel
+        threading.Thread(target=forward).start()
+        time.sleep(10)  # the event loop is busy
 
     def known(self) -> dict[int, int]:
         """Hashes of flows, and their members counted from the first."""

@@ -14,12 +14,20 @@ class Director:
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
+        self._ended = False
 
     def ask(self, method: str, *arguments: object) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps([method, *arguments]), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
+
+    def die(self, method: str, *arguments: object) -> int:
+        """Ask for something that ends the process. Returns how it has ended."""
+        assert self._process.stdin is not None
+        print(json.dumps([method, *arguments]), file=self._process.stdin, flush=True)
+        self._ended = True
+        return self._process.wait(10)
 
     def peer(self) -> dict[str, Any]:
         return self.ask("status")["peers"][0]
@@ -29,6 +37,8 @@ class Director:
 
     def stop(self) -> None:
         assert self._process.stdin is not None
+        if self._ended:
+            return
         self._process.stdin.close()
         assert self._process.wait(10) == 0
 

@@ -19,7 +19,7 @@ import structlog
 
 from appliance.dataplane.auto import AutoDataPlane
 from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
-from appliance.dataplane.pins import LivePins
+from appliance.dataplane.pins import LivePins, PinTable
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.xdp.attach import Mode
 from appliance.dataplane.xdp.plane import XdpDataPlane
@@ -165,6 +165,37 @@ async def remembered(plane: DataPlane) -> tuple[LivePins, np.ndarray, int]:
     return plane.pins.live(), plane.pins.delays.copy(), time.monotonic_ns()
 
 
+class Herald:
+    """Takes its time to tell, and remembers until when."""
+
+    def __init__(self, pins: PinTable, grants: int, takes_s: float) -> None:
+        self.is_heard = True
+        self.told: dict[int, float] = {}
+        """By the client's port: `time.monotonic` when it was told of."""
+        self._pins, self._left, self._takes_s = pins, grants, takes_s
+
+    def grant(self, wanted: int) -> int:
+        granted = min(wanted, self._left)
+        self._left -= granted
+        return granted
+
+    def tell(self, positions: np.ndarray) -> None:
+        time.sleep(self._takes_s)
+        ports = self._pins.flows["ports"][positions].astype("<u4").view(">u2")[::2]
+        self.told |= dict.fromkeys(ports.tolist(), time.monotonic())
+
+
+async def tell(plane: DataPlane, grants: int, takes_s: float) -> None:
+    """From now on others are told of new connections, of so many."""
+    plane.pins.herald = Herald(plane.pins, grants, takes_s)
+    await asyncio.sleep(0.2)  # a round of the forwarding thread
+
+
+async def told(plane: DataPlane) -> dict[int, float]:
+    assert isinstance(plane.pins.herald, Herald)
+    return plane.pins.herald.told
+
+
 EXTRA = {
     "injure": injure,
     "swap": swap,
@@ -175,6 +206,8 @@ EXTRA = {
     "corrupt": corrupt,
     "descriptors": descriptors,
     "remembered": remembered,
+    "tell": tell,
+    "told": told,
 }
 """What tests want to do beyond the contract."""
 

@@ -1,6 +1,7 @@
 """The pin channel between network namespaces: a bad network, and somebody who reads all and forges addresses."""
 
 import random
+import signal
 import struct
 import subprocess
 import time
@@ -62,6 +63,18 @@ def test_a_network_that_loses_datagrams(version: int):
                 other.ask("keep", 6000, 7000, 2, 10)
                 until(lambda: other.known() == one.known() >= hashes(range(5000, 5100)), "both know the same")
                 print(f"IPv{version}: {facts['pins']['a']} pins in {facts['seconds']:.2f} s")
+
+
+def test_what_was_told_before_a_director_died():
+    """Connections that it may have forwarded are known to the other one, whatever its event loop was busy with."""
+    numbers = range(100, 150)
+    with two_machines() as (a, b):
+        living_one, dying_one = director(b, ["b", B], ["a", A], first=70), director(a, ["a", A], ["b", B])
+        with living_one as living, dying_one as dying:
+            until(lambda: are_joined(living, dying), "they have met")
+            assert dying.die("tell_and_die", numbers.start, numbers.stop, 1) == -signal.SIGKILL
+            time.sleep(0.2)
+            assert living.ask("known") == {str(number): 1 for number in hashes(numbers)}
 
 
 def test_a_whole_table_before_the_first_announcement():

@@ -148,6 +148,72 @@ def test_flows_stay_through_window_and_tail(bench: Rig, size: int, vip: str) -> 
         assert not drops_of(counters)
 
 
+@pytest.mark.parametrize("size", [3, 200], ids=["few", "many"])
+def test_others_are_told_of_a_connection_before_it_goes_where_they_do_not_presume_it(bench: Rig, size: int) -> None:
+    """No member sees a SYN of a window before it is told of; what cannot be told begins with the previous owner."""
+    opened, refused, older = range(1000, 1000 + size), range(2000, 2000 + size), range(3000, 3000 + size)
+    with bench.plane() as plane:
+        plane.set(tables(people(bench, OLD, NEW), NEW, OLD))
+        plane.ask("tell", size, 0.15 / size)
+        bench.far.receive(0)
+        bench.near.send(*(tcp(port, SYN) for port in opened))
+        seen = {}
+        while len(seen) < size:
+            try:
+                frame = bench.far.socket.recv(2000)
+            except TimeoutError:  # the rig's, which is short
+                continue
+            if frame[:5] == away(0)[:5]:
+                seen[port_of(frame)] = time.monotonic(), frame[5]
+        told = plane.ask("told")
+        assert {member for _, member in seen.values()} == {NEW}
+        assert told.keys() == set(opened)
+        assert all(told[port] < seen[port][0] for port in opened)
+        assert deliver(bench, *(tcp(port, SYN) for port in refused)) == all_to(OLD, refused)
+        assert deliver(bench, *(tcp(port, ACK) for port in older)) == all_to(OLD, older)
+        for ports, member in ((opened, NEW), (refused, OLD)):
+            assert deliver(bench, *(tcp(port, ACK) for port in ports)) == all_to(member, ports)
+        assert plane.ask("told").keys() == set(opened), "nothing else has to be told at once"
+
+
+def test_connections_begin_where_others_presume_them_while_nobody_tells(bench: Rig, kind: str) -> None:
+    """A program that has outlived its forwarding thread sends nobody where others would not look for it; and without a
+    program there is nobody to send."""
+    ports = range(1000, 1050)
+    with bench.plane() as plane:
+        plane.set(tables(people(bench, OLD, NEW), NEW, OLD))
+        plane.ask("tell", 1000, 0.0)
+        assert deliver(bench, *(tcp(port, SYN) for port in ports)) == all_to(NEW, ports)
+        plane.ask("injure", 0.0)
+        bench.near.send(tcp(9, SYN))  # the thread dies of it
+        time.sleep(0.5)
+        more = range(2000, 2050)
+        alive = kind != "raw"
+        assert deliver(bench, *(tcp(port, SYN) for port in more)) == all_to(OLD, more) * alive
+        for some, member in ((ports, NEW), (more, OLD)):
+            assert deliver(bench, *(tcp(port, ACK) for port in some)) == all_to(member, some) * alive
+
+
+def test_a_flood_of_connections_in_a_window_is_not_left_to_the_thread(bench: Rig, kind: str) -> None:
+    """A program passes up some hundred in a moment, and what is more than that begins with the previous owner. Without
+    a program, whoever tells says how much is too much."""
+    ports, by_index = range(10_000, 22_000), people(bench, OLD, NEW)
+    with bench.plane() as plane:
+        plane.set(tables(by_index, NEW, OLD))
+        plane.ask("tell", 1 << 30 if kind != "raw" else 5_000, 0.0)
+        bench.far.receive(0)
+        bench.near.send(*(tcp(port, SYN) for port in ports))
+        until(lambda: len(states(plane)) == len(ports), "all are remembered")
+        counters = plane.counters()
+        opened = counters.members[by_index[NEW].id].new_flows
+        assert 0 < opened < len(ports) * 0.9
+        if kind != "raw":
+            assert counters.details["xdp_slow_new_flow"] == opened
+        assert plane.ask("told").keys() == {
+            port for port, (member, _) in states(plane).items() if member == NEW and port in ports
+        }
+
+
 def test_a_repeated_syn_stays_and_a_later_one_is_a_new_connection(bench: Rig) -> None:
     """Within three seconds a SYN goes where the one before it went, whatever has changed; then by the slot."""
     with bench.plane() as plane:

@@ -152,6 +152,28 @@ def test_a_window(bench: Bench) -> None:
     assert bench.went(flow(1), Say.PLAIN) == (1, By.SLOT)
 
 
+def test_the_gate_of_a_window(bench: Bench) -> None:
+    """While there are others to be told, a SYN is left to the slow path, or begins with the previous owner when that
+    one is not there; it makes no difference elsewhere."""
+    bench.follow(tables(service(0, slots(1, 2))))
+    found = bench.program.pin_maps()["pin_gate"]
+    gate = np.frombuffer(found.memory(found.max_entries * found.value_size), np.uint64)
+    gate[0] = bench.ns + TICK
+    outcome, action = bench.run(flow(1).frame(Say.SYN, OUR_MAC))
+    assert (outcome.exit, outcome.by, action) == ("slow_new_flow", By.SLOT, None)
+    assert not bench.table.words.any()
+    bench.later(2)
+    assert bench.went(flow(1), Say.SYN) == (2, By.PREVIOUS)
+    assert bench.went(flow(1), Say.PLAIN) == (2, By.PIN)
+    assert bench.went(flow(1), Say.SYN) == (2, By.PIN), "a retransmission"
+    for words in (slots(1, NO_MEMBER), slots(1)):
+        bench.follow(tables(service(0, words)))
+        assert bench.went(flow(2), Say.SYN) == (1, By.SLOT)
+    gate[0] = 0
+    bench.follow(tables(service(0, slots(1, 2))))
+    assert bench.went(flow(3), Say.SYN) == (1, By.SLOT)
+
+
 def test_nobody_takes_new_flows(bench: Bench) -> None:
     """Old ones go on, a SYN is dropped, and it leaves nothing behind."""
     bench.follow(tables(service(0, slots(NO_MEMBER, 2))))

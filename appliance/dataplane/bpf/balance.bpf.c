@@ -105,8 +105,14 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 	chosen = *four >> ((at & 3) * 16) & 0xffff;
 	q.keep = 0;
 	if (unlikely(chosen & LOOK_CLOSER)) {
+		q.tell = 0;
 		chosen = look_closer(&q, run, entry, inner, l3, l4, chosen, slot);
 		by = q.by;
+		if (unlikely(q.tell)) {
+			count_exit(run, EXIT_SLOW_NEW_FLOW);
+			note(run, EXIT_SLOW_NEW_FLOW, number, chosen, by, slot, service, inner->hash);
+			return XDP_PASS;
+		}
 	}
 	way = AT(ways, run->generation->ways_first + chosen);
 	if (unlikely(chosen == NOBODY || !way)) { /* 12 */

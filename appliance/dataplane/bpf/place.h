@@ -29,6 +29,7 @@ struct question {
 	u32 way; /* or NOBODY */
 	u32 by;
 	u32 keep;
+	u32 tell;     /* others have to be told first, by the slow path; then nothing is kept */
 	u32 next;     /* KEEP_TURN: whose turn it is then */
 	u32 stamp;    /* and of which choices */
 	u32 position; /* KEEP_PIN: of the set, or of the word found */
@@ -196,6 +197,33 @@ GLOBAL u32 recall(u64 hash64, u32 policy_at, u32 member_ways_first, u32 chosen, 
 	return AT16(member_ways, member_ways_first + member_of(found));
 }
 
+enum gate { GATE_NONE, GATE_OPEN, GATE_SHUT };
+
+/* Whether a connection may begin elsewhere than others presume: at once, by the slow path, which tells them, or not at all,
+ * since that one is not there or has enough to do. */
+INLINE enum gate gate(const struct question *q, const struct control *control)
+{
+	struct cpu *cpu = AT(cpus, q->row);
+	u64 *until = AT(pin_gate, 0), now, tick;
+
+	if (!until || !cpu || !load(until))
+		return GATE_NONE;
+	now = bpf_ktime_get_coarse_ns();
+	if (now + control->clock >= load(until))
+		return GATE_SHUT;
+	if (q->row >= control->rows) /* a test run */
+		return GATE_OPEN;
+	tick = now >> (control->tick_shift & 31);
+	if (cpu->opening_tick != tick) {
+		cpu->opening_tick = tick;
+		cpu->opening = 0;
+	}
+	if (cpu->opening >= control->opening_limit)
+		return GATE_SHUT;
+	cpu->opening++;
+	return GATE_OPEN;
+}
+
 /* Answers a question. Nothing is remembered by that, and nobody's turn is over. */
 GLOBAL int place(struct question *q)
 {
@@ -263,7 +291,19 @@ GLOBAL int place(struct question *q)
 		}
 		q->way = primary;
 		q->by = BY_SLOT;
-		pin(q, member_at(g, primary), PIN_NEW, now);
+		if (primary != fallback && primary != NOBODY) {
+			switch (gate(q, control)) {
+			case GATE_NONE:
+				break;
+			case GATE_OPEN:
+				q->tell = 1;
+				return 0;
+			case GATE_SHUT:
+				q->way = fallback;
+				q->by = BY_PREVIOUS;
+			}
+		}
+		pin(q, member_at(g, q->way), PIN_NEW, now);
 		return 0;
 	}
 	if (way != NOBODY) {

@@ -21,6 +21,8 @@ struct control {
 	u32 slow_limit; /* packets that one CPU may pass to the slow path in a tick */
 	u32 tick_shift; /* a tick is 2^tick_shift nanoseconds */
 	u32 pin_sets;	/* sets of pins */
+	u32 opening_limit; /* connections that one CPU may leave to the slow path in a tick, which tells others of them */
+	u32 spare;
 	u64 clock;	/* what the clock of pins is ahead of the monotonic one, nanoseconds; 0 but in tests */
 };
 
@@ -170,6 +172,7 @@ enum exit {
 	EXIT_SLOW_PARTIAL_CHECKSUM,
 	EXIT_SLOW_EGRESS,
 	EXIT_SLOW_SPLIT_HEADER,
+	EXIT_SLOW_NEW_FLOW,
 	EXITS
 };
 
@@ -186,6 +189,8 @@ struct cpu {
 	u64 pins_evicted[4]; /* flows whose place they have got while it counted, by state */
 	u32 jiffies;	     /* when the clock was read last */
 	u32 pin_tick;	     /* and what it said, in ticks of pins */
+	u64 opening_tick;
+	u64 opening; /* connections left to the slow path in this tick */
 };
 
 /* What has decided on the member. */
@@ -297,6 +302,7 @@ SHARED_ARRAY(pin_flows, struct flow, 1);
 SHARED_ARRAY(pin_journal, u64, 1); /* two positions each */
 SHARED_ARRAY(pin_heads, u64, 1);
 SHARED_ARRAY(pin_delays, struct delay, 1);
+SHARED_ARRAY(pin_gate, u64, 1); /* see dataplane/pins.py */
 /* Nobody uses this one: it brings types into the object's type information that no other map has. */
 SHARED_ARRAY(types, struct types, 1);
 

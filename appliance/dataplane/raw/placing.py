@@ -30,6 +30,7 @@ from appliance.dataplane.raw.rules import (
     ORDER_SHIFT,
     RST,
     SYN,
+    TELL,
     Order,
     Where,
 )
@@ -174,9 +175,15 @@ def _round(
             pins.use_all(found, word & _UPPER | np.uint64(state << STATE_SHIFT | now & WHEN_MASK))
         return None, way
 
-    keep, order = (fate >> KEEP_SHIFT & 7).astype(np.int64), fate >> ORDER_SHIFT
+    keep, order, where = (fate >> KEEP_SHIFT & 7).astype(np.int64), fate >> ORDER_SHIFT & 3, fate & 3
     done, first = (None, None) if look_only else _without_waiting(order, flows.kind, flows.hash64, found)
-    way, member = _members(tables, flows, fate & 3, pinned, done, look_only=look_only)
+    tell: I64 | None = None
+    if first is not None and pins.herald is not None:
+        tell = first[(fate[first] >= TELL) & (tables.slots.take(flows.index[first]) & NO_MEMBER != NO_MEMBER)]
+        if len(tell):
+            tell, others = np.split(tell, [pins.may_open_all(len(tell))])
+            where[others] = Where.PREVIOUS
+    way, member = _members(tables, flows, where, pinned, done, look_only=look_only)
     if look_only:
         return None, way
     remembered = (keep != NOTHING) & (way != tables.no_way)
@@ -198,6 +205,8 @@ def _round(
         if len(first):
             facts = flows.records(first, tables)
             pins.keep_all(found, first, member[first].astype(np.uint16), keep[first].astype(np.uint8), facts, now)
+            if tell is not None and len(tell):
+                pins.tell_all(flows.hash64[tell[remembered[tell]]])
     return done, way
 
 
@@ -299,7 +308,9 @@ def place_one(
                 rule += LIVE + 2 * state + (age >= RETRANSMISSION_TICKS)
             else:
                 rule += DEAD
-    where, keep = FATE_LIST[rule] & 3, FATE_LIST[rule] >> KEEP_SHIFT & 7
+    where, keep, tell = FATE_LIST[rule] & 3, FATE_LIST[rule] >> KEEP_SHIFT & 7, FATE_LIST[rule] >= TELL
+    if tell and pins is not None and slot & NO_MEMBER != NO_MEMBER and not pins.may_open():
+        where, tell = Where.PREVIOUS, False
     if where == Where.PIN:
         member = pinned
     elif where == Where.PRIMARY:
@@ -327,5 +338,5 @@ def place_one(
         int(tables.idles[service]),
         kind == SYN,
     )
-    pins.keep(Pin(member, _STATES[keep]), facts, now)
+    pins.keep(Pin(member, _STATES[keep]), facts, now, tell=tell)
     return way

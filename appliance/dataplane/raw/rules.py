@@ -63,8 +63,8 @@ def slot_rule(placement: Placement, shape: int) -> int:
     return (_PLACEMENTS.index(placement) * 3 + shape) * len(KINDS) * ENTRIES
 
 
-def _ask(placement: Placement, shape: int, kind: Kind, entry: int) -> tuple[Where, int]:
-    """What `place` answers: who takes the packet, and the state to remember."""
+def _ask(placement: Placement, shape: int, kind: Kind, entry: int) -> tuple[Where, int, bool]:
+    """What `place` answers: who takes the packet, the state to remember, and whether others have to be told first."""
     members = {Where.PRIMARY: 10, Where.PREVIOUS: 11, Where.PIN: 12, Where.CHOICE: 13}
     primary = members[Where.PRIMARY]
     previous = {STEADY: primary, WINDOW: members[Where.PREVIOUS], TAIL: NO_MEMBER}[shape]
@@ -80,10 +80,10 @@ def _ask(placement: Placement, shape: int, kind: Kind, entry: int) -> tuple[Wher
     )
     where = next(who for who, member in members.items() if member == placed.member)
     if placed.keep is None:
-        return where, NOTHING
+        return where, NOTHING, False
     if (placed.keep.member, placed.keep.age) != (placed.member, 0):
         raise AssertionError("a flow is remembered elsewhere than its packet goes")
-    return where, int(placed.keep.state)
+    return where, int(placed.keep.state), placed.tell
 
 
 def _order(placement: Placement, shape: int, kind: Kind, entry: int) -> Order:
@@ -98,15 +98,17 @@ _PLACEMENTS = tuple(Placement)
 _QUESTIONS = tuple(product(_PLACEMENTS, range(3), KINDS, range(ENTRIES)))
 
 KEEP_SHIFT, ORDER_SHIFT = 2, 5
+TELL = 0x80
 
 
 def _fate(*question: *tuple[Placement, int, Kind, int]) -> int:
-    where, keep = _ask(*question)
-    return where | keep << KEEP_SHIFT | _order(*question) << ORDER_SHIFT
+    where, keep, tell = _ask(*question)
+    return where | keep << KEEP_SHIFT | _order(*question) << ORDER_SHIFT | tell * TELL
 
 
 FATES = np.array([_fate(*question) for question in _QUESTIONS], np.uint8)
-"""By rule: who takes the frame (2 bits), which state is to be remembered (3), and what it has to do with others (2)."""
+"""By rule: who takes the frame (2 bits), which state is to be remembered (3), what it has to do with others (2), and
+whether other directors have to be told first (1); if that cannot be, the previous owner takes it."""
 
 FATE_LIST: list[int] = FATES.tolist()
 

@@ -199,6 +199,8 @@ class Worker:
                     moved += got
             self.passed = work
             self.beats += 1
+            if work.tables.pins is not None:
+                work.tables.pins.attend()
             if moved:
                 self._fruitless = 0
                 if not self._sent:

@@ -17,6 +17,8 @@ CONTROL = np.dtype(
         ("slow_limit", "<u4"),
         ("tick_shift", "<u4"),
         ("pin_sets", "<u4"),
+        ("opening_limit", "<u4"),
+        ("spare", "<u4"),
         ("clock", "<u8"),
     ]
 )
@@ -103,6 +105,8 @@ CPU = np.dtype(
         ("pins_evicted", "<u8", 4),
         ("jiffies", "<u4"),
         ("pin_tick", "<u4"),
+        ("opening_tick", "<u8"),
+        ("opening", "<u8"),
     ]
 )
 OUTCOME = np.dtype(
@@ -147,7 +151,7 @@ EVENT_HEAD = 96
 PORTS, LOOPBACK = 256, 1
 TEST_PORT = 2 * PORTS
 PROBES = 4
-EXITS = 22
+EXITS = 23
 LOOK_CLOSER, NOBODY = 0x8000, 0xFFFF
 WAY_L2, WAY_OUTER4, WAY_OUTER6 = 0, 4, 6
 WAY_ROUTED, WAY_SLOW, WAY_LINEAR = 1, 2, 4

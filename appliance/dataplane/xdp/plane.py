@@ -40,7 +40,7 @@ from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program
 from appliance.dataplane.xdp.tables import Egress, NoRoomError, Outcome, needs_of
 from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
 from appliance.model import Protocol
-from appliance.packet.action import Action, Reason, Verdict
+from appliance.packet.action import Action, By, Reason, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, PacketPath, Turns
 
@@ -470,7 +470,7 @@ class XdpDataPlane:
                 fresh.tables.stage(tables, self._member_egress)
             fresh.tables.publish()
             self._programmed = tables
-            self._reference = PacketPath(tables, self.pins, self._choice)
+            self._reference = PacketPath(tables, _Gate(self.pins, self._choice), self._choice)
             replaced = list(self._attached) if fresh is self._spare else list(self._inherited)
             for name in replaced:
                 try:
@@ -552,7 +552,7 @@ class XdpDataPlane:
                 except BpfError as error:
                     raise DataPlaneError(f"the XDP program cannot be tried out: {error}") from error
                 got = action_of(outcome, out, tables)
-                self._choice.taken = outcome.member
+                self._choice.taken, self._choice.by = outcome.member, outcome.by
                 expected = self._reference.forward(frame, ingress, look_only=True)
                 if got is None or _same(expected, got, tables):
                     continue
@@ -609,11 +609,23 @@ class _Choice(Turns):
         super().__init__()
         self.taken: int | None = None
         """The member that the program has taken."""
+        self.by: By | None = None
 
     def take(self, service: TableService, *, peek: bool = False) -> int:
         if self.taken is not None and (service.choices == self.taken).any():
             return self.taken
         return super().take(service, peek=peek)
+
+
+class _Gate:
+    """What is remembered, for the proof. Whether the slow path had time for a new connection only the program knows."""
+
+    def __init__(self, pins: PinTable, choice: _Choice) -> None:
+        self.now, self.find, self.keep = pins.now, pins.find, pins.keep
+        self._choice = choice
+
+    def may_open(self, *, look_only: bool = False) -> bool:
+        return self._choice.by is not By.PREVIOUS
 
 
 def action_of(outcome: Outcome, out: bytes, tables: ForwardingTables) -> Action | None:

@@ -37,6 +37,10 @@ _LINE = 32
 SLOW_PER_TICK = 2048
 """Odd packets that a CPU passes up in a tick. The slow path manages some tens of thousands a second."""
 
+OPENINGS_PER_TICK = 512
+"""Connections that a CPU leaves to the slow path in a tick, since other directors have to be told of them. Each costs
+it some 50 microseconds when they come one by one."""
+
 TICK_SHIFT = 26
 """A tick is 2^26 ns: 67 ms."""
 
@@ -279,7 +283,7 @@ class Tables:
         control = self._control
         control["rows"], control["services"], control["ways"] = self._cpus, self.capacity.services, self.capacity.ways
         control["ident_step"], control["slow_limit"], control["tick_shift"] = step, SLOW_PER_TICK, TICK_SHIFT
-        control["pin_sets"] = pin_sets
+        control["pin_sets"], control["opening_limit"] = pin_sets, OPENINGS_PER_TICK
         self._views["cpus"]["ident"] = np.arange(self._rows)
 
     @property
@@ -709,6 +713,7 @@ PIN_MAPS = {
     "pin_journal": ("journal", np.dtype("<u4")),
     "pin_heads": ("heads", np.dtype("<u8")),
     "pin_delays": ("delays", DELAY),
+    "pin_gate": ("gate", np.dtype("<u8")),
 }
 """The maps that remember flows: which part of `pins.layout` each of them is, and what stands in it."""
 
@@ -722,6 +727,7 @@ def pin_sizes(pin_sets: int, cpus: int) -> dict[str, int]:
         "pin_journal": writers * JOURNAL // 2,
         "pin_heads": writers,
         "pin_delays": 1 << 16,
+        "pin_gate": 1,
     }
 
 

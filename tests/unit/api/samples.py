@@ -10,7 +10,7 @@ from appliance.dataplane.base import Counters, Traffic
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired, decide
 from appliance.fleet.agreement import Basis, Judged
-from appliance.fleet.channel import ChannelStatus, PeerState
+from appliance.fleet.channel import COUNTS, ChannelStatus, PeerState
 from appliance.fleet.channel import PeerStatus as FleetPeerStatus
 from appliance.fleet.entries import DirectorCard
 from appliance.fleet.store import Agreed, Source, StoreStatus
@@ -179,8 +179,9 @@ def sample_channel() -> ChannelStatus:
         )
 
     silent = {"heard_s_ago": None, "sent": 0, "received": 0, "refused": {"forged": 3}}
+    counts = dict.fromkeys(COUNTS, 0) | {"openings": 30, "openings_refused": 2}
     return ChannelStatus(
-        "192.0.2.11 port 7117", (peer("d2", PeerState.JOINED), peer("d3", PeerState.SILENT, **silent)), {}
+        "192.0.2.11 port 7117", (peer("d2", PeerState.JOINED), peer("d3", PeerState.SILENT, **silent)), counts
     )
 
 

@@ -213,12 +213,36 @@ ENTRIES = st.none() | st.builds(
 WORDS = st.sampled_from((*MEMBERS, NO_MEMBER))
 
 
+class Herald:
+    """Tells of a few connections, and no more; remembers of which."""
+
+    def __init__(self, grants: int | None, pins: PinTable | None = None) -> None:
+        self.is_heard = True
+        self.told: list[int] = []
+        self._left, self._pins = grants, pins
+
+    def grant(self, wanted: int) -> int:
+        granted = wanted if self._left is None else min(wanted, self._left)
+        if self._left is not None:
+            self._left -= granted
+        return granted
+
+    def may_open(self) -> bool:
+        return self.grant(1) == 1
+
+    def tell(self, positions: np.ndarray) -> None:
+        assert self._pins is not None
+        assert (self._pins.words[positions] != 0).all(), "what is told is remembered already"
+        self.told += self._pins.flows["hash64"][positions].tolist()
+
+
 @given(
     st.sampled_from(Placement),
     st.lists(st.tuples(WORDS, WORDS, st.sampled_from(KINDS), ENTRIES), min_size=1, max_size=12),
     st.sampled_from((0, 1, 2, 60, 110)),
     st.sampled_from((MEMBERS, ())),
     st.integers(0, 40000),
+    st.none() | st.integers(0, 3),
 )
 def test_frames_are_placed_as_the_rules_say(
     placement: Placement,
@@ -226,8 +250,10 @@ def test_frames_are_placed_as_the_rules_say(
     idle_s: int,
     choices: tuple[int, ...],
     tick: int,
+    grants: int | None,
 ) -> None:
-    """Whatever slot, packet and entry: by columns and one by one, `place` itself is what decides and remembers."""
+    """Whatever slot, packet and entry: by columns and one by one, `place` itself is what decides and remembers, and of
+    whom others are told."""
     clock = Clock(tick)
     # Tables in which all is steady have no rules, since nobody would ask: one more slot keeps them.
     slots = np.array([primary | previous << 16 for primary, previous, *_ in [*asked, (3, 4)]], np.uint32)
@@ -251,15 +277,18 @@ def test_frames_are_placed_as_the_rules_say(
                 pins.keep(entry, facts, pins.now())
         return pins
 
-    wanted, entries, turns = [], [], Turns()
+    wanted, entries, told, turns, herald = [], [], [], Turns(), Herald(grants)
     for primary, previous, kind, entry in asked:
         slot = Slot(primary, previous, placement, idle_ticks(idle_s))
-        placed = place(kind, slot, entry, by.members.__contains__, lambda: turns.take(by.services[0]))
+        placed = place(kind, slot, entry, by.members.__contains__, lambda: turns.take(by.services[0]), herald.may_open)
+        told += [len(wanted)] if placed.tell else []
         wanted.append(placed.member)
         entries.append(entry if placed.keep is None else placed.keep)
 
     kinds = [KIND_NUMBERS[kind] for _, _, kind, _ in asked]
     columns, singles = memory(), memory()
+    for pins in (columns, singles):
+        pins.herald = None if grants is None else Herald(grants, pins)
     compiled = Compiled(by, [INGRESS], columns)
     n = len(asked)
     flows = Flows(
@@ -284,6 +313,8 @@ def test_frames_are_placed_as_the_rules_say(
     for pins in (columns, singles):
         found = [pins.find(hash64, pins.now()) for hash64 in hashes]
         assert [one and one[1] for one in found] == entries
+        if pins.herald is not None:
+            assert pins.herald.told == [hashes[number] for number in told]
 
 
 def test_kinds_have_the_numbers_that_flags_get() -> None:

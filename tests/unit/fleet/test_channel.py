@@ -6,12 +6,13 @@ import socket
 from dataclasses import replace
 from ipaddress import ip_address
 
+import numpy as np
 import pytest
 import structlog
 
-from appliance.fleet.channel import ChannelStatus, PeerState, PeerStatus, PinChannel
-from appliance.packet.placement import PinState
-from tests.unit.fleet.ends import SECRET, directors, hashes, keep, known, members, network, running, table, until
+from appliance.fleet.channel import OPENINGS, OPENINGS_AT_ONCE, ChannelStatus, PeerState, PeerStatus, PinChannel
+from appliance.packet.placement import Pin, PinState
+from tests.unit.fleet.ends import SECRET, directors, flow, hashes, keep, known, members, network, running, table, until
 
 
 def channel(me, others, pins, first=0, secret=SECRET, **settings):
@@ -75,6 +76,46 @@ def test_a_director_that_joins_gets_everything_first(run):
                 assert "nothing is heard of dead" in peer(joining, 1).trouble
 
     run(main())
+
+
+def test_a_new_connection_is_told_at_once(run):
+    """It is on its way before `tell` returns, without a round of the event loop; and it is told once more as news."""
+
+    async def main():
+        a, b = directors("a", "b")
+        mine, yours = table(), table()
+        one, other = channel(a, [b], mine), channel(b, [a], yours, 10)
+        mine.herald = one
+        assert not one.is_heard
+        assert one.grant(5000) == 5000, "there is nobody to be told"
+        async with running(one, other):
+            await until(lambda: met(one, other) and one.is_heard, "they have met")
+            sent = one.status().counts["datagrams_sent"]
+            for number in range(40):
+                mine.keep(Pin(2, PinState.NEW), flow(number), mine.now(), tell=True)
+            mine.tell_all(np.array([flow(number).hash64 for number in range(40)], np.uint64))
+            counts = one.status().counts
+            assert (counts["openings"], counts["datagrams_sent"]) == (80, sent)
+            await until(lambda: known(yours) == {flow(number).hash64: 12 for number in range(40)}, "it is known")
+            assert peer(other).received >= 80
+            await until(lambda: peer(other).received >= 120, "it is told again")
+            assert peer(other).refused == peer(one).refused == {}
+
+    run(main())
+
+
+def test_how_many_new_connections_can_be_told_of():
+    """So many at once, and so many a second; what is refused is counted."""
+    a, b = directors("a", "b")
+    ns = 10**9
+    one = channel(a, [b], table(), clock_ns=lambda: ns)
+    one._near = tuple(one._peers.values())
+    ns += 10**9
+    assert one.grant(OPENINGS_AT_ONCE + 5) == OPENINGS_AT_ONCE
+    assert one.grant(1) == 0
+    ns += 10**6
+    assert one.grant(100) == OPENINGS // 1000
+    assert one.status().counts["openings_refused"] == 5 + 1 + 100 - OPENINGS // 1000
 
 
 def test_nobody_to_wait_for(run):

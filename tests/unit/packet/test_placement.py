@@ -1,5 +1,6 @@
 """The rules by which a packet finds its member, one by one, and what holds for all of them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -48,8 +49,9 @@ def ask(
     serving: frozenset[int] = ALL,
     idle: int = IDLE,
     choice: int = NEXT,
+    may_open: Callable[[], bool] = lambda: True,
 ) -> Placed:
-    return place(kind, Slot(*word, placement, idle), entry, serving.__contains__, lambda: choice)
+    return place(kind, Slot(*word, placement, idle), entry, serving.__contains__, lambda: choice, may_open)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_kinds_of_segments(flags: int, kind: Kind) -> None:
     ("kind", "word", "entry", "placed"),
     [
         # Nobody is remembered.
-        (Kind.SYN, WINDOW, None, Placed(P, By.SLOT, Pin(P, NEW))),
+        (Kind.SYN, WINDOW, None, Placed(P, By.SLOT, Pin(P, NEW), tell=True)),
         (Kind.PLAIN, WINDOW, None, Placed(Q, By.PREVIOUS, Pin(Q, NEW))),
         (Kind.FIN, WINDOW, None, Placed(Q, By.PREVIOUS, Pin(Q, FIN))),
         (Kind.RST, WINDOW, None, Placed(Q, By.PREVIOUS)),
@@ -116,10 +118,10 @@ def test_kinds_of_segments(flags: int, kind: Kind) -> None:
         (Kind.PLAIN, DRAINED, Pin(R, OPEN, 9), Placed(R, By.PIN, Pin(R, OPEN))),
         # New connections of flows that are remembered (C3).
         (Kind.SYN, WINDOW, Pin(R, NEW, RETRANSMISSION_TICKS - 1), Placed(R, By.PIN)),
-        (Kind.SYN, WINDOW, Pin(R, NEW, RETRANSMISSION_TICKS), Placed(P, By.SLOT, Pin(P, NEW))),
+        (Kind.SYN, WINDOW, Pin(R, NEW, RETRANSMISSION_TICKS), Placed(P, By.SLOT, Pin(P, NEW), tell=True)),
         (Kind.SYN, TAIL, Pin(R, OPEN, 0), Placed(R, By.PIN)),
         (Kind.SYN, TAIL, Pin(R, FIN, 0), Placed(P, By.SLOT, Pin(P, NEW))),
-        (Kind.SYN, WINDOW, Pin(R, RST, 0), Placed(P, By.SLOT, Pin(P, NEW))),
+        (Kind.SYN, WINDOW, Pin(R, RST, 0), Placed(P, By.SLOT, Pin(P, NEW), tell=True)),
         (Kind.SYN, DRAINED, Pin(R, OPEN, 9), Placed(NO_MEMBER, By.SLOT)),
         (Kind.SYN, DRAINED, Pin(R, NEW, 1), Placed(R, By.PIN)),
     ],
@@ -127,6 +129,26 @@ def test_kinds_of_segments(flags: int, kind: Kind) -> None:
 def test_by_hash(kind: Kind, word: tuple[int, int], entry: Pin | None, placed: Placed) -> None:
     """Services that place by hash, in slots that are changing."""
     assert ask(kind, word, entry) == placed
+
+
+@pytest.mark.parametrize("entry", [None, Pin(R, RST, 0), Pin(R, OPEN, IDLE + 1)])
+def test_a_connection_that_nobody_can_be_told_of_begins_where_others_presume_it(entry: Pin | None) -> None:
+    """Whether that can be is asked once, and only when it makes a difference."""
+    asked: list[bool] = []
+
+    def refuse() -> bool:
+        asked.append(True)
+        return False
+
+    assert ask(Kind.SYN, WINDOW, entry, may_open=refuse) == Placed(Q, By.PREVIOUS, Pin(Q, NEW))
+    assert len(asked) == 1
+    for kind in Kind:
+        for word in (TAIL, DRAINED, STEADY):
+            ask(kind, word, entry, may_open=refuse)
+        if kind is not Kind.SYN:
+            ask(kind, WINDOW, entry, may_open=refuse)
+    ask(Kind.SYN, WINDOW, Pin(R, NEW, 0), may_open=refuse)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
