@@ -42,10 +42,9 @@ INLINE u64 flow_hash(const u64 *k, const struct inner *inner, const void *l3, co
 
 /* Who takes a packet whose slot has LOOK_CLOSER: a way or NOBODY. What is to be kept of it stands in the question. */
 INLINE u32 look_closer(struct question *q, const struct run *run, const struct entry *entry, const struct inner *inner,
-		       const void *l3, const struct l4 *l4, u32 chosen, u32 slot)
+		       const void *l3, const struct l4 *l4, u64 hash64, u32 chosen, u32 slot)
 {
 	const struct generation *g = run->generation;
-	u64 hash64 = flow_hash(g->pin_keys, inner, l3, l4);
 	u32 way;
 
 	way = recall(hash64, g->policies_first + entry->service, g->member_ways_first, chosen,
@@ -98,15 +97,20 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 	enum by by = BY_SLOT;
 	const struct way *way;
 	struct question q;
+	u64 hash64 = 0;
 	u32 chosen;
 
 	if (!four)
 		return drop(run, EXIT_DROP_NO_MEMBER);
+	if (unlikely(entry->previous)) {
+		hash64 = flow_hash(run->generation->pin_keys, inner, l3, l4);
+		fetch(run->control, hash64);
+	}
 	chosen = *four >> ((at & 3) * 16) & 0xffff;
 	q.keep = 0;
 	if (unlikely(chosen & LOOK_CLOSER)) {
 		q.tell = 0;
-		chosen = look_closer(&q, run, entry, inner, l3, l4, chosen, slot);
+		chosen = look_closer(&q, run, entry, inner, l3, l4, hash64, chosen, slot);
 		by = q.by;
 		if (unlikely(q.tell)) {
 			count_exit(run, EXIT_SLOW_NEW_FLOW);

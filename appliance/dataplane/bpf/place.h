@@ -172,6 +172,15 @@ INLINE u32 noted_now(const struct control *control, u32 row)
 	return cpu->pin_tick;
 }
 
+/* Asks memory for a flow's set while it still has to answer for the flow's slot: with many flows neither is in a cache. */
+INLINE void fetch(const struct control *control, u64 hash64)
+{
+	struct pin_set *set = AT(pin_words, pin_set_of(control, hash64));
+
+	if (set)
+		load(&set->word[0]);
+}
+
 /* The way of a flow that is remembered, and that another plain packet changes nothing about: then no question has to be
  * asked. NOBODY for all others. Words of a set are compared without a branch that could be mispredicted. */
 GLOBAL u32 recall(u64 hash64, u32 policy_at, u32 member_ways_first, u32 chosen, u32 row_and_flags)
