@@ -8,6 +8,7 @@ program is missing (an interface came back, something took it off) nothing is lo
 
 import asyncio
 import errno
+import logging
 import random
 import struct
 import threading
@@ -469,7 +470,7 @@ class XdpDataPlane:
                 # An interface has changed meanwhile, and what was in force had to be written anew.
                 fresh.tables.stage(tables, self._member_egress)
             fresh.tables.publish()
-            self._programmed = tables
+            before, self._programmed = self._programmed, tables
             self._reference = PacketPath(tables, self.pins, self._choice)
             replaced = list(self._attached) if fresh is self._spare else list(self._inherited)
             for name in replaced:
@@ -491,7 +492,9 @@ class XdpDataPlane:
             took = time.monotonic() - started
             fresh.tables.settle()
             self._prove(PROOFS)
-            log.info(
+            level = logging.DEBUG if before is not None and before.same_but_choices(tables) else logging.INFO
+            log.log(
+                level,
                 "plane.programmed",
                 kind="xdp",
                 services=len(tables.services),
