@@ -73,6 +73,8 @@ class FleetSide:
         self._applied: Desired | None = None
         self._digests: dict[RingKey, tuple[object, int]] = {}
         self._named: object = None
+        self._took_over = False
+        self._to_look = asyncio.Event()
         self._alarmed: set[tuple[str, str]] = set()
         self.channel: PinChannel | None = None
         self.agreement: Agreement | None = None
@@ -102,6 +104,7 @@ class FleetSide:
                 if self._announces:
                     tasks.create_task(self._join(self.channel), name="fleet:join")
                 tasks.create_task(self._watch_tables(self.channel), name="fleet:tables")
+                tasks.create_task(self._look_at_late_ones(), name="fleet:look")
             if self.agreement is not None:
                 tasks.create_task(self.agreement.run(), name="fleet:agreement")
                 tasks.create_task(self._share_log(self.agreement), name="fleet:log")
@@ -134,6 +137,9 @@ class FleetSide:
         """These tables are in force."""
         self._applied = desired
         self._name_members()
+        if self._took_over:
+            self._took_over = False
+            self._to_look.set()
 
     def _name_members(self) -> None:
         """Tell the channel of whom we can hear.
@@ -145,7 +151,7 @@ class FleetSide:
             return
         self._named = snapshot.indices
         names = {(pool.name, m.address): m.name for pool in snapshot.config.pools for m in pool.members}
-        self.channel.set_members(
+        taken_over = self.channel.set_members(
             {
                 index: TableMember(
                     index, f"{way.pool}/{names[way.pool, way.address]}", way.address, way.delivery, _NOWHERE
@@ -153,6 +159,15 @@ class FleetSide:
                 for way, index in snapshot.indices.items()
             }
         )
+        self._took_over |= taken_over > 0
+
+    async def _look_at_late_ones(self) -> None:
+        """Flows that others had told of before their member was known here go on where they are: once there are tables
+        with the member, their slots are looked at without waiting for the next look at all flows."""
+        while True:
+            await self._to_look.wait()
+            self._to_look.clear()
+            await self._look()
 
     async def order(self, orders: Mapping[str, Order | None]) -> None:
         """Give orders to all directors; without a store there is nothing to do.

@@ -9,6 +9,7 @@ import pytest
 
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Why, decide
+from appliance.fleet.channel import PeerState
 from appliance.fleet.entries import encode_order
 from appliance.fleet.fake import FakeCluster, FakeStore
 from appliance.fleet.side import FleetSide
@@ -16,7 +17,7 @@ from appliance.model import AdminState, Etcd, Fleet, FleetPeer, HashMode, Health
 from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.ring.hash import derive_pin_keys, flow_words, pin_hash
 from appliance.state import State
-from tests.builders import config, snapshot
+from tests.builders import config, member, pool, service, snapshot
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -117,6 +118,38 @@ async def test_whoever_was_cut_off_asks_again(fleet):
         two.state.set_plane_error(None)
         assert two.decide().vips[0].no.why is Why.JOINING
         await until(lambda: two.state.snapshot().joining is None, "joined again")
+        assert two.looks == looks + 1
+        for task in running:
+            task.cancel()
+
+
+async def test_flows_of_a_member_that_is_new_here_are_looked_at_at_once(fleet):
+    """Others know a member earlier: what they have told of its flows counts as soon as there are tables with it."""
+    one, two = fleet
+    more = config(service(pool=pool(*map(member, (1, 2, 3, 4)))))
+    more = replace(more, fleet=one.state.config.fleet)
+    one.state.set_config(replace(more, director=one.state.config.director))
+    for director in fleet:
+        director.learn()
+        director.decide()
+    index = {view.name: view.index for view in one.decided.services[0].members}["web4"]
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(one.side.run()), tasks.create_task(two.side.run())]
+        await until(lambda: two.state.snapshot().joining is None, "joined")
+        two.decide()
+        await until(lambda: two.side.pins_status().peers[0].state is PeerState.JOINED, "they know each other")
+        remember(one, 40000, index)
+        await until(lambda: two.side.pins_status().counts["unknown_member"], "the flow is told of and put aside")
+        looks = two.looks
+        two.state.set_config(replace(more, director=two.state.config.director))
+        two.side.follow(two.state.config)
+        assert len(two.pins.live()) == 1
+        await asyncio.sleep(0.05)
+        assert two.looks == looks, "there are no tables with the member yet"
+        two.decide()
+        await until(lambda: two.looks == looks + 1, "the look")
+        two.decide()
+        await asyncio.sleep(0.05)
         assert two.looks == looks + 1
         for task in running:
             task.cancel()
