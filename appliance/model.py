@@ -398,3 +398,8 @@ class Config:
     def pools(self) -> tuple[Pool, ...]:
         """Pools in use, each once, in the order of first use."""
         return tuple({service.pool.name: service.pool for service in self.services}.values())
+
+    @property
+    def myself(self) -> FleetPeer | None:
+        """This director, as the others of the fleet know it; None without a fleet."""
+        return next((peer for peer in self.fleet.directors if peer.name == self.director.name), None)

@@ -26,7 +26,7 @@ from appliance.fleet.entries import DirectorCard
 from appliance.fleet.etcd import EtcdStore
 from appliance.fleet.store import Agreed, Agreement, Source
 from appliance.forwarding import NextHop, TableMember
-from appliance.model import Config, Health, Order
+from appliance.model import Config, FleetPeer, Health, Order
 from appliance.ring.slots import unpack
 from appliance.state import RingKey, State, same_ring
 
@@ -57,7 +57,7 @@ class FleetSide:
     ) -> None:
         """
         Args:
-            config: as it was at the start; the fleet is fixed from then on.
+            config: as it was at the start. Who we are in the fleet, and its store, are fixed from then on.
             state: what we learn goes there.
             pins: what the data plane remembers, once it has started.
             look: puts what is remembered into the store, for the next decision.
@@ -67,8 +67,8 @@ class FleetSide:
         self._pins = pins
         self._secret = config.secret
         self._announces = config.bgp is not None
-        self._me = next((peer for peer in config.fleet.directors if peer.name == config.director.name), None)
-        self._others = tuple(peer for peer in config.fleet.directors if peer.name != config.director.name)
+        self._me = config.myself
+        self._others = _others(config)
         self._own: dict[str, Health] = {}
         self._applied: Desired | None = None
         self._digests: dict[RingKey, tuple[object, int]] = {}
@@ -95,7 +95,7 @@ class FleetSide:
     async def run(self) -> None:
         """Tell and hear until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            if self._me is not None and self._others:
+            if self._me is not None:
                 self.channel = PinChannel(
                     self._me, self._others, self._secret, self._pins(), tables=self._tables_digests
                 )
@@ -110,7 +110,11 @@ class FleetSide:
                 tasks.create_task(self._share_log(self.agreement), name="fleet:log")
 
     def follow(self, config: Config) -> None:
-        """The members that there are."""
+        """The members that there are, and the other directors."""
+        if (others := _others(config)) != self._others:
+            self._others = others
+            if self.channel is not None:
+                self.channel.set_peers(others)
         known = {member for pool in config.pools for member in pool.member_ids}
         self._own = {member: health for member, health in self._own.items() if member in known}
         self._name_members()
@@ -190,7 +194,7 @@ class FleetSide:
 
     def pins_status(self) -> ChannelStatus | None:
         """The pin channel; None without other directors."""
-        return self.channel.status() if self.channel is not None else None
+        return self.channel.status() if self.channel is not None and self._others else None
 
     def _on_agreed(self, agreed: Agreed) -> None:
         now = time.time()
@@ -206,18 +210,23 @@ class FleetSide:
 
     async def _join(self, channel: PinChannel) -> None:
         """Hear of the others' flows before we announce anything: at the start, and whenever we were cut off."""
-        if self.agreement is not None:
+        if self.agreement is not None and self._others:
             await self._hear_the_store(self.agreement)
         while True:
-            await self._until(self._could_announce)
-            joined = await channel.joined(JOIN_S)
-            # Slots of which others remember flows elsewhere have to be looked at from the first packet on.
-            await self._look()
-            self._state.set_joining(None)
-            log.info("fleet.joined", pins=dict(joined.pins), missing=joined.missing, seconds=round(joined.seconds, 2))
+            if self._state.snapshot().joining is not None:
+                await self._until(self._could_announce)
+                joined = await channel.joined(JOIN_S)
+                # Slots of which others remember flows elsewhere have to be looked at from the first packet on.
+                await self._look()
+                self._state.set_joining(None)
+                seconds = round(joined.seconds, 2)
+                log.info("fleet.joined", pins=dict(joined.pins), missing=joined.missing, seconds=seconds)
             await self._until(lambda: self._applied is not None and bool(self._applied.routes))
             await self._until(self._is_cut_off)
-            self._state.set_joining("has announced nothing for a while, and asks what has become of flows meanwhile")
+            if self._others:
+                self._state.set_joining(
+                    "has announced nothing for a while, and asks what became of flows meanwhile"
+                )
 
     async def _hear_the_store(self, agreement: Agreement) -> None:
         """Orders and the log of pools, from before we began, decide where flows are: better late than wrong."""
@@ -302,6 +311,10 @@ class FleetSide:
                 self._digests[key] = known
             digests[f"{key[0]} {key[1]}"] = known[1]
         return digests
+
+
+def _others(config: Config) -> tuple[FleetPeer, ...]:
+    return tuple(peer for peer in config.fleet.directors if peer.name != config.director.name)
 
 
 def _owners(names: npt.NDArray[np.uint64], slots: npt.NDArray[np.uint32]) -> bytes:

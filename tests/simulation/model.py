@@ -86,9 +86,9 @@ class Settings:
     """The part of the flows that is silent from its second packet to its last but for `silence_s`."""
 
     silence_s: float = 62
-    """When a director is lost, another one finds a flow again that has never been silent for more than two thirds of the
-    idle timeout: what it did last may not have been told yet (`refresh_s`). That it goes on after a silence is told at
-    once."""
+    """When a director is lost, another one finds a flow again that has never been silent for more than two thirds of
+    the idle timeout: what it did last may not have been told yet (`refresh_s`). That it goes on after a silence is told
+    at once."""
 
     @property
     def refresh_s(self) -> float:

@@ -169,6 +169,51 @@ async def test_a_director_whose_peers_are_dead_goes_on_alone(fleet):
         running.cancel()
 
 
+def with_directors(director, *peers):
+    """What a reload does that has this list of directors."""
+    given = replace(director.state.config, fleet=replace(director.state.config.fleet, directors=peers))
+    director.state.set_config(given)
+    director.side.follow(given)
+
+
+async def test_a_director_is_added_to_one_that_runs(fleet):
+    """The one that runs goes on announcing and tells the new one its flows; one that is taken out is told no more."""
+    ours, theirs = fleet[0].state.config.fleet.directors
+    one, two = Director("d1", (ours,)), fleet[1]
+    for director in (one, two):
+        director.learn()
+        director.decide()
+    remember(one, 40000, 1)
+    async with asyncio.TaskGroup() as tasks:
+        alone = tasks.create_task(one.side.run())
+        await until(lambda: one.side.channel is not None, "it runs")
+        assert one.side.pins_status() is None
+        assert one.decide().vips[0].no is None
+        with_directors(one, ours, theirs)
+        assert one.decide().vips[0].no is None
+        joining = tasks.create_task(two.side.run())
+        await until(lambda: two.state.snapshot().joining is None, "joined")
+        assert len(two.pins.live()) == 1
+        assert [peer.name for peer in one.side.pins_status().peers] == ["d2"]
+        assert one.decide().vips[0].no is None
+
+        one.state.set_plane_error("the interface is down")
+        await until(lambda: one.state.snapshot().joining is not None, "cut off, with somebody to ask now")
+        one.state.set_plane_error(None)
+        one.decide()
+        await until(lambda: one.state.snapshot().joining is None, "joined again")
+        assert one.looks == 1
+
+        with_directors(one, ours)
+        assert one.side.pins_status() is None
+        told = two.side.pins_status().peers[0].received
+        remember(one, 40001, 1)
+        await asyncio.sleep(0.2)
+        assert two.side.pins_status().peers[0].received == told
+        for task in (alone, joining):
+            task.cancel()
+
+
 @pytest.mark.parametrize("returns", [True, False], ids=["late", "never"])
 async def test_a_director_waits_a_while_for_what_the_fleet_has_agreed_on(fleet, returns):
     """An order from before it began counts from the first announcement on; a store that is away holds nobody up."""
