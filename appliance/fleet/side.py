@@ -224,9 +224,7 @@ class FleetSide:
             await self._until(lambda: self._applied is not None and bool(self._applied.routes))
             await self._until(self._is_cut_off)
             if self._others:
-                self._state.set_joining(
-                    "has announced nothing for a while, and asks what became of flows meanwhile"
-                )
+                self._state.set_joining("has announced nothing for a while, and asks what became of flows meanwhile")
 
     async def _hear_the_store(self, agreement: Agreement) -> None:
         """Orders and the log of pools, from before we began, decide where flows are: better late than wrong."""
