@@ -46,7 +46,7 @@ from appliance.model import Config, PlaneKind
 from appliance.netlink import Netlink
 from appliance.reconcile import Reconciler, mask
 from appliance.ring.algorithms import ALGORITHMS
-from appliance.seen import seen
+from appliance.seen import outdated, seen, services_of
 from appliance.state import Learning, PinsSeen, State
 from appliance.stats import Seen, member_stats
 from appliance.wiring import agents, health_of, learning_limit_s, needs_restart, probes
@@ -355,8 +355,10 @@ class Director:
         pins = self._plane.pins
         pins.sweep()
         live = pins.live(mask(applied.tables.members))
+        services = services_of(live, applied)
+        pins.set_idle(*outdated(live, applied, services))
         ids = {index: member.id for index, member in applied.tables.members.items()}
-        return seen(live, applied), member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
+        return seen(live, applied, services), member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
 
     def _pins_use(self) -> PinsUse:
         live = sum(self._state.snapshot().pins.flows.values())  # a second old at most, and nothing to count for it
