@@ -38,7 +38,7 @@ from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
 from appliance.config.load import ConfigError, load
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
-from appliance.decide import Desired
+from appliance.decide import Desired, slot_tables
 from appliance.fleet.side import FleetSide
 from appliance.lease import renew
 from appliance.looplag import LoopLag
@@ -178,7 +178,8 @@ class Director:
             self._state.set_order(member, order)
         self._history_path = Path(config.director.runtime_dir) / "history.json"
         self._state.set_history(history.load(self._history_path))
-        self._plane: DataPlane = DRIVERS[config.director.plane](config.director.interfaces, config.director.pins)
+        driver = DRIVERS[config.director.plane]
+        self._plane: DataPlane = driver(config.director.interfaces, config.director.pins, slot_tables(config))
         self._speaker = _speaker(config)
         self._netlink = Netlink(self._state.set_next_hops)
         self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets

@@ -293,6 +293,11 @@ def pool_uses(config: Config) -> Mapping[str, PoolUse]:
     return {name: PoolUse(frozenset(found), name in by_packet) for name, found in windows.items()}
 
 
+def slot_tables(config: Config) -> int:
+    """How many slot tables a configuration makes: services that share pool, delivery and window share one."""
+    return len({(service.pool.name, service.profile.delivery, window_s(service)) for service in config.services})
+
+
 SLOW_START_STEPS = 20
 """A slow start gives slots back in so many steps: each one is a change of the tables."""
 
