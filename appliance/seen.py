@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.dataplane.pins import LivePins, addresses
-from appliance.decide import Desired, window_s
+from appliance.decide import Desired, course_key
 from appliance.packet.placement import TICK_S, idle_ticks
 from appliance.ring.transition import Course, pin_facts
 from appliance.state import CourseKey, PinsSeen
@@ -82,9 +82,6 @@ def _course_numbers(desired: Desired) -> npt.NDArray[np.int64]:
     """The position in `desired.courses` of each service's words, by the service's position in the tables; -1 where
     nothing is known of them, and at the end for no service."""
     numbers = {key: number for number, key in enumerate(desired.courses)}
-    by_name = {
-        view.service.name: numbers.get((view.service.pool.name, view.service.profile.delivery, window_s(view.service)))
-        for view in desired.services
-    }
+    by_name = {view.service.name: numbers.get(course_key(view.service)) for view in desired.services}
     found = [by_name[service.name] for service in desired.tables.services]
     return np.array([*(-1 if number is None else number for number in found), -1], np.int64)

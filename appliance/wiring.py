@@ -10,7 +10,8 @@ from health.spec import Target, Verdict
 
 def probes(config: Config) -> Iterable[Probe]:
     """One probe for every monitor of every enabled member of a pool in use."""
-    ports = {service.pool.name: service.ports[0].first for service in reversed(config.services)}
+    ports = {pool.name: service.ports[0].first for service in config.services for pool in service.former}
+    ports |= {service.pool.name: service.ports[0].first for service in reversed(config.services)}
     for pool in config.pools:
         for monitor in pool.monitors:
             for member in pool.members:
