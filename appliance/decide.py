@@ -605,7 +605,8 @@ def _words_before(
     earlier = before.rings.get((pool, delivery)) if before else None
     # While it waits to be decided, a director may hear from the others what it has missed.
     missed = earlier is not None and earlier.undecided and told and (not own or told[-1].at > own[-1].at)
-    if (course is None or missed) and (steps := _steps(snapshot, pool, delivery)):
+    log = told if missed or not own else own  # our own where a reload has changed the window, and nothing else
+    if (course is None or missed) and (steps := _steps(snapshot, log, pool, delivery)):
         course = replay(steps, now, window)
     return course, earlier
 
@@ -645,10 +646,10 @@ def _settles(snapshot: Snapshot, key: RingKey, ring: _Ring, use: PoolUse, before
     return bool(open_ones)
 
 
-def _steps(snapshot: Snapshot, pool: str, delivery: Delivery) -> list[Step]:
-    """What the history says of a ring, by the member indices of this process."""
+def _steps(snapshot: Snapshot, log: Iterable[LogEntry], pool: str, delivery: Delivery) -> list[Step]:
+    """What the log of a ring says, by the member indices of this process."""
     steps = []
-    for entry in snapshot.history.get((pool, delivery), ()):
+    for entry in log:
         index = {
             member.name: snapshot.indices[way]
             for member in entry.members
@@ -782,6 +783,8 @@ def _left(view: MemberView, needed: bool, remark: str) -> MemberView:
 def _table_service(
     index: int, service: VirtualService, vip: IPAddress, ring: _Ring, course: Course | None, before: Desired | None
 ) -> TableService:
+    if service.former:
+        service = replace(service, pool=ring.pool)  # whose hash its words go by
     placement = Placement.PER_PACKET if service.profile.per_packet else ring.method.placement
     made = TableService(
         index,

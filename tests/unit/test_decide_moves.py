@@ -9,7 +9,7 @@ import pytest
 from appliance.decide import course_key, decide
 from appliance.forwarding import NO_MEMBER, SLOTS
 from appliance.leaving import with_leaving
-from appliance.model import Algorithm, Health, ProfileType
+from appliance.model import Algorithm, HashMode, Health, ProfileType
 from appliance.ring.slots import unpack
 from appliance.ring.transition import PinFacts
 from appliance.state import PinsSeen, State
@@ -144,6 +144,15 @@ def test_until_members_of_the_new_pool_are_known_the_old_one_goes_on():
     primary, previous = director.owners()
     assert pools_of(primary) == {"green"}
     assert {str(owner) for owner in previous} == {"blue/web2"}
+
+
+def test_until_then_its_words_go_by_its_hash():
+    """Whose slot a flow is in depends on the hash, so the old pool's words take the old pool's."""
+    director = Director(service(pool=replace(BLUE, hash_mode=HashMode.SOURCE_IP)))
+    director.reload(service(pool=GREEN))
+    assert director.decide(1).tables.services[0].hash_mode is HashMode.SOURCE_IP
+    director.up(GREEN)
+    assert director.decide(1).tables.services[0].hash_mode is HashMode.FIVE_TUPLE
 
 
 def test_a_member_that_dies_takes_only_its_flows_along():
