@@ -38,7 +38,7 @@ from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
 from appliance.config.load import ConfigError, load
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
-from appliance.decide import Desired
+from appliance.decide import Desired, slot_tables
 from appliance.fleet.side import FleetSide
 from appliance.lease import renew
 from appliance.looplag import LoopLag
@@ -46,7 +46,7 @@ from appliance.model import Config, PlaneKind
 from appliance.netlink import Netlink
 from appliance.reconcile import Reconciler, mask
 from appliance.ring.algorithms import ALGORITHMS
-from appliance.seen import seen
+from appliance.seen import outdated, seen, services_of
 from appliance.state import Learning, PinsSeen, State
 from appliance.stats import Seen, member_stats
 from appliance.wiring import agents, health_of, learning_limit_s, needs_restart, probes
@@ -178,7 +178,8 @@ class Director:
             self._state.set_order(member, order)
         self._history_path = Path(config.director.runtime_dir) / "history.json"
         self._state.set_history(history.load(self._history_path))
-        self._plane: DataPlane = DRIVERS[config.director.plane](config.director.interfaces, config.director.pins)
+        driver = DRIVERS[config.director.plane]
+        self._plane: DataPlane = driver(config.director.interfaces, config.director.pins, slot_tables(config))
         self._speaker = _speaker(config)
         self._netlink = Netlink(self._state.set_next_hops)
         self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets
@@ -355,8 +356,10 @@ class Director:
         pins = self._plane.pins
         pins.sweep()
         live = pins.live(mask(applied.tables.members))
+        services = services_of(live, applied)
+        pins.set_idle(*outdated(live, applied, services))
         ids = {index: member.id for index, member in applied.tables.members.items()}
-        return seen(live, applied), member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
+        return seen(live, applied, services), member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
 
     def _pins_use(self) -> PinsUse:
         live = sum(self._state.snapshot().pins.flows.values())  # a second old at most, and nothing to count for it

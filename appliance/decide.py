@@ -7,7 +7,7 @@ What slots say depends on the past as well: on whom their flows were sent to bef
 decision before this one, and for a process that has none yet, the history in the snapshot.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from operator import is_
@@ -187,6 +187,9 @@ class Desired:
     gone: frozenset[str] = frozenset()
     """Members that were leaving and that nothing refers to any more, as `pool/member`."""
 
+    moved: Mapping[str, tuple[Pool, ...]] = field(default_factory=dict)
+    """Former pools that have nothing left to do, by virtual service."""
+
     remembered: frozenset[int] = frozenset()
     """Members whose flows are worth remembering, by index: those that serve, and all of pools that are not decided."""
 
@@ -220,26 +223,30 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
     views: list[ServiceView] = []
     for service in config.services:
         delivery = service.profile.delivery
-        key = service.pool.name, delivery
-        if key not in rings:
-            use, known_ring = uses[service.pool.name], before.rings.get(key) if before else None
-            rings[key] = _ring(snapshot, service.pool, delivery, use, known_ring, now)
-            table_members |= rings[key].table_members
-            if _settles(snapshot, key, rings[key], use, before, now):
-                settled.add(key)
-        ring = rings[key]
-        course_key = *key, window_s(service)
-        if course_key not in courses:
-            known = _course(snapshot, ring, course_key, before, now, settled=key in settled)
+        for pool in service.pools:
+            key = pool.name, delivery
+            if key not in rings:
+                use, known_ring = uses[pool.name], before.rings.get(key) if before else None
+                rings[key] = _ring(snapshot, pool, delivery, use, known_ring, now)
+                table_members |= rings[key].table_members
+                if _settles(snapshot, key, rings[key], use, before, now):
+                    settled.add(key)
+        ring = _in_force(service, rings)
+        words = course_key(service)
+        if words not in courses:
+            known = _course(snapshot, service, rings, before, now, settled=(ring.pool.name, delivery) in settled)
             if known is not None:
-                courses[course_key] = known
-        course = courses.get(course_key)
+                courses[words] = known
+        course = courses.get(words)
         views.append(ServiceView(service, ring.members, _why_not_serving(service, ring), course, ring.panic))
         if service.enabled:
             for vip in service.vips:
                 if not _is_ours(snapshot, vip):
                     table_services.append(_table_service(len(table_services), service, vip, ring, course, before))
     views, gone = _drained(views, courses, rings, snapshot)
+    moved = {
+        service.name: service.former for service in config.services if _has_moved(snapshot, service, rings, courses)
+    }
     vip_views = _vips(snapshot, views)
     return Desired(
         tables=ForwardingTables(config.secret, tuple(table_services), table_members),
@@ -247,6 +254,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         services=tuple(views),
         vips=vip_views,
         gone=gone,
+        moved=moved,
         remembered=frozenset(
             view.index for ring in rings.values() for view in ring.judged if view.serves or ring.undecided
         ),
@@ -270,27 +278,41 @@ def window_s(service: VirtualService) -> float:
     return service.pool.window_s if service.protocol is Protocol.TCP else float(idle)
 
 
+def course_key(service: VirtualService) -> CourseKey:
+    """Whose words a service's are: those of its pool, or its own while it has flows of a former pool."""
+    own = service.name if service.former else ""
+    return service.pool.name, service.profile.delivery, window_s(service), own
+
+
 @dataclass(frozen=True)
 class PoolUse:
     """What the virtual services that use a pool ask of it, whatever their delivery."""
 
-    windows: frozenset[float] = frozenset()
-    """`window_s` of each."""
+    words: frozenset[tuple[float, str]] = frozenset()
+    """The last two of `course_key` of each."""
 
     per_packet: bool = False
 
     @property
     def longest_window_s(self) -> float:
-        return max(self.windows, default=0.0)
+        return max((window for window, _ in self.words), default=0.0)
 
 
 def pool_uses(config: Config) -> Mapping[str, PoolUse]:
-    """By name, pools in use."""
-    windows: dict[str, set[float]] = {}
+    """By name, pools in use, and those that were in use before."""
+    words: dict[str, set[tuple[float, str]]] = {}
+    by_packet = set()
     for service in config.services:
-        windows.setdefault(service.pool.name, set()).add(window_s(service))
-    by_packet = {service.pool.name for service in config.services if service.profile.per_packet}
-    return {name: PoolUse(frozenset(found), name in by_packet) for name, found in windows.items()}
+        for pool in service.pools:
+            words.setdefault(pool.name, set()).add(course_key(service)[2:])
+            if service.profile.per_packet:
+                by_packet.add(pool.name)
+    return {name: PoolUse(frozenset(found), name in by_packet) for name, found in words.items()}
+
+
+def slot_tables(config: Config) -> int:
+    """How many slot tables a configuration makes: services that share pool, delivery and window share one."""
+    return len(set(map(course_key, config.services)))
 
 
 SLOW_START_STEPS = 20
@@ -531,19 +553,21 @@ def _table_members(judged: tuple[MemberView, ...], delivery: Delivery) -> Mappin
     }
 
 
+Rings = Mapping[RingKey, _Ring]
+
+
+def _in_force(service: VirtualService, rings: Rings) -> _Ring:
+    """The ring that says who takes new flows: that of a former pool as long as nobody knows who of the new one can."""
+    found = [rings[pool.name, service.profile.delivery] for pool in service.pools]
+    return next((ring for ring in found if not ring.undecided), found[0])
+
+
 def _course(
-    snapshot: Snapshot, ring: _Ring, key: CourseKey, before: Desired | None, now: float, *, settled: bool
+    snapshot: Snapshot, service: VirtualService, rings: Rings, before: Desired | None, now: float, *, settled: bool
 ) -> Course | None:
-    """The words of a ring's slots, for services with the same window; None as long as nothing is known of them."""
-    pool, delivery, window = key
-    course = before.courses.get(key) if before else None
-    told = snapshot.history.get((pool, delivery), ())
-    own = before.log.get((pool, delivery), ()) if before else ()
-    earlier = before.rings.get((pool, delivery)) if before else None
-    # While it waits to be decided, a director may hear from the others what it has missed.
-    missed = earlier is not None and earlier.undecided and told and (not own or told[-1].at > own[-1].at)
-    if (course is None or missed) and (steps := _steps(snapshot, pool, delivery)):
-        course = replay(steps, now, window)
+    """The words of a service's slots, and of all that share them; None as long as nothing is known of them."""
+    key, ring = course_key(service), _in_force(service, rings)
+    course, earlier = _words_before(snapshot, service, before, now)
     if ring.undecided:
         return course  # without members nothing is forwarded; what was before is kept in mind until there are some
     if course is None or not snapshot.config.director.pins:
@@ -556,8 +580,51 @@ def _course(
     elif earlier and earlier.method.placement is Placement.PER_FLOW and ring.method.placement is Placement.HASH:
         # Flows are anywhere, and all of them are remembered.
         facts = PinFacts(np.ones(len(course.slots), np.bool_), np.zeros(len(course.slots), np.float32))
+    serving = ring.serving.union(*(rings[pool.name, service.profile.delivery].serving for pool in service.former))
     settled_at = now if settled else float("-inf")
-    return follow(course, ring.wanted, ring.serving, now, window, facts, settled_at)
+    return follow(course, ring.wanted, serving, now, key[2], facts, settled_at)
+
+
+def _words_before(
+    snapshot: Snapshot, service: VirtualService, before: Desired | None, now: float
+) -> tuple[Course | None, _Ring | None]:
+    """What a service's slots said in the decision before, or what the history says; and the ring that was in force."""
+    pool, delivery, window, _ = key = course_key(service)
+    if service.former:
+        views = before.services if before else ()
+        known = next((view.service for view in views if view.service.name == service.name), None)
+        return (
+            (before.courses.get(course_key(known)), _in_force(known, before.rings))
+            if before and known
+            else (None, None)
+        )
+    # Words of its own that are over say what those of the pool say.
+    course = before.courses.get(key) or before.courses.get((*key[:3], service.name)) if before else None
+    own = before.log.get((pool, delivery), ()) if before else ()
+    told = snapshot.history.get((pool, delivery), ())
+    earlier = before.rings.get((pool, delivery)) if before else None
+    # While it waits to be decided, a director may hear from the others what it has missed.
+    missed = earlier is not None and earlier.undecided and told and (not own or told[-1].at > own[-1].at)
+    log = told if missed or not own else own  # our own where a reload has changed the window, and nothing else
+    if (course is None or missed) and (steps := _steps(snapshot, log, pool, delivery)):
+        course = replay(steps, now, window)
+    return course, earlier
+
+
+def _has_moved(snapshot: Snapshot, service: VirtualService, rings: Rings, courses: Mapping[CourseKey, Course]) -> bool:
+    """Whether a service needs its former pools no more: its own words say what those of its pool say."""
+    if not service.former:
+        return False
+    delivery = service.profile.delivery
+    ring = rings[service.pool.name, delivery]
+    own, shared = courses.get(course_key(service)), courses.get(course_key(replace(service, former=())))
+    if ring.undecided or own is None or not own.steady or (shared is not None and not shared.steady):
+        return False
+    used = {other.pool.name for other in snapshot.config.services}
+    left = {
+        view.index for pool in service.former if pool.name not in used for view in rings[pool.name, delivery].judged
+    }
+    return ring.method.placement is Placement.HASH or left.isdisjoint(snapshot.pins.flows)
 
 
 def _settles(snapshot: Snapshot, key: RingKey, ring: _Ring, use: PoolUse, before: Desired | None, now: float) -> bool:
@@ -570,19 +637,19 @@ def _settles(snapshot: Snapshot, key: RingKey, ring: _Ring, use: PoolUse, before
         return False
     if ring.undecided or before.rings[key].wanted is not ring.wanted:
         return False
-    courses = {key: before.courses.get(key) for key in ((*key, window) for window in use.windows)}
-    open_ones = {key: course for key, course in courses.items() if course is not None and course.windows}
-    for course_key, course in open_ones.items():
-        about, facts = snapshot.pins.facts.get(course_key, (None, None))
+    courses = {words: before.courses.get(words) for words in ((*key, *use_words) for use_words in use.words)}
+    open_ones = {words: course for words, course in courses.items() if course is not None and course.windows}
+    for words, course in open_ones.items():
+        about, facts = snapshot.pins.facts.get(words, (None, None))
         if about is not course or facts is None or not is_quiet(course, facts, now, ring.pool.quiet_s):
             return False
     return bool(open_ones)
 
 
-def _steps(snapshot: Snapshot, pool: str, delivery: Delivery) -> list[Step]:
-    """What the history says of a ring, by the member indices of this process."""
+def _steps(snapshot: Snapshot, log: Iterable[LogEntry], pool: str, delivery: Delivery) -> list[Step]:
+    """What the log of a ring says, by the member indices of this process."""
     steps = []
-    for entry in snapshot.history.get((pool, delivery), ()):
+    for entry in log:
         index = {
             member.name: snapshot.indices[way]
             for member in entry.members
@@ -653,6 +720,7 @@ def _drained(
     """Which members nothing refers to any more."""
     needed = {index for course in courses.values() if not course.steady for index in course.previous()}
     needed |= snapshot.pins.flows.keys()
+    used = {view.service.pool.name for view in views}
     seen: dict[int, tuple[MemberView, ...]] = {}
     left: dict[str, bool] = {}
     for ring in rings.values():
@@ -661,16 +729,46 @@ def _drained(
             members = ring.members  # one tuple, so that whoever compares decisions need not look into it
         seen[id(ring.members)] = members
         for view in members:
-            if view.leaving:
+            if view.leaving and ring.pool.name in used:
                 # Before the first look at next hops, and before the others have told of its flows, nobody can know.
                 unknown = ring.undecided or snapshot.joining or "not_looked_up" in str(view.no)
                 left[view.id] = left.get(view.id, True) and not unknown and (view.drained or not view.serves)
-    shown = [seen[id(view.members)] for view in views]
+    shown = [
+        _with_former(view.service, rings, seen, used, needed) if view.service.former else seen[id(view.members)]
+        for view in views
+    ]
     done = [
         view if view.members is members else replace(view, members=members)
         for view, members in zip(views, shown, strict=True)
     ]
     return done, frozenset(name for name, drained in left.items() if drained)
+
+
+def _with_former(
+    service: VirtualService,
+    rings: Rings,
+    seen: Mapping[int, tuple[MemberView, ...]],
+    used: Set[str],
+    needed: Set[int],
+) -> tuple[MemberView, ...]:
+    """The members of a service that used other pools before, and those of these pools."""
+    delivery = service.profile.delivery
+    in_force = _in_force(service, rings)
+    shown = list(seen[id(rings[service.pool.name, delivery].members)])
+    for pool in service.former:
+        ring = rings[pool.name, delivery]
+        for view in seen[id(ring.members)]:
+            if ring is in_force:
+                shown.append(replace(view, name=view.id))
+            elif view.serves and pool.name not in used:
+                no = No(
+                    Why.REMOVED, "its pool is not that of the virtual service any more; keeps the flows that it has"
+                )
+                drains = replace(
+                    view, name=view.id, share=0.0, state=EffectiveState.DRAINING, no=no, leaving=True, remark=""
+                )
+                shown.append(_left(drains, view.index in needed, ""))
+    return tuple(shown)
 
 
 def _left(view: MemberView, needed: bool, remark: str) -> MemberView:
@@ -685,6 +783,8 @@ def _left(view: MemberView, needed: bool, remark: str) -> MemberView:
 def _table_service(
     index: int, service: VirtualService, vip: IPAddress, ring: _Ring, course: Course | None, before: Desired | None
 ) -> TableService:
+    if service.former:
+        service = replace(service, pool=ring.pool)  # whose hash its words go by
     placement = Placement.PER_PACKET if service.profile.per_packet else ring.method.placement
     made = TableService(
         index,

@@ -1,13 +1,14 @@
-"""Members that the configuration does not have any more, and that still have flows. Pure.
+"""Members and pools that the configuration does not have any more, and that still have flows. Pure.
 
 A reload without a member must not cut what the member is doing: it stays in its pool, marked, until nothing refers to
-it any more.
+it any more. A reload that gives a virtual service another pool must not cut what the members of the one before are
+doing: that pool stays as it was, as one of the service's former pools.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from appliance.model import Config, Member, Pool
+from appliance.model import Config, Member, Pool, VirtualService
 
 
 def with_leaving(new: Config, old: Config) -> tuple[Config, Mapping[str, str]]:
@@ -24,8 +25,35 @@ def with_leaving(new: Config, old: Config) -> tuple[Config, Mapping[str, str]]:
     before = {pool.name: pool for pool in old.pools}
     renamed: dict[str, str] = {}
     pools = {pool.name: _pool(pool, before[pool.name], renamed) for pool in new.pools if pool.name in before}
-    services = tuple(replace(service, pool=pools.get(service.pool.name, service.pool)) for service in new.services)
-    return replace(new, services=services), renamed
+    earlier = {service.name: service for service in old.services}
+    services = tuple(_with_former(service, earlier.get(service.name)) for service in new.services)
+    return with_pools(replace(new, services=services), pools), renamed
+
+
+def _with_former(service: VirtualService, before: VirtualService | None) -> VirtualService:
+    """A service with the pools that it used before, where its members could go on with the flows they have: those of
+    another protocol are no flows of it, and by another delivery they are not at the same members."""
+    if before is None or (before.protocol, before.profile.delivery) != (service.protocol, service.profile.delivery):
+        return service
+    former = {pool.name: pool for pool in before.pools if pool.name != service.pool.name}
+    return replace(service, former=tuple(former.values()))
+
+
+def with_pools(config: Config, pools: Mapping[str, Pool]) -> Config:
+    """A configuration with others in the place of some pools.
+
+    Args:
+        config: as it is.
+        pools: by name.
+    """
+
+    def changed(service: VirtualService) -> VirtualService:
+        if pools.keys().isdisjoint(pool.name for pool in service.pools):
+            return service
+        former = tuple(pools.get(pool.name, pool) for pool in service.former)
+        return replace(service, pool=pools.get(service.pool.name, service.pool), former=former)
+
+    return replace(config, services=tuple(map(changed, config.services)))
 
 
 def _pool(new: Pool, old: Pool, renamed: dict[str, str]) -> Pool:
@@ -58,7 +86,4 @@ def with_latecomers(config: Config, leaving: Mapping[str, Sequence[Member]]) -> 
         unique = {member.address: member for member in more}.values()
         if unique:
             pools[pool.name] = replace(pool, members=(*pool.members, *unique))
-    if not pools:
-        return config
-    services = tuple(replace(service, pool=pools.get(service.pool.name, service.pool)) for service in config.services)
-    return replace(config, services=services)
+    return with_pools(config, pools) if pools else config

@@ -3,6 +3,7 @@
 Names are the field's words (ARCHITECTURE.md, "Words"); the seed system's spelling is accepted by config/schema.py only.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import cached_property
@@ -284,6 +285,15 @@ class VirtualService:
     advertise_down: bool = False
     """Keep announcing when too few members are in rotation."""
 
+    former: tuple[Pool, ...] = ()
+    """Pools that it used before a reload, the latest first: their members go on with the flows that they have, and take
+    new ones until it is known who of the new pool can."""
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """Its pool, and those before."""
+        return self.pool, *self.former
+
     @property
     def protocol(self) -> Protocol:
         return self.profile.type.protocol
@@ -396,5 +406,15 @@ class Config:
 
     @cached_property
     def pools(self) -> tuple[Pool, ...]:
-        """Pools in use, each once, in the order of first use."""
-        return tuple({service.pool.name: service.pool for service in self.services}.values())
+        """Pools in use, each once, in the order of first use; behind them those that were in use before."""
+        used = {service.pool.name: service.pool for service in self.services}
+        return tuple((used | {pool.name: used.get(pool.name, pool) for pool in self._former}).values())
+
+    @property
+    def _former(self) -> Iterator[Pool]:
+        return (pool for service in self.services for pool in service.former)
+
+    @property
+    def myself(self) -> FleetPeer | None:
+        """This director, as the others of the fleet know it; None without a fleet."""
+        return next((peer for peer in self.fleet.directors if peer.name == self.director.name), None)

@@ -102,8 +102,8 @@ class Reconciler:
         self.applied = desired
         self._on_applied(desired)
         self._state.set_plane_error(None)
-        if desired.gone:
-            self._state.forget(desired.gone)
+        if desired.gone or desired.moved:
+            self._state.forget(desired.gone, desired.moved)
         return await self._speak(desired.routes) and done
 
     async def _speak(self, routes: frozenset[Route]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from appliance.forwarding import MAX_MEMBERS, NextHop
-from appliance.leaving import with_latecomers, with_leaving
+from appliance.leaving import with_latecomers, with_leaving, with_pools
 from appliance.model import Config, Delivery, Health, IPAddress, Member, MemberStats, Order, Pool
 from appliance.ring.transition import Course, PinFacts
 
@@ -97,8 +97,9 @@ class LoggedMember:
 RingKey = tuple[str, Delivery]
 """Pool and delivery."""
 
-CourseKey = tuple[str, Delivery, float]
-"""Pool, delivery and window in seconds: what shares slot words."""
+CourseKey = tuple[str, Delivery, float, str]
+"""Pool, delivery and window in seconds: what shares slot words. And the virtual service, where it has words of its own
+since it used another pool before; else nothing."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,10 @@ class Learning(Enum):
 def ways(config: Config) -> Iterable[MemberWay]:
     """Every way to every member that *config* asks for, each once, in a stable order."""
     return dict.fromkeys(
-        MemberWay(service.pool.name, member.address, service.profile.delivery)
+        MemberWay(pool.name, member.address, service.profile.delivery)
         for service in config.services
-        for member in service.pool.members
+        for pool in service.pools
+        for member in pool.members
     )
 
 
@@ -205,12 +207,21 @@ def _leaving(history: Mapping[RingKey, tuple[LogEntry, ...]]) -> Mapping[str, li
 
 def _off(config: Config) -> frozenset[str]:
     """Members that the configuration keeps from new flows."""
+    used = {service.pool.name for service in config.services}
     return frozenset(
         f"{pool.name}/{member.name}"
         for pool in config.pools
         for member in pool.members
-        if member.leaving or not member.enabled or not member.ratio
+        if member.leaving or not member.enabled or not member.ratio or pool.name not in used
     )
+
+
+def _ids(config: Config) -> frozenset[str]:
+    return frozenset(member for pool in config.pools for member in pool.member_ids)
+
+
+def _names(config: Config) -> frozenset[str]:
+    return frozenset(pool.name for pool in config.pools)
 
 
 class IndexAllocator:
@@ -314,19 +325,20 @@ class State:
         self._note_what_is_off(config, now)
         self._indices = self._allocator.update(ways(config))
         self._config = config
-        known = {f"{pool.name}/{member.name}" for pool in config.pools for member in pool.members}
+        known = _ids(config)
         self._health = {member: health for member, health in self._health.items() if member in known}
         # A pool that is new to a running director is no reason to hold its VIPs back: nobody else has flows on it yet.
-        names = {pool.name for pool in config.pools}
+        names = _names(config)
         self._learning = {name: how for name, how in self._learning.items() if name in names}
         self._learn(config.pools)
         self._changed()
 
-    def forget(self, members: Iterable[str]) -> None:
-        """Members that were leaving are gone.
+    def forget(self, members: Iterable[str], former: Mapping[str, tuple[Pool, ...]] | None = None) -> None:
+        """Members that were leaving are gone, and so are pools that services used before.
 
         Args:
             members: `pool/member` of each.
+            former: what is not needed any more, by virtual service; of one that has others meanwhile they stay.
         """
         gone = frozenset(members)
         pools = {
@@ -334,14 +346,20 @@ class State:
                 pool, members=tuple(m for m in pool.members if not (m.leaving and f"{pool.name}/{m.name}" in gone))
             )
             for pool in self._config.pools
+            if any(m.leaving and f"{pool.name}/{m.name}" in gone for m in pool.members)
         }
-        self._config = replace(
-            self._config,
-            services=tuple(replace(service, pool=pools[service.pool.name]) for service in self._config.services),
+        former = former or {}
+        services = tuple(
+            replace(service, former=()) if service.former and former.get(service.name) == service.former else service
+            for service in self._config.services
         )
+        before = _ids(self._config)
+        self._config = with_pools(replace(self._config, services=services), pools)
+        gone = before - _ids(self._config)
         for known in (self._health, self._up_since, self._off_since, self._orders):
             for member in gone:
                 known.pop(member, None)
+        self._learning = {name: how for name, how in self._learning.items() if name in _names(self._config)}
         self._indices = self._allocator.update(ways(self._config))
         self._changed()
 

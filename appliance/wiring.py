@@ -10,7 +10,8 @@ from health.spec import Target, Verdict
 
 def probes(config: Config) -> Iterable[Probe]:
     """One probe for every monitor of every enabled member of a pool in use."""
-    ports = {service.pool.name: service.ports[0].first for service in reversed(config.services)}
+    ports = {pool.name: service.ports[0].first for service in config.services for pool in service.former}
+    ports |= {service.pool.name: service.ports[0].first for service in reversed(config.services)}
     for pool in config.pools:
         for monitor in pool.monitors:
             for member in pool.members:
@@ -61,12 +62,13 @@ def learning_limit_s(pool: Pool, longest_s: float) -> float:
 
 
 def needs_restart(old: Config, new: Config) -> Iterable[str]:
-    """What cannot change under a running director, as sentences."""
+    """What cannot change under a running director, as sentences. Other directors may come and go."""
     for section, before, after, why in (
         ("director", old.director, new.director, ""),
         ("bgp", old.bgp, new.bgp, ""),
         ("fleet", old.secret, new.secret, ": with another secret than the fleet's, flows would change members"),
-        ("fleet", old.fleet, new.fleet, ""),
+        ("fleet", old.myself, new.myself, ": this director's own entry is not what it was"),
+        ("fleet", old.fleet.etcd, new.fleet.etcd, ": it would agree by another store"),
     ):
         if before != after:
             yield f"{new.source}: [{section}] changed{why}; that takes a restart of the director (nothing was applied)"

@@ -168,12 +168,20 @@ def pool_views(services: Iterable[ServiceView]) -> dict[str, PoolView]:
         key: PoolView(
             name=views[0].service.pool.name,
             delivery=views[0].service.profile.delivery,
-            members=views[0].members,
+            # A service that used another pool before shows its members as well.
+            members=tuple({member.id: member for members in _tuples(views) for member in members}.values()),
             services=tuple(view.service for view in views),
-            in_rotation=views[0].in_rotation,
+            in_rotation=min(
+                sum(member.state is EffectiveState.IN_ROTATION for member in members) for members in _tuples(views)
+            ),
         )
         for key, views in users.items()
     }
+
+
+def _tuples(views: Sequence[ServiceView]) -> Iterable[tuple[MemberView, ...]]:
+    """The members of services, each tuple once: services share them."""
+    return {id(view.members): view.members for view in views}.values()
 
 
 def tcp_pools(services: Iterable[VirtualService]) -> frozenset[str]:

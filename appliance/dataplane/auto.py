@@ -18,15 +18,16 @@ log = structlog.get_logger()
 class AutoDataPlane:
     """Chooses when it is started; from then on it is that plane."""
 
-    def __init__(self, interfaces: tuple[str, ...], pins: int = DEFAULT_PINS) -> None:
+    def __init__(self, interfaces: tuple[str, ...], pins: int = DEFAULT_PINS, slot_tables: int = 0) -> None:
         """
         Args:
             interfaces: names of those that packets for VIPs arrive on.
             pins: flows to remember at once, at most.
+            slot_tables: to have room for from the beginning.
         """
         self._interfaces = interfaces
         self._pins = pins
-        self._chosen: DataPlane = XdpDataPlane(interfaces, pins=pins)
+        self._chosen: DataPlane = XdpDataPlane(interfaces, pins=pins, slot_tables=slot_tables)
         self._why_not_xdp = ""
 
     @property

@@ -552,6 +552,11 @@ class PinTable:
             self.words[position[unchanged]] = 0
             return int(np.count_nonzero(unchanged))
 
+    def set_idle(self, position: Positions, idle: npt.NDArray[np.uint16]) -> None:
+        """Write other idle timeouts (ticks) into records. Should a place belong to another flow by now, that has what
+        is written there until it is looked at again."""
+        self.flows["idle"][position] = idle
+
     def changes(self, cursors: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], bool]:
         """Places that have got a new flow or another member lately.
 

@@ -26,7 +26,7 @@ from appliance.fleet.entries import DirectorCard
 from appliance.fleet.etcd import EtcdStore
 from appliance.fleet.store import Agreed, Agreement, Source
 from appliance.forwarding import NextHop, TableMember
-from appliance.model import Config, Health, Order
+from appliance.model import Config, FleetPeer, Health, Order
 from appliance.ring.slots import unpack
 from appliance.state import RingKey, State, same_ring
 
@@ -57,7 +57,7 @@ class FleetSide:
     ) -> None:
         """
         Args:
-            config: as it was at the start; the fleet is fixed from then on.
+            config: as it was at the start. Who we are in the fleet, and its store, are fixed from then on.
             state: what we learn goes there.
             pins: what the data plane remembers, once it has started.
             look: puts what is remembered into the store, for the next decision.
@@ -67,12 +67,14 @@ class FleetSide:
         self._pins = pins
         self._secret = config.secret
         self._announces = config.bgp is not None
-        self._me = next((peer for peer in config.fleet.directors if peer.name == config.director.name), None)
-        self._others = tuple(peer for peer in config.fleet.directors if peer.name != config.director.name)
+        self._me = config.myself
+        self._others = _others(config)
         self._own: dict[str, Health] = {}
         self._applied: Desired | None = None
         self._digests: dict[RingKey, tuple[object, int]] = {}
         self._named: object = None
+        self._took_over = False
+        self._to_look = asyncio.Event()
         self._alarmed: set[tuple[str, str]] = set()
         self.channel: PinChannel | None = None
         self.agreement: Agreement | None = None
@@ -93,7 +95,7 @@ class FleetSide:
     async def run(self) -> None:
         """Tell and hear until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            if self._me is not None and self._others:
+            if self._me is not None:
                 self.channel = PinChannel(
                     self._me, self._others, self._secret, self._pins(), tables=self._tables_digests
                 )
@@ -103,12 +105,17 @@ class FleetSide:
                 if self._announces:
                     tasks.create_task(self._join(self.channel), name="fleet:join")
                 tasks.create_task(self._watch_tables(self.channel), name="fleet:tables")
+                tasks.create_task(self._look_at_late_ones(), name="fleet:look")
             if self.agreement is not None:
                 tasks.create_task(self.agreement.run(), name="fleet:agreement")
                 tasks.create_task(self._share_log(self.agreement), name="fleet:log")
 
     def follow(self, config: Config) -> None:
-        """The members that there are."""
+        """The members that there are, and the other directors."""
+        if (others := _others(config)) != self._others:
+            self._others = others
+            if self.channel is not None:
+                self.channel.set_peers(others)
         known = {member for pool in config.pools for member in pool.member_ids}
         self._own = {member: health for member, health in self._own.items() if member in known}
         self._name_members()
@@ -135,6 +142,9 @@ class FleetSide:
         """These tables are in force."""
         self._applied = desired
         self._name_members()
+        if self._took_over:
+            self._took_over = False
+            self._to_look.set()
 
     def _name_members(self) -> None:
         """Tell the channel of whom we can hear.
@@ -146,7 +156,7 @@ class FleetSide:
             return
         self._named = snapshot.indices
         names = {(pool.name, m.address): m.name for pool in snapshot.config.pools for m in pool.members}
-        self.channel.set_members(
+        taken_over = self.channel.set_members(
             {
                 index: TableMember(
                     index, f"{way.pool}/{names[way.pool, way.address]}", way.address, way.delivery, _NOWHERE
@@ -154,6 +164,15 @@ class FleetSide:
                 for way, index in snapshot.indices.items()
             }
         )
+        self._took_over |= taken_over > 0
+
+    async def _look_at_late_ones(self) -> None:
+        """Flows that others had told of before their member was known here go on where they are: once there are tables
+        with the member, their slots are looked at without waiting for the next look at all flows."""
+        while True:
+            await self._to_look.wait()
+            self._to_look.clear()
+            await self._look()
 
     async def order(self, orders: Mapping[str, Order | None]) -> None:
         """Give orders to all directors; without a store there is nothing to do.
@@ -176,7 +195,7 @@ class FleetSide:
 
     def pins_status(self) -> ChannelStatus | None:
         """The pin channel; None without other directors."""
-        return self.channel.status() if self.channel is not None else None
+        return self.channel.status() if self.channel is not None and self._others else None
 
     def _on_agreed(self, agreed: Agreed) -> None:
         now = time.time()
@@ -192,18 +211,21 @@ class FleetSide:
 
     async def _join(self, channel: PinChannel) -> None:
         """Hear of the others' flows before we announce anything: at the start, and whenever we were cut off."""
-        if self.agreement is not None:
+        if self.agreement is not None and self._others:
             await self._hear_the_store(self.agreement)
         while True:
-            await self._until(self._could_announce)
-            joined = await channel.joined(JOIN_S)
-            # Slots of which others remember flows elsewhere have to be looked at from the first packet on.
-            await self._look()
-            self._state.set_joining(None)
-            log.info("fleet.joined", pins=dict(joined.pins), missing=joined.missing, seconds=round(joined.seconds, 2))
+            if self._state.snapshot().joining is not None:
+                await self._until(self._could_announce)
+                joined = await channel.joined(JOIN_S)
+                # Slots of which others remember flows elsewhere have to be looked at from the first packet on.
+                await self._look()
+                self._state.set_joining(None)
+                seconds = round(joined.seconds, 2)
+                log.info("fleet.joined", pins=dict(joined.pins), missing=joined.missing, seconds=seconds)
             await self._until(lambda: self._applied is not None and bool(self._applied.routes))
             await self._until(self._is_cut_off)
-            self._state.set_joining("has announced nothing for a while, and asks what has become of flows meanwhile")
+            if self._others:
+                self._state.set_joining("has announced nothing for a while, and asks what became of flows meanwhile")
 
     async def _hear_the_store(self, agreement: Agreement) -> None:
         """Orders and the log of pools, from before we began, decide where flows are: better late than wrong."""
@@ -288,6 +310,10 @@ class FleetSide:
                 self._digests[key] = known
             digests[f"{key[0]} {key[1]}"] = known[1]
         return digests
+
+
+def _others(config: Config) -> tuple[FleetPeer, ...]:
+    return tuple(peer for peer in config.fleet.directors if peer.name != config.director.name)
 
 
 def _owners(names: npt.NDArray[np.uint64], slots: npt.NDArray[np.uint32]) -> bytes:

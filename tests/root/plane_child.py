@@ -30,15 +30,17 @@ KINDS = ("raw", "xdp", "xdp-generic")
 
 
 def make(kind: str, interfaces: tuple[str, ...], settings: dict[str, int]) -> DataPlane:
-    """Settings are keywords of the raw plane, which is behind the XDP program, too; `link_NAME` is a link to adopt."""
+    """Settings are keywords of the raw plane, which is behind the XDP program, too; `link_NAME` is a link to adopt, and
+    `slot_tables` for the XDP plane."""
     links = {key.removeprefix("link_"): settings.pop(key) for key in list(settings) if key.startswith("link_")}
     if kind == "auto":
         return AutoDataPlane(interfaces)
+    slot_tables = settings.pop("slot_tables", 0)
     raw = RawDataPlane(interfaces, **settings)
     if kind == "raw":
         return raw
     mode = {"xdp": Mode.NATIVE, "xdp-generic": Mode.GENERIC, "xdp-auto": Mode.AUTO}[kind]
-    return XdpDataPlane(interfaces, mode=mode, slow_path=raw, links=links)
+    return XdpDataPlane(interfaces, mode=mode, slow_path=raw, links=links, slot_tables=slot_tables)
 
 
 async def injure(plane: RawDataPlane | XdpDataPlane, stall_s: float) -> None:

@@ -1,5 +1,6 @@
 """Flows through changes, by real frames in real time: the same tests for each data plane."""
 
+import re
 import socket
 import struct
 import time
@@ -7,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -317,6 +319,27 @@ def test_datagrams_are_dealt_out_one_by_one(bench: Rig, order: ChoiceOrder) -> N
         if order is ChoiceOrder.SEQUENCE:
             assert max(shares.values()) - min(shares.values()) <= 2
         assert states(plane) == {}
+
+
+def test_new_choices_are_no_news(bench: Rig, tmp_path: Path) -> None:
+    """Algorithms make choices anew every second: that is logged at debug, and any other change at info."""
+    choices = np.array([1, 2, 3], np.uint16)
+    by = tables(people(bench, 1, 2, 3), 1, 1, placement=Placement.PER_FLOW, choices=choices)
+    log = tmp_path / "log"
+    with bench.plane(log=log) as plane:
+        plane.set(by)
+        assert set(levels(log, "plane.programmed")) == {"info"}
+        log.write_text("")
+        plane.set(replace(by, services=tuple(replace(one, choices=choices[::-1]) for one in by.services)))
+        assert set(levels(log, "plane.programmed")) == {"debug"}
+        log.write_text("")
+        plane.set(tables(people(bench, 1, 2, 3), 2, 1, placement=Placement.PER_FLOW, choices=choices))
+        assert set(levels(log, "plane.programmed")) == {"info"}
+
+
+def levels(log: Path, event: str) -> list[str]:
+    """Of each time that an event was logged."""
+    return re.findall(rf"\[(\w+) *\] {re.escape(event)}", re.sub(r"\x1b\[[0-9;]*m", "", log.read_text()))
 
 
 def test_looking_leaves_no_trace(bench: Rig) -> None:

@@ -21,7 +21,7 @@ from appliance.dataplane.raw.kernel import Interface
 from appliance.dataplane.xdp.directory import build
 from appliance.dataplane.xdp.program import OBJECT, Program
 from appliance.dataplane.xdp.tables import Capacity, Egress, needs_of
-from appliance.forwarding import ForwardingTables, Placement
+from appliance.forwarding import NO_MEMBER, SLOTS, ForwardingTables, Placement, SlotArray
 from appliance.model import Delivery, PortRange, Protocol
 from appliance.packet.action import Verdict
 from appliance.packet.forward import Ingress, PacketPath
@@ -153,6 +153,28 @@ def test_larger_maps_with_four_capabilities(bench: Rig, tmp_path: Path) -> None:
         assert by_slow_path(plane) == 0
     finally:
         plane.end()
+
+
+@pytest.mark.parametrize("planned", [True, False], ids=["planned", "not planned"])
+def test_all_pools_go_into_a_window_at_once(bench: Rig, tmp_path: Path, planned: bool) -> None:
+    """A machine that is in all pools drains and comes back: maps that were made for so many pools have room for that,
+    whatever comes next. Other maps are replaced."""
+    pools = 41
+    with running(bench, "xdp", tmp_path / "log", slot_tables=pools * planned) as plane:
+        steady, drained, back = (np.full(SLOTS, 1 | previous << 16, np.uint32) for previous in (1, 2, NO_MEMBER))
+        for words in (steady, drained, back, drained, steady):
+            plane.set(with_words(bench, pools, words))
+            plane.check()
+        memory = float(plane.describe()["map_memory_mib"])
+    assert ("plane.xdp_larger_maps" in events(tmp_path / "log")) == (not planned)
+    assert memory < 100
+
+
+def with_words(bench: Rig, pools: int, words: SlotArray) -> ForwardingTables:
+    """A service for each of so many pools, each with slots of its own, all of which have the same words."""
+    first = tables(member(bench, 1), member(bench, 2), protocol=Protocol.UDP, vips=(VIP4,))
+    services = with_services(first, pools - 1).services
+    return replace(first, services=tuple(replace(service, slots=words.copy()) for service in services))
 
 
 def test_native_beside_a_peer_that_merges(plain: Rig) -> None:

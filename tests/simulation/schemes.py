@@ -6,7 +6,7 @@ A scheme object stands for the whole fleet; the engine tells it what each direct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -306,6 +306,21 @@ Seen = tuple[Course, PinFacts]
 """Facts, and the words that they are about."""
 
 
+class Told(NamedTuple):
+    """When the others were told of a flow."""
+
+    due: float
+    """When again."""
+    rest: float
+    """How long after the last time."""
+    used: int
+    """The tick of its last use that they were told."""
+
+    def is_due(self, now: float, tick: int) -> bool:
+        """Whether they have to hear of a use in this *tick*: a flow that goes on after a long silence does not wait."""
+        return now >= self.due or (tick - self.used) * TICK_S >= self.rest
+
+
 class Ours:
     """The product: its tables, its words over time, its judgement of every packet, its memory of flows.
 
@@ -333,8 +348,8 @@ class Ours:
         self._words: dict[int, SlotArray] = {}
         self._pins: dict[int, PinTable] = {}
         self._seen: dict[int, tuple[Seen, ...]] = {}
-        self._ours: dict[int, dict[int, tuple[float, float]]] = {}
-        """By director and key: what it tells the others of, when next, and how long after the last time."""
+        self._ours: dict[int, dict[int, Told]] = {}
+        """By director and key: what it tells the others of."""
 
         self._now = 0.0
         self._flows: dict[int, FlowFacts] = {}
@@ -357,9 +372,9 @@ class Ours:
     def restart(self, director: int, view: View, now: float, log: Sequence[LogEntry]) -> None:
         self._begin(director, view, now, log)
         hashes = self._pins[director].live().flows["hash64"].tolist()
-        rest = self._settings.refresh_s
+        rest, tick = self._settings.refresh_s, self._tick(director, now)
         self._ours[director] = {
-            self._key_of[h]: (now + rest * number / len(hashes), rest) for number, h in enumerate(hashes)
+            self._key_of[h]: Told(now + rest * number / len(hashes), rest, tick) for number, h in enumerate(hashes)
         }
         self.change(director, view, now, looks=True)
 
@@ -409,7 +424,7 @@ class Ours:
             pins.keep(keep, flow, tick)
             ours = self._ours[director].get(key)
             fresh = found is None or placed.by is not By.PIN
-            if fresh or ours is None or now >= ours[0] or keep.state is not found[1].state:
+            if fresh or ours is None or ours.is_due(now, tick) or keep.state is not found[1].state:
                 self._tell(director, now, key, keep, tick, fresh=fresh)
         return placed.member
 
@@ -465,7 +480,7 @@ class Ours:
             for mine in [slot // size == number]
         )
         ours, tick = self._ours[director], self._tick(director, now)
-        for key in [key for key, (due, _) in ours.items() if due <= now]:
+        for key in [key for key, told in ours.items() if told.due <= now]:
             found = pins.find(self._flow(key).hash64, tick)
             if found is None:
                 del ours[key]
@@ -496,8 +511,9 @@ class Ours:
 
     def _tell(self, director: int, now: float, key: int, pin: Pin, tick: int, *, fresh: bool) -> None:
         first = REPEAT_MS / 1000
-        rest = first if fresh else min(self._ours[director].get(key, (now, first))[1] * 4, self._settings.refresh_s)
-        self._ours[director][key] = now + rest, rest
+        known = self._ours[director].get(key)
+        rest = first if fresh else min((known.rest if known else first) * 4, self._settings.refresh_s)
+        self._ours[director][key] = Told(now + rest, rest, tick - pin.age)
         if pin.member in self._views[director].serving:
             peers = [other for other in self._routers.live if other != director]
             used = (tick - pin.age) * TICK_S - self._phases[director]

@@ -114,6 +114,26 @@ def test_flows_that_are_remembered_keep_the_table_from_being_steady():
     assert not view(later, 1).drained
 
 
+@pytest.mark.parametrize("protocol", [ProfileType.TCP_FAST_PATH, ProfileType.UDP_FAST_PATH])
+def test_a_reload_may_change_the_window_of_a_pool_that_is_on_its_way(protocol):
+    """Slots in a window stay in it, and it is as long as the configuration says now, counted from its beginning."""
+
+    def given(window_s):
+        profile = replace(service().profile, type=protocol, session_idle_timeout_s=window_s)
+        return config(service(profile=profile, pool=replace(pool(), window_s=float(window_s))))
+
+    before = decide(snapshot(given(900)), now=START)
+    after = decide(snapshot(given(900), orders={"web/web1": DRAIN}), before, START + 1)
+    for window_s in (600, 1200):
+        later = decide(snapshot(given(window_s), orders={"web/web1": DRAIN}), after, START + 500)
+        assert all((mine == earlier).all() for mine, earlier in zip(words(later), words(after), strict=True))
+        end = START + 1 + window_s
+        later = decide(snapshot(given(window_s), orders={"web/web1": DRAIN}), later, end - 1)
+        assert (words(later)[1] == words(after)[1]).all()
+        later = decide(snapshot(given(window_s), orders={"web/web1": DRAIN}), later, end)
+        assert not later.services[0].course.windows
+
+
 def test_there_and_back_again():
     """A drain that is taken back within its window: slots are as before, and flows from in between are remembered."""
     before, after = drained()

@@ -1,10 +1,11 @@
 """What is probed, what verdicts make of a member, what needs a restart."""
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
-from appliance.model import Health
+from appliance.model import Etcd, Fleet, FleetPeer, Health
 from appliance.wiring import health_of, learning_limit_s, needs_restart, probes
 from health.spec import Verdict
 from tests.builders import MONITOR, config, member, pool, service
@@ -53,3 +54,27 @@ def test_a_reload_may_not_change_what_the_process_stands_on():
     assert "restart" in sentence
     assert len(list(needs_restart(old, replace(old, bgp=None)))) == 1
     assert len(list(needs_restart(old, replace(old, director=replace(old.director, interfaces=("eth2",)))))) == 1
+
+
+ONE, TWO, THREE = (FleetPeer(f"d{number}", ip_address(f"192.0.2.{number}")) for number in (1, 2, 3))
+ETCD = Etcd(("http://192.0.2.21:2379",), "/onward/")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        (Fleet((ONE, TWO)), Fleet((ONE, TWO, THREE)), None),
+        (Fleet((ONE, TWO), ETCD), Fleet((THREE, ONE), ETCD), None),
+        (Fleet((ONE, TWO)), Fleet((ONE, replace(TWO, port=7118))), None),
+        (Fleet((ONE, TWO)), Fleet((ONE,)), None),
+        (Fleet((ONE, TWO)), Fleet((replace(ONE, port=7118), TWO)), "own entry"),
+        (Fleet(), Fleet((ONE, TWO)), "own entry"),
+        (Fleet((ONE, TWO)), Fleet(), "own entry"),
+        (Fleet((ONE, TWO)), Fleet((ONE, TWO), ETCD), "another store"),
+    ],
+)
+def test_other_directors_may_come_and_go(before, after, why):
+    """A reload takes the others of the fleet as they are now; its own entry and the store take a restart."""
+    sentences = list(needs_restart(replace(config(), fleet=before), replace(config(), fleet=after)))
+    assert len(sentences) == (0 if why is None else 1)
+    assert all("[fleet] changed" in sentence and why in sentence for sentence in sentences)

@@ -6,7 +6,7 @@ another are placed at once, by passes over columns. Where it matters what an ear
 behind, the later one waits for the next round; a batch that is full of such frames ends one by one.
 
 What is remembered of flows is written down in the same go, as if all frames were sent that are not too big for their
-member. A frame that is too big for the member whose turn it is takes that turn with it.
+member. A frame that is too big for the member whose turn it is leaves the turn to the reference, which answers it.
 """
 
 from contextlib import nullcontext
@@ -34,7 +34,7 @@ from appliance.dataplane.raw.rules import (
     Order,
     Where,
 )
-from appliance.forwarding import NO_MEMBER
+from appliance.forwarding import NO_MEMBER, TableService
 from appliance.packet.placement import RETRANSMISSION_TICKS, FlowFacts, Pin, PinState
 from appliance.ring.hash import pin_hash
 
@@ -151,9 +151,12 @@ def _round(
         Which ones that are, None being all; and ways, which count for those.
     """
     rule = tables.rules.take(flows.index) + flows.kind
+    small = not tables.members or int(flows.total.max()) <= tables.lowest_limit
     if pins is None or flows.hash64 is None:
-        way, _ = _members(tables, flows, FATES.take(rule) & 3, None, None, look_only=look_only)
-        return None, way
+        where = FATES.take(rule) & 3
+        done = None if small or look_only else _without_turns_in_doubt(tables, flows, where)
+        way, _ = _members(tables, flows, where, None, done, look_only=look_only)
+        return done, way
 
     now = pins.now()
     found = pins.find_all(flows.hash64)
@@ -167,7 +170,6 @@ def _round(
         entry[(way == tables.no_way) & (word != 0)] = DEAD
     rule += entry
     fate = FATES.take(rule)
-    small = not tables.members or int(flows.total.max()) <= tables.lowest_limit
     if small and alike(fate) and fate.item(0) >> ORDER_SHIFT == Order.USED and not look_only:
         # Flows that are remembered go on: what mostly happens, and takes no more than this.
         state = fate.item(0) >> KEEP_SHIFT & 7
@@ -177,6 +179,9 @@ def _round(
 
     keep, order, where = (fate >> KEEP_SHIFT & 7).astype(np.int64), fate >> ORDER_SHIFT & 3, fate & 3
     done, first = (None, None) if look_only else _without_waiting(order, flows.kind, flows.hash64, found)
+    if not small and not look_only and (sure := _without_turns_in_doubt(tables, flows, where)) is not None:
+        done = sure if done is None else done & sure
+        first = None if first is None else first[sure[first]]
     tell: I64 | None = None
     if first is not None and pins.herald is not None:
         tell = first[(fate[first] >= TELL) & (tables.slots.take(flows.index[first]) & NO_MEMBER != NO_MEMBER)]
@@ -250,6 +255,15 @@ def _without_waiting(
     return done, rows[first]
 
 
+def _without_turns_in_doubt(
+    tables: Compiled, flows: Flows, where: npt.NDArray[np.integer]
+) -> npt.NDArray[np.bool_] | None:
+    """Which frames take a turn for certain, or none (None: all). The others may be too big for whose turn it is, and
+    are placed one by one."""
+    doubtful = (where == Where.CHOICE) & (flows.total > np.uint64(tables.lowest_limit))
+    return ~doubtful if doubtful.any() else None
+
+
 def _members(
     tables: Compiled,
     flows: Flows,
@@ -318,7 +332,7 @@ def place_one(
     elif where == Where.PREVIOUS:
         member = slot >> 16
     else:
-        member = tables.turns.take(tables.tables.services[service])
+        member = _turn(tables, tables.tables.services[service], total)
     way = tables.dense.get(member, tables.no_way)
     if keep == NOTHING or way == tables.no_way or pins is None or total > tables.way_list[way].limit:
         return way
@@ -340,3 +354,13 @@ def place_one(
     )
     pins.keep(Pin(member, _STATES[keep]), facts, now, tell=tell)
     return way
+
+
+def _turn(tables: Compiled, service: TableService, total: int) -> int:
+    """Whose turn it is. It is over when that member can take a packet of so many bytes."""
+    if total > tables.lowest_limit:
+        member = tables.turns.take(service, peek=True)
+        way = tables.dense.get(member, tables.no_way)
+        if way == tables.no_way or total > tables.way_list[way].limit:
+            return member
+    return tables.turns.take(service)

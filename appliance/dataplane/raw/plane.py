@@ -4,6 +4,7 @@ import asyncio
 import copy
 import dataclasses
 import errno
+import logging
 import resource
 import socket
 import sys
@@ -236,12 +237,14 @@ class RawDataPlane:
                     self._guard.set(session.tables.vips_v4, session.tables.vips_v6)
             if self._programmed is not None and self._programmed.same(tables):
                 return
-            started = time.monotonic()
+            started, before = time.monotonic(), self._programmed
             try:
                 self._program(session, tables)
             except OSError as error:
                 raise DataPlaneError(f"cannot follow the new tables: {error}") from error
-            log.info(
+            level = logging.DEBUG if before is not None and before.same_but_choices(tables) else logging.INFO
+            log.log(
+                level,
                 "plane.programmed",
                 services=len(tables.services),
                 members=len(tables.members),

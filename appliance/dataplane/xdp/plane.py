@@ -8,6 +8,7 @@ program is missing (an interface came back, something took it off) nothing is lo
 
 import asyncio
 import errno
+import logging
 import random
 import struct
 import threading
@@ -37,7 +38,7 @@ from appliance.dataplane.xdp.attach import (
 )
 from appliance.dataplane.xdp.directory import build
 from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program
-from appliance.dataplane.xdp.tables import Egress, NoRoomError, Outcome, needs_of
+from appliance.dataplane.xdp.tables import Capacity, Egress, NoRoomError, Outcome, needs_of
 from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
 from appliance.model import Protocol
 from appliance.packet.action import Action, By, Reason, Verdict
@@ -73,6 +74,7 @@ class XdpDataPlane:
         links: Mapping[str, int] | None = None,
         slow_path: RawDataPlane | None = None,
         pins: int = DEFAULT_PINS,
+        slot_tables: int = 0,
     ) -> None:
         """
         Args:
@@ -83,8 +85,11 @@ class XdpDataPlane:
             slow_path: the plane behind the program; by default one on the same interfaces.
             pins: flows to remember at once, at most; for the slow path that is made here. With another one, as many as
                 that one has room for.
+            slot_tables: how many to have room for from the beginning, in whatever transition; with more of them, larger
+                maps are loaded when they are needed.
         """
         self._interfaces = interfaces
+        self._capacity = Capacity.planned(slot_tables)
         self._mode = mode
         self._left = {name: Link(fd) for name, fd in (links or {}).items()}
         self._slow = slow_path or RawDataPlane(interfaces, slots=1024, pins=pins)
@@ -247,7 +252,7 @@ class XdpDataPlane:
             if self._program is not None:
                 return
             try:
-                self._program = Program(pins=self._slow.pins.capacity)
+                self._program = Program(self._capacity, pins=self._slow.pins.capacity)
             except BpfError as error:
                 raise DataPlaneError(_explain(error)) from error
             self._slow.pins = self._program.pin_table()
@@ -469,7 +474,7 @@ class XdpDataPlane:
                 # An interface has changed meanwhile, and what was in force had to be written anew.
                 fresh.tables.stage(tables, self._member_egress)
             fresh.tables.publish()
-            self._programmed = tables
+            before, self._programmed = self._programmed, tables
             self._reference = PacketPath(tables, _Gate(self.pins, self._choice), self._choice)
             replaced = list(self._attached) if fresh is self._spare else list(self._inherited)
             for name in replaced:
@@ -491,7 +496,9 @@ class XdpDataPlane:
             took = time.monotonic() - started
             fresh.tables.settle()
             self._prove(PROOFS)
-            log.info(
+            level = logging.DEBUG if before is not None and before.same_but_choices(tables) else logging.INFO
+            log.log(
+                level,
                 "plane.programmed",
                 kind="xdp",
                 services=len(tables.services),

@@ -21,7 +21,7 @@ from appliance.dataplane.pins import DELAY, FLOW, JOURNAL, WAYS
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.directory import Directory, build
 from appliance.dataplane.xdp.layout import LOOK_CLOSER, NOBODY
-from appliance.forwarding import ChoiceArray, ForwardingTables, Placement, SlotArray, TableMember
+from appliance.forwarding import SLOTS, ChoiceArray, ForwardingTables, Placement, SlotArray, TableMember
 from appliance.model import DsrType, TtlPolicy
 from appliance.packet.action import By
 from appliance.packet.placement import PinState
@@ -33,6 +33,12 @@ STORES_IN_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
 
 _LINE = 32
 """Slots in a cache line: tables begin on one."""
+
+TABLE = -(-SLOTS // _LINE) * _LINE
+"""Slots that a table takes."""
+
+MOST_PLANNED = 64 << 20
+"""Bytes of slots that are set aside for windows to come."""
 
 SLOW_PER_TICK = 2048
 """Odd packets that a CPU passes up in a tick. The slow path manages some tens of thousands a second."""
@@ -78,9 +84,21 @@ class Capacity:
     stations: int = 256
     ways: int = 256
     services: int = 256
-    slots: int = 65_568 * 16  # 2 MiB: a few pools have room for a window beside what is in force without other maps
+    slots: int = 16 * TABLE  # 2 MiB
     """A table in transition takes twice as many as there are in it."""
     choices: int = 1 << 15
+
+    @classmethod
+    def planned(cls, slot_tables: int) -> "Capacity":
+        """Room for a configuration from the beginning, so that no change of members takes larger maps: for each slot
+        table twice what a window takes, since what comes next is written beside what is in force. That is 0.5 MiB for
+        each, up to MOST_PLANNED for all; more tables than that have what they take while they are steady, twice.
+
+        Args:
+            slot_tables: that services of the configuration do not share.
+        """
+        planned = min((4 * slot_tables + 4) * TABLE, MOST_PLANNED // 2)
+        return cls(slots=max(cls.slots, planned, (2 * slot_tables + 4) * TABLE))
 
     def holding(self, needs: "Capacity") -> "Capacity":
         """Room for that and as much again: members come and go, and new slots are written beside old ones. A pool or
@@ -96,7 +114,7 @@ class Capacity:
             stations=more(self.stations, needs.stations),
             ways=min(more(self.ways, 2 * needs.ways), layout.MAX_WAYS),
             services=more(self.services, 2 * needs.services),
-            slots=max(self.slots, 2 * needs.slots + 4 * 65_568),
+            slots=max(self.slots, 2 * needs.slots + 4 * TABLE),
             choices=more(self.choices, 2 * needs.choices),
         )
 

@@ -180,9 +180,21 @@ class Batches(Path):
                 out[row] = slots[row, send.start : send.start + length].tobytes()
         for reason, number in vector.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + number
-        for _ in outcome.answer:
+        for row in outcome.answer:
             self.drop(Reason.TOO_BIG)
+            out[row] = self.answer(frames[row], compiled)
         return out
+
+    def answer(self, frame: bytes, compiled: Compiled) -> bytes | None:
+        """What is sent on in the end of a frame that is too big: where later frames of its flow were in the batch, that
+        may be something."""
+        return None
+
+
+class AnsweredBatches(Batches):
+    def answer(self, frame: bytes, compiled: Compiled) -> bytes | None:
+        action = compiled.path.forward(frame, INGRESS)
+        return action.frame if action.verdict is Verdict.TRANSMIT else None
 
 
 def assert_alike(clock: Clock, rounds: Sequence[tuple[ForwardingTables, Sequence[bytes], int]]) -> None:
@@ -416,6 +428,34 @@ def test_choices_are_taken_in_turn(seed: int, placement: Placement, order: Choic
             frames.append(frame(rnd.randrange(1, 30), SYN, vip=vip, protocol=protocol))
         rounds.append((tables(*services), frames, rnd.choice((0, 1, 2, 3, 60))))
     assert_alike(clock, rounds)
+
+
+@pytest.mark.parametrize("placement", [Placement.PER_FLOW, Placement.PER_PACKET])
+@pytest.mark.parametrize("vip", ["198.51.100.7", "2001:db8:f::7"])
+def test_a_packet_that_is_too_big_takes_one_turn(vip: str, placement: Placement) -> None:
+    """Answering it takes no other, whatever the way to members allows: by columns, one by one and in the reference."""
+    members = [member(3, 1420), member(4), member(5, 1300)]
+    by = tables(
+        service(
+            all_slots(4, 4),
+            vip,
+            protocol=Protocol.UDP,
+            placement=placement,
+            choices=np.array([3, 4, 5, 4], np.uint16),
+        ),
+        members=members,
+    )
+    sizes = (10, 1410, 10, 1410, 1410, 10, 1350, 1350, 10, 1350, 1410, 1410, 1270, 1410, 10)
+    frames = [frame(number, vip=vip, protocol=17, size=size) for number, size in enumerate(sizes, 1)]
+    clock = Clock()
+    reference, others = Reference(clock), (OneByOne(clock), AnsweredBatches(clock))
+    for one in frames:
+        wanted = reference.forward([one], by)
+        assert all(other.forward([one], by) == wanted for other in others)
+    whole = AnsweredBatches(clock)
+    whole.forward(frames, by)
+    ends = [[at for _, at in turns._at.values()] for turns in (reference.plain_turns, others[0].turns, whole.turns)]
+    assert ends == [[len(frames) % 4]] * 3
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -9,6 +9,7 @@ import pytest
 
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Why, decide
+from appliance.fleet.channel import PeerState
 from appliance.fleet.entries import encode_order
 from appliance.fleet.fake import FakeCluster, FakeStore
 from appliance.fleet.side import FleetSide
@@ -16,7 +17,7 @@ from appliance.model import AdminState, Etcd, Fleet, FleetPeer, HashMode, Health
 from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.ring.hash import derive_pin_keys, flow_words, pin_hash
 from appliance.state import State
-from tests.builders import config, snapshot
+from tests.builders import config, member, pool, service, snapshot
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -122,6 +123,38 @@ async def test_whoever_was_cut_off_asks_again(fleet):
             task.cancel()
 
 
+async def test_flows_of_a_member_that_is_new_here_are_looked_at_at_once(fleet):
+    """Others know a member earlier: what they have told of its flows counts as soon as there are tables with it."""
+    one, two = fleet
+    more = config(service(pool=pool(*map(member, (1, 2, 3, 4)))))
+    more = replace(more, fleet=one.state.config.fleet)
+    one.state.set_config(replace(more, director=one.state.config.director))
+    for director in fleet:
+        director.learn()
+        director.decide()
+    index = {view.name: view.index for view in one.decided.services[0].members}["web4"]
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(one.side.run()), tasks.create_task(two.side.run())]
+        await until(lambda: two.state.snapshot().joining is None, "joined")
+        two.decide()
+        await until(lambda: two.side.pins_status().peers[0].state is PeerState.JOINED, "they know each other")
+        remember(one, 40000, index)
+        await until(lambda: two.side.pins_status().counts["unknown_member"], "the flow is told of and put aside")
+        looks = two.looks
+        two.state.set_config(replace(more, director=two.state.config.director))
+        two.side.follow(two.state.config)
+        assert len(two.pins.live()) == 1
+        await asyncio.sleep(0.05)
+        assert two.looks == looks, "there are no tables with the member yet"
+        two.decide()
+        await until(lambda: two.looks == looks + 1, "the look")
+        two.decide()
+        await asyncio.sleep(0.05)
+        assert two.looks == looks + 1
+        for task in running:
+            task.cancel()
+
+
 async def test_a_director_whose_peers_are_dead_goes_on_alone(fleet):
     """Nobody answers: after a short while it announces all the same."""
     one, _ = fleet
@@ -134,6 +167,51 @@ async def test_a_director_whose_peers_are_dead_goes_on_alone(fleet):
         assert time.monotonic() - began > 1.5
         assert one.decide().vips[0].no is None
         running.cancel()
+
+
+def with_directors(director, *peers):
+    """What a reload does that has this list of directors."""
+    given = replace(director.state.config, fleet=replace(director.state.config.fleet, directors=peers))
+    director.state.set_config(given)
+    director.side.follow(given)
+
+
+async def test_a_director_is_added_to_one_that_runs(fleet):
+    """The one that runs goes on announcing and tells the new one its flows; one that is taken out is told no more."""
+    ours, theirs = fleet[0].state.config.fleet.directors
+    one, two = Director("d1", (ours,)), fleet[1]
+    for director in (one, two):
+        director.learn()
+        director.decide()
+    remember(one, 40000, 1)
+    async with asyncio.TaskGroup() as tasks:
+        alone = tasks.create_task(one.side.run())
+        await until(lambda: one.side.channel is not None, "it runs")
+        assert one.side.pins_status() is None
+        assert one.decide().vips[0].no is None
+        with_directors(one, ours, theirs)
+        assert one.decide().vips[0].no is None
+        joining = tasks.create_task(two.side.run())
+        await until(lambda: two.state.snapshot().joining is None, "joined")
+        assert len(two.pins.live()) == 1
+        assert [peer.name for peer in one.side.pins_status().peers] == ["d2"]
+        assert one.decide().vips[0].no is None
+
+        one.state.set_plane_error("the interface is down")
+        await until(lambda: one.state.snapshot().joining is not None, "cut off, with somebody to ask now")
+        one.state.set_plane_error(None)
+        one.decide()
+        await until(lambda: one.state.snapshot().joining is None, "joined again")
+        assert one.looks == 1
+
+        with_directors(one, ours)
+        assert one.side.pins_status() is None
+        told = two.side.pins_status().peers[0].received
+        remember(one, 40001, 1)
+        await asyncio.sleep(0.2)
+        assert two.side.pins_status().peers[0].received == told
+        for task in (alone, joining):
+            task.cancel()
 
 
 @pytest.mark.parametrize("returns", [True, False], ids=["late", "never"])

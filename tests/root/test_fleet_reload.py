@@ -1,0 +1,149 @@
+"""A fleet whose list of directors changes while they run: whole directors, each in a namespace of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.netns import Namespace, namespaces, until, veth
+from tests.root.plane_rig import REPOSITORY, inside
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+
+ADDRESSES = {"d1": "192.0.2.11", "d2": "192.0.2.12"}
+
+CONFIG = """
+schema_version = 1
+
+[director]
+name = "{name}"
+interfaces = ["e0"]
+plane = "raw"
+runtime_dir = "{folder}/run"
+
+[fleet]
+secret_file = "fleet.key"
+{directors}
+[[network_profile]]
+name = "tcp"
+type = "tcp_fast_path"
+dsr = {{ type = "l3" }}
+
+[[pool]]
+name = "web"
+[[pool.member]]
+name = "web1"
+address = "192.0.2.99"
+
+[[virtual_service]]
+name = "web"
+vips = ["198.51.100.7"]
+ports = [80]
+network_profile = "tcp"
+pool = "web"
+"""
+
+
+@dataclass
+class Director:
+    """One that runs in its namespace, with an API on the loopback interface there."""
+
+    name: str
+    space: Namespace
+    folder: Path
+    process: "subprocess.Popen[bytes] | None" = field(default=None)
+
+    def write(self, *directors: str, port: int = 7117) -> None:
+        """The configuration, with these directors in it; *port* is our own."""
+        ports = {self.name: port}
+        entries = "".join(
+            f'[[fleet.director]]\nname = "{name}"\naddress = "{ADDRESSES[name]}"\nport = {ports.get(name, 7117)}\n'
+            for name in directors
+        )
+        text = CONFIG.format(name=self.name, folder=self.folder, directors=entries)
+        (self.folder / "onward.toml").write_text(text)
+
+    def start(self) -> None:
+        words = self.space.command(sys.executable, "-m", "appliance", "run", str(self.folder / "onward.toml"))
+        self.process = subprocess.Popen(words, cwd=REPOSITORY)
+        until(self.status, f"{self.name} runs", 20)
+
+    def reload(self) -> None:
+        assert self.process is not None
+        at = self.status()["config"]["last_reload"]["at"]
+        os.kill(self.process.pid, signal.SIGHUP)
+        until(lambda: self.status()["config"]["last_reload"]["at"] != at, "the file was read again")
+
+    def status(self) -> Any:
+        def ask() -> Any:
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:8080/api/v1/status", timeout=5) as answer:
+                    return json.load(answer)
+            except OSError:
+                return None
+
+        return inside(self.space, ask)
+
+    def peers(self) -> dict[str, str]:
+        """Other directors by name, and what there is between them and this one."""
+        return {peer["name"]: peer["state"] for peer in (self.status()["fleet"] or {"peers": ()})["peers"]}
+
+
+@contextmanager
+def directors(folder: Path) -> Iterator[list[Director]]:
+    with namespaces("d1", "d2", prefix="owm") as spaces:
+        veth(spaces[0], "e0", spaces[1], "e0")
+        made = []
+        for name, space in zip(ADDRESSES, spaces, strict=True):
+            space.ip(f"address add {ADDRESSES[name]}/24 dev e0")
+            one = Director(name, space, folder / name)
+            one.folder.mkdir()
+            (one.folder / "fleet.key").write_bytes(bytes(range(32)))
+            (one.folder / "fleet.key").chmod(0o600)
+            made.append(one)
+        try:
+            yield made
+        finally:
+            for one in made:
+                if one.process is not None:
+                    one.process.terminate()
+                    one.process.wait(20)
+
+
+def test_a_director_joins_a_fleet_that_runs_and_leaves_it(tmp_path: Path) -> None:
+    """By a reload those that run hear and tell a new director, and forget one that is not listed any more; what a
+    director is itself takes a restart, and such a file is refused whole."""
+    with directors(tmp_path) as (one, two):
+        one.write("d1")
+        one.start()
+        assert one.peers() == {}
+
+        two.write("d1", "d2")
+        two.start()
+        assert two.peers() == {"d1": "silent"}
+
+        one.write("d1", "d2")
+        one.reload()
+        until(lambda: one.peers() == {"d2": "joined"}, "d1 hears d2")
+        until(lambda: two.peers() == {"d1": "joined"}, "d2 hears d1")
+
+        one.write("d1", "d2", port=7118)
+        one.reload()
+        reload = one.status()["config"]["last_reload"]
+        assert not reload["ok"]
+        assert "own entry" in str(reload["problems"])
+        assert one.peers() == {"d2": "joined"}
+
+        one.write("d1")
+        one.reload()
+        assert one.peers() == {}
+        until(lambda: two.peers() == {"d1": "silent"}, "d2 hears d1 no more", 20)
