@@ -44,7 +44,7 @@ from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, PlaneKind
 from appliance.netlink import Netlink
-from appliance.reconcile import Reconciler, mask
+from appliance.reconcile import Reconciler
 from appliance.ring.algorithms import ALGORITHMS
 from appliance.seen import outdated, seen, services_of
 from appliance.state import Learning, PinsSeen, State
@@ -348,18 +348,18 @@ class Director:
         if applied is not None:
             facts, stats = await asyncio.to_thread(self._seen, applied, dict(self._loads), self._stats)
             self._stats = stats
-            late = any(course.steady and found.elsewhere.any() for course, found in facts.facts.values())
             asked = any(ALGORITHMS[pool.algorithm].dynamic for pool in self._state.config.pools)
-            self._state.set_pins(facts, stats.members, signal=late or asked)
+            self._state.set_pins(facts, stats.members, signal=facts.late or asked)
 
     def _seen(self, applied: Desired, loads: Mapping[str, float], known: Seen | None) -> tuple[PinsSeen, Seen]:
         pins = self._plane.pins
         pins.sweep()
-        live = pins.live(mask(applied.tables.members))
+        live = pins.live()
         services = services_of(live, applied)
         pins.set_idle(*outdated(live, applied, services))
         ids = {index: member.id for index, member in applied.tables.members.items()}
-        return seen(live, applied, services), member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
+        stats = member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
+        return seen(live, applied, services, time.time()), stats
 
     def _pins_use(self) -> PinsUse:
         live = sum(self._state.snapshot().pins.flows.values())  # a second old at most, and nothing to count for it

@@ -43,7 +43,7 @@ from appliance.model import (
 )
 from appliance.ring.algorithms import ALGORITHMS, Candidate, Method, remarks
 from appliance.ring.slots import RingMember, build_slots, shares
-from appliance.ring.transition import Course, PinFacts, Step, follow, is_quiet, replay, start
+from appliance.ring.transition import Course, PinFacts, Step, follow, is_quiet, pin_facts, replay, start
 from appliance.state import (
     LOCAL_ADDRESS,
     CourseKey,
@@ -572,14 +572,12 @@ def _course(
         return course  # without members nothing is forwarded; what was before is kept in mind until there are some
     if course is None or not snapshot.config.director.pins:
         return start(ring.wanted)
-    about, facts = snapshot.pins.facts.get(key, (None, None))
-    if about is not course:
-        facts = None  # what is remembered is about other words
+    facts = snapshot.pins.facts.get(key)
     if ring.method.placement is Placement.PER_FLOW and facts is not None:
-        facts = replace(facts, elsewhere=np.zeros(len(course.slots), np.bool_))  # everywhere, and always
+        facts = pin_facts(facts.at, facts.slot[:0], facts.member[:0], facts.quiet_s[:0])  # everywhere, and always
     elif earlier and earlier.method.placement is Placement.PER_FLOW and ring.method.placement is Placement.HASH:
-        # Flows are anywhere, and all of them are remembered.
-        facts = PinFacts(np.ones(len(course.slots), np.bool_), np.zeros(len(course.slots), np.float32))
+        nothing = np.zeros(0, np.int64)
+        facts = PinFacts(now, nothing, nothing.astype(np.uint16), nothing.astype(np.float32), everywhere=True)
     serving = ring.serving.union(*(rings[pool.name, service.profile.delivery].serving for pool in service.former))
     settled_at = now if settled else float("-inf")
     return follow(course, ring.wanted, serving, now, key[2], facts, settled_at)
@@ -640,8 +638,8 @@ def _settles(snapshot: Snapshot, key: RingKey, ring: _Ring, use: PoolUse, before
     courses = {words: before.courses.get(words) for words in ((*key, *use_words) for use_words in use.words)}
     open_ones = {words: course for words, course in courses.items() if course is not None and course.windows}
     for words, course in open_ones.items():
-        about, facts = snapshot.pins.facts.get(words, (None, None))
-        if about is not course or facts is None or not is_quiet(course, facts, now, ring.pool.quiet_s):
+        facts = snapshot.pins.facts.get(words)
+        if facts is None or not is_quiet(course, facts, now, ring.pool.quiet_s):
             return False
     return bool(open_ones)
 

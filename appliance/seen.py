@@ -8,8 +8,9 @@ import numpy.typing as npt
 from appliance.dataplane.pins import LivePins, addresses
 from appliance.decide import Desired, course_key
 from appliance.packet.placement import TICK_S, idle_ticks
-from appliance.ring.transition import Course, pin_facts
-from appliance.state import CourseKey, PinsSeen
+from appliance.ring.slots import unpack
+from appliance.ring.transition import pin_facts
+from appliance.state import PinsSeen
 
 
 def services_of(live: LivePins, desired: Desired) -> npt.NDArray[np.int64]:
@@ -26,31 +27,31 @@ def services_of(live: LivePins, desired: Desired) -> npt.NDArray[np.int64]:
     return services[inverse]
 
 
-def seen(live: LivePins, desired: Desired, services: npt.NDArray[np.int64]) -> PinsSeen:
+def seen(live: LivePins, desired: Desired, services: npt.NDArray[np.int64], now: float) -> PinsSeen:
     """What the plane remembers, by slot and by member.
 
     Args:
-        live: its live pins.
-        desired: the decision that is in force; the facts are about its words.
+        live: its live pins, those of members that do not serve included: they may soon.
+        desired: the decision that is in force.
         services: of the pins, `services_of`.
+        now: when they were looked at, by the clock of decisions.
     """
-    if not len(live):
-        none = {key: (course, pin_facts(course, _NO_SLOT, _NO_MEMBER, _NO_AGE)) for key, course in _moving(desired)}
-        return PinsSeen(none, {})
     members, counts = np.unique(live.member, return_counts=True)
-    flows = dict(zip(members.tolist(), counts.tolist(), strict=True))
+    serves = np.zeros(1 << 16, np.bool_)
+    serves[list(desired.tables.members)] = True
+    flows = {member: count for member, count in zip(members.tolist(), counts.tolist(), strict=True) if serves[member]}
     owner = _course_numbers(desired)[services]
-    facts = {}
-    for number, key in enumerate(desired.courses):
+    facts, late = {}, False
+    for number, (key, course) in enumerate(desired.courses.items()):
         mine = owner == number
-        course = desired.courses[key]
         if course.steady and not mine.any():
             continue
         hash32 = live.flows["hash32"][mine].astype(np.uint64)
         slot = (hash32 * np.uint64(len(course.slots)) >> np.uint64(32)).astype(np.int64)
         age = (live.age[mine] * TICK_S).astype(np.float32)
-        facts[key] = course, pin_facts(course, slot, live.member[mine], age)
-    return PinsSeen(facts, flows)
+        facts[key] = found = pin_facts(now, slot, live.member[mine], age)
+        late = late or (course.steady and bool(found.elsewhere(unpack(course.slots)[0], serves).any()))
+    return PinsSeen(facts, flows, late)
 
 
 def outdated(
@@ -67,15 +68,6 @@ def outdated(
     wanted = np.array([*ticks, 0], np.uint16)[services]
     wrong = (services >= 0) & (live.flows["idle"] != wanted)
     return live.position[wrong], wanted[wrong]
-
-
-_NO_SLOT = np.zeros(0, np.int64)
-_NO_MEMBER = np.zeros(0, np.uint16)
-_NO_AGE = np.zeros(0, np.float32)
-
-
-def _moving(desired: Desired) -> list[tuple[CourseKey, Course]]:
-    return [(key, course) for key, course in desired.courses.items() if not course.steady]
 
 
 def _course_numbers(desired: Desired) -> npt.NDArray[np.int64]:

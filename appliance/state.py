@@ -11,7 +11,7 @@ from enum import Enum
 from appliance.forwarding import MAX_MEMBERS, NextHop
 from appliance.leaving import with_latecomers, with_leaving, with_pools
 from appliance.model import Config, Delivery, Health, IPAddress, Member, MemberStats, Order, Pool
-from appliance.ring.transition import Course, PinFacts
+from appliance.ring.transition import PinFacts
 
 LOCAL_ADDRESS = "local_address"
 """The reason of an address that is this machine's own. Of a VIP nothing else is ever looked up."""
@@ -106,11 +106,14 @@ since it used another pool before; else nothing."""
 class PinsSeen:
     """What the data plane remembered at some moment, as far as the decision needs it."""
 
-    facts: Mapping[CourseKey, tuple[Course, PinFacts]] = field(default_factory=dict)
-    """With the words that they are about."""
+    facts: Mapping[CourseKey, PinFacts] = field(default_factory=dict)
+    """Of all services that share their words, as long as these are not steady or flows are remembered."""
 
     flows: Mapping[int, int] = field(default_factory=dict)
-    """Live pins by member index."""
+    """Live pins by the index of members that serve."""
+
+    late: bool = False
+    """Whether flows are remembered elsewhere in slots that are steady: these have to be looked at again."""
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,30 @@ one of them sends by its slots alone another would send elsewhere."""
 
 @dataclass(frozen=True)
 class PinFacts:
-    """What a data plane remembers of the flows of one slot table, slot by slot."""
+    """What a data plane remembered of the flows of one slot table at some moment: a row for each slot and member that
+    there were pins of. It says nothing of the table's words, so it is as good for those that have come since."""
 
-    elsewhere: Mask = field(repr=False)
-    """Some live pin is of another member than the slot's primary."""
+    at: float
+    """By the clock of `Course.since`."""
 
+    slot: npt.NDArray[np.int64] = field(repr=False)
+    member: npt.NDArray[np.uint16] = field(repr=False)
     quiet_s: npt.NDArray[np.float32] = field(repr=False)
-    """Seconds since a pin of the slot's previous member was used last; infinite where there is none."""
+    """Seconds, at that moment, since any of them was used last."""
+
+    everywhere: bool = False
+    """Whether there may be flows of every member in every slot."""
+
+    def elsewhere(self, primary: npt.NDArray[np.uint32], serves: Mask) -> Mask:
+        """In which slots flows are remembered at others than the primary.
+
+        Args:
+            primary: of each slot.
+            serves: by member index; what is remembered of others does not count.
+        """
+        found = np.full(len(primary), self.everywhere)
+        found[self.slot[serves[self.member] & (self.member != primary[self.slot])]] = True
+        return found
 
 
 @dataclass(frozen=True)
@@ -91,20 +108,23 @@ def follow(
             are among them.
         now: in seconds, by the clock of *before*.
         window_s: how long unremembered flows of the previous owner may be silent.
-        facts: what is remembered, by the words of *before*; None when that is not known, and then every flow that
-            could be remembered is taken to be.
+        facts: what is remembered. Where that is not known, or no longer, every flow that could be remembered is taken
+            to be.
         settled_at: windows that had begun by then are over: nobody uses their previous owners any more (`is_quiet`).
 
     Returns:
         *before* itself when nothing changes.
     """
-    if before.steady and before.slots is wanted and (facts is None or not facts.elsewhere.any()):
-        return before
     primary, previous = unpack(before.slots)
     target, _ = unpack(wanted)
     serves = np.zeros(NO_MEMBER + 1, np.bool_)
     serves[list(serving)] = True
     serves[NO_MEMBER] = False
+    if facts is not None and now - facts.at > TAIL_S / 2:
+        facts = None
+    told = None if facts is None else facts.elsewhere(target, serves)
+    if before.steady and before.slots is wanted and (told is None or not told.any()):
+        return before
 
     steady = primary == previous
     owner = np.where(previous == _NONE, primary, previous)  # of flows that nobody remembers
@@ -113,7 +133,7 @@ def follow(
 
     age = now - before.since
     over = (age >= window_s) | (before.since <= settled_at)
-    elsewhere = ~steady if facts is None else facts.elsewhere
+    elsewhere = ~steady if facts is None or told is None else told | ~steady & (before.since >= facts.at)
     # While nobody takes new flows, old ones have nowhere else to go.
     over &= windowed & ((primary != _NONE) | (target != _NONE))
     owner = np.where(over, primary, owner)
@@ -150,7 +170,7 @@ def follow(
 
 
 def pin_facts(
-    course: Course,
+    at: float,
     slot: npt.NDArray[np.int64],
     member: npt.NDArray[np.uint16],
     age_s: npt.NDArray[np.float32],
@@ -158,18 +178,15 @@ def pin_facts(
     """What pins say about the slots of a table.
 
     Args:
-        course: the table.
+        at: when they were looked at, by the clock of `Course.since`.
         slot: of each live pin.
         member: that each is of.
         age_s: seconds since each was used.
     """
-    primary, previous = unpack(course.slots)
-    elsewhere = np.zeros(len(primary), np.bool_)
-    elsewhere[slot[member != primary[slot]]] = True
-    quiet = np.full(len(primary), np.inf, np.float32)
-    old = member == previous[slot]
-    np.minimum.at(quiet, slot[old], age_s[old])
-    return PinFacts(elsewhere, quiet)
+    both, row = np.unique(slot << 16 | member, return_inverse=True)
+    quiet = np.full(len(both), np.inf, np.float32)
+    np.minimum.at(quiet, row, age_s)
+    return PinFacts(at, both >> 16, (both & 0xFFFF).astype(np.uint16), quiet)
 
 
 def is_quiet(course: Course, facts: PinFacts, now: float, quiet_s: float) -> bool:
@@ -180,13 +197,16 @@ def is_quiet(course: Course, facts: PinFacts, now: float, quiet_s: float) -> boo
 
     Args:
         course: the table.
-        facts: about its words.
+        facts: what is remembered of its flows.
         now: by its clock.
         quiet_s: how long.
     """
     primary, previous = unpack(course.slots)
     window = (primary != previous) & (previous != _NONE) & (primary != _NONE)
-    return bool(window.any()) and bool((np.minimum(now - course.since, facts.quiet_s)[window] >= quiet_s).all())
+    used = np.full(len(primary), np.inf, np.float32)
+    old = facts.member == previous[facts.slot]
+    used[facts.slot[old]] = facts.quiet_s[old]
+    return bool(window.any()) and bool((np.minimum(now - course.since, used)[window] >= quiet_s).all())
 
 
 @dataclass(frozen=True)

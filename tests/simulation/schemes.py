@@ -302,7 +302,6 @@ def _mask(serving: Iterable[int]) -> npt.NDArray[np.bool_]:
     return serves
 
 
-Seen = tuple[Course, PinFacts]
 """Facts, and the words that they are about."""
 
 
@@ -347,7 +346,7 @@ class Ours:
         self._courses: dict[int, tuple[Course, ...]] = {}
         self._words: dict[int, SlotArray] = {}
         self._pins: dict[int, PinTable] = {}
-        self._seen: dict[int, tuple[Seen, ...]] = {}
+        self._seen: dict[int, tuple[PinFacts, ...]] = {}
         self._ours: dict[int, dict[int, Told]] = {}
         """By director and key: what it tells the others of."""
 
@@ -390,7 +389,7 @@ class Ours:
         self._views[director], self._serves[director] = view, _mask(view.serving)
         if looks:
             self._look(director, now)
-        facts = [found if about is course else None for (about, found), course in self._about(director)]
+        facts = self._seen[director] or (None,) * len(courses)
         settles = before.ring == view.ring and self._settles(courses, facts, now)
         self._set(director, now, facts, now if settles else float("-inf"))
         if not before.serving <= view.serving:
@@ -464,19 +463,15 @@ class Ours:
         found = [(course, fact) for course, fact in zip(courses, facts, strict=True) if course.windows]
         return bool(found) and all(fact and is_quiet(course, fact, now, quiet_s) for course, fact in found)
 
-    def _about(self, director: int) -> Iterable[tuple[tuple[Course | None, PinFacts | None], Course]]:
-        courses = self._courses[director]
-        return zip(self._seen[director] or [(None, None)] * len(courses), courses, strict=True)
-
     def _look(self, director: int, now: float) -> None:
         """What is remembered, for the words in force; and what others have to be told again."""
         pins, courses, size = self._pins[director], self._courses[director], self._settings.slots
         pins.sweep()
-        live = pins.live(self._serves[director])
+        live = pins.live()
         slot, age_s = slots_of(live.flows, size), (live.age * TICK_S).astype(np.float32)
         self._seen[director] = tuple(
-            (course, pin_facts(course, slot[mine] - number * size, live.member[mine], age_s[mine]))
-            for number, course in enumerate(courses)
+            pin_facts(now, slot[mine] - number * size, live.member[mine], age_s[mine])
+            for number in range(len(courses))
             for mine in [slot // size == number]
         )
         ours, tick = self._ours[director], self._tick(director, now)

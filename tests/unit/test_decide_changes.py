@@ -9,7 +9,7 @@ from appliance.decide import Why, decide
 from appliance.forwarding import NO_MEMBER, SLOTS
 from appliance.model import AdminState, EffectiveState, Health, Order, ProfileType
 from appliance.ring.slots import unpack
-from appliance.ring.transition import PinFacts
+from appliance.ring.transition import pin_facts
 from appliance.state import PinsSeen, State
 from tests.builders import config, member, pool, service, snapshot
 
@@ -28,8 +28,9 @@ def view(desired, number):
 
 def nothing_remembered(desired):
     """Pin facts of a director that remembers no flow."""
-    facts = PinFacts(np.zeros(SLOTS, bool), np.full(SLOTS, np.inf, np.float32))
-    return PinsSeen({key: (course, facts) for key, course in desired.courses.items()}, {})
+    nothing = np.zeros(0, np.int64)
+    facts = pin_facts(np.inf, nothing, nothing.astype(np.uint16), nothing.astype(np.float32))
+    return PinsSeen(dict.fromkeys(desired.courses, facts), {})
 
 
 def drained():
@@ -107,11 +108,25 @@ def test_flows_that_are_remembered_keep_the_table_from_being_steady():
     _, after = drained()
     given = snapshot(orders={"web/web1": DRAIN})
     tail = decide(given, after, START + 902)
-    facts = PinFacts(np.arange(SLOTS) == np.flatnonzero(words(after)[1] == 0)[0], np.full(SLOTS, np.inf, np.float32))
-    pins = PinsSeen({key: (course, facts) for key, course in tail.courses.items()}, {0: 1})
+    one = np.flatnonzero(words(after)[1] == 0)[:1]
+    facts = pin_facts(START + 932, one, np.zeros(1, np.uint16), np.zeros(1, np.float32))
+    pins = PinsSeen(dict.fromkeys(tail.courses, facts), {0: 1})
     later = decide(replace(given, pins=pins), tail, START + 933)
     assert later.services[0].course.tails == 1
     assert not view(later, 1).drained
+
+
+def test_flows_that_others_have_told_of_count_whatever_has_changed_since():
+    """A director hears of flows elsewhere, and its next decision is about other words than those that they were looked
+    at with: the slots of these flows are looked at all the same."""
+    before = decide(snapshot(), now=START)
+    owned = np.flatnonzero(words(before)[0] == 1)[:5]
+    facts = pin_facts(START, owned, np.zeros(len(owned), np.uint16), np.zeros(len(owned), np.float32))
+    pins = PinsSeen(dict.fromkeys(before.courses, facts), {0: len(owned)})
+    changed = decide(snapshot(health={"web/web3": Health.DOWN}), before, START + 1)
+    after = decide(snapshot(health={"web/web3": Health.DOWN}, pins=pins), changed, START + 2)
+    assert (words(after)[1][owned] == NO_MEMBER).all()
+    assert after.services[0].course.tails == len(owned)
 
 
 @pytest.mark.parametrize("protocol", [ProfileType.TCP_FAST_PATH, ProfileType.UDP_FAST_PATH])

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from appliance.decide import course_key, decide
-from appliance.forwarding import NO_MEMBER, SLOTS
+from appliance.forwarding import NO_MEMBER
 from appliance.leaving import with_leaving
 from appliance.model import Algorithm, HashMode, Health, ProfileType
 from appliance.ring.slots import unpack
-from appliance.ring.transition import PinFacts
+from appliance.ring.transition import pin_facts
 from appliance.state import PinsSeen, State
 from appliance.wiring import probes
 from tests.builders import L2, config, hop, member, pool, service
@@ -51,9 +51,9 @@ class Director:
 
     def forgets(self):
         """A look at what is remembered: nothing."""
-        facts = PinFacts(np.zeros(SLOTS, bool), np.full(SLOTS, np.inf, np.float32))
-        facts = {key: (course, facts) for key, course in self.decided.courses.items()}
-        self.state.set_pins(PinsSeen(facts, {}), signal=False)
+        nothing = np.zeros(0, np.int64)
+        facts = pin_facts(np.inf, nothing, nothing.astype(np.uint16), nothing.astype(np.float32))
+        self.state.set_pins(PinsSeen(dict.fromkeys(self.decided.courses, facts), {}), signal=False)
 
     def owners(self, name="web"):
         """Primary and previous owner of each slot, as names."""

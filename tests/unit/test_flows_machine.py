@@ -179,20 +179,16 @@ class Fleet(RuleBasedStateMachine):
         last = self.steps[-1]
         for director in self.directors:
             self.catch_up(director)
-            facts = self.facts(director.course)
-            director.course = follow(director.course, last.wanted, last.serving, self.now, self.window, facts)
+            director.course = follow(director.course, last.wanted, last.serving, self.now, self.window, self.facts())
             self.publish(director)
         some = np.flatnonzero(last.wanted & 0xFFFF != NO_MEMBER)
         assert len({tuple(owners(director.course)[some]) for director in self.directors}) == 1
 
-    def facts(self, course: Course) -> PinFacts:
+    def facts(self) -> PinFacts:
         """What is remembered of flows."""
-        serves = np.zeros(NO_MEMBER + 1, np.bool_)
-        serves[list(self.steps[-1].serving)] = True
-        live = self.directors[0].pins.live(serves)
+        live = self.directors[0].pins.live()
         slot = (live.flows["hash32"].astype(np.uint64) * np.uint64(SIZE) >> np.uint64(32)).astype(np.int64)
-        facts = pin_facts(course, slot, live.member, live.age.astype(np.float32) * np.float32(TICK_S))
-        return PinFacts(facts.elsewhere[:SIZE], facts.quiet_s[:SIZE])
+        return pin_facts(self.now, slot, live.member, live.age.astype(np.float32) * np.float32(TICK_S))
 
     def publish(self, director: Director) -> None:
         step = self.steps[director.known - 1]
@@ -301,7 +297,7 @@ class Fleet(RuleBasedStateMachine):
         """A director finds that nobody uses previous owners any more, and tells all others."""
         self.sync()
         course, last = self.directors[number].course, self.steps[-1]
-        if is_quiet(course, self.facts(course), self.now, self.times.quiet):
+        if is_quiet(course, self.facts(), self.now, self.times.quiet):
             self.steps.append(Step(self.now, last.wanted, last.serving, settled=True))
 
     @rule(number=st.integers(0, DIRECTORS - 1))

@@ -35,7 +35,7 @@ class Memory:
         live = self.pins.live()
         services = services_of(live, desired)
         self.pins.set_idle(*outdated(live, desired, services))
-        return seen(live, desired, services)
+        return seen(live, desired, services, self.now_s)
 
 
 def timeouts(tcp_s: int, udp_s: int):

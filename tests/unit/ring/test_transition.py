@@ -1,6 +1,6 @@
 """Slot words over time: who is where, how long, and that nobody is sent to a member that does not serve."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -33,7 +33,9 @@ def owners(course: Course) -> list[int]:
 
 
 def pins(*elsewhere: bool, quiet: float = float("inf")) -> PinFacts:
-    return PinFacts(np.array(elsewhere), np.full(len(elsewhere), quiet, np.float32))
+    """Member 0 has flows where *elsewhere* says so."""
+    slot = np.flatnonzero(elsewhere)
+    return pin_facts(np.inf, slot, np.zeros(len(slot), np.uint16), np.full(len(slot), quiet, np.float32))
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ def test_a_quiet_window_may_close(age: float, quiet: float, is_over: bool) -> No
 def test_windows_close_together() -> None:
     """One that is still in use keeps all of its table open; slots without a window or without an owner do not count."""
     course = follow(start(steady(0, 0, 2)), steady(1, 1, 2), {0, 1, 2}, 0, WINDOW)
-    quiet = PinFacts(np.zeros(3, np.bool_), np.array([300, 299, 0], np.float32))
+    quiet = pin_facts(0, np.arange(2), np.zeros(2, np.uint16), np.array([300, 299], np.float32))
     assert not is_quiet(course, quiet, 400, 300)
     assert is_quiet(course, quiet, 400, 299)
     assert not is_quiet(start(steady(0)), pins(False), 400, 0)
@@ -276,19 +278,43 @@ def test_a_window_goes_on_through_other_changes() -> None:
 
 
 def test_what_pins_say() -> None:
-    """Slots with flows elsewhere than at their owner, and since when the previous owner is quiet."""
-    primary, previous = np.full(SLOTS, 1, np.uint32), np.full(SLOTS, 0, np.uint32)
-    previous[3] = N
-    course = Course(pack(primary, previous), np.zeros(SLOTS), SLOTS - 1, 1)
+    """Which members each slot has flows of, and since when all of these are quiet."""
     facts = pin_facts(
-        course,
+        10.0,
         np.array([7, 7, 7, 8, 3, 9]),
         np.array([0, 0, 1, 1, 2, 2], np.uint16),
         np.array([50, 20, 5, 5, 5, 5], np.float32),
     )
-    assert np.flatnonzero(facts.elsewhere).tolist() == [3, 7, 9]
-    assert facts.quiet_s[7] == 20
-    assert np.isinf(np.delete(facts.quiet_s, 7)).all()
+    rows = zip(facts.slot.tolist(), facts.member.tolist(), facts.quiet_s.tolist(), strict=True)
+    assert list(rows) == [(3, 2, 5), (7, 0, 20), (7, 1, 5), (8, 1, 5), (9, 2, 5)]
+    serves = np.array([True, True, True])
+    assert np.flatnonzero(facts.elsewhere(np.full(SLOTS, 1, np.uint32), serves)).tolist() == [3, 7, 9]
+    assert np.flatnonzero(facts.elsewhere(np.full(SLOTS, 2, np.uint32), serves)).tolist() == [7, 8]
+    assert np.flatnonzero(facts.elsewhere(np.full(SLOTS, 1, np.uint32), ~serves)).tolist() == []
+    assert replace(facts, everywhere=True).elsewhere(np.full(SLOTS, 1, np.uint32), serves).all()
+
+
+def test_what_was_seen_counts_through_changes() -> None:
+    """Flows are where they are, whatever has become of slots since they were looked at."""
+    facts = pin_facts(10.0, np.array([0, 1]), np.array([0, 1], np.uint16), np.zeros(2, np.float32))
+    course = follow(start(steady(0, 0)), steady(2, 2), {2}, 11, WINDOW, facts)
+    assert words(course) == [(2, 2), (2, 2)], "nobody that they are at serves"
+    course = follow(course, steady(2, 2), {0, 2}, 12, WINDOW, facts)
+    assert words(course) == [(2, N), (2, 2)]
+    course = follow(course, steady(1, 1), {0, 1, 2}, 12 + WINDOW, WINDOW, facts)
+    assert words(course) == [(1, 2), (1, 2)]
+
+
+def test_what_was_seen_before_says_nothing_of_later() -> None:
+    """A tail that has begun since then, and whatever is long ago."""
+    course = follow(start(steady(0)), steady(1), {0, 1}, 0, WINDOW)
+    course = follow(course, steady(1), {0, 1}, WINDOW, WINDOW, pins(False))
+    assert words(course) == [(1, N)]
+    nothing = np.zeros(0, np.int64)
+    for at, ago, over in ((0, 0, False), (-1, 0, False), (1, 0, True), (1, TAIL_S, False)):
+        facts = pin_facts(WINDOW + at, nothing, nothing.astype(np.uint16), nothing.astype(np.float32))
+        later = follow(course, steady(1), {0, 1}, WINDOW + TAIL_S + ago, WINDOW, facts)
+        assert later.steady == over if TAIL_S - at + ago <= TAIL_S / 2 else not later.steady
 
 
 @given(st.lists(events(), min_size=1, max_size=6))
