@@ -234,7 +234,8 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         ring = _in_force(service, rings)
         words = course_key(service)
         if words not in courses:
-            known = _course(snapshot, service, rings, before, now, settled=(ring.pool.name, delivery) in settled)
+            settles = bool(settled) and (ring.pool.name, delivery) in settled
+            known = _course(snapshot, service, words, rings, before, now, settled=settles)
             if known is not None:
                 courses[words] = known
         course = courses.get(words)
@@ -245,7 +246,9 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
                     table_services.append(_table_service(len(table_services), service, vip, ring, course, before))
     views, gone = _drained(views, courses, rings, snapshot)
     moved = {
-        service.name: service.former for service in config.services if _has_moved(snapshot, service, rings, courses)
+        service.name: service.former
+        for service in config.services
+        if service.former and _has_moved(snapshot, service, rings, courses)
     }
     vip_views = _vips(snapshot, views)
     return Desired(
@@ -303,8 +306,9 @@ def pool_uses(config: Config) -> Mapping[str, PoolUse]:
     words: dict[str, set[tuple[float, str]]] = {}
     by_packet = set()
     for service in config.services:
+        key = course_key(service)
         for pool in service.pools:
-            words.setdefault(pool.name, set()).add(course_key(service)[2:])
+            words.setdefault(pool.name, set()).add(key[2:])
             if service.profile.per_packet:
                 by_packet.add(pool.name)
     return {name: PoolUse(frozenset(found), name in by_packet) for name, found in words.items()}
@@ -558,16 +562,25 @@ Rings = Mapping[RingKey, _Ring]
 
 def _in_force(service: VirtualService, rings: Rings) -> _Ring:
     """The ring that says who takes new flows: that of a former pool as long as nobody knows who of the new one can."""
+    if not service.former:
+        return rings[service.pool.name, service.profile.delivery]
     found = [rings[pool.name, service.profile.delivery] for pool in service.pools]
     return next((ring for ring in found if not ring.undecided), found[0])
 
 
 def _course(
-    snapshot: Snapshot, service: VirtualService, rings: Rings, before: Desired | None, now: float, *, settled: bool
+    snapshot: Snapshot,
+    service: VirtualService,
+    key: CourseKey,
+    rings: Rings,
+    before: Desired | None,
+    now: float,
+    *,
+    settled: bool,
 ) -> Course | None:
     """The words of a service's slots, and of all that share them; None as long as nothing is known of them."""
-    key, ring = course_key(service), _in_force(service, rings)
-    course, earlier = _words_before(snapshot, service, before, now)
+    ring = _in_force(service, rings)
+    course, earlier = _words_before(snapshot, service, key, before, now)
     if ring.undecided:
         return course  # without members nothing is forwarded; what was before is kept in mind until there are some
     if course is None or not snapshot.config.director.pins:
@@ -578,16 +591,16 @@ def _course(
     elif earlier and earlier.method.placement is Placement.PER_FLOW and ring.method.placement is Placement.HASH:
         nothing = np.zeros(0, np.int64)
         facts = PinFacts(now, nothing, nothing.astype(np.uint16), nothing.astype(np.float32), everywhere=True)
-    serving = ring.serving.union(*(rings[pool.name, service.profile.delivery].serving for pool in service.former))
+    serving = ring.serving.union(*(rings[pool.name, key[1]].serving for pool in service.former))
     settled_at = now if settled else float("-inf")
     return follow(course, ring.wanted, serving, now, key[2], facts, settled_at)
 
 
 def _words_before(
-    snapshot: Snapshot, service: VirtualService, before: Desired | None, now: float
+    snapshot: Snapshot, service: VirtualService, key: CourseKey, before: Desired | None, now: float
 ) -> tuple[Course | None, _Ring | None]:
     """What a service's slots said in the decision before, or what the history says; and the ring that was in force."""
-    pool, delivery, window, _ = key = course_key(service)
+    pool, delivery, window, _ = key
     if service.former:
         views = before.services if before else ()
         known = next((view.service for view in views if view.service.name == service.name), None)
@@ -610,9 +623,7 @@ def _words_before(
 
 
 def _has_moved(snapshot: Snapshot, service: VirtualService, rings: Rings, courses: Mapping[CourseKey, Course]) -> bool:
-    """Whether a service needs its former pools no more: its own words say what those of its pool say."""
-    if not service.former:
-        return False
+    """Whether a service that has former pools needs them no more: its own words say what those of its pool say."""
     delivery = service.profile.delivery
     ring = rings[service.pool.name, delivery]
     own, shared = courses.get(course_key(service)), courses.get(course_key(replace(service, former=())))

@@ -27,7 +27,7 @@ from appliance.api.views import (
     tcp_pools,
 )
 from appliance.dataplane.base import Counters, Traffic
-from appliance.decide import ServiceView
+from appliance.decide import MemberView, ServiceView
 from appliance.fleet.channel import PeerState
 from appliance.looplag import BOUNDS_S
 from appliance.model import EffectiveState, Health, Protocol, VirtualService
@@ -182,19 +182,20 @@ def _services(views: Sequence[ServiceView], pools: Mapping[str, PoolView]) -> It
 
 
 def _members(pools: Mapping[str, PoolView]) -> Iterator[Metric]:
-    """By pool, not by virtual service: those that share one would all say the same."""
-    ways = [
-        ((pool.name, key.removeprefix(f"{pool.name}+"), member.id), member)
+    """By pool, not by virtual service: those that share one would all say the same. Members of former pools are found
+    with the services that go on to use them, maybe several times, and count for their own pool."""
+    ways = {
+        (_pool_of(member), key.removeprefix(f"{pool.name}+"), member.id): member
         for key, pool in pools.items()
         for member in pool.members
-    ]
+    }
     yield _gauge(
         "onward_member_state",
         "Effective state of a member of a pool, by the way packets are delivered: 1 for the one that holds.",
         ("pool", "delivery", "member", "state"),
-        (sample for way, member in ways for sample in _states(way, member.state, EffectiveState)),
+        (sample for way, member in ways.items() for sample in _states(way, member.state, EffectiveState)),
     )
-    by_id = {(pool, name): member for (pool, _, name), member in ways}
+    by_id = {(pool, name): member for (pool, _, name), member in ways.items()}
     yield _gauge(
         "onward_member_health",
         "What the health monitors say of a member, taken together: 1 for what holds.",
@@ -211,8 +212,12 @@ def _members(pools: Mapping[str, PoolView]) -> Iterator[Metric]:
         "onward_member_slot_share_ratio",
         "Fraction of the slots of a pool that a member has, by the way packets are delivered, 0 to 1.",
         ("pool", "delivery", "member"),
-        [(way, member.share) for way, member in ways],
+        [(way, member.share) for way, member in ways.items()],
     )
+
+
+def _pool_of(member: MemberView) -> str:
+    return member.id.partition("/")[0]
 
 
 def _traffic(counters: Counters, present: Sequence[VirtualService]) -> Iterator[Metric]:
@@ -321,12 +326,12 @@ def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[M
         [((), observed.pins.live)],
     )
     flows = observed.snapshot.pins.flows
+    members = {member.index: member for pool in pools.values() for member in pool.members}
     by_member: dict[_Labels, int] = {}
-    for pool in pools.values():
-        for member in pool.members:
-            if member.index in flows or member.state is EffectiveState.DRAINING:
-                key = pool.name, member.id
-                by_member[key] = by_member.get(key, 0) + flows.get(member.index, 0)
+    for member in members.values():
+        if member.index in flows or member.state is EffectiveState.DRAINING:
+            key = _pool_of(member), member.id
+            by_member[key] = by_member.get(key, 0) + flows.get(member.index, 0)
     yield _gauge(
         "onward_member_flows_remembered",
         "Flows of a member that are remembered; no sample where nothing has to be.",

@@ -1,20 +1,26 @@
 """A reload gives a virtual service another pool: what becomes of the flows that it has."""
 
+import random
 from dataclasses import replace
 from ipaddress import ip_address
 
 import numpy as np
 import pytest
 
+from appliance.dataplane.pins import PinTable
 from appliance.decide import course_key, decide
 from appliance.forwarding import NO_MEMBER
 from appliance.leaving import with_leaving
-from appliance.model import Algorithm, HashMode, Health, ProfileType
+from appliance.model import AdminState, Algorithm, HashMode, Health, Order, ProfileType
+from appliance.packet.forward import PacketPath
 from appliance.ring.slots import unpack
 from appliance.ring.transition import pin_facts
+from appliance.seen import seen, services_of
 from appliance.state import PinsSeen, State
 from appliance.wiring import probes
 from tests.builders import L2, config, hop, member, pool, service
+from tests.unit.dataplane.frames import INGRESS
+from tests.unit.dataplane.test_placing import ACK, SYN, frame
 
 START = 1_000_000.0
 BLUE, GREEN = pool(member(1), member(2), name="blue"), pool(member(3), member(4), name="green")
@@ -230,3 +236,55 @@ def test_what_cannot_go_on_begins_anew():
         assert new.services[0].former == ()
     new, _ = with_leaving(config(service(pool=GREEN)), config(old))
     assert course_key(new.services[0])[3] == "web"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_not_one_flow_breaks(seed):
+    """Flows that say something now and then, through reloads to and fro, drains, and members that come up late: each
+    stays with its member as long as that lives."""
+    rnd = random.Random(seed)
+    pools = [BLUE, GREEN, pool(member(5), member(6), member(1), name="third")]
+    director = Director(service(pool=BLUE), OTHER)
+    pins = PinTable.in_memory(1 << 12, lambda: int(director.now * 1e9))
+    flows, dead, ports = {}, set(), iter(range(1, 1 << 16))
+
+    def send(port, flags):
+        path = PacketPath(director.decided.tables, pins)
+        action = path.forward(frame(port, flags), INGRESS)
+        one = director.decided.tables.members.get(action.member)
+        return one and one.address
+
+    def look():
+        live = pins.live()
+        found = seen(live, director.decided, services_of(live, director.decided), director.now)
+        director.state.set_pins(found, signal=False)
+
+    for _ in range(60):
+        match rnd.randrange(6):
+            case 0:
+                director.reload(service(pool=rnd.choice(pools)), OTHER)
+            case 1:
+                name = rnd.choice(rnd.choice(pools).member_ids)
+                order = rnd.choice([None, Order(AdminState.DRAIN, director.now)])
+                director.state.set_order(name, order)
+            case 2 if rnd.random() < 0.2:
+                gone = rnd.choice([member(number).address for number in range(1, 7)])
+                dead.add(gone)
+                for name in (f"{one.name}/{m.name}" for one in pools for m in one.members if m.address == gone):
+                    director.state.set_health(name, Health.DOWN)
+        for one in pools:  # verdicts of members that nobody has given up, sooner or later
+            for m in one.members:
+                if m.address not in dead and rnd.random() < 0.4:
+                    director.state.set_health(f"{one.name}/{m.name}", Health.UP)
+        look()
+        director.decide(rnd.choice((0, 1, 5)))
+        flows = {port: address for port, address in flows.items() if address not in dead}
+        for port in [next(ports) for _ in range(rnd.randrange(8))]:
+            if (address := send(port, SYN)) is not None:
+                flows[port] = address
+        for _ in range(rnd.randrange(1, 5)):
+            director.decide(rnd.uniform(1, 140))
+            for port, address in flows.items():
+                assert send(port, ACK) == address, (port, director.now - START)
+            look()
+    assert len(flows) > 20

@@ -3,6 +3,8 @@
 import platform
 import re
 from collections import Counter
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -10,8 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from appliance.api.metrics import exposition, families
 from appliance.api.sources import Observed
 from appliance.api.views import status_document
+from appliance.dataplane.base import Counters
+from appliance.decide import decide
+from appliance.leaving import with_leaving
 from appliance.packet.action import Reason
+from appliance.state import PinsSeen
 from tests import golden
+from tests.builders import config, member, pool, service, snapshot
 from tests.unit.api.samples import XDP, healthy, observed, sample_snapshot, shared
 
 
@@ -143,3 +150,23 @@ def test_the_plane_that_forwards() -> None:
     }
     silent = samples(observed(plane={}))
     assert not [key for key in silent if key[0] in ("onward_plane_info", "onward_plane_interface_mode")]
+
+
+def test_members_of_a_pool_that_services_have_left_are_counted_once_and_for_their_pool() -> None:
+    """Two services have other pools now, and the members of the one before drain for both of them."""
+    blue, green, third = (pool(member(number), name=name) for number, name in enumerate(("blue", "green", "third"), 1))
+    services = [service(name=name, vips=(ip_address(f"198.51.100.{at}"),), pool=blue) for at, name in enumerate("ab")]
+    old = config(*services)
+    before = decide(snapshot(old))
+    new = [replace(one, pool=to) for one, to in zip(services, (green, third), strict=True)]
+    moving, _ = with_leaving(config(*new), old)
+    snap = snapshot(moving)
+    index = next(i for way, i in snap.indices.items() if way.pool == "blue")
+    snap = replace(snap, pins=PinsSeen(flows={index: 7}))
+    seen = observed(snapshot=snap, applied=decide(snap, before, 1.0), counters=Counters())
+    found = samples(seen)
+    lines = [line for line in exposition(seen, status_document(seen)).decode().splitlines() if "blue/web1" in line]
+    assert len({line.rpartition(" ")[0] for line in lines}) == len(lines)
+    assert found["onward_member_state", "ipip", "blue/web1", "blue", "draining"] == 1
+    assert found["onward_member_flows_remembered", "blue/web1", "blue"] == 7
+    assert status_document(seen)["pools"]["green+ipip"]["members"][1]["id"] == "blue/web1"

@@ -1,4 +1,4 @@
-"""A fleet whose list of directors changes while they run: whole directors, each in a namespace of its own."""
+"""Reloads of whole directors, each in a namespace of its own: other directors, other pools."""
 
 import json
 import os
@@ -39,17 +39,17 @@ type = "tcp_fast_path"
 dsr = {{ type = "l3" }}
 
 [[pool]]
-name = "web"
+name = "{pool}"
 [[pool.member]]
 name = "web1"
-address = "192.0.2.99"
+address = "{member}"
 
 [[virtual_service]]
 name = "web"
 vips = ["198.51.100.7"]
 ports = [80]
 network_profile = "tcp"
-pool = "web"
+pool = "{pool}"
 """
 
 
@@ -62,14 +62,14 @@ class Director:
     folder: Path
     process: "subprocess.Popen[bytes] | None" = field(default=None)
 
-    def write(self, *directors: str, port: int = 7117) -> None:
-        """The configuration, with these directors in it; *port* is our own."""
+    def write(self, *directors: str, port: int = 7117, pool: str = "web", member: str = "192.0.2.99") -> None:
+        """The configuration, with these directors in it; *port* is our own, and *member* that of the pool."""
         ports = {self.name: port}
         entries = "".join(
             f'[[fleet.director]]\nname = "{name}"\naddress = "{ADDRESSES[name]}"\nport = {ports.get(name, 7117)}\n'
             for name in directors
         )
-        text = CONFIG.format(name=self.name, folder=self.folder, directors=entries)
+        text = CONFIG.format(name=self.name, folder=self.folder, directors=entries, pool=pool, member=member)
         (self.folder / "onward.toml").write_text(text)
 
     def start(self) -> None:
@@ -117,6 +117,27 @@ def directors(folder: Path) -> Iterator[list[Director]]:
                 if one.process is not None:
                     one.process.terminate()
                     one.process.wait(20)
+
+
+def test_a_virtual_service_gets_another_pool(tmp_path: Path) -> None:
+    """By a reload of a running director: new flows go to the new pool's member as soon as it can be reached, and the
+    old one drains as long as the window lasts."""
+    with directors(tmp_path) as (one, machine):
+        one.write(member=ADDRESSES["d2"])
+        one.start()
+        until(lambda: members(one) == {"web/web1": "in_rotation"}, "the member is reached")
+        one.write(pool="next", member="192.0.2.13")
+        one.reload()
+        until(lambda: members(one) == {"next/web1": "out", "web/web1": "in_rotation"}, "the new member is looked for")
+        machine.space.ip("address add 192.0.2.13/24 dev e0")
+        until(lambda: members(one) == {"next/web1": "in_rotation", "web/web1": "draining"}, "it is found", 20)
+        (service,) = one.status()["services"]
+        assert service["transition"]["window"] == 65537
+
+
+def members(one: Director) -> dict[str, str]:
+    """State by `pool/member`."""
+    return {member["id"]: member["state"] for pool in one.status()["pools"].values() for member in pool["members"]}
 
 
 def test_a_director_joins_a_fleet_that_runs_and_leaves_it(tmp_path: Path) -> None:
