@@ -3,6 +3,7 @@
 What depends on the machine is told as a share of a CPU or as time for one pin; bytes do not depend on it.
 """
 
+import asyncio
 import hashlib
 import hmac
 import os
@@ -92,6 +93,30 @@ async def latency() -> None:
     print(f"\nnews                           median {times[100]:.1f} ms, p99 {times[198]:.1f} ms after the packet")
 
 
+async def openings() -> None:
+    """What it costs the forwarding thread to tell of connections before they go."""
+    names = directors("a", "b", "c")
+    here = table(2 * PINS)
+    channels = [PinChannel(me, [peer for peer in names if peer != me], SECRET, here) for me in names[:1]]
+    channels += [PinChannel(me, names[:1], SECRET, table()) for me in names[1:]]
+    for channel in channels:
+        channel.set_members(members())
+    keep(here, range(4096))
+    places = np.array([here.find(flow(number).hash64, here.now())[0] for number in range(1024)])
+    async with running(*channels):
+        await until(lambda: len(channels[0]._near) == 2, "they have met")
+        print("\nnew connections of a window, told to two others, for each")
+        for count in (1, 17, 256):
+            told = [places[begin : begin + count] for begin in range(0, len(places) - count, count)]
+            times = []
+            for part in told:  # what is under way must not fill the others' sockets
+                started = time.thread_time()
+                channels[0].tell(part)
+                times.append((time.thread_time() - started) / count)
+                await asyncio.sleep(0.001)
+            print(f"  {count:4} at once {sorted(times)[len(times) // 2] * 1e6:20.2f} us")
+
+
 def spec(peer: FleetPeer) -> list[str]:
     return [peer.name, str(peer.address)]
 
@@ -143,6 +168,7 @@ def main() -> None:
     tags()
     columns()
     uvloop.run(latency())
+    uvloop.run(openings())
     processes()
 
 
