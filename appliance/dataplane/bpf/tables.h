@@ -106,7 +106,10 @@ enum way_flags {
 	WAY_ROUTED = 1, /* TTL or hop limit goes down by one */
 	WAY_SLOW = 2,	/* the program cannot send there */
 	WAY_LINEAR = 4, /* nor frames in several buffers */
+	WAY_CLEAR = 8,	/* an outer IPv4 header never has DF */
 };
+/* What stands between outer and inner IP header: its size. */
+enum tunnel { TUNNEL_IPIP = 0, TUNNEL_GRE = 4, TUNNEL_GUE = 12 };
 
 /* What it takes to reach a member. */
 struct way {
@@ -117,7 +120,9 @@ struct way {
 	u32 ifindex;
 	u16 tag[2]; /* VLAN tag as on the wire; 0 when there is none */
 	u32 sum;    /* of the two addresses of an outer IPv4 header */
-	u32 member; /* its index, which is what pins and choices say */
+	u16 member; /* its index, which is what pins and choices say */
+	u8 ttl;	    /* of the outer header */
+	u8 tunnel;
 	u32 source[4], destination[4]; /* outer addresses; IPv4 in the first word */
 };
 
@@ -253,6 +258,7 @@ struct types {
 	struct event event;
 	enum way_kind kind;
 	enum way_flags flags;
+	enum tunnel tunnel;
 	enum port_flags port_flags;
 	enum index index;
 	enum slot slot;

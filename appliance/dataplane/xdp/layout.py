@@ -5,6 +5,7 @@ import struct
 import numpy as np
 
 from appliance.dataplane import pins
+from appliance.model import Encapsulation
 from appliance.packet import placement
 
 CONTROL = np.dtype(
@@ -86,7 +87,9 @@ WAY = np.dtype(
         ("ifindex", "<u4"),
         ("tag", "<u2", 2),
         ("sum", "<u4"),
-        ("member", "<u4"),
+        ("member", "<u2"),
+        ("ttl", "u1"),
+        ("tunnel", "u1"),
         ("source", "<u4", 4),
         ("destination", "<u4", 4),
     ]
@@ -150,7 +153,8 @@ PROBES = 4
 EXITS = 22
 LOOK_CLOSER, NOBODY = 0x8000, 0xFFFF
 WAY_L2, WAY_OUTER4, WAY_OUTER6 = 0, 4, 6
-WAY_ROUTED, WAY_SLOW, WAY_LINEAR = 1, 2, 4
+WAY_ROUTED, WAY_SLOW, WAY_LINEAR, WAY_CLEAR = 1, 2, 4, 8
+TUNNEL_IPIP, TUNNEL_GRE, TUNNEL_GUE = 0, 4, 12
 PORT_QUIET, PORT_NO_TRANSMIT, PORT_PARTIAL, PORT_REMEMBER = 1, 2, 4, 8
 PLACEMENT_HASH, PLACEMENT_PER_FLOW, PLACEMENT_PER_PACKET = range(3)
 ORDER_SEQUENCE, ORDER_RANDOM = range(2)
@@ -161,6 +165,11 @@ PIN_TICK_SHIFT, JOURNAL = placement.TICK_SHIFT, pins.JOURNAL
 RETRANSMISSION_TICKS, FIN_TICKS, RST_TICKS = placement.RETRANSMISSION_TICKS, placement.FIN_TICKS, placement.RST_TICKS
 """Constants of the same names in C."""
 
+TUNNELS = {
+    Encapsulation.IPIP: TUNNEL_IPIP,
+    Encapsulation.GRE: TUNNEL_GRE,
+    Encapsulation.GUE: TUNNEL_GUE,
+}
 MAX_WAYS = LOOK_CLOSER - 1
 """Numbers of ways that a slot can hold."""
 

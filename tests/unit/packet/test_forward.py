@@ -10,7 +10,7 @@ from appliance.forwarding import SLOTS, ForwardingTables, TableService
 from appliance.model import Encapsulation, HashMode, PortRange, Protocol
 from appliance.packet.action import Reason, Verdict
 from appliance.packet.checksum import checksum
-from appliance.packet.encap import WRITERS
+from appliance.packet.encap import TUNNELS
 from appliance.packet.forward import Ingress, PacketPath
 from tests.vectors_io import Vector, packet_vectors
 
@@ -168,5 +168,7 @@ def test_slot_is_within_the_table(mode: HashMode) -> None:
 
 
 def test_every_encapsulation_has_a_writer() -> None:
-    """Whatever a profile can name can be written."""
-    assert set(WRITERS) == set(Encapsulation)
+    """Whatever a profile can name can be written, and is as long as said."""
+    assert set(TUNNELS) == set(Encapsulation)
+    for encapsulation, tunnel in TUNNELS.items():
+        assert {len(tunnel.between(version, 1000, 0xFFFFFFFF)) for version in (4, 6)} == {encapsulation.between}
