@@ -153,7 +153,8 @@ class SinglePath:
         else:
             first, second = _type_of_service(words[0]) << 8 | 0x45, _DONT_FRAGMENT
         if not second or way.group.clear:
-            second = self._idents.take()
+            ident = self._idents.take()
+            second = ident >> 8 | (ident & 0xFF) << 8
         # The constant part of the sum has the TTL already.
         total_sum = way.outer4_sum + first + length + (second >> 16) + (second & 0xFFFF) + (protocol << 8)
         total_sum = (total_sum & 0xFFFF) + (total_sum >> 16)

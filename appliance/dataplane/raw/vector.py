@@ -438,7 +438,7 @@ class VectorPath:
         may = fragmentation == 0
         if may.any():
             idents = np.zeros(len(way), np.uint64)
-            idents[may] = self._idents.take_many(int(np.count_nonzero(may)))
+            idents[may] = _BIG_ENDIAN.take(self._idents.take_many(int(np.count_nonzero(may))))
             out[:, 9] = idents
             sums = first + idents
         carried = TUNNELS[group.encapsulation].protocols[version] << 8
