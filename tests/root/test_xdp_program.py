@@ -97,7 +97,7 @@ def test_layout_is_that_of_the_object() -> None:
         assert event.fields["head"].size == layout.EVENT_HEAD
         exits = opened.enum("exit")
         assert exits.pop("EXITS") == layout.EXITS == len(exits)
-        for enum in ("way_kind", "way_flags", "tunnel", "port_flags", "index", *PINS):
+        for enum in ("way_kind", "way_flags", "port_flags", "index", *PINS):
             for name, value in opened.enum(enum).items():
                 assert getattr(layout, name) == value, name
 

@@ -89,7 +89,7 @@ WAY = np.dtype(
         ("sum", "<u4"),
         ("member", "<u2"),
         ("ttl", "u1"),
-        ("tunnel", "u1"),
+        ("front", "u1"),
         ("source", "<u4", 4),
         ("destination", "<u4", 4),
     ]
@@ -152,9 +152,9 @@ TEST_PORT = 2 * PORTS
 PROBES = 4
 EXITS = 22
 LOOK_CLOSER, NOBODY = 0x8000, 0xFFFF
-WAY_L2, WAY_OUTER4, WAY_OUTER6 = 0, 4, 6
-WAY_ROUTED, WAY_SLOW, WAY_LINEAR, WAY_CLEAR = 1, 2, 4, 8
-TUNNEL_IPIP, TUNNEL_GRE, TUNNEL_GUE = 0, 4, 12
+WAY_L2, WAY_OUTER4, WAY_OUTER6, WAY_FAMILY = 0, 4, 6, 0x0F
+WAY_CLEAR, WAY_GRE, WAY_GUE = 0x10, 0x40, 0xC0
+WAY_ROUTED, WAY_SLOW, WAY_LINEAR = 1, 2, 4
 PORT_QUIET, PORT_NO_TRANSMIT, PORT_PARTIAL, PORT_REMEMBER = 1, 2, 4, 8
 PLACEMENT_HASH, PLACEMENT_PER_FLOW, PLACEMENT_PER_PACKET = range(3)
 ORDER_SEQUENCE, ORDER_RANDOM = range(2)
@@ -165,11 +165,9 @@ PIN_TICK_SHIFT, JOURNAL = placement.TICK_SHIFT, pins.JOURNAL
 RETRANSMISSION_TICKS, FIN_TICKS, RST_TICKS = placement.RETRANSMISSION_TICKS, placement.FIN_TICKS, placement.RST_TICKS
 """Constants of the same names in C."""
 
-TUNNELS = {
-    Encapsulation.IPIP: TUNNEL_IPIP,
-    Encapsulation.GRE: TUNNEL_GRE,
-    Encapsulation.GUE: TUNNEL_GUE,
-}
+TUNNELS = {Encapsulation.IPIP: 0, Encapsulation.GRE: WAY_GRE, Encapsulation.GUE: WAY_GUE}
+"""What an encapsulation adds to the kind of a way."""
+
 MAX_WAYS = LOOK_CLOSER - 1
 """Numbers of ways that a slot can hold."""
 
