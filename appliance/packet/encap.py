@@ -60,7 +60,7 @@ def _gue(inner_version: int, length: int, flow_hash: int) -> bytes:
     and 5) and the GUE draft ask for: what is inside has a checksum of its own over its addresses and payload, made by
     the client; members take packets of known directors to known addresses only, so that one with a broken outer header
     gets lost and not astray; and nothing is ever fragmented over IPv6. Adding up every packet would cost a pass over
-    all its bytes, of which an XDP program may not even see more than the first buffer.
+    all its bytes, of which an XDP program may not even see more than the first buffer. Linux members (`fou`) take it.
     """
     source_port = EPHEMERAL | flow_hash & (EPHEMERAL ^ 0xFFFF)
     return struct.pack("!HHHHBBH", source_port, GUE_PORT, 12 + length, 0, 0, _IP_IN_IP[inner_version], 0)

@@ -281,7 +281,7 @@ class Compiled:
         self.lowest_limit = min((member.inner_mtu for member in members), default=0)
         groups = [_group(member) for member in members]
         self.groups = tuple(dict.fromkeys(groups))
-        self.group_of = np.array([self.groups.index(group) for group in groups], np.uint8)
+        self.group_of = np.array([self.groups.index(group) for group in groups], np.uint16)
         macs = [member.next_hop.mac + member.next_hop.source_mac for member in members]
         self.macs = _void(macs, 12)
         outer4, outer6, sums = [], [], []

@@ -398,7 +398,9 @@ class VectorPath:
             else:
                 columns.hop_limit[rows] = (words[1] >> _24) - _1
         kind, length = group.encapsulation, total
-        hash32 = batch.hash32 if part is None else batch.hash32[part]
+        hash32 = batch.hash32
+        if part is not None and (group.kind is Kind.OUTER6 or kind is Encapsulation.GUE):
+            hash32 = hash32[part]
         if kind is not Encapsulation.IPIP:
             columns.between[kind][rows] = BETWEEN[kind](batch.version, total, hash32)
             length = total + _constant(kind.between)
@@ -427,20 +429,20 @@ class VectorPath:
         """Ethernet and outer IPv4 headers: `packet.encap.encapsulate`."""
         length = _BIG_ENDIAN.take((payload + _20).view(np.int64))
         out = heads.view("<u2").reshape(-1, 17)
-        fragmentation: U64
-        if version == 4:
-            first = words[0] & _HALF  # version, header length and type of service are those of the inner header
-            fragmentation = (words[1] >> _16) & _constant(0 if group.clear else _DONT_FRAGMENT)
-        else:
-            first = _type_of_service(words[0]) << _8 | _constant(0x45)
-            fragmentation = np.full(len(way), 0 if group.clear else _DONT_FRAGMENT, np.uint64)
-        sums = first
-        may = fragmentation == 0
-        if may.any():
-            idents = np.zeros(len(way), np.uint64)
-            idents[may] = _BIG_ENDIAN.take(self._idents.take_many(int(np.count_nonzero(may))))
-            out[:, 9] = idents
+        # Of IPv4, version, header length and type of service are those of the inner header.
+        first = words[0] & _HALF if version == 4 else _type_of_service(words[0]) << _8 | _constant(0x45)
+        sums, fragmentation = first, _constant(0 if group.clear else _DONT_FRAGMENT)
+        if group.clear:
+            out[:, 9] = idents = _BIG_ENDIAN.take(self._idents.take_many(len(way)))
             sums = first + idents
+        elif version == 4:
+            fragmentation = (words[1] >> _16) & fragmentation
+            may = fragmentation == 0
+            if may.any():
+                idents = np.zeros(len(way), np.uint64)
+                idents[may] = _BIG_ENDIAN.take(self._idents.take_many(int(np.count_nonzero(may))))
+                out[:, 9] = idents
+                sums = first + idents
         carried = TUNNELS[group.encapsulation].protocols[version] << 8
         out[:, 7] = first
         out[:, 8] = length
