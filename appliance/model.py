@@ -12,6 +12,13 @@ from pathlib import PurePath
 
 IPAddress = IPv4Address | IPv6Address
 
+IP_HEADER = {4: 20, 6: 40}
+"""Bytes of an IP header without options and extensions, by version."""
+
+TCP_HEADER = 20
+OUTER_TTL = 64
+"""TTL or hop limit of outer headers where nothing else is configured."""
+
 
 class Protocol(IntEnum):
     """IANA protocol numbers of the flows that a virtual service can carry."""
@@ -45,6 +52,16 @@ class Encapsulation(StrEnum):
     """The tunnel of L3 DSR."""
 
     IPIP = "ipip"
+    """Nothing between the two IP headers."""
+    GRE = "gre"
+    """RFC 2784, without options; over IPv6 RFC 7676."""
+    GUE = "gue"
+    """Generic UDP encapsulation, variant 0 (draft-ietf-intarea-gue)."""
+
+    @property
+    def between(self) -> int:
+        """Bytes between the outer IP header and the inner packet."""
+        return {Encapsulation.IPIP: 0, Encapsulation.GRE: 4, Encapsulation.GUE: 12}[self]
 
 
 class TtlPolicy(StrEnum):
@@ -52,6 +69,15 @@ class TtlPolicy(StrEnum):
 
     ROUTER = "router"
     TRANSPARENT = "transparent"
+
+
+class DfPolicy(StrEnum):
+    """What becomes of "don't fragment" in an outer IPv4 header (packets.md, section 1)."""
+
+    COPY_INNER = "copy_inner"
+    """As the inner packet has it; IPv6 packets have it by nature."""
+    CLEAR = "clear"
+    """Routers on the way to the member may fragment."""
 
 
 class Algorithm(StrEnum):
@@ -156,6 +182,9 @@ class Delivery:
     """None for L2."""
 
     ttl: TtlPolicy = TtlPolicy.ROUTER
+    outer_df: DfPolicy = DfPolicy.COPY_INNER
+    outer_ttl: int = OUTER_TTL
+    """TTL or hop limit of outer headers, 1..255."""
 
     def __str__(self) -> str:
         return str(self.encapsulation or self.dsr_type)
@@ -168,7 +197,18 @@ class Delivery:
         """
         if self.encapsulation is None:
             return 0
-        return 20 if outer_version == 4 else 40
+        return IP_HEADER[outer_version] + self.encapsulation.between
+
+    def mss(self, inner_version: int, outer_version: int, mtu: int) -> int:
+        """The largest TCP segment that fits a way, which is what members have to advertise to clients: it stands in the
+        SYN-ACK, which never passes a director.
+
+        Args:
+            inner_version: 4 or 6, the family of the VIP.
+            outer_version: 4 or 6, the family of the member's address.
+            mtu: largest IP packet that the way to the member takes, bytes.
+        """
+        return mtu - self.overhead(outer_version) - IP_HEADER[inner_version] - TCP_HEADER
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,17 @@ from appliance.forwarding import (
     TableMember,
     TableService,
 )
-from appliance.model import Delivery, DsrType, Encapsulation, HashMode, PortRange, Protocol, TtlPolicy
+from appliance.model import (
+    OUTER_TTL,
+    Delivery,
+    DfPolicy,
+    DsrType,
+    Encapsulation,
+    HashMode,
+    PortRange,
+    Protocol,
+    TtlPolicy,
+)
 from appliance.packet.action import Action, By, Reason, Reply, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress
@@ -193,6 +203,9 @@ def difference(expected: Action, got: Action) -> str:
     return ""
 
 
+_GUE_PORT = (6080).to_bytes(2, "big")
+
+
 def canonical(frame: bytes) -> bytes:
     """A frame out of a director without the liberties that `difference` allows."""
     ethertype = frame[12:14]
@@ -201,8 +214,8 @@ def canonical(frame: bytes) -> bytes:
     if ethertype != b"\x08\x00":
         return frame
     frame = frame[: 14 + int.from_bytes(frame[16:18], "big")]
-    encapsulated = frame[23] in (4, 41)
-    if encapsulated and not frame[20] & 0x40 and checksum(frame[14:34]) == 0:
+    tunnel = frame[23] in (4, 41, 47) or (frame[23] == 17 and frame[36:38] == _GUE_PORT)
+    if tunnel and not frame[20] & 0x40 and checksum(frame[14:34]) == 0:
         head = frame[14:18] + bytes(2) + frame[20:24] + bytes(2) + frame[26:34]
         frame = frame[:14] + head[:10] + struct.pack("!H", checksum(head)) + head[12:] + frame[34:]
     return frame
@@ -357,7 +370,11 @@ def _member(index: int, raw: dict[str, Any]) -> TableMember:
         id=raw["id"],
         address=ip_address(raw["address"]),
         delivery=Delivery(
-            DsrType.L3 if encapsulation else DsrType.L2, encapsulation, TtlPolicy(raw.get("ttl", "router"))
+            DsrType.L3 if encapsulation else DsrType.L2,
+            encapsulation,
+            TtlPolicy(raw.get("ttl", "router")),
+            DfPolicy(raw.get("outer_df", "copy_inner")),
+            raw.get("outer_ttl", OUTER_TTL),
         ),
         next_hop=NextHop(
             ifindex=hop["ifindex"],

@@ -18,7 +18,18 @@ from appliance.dataplane.events import PacketEvent
 from appliance.decide import MemberView, No, ServiceView, VipView, Why
 from appliance.fleet.agreement import Judged
 from appliance.fleet.channel import PeerState
-from appliance.model import BgpPeer, Delivery, EffectiveState, Health, IPAddress, Protocol, TtlPolicy, VirtualService
+from appliance.model import (
+    OUTER_TTL,
+    BgpPeer,
+    Delivery,
+    DfPolicy,
+    EffectiveState,
+    Health,
+    IPAddress,
+    Protocol,
+    TtlPolicy,
+    VirtualService,
+)
 from appliance.orders import as_json
 from appliance.packet.action import Reason
 from appliance.state import Snapshot
@@ -144,8 +155,12 @@ def hash_key(secret: bytes) -> str:
 def pool_key(service: VirtualService) -> str:
     """A pool as a virtual service sees it: delivery decides, too, who is in rotation. Names have no `+`."""
     delivery = service.profile.delivery
-    ttl = "" if delivery.ttl is TtlPolicy.ROUTER else f"+{delivery.ttl}"
-    return f"{service.pool.name}+{delivery}{ttl}"
+    odd = [
+        delivery.ttl if delivery.ttl is not TtlPolicy.ROUTER else "",
+        f"df_{delivery.outer_df}" if delivery.outer_df is not DfPolicy.COPY_INNER else "",
+        f"ttl_{delivery.outer_ttl}" if delivery.outer_ttl != OUTER_TTL else "",
+    ]
+    return "+".join((service.pool.name, str(delivery), *filter(None, odd)))
 
 
 @dataclass(frozen=True)

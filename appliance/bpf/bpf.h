@@ -61,6 +61,7 @@ static u64 (*bpf_xdp_get_buff_len)(struct xdp_md *ctx) = (void *)188;
 
 enum { ETH_P_IP = 0x0800, ETH_P_8021Q = 0x8100, ETH_P_IPV6 = 0x86dd, ETH_P_8021AD = 0x88a8 };
 enum { IPPROTO_ICMP = 1, IPPROTO_IPIP = 4, IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_IPV6 = 41, IPPROTO_ICMPV6 = 58 };
+enum { IPPROTO_GRE = 47, GUE_PORT = 6080 };
 
 struct ethhdr {
 	u8 dst[6], src[6];
@@ -82,6 +83,19 @@ struct ip6hdr {
 	u16 payload_len;
 	u8 nexthdr, hop_limit;
 	u32 saddr[4], daddr[4];
+};
+
+struct udphdr {
+	u16 source, dest, len, check;
+};
+/* RFC 2784, without options. */
+struct grehdr {
+	u16 flags_version, protocol;
+};
+/* draft-ietf-intarea-gue: variant, control bit and length of options are zero in what we send. */
+struct guehdr {
+	u8 first, protocol;
+	u16 flags;
 };
 
 /* Where a parser stands in a packet. */

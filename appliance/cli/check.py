@@ -3,6 +3,7 @@
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,9 @@ from cyclopts import Parameter
 from appliance.cli.output import Exit, print_json, print_problems, table, warn
 from appliance.config.load import SECRET_BYTES, decode, files_beside, parse, read_text
 from appliance.config.problems import ConfigError
-from appliance.model import Algorithm, Config, Pool, Protocol, VirtualService
+from appliance.model import Algorithm, Config, Delivery, DfPolicy, Pool, Protocol, VirtualService
+
+_LINK_MTU = 1500
 
 
 def _no_option(_: type, config: Path) -> None:
@@ -51,7 +54,7 @@ def check(
         return Exit.CONFIG
     if not checked.services:
         notes.append("no [[virtual_service]]: this director would forward nothing")
-    notes += [*_about_flows(checked), *_about_algorithms(checked)]
+    notes += [*_about_flows(checked), *_about_algorithms(checked), *_about_tunnels(checked)]
     if json:
         print_json({"ok": True, "notes": notes, **_document(checked)})
         return Exit.OK
@@ -148,12 +151,76 @@ def _paragraphs(config: Config, services: str, members: str) -> Iterator[str]:
     yield f"{config.source}: ok, {_totals(config)}"
     if config.services:
         yield f"\n{services}\n\n{members}"
+    rooms = _rooms(config, _LINK_MTU)
+    if rooms:
+        rows = (
+            (
+                *(room.pool, room.delivery, f"IPv{room.outer_version}", room.overhead, room.largest_packet),
+                *(room.mss.get(version, "") for version in (4, 6)),
+            )
+            for room in rooms
+        )
+        header = ("POOL", "DELIVERY", "OVER", "BYTES MORE", "LARGEST PACKET", "MSS IPV4", "MSS IPV6")
+        yield f"\n{table(header, rows, right=header[3:])}"
+        yield (
+            f"\nTunnels take room: on links of {_LINK_MTU} bytes, members must advertise these MSS or less to clients "
+            "(advmss of their routes)."
+        )
     yield ""
     if config.bgp is None:
         yield "Nothing is announced: there is no [bgp]."
         return
     peers = ", ".join(f"{peer.address} (AS {peer.remote_as})" for peer in config.bgp.peers)
     yield f"VIPs are announced from AS {config.bgp.local_as} to {peers}."
+
+
+@dataclass(frozen=True)
+class _Room:
+    """What a tunnel leaves of a link for the members of a pool that are of one family."""
+
+    pool: str
+    delivery: str
+    outer_version: int
+    overhead: int
+    largest_packet: int
+    mss: dict[int, int]
+    """What members must advertise, by the version of the TCP services' VIPs."""
+
+
+def _rooms(config: Config, mtu: int) -> list[_Room]:
+    """For every way into a tunnel, on links of that MTU."""
+    vips: dict[tuple[str, Delivery, int], set[int]] = {}
+    for service in config.services:
+        delivery = service.profile.delivery
+        if delivery.encapsulation is None:
+            continue
+        for version in sorted({member.address.version for member in service.pool.members}):
+            # What else deliveries differ in takes no room.
+            tunnel = Delivery(delivery.dsr_type, delivery.encapsulation)
+            inner = vips.setdefault((service.pool.name, tunnel, version), set())
+            if service.protocol is Protocol.TCP:
+                inner |= {vip.version for vip in service.vips}
+    return [
+        _Room(
+            pool,
+            str(delivery),
+            outer,
+            delivery.overhead(outer),
+            mtu - delivery.overhead(outer),
+            {version: delivery.mss(version, outer, mtu) for version in sorted(inner)},
+        )
+        for (pool, delivery, outer), inner in vips.items()
+    ]
+
+
+def _about_tunnels(config: Config) -> Iterator[str]:
+    """What is allowed and has a price."""
+    for profile in dict.fromkeys(service.profile for service in config.services):
+        if profile.delivery.outer_df is DfPolicy.CLEAR:
+            yield (
+                f"network profile {profile.name}: outer_df = clear lets routers fragment; `onward decap` does not put "
+                "fragments together, and numbers of 16 bits to know them by repeat after 65536 packets of a director"
+            )
 
 
 def _totals(config: Config) -> str:
@@ -228,6 +295,18 @@ def _document(config: Config) -> dict[str, object]:
                 ],
             }
             for pool in config.pools
+        ],
+        "tunnels": [
+            {
+                "pool": room.pool,
+                "delivery": room.delivery,
+                "outer_version": room.outer_version,
+                "overhead": room.overhead,
+                "mtu": _LINK_MTU,
+                "largest_packet": room.largest_packet,
+                "mss": {f"ipv{version}": mss for version, mss in room.mss.items()},
+            }
+            for room in _rooms(config, _LINK_MTU)
         ],
         "bgp": None
         if config.bgp is None

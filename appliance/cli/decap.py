@@ -32,7 +32,7 @@ def run(
     address: Annotated[list[str] | None, Parameter(negative="")] = None,
     mode: Mode = Mode.AUTO,
 ) -> int:
-    """Decapsulate IPIP, 6-in-4, 4-in-6 and 6-in-6 until SIGTERM or SIGINT. SIGUSR1 prints the counters.
+    """Decapsulate IP in IP, GRE and GUE of all families until SIGTERM or SIGINT. SIGUSR1 prints the counters.
 
     Inner packets go on as if they had come on the same interface; put the VIPs on the loopback interface.
 

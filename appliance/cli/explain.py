@@ -19,7 +19,7 @@ from appliance.config.load import load
 from appliance.config.problems import ConfigError, did_you_mean
 from appliance.decide import Desired, ServiceView, decide
 from appliance.forwarding import NextHop, TableMember, TableService
-from appliance.model import Config, DsrType, Health, IPAddress, MonitorSpec, Protocol, TtlPolicy
+from appliance.model import Config, DsrType, Encapsulation, Health, IPAddress, MonitorSpec, Protocol, TtlPolicy
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, PacketPath
@@ -35,7 +35,7 @@ RFC 6666."""
 
 _IP_HEADER = {4: 20, 6: 40}
 _L4_HEADER = {Protocol.TCP: 20, Protocol.UDP: 8}
-_OUTER_PROTOCOLS = {4: "4 (IPv4 in IP)", 41: "41 (IPv6 in IP)"}
+_OUTER_PROTOCOLS = {4: "4 (IPv4 in IP)", 41: "41 (IPv6 in IP)", 47: "47 (GRE)", 17: "17 (UDP)"}
 _MIN_MTU, _MAX_MTU = 576, 65535
 
 
@@ -329,7 +329,27 @@ def _frame_out(found: Explanation) -> str:
         word, length = struct.unpack_from("!IH", outer)
         length += _IP_HEADER[6]
         more = f"next header {_OUTER_PROTOCOLS[outer[6]]}, hop limit {outer[7]}, flow label 0x{word & 0xFFFFF:05x}"
-    return f"IPv{member.address.version} from the director to {member.address}, {more}, {length} bytes; {inner}"
+    between = _between(outer[_IP_HEADER[member.address.version] :], member.delivery.encapsulation)
+    return (
+        f"IPv{member.address.version} from the director to {member.address}, {more}, {length} bytes; {between}{inner}"
+    )
+
+
+def _between(payload: bytes, encapsulation: Encapsulation) -> str:
+    """What stands between the two IP headers, at the beginning of the outer one's payload."""
+    match encapsulation:
+        case Encapsulation.IPIP:
+            return ""
+        case Encapsulation.GRE:
+            flags, ethertype = struct.unpack_from("!HH", payload)
+            return f"GRE of type 0x{ethertype:04x}, flags and version {flags}; "
+        case Encapsulation.GUE:
+            source, destination, length, check, first, protocol = struct.unpack_from("!HHHHBB", payload)
+            summed = "without a checksum" if not check else f"with checksum 0x{check:04x}"
+            return (
+                f"UDP from port {source} to {destination}, {length} bytes, {summed}; "
+                f"GUE variant {first >> 6} of protocol {protocol}; "
+            )
 
 
 def _sizes(member: TableMember, key: FlowKey) -> Iterator[tuple[str, str]]:

@@ -27,11 +27,13 @@ from appliance.config.problems import (
 from appliance.config.rules import RULES
 from appliance.config.schema import File, MemberTable, MonitorTable, PoolTable, ProfileTable, ServiceTable
 from appliance.model import (
+    OUTER_TTL,
     ApiConfig,
     BgpConfig,
     BgpPeer,
     Config,
     Delivery,
+    DfPolicy,
     Director,
     DsrType,
     Encapsulation,
@@ -405,7 +407,13 @@ def _profile(table: ProfileTable) -> NetworkProfile:
         delivery = Delivery(DsrType.L2, None, TtlPolicy.TRANSPARENT)
     else:
         encapsulation = table.dsr.encapsulation or Encapsulation.IPIP
-        delivery = Delivery(DsrType.L3, encapsulation, table.ttl or TtlPolicy.ROUTER)
+        delivery = Delivery(
+            DsrType.L3,
+            encapsulation,
+            table.ttl or TtlPolicy.ROUTER,
+            table.dsr.outer_df or DfPolicy.COPY_INNER,
+            table.dsr.outer_ttl or OUTER_TTL,
+        )
     timeout = table.session_idle_timeout
     timeout = _IDLE_TIMEOUT_S[table.type] if timeout is None else timeout
     return NetworkProfile(table.name, table.type, delivery, timeout, table.per_packet)

@@ -160,11 +160,16 @@ def profile_contradictions(data: Raw) -> Iterator[Finding]:
             yield Finding((*place, "session_idle_timeout"), f"{timeout} is out of range for UDP", "use 2..3600")
         if _dsr_type(profile) is not DsrType.L2:
             continue
-        for key in ("encapsulation", "dsr_encap_type"):
+        for key, what in (
+            ("encapsulation", "encapsulation"),
+            ("dsr_encap_type", "encapsulation"),
+            ("outer_df", "outer header"),
+            ("outer_ttl", "outer header"),
+        ):
             for location, _ in find(profile, "dsr", key):
                 yield Finding(
                     place + location,
-                    "L2 DSR has no encapsulation: it changes the MAC address only",
+                    f"L2 DSR has no {what}: it changes the MAC address only",
                     'leave it out, or use type = "l3"',
                 )
         if read(values.ttl, profile.get("ttl")) is TtlPolicy.ROUTER:

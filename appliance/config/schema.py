@@ -17,6 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 from appliance.config import values
 from appliance.model import (
     Algorithm,
+    DfPolicy,
     DsrType,
     Encapsulation,
     FleetStore,
@@ -84,6 +85,8 @@ PortSpec = Annotated[
     ),
 ]
 Seconds = Annotated[int, Parsed(values.integer(5, 86400, "a number of seconds"), _whole(5, 86400))]
+Tunnel = Annotated[Encapsulation, Parsed(values.encapsulation, _words(*Encapsulation))]
+OuterTtl = Annotated[int, Parsed(values.integer(1, 255, "a TTL"), _whole(1, 255))]
 Checks = Annotated[int, Parsed(values.integer(1, 50, "a number of checks"), _whole(1, 50))]
 
 
@@ -213,10 +216,19 @@ class DsrTable(Table):
         validation_alias=AliasChoices("type", "dsr_type"),
         description="l3: inside another IP packet; l2: by MAC address, members on a segment of the director.",
     )
-    encapsulation: Annotated[Encapsulation, Parsed(values.encapsulation, _words("ipip"))] | None = Field(
+    encapsulation: Tunnel | None = Field(
         default=None,
         validation_alias=AliasChoices("encapsulation", "dsr_encap_type"),
-        description="The tunnel of l3; ipip by default.",
+        description="The tunnel of l3; ipip by default. gre takes 4 bytes more; gue takes 12 more and is UDP, so that "
+        "routers and network cards that go by ports spread flows.",
+    )
+    outer_df: Annotated[DfPolicy, Parsed(values.outer_df, _words(*DfPolicy))] | None = Field(
+        default=None,
+        description="l3 only: whether an outer IPv4 header has the inner packet's DF, or never, so that routers on the "
+        "way may fragment. copy_inner by default.",
+    )
+    outer_ttl: OuterTtl | None = Field(
+        default=None, description="l3 only: TTL or hop limit of the outer header; 64 by default."
     )
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 from appliance.config.problems import BadValueError, did_you_mean, shown
 from appliance.model import (
     Algorithm,
+    DfPolicy,
     DsrType,
     Encapsulation,
     FleetStore,
@@ -325,10 +326,12 @@ dsr_type = choice("a DSR type", {"l3": DsrType.L3, "l2": DsrType.L2}, prefixes=(
 
 encapsulation = choice(
     "an encapsulation",
-    {"ipip": Encapsulation.IPIP, "ipinip": Encapsulation.IPIP},
-    not_yet=("gre", "gue", "vxlan", "geneve"),
+    {"ipip": Encapsulation.IPIP, "ipinip": Encapsulation.IPIP, "gre": Encapsulation.GRE, "gue": Encapsulation.GUE},
+    not_yet=("vxlan", "geneve"),
     prefixes=("encap_",),
 )
+
+outer_df = choice("a DF policy", {policy.value: policy for policy in DfPolicy})
 
 ttl = choice("a TTL policy", {"router": TtlPolicy.ROUTER, "transparent": TtlPolicy.TRANSPARENT})
 

@@ -2,11 +2,13 @@
  *
  * The member's side of L3 DSR: takes packets out of their encapsulation where they arrive. The inner packet goes on as if
  * it had come on the same interface, so that a strict reverse-path filter accepts it and the VIP on the loopback
- * interface gets it. IPIP, 6-in-4, 4-in-6 and 6-in-6 (RFC 2003, RFC 4213, RFC 2473).
+ * interface gets it. IPIP, 6-in-4, 4-in-6 and 6-in-6 (RFC 2003, RFC 4213, RFC 2473), and the same with GRE (RFC 2784,
+ * RFC 7676) or GUE (draft-ietf-intarea-gue) between.
  *
  * Anybody can send encapsulated packets, and what comes out of them has passed no filter. So three things must fit: the
  * outer source is a director's, the outer destination is our own address, the inner destination is a VIP. What is not
- * meant for us goes on to the kernel, which may have tunnels of its own; what is meant for us and wrong is dropped.
+ * meant for us goes on to the kernel, which may have tunnels of its own; what is meant for us and wrong is dropped. GRE
+ * and GUE with options, and GUE with a checksum, which only the kernel could verify, are nothing that directors send.
  *
  * One judgement, two hooks: xdp (as early as possible) and tcx (behind GRO, keeps checksum state).
  */
@@ -21,6 +23,7 @@ enum count {
 	COUNT_PASSED_NOT_OUR_ADDRESS,
 	COUNT_PASSED_FOREIGN_SOURCE,
 	COUNT_PASSED_FRAGMENT,
+	COUNT_PASSED_OPTIONS,
 	COUNT_DROPPED_MALFORMED,
 	COUNT_DROPPED_NOT_A_VIP,
 	COUNT_DROPPED_CONGESTION,
@@ -71,7 +74,7 @@ enum verdict { GO_ON, PASS, DROP };
 /* What the judgement found out. */
 struct tunnel {
 	u32 l2;	  /* bytes before the outer IP header: 14, 18 or 22 */
-	u32 cut;  /* bytes of the outer IP header: 20 or 40 */
+	u32 cut;  /* bytes from the outer to the inner IP header: 20 or 40, and 4 of GRE or 12 of GUE */
 	u16 type; /* EtherType of the inner packet, network byte order */
 	u8 ecn;	  /* of the outer header */
 };
@@ -163,6 +166,17 @@ INLINE enum verdict judge_inner_ip6(struct cursor *c, u32 room, const struct tun
 	return GO_ON;
 }
 
+/* Whether packets of that protocol may be what we take out. UDP mostly is something else; in a later fragment, where there
+ * is no port, it does not matter what this says. */
+INLINE int may_carry(u8 protocol, const struct cursor *c)
+{
+	const struct udphdr *udp = (const struct udphdr *)c->at;
+
+	if (protocol == IPPROTO_UDP)
+		return (u8 *)(udp + 1) <= c->end && udp->dest == BE16(GUE_PORT);
+	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6 || protocol == IPPROTO_GRE;
+}
+
 /* The three conditions but for the inner one; room is what the outer header leaves to the inner packet. */
 INLINE enum verdict judge_outer_ip4(struct cursor *c, u32 left, struct tunnel *t, u8 *protocol, u32 *room)
 {
@@ -173,7 +187,7 @@ INLINE enum verdict judge_outer_ip4(struct cursor *c, u32 left, struct tunnel *t
 
 	ip = take(c, sizeof(*ip));
 	/* Directors send no options. */
-	if (!ip || ip->version_ihl != 0x45 || (ip->protocol != IPPROTO_IPIP && ip->protocol != IPPROTO_IPV6))
+	if (!ip || ip->version_ihl != 0x45 || !may_carry(ip->protocol, c))
 		return leave(PASS, COUNT_PASSED_NOT_ENCAPSULATED);
 	map_ip4(&own, ip->daddr);
 	if (!bpf_map_lookup_elem(&addresses, &own))
@@ -203,7 +217,7 @@ INLINE enum verdict judge_outer_ip6(struct cursor *c, u32 left, struct tunnel *t
 
 	ip = take(c, sizeof(*ip));
 	/* Directors send no extension headers, and no fragments with them. */
-	if (!ip || (ip->nexthdr != IPPROTO_IPIP && ip->nexthdr != IPPROTO_IPV6))
+	if (!ip || !may_carry(ip->nexthdr, c))
 		return leave(PASS, COUNT_PASSED_NOT_ENCAPSULATED);
 	copy_ip6(&own, ip->daddr);
 	if (!bpf_map_lookup_elem(&addresses, &own))
@@ -218,6 +232,41 @@ INLINE enum verdict judge_outer_ip6(struct cursor *c, u32 left, struct tunnel *t
 	*room = length;
 	t->cut = sizeof(*ip);
 	t->ecn = ip->class_flow >> 4 & 3;
+	return GO_ON;
+}
+
+/* Opens GRE: the protocol becomes that of what it carries, as if it were IP in IP. */
+INLINE enum verdict open_gre(struct cursor *c, struct tunnel *t, u8 *protocol, u32 *room)
+{
+	struct grehdr *gre = take(c, sizeof(*gre));
+
+	if (!gre || *room < sizeof(*gre))
+		return leave(DROP, COUNT_DROPPED_MALFORMED);
+	if (gre->flags_version || (gre->protocol != BE16(ETH_P_IP) && gre->protocol != BE16(ETH_P_IPV6)))
+		return leave(PASS, COUNT_PASSED_OPTIONS);
+	*protocol = gre->protocol == BE16(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
+	*room -= sizeof(*gre);
+	t->cut += sizeof(*gre);
+	return GO_ON;
+}
+
+INLINE enum verdict open_gue(struct cursor *c, struct tunnel *t, u8 *protocol, u32 *room)
+{
+	struct udphdr *udp = take(c, sizeof(*udp));
+	struct guehdr *gue = take(c, sizeof(*gue));
+	u32 length;
+
+	if (!udp || !gue)
+		return leave(DROP, COUNT_DROPPED_MALFORMED);
+	length = __builtin_bswap16(udp->len);
+	if (length < sizeof(*udp) + sizeof(*gue) || length > *room)
+		return leave(DROP, COUNT_DROPPED_MALFORMED);
+	if (udp->check || gue->first || gue->flags ||
+	    (gue->protocol != IPPROTO_IPIP && gue->protocol != IPPROTO_IPV6))
+		return leave(PASS, COUNT_PASSED_OPTIONS);
+	*protocol = gue->protocol;
+	*room = length - sizeof(*udp) - sizeof(*gue);
+	t->cut += sizeof(*udp) + sizeof(*gue);
 	return GO_ON;
 }
 
@@ -253,6 +302,10 @@ INLINE enum verdict judge(struct cursor *c, u32 size, struct tunnel *t)
 		verdict = judge_outer_ip6(c, size - t->l2, t, &protocol, &room);
 	else
 		return leave(PASS, COUNT_PASSED_NOT_ENCAPSULATED);
+	if (verdict == GO_ON && protocol == IPPROTO_GRE)
+		verdict = open_gre(c, t, &protocol, &room);
+	else if (verdict == GO_ON && protocol == IPPROTO_UDP)
+		verdict = open_gue(c, t, &protocol, &room);
 	if (verdict != GO_ON)
 		return verdict;
 
@@ -269,16 +322,31 @@ INLINE void count_success(const struct tunnel *t)
 	leave(GO_ON, t->type == BE16(ETH_P_IP) ? COUNT_DECAPSULATED_IPV4 : COUNT_DECAPSULATED_IPV6);
 }
 
-/* Moves the l2 bytes of the link header cut bytes on, with the inner packet's type; both are constants where it is called.
- * From the end, since the two places overlap behind two VLAN tags. */
-INLINE int move_head(u8 *data, u8 *end, u32 l2, u32 cut, u16 type)
+enum { LONGEST_LINK = 22 };
+
+/* Takes the bytes between link header and inner packet out of the frame. */
+INLINE int cut_out(struct xdp_md *ctx, const struct tunnel *t)
 {
-	if (data + l2 + cut > end)
+	u16 link[LONGEST_LINK / 2], *half = (u16 *)(u64)ctx->data;
+
+	if ((u8 *)half + sizeof(link) > (u8 *)(u64)ctx->data_end)
 		return -1;
-	*(u16 *)(data + l2 - 2) = type;
 #pragma unroll
-	for (u32 i = 1; i <= l2 / 2; i++)
-		*(u16 *)(data + cut + l2 - 2 * i) = *(u16 *)(data + l2 - 2 * i);
+	for (u32 i = 0; i < LONGEST_LINK / 2; i++)
+		link[i] = half[i];
+	if (bpf_xdp_adjust_head(ctx, t->cut))
+		return -1;
+	half = (u16 *)(u64)ctx->data;
+	if ((u8 *)half + sizeof(link) > (u8 *)(u64)ctx->data_end)
+		return -1;
+#pragma unroll
+	for (u32 i = 0; i < LONGEST_LINK / 2; i++) {
+		if (i == t->l2 / 2 - 1) {
+			half[i] = t->type;
+			break;
+		}
+		half[i] = link[i];
+	}
 	return 0;
 }
 
@@ -287,7 +355,6 @@ SEC("xdp") int decap_xdp(struct xdp_md *ctx)
 	u8 *data = (u8 *)(u64)ctx->data, *end = (u8 *)(u64)ctx->data_end;
 	struct cursor c = {data, end};
 	struct tunnel t = {0};
-	int moved;
 
 	switch (judge(&c, end - data, &t)) {
 	case GO_ON:
@@ -297,15 +364,7 @@ SEC("xdp") int decap_xdp(struct xdp_md *ctx)
 	default:
 		return XDP_PASS;
 	}
-	if (t.cut == 20)
-		moved = t.l2 == 14   ? move_head(data, end, 14, 20, t.type)
-			: t.l2 == 18 ? move_head(data, end, 18, 20, t.type)
-				     : move_head(data, end, 22, 20, t.type);
-	else
-		moved = t.l2 == 14   ? move_head(data, end, 14, 40, t.type)
-			: t.l2 == 18 ? move_head(data, end, 18, 40, t.type)
-				     : move_head(data, end, 22, 40, t.type);
-	if (moved < 0 || bpf_xdp_adjust_head(ctx, t.cut)) {
+	if (cut_out(ctx, &t)) {
 		leave(DROP, COUNT_DROPPED_NO_ROOM);
 		return XDP_DROP;
 	}
@@ -316,7 +375,7 @@ SEC("xdp") int decap_xdp(struct xdp_md *ctx)
 SEC("tc") int decap_tc(struct __sk_buff *skb)
 {
 	/* The longest headers we look at; where the packet is shorter than that, all of it. */
-	u32 headers = 22 + 40 + 40;
+	u32 headers = LONGEST_LINK + 40 + sizeof(struct udphdr) + sizeof(struct guehdr) + 40;
 	struct tunnel t = {0};
 	struct cursor c;
 	u64 flags;

@@ -21,8 +21,10 @@ from typing import Any
 
 from appliance.fleet.agreement import Verdicts
 from appliance.model import (
+    OUTER_TTL,
     AdminState,
     Delivery,
+    DfPolicy,
     DsrType,
     Encapsulation,
     Health,
@@ -32,6 +34,7 @@ from appliance.model import (
 )
 from appliance.state import LogEntry, LoggedMember, RingKey, first_needed
 
+_USUAL_OUTER = DfPolicy.COPY_INNER, str(OUTER_TTL)
 DIRECTORS, VERDICTS, AGREED, LOG, ORDERS, CONFIG = "directors", "verdicts", "agreed", "log", "orders", "config"
 
 
@@ -149,9 +152,12 @@ class Logged:
 
 
 def log_place(ring: RingKey) -> str:
-    """The key without its first part, such as `web/l3.ipip.router`."""
+    """The key without its first part, such as `web/l3.ipip.router`, or `web/l3.gue.router.clear.32` where outer headers
+    are not the usual ones."""
     pool, delivery = ring
-    return f"{pool}/{'.'.join((delivery.dsr_type, delivery.encapsulation or 'none', delivery.ttl))}"
+    words = [delivery.dsr_type, delivery.encapsulation or "none", delivery.ttl]
+    outer = delivery.outer_df, str(delivery.outer_ttl)
+    return f"{pool}/{'.'.join((*words, *(outer if outer != _USUAL_OUTER else ())))}"
 
 
 def appended(logged: Sequence[Logged], new: Logged, keep_s: float) -> tuple[Logged, ...]:
@@ -222,9 +228,14 @@ def decode_log(place: str, text: str) -> tuple[RingKey, tuple[Logged, ...]]:
 
 def _ring(place: str) -> RingKey:
     pool, _, delivery = place.partition("/")
-    dsr_type, encapsulation, ttl = delivery.split(".")
+    dsr_type, encapsulation, ttl, *outer = delivery.split(".")
+    df, hops = outer or _USUAL_OUTER
     return pool, Delivery(
-        DsrType(dsr_type), None if encapsulation == "none" else Encapsulation(encapsulation), TtlPolicy(ttl)
+        DsrType(dsr_type),
+        None if encapsulation == "none" else Encapsulation(encapsulation),
+        TtlPolicy(ttl),
+        DfPolicy(df),
+        int(hops),
     )
 
 

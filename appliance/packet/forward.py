@@ -38,7 +38,7 @@ from appliance.forwarding import NO_MEMBER, ChoiceOrder, ForwardingTables, Table
 from appliance.model import DsrType, HashMode, Protocol, TtlPolicy
 from appliance.packet import icmp, relay
 from appliance.packet.action import Action, Reason, Verdict
-from appliance.packet.encap import WRITERS, decrement_hop_limit, ethernet
+from appliance.packet.encap import decrement_hop_limit, encapsulate, ethernet
 from appliance.packet.headers import (
     Flow,
     IpHeader,
@@ -296,5 +296,5 @@ class _Ports:
 def _frame_to(member: TableMember, packet: bytes, ip: IpHeader, hash32: int, ident: int) -> bytes:
     if member.delivery.encapsulation is None:
         return ethernet(member.next_hop, ip.version, packet)
-    outer = WRITERS[member.delivery.encapsulation](packet, ip, member, hash32, ident)
+    outer = encapsulate(member.delivery.encapsulation, packet, ip, member, hash32, ident)
     return ethernet(member.next_hop, member.address.version, outer)

@@ -54,8 +54,19 @@ MUTANTS = (
     Mutant("TCP header beyond", MAIN, "header < 20 || header > l4->available", "header < 20"),
     Mutant("first fragments taken for packets", MAIN, "ip->frag_off & BE16(0x3fff)", "ip->frag_off & BE16(0x1fff)"),
     Mutant("protocol of 6in4", "send.h", "IPPROTO_IPIP : IPPROTO_IPV6", "IPPROTO_IPIP : IPPROTO_IPIP"),
+    Mutant("outer length without GRE", "send.h", "length + between +", "length + (between & 8) +"),
+    Mutant("outer payload, half of GUE", "send.h", "inner->length + between)", "inner->length + (between & 4))"),
+    Mutant("GRE, always IPv4", "send.h", "gre->protocol = inner->type", "gre->protocol = BE16(ETH_P_IP)"),
+    Mutant("GRE, something between flags", "send.h", "gre->flags_version = 0", "gre->flags_version = 0x80"),
+    Mutant("GUE, any source port", "send.h", "0xc000 | inner->hash", "inner->hash"),
+    Mutant("GUE, UDP length without GUE", "send.h", "sizeof(*udp) + sizeof(*gue)", "sizeof(*udp)"),
+    Mutant("GUE, leftovers as checksum", "send.h", "udp->check = 0;", ""),
+    Mutant("GUE, protocol", "send.h", "gue->protocol = ip_in_ip(inner)", "gue->protocol = IPPROTO_IPIP"),
+    Mutant("DF is not cleared", "send.h", " && !(way->kind & WAY_CLEAR)", ""),
+    Mutant("outer TTL always 64", "send.h", "ip->ttl = way->ttl", "ip->ttl = 64"),
+    Mutant("outer hop limit always 64", "send.h", "ip->hop_limit = way->ttl", "ip->hop_limit = 64"),
     Mutant("IPv6 traffic class", MAIN, "__builtin_bswap32(*(u32 *)ip) >> 20", "__builtin_bswap32(*(u32 *)ip) >> 24"),
-    Mutant("SYN-ACK counted as new", MAIN, "(l4->at[13] & 0x12) == 0x02", "(l4->at[13] & 0x02) == 0x02"),
+    Mutant("SYN-ACK counted as new", MAIN, "(l4->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN", "(l4->flags & TCP_SYN)"),
     Mutant("trailers into tunnels", MAIN, "run->length > 68 && ", "run->length > 72 && "),
     Mutant("bytes with their Ethernet header", "count.h", "traffic->bytes += bytes", "traffic->bytes += bytes + 14"),
     Mutant(
@@ -94,7 +105,13 @@ MUTANTS = (
 )
 """What can go wrong in a program like this: edges, masks, byte order, carries, checks that were forgotten."""
 
-FEW = ("path MTU, off by one", "DF always set outside", "a SYN is not remembered", "turns are not taken")
+FEW = (
+    "path MTU, off by one",
+    "GUE, leftovers as checksum",
+    "DF always set outside",
+    "a SYN is not remembered",
+    "turns are not taken",
+)
 """For a quick test."""
 
 

@@ -124,9 +124,11 @@ def _member(rnd: random.Random, number: int, index: int) -> Raw:
         "index": index,
         "address": f"2001:db8::{number + 1:x}" if six else f"203.0.113.{number + 1}",
     }
-    encapsulation = rnd.choice(("ipip", None, "ipip"))
+    encapsulation = rnd.choice((None, None, "ipip", "ipip", "gre", "gue"))
     if encapsulation:
         member |= {"encapsulation": encapsulation, "ttl": rnd.choice(("router", "router", "transparent"))}
+        if rnd.random() < 0.3:
+            member |= {"outer_df": rnd.choice(("copy_inner", "clear")), "outer_ttl": rnd.choice((1, 64, 128, 255))}
     ifindex = rnd.choice((7, 7, 9))
     member["next_hop"] = {
         "ifindex": ifindex,

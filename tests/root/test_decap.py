@@ -6,7 +6,8 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -52,10 +53,32 @@ def ethernet(packet: bytes, tags: bytes = b"") -> bytes:
     return MACS + tags + (b"\x86\xdd" if packet[0] >> 4 == 6 else b"\x08\x00") + packet
 
 
-def tunnel(inner: bytes, outer: int = 4, source: Address | None = None, **fields: int) -> bytes:
+def gre(inner: bytes, flags: int = 0, ethertype: int | None = None) -> tuple[int, bytes]:
+    """Protocol and payload."""
+    known = 0x0800 if inner[0] >> 4 == 4 else 0x86DD
+    return 47, struct.pack("!HH", flags, known if ethertype is None else ethertype) + inner
+
+
+def gue(inner: bytes, head: str = "", *, check: int = 0, more: int = 0, port: int = 6080) -> tuple[int, bytes]:
+    """Protocol and payload; *head* is another GUE header, *more* is added to the UDP length."""
+    header = bytes.fromhex(head) if head else bytes((0, 4 if inner[0] >> 4 == 4 else 41, 0, 0))
+    payload = header + inner
+    return 17, struct.pack("!HHHH", 50000, port, 8 + len(payload) + more, check) + payload
+
+
+def ipip(inner: bytes) -> tuple[int, bytes]:
+    """Protocol and payload."""
+    return 4 if inner[0] >> 4 == 4 else 41, inner
+
+
+Carried = Callable[[bytes], tuple[int, bytes]]
+HOW = {"ipip": ipip, "gre": gre, "gue": gue}
+
+
+def tunnel(inner: bytes, outer: int = 4, source: Address | None = None, *, how: Carried = ipip, **fields: int) -> bytes:
     """*inner* in an outer packet from director to member."""
     addresses = (source or D4, R4) if outer == 4 else (source or D6, R6)
-    return ip(*addresses, 4 if inner[0] >> 4 == 4 else 41, inner, **fields)
+    return ip(*addresses, *how(inner), **fields)
 
 
 INNER4 = ip(C4, V4, 17, bytes(range(100)))
@@ -88,21 +111,23 @@ def program(request: pytest.FixtureRequest) -> Iterator[Program]:
     program.object.close()
 
 
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 @pytest.mark.parametrize("outer", [4, 6])
 @pytest.mark.parametrize("inner", [INNER4, INNER6], ids=["inner4", "inner6"])
-def test_takes_the_outer_header_off(program: Program, inner: bytes, outer: int) -> None:
+def test_takes_the_outer_header_off(program: Program, inner: bytes, outer: int, how: Carried) -> None:
     """Each of the four mixes comes out byte for byte, behind the same MAC addresses with the inner type."""
     family = "ipv4" if inner is INNER4 else "ipv6"
-    assert program.run(ethernet(tunnel(inner, outer))) == ("pass", ethernet(inner), f"decapsulated_{family}")
+    assert program.run(ethernet(tunnel(inner, outer, how=how))) == ("pass", ethernet(inner), f"decapsulated_{family}")
 
 
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 @pytest.mark.parametrize("tags", ["8100000a", "88a80064 8100000a"], ids=["802.1Q", "QinQ"])
 @pytest.mark.parametrize("outer", [4, 6])
-def test_vlan_tags_stay(outer: int, tags: str) -> None:
+def test_vlan_tags_stay(outer: int, tags: str, how: Carried) -> None:
     """One or two VLAN tags in front stay as they are."""
     program = Program("decap_xdp")
     tag = bytes.fromhex(tags)
-    frame = ethernet(tunnel(INNER4, outer), tag)
+    frame = ethernet(tunnel(INNER4, outer, how=how), tag)
     assert program.run(frame) == ("pass", ethernet(INNER4, tag), "decapsulated_ipv4")
     program.object.close()
 
@@ -118,10 +143,29 @@ def test_vlan_tags_stay(outer: int, tags: str) -> None:
         (ethernet(tunnel(INNER6, 6, ip_address("2001:db8:2::4"))), "foreign_source"),
         (ethernet(tunnel(INNER4, fragment=0x2000)), "fragment"),
         (ethernet(tunnel(INNER4, fragment=0x0010)), "fragment"),
+        (ethernet(tunnel(INNER4, how=gre, fragment=0x0010)), "fragment"),
+        (ethernet(tunnel(INNER4, how=gue, fragment=0x2000)), "fragment"),
+        (ethernet(tunnel(INNER4, how=partial(gue, port=6081))), "not_encapsulated"),
+        (ethernet(tunnel(INNER6, 6, how=partial(gue, port=53))), "not_encapsulated"),
+        (ethernet(ip(D6, R6, 17, bytes(4))), "not_encapsulated"),
+        (ethernet(tunnel(INNER4, 4, ip_address("203.0.113.4"), how=gre)), "foreign_source"),
+        (ethernet(tunnel(INNER6, 6, ip_address("2001:db8:2::4"), how=gue)), "foreign_source"),
+        (ethernet(ip(D6, ip_address("2001:db8:2::3"), *gue(INNER6))), "not_our_address"),
+        (ethernet(tunnel(INNER4, how=partial(gre, flags=0x8000))), "options"),  # a checksum
+        (ethernet(tunnel(INNER4, 6, how=partial(gre, flags=0x2000))), "options"),  # a key
+        (ethernet(tunnel(INNER4, how=partial(gre, flags=0x0001))), "options"),  # version 1
+        (ethernet(tunnel(INNER4, how=partial(gre, ethertype=0x6558))), "options"),  # Ethernet inside
+        (ethernet(tunnel(INNER4, how=partial(gue, check=0x1234))), "options"),
+        (ethernet(tunnel(INNER6, 6, how=partial(gue, check=0xFFFF))), "options"),
+        (ethernet(tunnel(INNER4, how=partial(gue, head="40040000"))), "options"),  # variant 1
+        (ethernet(tunnel(INNER4, how=partial(gue, head="20040000"))), "options"),  # control
+        (ethernet(tunnel(INNER4, how=partial(gue, head="01040000"))), "options"),  # a longer header
+        (ethernet(tunnel(INNER4, how=partial(gue, head="00040001"))), "options"),  # a flag
+        (ethernet(tunnel(INNER4, how=partial(gue, head="002f0000"))), "options"),  # GRE inside
     ],
 )
 def test_leaves_to_the_kernel_what_is_not_ours(program: Program, frame: bytes, counter: str) -> None:
-    """Other traffic, other addresses, other senders and fragments go on unchanged, each under its own counter."""
+    """Other traffic, addresses, senders and options, and fragments go on unchanged, each under its own counter."""
     assert program.run(frame) == ("pass", frame, f"passed_{counter}")
 
 
@@ -142,7 +186,22 @@ def _broken(packet: bytes, at: int, value: int) -> bytes:
         (ethernet(tunnel(_broken(INNER6, 5, 0xFF), 6)), "malformed"),
         (ethernet(ip(D4, R4, 41, INNER4)), "malformed"),  # the protocol says IPv6
         (ethernet(ip(D4, R4, 4, b"")), "malformed"),
+        (ethernet(tunnel(INNER4, how=gre))[:-1], "malformed"),
+        (ethernet(tunnel(INNER6, 6, how=gue))[:-1], "malformed"),
+        (ethernet(ip(D4, R4, 47, bytes(3))), "malformed"),  # half a GRE header
+        (ethernet(ip(D6, R6, 47, b"")), "malformed"),
+        (ethernet(ip(D4, R4, 47, bytes.fromhex("00000800"))), "malformed"),  # nothing inside
+        (ethernet(ip(D4, R4, 17, bytes.fromhex("c00017c0000c0000 00040000"))), "malformed"),
+        (ethernet(ip(D4, R4, 17, bytes.fromhex("c00017c000080000"))), "malformed"),  # half of both headers
+        (ethernet(tunnel(INNER4, how=partial(gue, more=1))), "malformed"),  # beyond the outer packet
+        (ethernet(tunnel(INNER4, how=partial(gue, more=-1))), "malformed"),  # the inner packet is longer
+        (ethernet(tunnel(INNER6, how=partial(gue, more=-105))), "malformed"),  # less than both headers
+        (ethernet(tunnel(INNER6, how=partial(gre, ethertype=0x0800))), "malformed"),
+        (ethernet(tunnel(INNER4, 6, how=partial(gue, head="00290000"))), "malformed"),
+        (ethernet(tunnel(ip(C4, ip_address("198.51.100.8"), 17, bytes(20)), how=gre)), "not_a_vip"),
+        (ethernet(tunnel(ip(C6, ip_address("2001:db8:f::8"), 17, bytes(20)), 6, how=gue)), "not_a_vip"),
         (ethernet(tunnel(INNER4, tos=3)), "congestion"),
+        (ethernet(tunnel(INNER4, tos=3, how=gue)), "congestion"),
         (ethernet(tunnel(INNER6, 6, tos=3)), "congestion"),
     ],
 )
@@ -152,13 +211,16 @@ def test_drops_what_is_ours_and_wrong(program: Program, frame: bytes, counter: s
     assert (verdict, grown) == ("drop", f"dropped_{counter}")
 
 
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 @pytest.mark.parametrize(
     ("outer", "inner", "wanted"), [(0, 1, 1), (1, 2, 1), (2, 1, 1), (3, 1, 3), (3, 2, 3), (2, 0, 0)]
 )
-def test_congestion_marks_reach_the_inner_header(program: Program, outer: int, inner: int, wanted: int) -> None:
+def test_congestion_marks_reach_the_inner_header(
+    program: Program, outer: int, inner: int, wanted: int, how: Carried
+) -> None:
     """ECN of outer and inner header are combined by RFC 6040, figure 4; DSCP stays, and the inner checksum is right."""
     for packet in (lambda tos: ip(C4, V4, 17, b"x" * 30, tos=tos), lambda tos: ip(C6, V6, 17, b"x" * 30, tos=tos)):
-        frame = ethernet(tunnel(packet(0xB8 | inner), tos=0xB8 | outer))
+        frame = ethernet(tunnel(packet(0xB8 | inner), tos=0xB8 | outer, how=how))
         verdict, out, _ = program.run(frame)
         assert (verdict, out) == ("pass", ethernet(packet(0xB8 | wanted)))
 
@@ -275,10 +337,9 @@ def decap(lab: Lab, mode: str) -> Running:
     return Running(lab.node("member"), *RUN, "eth1", *directors, *vips, "--mode", mode)
 
 
-def encapsulator(lab: Lab, source: str, destination: str) -> Running:
-    return Running(
-        lab.node("director"), "python3", Path(__file__).with_name("encapsulator.py"), "tun0", source, destination
-    )
+def encapsulator(lab: Lab, source: str, destination: str, how: str = "ipip") -> Running:
+    script = Path(__file__).with_name("encapsulator.py")
+    return Running(lab.node("director"), "python3", script, "tun0", source, destination, how)
 
 
 def route_vips(lab: Lab) -> None:
@@ -308,16 +369,17 @@ print(get("/sink", b"onward" * 50000).decode().strip())
 """
 
 
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("mode", ["native", "generic", "tc"])
 @pytest.mark.parametrize(
     ("source", "destination"), [("203.0.113.1", "203.0.113.2"), ("2001:db8:2::1", "2001:db8:2::2")]
 )
-def test_connections(lab: Lab, mode: str, source: str, destination: str) -> None:
+def test_connections(lab: Lab, mode: str, source: str, destination: str, how: str) -> None:
     """TCP in both directions, IPv4 and IPv6, over IPv4 and IPv6, with a strict reverse-path filter on the member."""
     blob, sink = hashlib.sha256(), hashlib.sha256(b"onward" * 50000)
     for piece in pattern(200000):
         blob.update(piece)
-    with decap(lab, mode) as running, encapsulator(lab, source, destination):
+    with decap(lab, mode) as running, encapsulator(lab, source, destination, how):
         assert f"decapsulating in {mode} mode, to 203.0.113.2, 2001:db8:2::2" in running.first  # type: ignore[attr-defined]
         route_vips(lab)
         for vip in ("198.51.100.7", "[2001:db8:f::7]"):

@@ -13,10 +13,10 @@ from ipaddress import ip_address
 import pytest
 
 from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
-from appliance.model import HashMode, PortRange, Protocol
+from appliance.model import Delivery, DsrType, Encapsulation, HashMode, PortRange, Protocol
 from tests.netns import Namespace, namespaces, until, veth
 from tests.root.plane_rig import REPOSITORY, Plane, inside
-from tests.unit.dataplane.frames import L2, L3, cycle
+from tests.unit.dataplane.frames import L2, cycle
 
 pytestmark = pytest.mark.root
 
@@ -77,9 +77,8 @@ def network() -> Iterator[Network]:
         yield Network(client, router, director, member)
 
 
-def tables(network: Network, outer: int | None) -> ForwardingTables:
+def tables(network: Network, delivery: Delivery, family: int) -> ForwardingTables:
     """A service on both VIPs; its member is reached by L2, or within that version of IP."""
-    family = outer or 4
     hop = NextHop(
         ifindex=inside(network.director, lambda: socket.if_nametoindex("d1")),
         interface="d1",
@@ -89,7 +88,7 @@ def tables(network: Network, outer: int | None) -> ForwardingTables:
         source=ip_address(DIRECTOR[family]),
         direct=True,
     )
-    member = TableMember(1, "web/m1", ip_address(MEMBER[family]), L3 if outer else L2, hop)
+    member = TableMember(1, "web/m1", ip_address(MEMBER[family]), delivery, hop)
     services = tuple(
         TableService(
             number, "web", ip_address(vip), Protocol.TCP, (PortRange(80, 80),), HashMode.FIVE_TUPLE, cycle(1, 1)
@@ -100,11 +99,11 @@ def tables(network: Network, outer: int | None) -> ForwardingTables:
 
 
 @contextmanager
-def raw_plane(network: Network, outer: int | None) -> Iterator[Plane]:
+def raw_plane(network: Network, delivery: Delivery = L2, family: int = 4) -> Iterator[Plane]:
     plane = Plane(network.director, "d0")
     try:
         plane.start()
-        plane.set(tables(network, outer))
+        plane.set(tables(network, delivery, family))
         yield plane
     finally:
         plane.end()
@@ -179,15 +178,19 @@ def download(space: Namespace, address: str, patience_s: float) -> int:
 
 
 @pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
-@pytest.mark.parametrize("outer", [None, 4, 6], ids=["l2", "ipip-over-ipv4", "ipip-over-ipv6"])
-def test_download_through_a_smaller_link(network: Network, version: int, outer: int | None) -> None:
+@pytest.mark.parametrize(
+    ("delivery", "family"),
+    [(L2, 4), *((Delivery(DsrType.L3, encapsulation), family) for encapsulation in Encapsulation for family in (4, 6))],
+    ids=lambda value: f"over-ipv{value}" if isinstance(value, int) else str(value),
+)
+def test_download_through_a_smaller_link(network: Network, version: int, delivery: Delivery, family: int) -> None:
     """The router's "packet too big" reaches the member by the flow's own delivery, and the download gets through."""
     vip = VIPS[version]
-    unpack: Callable[[Namespace], AbstractContextManager[None]] = decapsulation if outer else nullcontext
-    with raw_plane(network, outer) as plane, unpack(network.member), downloads(network.member, vip):
+    unpack: Callable[[Namespace], AbstractContextManager[None]] = nullcontext if delivery is L2 else decapsulation
+    with raw_plane(network, delivery, family) as plane, unpack(network.member), downloads(network.member, vip):
         assert download(network.client, vip, 5.0) == SIZE
-        family = "-6 " if version == 6 else ""
-        assert f"mtu {SMALL_MTU}" in network.member.ip(f"{family}route get {CLIENT[version]} from {vip}")
+        six = "-6 " if version == 6 else ""
+        assert f"mtu {SMALL_MTU}" in network.member.ip(f"{six}route get {CLIENT[version]} from {vip}")
         until(lambda: plane.counters().details["slow_path_frames"], "the error is seen on the slow path")
         counters = plane.counters()
     assert counters.services["web", vip].new_flows == 1
@@ -204,5 +207,5 @@ def test_without_errors_nothing_arrives(network: Network, version: int) -> None:
         f"add rule inet silence out ip daddr {VIPS[4]} meta l4proto icmp drop; "
         f"add rule inet silence out ip6 daddr {VIPS[6]} meta l4proto icmpv6 drop",
     )
-    with raw_plane(network, None), downloads(network.member, VIPS[version]):
+    with raw_plane(network), downloads(network.member, VIPS[version]):
         assert download(network.client, VIPS[version], 1.5) == 0

@@ -16,6 +16,7 @@ from scapy.config import conf
 
 conf.verb = 0
 conf.ipv6_enabled = True
+from scapy.fields import BitField, ByteField, XShortField  # noqa: E402
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR  # noqa: E402
 from scapy.layers.inet6 import (  # noqa: E402
     ICMPv6DestUnreach,
@@ -30,7 +31,7 @@ from scapy.layers.inet6 import (  # noqa: E402
     IPv6ExtHdrRouting,
 )
 from scapy.layers.ipsec import AH  # noqa: E402
-from scapy.layers.l2 import ARP, Ether  # noqa: E402
+from scapy.layers.l2 import ARP, GRE, Ether  # noqa: E402
 from scapy.packet import Packet, Raw  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -103,7 +104,10 @@ def l2_member(number: int, *, address: str | None = None, mtu: int = 1500, ifind
     return {"id": f"web/l2-{number}", "address": address or f"192.0.2.{number}", "next_hop": hop}
 
 
-def ipip_member(number: int, version: int, *, mtu: int = 1500, ttl: str = "router") -> dict[str, Any]:
+def tunnel_member(
+    number: int, version: int, encapsulation: str, *, mtu: int = 1500, ttl: str = "router", **outer: Any
+) -> dict[str, Any]:
+    """*outer*: how the outer header is not the usual one."""
     hop = {
         "ifindex": 3,
         "interface": "eth2",
@@ -115,12 +119,17 @@ def ipip_member(number: int, version: int, *, mtu: int = 1500, ttl: str = "route
     }
     address = f"203.0.113.{number}" if version == 4 else f"2001:db8:2::{number}"
     return {
-        "id": f"web/ipip{version}-{number}",
+        "id": f"web/{encapsulation}{version}-{number}",
         "address": address,
-        "encapsulation": "ipip",
+        "encapsulation": encapsulation,
         "ttl": ttl,
+        **outer,
         "next_hop": hop,
     }
+
+
+def ipip_member(number: int, version: int, **more: Any) -> dict[str, Any]:
+    return tunnel_member(number, version, "ipip", **more)
 
 
 def service(
@@ -196,7 +205,19 @@ def l2_out(member: dict[str, Any], packet: Packet | bytes, version: int) -> byte
     return bytes(Ether(dst=hop["mac"], src=hop["source_mac"], type=TYPE[version]) / Raw(bytes(packet)))
 
 
-def ipip_out(
+class GUE(Packet):
+    """draft-ietf-intarea-gue, section 3: the header of variant 0."""
+
+    fields_desc = [
+        BitField("variant", 0, 2),
+        BitField("control", 0, 1),
+        BitField("hlen", 0, 5),
+        ByteField("protocol", 0),
+        XShortField("flags", 0),
+    ]
+
+
+def tunnel_out(
     member: dict[str, Any],
     inner: Packet | bytes,
     inner_version: int,
@@ -206,17 +227,22 @@ def ipip_out(
     ident: int | None = None,
 ) -> bytes:
     """The frame towards a tunnelled member; *ident* is given exactly when the inner packet has DF clear."""
-    hop = member["next_hop"]
-    carried = 4 if inner_version == 4 else 41
+    hop, ttl = member["next_hop"], member.get("outer_ttl", 64)
+    ip_in_ip = 4 if inner_version == 4 else 41
+    protocol, between = {
+        "ipip": (ip_in_ip, Raw(b"")),
+        "gre": (47, GRE(proto=TYPE[inner_version])),
+        "gue": (17, UDP(sport=49152 + hash32 % (1 << 14), dport=6080, chksum=0) / GUE(protocol=ip_in_ip)),
+    }[member["encapsulation"]]
     if ":" in member["address"]:
         label = hash32 % (1 << 20) or 1
-        outer: Packet = IPv6(src=hop["source"], dst=member["address"], tc=tos, fl=label, nh=carried, hlim=64)
+        outer: Packet = IPv6(src=hop["source"], dst=member["address"], tc=tos, fl=label, nh=protocol, hlim=ttl)
         outer_version = 6
     else:
         fragmentation = {"flags": "DF", "id": 0} if ident is None else {"flags": 0, "id": ident}
-        outer = IP(src=hop["source"], dst=member["address"], tos=tos, ttl=64, proto=carried, **fragmentation)
+        outer = IP(src=hop["source"], dst=member["address"], tos=tos, ttl=ttl, proto=protocol, **fragmentation)
         outer_version = 4
-    packet = outer / Raw(bytes(inner))
+    packet = outer / between / Raw(bytes(inner))
     return bytes(Ether(dst=hop["mac"], src=hop["source_mac"], type=TYPE[outer_version]) / packet)
 
 
@@ -448,21 +474,31 @@ def l2_file() -> File:
     return file
 
 
-# ---- IPIP -----------------------------------------------------------------------------------------------------------
+# ---- tunnels --------------------------------------------------------------------------------------------------------
 
 
-def ipip_file() -> File:
-    members = {4: ipip_member(21, 4), 6: ipip_member(21, 6)}
+NO_LABEL = "2001:db8:c::d:2858"
+"""Found by trying: a source whose hash has no flow label in its low bits."""
+
+AddTunnelled = Callable[..., None]
+BETWEEN = {"ipip": 0, "gre": 4, "gue": 12}
+
+
+def tunnel_file(encapsulation: str, about: str) -> tuple[File, AddTunnelled]:
+    """What all encapsulations have in common, and a function that adds a vector of a packet that is sent."""
+    outer_df = tunnel_member(23, 4, encapsulation, outer_df="clear")
     file = File(
-        "ipip",
-        "Direct server return inside an outer IP packet (packets.md, section 1).",
+        encapsulation,
+        about,
         {
-            "over4": tables([members[4]]),
-            "over6": tables([members[6]]),
-            "transparent4": tables([ipip_member(22, 4, ttl="transparent")]),
-            "transparent6": tables([ipip_member(22, 6, ttl="transparent")]),
-            "source-ip": tables([members[6]], services=usual_services("pool", "source_ip")),
-            "mixed": tables([members[4], l2_member(23)]),
+            "over4": tables([tunnel_member(21, 4, encapsulation)]),
+            "over6": tables([tunnel_member(21, 6, encapsulation)]),
+            "transparent4": tables([tunnel_member(22, 4, encapsulation, ttl="transparent")]),
+            "transparent6": tables([tunnel_member(22, 6, encapsulation, ttl="transparent")]),
+            "source-ip": tables([tunnel_member(21, 6, encapsulation)], services=usual_services("pool", "source_ip")),
+            "clear4": tables([outer_df]),
+            "ttl4": tables([tunnel_member(24, 4, encapsulation, outer_ttl=9)]),
+            "ttl6": tables([tunnel_member(24, 6, encapsulation, outer_ttl=255)]),
         },
     )
 
@@ -487,7 +523,7 @@ def ipip_file() -> File:
         service_index = USUAL[inner, protocol]
         hash32 = flow_hash(*flow, file.tables[using]["services"][service_index]["hash"])
         out = ttl - 1 if member["ttl"] == "router" else ttl
-        frame = ipip_out(member, build(out), inner, hash32, tos=tos, ident=ident)
+        frame = tunnel_out(member, build(out), inner, hash32, tos=tos, ident=ident)
         file.add(
             name,
             sentence,
@@ -499,7 +535,7 @@ def ipip_file() -> File:
 
     for inner in (4, 6):
         for outer in (4, 6):
-            mix = f"IPIP-{inner}in{outer}"
+            mix = f"{encapsulation.upper()}-{inner}in{outer}"
             for protocol in ("tcp", "udp"):
 
                 def usual(ttl: int, inner: int = inner, protocol: str = protocol) -> Packet:
@@ -537,7 +573,7 @@ def ipip_file() -> File:
                     marked,
                     tos=tos,
                 )
-            room = 1480 if outer == 4 else 1460
+            room = (1480 if outer == 4 else 1460) - BETWEEN[encapsulation]
 
             def full(ttl: int, inner: int = inner, room: int = room) -> Packet:
                 payload = b"\xa5" * (room - (40 if inner == 4 else 60))
@@ -577,7 +613,7 @@ def ipip_file() -> File:
             return ip(4, ttl=ttl, flags=0) / segment(protocol)
 
         add(
-            f"IPIP-4in4-{protocol}-df-clear",
+            f"{encapsulation.upper()}-4in4-{protocol}-df-clear",
             "DF clear is copied, and the outer packet then has an identification of its own.",
             4,
             4,
@@ -586,7 +622,7 @@ def ipip_file() -> File:
             ident=0xBEEF,
         )
         add(
-            f"IPIP-4in6-{protocol}-df-clear",
+            f"{encapsulation.upper()}-4in6-{protocol}-df-clear",
             "An outer IPv6 header has no identification.",
             4,
             6,
@@ -594,6 +630,35 @@ def ipip_file() -> File:
             clear,
             ident=0xBEEF,
         )
+    for inner in (4, 6):
+        for outer in (4, 6):
+            add(
+                f"{encapsulation.upper()}-{inner}in{outer}-outer-ttl",
+                "The outer header's TTL or hop limit is what the delivery says, whatever the inner one's.",
+                inner,
+                outer,
+                "udp",
+                lambda ttl, inner=inner: ip(inner, ttl=ttl) / segment("udp"),
+                ttl=2,
+                using=f"ttl{outer}",
+            )
+        add(
+            f"{encapsulation.upper()}-{inner}in4-outer-df-clear",
+            "A delivery that clears DF does so although the inner packet must not be fragmented.",
+            inner,
+            4,
+            "tcp",
+            lambda ttl, inner=inner: ip(inner, ttl=ttl) / segment("tcp"),
+            ident=0xBEEF,
+            using="clear4",
+        )
+    return file, add
+
+
+def ipip_file() -> File:
+    near = ipip_member(21, 4)
+    file, add = tunnel_file("ipip", "Direct server return inside an outer IP packet (packets.md, section 1).")
+    file.tables["mixed"] = tables([near, l2_member(23)])
     # The header checksum before the decrement is near the ends of one's complement arithmetic.
     for wanted in (0x0000, 0x0001, 0xFEFE, 0xFEFF, 0xFF00, 0xFFFE):
         without = int.from_bytes(bytes(ip(4, id=0) / segment("tcp"))[10:12], "big")
@@ -607,17 +672,15 @@ def ipip_file() -> File:
             "tcp",
             lambda ttl, ident=ident: ip(4, id=ident, ttl=ttl) / segment("tcp"),
         )
-    # Found by trying: a source whose hash has no flow label in its low bits.
-    source = "2001:db8:c::d:2858"
-    assert flow_hash(source, V6, 0, 0, 0, "source_ip") % (1 << 20) == 0
+    assert flow_hash(NO_LABEL, V6, 0, 0, 0, "source_ip") % (1 << 20) == 0
     add(
         "IPIP-6in6-label-zero",
         "A hash without low bits still makes a flow label other than zero.",
         6,
         6,
         "tcp",
-        lambda ttl: ip(6, ttl=ttl, source=source) / segment("tcp"),
-        flow=flow_of(6, "tcp", source=source),
+        lambda ttl: ip(6, ttl=ttl, source=NO_LABEL) / segment("tcp"),
+        flow=flow_of(6, "tcp", source=NO_LABEL),
         using="source-ip",
     )
     file.add(
@@ -639,11 +702,46 @@ def ipip_file() -> File:
         "The router towards an L3 member may well be the one that brings the clients' packets.",
         tag(packet, 4, source="02:00:00:00:02:fe"),
         file.sent(
-            ipip_out(members[4], ip(4, ttl=56) / segment("tcp"), 4, flow_hash(*flow_of(4, "tcp"), "five_tuple")),
+            tunnel_out(near, ip(4, ttl=56) / segment("tcp"), 4, flow_hash(*flow_of(4, "tcp"), "five_tuple")),
             flow=flow_of(4, "tcp"),
             service=0,
         ),
     )
+    return file
+
+
+def gre_file() -> File:
+    file, add = tunnel_file("gre", "Direct server return by GRE (packets.md, section 1; RFC 2784, RFC 7676).")
+    add(
+        "GRE-6in6-label-zero",
+        "A hash without low bits still makes a flow label other than zero.",
+        6,
+        6,
+        "tcp",
+        lambda ttl: ip(6, ttl=ttl, source=NO_LABEL) / segment("tcp"),
+        flow=flow_of(6, "tcp", source=NO_LABEL),
+        using="source-ip",
+    )
+    return file
+
+
+def gue_file() -> File:
+    file, add = tunnel_file(
+        "gue", "Direct server return by GUE (packets.md, section 1; draft-ietf-intarea-gue, variant 0)."
+    )
+    # Found by trying: sources whose hash has the lowest and the highest 14 bits.
+    for source, port in (("2001:db8:c::7de", 49152), ("2001:db8:c::1927", 65535)):
+        assert flow_hash(source, V6, 0, 0, 0, "source_ip") % (1 << 14) == port - 49152
+        add(
+            f"GUE-6in6-port-{port}",
+            "The outer source port comes from the low 14 bits of the flow's hash.",
+            6,
+            6,
+            "tcp",
+            lambda ttl, source=source: ip(6, ttl=ttl, source=source) / segment("tcp"),
+            flow=flow_of(6, "tcp", source=source),
+            using="source-ip",
+        )
     return file
 
 
@@ -677,7 +775,7 @@ def parsing_file() -> File:
             file.sent(l2_out(near, build(57), version), flow=flow, service=service_index, using="l2"),
             using="l2",
         )
-        outer = ipip_out(tunnelled, build(56), version, flow_hash(*flow, "five_tuple"))
+        outer = tunnel_out(tunnelled, build(56), version, flow_hash(*flow, "five_tuple"))
         file.add(
             f"{name}-ipip",
             sentence,
@@ -1281,7 +1379,7 @@ def fragments_file() -> File:
                     using="l2",
                 )
                 hash32 = flow_hash(*flow_of(version, protocol), "source_ip")
-                outer = ipip_out(
+                outer = tunnel_out(
                     tunnelled,
                     fragment(version, protocol, part, 56),
                     version,
@@ -1421,7 +1519,14 @@ def mtu_file() -> File:
             "tiny4": tables([ipip_member(21, 4, mtu=100)]),
             "l2-small": tables([l2_member(21, mtu=1400)]),
             "transparent": tables([ipip_member(21, 4, ttl="transparent")]),
-        },
+            "clear4": tables([ipip_member(21, 4, outer_df="clear")]),
+        }
+        | {
+            f"{encapsulation}{outer}": tables([tunnel_member(21, outer, encapsulation)])
+            for encapsulation in ("gre", "gue")
+            for outer in (4, 6)
+        }
+        | {"gue-small6": tables([tunnel_member(21, 6, "gue", mtu=1320)])},
     )
 
     def sized(version: int, size: int, **more: Any) -> bytes:
@@ -1470,6 +1575,21 @@ def mtu_file() -> File:
     add("M1-4in6", usual, 4, sized(4, 1461), 1460, "over6")
     add("M2-6in4", usual, 6, sized(6, 1481), 1480, "over4")
     add("M2-6in6", usual, 6, sized(6, 1461), 1460, "over6")
+    for encapsulation in ("gre", "gue"):
+        for outer in (4, 6):
+            using = f"{encapsulation}{outer}"
+            room = (1480 if outer == 4 else 1460) - BETWEEN[encapsulation]
+            add(f"M1-4in{outer}-{using}", usual, 4, sized(4, room + 1), room, using)
+            add(f"M2-6in{outer}-{using}", usual, 6, sized(6, room + 1), room, using)
+    add("M2-floor-gue", "To IPv6, no less than 1280 is told.", 6, sized(6, 1269), 1280, "gue-small6")
+    add(
+        "M1-outer-df-clear",
+        "A client that sets DF is told so, whatever becomes of DF outside.",
+        4,
+        sized(4, 1481),
+        1480,
+        "clear4",
+    )
     add("M1-full-frame", usual, 4, sized(4, 1500), 1480, "over4")
     add("M2-full-frame", usual, 6, sized(6, 1500), 1460, "over6")
     add("M1-l2", "A member behind a smaller link counts, too.", 4, sized(4, 1401), 1400, "l2-small")
@@ -1605,6 +1725,10 @@ def icmp_file() -> File:
             "l2": tables([near]),
             "over4": tables([over4]),
             "over6": tables([over6]),
+            "gre4": tables([tunnel_member(21, 4, "gre")]),
+            "gre6": tables([tunnel_member(21, 6, "gre")]),
+            "gue4": tables([tunnel_member(21, 4, "gue")]),
+            "gue6": tables([tunnel_member(21, 6, "gue")]),
             "transparent": tables([ipip_member(21, 4, ttl="transparent")]),
             "small4": tables([ipip_member(21, 4, mtu=100)]),
             "nobody": tables([near], {"pool": {"none": True}}),
@@ -1645,7 +1769,7 @@ def icmp_file() -> File:
         if "encapsulation" in member:
             inner = make(57 if member["ttl"] == "transparent" else 56)
             # An error has DF clear in these vectors, so the outer IPv4 header needs an identification.
-            out = ipip_out(member, inner, version, hash32, tos=tos, ident=0x4242 if version == 4 else None)
+            out = tunnel_out(member, inner, version, hash32, tos=tos, ident=0x4242 if version == 4 else None)
         else:
             out = l2_out(member, make(57), version)
         file.add(
@@ -1665,7 +1789,7 @@ def icmp_file() -> File:
         header = 20 if version == 4 else 40
         room = 548 if version == 4 else 1232
         for protocol in ("tcp", "udp"):
-            for using in ("l2", "over4", "over6", "transparent"):
+            for using in ("l2", "over4", "over6", "transparent", "gre4", "gre6", "gue4", "gue6"):
                 relayed(
                     f"I1-{name}-{protocol}-{using}",
                     usual,
@@ -2070,7 +2194,17 @@ def write_hashes() -> None:
 
 
 def main() -> None:
-    for make in (l2_file, ipip_file, parsing_file, services_file, fragments_file, mtu_file, icmp_file):
+    for make in (
+        l2_file,
+        ipip_file,
+        gre_file,
+        gue_file,
+        parsing_file,
+        services_file,
+        fragments_file,
+        mtu_file,
+        icmp_file,
+    ):
         file = make()
         file.write()
         print(f"{file.name}.json  {len(file.vectors)} vectors")

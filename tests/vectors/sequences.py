@@ -22,7 +22,6 @@ from generate import (
     icmp_reply,
     ip,
     ipip_member,
-    ipip_out,
     l2_member,
     l2_out,
     segment,
@@ -30,6 +29,7 @@ from generate import (
     tables,
     tag,
     too_big,
+    tunnel_out,
 )
 from scapy.layers.inet import ICMP
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6ExtHdrFragment
@@ -334,7 +334,7 @@ class Sequence:
             member = next(one for one in self._set["members"] if one["index"] == to)
             if "encapsulation" in member:
                 clear = 0x4242 if ident and version == 4 else None
-                out = ipip_out(member, packet(56), version, hash32, ident=clear)
+                out = tunnel_out(member, packet(56), version, hash32, ident=clear)
             else:
                 out = l2_out(member, packet(57), version)
             action = {

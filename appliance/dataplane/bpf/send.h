@@ -50,13 +50,19 @@ INLINE u16 next_ident(const struct run *run)
 	return cpu ? cpu->ident += run->control->ident_step : 0;
 }
 
-INLINE void write_outer4(struct iphdr *ip, const struct run *run, const struct way *way, const struct inner *inner)
+INLINE u8 ip_in_ip(const struct inner *inner)
 {
-	u16 length = __builtin_bswap16(inner->length + sizeof(*ip));
-	u8 protocol = inner->type == BE16(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
+	return inner->type == BE16(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
+}
+
+/* Between: bytes of what stands between this header and the inner packet. Whole: with DF. */
+INLINE void write_outer4(struct iphdr *ip, const struct run *run, const struct way *way, const struct inner *inner,
+			 u8 protocol, u32 between, u8 whole)
+{
+	u16 length = __builtin_bswap16(inner->length + between + sizeof(*ip));
 	u16 id = 0, frag = BE16(0x4000);
 
-	if (!inner->whole) {
+	if (!whole) {
 		id = __builtin_bswap16(next_ident(run));
 		frag = 0;
 	}
@@ -65,31 +71,82 @@ INLINE void write_outer4(struct iphdr *ip, const struct run *run, const struct w
 	ip->tot_len = length;
 	ip->id = id;
 	ip->frag_off = frag;
-	ip->ttl = 64;
+	ip->ttl = way->ttl;
 	ip->protocol = protocol;
 	ip->saddr = way->source[0];
 	ip->daddr = way->destination[0];
-	ip->check = ~folded(way->sum + (0x45 | inner->tclass << 8) + length + id + frag + (64 | protocol << 8));
+	ip->check = ~folded(way->sum + (0x45 | inner->tclass << 8) + length + id + frag + (protocol << 8));
 }
 
-INLINE void write_outer6(struct ip6hdr *ip, const struct way *way, const struct inner *inner)
+INLINE void write_outer6(struct ip6hdr *ip, const struct way *way, const struct inner *inner, u8 protocol, u32 between)
 {
 	u32 label = inner->hash & 0xfffff;
 
 	*(u32 *)ip = __builtin_bswap32(6u << 28 | (u32)inner->tclass << 20 | (label ? label : 1));
-	ip->payload_len = __builtin_bswap16(inner->length);
-	ip->nexthdr = inner->type == BE16(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
-	ip->hop_limit = 64;
+	ip->payload_len = __builtin_bswap16(inner->length + between);
+	ip->nexthdr = protocol;
+	ip->hop_limit = way->ttl;
 	__builtin_memcpy(ip->saddr, way->source, 16);
 	__builtin_memcpy(ip->daddr, way->destination, 16);
+}
+
+/* No checksums: packet/encap.py says why. */
+INLINE int write_between(void *at, u8 *end, u32 between, const struct inner *inner)
+{
+	struct grehdr *gre = at;
+	struct udphdr *udp = at;
+	struct guehdr *gue = (struct guehdr *)(udp + 1);
+
+	if (between == sizeof(*gre)) {
+		if ((u8 *)(gre + 1) > end)
+			return -1;
+		gre->flags_version = 0;
+		gre->protocol = inner->type;
+	} else if (between) {
+		if ((u8 *)(gue + 1) > end)
+			return -1;
+		udp->source = __builtin_bswap16(0xc000 | inner->hash);
+		udp->dest = BE16(GUE_PORT);
+		udp->len = __builtin_bswap16(inner->length + sizeof(*udp) + sizeof(*gue));
+		udp->check = 0;
+		gue->first = 0;
+		gue->protocol = ip_in_ip(inner);
+		gue->flags = 0;
+	}
+	return 0;
+}
+
+enum { LONGEST_LINK = sizeof(struct ethhdr) + sizeof(struct vlanhdr) };
+
+/* All ways whose kind says more than a family. */
+INLINE int write_rare(u8 *data, u8 *end, const struct run *run, const struct way *way, const struct inner *inner)
+{
+	u32 between = way->kind >> 4 & 12;
+	u8 protocol = !between ? ip_in_ip(inner) : between == sizeof(struct grehdr) ? IPPROTO_GRE : IPPROTO_UDP;
+
+	if ((way->kind & WAY_FAMILY) == WAY_OUTER4) {
+		struct iphdr *ip;
+
+		if (data + LONGEST_LINK + sizeof(*ip) > end)
+			return -1;
+		ip = write_head(data, way, BE16(ETH_P_IP));
+		write_outer4(ip, run, way, inner, protocol, between, inner->whole && !(way->kind & WAY_CLEAR));
+		return write_between(ip + 1, end, between, inner);
+	} else {
+		struct ip6hdr *ip;
+
+		if (data + LONGEST_LINK + sizeof(*ip) > end)
+			return -1;
+		ip = write_head(data, way, BE16(ETH_P_IPV6));
+		write_outer6(ip, way, inner, protocol, between);
+		return write_between(ip + 1, end, between, inner);
+	}
 }
 
 /* Makes the frame what goes out. Negative when the driver leaves no room in front. */
 INLINE int rewrite(const struct run *run, const struct way *way, const struct inner *inner)
 {
-	u32 l2 = sizeof(struct ethhdr) + (way->tag[0] ? sizeof(struct vlanhdr) : 0);
-	u32 outer = way->kind == WAY_L2 ? 0 : way->kind == WAY_OUTER4 ? sizeof(struct iphdr) : sizeof(struct ip6hdr);
-	int more = (int)(l2 + outer) - (int)inner->l2;
+	int more = (int)way->front - (int)inner->l2;
 	u8 *data, *end;
 	void *ip;
 
@@ -97,20 +154,22 @@ INLINE int rewrite(const struct run *run, const struct way *way, const struct in
 		return -1;
 	data = (u8 *)(u64)run->ctx->data;
 	end = (u8 *)(u64)run->ctx->data_end;
-	if (outer == sizeof(struct iphdr)) {
-		if (data + sizeof(struct ethhdr) + sizeof(struct vlanhdr) + sizeof(struct iphdr) > end)
+	if (way->kind == WAY_OUTER4) {
+		if (data + LONGEST_LINK + sizeof(struct iphdr) > end)
 			return -1;
 		ip = write_head(data, way, BE16(ETH_P_IP));
-		write_outer4(ip, run, way, inner);
-	} else if (outer) {
-		if (data + sizeof(struct ethhdr) + sizeof(struct vlanhdr) + sizeof(struct ip6hdr) > end)
+		write_outer4(ip, run, way, inner, ip_in_ip(inner), 0, inner->whole);
+	} else if (way->kind == WAY_OUTER6) {
+		if (data + LONGEST_LINK + sizeof(struct ip6hdr) > end)
 			return -1;
 		ip = write_head(data, way, BE16(ETH_P_IPV6));
-		write_outer6(ip, way, inner);
-	} else {
-		if (data + sizeof(struct ethhdr) + sizeof(struct vlanhdr) > end)
+		write_outer6(ip, way, inner, ip_in_ip(inner), 0);
+	} else if (way->kind == WAY_L2) {
+		if (data + LONGEST_LINK > end)
 			return -1;
 		write_head(data, way, inner->type);
+	} else {
+		return write_rare(data, end, run, way, inner);
 	}
 	return 0;
 }

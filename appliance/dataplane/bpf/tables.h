@@ -103,7 +103,16 @@ struct range {
 	u32 entry;
 };
 
-enum way_kind { WAY_L2 = 0, WAY_OUTER4 = 4, WAY_OUTER6 = 6 };
+/* The family of the outer header, and with it what makes more work than IP in IP. */
+enum way_kind {
+	WAY_L2 = 0,
+	WAY_OUTER4 = 4,
+	WAY_OUTER6 = 6,
+	WAY_FAMILY = 0x0f,
+	WAY_CLEAR = 0x10, /* an outer IPv4 header never has DF */
+	WAY_GRE = 0x40,	  /* 4 << 4, and 12 << 4: the size of what is between outer and inner IP header */
+	WAY_GUE = 0xc0,
+};
 enum way_flags {
 	WAY_ROUTED = 1, /* TTL or hop limit goes down by one */
 	WAY_SLOW = 2,	/* the program cannot send there */
@@ -118,8 +127,10 @@ struct way {
 	u16 limit; /* largest inner packet */
 	u32 ifindex;
 	u16 tag[2]; /* VLAN tag as on the wire; 0 when there is none */
-	u32 sum;    /* of the two addresses of an outer IPv4 header */
-	u32 member; /* its index, which is what pins and choices say */
+	u32 sum;    /* of the addresses and the TTL of an outer IPv4 header */
+	u16 member; /* its index, which is what pins and choices say */
+	u8 ttl;	    /* of the outer header */
+	u8 front;   /* bytes in front of the inner packet, link header included */
 	u32 source[4], destination[4]; /* outer addresses; IPv4 in the first word */
 };
 

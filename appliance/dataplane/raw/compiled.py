@@ -18,8 +18,8 @@ from appliance.dataplane.pins import PinTable, lifetime
 from appliance.dataplane.raw.rules import STEADY, TAIL, WINDOW, EntryCodes, slot_rule
 from appliance.dataplane.raw.turns import ColumnTurns
 from appliance.forwarding import NO_MEMBER, ForwardingTables, NextHop, Placement, SlotArray, TableMember, TableService
-from appliance.model import DsrType, TtlPolicy
-from appliance.packet.encap import HOP_LIMIT
+from appliance.model import DfPolicy, DsrType, Encapsulation, TtlPolicy
+from appliance.packet.encap import TUNNELS, Tunnel
 from appliance.packet.forward import Ingress, PacketPath
 from appliance.packet.placement import PinState, idle_ticks
 from appliance.ring.hash import MASKS, derive_keys, derive_pin_keys, flow_words
@@ -48,6 +48,10 @@ class Group:
     routed: bool
     """Whether TTL or hop limit goes down by one."""
     ifindex: int
+    encapsulation: Encapsulation = Encapsulation.IPIP
+    """Of L2, nothing."""
+    clear: bool = False
+    """Whether an outer IPv4 header never has DF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,9 @@ class Way:
     outer4: bytes
     outer4_sum: int
     outer6: bytes
+    tunnel: Tunnel
+    ttl: int
+    """Of the outer header."""
 
 
 class Lookup:
@@ -262,6 +269,8 @@ class Compiled:
                 outer4=self.outer4[way].tobytes(),
                 outer4_sum=int(self.outer4_sums[way]),
                 outer6=self.outer6[way].tobytes(),
+                tunnel=TUNNELS[member.delivery.encapsulation or Encapsulation.IPIP],
+                ttl=member.delivery.outer_ttl,
             )
             for way, member in enumerate(self.members)
         )
@@ -272,7 +281,7 @@ class Compiled:
         self.lowest_limit = min((member.inner_mtu for member in members), default=0)
         groups = [_group(member) for member in members]
         self.groups = tuple(dict.fromkeys(groups))
-        self.group_of = np.array([self.groups.index(group) for group in groups], np.uint8)
+        self.group_of = np.array([self.groups.index(group) for group in groups], np.uint16)
         macs = [member.next_hop.mac + member.next_hop.source_mac for member in members]
         self.macs = _void(macs, 12)
         outer4, outer6, sums = [], [], []
@@ -283,7 +292,7 @@ class Compiled:
             sums.append(_folded(head))
             outer6.append(mac + b"\x86\xdd" + (_outer6(member.next_hop, member) if outer == 6 else bytes(40)))
         self.outer4 = _void(outer4, 34)
-        """Ethernet and outer IPv4 header of each member; lengths, checksum and what is copied are zero."""
+        """Ethernet and outer IPv4 header of each member; protocol, lengths, checksum and what is copied are zero."""
         self.outer6 = _void(outer6, 54)
         self.outer4_sums = np.array(sums, np.uint64)
         """Ones' complement sums of the constant part of the outer IPv4 headers, in little-endian words."""
@@ -362,18 +371,26 @@ def _slot_rules(placement: Placement, slots: SlotArray) -> npt.NDArray[np.uint16
 
 
 def _group(member: TableMember) -> Group:
-    if member.delivery.encapsulation is None:
+    delivery = member.delivery
+    if delivery.encapsulation is None:
         return Group(Kind.L2, False, member.next_hop.ifindex)
-    kind = Kind.OUTER4 if member.address.version == 4 else Kind.OUTER6
-    return Group(kind, member.delivery.ttl is TtlPolicy.ROUTER, member.next_hop.ifindex)
+    four = member.address.version == 4
+    return Group(
+        Kind.OUTER4 if four else Kind.OUTER6,
+        delivery.ttl is TtlPolicy.ROUTER,
+        member.next_hop.ifindex,
+        delivery.encapsulation,
+        four and delivery.outer_df is DfPolicy.CLEAR,
+    )
 
 
 def _outer4(hop: NextHop, member: TableMember) -> bytes:
-    return struct.pack("!BBHHHBBH", 0, 0, 0, 0, 0, HOP_LIMIT, 0, 0) + hop.source.packed + member.address.packed
+    head = struct.pack("!BBHHHBBH", 0, 0, 0, 0, 0, member.delivery.outer_ttl, 0, 0)
+    return head + hop.source.packed + member.address.packed
 
 
 def _outer6(hop: NextHop, member: TableMember) -> bytes:
-    return struct.pack("!IHBB", 0, 0, 0, HOP_LIMIT) + hop.source.packed + member.address.packed
+    return struct.pack("!IHBB", 0, 0, 0, member.delivery.outer_ttl) + hop.source.packed + member.address.packed
 
 
 def _folded(head: bytes) -> int:

@@ -4,10 +4,12 @@ A slot of a TPACKET_V2 ring as we ask for it (packet(7); `PACKET_RESERVE` makes 
 written into):
 
     0     struct tpacket2_hdr: status, length, captured length, ...
-    62    Ethernet + outer IPv6 header, where one is written
-    82    Ethernet + outer IPv4 header, where one is written
-    102   Ethernet header as received
-    116   IP header as received, on a multiple of 4
+    74    Ethernet + outer IPv6 header, where one is written
+    94    Ethernet + outer IPv4 header, where one is written
+    114   Ethernet header as received
+    128   IP header as received, on a multiple of 4
+
+What GRE and GUE have between the two IP headers ends where the inner one begins, and the outer one is as much earlier.
 """
 
 import struct
@@ -16,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from appliance.model import Encapsulation
 
 Frames = npt.NDArray[np.uint8]
 """Slots x stride bytes."""
@@ -31,7 +35,7 @@ TP_VLAN = 24
 IN_FLIGHT = 1 << 16
 """A slot that is being sent from: neither the kernel's nor ready, by a bit that the kernel does not use."""
 
-RESERVE = 36
+RESERVE = 48
 IP = 80 + RESERVE
 """The kernel puts the IP header of a frame with a 14-byte header 80 bytes after the slot's begin (TPACKET2_HDRLEN,
 rounded up), plus the reserve."""
@@ -39,6 +43,7 @@ rounded up), plus the reserve."""
 ETHERNET = IP - 14
 OUTER4 = ETHERNET - 20
 OUTER6 = ETHERNET - 40
+"""Of IP in IP."""
 
 PAGE = 4096
 
@@ -92,8 +97,13 @@ class Columns:
         self.hop_limit = self._column(IP + 7, "u1")
         self.tcp_flags4 = self._column(IP + 33, "u1")
         self.tcp_flags6 = self._column(IP + 53, "u1")
-        self.outer4 = self._column(OUTER4, "V34")
-        self.outer6 = self._column(OUTER6, "V54")
+        self.outer4 = {kind: self._column(OUTER4 - kind.between, "V34") for kind in Encapsulation}
+        self.outer6 = {kind: self._column(OUTER6 - kind.between, "V54") for kind in Encapsulation}
+        """Ethernet and outer IP headers."""
+        self.between = {
+            kind: self._column(IP - kind.between, f"V{kind.between}") for kind in Encapsulation if kind.between
+        }
+        """What stands between the outer and the inner IP header."""
 
     def _column(self, offset: int, kind: str) -> npt.NDArray[Any]:
         return self.frames[:, offset : offset + np.dtype(kind).itemsize].view(kind)[:, 0]

@@ -23,6 +23,7 @@ from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw import bpf, kernel, offloads
 from appliance.dataplane.raw.compiled import Compiled, TrafficColumns
 from appliance.dataplane.raw.guard import KernelGuard
+from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.raw.layout import ETHERNET, Columns, stride_for
 from appliance.dataplane.raw.rings import Area, RxRing, SlowTap
 from appliance.dataplane.raw.turns import ColumnTurns
@@ -90,6 +91,8 @@ class RawDataPlane:
         self._use_xsk = use_xsk
         self.pins = PinTable.in_memory(pins, time.monotonic_ns)
         """What is remembered of flows. A plane in front of this one gives it the table of both before the start."""
+        self.idents = Idents()
+        """Identifications for outer packets. A plane in front of this one gives it those that it does not use."""
         self._turns = ColumnTurns()
         self._guard = KernelGuard(interfaces)
         self._lock = threading.Lock()
@@ -208,6 +211,7 @@ class RawDataPlane:
                 self._events,
                 self.pins,
                 self._turns,
+                self.idents,
             )
         except OSError as error:
             self._guard.remove()
@@ -315,10 +319,12 @@ class _Session:
         events: EventLog,
         pins: PinTable,
         turns: ColumnTurns,
+        idents: Idents,
     ) -> None:
         self._batch = batch
         self._pins = pins
         self._turns = turns
+        self._idents = idents
         self._use_xsk = use_xsk
         self._interfaces = interfaces
         self.tables = ForwardingTables()
@@ -362,7 +368,7 @@ class _Session:
         """What tables that are no longer followed have counted, and the tables that are. Replaced together, so that
         a reader never misses or doubles anything."""
 
-        self.worker = Worker(self.area, ports, Work(compiled), self._batch, few, events)
+        self.worker = Worker(self.area, ports, Work(compiled), self._batch, few, events, self._idents)
         self.worker.start()
 
     def prepare(self, tables: ForwardingTables) -> Work:

@@ -7,11 +7,11 @@ import struct
 from dataclasses import dataclass
 
 from appliance.dataplane.raw.compiled import Compiled, Kind, Way
+from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.raw.layout import ETHERNET, IP, OUTER4, OUTER6, Frames
 from appliance.dataplane.raw.placing import place_one
 from appliance.dataplane.raw.rules import KIND_LIST, UDP
 from appliance.model import HashMode, Protocol
-from appliance.packet.encap import HOP_LIMIT
 from appliance.ring.hash import MASKS, hash_words
 
 _WORDS4, _WORDS6 = struct.Struct("<6I"), struct.Struct("<11I")
@@ -39,11 +39,15 @@ class Frame:
 class SinglePath:
     """Forwards frames within their slots, one at a time."""
 
-    def __init__(self, frames: Frames) -> None:
-        """*frames*: the slots."""
+    def __init__(self, frames: Frames, idents: Idents | None = None) -> None:
+        """
+        Args:
+            frames: the slots.
+            idents: see `VectorPath`.
+        """
         self._memory = frames.reshape(-1).data
         self._stride = frames.shape[1]
-        self._ident = 0x8000  # the batches count from 0
+        self._idents = idents or Idents()
 
     def forward(self, row: int, port: int, tables: Compiled) -> Frame | None:
         """Rewrite one plain frame for its member, and count it.
@@ -61,14 +65,14 @@ class SinglePath:
         if tables.loops[port].has(head, tail):
             return None
         if ethertype == _IPV4:
-            version, carried, l4 = 4, 4, base + IP + 20
+            version, l4 = 4, base + IP + 20
             words: tuple[int, ...] = _WORDS4.unpack_from(memory, base + IP)
             total = words[0] >> 24 | words[0] >> 8 & 0xFF00
             protocol, lookup = words[2] >> 8 & 0xFF, tables.lookup4
             vip: int | None = words[4]
             addresses = words[3:5]
         else:
-            version, carried, l4 = 6, 41, base + IP + 40
+            version, l4 = 6, base + IP + 40
             words = _WORDS6.unpack_from(memory, base + IP)
             total = (words[1] >> 8 & 0xFF | words[1] << 8 & 0xFF00) + 40
             protocol, lookup = words[1] >> 16 & 0xFF, tables.lookup6
@@ -114,15 +118,18 @@ class SinglePath:
             return Frame(group.ifindex, start, start + 14 + total)
         if group.routed:
             self._less_one_hop(base + IP, version, words)
+        tunnel = way.tunnel
+        between = tunnel.between(version, total, hash32)
+        protocol, payload = tunnel.protocols[version], len(between) + total
         if group.kind is Kind.OUTER4:
-            start = base + OUTER4
-            memory[start : start + 34] = self._outer4(way, words, version, carried, total)
+            head = self._outer4(way, words, version, protocol, payload)
+            start = base + OUTER4 - len(between)
         else:
             service_class = words[0] >> 8 & 0xFF if version == 4 else _type_of_service(words[0])
             first = 6 << 28 | service_class << 20 | (hash32 & 0xFFFFF or 1)
-            start = base + OUTER6
-            rest = _REST6.pack(first, total, carried, HOP_LIMIT)
-            memory[start : start + 54] = way.outer6[:14] + rest + way.outer6[22:]
+            head = way.outer6[:14] + _REST6.pack(first, payload, protocol, way.ttl) + way.outer6[22:]
+            start = base + OUTER6 - len(between)
+        memory[start : base + IP] = head + between
         return Frame(group.ifindex, start, base + IP + total)
 
     def bytes_of(self, frame: Frame) -> memoryview:
@@ -138,21 +145,21 @@ class SinglePath:
             after += 0x10000
         _WORD.pack_into(self._memory, ip + 8, after & 0xFFFFFFFF)
 
-    def _outer4(self, way: Way, words: tuple[int, ...], version: int, carried: int, total: int) -> bytes:
-        size = total + 20
+    def _outer4(self, way: Way, words: tuple[int, ...], version: int, protocol: int, payload: int) -> bytes:
+        size = payload + 20
         length = size >> 8 | (size & 0xFF) << 8
         if version == 4:
             first, second = words[0] & 0xFFFF, words[1] & _DONT_FRAGMENT
-            if not second:
-                self._ident = self._ident + 1 & 0xFFFF
-                second = self._ident
         else:
             first, second = _type_of_service(words[0]) << 8 | 0x45, _DONT_FRAGMENT
+        if not second or way.group.clear:
+            ident = self._idents.take()
+            second = ident >> 8 | (ident & 0xFF) << 8
         # The constant part of the sum has the TTL already.
-        total_sum = way.outer4_sum + first + length + (second >> 16) + (second & 0xFFFF) + (carried << 8)
+        total_sum = way.outer4_sum + first + length + (second >> 16) + (second & 0xFFFF) + (protocol << 8)
         total_sum = (total_sum & 0xFFFF) + (total_sum >> 16)
         total_sum += total_sum >> 16
-        rest = _REST4.pack(first | length << 16, second, HOP_LIMIT | carried << 8, ~total_sum & 0xFFFF)
+        rest = _REST4.pack(first | length << 16, second, way.ttl | protocol << 8, ~total_sum & 0xFFFF)
         return way.outer4[:14] + rest + way.outer4[26:]
 
 

@@ -15,19 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.dataplane.intervals import NO_SERVICE
+from appliance.dataplane.raw.between import BETWEEN
 from appliance.dataplane.raw.compiled import I64, NOT_VIP, U32, U64, Compiled, Group, Keys, Kind
+from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.raw.layout import ETHERNET, OUTER4, OUTER6, Columns, Rows, alike
 from appliance.dataplane.raw.placing import Flows, place
 from appliance.dataplane.raw.rules import KIND_OF_FLAGS, UDP
-from appliance.model import HashMode, Protocol
+from appliance.model import Encapsulation, HashMode, Protocol
 from appliance.packet.action import Reason
+from appliance.packet.encap import TUNNELS
 from appliance.ring.hash import FINAL, MASKS
 
 _ETHERTYPE4 = 0x0008
 """0x0800 as it stands in the frame, read little-endian."""
 
 
-_IP_IN_IP, _IPV6_IN_IP = 4, 41
 _SYN, _SYN_ACK = 0x02, 0x12
 _DONT_FRAGMENT = 0x0040
 """The IPv4 flags half word, little-endian."""
@@ -129,15 +131,16 @@ class _Batch:
 class VectorPath:
     """Forwards batches of plain frames (bpf.py says what that is) within their slots."""
 
-    def __init__(self, columns: Columns, answers: int = 8) -> None:
+    def __init__(self, columns: Columns, answers: int = 8, idents: Idents | None = None) -> None:
         """
         Args:
             columns: the slots.
             answers: rows of a batch that may be left to the caller for an answer; more of them are only dropped.
+            idents: identifications for outer packets; those of others as well, where others send, too.
         """
         self._columns = columns
         self._answers = answers
-        self._ident = 0
+        self._idents = idents or Idents()
         self._look_only = False
         self.reasons: Counter[Reason] = Counter()
         """Drops so far."""
@@ -394,48 +397,57 @@ class VectorPath:
                 columns.ttl_word[rows] = _less_one_hop(words[2])
             else:
                 columns.hop_limit[rows] = (words[1] >> _24) - _1
+        kind, length = group.encapsulation, total
+        hash32 = batch.hash32
+        if part is not None and (group.kind is Kind.OUTER6 or kind is Encapsulation.GUE):
+            hash32 = hash32[part]
+        if kind is not Encapsulation.IPIP:
+            columns.between[kind][rows] = BETWEEN[kind](batch.version, total, hash32)
+            length = total + _constant(kind.between)
         if group.kind is Kind.OUTER4:
-            columns.outer4[rows] = self._outer4(batch.version, words, total, tables.outer4.take(way), way, tables)
-            batch.outcome.sends.append(Send(group.ifindex, rows, OUTER4, total + _constant(34)))
+            columns.outer4[kind][rows] = self._outer4(
+                batch.version, words, length, tables.outer4.take(way), way, group, tables
+            )
+            batch.outcome.sends.append(Send(group.ifindex, rows, OUTER4 - kind.between, length + _constant(34)))
         else:
-            hash32 = batch.hash32 if part is None else batch.hash32[part]
-            columns.outer6[rows] = _outer6(batch.version, words, total, hash32, tables.outer6.take(way))
-            batch.outcome.sends.append(Send(group.ifindex, rows, OUTER6, total + _constant(54)))
+            protocol = TUNNELS[kind].protocols[batch.version]
+            columns.outer6[kind][rows] = _outer6(
+                batch.version, words, length, hash32, tables.outer6.take(way), protocol
+            )
+            batch.outcome.sends.append(Send(group.ifindex, rows, OUTER6 - kind.between, length + _constant(54)))
 
     def _outer4(
         self,
         version: int,
         words: U64,
-        total: U64,
+        payload: U64,
         heads: npt.NDArray[np.void],
         way: npt.NDArray[np.intp],
+        group: Group,
         tables: Compiled,
     ) -> npt.NDArray[np.void]:
-        """Ethernet and outer IPv4 headers: `packet.encap.ipip`."""
-        length = _BIG_ENDIAN.take((total + _20).view(np.int64))
+        """Ethernet and outer IPv4 headers: `packet.encap.encapsulate`."""
+        length = _BIG_ENDIAN.take((payload + _20).view(np.int64))
         out = heads.view("<u2").reshape(-1, 17)
-        if version == 4:
-            first = words[0] & _HALF  # version, header length and type of service are those of the inner header
-            fragmentation = (words[1] >> _16) & _constant(_DONT_FRAGMENT)
+        # Of IPv4, version, header length and type of service are those of the inner header.
+        first = words[0] & _HALF if version == 4 else _type_of_service(words[0]) << _8 | _constant(0x45)
+        sums, fragmentation = first, _constant(0 if group.clear else _DONT_FRAGMENT)
+        if group.clear:
+            out[:, 9] = idents = _BIG_ENDIAN.take(self._idents.take_many(len(way)))
+            sums = first + idents
+        elif version == 4:
+            fragmentation = (words[1] >> _16) & fragmentation
             may = fragmentation == 0
             if may.any():
-                idents = np.zeros(len(total), np.uint64)
-                count = int(np.count_nonzero(may))
-                idents[may] = np.arange(self._ident, self._ident + count) & 0xFFFF
-                self._ident = self._ident + count & 0xFFFF
+                idents = np.zeros(len(way), np.uint64)
+                idents[may] = _BIG_ENDIAN.take(self._idents.take_many(int(np.count_nonzero(may))))
                 out[:, 9] = idents
                 sums = first + idents
-            else:
-                sums = first
-            carried = _IP_IN_IP << 8
-        else:
-            sums = first = _type_of_service(words[0]) << _8 | _constant(0x45)
-            fragmentation = _constant(_DONT_FRAGMENT)
-            carried = _IPV6_IN_IP << 8
+        carried = TUNNELS[group.encapsulation].protocols[version] << 8
         out[:, 7] = first
         out[:, 8] = length
         out[:, 10] = fragmentation
-        out[:, 11] = carried | HOP
+        out[:, 11] |= np.uint16(carried)
         sums = sums + tables.outer4_sums.take(way)
         sums += length
         sums += fragmentation
@@ -446,7 +458,6 @@ class VectorPath:
         return heads
 
 
-HOP = 64
 _WHOLE = MASKS[HashMode.FIVE_TUPLE]
 
 
@@ -505,8 +516,10 @@ def _type_of_service(first_word: U64) -> U64:
     return (first_word & _constant(0x0F)) << _constant(4) | (first_word >> _constant(12)) & _constant(0x0F)
 
 
-def _outer6(version: int, words: U64, total: U64, hash32: U64, heads: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """Ethernet and outer IPv6 headers: `packet.encap.ipip`."""
+def _outer6(
+    version: int, words: U64, payload: U64, hash32: U64, heads: npt.NDArray[np.void], protocol: int
+) -> npt.NDArray[np.void]:
+    """Ethernet and outer IPv6 headers: `packet.encap.encapsulate`."""
     service = (words[0] >> _8) & _BYTE if version == 4 else _type_of_service(words[0])
     label = hash32 & _LABEL
     label[label == 0] = 1
@@ -516,8 +529,8 @@ def _outer6(version: int, words: U64, total: U64, hash32: U64, heads: npt.NDArra
     first |= _constant(6 << 28)
     out[:, 7] = _BIG_ENDIAN.take((first >> _16).view(np.int64))
     out[:, 8] = _BIG_ENDIAN.take((first & _HALF).view(np.int64))
-    out[:, 9] = _BIG_ENDIAN.take(total.view(np.int64))
-    out[:, 10] = (_IP_IN_IP if version == 4 else _IPV6_IN_IP) | HOP << 8
+    out[:, 9] = _BIG_ENDIAN.take(payload.view(np.int64))
+    out[:, 10] |= np.uint16(protocol)
     return heads
 
 

@@ -17,6 +17,7 @@ import structlog
 
 from appliance.dataplane.events import EventLog, PacketEvent, describe_frame
 from appliance.dataplane.raw.compiled import Compiled
+from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.raw.layout import (
     ETHERNET,
     TP_STATUS_CSUMNOTREADY,
@@ -85,7 +86,9 @@ class Port:
 class Worker:
     """The thread and its loop."""
 
-    def __init__(self, area: Area, ports: Sequence[Port], work: Work, batch: int, few: int, events: EventLog) -> None:
+    def __init__(
+        self, area: Area, ports: Sequence[Port], work: Work, batch: int, few: int, events: EventLog, idents: Idents
+    ) -> None:
         """
         Args:
             area: holds the rings of all ports.
@@ -94,6 +97,7 @@ class Worker:
             batch: frames to work on at once, at most.
             few: with fewer frames than this ready, one after the other is quicker than a batch.
             events: takes samples of drops and replies.
+            idents: identifications for outer packets. They go on where an earlier worker has stopped.
         """
         self.wanted = work
         self.passed: Work | None = None
@@ -117,15 +121,15 @@ class Worker:
         self._ports = ports
         self._batch = batch
         self._few = few
-        self.vector = VectorPath(area.columns)
-        self._single = SinglePath(area.frames)
+        self._idents = idents
+        self.vector = VectorPath(area.columns, idents=self._idents)
+        self._single = SinglePath(area.frames, self._idents)
         self._all_egress: list[Sender] = [port.reply for port in ports]
         self._buckets: dict[bytes, TokenBucket] = {}
         self._events = events
         self._sampling: defaultdict[str, TokenBucket] = defaultdict(
             lambda: TokenBucket(_SAMPLES_PER_S, _SAMPLES_AT_ONCE)
         )
-        self._ident = 0
         self._stopping = False
         self._fruitless = 0
         self._sent = False
@@ -320,8 +324,7 @@ class Worker:
 
     def _forward_frame(self, frame: bytes, port: Port, work: Work) -> None:
         """The reference path for one frame."""
-        self._ident = self._ident + 1 & 0xFFFF
-        action = work.tables.path.forward(frame, port.ingress, self._ident)
+        action = work.tables.path.forward(frame, port.ingress, self._idents.take())
         if action.verdict is Verdict.TRANSMIT:
             work.egress[action.ifindex].send_frame(action.frame)
             count(work.tables, action, frame)

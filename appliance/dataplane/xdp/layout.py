@@ -5,6 +5,7 @@ import struct
 import numpy as np
 
 from appliance.dataplane import pins
+from appliance.model import Encapsulation
 from appliance.packet import placement
 
 CONTROL = np.dtype(
@@ -88,7 +89,9 @@ WAY = np.dtype(
         ("ifindex", "<u4"),
         ("tag", "<u2", 2),
         ("sum", "<u4"),
-        ("member", "<u4"),
+        ("member", "<u2"),
+        ("ttl", "u1"),
+        ("front", "u1"),
         ("source", "<u4", 4),
         ("destination", "<u4", 4),
     ]
@@ -153,7 +156,8 @@ TEST_PORT = 2 * PORTS
 PROBES = 4
 EXITS = 23
 LOOK_CLOSER, NOBODY = 0x8000, 0xFFFF
-WAY_L2, WAY_OUTER4, WAY_OUTER6 = 0, 4, 6
+WAY_L2, WAY_OUTER4, WAY_OUTER6, WAY_FAMILY = 0, 4, 6, 0x0F
+WAY_CLEAR, WAY_GRE, WAY_GUE = 0x10, 0x40, 0xC0
 WAY_ROUTED, WAY_SLOW, WAY_LINEAR = 1, 2, 4
 PORT_QUIET, PORT_NO_TRANSMIT, PORT_PARTIAL, PORT_REMEMBER = 1, 2, 4, 8
 PLACEMENT_HASH, PLACEMENT_PER_FLOW, PLACEMENT_PER_PACKET = range(3)
@@ -164,6 +168,9 @@ WHEN_BITS, STATE_SHIFT, MEMBER_SHIFT, TAG_SHIFT = pins.WHEN_BITS, pins.STATE_SHI
 PIN_TICK_SHIFT, JOURNAL = placement.TICK_SHIFT, pins.JOURNAL
 RETRANSMISSION_TICKS, FIN_TICKS, RST_TICKS = placement.RETRANSMISSION_TICKS, placement.FIN_TICKS, placement.RST_TICKS
 """Constants of the same names in C."""
+
+TUNNELS = {Encapsulation.IPIP: 0, Encapsulation.GRE: WAY_GRE, Encapsulation.GUE: WAY_GUE}
+"""What an encapsulation adds to the kind of a way."""
 
 MAX_WAYS = LOOK_CLOSER - 1
 """Numbers of ways that a slot can hold."""

@@ -256,6 +256,7 @@ class XdpDataPlane:
             except BpfError as error:
                 raise DataPlaneError(_explain(error)) from error
             self._slow.pins = self._program.pin_table()
+            self._slow.idents = self._program.tables.idents()
 
     def _start(self) -> None:
         with self._lock:

@@ -18,12 +18,14 @@ from appliance.bpf.libbpf import BpfError, Object
 from appliance.bpf.rcu import wait_for_readers
 from appliance.dataplane.base import Traffic
 from appliance.dataplane.pins import DELAY, FLOW, JOURNAL, WAYS
+from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.directory import Directory, build
 from appliance.dataplane.xdp.layout import LOOK_CLOSER, NOBODY
 from appliance.forwarding import SLOTS, ChoiceArray, ForwardingTables, Placement, SlotArray, TableMember
-from appliance.model import DsrType, TtlPolicy
+from appliance.model import DfPolicy, DsrType, TtlPolicy
 from appliance.packet.action import By
+from appliance.packet.headers import ETHERNET
 from appliance.packet.placement import PinState
 from appliance.ring.hash import KEYS, derive_keys
 
@@ -303,6 +305,10 @@ class Tables:
         control["ident_step"], control["slow_limit"], control["tick_shift"] = step, SLOW_PER_TICK, TICK_SHIFT
         control["pin_sets"], control["opening_limit"] = pin_sets, OPENINGS_PER_TICK
         self._views["cpus"]["ident"] = np.arange(self._rows)
+
+    def idents(self) -> Idents:
+        """Identifications for packets that are sent beside the program: those of test runs, which send nothing."""
+        return Idents(self._cpus, int(self._control["ident_step"]))
 
     @property
     def tables(self) -> ForwardingTables:
@@ -803,16 +809,20 @@ def _stations(member: TableMember) -> tuple[bytes, ...]:
 
 
 def _way(member: TableMember, egress: Egress) -> bytes:
-    hop, delivery = member.next_hop, member.delivery
+    hop, delivery, version = member.next_hop, member.delivery, member.address.version
     flags = (layout.WAY_SLOW if egress.slow else 0) | (layout.WAY_LINEAR if egress.linear else 0)
     source = destination = bytes(16)
     kind, total = layout.WAY_L2, 0
+    front = ETHERNET + (len(egress.tag) if any(egress.tag) else 0) + delivery.overhead(version)
     if delivery.encapsulation is not None:
-        kind = layout.WAY_OUTER4 if member.address.version == 4 else layout.WAY_OUTER6
+        kind = layout.WAY_OUTER4 if version == 4 else layout.WAY_OUTER6
+        kind |= layout.TUNNELS[delivery.encapsulation]
         flags |= layout.WAY_ROUTED if delivery.ttl is TtlPolicy.ROUTER else 0
         source, destination = hop.source.packed.ljust(16, b"\0"), member.address.packed.ljust(16, b"\0")
-        if kind == layout.WAY_OUTER4:
-            total = sum(struct.unpack("<8H", source)) + sum(struct.unpack("<8H", destination))
+        if version == 4:
+            kind |= layout.WAY_CLEAR if delivery.outer_df is DfPolicy.CLEAR else 0
+            total = sum(struct.unpack("<8H", source)) + sum(struct.unpack("<8H", destination)) + delivery.outer_ttl
     limit = max(0, min(member.inner_mtu, 0xFFFF))
-    head = struct.pack("<BBHI4sII", kind, flags, limit, egress.ifindex, egress.tag, total, member.index)
+    head = struct.pack("<BBHI4sI", kind, flags, limit, egress.ifindex, egress.tag, total)
+    head += struct.pack("<HBB", member.index, delivery.outer_ttl, front)
     return hop.mac + hop.source_mac + head + source + destination

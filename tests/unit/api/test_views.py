@@ -13,7 +13,16 @@ from appliance.cli.status import Look, render
 from appliance.dataplane.base import Counters
 from appliance.decide import decide
 from appliance.fleet.store import Source
-from appliance.model import AdminState, Health, NetworkProfile, Order, ProfileType, TtlPolicy
+from appliance.model import (
+    AdminState,
+    DfPolicy,
+    Encapsulation,
+    Health,
+    NetworkProfile,
+    Order,
+    ProfileType,
+    TtlPolicy,
+)
 from appliance.packet.action import Reason
 from appliance.state import PinsSeen
 from bgp.speaker import PeerStatus, Session
@@ -215,12 +224,20 @@ def test_members_stand_once_per_pool_and_delivery() -> None:
     assert [service["in_rotation"] for service in document["services"]] == [2, 0, 2]
 
 
-def test_a_ttl_policy_is_another_delivery() -> None:
-    """Two services that differ in nothing but the treatment of TTL have different member indices, so different keys."""
-    transparent = replace(L3, ttl=TtlPolicy.TRANSPARENT)
-    profile = NetworkProfile("tcp-t", ProfileType.TCP_FAST_PATH, transparent, 300)
+@pytest.mark.parametrize(
+    ("change", "suffix"),
+    [
+        ({"encapsulation": Encapsulation.GRE}, "gre"),
+        ({"ttl": TtlPolicy.TRANSPARENT}, "ipip+transparent"),
+        ({"outer_df": DfPolicy.CLEAR}, "ipip+df_clear"),
+        ({"outer_ttl": 9}, "ipip+ttl_9"),
+    ],
+)
+def test_what_a_tunnel_is_like_is_another_delivery(change: dict[str, Any], suffix: str) -> None:
+    """Two services that differ in nothing but outer headers or TTL have different member indices, so different keys."""
+    profile = NetworkProfile("tcp-t", ProfileType.TCP_FAST_PATH, replace(L3, **change), 300)
     document = status_document(observed(snapshot=snapshot(config(service(), service(name="t", profile=profile)))))
-    assert list(document["pools"]) == ["web+ipip", "web+ipip+transparent"]
+    assert list(document["pools"]) == ["web+ipip", f"web+{suffix}"]
 
 
 def test_size_is_services_plus_members() -> None:

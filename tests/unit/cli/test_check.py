@@ -17,6 +17,12 @@ EXAMPLE = Path(appliance.config.__file__).parent / "example.toml"
 BAD = Path(__file__).parent.parent.parent / "bad_configs"
 
 
+TUNNELS = (
+    "Tunnels take room: on links of 1500 bytes, members must advertise these MSS or less to clients (advmss of their "
+    "routes)."
+)
+
+
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
     """The shipped example with a secret of its own that only we can read."""
@@ -45,6 +51,11 @@ def test_a_valid_file_is_summed_up(example: Path, capsys: pytest.CaptureFixture[
         "web   web1    203.0.113.21      2   66.7%",
         "      web2    203.0.113.22      1   33.3%",
         "dns           192.0.2.53        1  100.0%",
+        "",
+        "POOL  DELIVERY  OVER  BYTES MORE  LARGEST PACKET  MSS IPV4  MSS IPV6",
+        "web   ipip      IPv4          20            1480      1440      1420",
+        "",
+        TUNNELS,
         "",
         "VIPs are announced from AS 65010 to 192.0.2.1 (AS 65000).",
     ]
@@ -153,3 +164,20 @@ def test_what_directors_do_not_agree_on_is_said(example: Path, capsys: pytest.Ca
     example.write_text(text.replace("# pins = 131072 ", "pins = 0 "))
     assert call(["check", "--quiet", str(example)]) == Exit.OK
     assert "every change of members breaks flows" in capsys.readouterr().err
+
+
+def test_what_tunnels_leave_is_said(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By pool and family, with the MSS for each family of VIPs; and that a cleared DF has a price."""
+    text = example.read_text().replace('encapsulation = "ipip" }', 'encapsulation = "gue", outer_df = "clear" }')
+    example.write_text(text.replace('"203.0.113.22"', '"2001:db8:21::22"'))
+    assert call(["check", str(example)]) == Exit.OK
+    said = capsys.readouterr()
+    assert "web   gue       IPv4          32            1468      1428      1408" in said.out
+    assert "web   gue       IPv6          52            1448      1408      1388" in said.out
+    assert "network profile tcp-l3: outer_df = clear lets routers fragment" in said.err
+    assert call(["check", "--json", str(example)]) == Exit.OK
+    tunnels = json.loads(capsys.readouterr().out)["tunnels"]
+    assert [(one["outer_version"], one["overhead"], one["mss"]) for one in tunnels] == [
+        (4, 32, {"ipv4": 1428, "ipv6": 1408}),
+        (6, 52, {"ipv4": 1408, "ipv6": 1388}),
+    ]

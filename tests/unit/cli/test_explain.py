@@ -94,6 +94,30 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "announced        198.51.100.7: yes" in text
 
 
+@pytest.mark.parametrize(
+    ("dsr", "facts"),
+    [
+        (
+            'encapsulation = "gre", outer_ttl = 9',
+            "protocol 47 (GRE), TTL 9, DF set, 64 bytes; GRE of type 0x0800, flags and version 0; inner packet",
+        ),
+        (
+            'encapsulation = "gue", outer_df = "clear"',
+            "DF clear, 72 bytes; UDP from port PORT to 6080, 52 bytes, without a checksum; GUE variant 0 of protocol 4",
+        ),
+    ],
+)
+def test_text_shows_all_outer_headers(dsr: str, facts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """GRE and GUE have headers between the two IP headers, with a port that comes from the hash."""
+    path = tmp_path / "onward.toml"
+    text = EXAMPLE.read_text().replace("example.key", str(EXAMPLE.parent / "example.key"))
+    path.write_text(text.replace('encapsulation = "ipip"', dsr))
+    assert call(["explain", str(path), "--from", "192.0.2.7:40000", "--to", "198.51.100.7:80"]) == Exit.OK
+    said = capsys.readouterr().out
+    hash32 = int(said.partition(" = 0x")[2][:8], 16)
+    assert facts.replace("PORT", str(49152 + hash32 % 16384)) in said
+
+
 def test_text_for_l2(capsys: pytest.CaptureFixture[str]) -> None:
     """L2 DSR costs no bytes; UDP has no MSS."""
     assert call(explained("--to", "198.51.100.53:53", "--proto", "udp")) == Exit.OK

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from appliance.config import values
 from appliance.config.problems import BadValueError
-from appliance.model import Algorithm, DsrType, Encapsulation, HashMode, PortRange, ProfileType
+from appliance.model import Algorithm, DfPolicy, DsrType, Encapsulation, HashMode, PortRange, ProfileType
 from health.checks import CHECKS
 
 
@@ -25,6 +25,9 @@ from health.checks import CHECKS
         (values.encapsulation, "ENCAP_IPINIP", Encapsulation.IPIP),
         (values.encapsulation, "encap_ipinip", Encapsulation.IPIP),
         (values.encapsulation, "ipip", Encapsulation.IPIP),
+        (values.encapsulation, "ENCAP_GRE", Encapsulation.GRE),
+        (values.encapsulation, "gue", Encapsulation.GUE),
+        (values.outer_df, "clear", DfPolicy.CLEAR),
         (values.algorithm, "LB_ALGORITHM_CONSISTENT_HASH", Algorithm.CONSISTENT_HASH),
         (values.hash_mode, "LB_ALGORITHM_CONSISTENT_HASH_SOURCE_IP_ADDRESS", HashMode.SOURCE_IP),
         (values.hash_mode, "LB_ALGORITHM_CONSISTENT_HASH_SOURCE_IP_ADDRESS_AND_PORT", HashMode.SOURCE_IP_PORT),
@@ -40,8 +43,8 @@ def test_the_seed_systems_words_are_understood(parse: Callable[[object], object]
 @pytest.mark.parametrize(
     ("parse", "word"),
     [
-        (values.encapsulation, "ENCAP_GRE"),
-        (values.encapsulation, "gue"),
+        (values.encapsulation, "ENCAP_GENEVE"),
+        (values.encapsulation, "vxlan"),
         (values.algorithm, "topology"),
         (values.algorithm, "LB_ALGORITHM_NEAREST_SERVER"),
         (values.ha_mode, "n_plus_m"),
@@ -193,6 +196,7 @@ def test_no_value_breaks_a_parser(value: object) -> None:
         values.profile_type,
         values.dsr_type,
         values.encapsulation,
+        values.outer_df,
         values.ttl,
         values.algorithm,
         values.hash_mode,

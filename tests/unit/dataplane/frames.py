@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import numpy as np
 
 from appliance.forwarding import NO_MEMBER, SLOTS, ForwardingTables, NextHop, SlotArray, TableMember, TableService
-from appliance.model import Delivery, DsrType, Encapsulation, HashMode, PortRange, Protocol, TtlPolicy
+from appliance.model import Delivery, DfPolicy, DsrType, Encapsulation, HashMode, PortRange, Protocol, TtlPolicy
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress
 from appliance.ring.slots import pack
@@ -20,7 +20,16 @@ STRANGERS = ("198.51.100.99", "2001:db8::99")
 
 L2 = Delivery(DsrType.L2, None)
 L3 = Delivery(DsrType.L3, Encapsulation.IPIP)
-L3_TRANSPARENT = Delivery(DsrType.L3, Encapsulation.IPIP, TtlPolicy.TRANSPARENT)
+
+
+def random_delivery(rnd: random.Random) -> Delivery:
+    """L2 a third of the time, else any tunnel, mostly with the usual outer header."""
+    if rnd.random() < 0.33:
+        return L2
+    encapsulation, ttl = rnd.choice(list(Encapsulation)), rnd.choice(list(TtlPolicy))
+    if rnd.random() < 0.7:
+        return Delivery(DsrType.L3, encapsulation, ttl)
+    return Delivery(DsrType.L3, encapsulation, ttl, rnd.choice(list(DfPolicy)), rnd.choice((1, 63, 255)))
 
 
 def member_mac(number: int) -> bytes:
@@ -49,8 +58,7 @@ def random_tables(rnd: random.Random, ifindexes: tuple[int, ...] = (2, 3), mtus:
             direct=True,
         )
         address = ip_address(f"2001:db8::{number + 1:x}" if six else f"203.0.113.{number + 1}")
-        delivery = rnd.choice((L2, L3, L3_TRANSPARENT))
-        members[index] = TableMember(index, f"pool/m{number}", address, delivery, hop)
+        members[index] = TableMember(index, f"pool/m{number}", address, random_delivery(rnd), hop)
     pools = []
     for _ in range(rnd.choice((1, 3))):
         indices = rnd.sample(sorted(members), min(len(members), rnd.randrange(1, 6)))

@@ -13,6 +13,7 @@ from appliance.dataplane.events import KEPT, EventLog, PacketEvent, describe_fra
 from appliance.dataplane.fake import FakeDataPlane
 from appliance.dataplane.raw import worker as module
 from appliance.dataplane.raw.compiled import Compiled
+from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.raw.layout import ETHERNET, Columns, stride_for
 from appliance.dataplane.raw.worker import Port, Work, Worker
 from appliance.dataplane.xdp.plane import XdpDataPlane
@@ -53,7 +54,7 @@ class Bench:
         self.port = cast("Port", SimpleNamespace(ingress=INGRESS, ring=ring, slow=None, reply=sender))
         self.work = Work(Compiled(tables, [INGRESS]), cast("Any", {2: sender}))
         area = cast("Any", SimpleNamespace(columns=columns, frames=frames))
-        self.worker = Worker(area, [self.port], self.work, 64, 6, self.events)
+        self.worker = Worker(area, [self.port], self.work, 64, 6, self.events, Idents())
         self.columns = columns
 
     def forward(self, frame: bytes) -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from appliance.dataplane.raw.layout import IP, PAGE, alike, block_for, stride_for, with_tag
+from appliance.dataplane.raw.layout import IP, PAGE, Columns, alike, block_for, stride_for, with_tag
+from appliance.model import Encapsulation
 
 
 @pytest.mark.parametrize("mtu", [576, 1280, 1500, 1504, 2000, 4000, 9000, 9216])
@@ -26,6 +27,14 @@ def test_a_tag_goes_back_to_where_it_was() -> None:
     frame = bytes(range(12)) + b"\x08\x00rest"
     assert with_tag(frame, b"\x05\x60\x00\x81") == bytes(range(12)) + b"\x81\x00\x60\x05\x08\x00rest"
     assert with_tag(frame, b"\x05\x60\x00\x00")[12:14] == b"\x81\x00"
+
+
+def test_outer_headers_leave_the_slots_own_header_alone() -> None:
+    """The longest of them begin behind struct tpacket2_hdr and the address after it (52 bytes), where the status is."""
+    columns = Columns(np.zeros((1, stride_for(1500)), np.uint8))
+    longest = [columns.outer6[kind] for kind in Encapsulation] + [columns.outer4[kind] for kind in Encapsulation]
+    begins = [column.ctypes.data - columns.frames.ctypes.data for column in longest]
+    assert min(begins) >= 52
 
 
 @pytest.mark.parametrize("kind", ["u1", "u4", "u8"])

@@ -10,11 +10,12 @@ import pytest
 
 from appliance.dataplane.raw import bpf
 from appliance.dataplane.raw.compiled import Compiled
+from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.raw.layout import ETHERNET, Columns, Frames, stride_for
 from appliance.dataplane.raw.single import SinglePath
 from appliance.dataplane.raw.vector import Outcome, VectorPath
 from appliance.forwarding import SLOTS, ForwardingTables, NextHop, TableMember, TableService
-from appliance.model import HashMode, PortRange, Protocol
+from appliance.model import DfPolicy, HashMode, PortRange, Protocol
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import PacketPath
@@ -238,6 +239,28 @@ def test_fragmentable_outer_packets_get_different_identifications() -> None:
     assert 5 < len(may) < 40
     assert len({idents[row] for row in may}) == len(may)
     assert all(idents[row] == 0 for row in got if row not in may)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_batches_and_single_frames_share_identifications(version: int) -> None:
+    """Where DF is cleared on purpose, no two of the outer packets have the same one, whichever way they took."""
+    vip = ip_address("198.51.100.7" if version == 4 else "2001:db8:f::7")
+    tables = one_service(vip=vip)
+    member = replace(tables.members[7], delivery=replace(L3, outer_df=DfPolicy.CLEAR))
+    compiled = Compiled(replace(tables, members={7: member}), [INGRESS])
+    rnd, program = random.Random(4), plain_program(tables)
+    frames = [random_frame(rnd, tables, wrong=0) for _ in range(400)]
+    frames = [frame for frame in frames if bpf.run(program, frame) and len(frame) < 1400 and b"\0P" in frame[36:58]]
+    frames = [f for f in frames if PacketPath(tables).forward(f, INGRESS).verdict is Verdict.TRANSMIT][:60]
+    slots, idents = slots_with(frames), Idents()
+    vector, single = VectorPath(Columns(slots), idents=idents), SinglePath(slots, idents)
+    got = [frame for _, frame in sent(slots, vector.forward(slice(0, 30), 0, compiled)).values()]
+    for row in range(30, 60):
+        made = single.forward(row, 0, compiled)
+        assert made is not None
+        got.append(bytes(single.bytes_of(made)))
+    assert not any(frame[20] & 0x40 for frame in got)
+    assert len({frame[18:20] for frame in got}) == len(got) == 60
 
 
 def test_frames_for_vips_that_are_no_longer_ours_are_left_alone() -> None:

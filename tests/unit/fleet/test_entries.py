@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from appliance.fleet import entries
 from appliance.fleet.entries import DirectorCard, Logged, Seen, Unreadable, appended
-from appliance.model import AdminState, Delivery, DsrType, Encapsulation, Health, Order, TtlPolicy
+from appliance.model import AdminState, Delivery, DfPolicy, DsrType, Encapsulation, Health, Order, TtlPolicy
 from appliance.state import LONGEST_LOG, LogEntry, LoggedMember, same_ring
 
 
@@ -52,8 +52,14 @@ def test_order(order: Order) -> None:
 
 @pytest.mark.parametrize(
     "delivery",
-    [Delivery(DsrType.L2, None), Delivery(DsrType.L3, Encapsulation.IPIP, TtlPolicy.TRANSPARENT)],
-    ids=str,
+    [
+        Delivery(DsrType.L2, None),
+        Delivery(DsrType.L3, Encapsulation.IPIP, TtlPolicy.TRANSPARENT),
+        Delivery(DsrType.L3, Encapsulation.GRE),
+        Delivery(DsrType.L3, Encapsulation.GUE, outer_df=DfPolicy.CLEAR),
+        Delivery(DsrType.L3, Encapsulation.GUE, outer_ttl=32),
+    ],
+    ids=lambda delivery: entries.log_place(("web", delivery)),
 )
 def test_log_place(delivery: Delivery) -> None:
     """A log's key says whose it is."""

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.forwarding import SLOTS, ForwardingTables, TableService
+from appliance.forwarding import SLOTS, ForwardingTables, TableMember, TableService
 from appliance.model import Encapsulation, HashMode, PortRange, Protocol
 from appliance.packet.action import Reason, Verdict
 from appliance.packet.checksum import checksum
-from appliance.packet.encap import WRITERS
+from appliance.packet.encap import TUNNELS
 from appliance.packet.forward import Ingress, PacketPath
 from tests.vectors_io import Vector, packet_vectors
 
@@ -46,12 +46,9 @@ def ip_offset(frame: bytes) -> int:
     return offset + 2
 
 
-def inner_of(frame: bytes) -> bytes:
-    """The client's packet in a frame that was sent."""
-    packet = frame[14:]
-    if packet[0] >> 4 == 4:
-        return packet[20:] if packet[9] in (4, 41) else packet
-    return packet[40:] if packet[6] in (4, 41) else packet
+def inner_of(frame: bytes, member: TableMember) -> bytes:
+    """The client's packet in a frame that was sent to that member."""
+    return frame[14 + member.delivery.overhead(member.address.version) :]
 
 
 def without_ttl(packet: bytes) -> bytes:
@@ -78,7 +75,8 @@ def test_mutated_frames(case: tuple[Vector, bytes]) -> None:
     if action.verdict is not Verdict.TRANSMIT:
         return
     original = frame[ip_offset(frame) :]
-    inner = inner_of(action.frame)
+    member = vector.tables.members[action.member]
+    inner = inner_of(action.frame, member)
     assert without_ttl(inner) == without_ttl(original[: len(inner)])
     if original[0] >> 4 == 4:
         head = (original[0] & 15) * 4
@@ -87,7 +85,6 @@ def test_mutated_frames(case: tuple[Vector, bytes]) -> None:
         assert checksum(inner[:head]) == 0
     else:
         assert len(inner) == 40 + int.from_bytes(original[4:6], "big")
-    member = vector.tables.members[action.member]
     assert len(action.frame) - 14 <= member.next_hop.mtu
     assert action.ifindex == member.next_hop.ifindex
     assert inner[8 if inner[0] >> 4 == 4 else 7] == original[8 if original[0] >> 4 == 4 else 7] - (
@@ -168,5 +165,7 @@ def test_slot_is_within_the_table(mode: HashMode) -> None:
 
 
 def test_every_encapsulation_has_a_writer() -> None:
-    """Whatever a profile can name can be written."""
-    assert set(WRITERS) == set(Encapsulation)
+    """Whatever a profile can name can be written, and is as long as said."""
+    assert set(TUNNELS) == set(Encapsulation)
+    for encapsulation, tunnel in TUNNELS.items():
+        assert {len(tunnel.between(version, 1000, 0xFFFFFFFF)) for version in (4, 6)} == {encapsulation.between}
