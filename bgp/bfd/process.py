@@ -51,7 +51,7 @@ PROGRAM = (sys.executable, "-I", "-S", "-c", _START)
 
 @dataclass(frozen=True)
 class BfdStatus:
-    running: bool
+    running: bool = False
     sessions: Mapping[str, SessionView] = field(default_factory=dict)
     """By peer address; those that the process has told of."""
 
@@ -92,7 +92,7 @@ class Bfd:
     def status(self) -> BfdStatus:
         """What is known now; no I/O."""
         if self._report is None:
-            return BfdStatus(running=False, detail=self._detail)
+            return BfdStatus(detail=self._detail)
         report = self._report
         return BfdStatus(True, report.sessions, report.refused, report.trouble, report.priority)
 

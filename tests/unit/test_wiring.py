@@ -1,11 +1,13 @@
 """What is probed, what verdicts make of a member, what needs a restart."""
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
-from appliance.model import Health
-from appliance.wiring import health_of, learning_limit_s, needs_restart, probes
+from appliance.model import Bfd, BgpPeer, Config, Health
+from appliance.wiring import bfd_sessions, health_of, learning_limit_s, needs_restart, probes
+from bgp.bfd.messages import SessionSettings
 from health.spec import Verdict
 from tests.builders import MONITOR, config, member, pool, service
 
@@ -53,3 +55,28 @@ def test_a_reload_may_not_change_what_the_process_stands_on():
     assert "restart" in sentence
     assert len(list(needs_restart(old, replace(old, bgp=None)))) == 1
     assert len(list(needs_restart(old, replace(old, director=replace(old.director, interfaces=("eth2",)))))) == 1
+
+
+def with_bfd(given: Config, *peers: BgpPeer) -> Config:
+    assert given.bgp is not None
+    return replace(given, bgp=replace(given.bgp, peers=peers))
+
+
+def test_a_peer_with_bfd_has_a_session():
+    """Others have none, and neither has a director without BGP. Intervals become microseconds."""
+    first = BgpPeer(ip_address("192.0.2.1"), 65000, 9, bfd=Bfd(0.05, 3))
+    second = BgpPeer(ip_address("2001:db8:0::1"), 65000, 9, ip_address("2001:db8::b"), bfd=Bfd(0.3, 5, True, True))
+    third = BgpPeer(ip_address("192.0.2.3"), 65000, 9)
+    assert list(bfd_sessions(with_bfd(config(), first, second, third))) == [
+        SessionSettings("192.0.2.1", 50_000, 3),
+        SessionSettings("2001:db8::1", 300_000, 5, multihop=True, passive=True, local="2001:db8::b"),
+    ]
+    assert list(bfd_sessions(config(bgp=False))) == []
+
+
+def test_bfd_can_change_by_a_reload():
+    """Its timers change without a break, and BGP sessions have nothing to do with it; all else of a peer restarts."""
+    peer = BgpPeer(ip_address("192.0.2.1"), 65000, 9)
+    old = with_bfd(config(), peer)
+    assert list(needs_restart(old, with_bfd(config(), replace(peer, bfd=Bfd(0.1, 3))))) == []
+    assert len(list(needs_restart(old, with_bfd(config(), replace(peer, hold_time_s=3))))) == 1
