@@ -149,7 +149,8 @@ class Bfd:
             self._socket = ours
             try:
                 self._send(sessions_message(self._wanted))
-                await self._talk(ours)
+                if not self._closing.is_set():
+                    await self._talk(ours)
             finally:
                 self._socket = None
                 self._report = None
@@ -159,13 +160,13 @@ class Bfd:
     async def _talk(self, ours: socket.socket) -> None:
         """Renew the lease, take reports, until the process ends or hangs."""
         loop = asyncio.get_running_loop()
-        silences, renewed = 0, 0.0
+        silences, renew_at = 0, 0.0
         while silences < MAX_SILENCES:
-            if loop.time() - renewed >= RENEW_S:
-                renewed = loop.time()
+            if loop.time() >= renew_at:
+                renew_at = loop.time() + RENEW_S
                 self._send(lease_message(LEASE_S))
             try:
-                data = await asyncio.wait_for(loop.sock_recv(ours, MAX_BYTES), RENEW_S)
+                data = await asyncio.wait_for(loop.sock_recv(ours, MAX_BYTES), renew_at - loop.time())
             except TimeoutError:
                 silences += 1
                 continue

@@ -119,7 +119,7 @@ def test_what_is_on_the_wire(start, watch, way):
     director = start(way)
     steady(director, way)
     began = now()
-    time.sleep(3.0)
+    time.sleep(2.5)
     ours = [seen for seen in wire.look() if not seen.outgoing]
     assert {seen.hop_limit for seen in ours} == {254 if way.multihop else 255}
     assert {seen.traffic_class for seen in ours} == {0xC0}
@@ -225,6 +225,7 @@ def test_a_busy_director_loses_nothing(where, start, watch):
     assert not [seen for seen in wire.look() if seen.at >= began and from_router("down")(seen)]
 
 
+@pytest.mark.parametrize("way", [WAYS["v4"], WAYS["v6-multihop"]], ids=lambda way: way.name)
 def test_close_is_deliberate(where, start, watch, way):
     """The router hears that we end the session, so that it need not take the path for broken."""
     wire, director = watch(way), start(way)
@@ -255,6 +256,7 @@ def test_a_session_that_is_taken_out_ends_deliberately(where, start, watch):
     assert director.session(kept)["downs"] == 0
 
 
+@pytest.mark.parametrize("way", [WAYS["v6"], WAYS["v4-multihop"]], ids=lambda way: way.name)
 def test_our_timers_change_by_a_poll(where, start, watch, way):
     """To slower and back, without a break; the router confirms each."""
     wire, director = watch(way), start(way)
