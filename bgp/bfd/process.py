@@ -4,6 +4,7 @@ Level-triggered: `set` says which sessions there should be, now or as soon as th
 """
 
 import asyncio
+import logging
 import socket
 import sys
 import time
@@ -209,7 +210,8 @@ def _tell(change: Change) -> None:
     if change.state is State.UP:
         log.info("bgp.bfd_up", **fields)
     elif change.before is State.UP:
-        log.warning("bgp.bfd_down", **fields)
+        deliberate = change.state is State.ADMIN_DOWN
+        log.log(logging.INFO if deliberate else logging.WARNING, "bgp.bfd_down", **fields)
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:

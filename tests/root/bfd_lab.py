@@ -96,13 +96,19 @@ class Lab:
     """Of the first process of the router's software."""
 
     @contextmanager
-    def cut(self) -> Iterator[None]:
-        """Nothing of BFD gets through any more, in either direction, and no interface tells."""
+    def cut(self) -> Iterator[tuple[float, float]]:
+        """Nothing of BFD gets through any more, in either direction, and no interface tells.
+
+        Yields:
+            Since when the director hears nothing, and since when the router does.
+        """
+        moments = []
         rule = "add table inet cut; add chain inet cut in { type filter hook prerouting priority -300; };"
         for space in (self.director, self.router):
             space.run("nft", f"{rule} add rule inet cut in udp dport {{ 3784, 4784 }} drop")
+            moments.append(now())
         try:
-            yield
+            yield moments[0], moments[1]
         finally:
             for space in (self.director, self.router):
                 space.run("nft", "delete table inet cut")

@@ -97,17 +97,18 @@ def test_up_and_down_within_the_detection_time(where, start, watch, way):
     assert view["transmit_s"] == view["receive_s"] == pytest.approx(INTERVAL_MS / 1000)
     time.sleep(1.0)
     began = now()
-    with where.cut():
-        cut = now()
+    with where.cut() as (deaf, unheard):
         down = director.becomes(way, "down")
         router = wire.first(began, "the router notices", from_router("down"))
-        last = wire.last(cut, from_us)
-        ours, theirs = down["since"] - cut, router.at - cut
+        last = wire.last(unheard, from_us)
+        ours, theirs = down["since"] - deaf, router.at - unheard
         print(f"\n{where.name} {way.name}: cut -> we know {ours * 1000:.0f} ms, the router {theirs * 1000:.0f} ms")
-        assert (down["diag"], router.diag) == (Diag.TIME_EXPIRED, Diag.TIME_EXPIRED)
+        assert down["diag"] == Diag.TIME_EXPIRED
+        if unheard - deaf < DETECTION_S / 2:  # else ours may have told it before
+            assert router.diag == Diag.TIME_EXPIRED
+            assert router.at - last.at > DETECTION_S / 2
         assert ours < DETECTION_S + SLACK_S
         assert theirs < DETECTION_S + SLACK_S
-        assert router.at - last.at > DETECTION_S / 2
     assert director.becomes(way, "up")["downs"] == 1
     changes = director.call("status")["changes"]
     assert {"peer": way.theirs, "state": "down", "path_lost": True} in changes
