@@ -15,14 +15,14 @@ import pytest
 
 from bgp.bfd.packet import Diag, Packet, State, encode
 from bgp.bfd.process import LEASE_S
-from tests.netns import until
+from tests.netns import PATIENCE, until
 from tests.root.bfd_lab import INTERVAL_MS, WAYS, Director, Wire, lab, now, quiet
 from tests.root.bgp_lab import children
 
 pytestmark = pytest.mark.root
 
 DETECTION_S = 3 * INTERVAL_MS / 1000
-SLACK_S = 0.35
+SLACK_S = 0.5 * PATIENCE
 """What a busy machine may add."""
 
 
@@ -114,6 +114,7 @@ def test_up_and_down_within_the_detection_time(where, start, watch, way):
     assert {"peer": way.theirs, "state": "down", "path_lost": True} in changes
 
 
+@pytest.mark.parametrize("way", [WAYS["v4"], WAYS["v6-multihop"]], ids=lambda way: way.name)
 def test_what_is_on_the_wire(start, watch, way):
     """Hop limit 255, CS6, a source port of the range, a poll when the timers change; then 50 ms less the jitter."""
     wire = watch(way)
@@ -346,7 +347,7 @@ def test_packets_from_afar_are_refused(where, start):
     director = start(way)
     steady(director, way)
     forge(where, 254, way.theirs, encode(FORGED), encode(replace(FORGED, state=State.ADMIN_DOWN)))
-    until(lambda: director.session(way)["refused"] == {"ttl": 2}, "counted")
+    until(lambda: director.session(way)["refused"].get("ttl") == 2, "counted")
     assert (director.session(way)["state"], director.session(way)["downs"]) == ("up", 0)
     forge(where, 255, way.theirs, encode(FORGED))
     until(lambda: director.session(way)["downs"] == 1, "a neighbour is believed")
@@ -360,11 +361,13 @@ def test_what_is_no_sessions_is_counted(where, start):
     try:
         director = start(way)
         steady(director, way)
+        earlier = director.session(way)["refused"]  # of the router's session with the director before this one
         up = replace(FORGED, state=State.UP, your_discriminator=12345)
         forge(where, 255, "192.0.2.99", encode(FORGED), encode(up), b"short")
         until(lambda: director.call("status")["refused"] == {"no_session": 2, "short": 1}, "strangers")
         forge(where, 255, way.theirs, encode(up), encode(replace(FORGED, multiplier=0)))
-        until(lambda: director.session(way)["refused"] == {"no_session": 1, "multiplier": 1}, "the peer's")
+        expected = {"no_session": earlier.get("no_session", 0) + 1, "multiplier": 1}
+        until(lambda: director.session(way)["refused"] == expected, "the peer's")
         assert (director.session(way)["state"], director.session(way)["downs"]) == ("up", 0)
     finally:
         where.router.ip("addr del 192.0.2.99/24 dev eth1")
