@@ -49,7 +49,10 @@ from appliance.ring.algorithms import ALGORITHMS
 from appliance.seen import outdated, seen, services_of
 from appliance.state import Learning, PinsSeen, State
 from appliance.stats import Seen, member_stats
-from appliance.wiring import agents, health_of, learning_limit_s, needs_restart, probes
+from appliance.wiring import agents, bfd_sessions, health_of, learning_limit_s, needs_restart, probes
+from bgp.bfd.messages import Change
+from bgp.bfd.packet import diag_name
+from bgp.bfd.process import Bfd
 from bgp.config import BgpSpeakerConfig, Neighbor
 from bgp.exabgp import ExaBgpSpeaker
 from bgp.speaker import RecordingSpeaker, Speaker, SpeakerError
@@ -181,6 +184,7 @@ class Director:
         driver = DRIVERS[config.director.plane]
         self._plane: DataPlane = driver(config.director.interfaces, config.director.pins, slot_tables(config))
         self._speaker = _speaker(config)
+        self._bfd = Bfd(self._on_bfd)
         self._netlink = Netlink(self._state.set_next_hops)
         self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets
         self._fleet = FleetSide(config, self._state, lambda: self._plane.pins, self._look_at_pins)
@@ -198,6 +202,7 @@ class Director:
                 snapshot=self._state.snapshot,
                 counters=self._plane.counters,
                 speaker=self._speaker.status if config.bgp else lambda: None,
+                bfd=self._bfd.status,
                 health=self._monitors.statuses,
                 plane=self._plane.describe,
                 samples=self._plane.samples,
@@ -252,6 +257,7 @@ class Director:
             ]
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))
+                own.append(tasks.create_task(self._bfd.run(), name="bfd"))
             self._follow(config)
             await self._api.start()
             await self._control.start()
@@ -261,6 +267,7 @@ class Director:
                 log.info("director.stopping")
                 reconcile.cancel()  # nobody may announce again
                 await self._speaker.close()
+                await self._bfd.close()  # not before: routers end BGP with it, and with that the routes, out of order
                 if config.bgp is not None:
                     await asyncio.sleep(TURN_AWAY_S)
             finally:
@@ -280,6 +287,7 @@ class Director:
         self._verdicts = {key: verdict for key, verdict in self._verdicts.items() if key in known}
         self._monitors.set(wanted)
         self._agents.set(frozenset(agents(config)))
+        self._bfd.set(bfd_sessions(config))
         self._fleet.follow(config)
 
     def _on_health(self, status: Status) -> None:
@@ -299,6 +307,10 @@ class Director:
             self._loads.pop(status.target.id, None)
         else:
             self._loads[status.target.id] = status.load
+
+    def _on_bfd(self, change: Change) -> None:
+        if change.path_lost and isinstance(self._speaker, ExaBgpSpeaker):
+            self._speaker.lost(change.peer, f"BFD: {diag_name(change.diag)}")
 
     async def _keep_lease(self) -> None:
         while True:

@@ -346,12 +346,32 @@ class VirtualService:
 
 
 @dataclass(frozen=True)
+class Bfd:
+    """How we and a router know of each other within fractions of a second (RFC 5880)."""
+
+    interval_s: float
+    """Between two packets, in each direction."""
+
+    multiplier: int
+    """So many intervals without a packet, and the other side is gone."""
+
+    multihop: bool = False
+    passive: bool = False
+    """Wait for the router's first packet."""
+
+    @property
+    def detection_s(self) -> float:
+        return self.interval_s * self.multiplier
+
+
+@dataclass(frozen=True)
 class BgpPeer:
     address: IPAddress
     remote_as: int
     hold_time_s: int
     local_address: IPAddress | None = None
     password: str | None = field(default=None, repr=False)
+    bfd: Bfd | None = None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """How the parts of a director fit together, as far as it can be said without running any of them. Pure."""
 
 from collections.abc import Iterable, Set
+from dataclasses import replace
 
-from appliance.model import Config, Health, Pool
+from appliance.model import BgpConfig, Config, Health, Pool
+from bgp.bfd.messages import SessionSettings
 from health.load import Agent
 from health.monitor import Probe
 from health.spec import Target, Verdict
@@ -61,14 +63,32 @@ def learning_limit_s(pool: Pool, longest_s: float) -> float:
     return min(longest_s, max(chances, default=1.0))
 
 
+def bfd_sessions(config: Config) -> Iterable[SessionSettings]:
+    """One for every peer that is to be watched by BFD."""
+    for peer in config.bgp.peers if config.bgp is not None else ():
+        if peer.bfd is not None:
+            yield SessionSettings(
+                peer=str(peer.address),
+                interval_us=round(peer.bfd.interval_s * 1e6),
+                multiplier=peer.bfd.multiplier,
+                multihop=peer.bfd.multihop,
+                passive=peer.bfd.passive,
+                local=str(peer.local_address) if peer.local_address is not None else None,
+            )
+
+
 def needs_restart(old: Config, new: Config) -> Iterable[str]:
     """What cannot change under a running director, as sentences. Other directors may come and go."""
     for section, before, after, why in (
         ("director", old.director, new.director, ""),
-        ("bgp", old.bgp, new.bgp, ""),
+        ("bgp", _without_bfd(old.bgp), _without_bfd(new.bgp), ""),
         ("fleet", old.secret, new.secret, ": with another secret than the fleet's, flows would change members"),
         ("fleet", old.myself, new.myself, ": this director's own entry is not what it was"),
         ("fleet", old.fleet.etcd, new.fleet.etcd, ": it would agree by another store"),
     ):
         if before != after:
             yield f"{new.source}: [{section}] changed{why}; that takes a restart of the director (nothing was applied)"
+
+
+def _without_bfd(bgp: BgpConfig | None) -> BgpConfig | None:
+    return None if bgp is None else replace(bgp, peers=tuple(replace(peer, bfd=None) for peer in bgp.peers))

@@ -41,6 +41,8 @@ class _Request:
     route: Route | None = None
     """None: withdraw."""
 
+    lease: bool = False
+
 
 class GuardLink:
     """One connection to a guard. Knows what the guard was told, and what of that is acknowledged."""
@@ -123,7 +125,13 @@ class GuardLink:
     def renew(self, seconds: float) -> None:
         if self.hello is not None:
             number = next(self._numbers)
-            self._ask(number, text.lease(number, seconds))
+            self._ask(number, text.lease(number, seconds), lease=True)
+
+    def teardown(self, peer: str) -> None:
+        """End the session with *peer*."""
+        if self.hello is not None:
+            number = next(self._numbers)
+            self._ask(number, text.teardown(number, peer))
 
     async def read(self) -> None:
         """Take in what comes, until the connection ends.
@@ -171,8 +179,10 @@ class GuardLink:
         for number in list(self._owed):
             self._answer(number, "the connection to the guard ended")
 
-    def _ask(self, number: int, line: str, prefix: str | None = None, route: Route | None = None) -> None:
-        self._owed[number] = _Request(asyncio.get_running_loop().create_future(), prefix, route)
+    def _ask(
+        self, number: int, line: str, prefix: str | None = None, route: Route | None = None, *, lease: bool = False
+    ) -> None:
+        self._owed[number] = _Request(asyncio.get_running_loop().create_future(), prefix, route, lease)
         self._writer.write(line.encode() + b"\n")
 
     def _answer(self, number: int, error: str | None) -> _Request | None:
@@ -202,11 +212,13 @@ class GuardLink:
     def _replied(self, request: _Request | None, error: str | None) -> None:
         if request is None:
             return
-        if request.prefix is None:
+        if request.lease:
             if error is None and not self.leased:
                 self.leased = True
                 self.want(self._wanted)
-        elif request.route is not None and self._told.get(request.prefix) == request.route:
+        elif (
+            request.prefix is not None and request.route is not None and self._told.get(request.prefix) == request.route
+        ):
             if error is None:
                 self.acknowledged[request.prefix] = request.route
                 self.acknowledged_at = time.time()

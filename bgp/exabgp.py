@@ -104,6 +104,19 @@ class ExaBgpSpeaker:
             detail=self._detail,
         )
 
+    def lost(self, peer: str, why: str) -> None:
+        """There is no way to *peer* any more, says somebody who knows sooner than ExaBGP does by its hold time.
+
+        The session counts as down at once, and ExaBGP is told to end it and to try for a new one: that is up when
+        ExaBGP says so. Routes stay wanted; there is nobody to withdraw them from.
+        """
+        before = self._peers.get(peer)
+        if before is None or before.session is Session.DOWN:
+            return
+        self._session(peer, Session.DOWN, why)
+        if self._link is not None:
+            self._link.teardown(peer)
+
     async def run(self) -> None:
         """Keep ExaBGP running and talk to its guard, until cancelled or closed."""
         self._ended.clear()
@@ -227,7 +240,7 @@ class ExaBgpSpeaker:
 
     def _update(self, peer: str, announced: frozenset[str], withdrawn: frozenset[str] = frozenset()) -> None:
         before = self._peers.get(peer)
-        if before is not None:
+        if before is not None and before.session is Session.UP:  # else ExaBGP has not heard yet that it is lost
             sent = before.routes_sent - withdrawn | announced
             self._put(peer, PeerStatus(before.session, before.since, before.detail, sent))
 

@@ -5,6 +5,7 @@ Between us and the guard (`bgp/guard.py`) lines go in both directions. Ours are 
     lease 7 1.0                                    the routes may stay for another second
     announce 8 198.51.100.7/32 announce route ...  prefix, then the command for ExaBGP
     withdraw 9 198.51.100.7/32
+    teardown 10 192.0.2.1                          end the session with a peer; ExaBGP then tries to have another
 
 The guard's are JSON objects, each one line. Those with the key "guard" are its own: the answers to our commands, a
 greeting, news of a withdrawal. All others come from ExaBGP as they are.
@@ -114,6 +115,10 @@ def announce(number: int, route: Route, next_hop: IPAddress | None) -> str:
 
 def withdraw(number: int, prefix: str) -> str:
     return f"withdraw {number} {prefix}"
+
+
+def teardown(number: int, peer: str) -> str:
+    return f"teardown {number} {peer}"
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ START_S = 30.0
 LATE_S = 0.5
 """A turn of the loop that comes later than this says that the whole machine stood still, not that ExaBGP hangs."""
 
+BFD_DOWN = 10
+"""The reason that a peer is given, should it hear of it: RFC 9384."""
+
 KILL_AFTER_S = 3.0
 """SIGTERM did not end ExaBGP within this time: SIGKILL."""
 
@@ -236,6 +239,8 @@ class Guard:
         elif verb == "withdraw":
             self.routes.pop(rest, None)
             self._command(f"withdraw route {rest}", answer)
+        elif verb == "teardown":
+            self._command(f"neighbor {rest} teardown {BFD_DOWN}", answer)
         else:
             answer(False, f"no such command: {verb}")
 

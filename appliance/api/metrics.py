@@ -32,6 +32,8 @@ from appliance.fleet.channel import PeerState
 from appliance.looplag import BOUNDS_S
 from appliance.model import EffectiveState, Health, Protocol, VirtualService
 from appliance.packet.action import Reason
+from bgp.bfd.packet import State
+from bgp.bfd.process import BfdStatus
 from bgp.speaker import Session
 
 _ONE_WAY = " Client to member only: replies never pass a director (DSR)."
@@ -71,7 +73,7 @@ def families(observed: Observed, document: Document) -> Iterator[Metric]:
         yield from _traffic(observed.counters, [view.service for view in views])
     yield from _checks(observed)
     yield from _remembered(observed, pools)
-    yield from _routing(document)
+    yield from _routing(document, observed.bfd)
     yield from _loop(observed)
 
 
@@ -375,7 +377,7 @@ def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[M
         )
 
 
-def _routing(document: Document) -> Iterator[Metric]:
+def _routing(document: Document, bfd: BfdStatus) -> Iterator[Metric]:
     vips = {vip["vip"]: vip for service in document["services"] for vip in service["vips"]}
     yield _gauge(
         "onward_vip_wanted",
@@ -411,6 +413,47 @@ def _routing(document: Document) -> Iterator[Metric]:
         "Routes sent to a peer in the present session.",
         ("peer",),
         [((peer["address"],), len(peer["routes_sent"])) for peer in peers],
+    )
+    yield from _bfd(peers, bfd)
+
+
+def _bfd(peers: Sequence[Document], status: BfdStatus) -> Iterator[Metric]:
+    sessions = [(peer["address"], peer["bfd"]) for peer in peers if peer["bfd"] is not None]
+    if not sessions:
+        return
+    yield _gauge(
+        "onward_bfd_session_up",
+        "1 when the BFD session with a peer is up.",
+        ("peer",),
+        [((address,), bfd["state"] == str(State.UP)) for address, bfd in sessions],
+    )
+    told = [(address, bfd) for address, bfd in sessions if "diag" in bfd]
+    yield _gauge(
+        "onward_bfd_detection_seconds",
+        "Time without a packet after which a peer is gone, as negotiated.",
+        ("peer",),
+        [((address,), bfd["detection_time_s"]) for address, bfd in told],
+    )
+    yield _counter(
+        "onward_bfd_downs_total",
+        "How often the BFD session with a peer was up and is not any more.",
+        ("peer",),
+        [((address,), bfd["downs"]) for address, bfd in told],
+    )
+    yield _counter(
+        "onward_bfd_messages_total",
+        "BFD control packets, by direction.",
+        ("peer", "direction"),
+        [((address, direction), bfd[f"packets_{direction}"]) for address, bfd in told for direction in ("in", "out")],
+    )
+    yield _counter(
+        "onward_bfd_refused_total",
+        "BFD packets that were not taken, by reason; without a peer, those from nobody's address.",
+        ("peer", "reason"),
+        [
+            *(((address, reason), count) for address, bfd in told for reason, count in bfd["refused"].items()),
+            *((("", reason), count) for reason, count in status.refused.items()),
+        ],
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from appliance.api.views import MEANT, Document, because, probe_text
+from appliance.api.views import MEANT, Document, because, bfd_text, probe_text
 
 _PAGE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
 
@@ -464,6 +464,7 @@ def _route_badge(route: Item) -> Html:
 def _peer(peer: Item, now: float) -> Html:
     since = f" for {duration(now - peer['since'])}" if peer["since"] else ""
     remote = f"AS {peer['remote_as']}" if peer["remote_as"] else ""
+    bfd = peer["bfd"]
     return h(
         "tr",
         h("th", h("code", peer["address"]), h("small", remote), scope="row"),
@@ -472,6 +473,7 @@ def _peer(peer: Item, now: float) -> Html:
             _badge(_TONES[peer["session"]], peer["session"] + since),
             h("small", peer["detail"] or f"routes sent: {len(peer['routes_sent'])}"),
         ),
+        h("td", _badge(_GOOD if bfd["state"] == "up" else _WARN, f"BFD {bfd_text(bfd)}") if bfd else ""),
         data_key=f"peer/{peer['address']}",
     )
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from appliance import __version__
 from appliance.dataplane.base import Counters, DataPlaneError
@@ -12,6 +12,7 @@ from appliance.fleet.channel import ChannelStatus
 from appliance.fleet.store import Agreed
 from appliance.looplag import LagSummary
 from appliance.state import Snapshot
+from bgp.bfd.process import BfdStatus
 from bgp.speaker import SpeakerStatus
 from health.spec import Status
 
@@ -75,6 +76,8 @@ class StatusSources:
     channel: Callable[[], ChannelStatus | None] = lambda: None
     """None: there are no other directors."""
 
+    bfd: Callable[[], BfdStatus] = BfdStatus
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -103,6 +106,7 @@ class Observed:
     pins: PinsUse = PinsUse(0, 0)
     agreed: Agreed | None = None
     channel: ChannelStatus | None = None
+    bfd: BfdStatus = field(default_factory=BfdStatus)
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -134,4 +138,5 @@ async def observe(sources: StatusSources) -> Observed:
         pins=sources.pins(),
         agreed=sources.agreed(),
         channel=sources.channel(),
+        bfd=sources.bfd(),
     )

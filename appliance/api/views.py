@@ -33,6 +33,8 @@ from appliance.model import (
 from appliance.orders import as_json
 from appliance.packet.action import Reason
 from appliance.state import Snapshot
+from bgp.bfd.packet import State, diag_name
+from bgp.bfd.process import BfdStatus
 from bgp.route import Route
 from bgp.speaker import Session, SpeakerStatus
 from health.spec import Status
@@ -529,6 +531,7 @@ def _bgp(observed: Observed) -> Document | None:
                 "since": status.since if status else None,
                 "detail": status.detail if status else "nothing is known of this session yet",
                 "routes_sent": sorted(status.routes_sent) if status else [],
+                "bfd": _bfd(configured.get(address), observed.bfd),
             }
         )
     return {
@@ -537,6 +540,32 @@ def _bgp(observed: Observed) -> Document | None:
         "local_as": config.local_as,
         "router_id": str(config.router_id),
         "peers": peers,
+    }
+
+
+def _bfd(peer: BgpPeer | None, status: BfdStatus) -> Document | None:
+    """A peer's BFD session; None: it is not to have one."""
+    if peer is None or peer.bfd is None:
+        return None
+    view = status.sessions.get(str(peer.address))
+    if view is None:
+        return {"state": "unknown", "detail": status.detail or "the BFD process has not told yet"}
+    return {
+        "state": str(view.state),
+        "detail": "; ".join(each for each in (status.detail, view.trouble) if each),
+        "since": view.since,
+        "diag": diag_name(view.diag),
+        "remote_state": str(view.remote_state),
+        "remote_diag": diag_name(view.remote_diag),
+        "multihop": peer.bfd.multihop,
+        "passive": peer.bfd.passive,
+        "transmit_interval_s": view.transmit_s,
+        "receive_interval_s": view.receive_s,
+        "detection_time_s": view.detection_s,
+        "downs": view.downs,
+        "packets_in": view.packets_in,
+        "packets_out": view.packets_out,
+        "refused": dict(view.refused),
     }
 
 
@@ -651,6 +680,8 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
         if service["panic"]:
             yield f"pool {service['pool']}: {service['panic']}"
     for peer in document["bgp"]["peers"] if document["bgp"] else ():
+        if peer["bfd"] is not None and peer["bfd"]["state"] != str(State.UP):
+            yield f"BFD with {peer['address']} is {bfd_text(peer['bfd'])}"
         if peer["session"] != Session.UP:
             yield f"BGP session with {peer['address']} is {peer['session']}" + (
                 f": {peer['detail']}" if peer["detail"] else ""
@@ -671,6 +702,18 @@ def _fleet_problems(fleet: Mapping[str, Any] | None) -> Iterator[str]:
     store = fleet["store"]
     if store is not None and not store["connected"]:
         yield f"the fleet's store cannot be reached, {store['source']} verdicts count: {store['error']}"
+
+
+def bfd_text(bfd: Mapping[str, Any]) -> str:
+    """State and reason of a BFD session in a few words."""
+    reasons = [bfd["detail"]] if bfd["detail"] else []
+    if bfd.get("diag", "none") != "none":
+        reasons.append(bfd["diag"])
+    if bfd["state"] == str(State.UP):
+        reasons.append(f"{bfd['detection_time_s'] * 1000:.0f} ms")
+    elif bfd.get("remote_state") not in (None, str(State.DOWN)):
+        reasons.append(f"the router says {bfd['remote_state']}")
+    return str(bfd["state"]) + (f" ({', '.join(reasons)})" if reasons else "")
 
 
 def because(item: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from appliance.cli.output import Exit, print_json, print_problems, table, warn
 from appliance.config.load import SECRET_BYTES, decode, files_beside, parse, read_text
 from appliance.config.problems import ConfigError
-from appliance.model import Algorithm, Config, Delivery, DfPolicy, Pool, Protocol, VirtualService
+from appliance.model import Algorithm, BgpPeer, Config, Delivery, DfPolicy, Pool, Protocol, VirtualService
 
 _LINK_MTU = 1500
 
@@ -170,8 +170,12 @@ def _paragraphs(config: Config, services: str, members: str) -> Iterator[str]:
     if config.bgp is None:
         yield "Nothing is announced: there is no [bgp]."
         return
-    peers = ", ".join(f"{peer.address} (AS {peer.remote_as})" for peer in config.bgp.peers)
+    peers = ", ".join(f"{peer.address} (AS {peer.remote_as}{_bfd(peer)})" for peer in config.bgp.peers)
     yield f"VIPs are announced from AS {config.bgp.local_as} to {peers}."
+
+
+def _bfd(peer: BgpPeer) -> str:
+    return "" if peer.bfd is None else f", BFD within {peer.bfd.detection_s * 1000:.0f} ms"
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,10 @@ _TONES = {
 }
 
 
+Cell = tuple[str, str]
+"""Text and tone."""
+
+
 def render(document: Document, look: Look) -> str:
     """The document as text: aligned columns, no line wider than *look* asks for."""
     return "\n".join(_lines(document, look))
@@ -232,6 +236,7 @@ def _lines(document: Document, look: Look) -> Iterator[str]:
                 (
                     ("  " + peer["address"], ""),
                     (peer["session"], _TONES[peer["session"]]),
+                    *((_bfd(peer["bfd"]),) if any(each["bfd"] for each in bgp["peers"]) else ()),
                     (f"AS {peer['remote_as']}", ""),
                     (f"{len(peer['routes_sent'])} routes", ""),
                     (peer["detail"], "faint"),
@@ -241,6 +246,10 @@ def _lines(document: Document, look: Look) -> Iterator[str]:
             look,
         )
     yield from _drops(document, look)
+
+
+def _bfd(bfd: Document | None) -> Cell:
+    return ("", "") if bfd is None else (f"BFD {bfd['state']}", "good" if bfd["state"] == "up" else "warn")
 
 
 def _fleet(fleet: Document | None, look: Look) -> Iterator[str]:
@@ -364,10 +373,6 @@ def _because(item: Document) -> str:
         bad = [check["last"] for check in item.get("checks", ()) if check["verdict"] == "down" and check["last"]]
         detail = "; ".join(last["detail"] or last["code"] for last in bad)
     return f"{item['reason']} ({detail})" if detail else str(item["reason"])
-
-
-Cell = tuple[str, str]
-"""Text and tone."""
 
 
 def _columns(rows: list[tuple[Cell, ...]], look: Look, right: set[int] | None = None) -> Iterator[str]:

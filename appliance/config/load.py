@@ -25,10 +25,11 @@ from appliance.config.problems import (
     shown,
 )
 from appliance.config.rules import RULES
-from appliance.config.schema import File, MemberTable, MonitorTable, PoolTable, ProfileTable, ServiceTable
+from appliance.config.schema import BfdTable, File, MemberTable, MonitorTable, PoolTable, ProfileTable, ServiceTable
 from appliance.model import (
     OUTER_TTL,
     ApiConfig,
+    Bfd,
     BgpConfig,
     BgpPeer,
     Config,
@@ -394,12 +395,16 @@ def _bgp(file: File) -> BgpConfig | None:
         local_as=file.bgp.local_as,
         router_id=file.bgp.router_id,
         peers=tuple(
-            BgpPeer(peer.address, peer.remote_as, peer.hold_time, peer.local_address, peer.password)
+            BgpPeer(peer.address, peer.remote_as, peer.hold_time, peer.local_address, peer.password, _bfd(peer.bfd))
             for peer in file.bgp.peer
         ),
         next_hop_v4=file.bgp.next_hop_v4,
         next_hop_v6=file.bgp.next_hop_v6,
     )
+
+
+def _bfd(table: BfdTable | None) -> Bfd | None:
+    return None if table is None else Bfd(table.interval, table.multiplier, table.multihop, table.passive)
 
 
 def _profile(table: ProfileTable) -> NetworkProfile:

@@ -382,6 +382,23 @@ def bgp_contradictions(data: Raw) -> Iterator[Finding]:
             yield Finding((*place, "local_address"), f"{local} is the peer's own address", "use the director's address")
 
 
+def bfd_contradictions(data: Raw) -> Iterator[Finding]:
+    for place, peer in tables(data, "bgp", "peer", EACH):
+        bfd = peer.get("bfd")
+        hold_time = read(values.hold_time, peer.get("hold_time", values.HOLD_TIME_S))
+        if not isinstance(bfd, dict) or not hold_time:
+            continue
+        interval = read(values.bfd_interval, bfd.get("interval", values.BFD_INTERVAL_S))
+        multiplier = read(values.bfd_multiplier, bfd.get("multiplier", values.BFD_MULTIPLIER))
+        if interval is not None and multiplier is not None and interval * multiplier >= hold_time:
+            yield Finding(
+                (*place, "bfd"),
+                f"BFD would tell after {interval * multiplier:g} s, and BGP does that by itself after its hold time of "
+                f"{hold_time} s",
+                "use a shorter interval or a smaller multiplier",
+            )
+
+
 def missing_next_hops(data: Raw) -> Iterator[Finding]:
     """A VIP of one family can be announced over a session of the other only with a next hop that is written down."""
     peers = [address.version for _, address in found(data, values.unicast_address, "bgp", "peer", EACH, "address")]
@@ -483,6 +500,7 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     used_addresses,
     port_conflicts,
     bgp_contradictions,
+    bfd_contradictions,
     missing_next_hops,
     per_packet_is_for_udp,
     nothing_to_remember_by,

@@ -176,17 +176,37 @@ class FleetTable(Table):
     )
 
 
+class BfdTable(Table):
+    """Bidirectional forwarding detection with a router: both sides know at once when the other one is gone."""
+
+    interval: Annotated[float, Parsed(values.bfd_interval, _number(0.05, 10))] = Field(
+        default=values.BFD_INTERVAL_S,
+        description="Seconds between two packets, in each direction, unless the router wants more.",
+    )
+    multiplier: Annotated[int, Parsed(values.bfd_multiplier, _whole(1, 255))] = Field(
+        default=values.BFD_MULTIPLIER, description="Intervals without a packet after which the other side is gone."
+    )
+    multihop: Boolean = Field(
+        default=False, description="The router is not on a segment of the director (RFC 5883, UDP port 4784)."
+    )
+    passive: Boolean = Field(default=False, description="Say nothing before the router has.")
+
+
 class PeerTable(Table):
     """One BGP neighbour."""
 
     address: Unicast = Field(description="Address of the router.", examples=["192.0.2.1"])
     remote_as: AsNumber = Field(description="AS number of the router.", examples=[65000])
     hold_time: Annotated[int, Parsed(values.hold_time, {"anyOf": [{"const": 0}, _whole(3, 65535)]})] = Field(
-        default=9, description="Seconds without a message until the session counts as lost; 0 is never."
+        default=values.HOLD_TIME_S,
+        description="Seconds without a message until the session counts as lost; 0 is never.",
     )
     local_address: Unicast | None = Field(default=None, description="Our address for the session.")
     password: Annotated[str, Parsed(values.password, _STRING)] | None = Field(
         default=None, description="TCP MD5 key of the session (RFC 2385)."
+    )
+    bfd: BfdTable | None = Field(
+        default=None, description="Have BFD tell when the router is gone; the router needs it for its own part."
     )
 
 

@@ -255,6 +255,14 @@ def hold_time(value: object) -> int:
     return value
 
 
+HOLD_TIME_S = 9
+BFD_INTERVAL_S, BFD_MULTIPLIER = 0.1, 3
+"""What counts where nothing is written."""
+
+bfd_interval = seconds(0.05, 10)
+bfd_multiplier = integer(1, 255, "a number of intervals")
+
+
 def password(value: object) -> str:
     """A TCP MD5 key (RFC 2385) that can stand in the speaker's configuration as it is."""
     if not isinstance(value, str) or not value:

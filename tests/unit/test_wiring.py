@@ -5,8 +5,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from appliance.model import Etcd, Fleet, FleetPeer, Health
-from appliance.wiring import health_of, learning_limit_s, needs_restart, probes
+from appliance.model import Bfd, BgpPeer, Config, Etcd, Fleet, FleetPeer, Health
+from appliance.wiring import bfd_sessions, health_of, learning_limit_s, needs_restart, probes
+from bgp.bfd.messages import SessionSettings
 from health.spec import Verdict
 from tests.builders import MONITOR, config, member, pool, service
 
@@ -78,3 +79,28 @@ def test_other_directors_may_come_and_go(before, after, why):
     sentences = list(needs_restart(replace(config(), fleet=before), replace(config(), fleet=after)))
     assert len(sentences) == (0 if why is None else 1)
     assert all("[fleet] changed" in sentence and why in sentence for sentence in sentences)
+
+
+def with_bfd(given: Config, *peers: BgpPeer) -> Config:
+    assert given.bgp is not None
+    return replace(given, bgp=replace(given.bgp, peers=peers))
+
+
+def test_a_peer_with_bfd_has_a_session():
+    """Others have none, and neither has a director without BGP. Intervals become microseconds."""
+    first = BgpPeer(ip_address("192.0.2.1"), 65000, 9, bfd=Bfd(0.05, 3))
+    second = BgpPeer(ip_address("2001:db8:0::1"), 65000, 9, ip_address("2001:db8::b"), bfd=Bfd(0.3, 5, True, True))
+    third = BgpPeer(ip_address("192.0.2.3"), 65000, 9)
+    assert list(bfd_sessions(with_bfd(config(), first, second, third))) == [
+        SessionSettings("192.0.2.1", 50_000, 3),
+        SessionSettings("2001:db8::1", 300_000, 5, multihop=True, passive=True, local="2001:db8::b"),
+    ]
+    assert list(bfd_sessions(config(bgp=False))) == []
+
+
+def test_bfd_can_change_by_a_reload():
+    """Its timers change without a break, and BGP sessions have nothing to do with it; all else of a peer restarts."""
+    peer = BgpPeer(ip_address("192.0.2.1"), 65000, 9)
+    old = with_bfd(config(), peer)
+    assert list(needs_restart(old, with_bfd(config(), replace(peer, bfd=Bfd(0.1, 3))))) == []
+    assert len(list(needs_restart(old, with_bfd(config(), replace(peer, hold_time_s=3))))) == 1

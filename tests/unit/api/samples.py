@@ -15,8 +15,11 @@ from appliance.fleet.channel import PeerStatus as FleetPeerStatus
 from appliance.fleet.entries import DirectorCard
 from appliance.fleet.store import Agreed, Source, StoreStatus
 from appliance.looplag import LagSummary
-from appliance.model import BgpPeer, Config, Health, NetworkProfile, PortRange, ProfileType
+from appliance.model import Bfd, BgpPeer, Config, Health, NetworkProfile, PortRange, ProfileType
 from appliance.state import Snapshot, Unresolved
+from bgp.bfd.messages import SessionView
+from bgp.bfd.packet import Diag, State
+from bgp.bfd.process import BfdStatus
 from bgp.route import Route
 from bgp.speaker import PeerStatus, Session, SpeakerStatus
 from health.spec import Code, Result, Status, Target, Verdict
@@ -46,7 +49,10 @@ def sample_config() -> Config:
     )
     base = config(web, dns, old)
     assert base.bgp is not None
-    peers = (*base.bgp.peers, BgpPeer(ip_address(PEER2), 65000, 9))
+    peers = (
+        replace(base.bgp.peers[0], bfd=Bfd(0.1, 3)),
+        BgpPeer(ip_address(PEER2), 65000, 9, bfd=Bfd(0.05, 3, multihop=True)),
+    )
     return replace(
         base, bgp=replace(base.bgp, peers=peers), source="/etc/onward/onward.toml", digest="0123456789abcdef"
     )
@@ -72,6 +78,38 @@ def sample_speaker() -> SpeakerStatus:
         },
         announced=frozenset({Route(VIP), Route(VIP6)}),
     )
+
+
+def sample_bfd() -> BfdStatus:
+    """Up with the first router; the second one has not been heard for a while."""
+    up = SessionView(
+        state=State.UP,
+        remote_state=State.UP,
+        diag=Diag.NONE,
+        remote_diag=Diag.NONE,
+        since=NOW - 3600,
+        transmit_s=0.1,
+        receive_s=0.3,
+        detection_s=0.9,
+        packets_in=11_000,
+        packets_out=41_000,
+        downs=0,
+        refused={"ttl": 7},
+    )
+    down = replace(
+        up,
+        state=State.DOWN,
+        remote_state=State.DOWN,
+        diag=Diag.TIME_EXPIRED,
+        since=NOW - 42,
+        transmit_s=1.0,
+        receive_s=0.05,
+        detection_s=0.15,
+        downs=1,
+        refused={},
+        trouble="cannot send: Network is unreachable",
+    )
+    return BfdStatus(True, {PEER: up, PEER2: down}, {"no_session": 2}, "", "real-time")
 
 
 def sample_health() -> tuple[Status, ...]:
@@ -163,6 +201,7 @@ def observed(**changes: Any) -> Observed:
         "pins": PinsUse(131072, 40),
         "channel": sample_channel(),
         "agreed": sample_agreed(),
+        "bfd": sample_bfd(),
         "ready": (("config", True, ""), ("data_plane", True, ""), ("programmed", True, ""), ("bgp", True, "")),
     }
     return Observed(**values | changes)

@@ -8,7 +8,7 @@ import pytest
 
 from appliance.api.page import render_page
 from appliance.api.sources import ReloadStatus
-from appliance.api.views import NOT_VISIBLE, PASSES, Rates, samples, status_document
+from appliance.api.views import NOT_VISIBLE, PASSES, Rates, bfd_text, samples, status_document
 from appliance.cli.status import Look, render
 from appliance.dataplane.base import Counters
 from appliance.decide import decide
@@ -25,6 +25,7 @@ from appliance.model import (
 )
 from appliance.packet.action import Reason
 from appliance.state import PinsSeen
+from bgp.bfd.process import BfdStatus
 from bgp.speaker import PeerStatus, Session
 from tests import golden
 from tests.builders import L3, config, service, snapshot
@@ -32,6 +33,7 @@ from tests.unit.api.samples import (
     DNS_VIP,
     NOW,
     PEER,
+    PEER2,
     VIP,
     XDP,
     healthy,
@@ -81,6 +83,33 @@ def test_announced_means_acknowledged_and_a_session_up() -> None:
     down = {address: PeerStatus(Session.DOWN, NOW) for address in speaker.peers}
     alone = vip(status_document(observed(speaker=replace(speaker, peers=down))), VIP)
     assert (alone["wanted"], alone["announced"], alone["reason"]) == (True, False, "no_session")
+
+
+def test_bfd_is_shown_beside_its_peer() -> None:
+    """Whose session is not up is a problem with its reason; whoever has none shows none; no process shows why."""
+    document = status_document(observed())
+    first, second = (peer["bfd"] for peer in document["bgp"]["peers"])
+    assert (first["state"], first["detection_time_s"], first["refused"]) == ("up", 0.9, {"ttl": 7})
+    problem = f"BFD with {PEER2} is down (cannot send: Network is unreachable, time_expired)"
+    assert [text for text in document["health"]["problems"] if text.startswith("BFD")] == [problem]
+    assert second["multihop"]
+    ended = observed(bfd=BfdStatus(detail="the BFD process ended; starting again"))
+    problems = status_document(ended)["health"]["problems"]
+    assert f"BFD with {PEER} is unknown (the BFD process ended; starting again)" in problems
+    assert [peer["bfd"] for peer in status_document(healthy())["bgp"]["peers"]] == [None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "up (900 ms)"),
+        ({"state": "down", "diag": "neighbor_down", "remote_state": "admin_down"}, "neighbor_down, the router says"),
+        ({"state": "init", "remote_state": "down"}, "init"),
+    ],
+)
+def test_bfd_in_a_few_words(changes: dict[str, Any], text: str) -> None:
+    """State, why, and how fast."""
+    assert text in bfd_text(status_document(observed())["bgp"]["peers"][0]["bfd"] | changes)
 
 
 def test_a_plane_in_doubt_overrides_what_was_decided() -> None:

@@ -36,6 +36,7 @@ class FakeExaBgp:
         self.peers = re.findall(r"^neighbor (\S+)", configuration, re.MULTILINE)
         self.run = shlex.split(re.search(r"^ *run (.*);$", configuration, re.MULTILINE)[1])
         self.rib = {}
+        self.torn_down = []
         self.muted = False
         self.stalled = False
         self.controlled = True
@@ -78,6 +79,10 @@ class FakeExaBgp:
                 self.rib.pop(prefix, None)
                 sent = [update(peer, withdraw={"ipv4 unicast": [{"nlri": prefix}]}) for peer in self.peers]
                 self.write("done", *sent)
+            case ["neighbor", peer, "teardown", code]:
+                down = peer_event(peer, "state", state="down", reason=f"notification sent (6,{code})")
+                self.write("done", down)
+                self.torn_down.append(peer)
             case ["#", *_]:
                 self.write("done")
             case _:
@@ -102,7 +107,11 @@ class FakeExaBgp:
         while True:
             guard = self.guard.stdout.fileno()
             watched = [] if self.stalled else [guard]
-            readable = select.select([*watched, *([0] if self.controlled else [])], [], [])[0]
+            wait = 0.1 if self.torn_down else None
+            readable = select.select([*watched, *([0] if self.controlled else [])], [], [], wait)[0]
+            if not readable:
+                self.write(*(peer_event(peer, "state", state="up") for peer in self.torn_down))
+                self.torn_down.clear()
             if guard in readable:
                 if (lines := self.lines(guard)) is None:
                     self.start()

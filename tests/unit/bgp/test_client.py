@@ -208,6 +208,22 @@ async def test_a_cancelled_wait_loses_nothing(tmp_path):
         assert set(link.acknowledged.values()) == {A}
 
 
+async def test_the_end_of_a_session_is_no_lease(tmp_path):
+    """Its answer must not set announcements free; and before the greeting there is no session to end."""
+    async with linked(tmp_path) as (link, guard, events):
+        link.teardown("192.0.2.1")
+        guard.hello()
+        await until_event(events, text.Hello)
+        link.want(frozenset({A}))
+        link.teardown("192.0.2.1")
+        assert await guard.line() == "teardown 192.0.2.1"
+        guard.reply()
+        await until_event(events, text.Reply)
+        assert not link.leased
+        await guard.grant(link)
+        assert await guard.line() == f"announce {ANNOUNCE_A}"
+
+
 async def test_garbage_is_skipped(tmp_path):
     """One line that nobody understands does not end the connection."""
     async with linked(tmp_path) as (_link, guard, events):

@@ -138,6 +138,16 @@ def test_passes_commands_on_and_answers_in_order(stage):
         exabgp.commands.until(command)
 
 
+def test_ends_the_session_with_a_peer(stage):
+    """ExaBGP gets its own command, with the code of RFC 9384; routes stay."""
+    exabgp = stage()
+    speaker = exabgp.speaker()
+    speaker.hello()
+    speaker.send("lease 1 60", announce(2), "teardown 3 192.0.2.1")
+    assert speaker.reply(3)["ok"]
+    exabgp.commands.until("neighbor 192.0.2.1 teardown 10")
+
+
 def test_refusal_is_passed_on(stage):
     """ExaBGP's `error` becomes a reply that is not ok; what follows is not mixed up."""
     speaker = stage().speaker()

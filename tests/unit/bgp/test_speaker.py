@@ -245,6 +245,39 @@ def test_follows_the_session(config):
     assert (peer.session, peer.detail, peer.routes_sent) == (Session.DOWN, "notification received (6,2)", frozenset())
 
 
+def test_a_lost_peer_is_down_until_exabgp_has_a_new_session(config):
+    """At once, without what was sent to it; what is said of the old session afterwards does not count."""
+    speaker = ExaBgpSpeaker(config, PROGRAM)
+    prefix = frozenset({"198.51.100.7/32"})
+    speaker._take(text.PeerState(PEER, Session.UP, ""))
+    speaker._take(text.Sent(PEER, prefix, frozenset()))
+    speaker.lost(PEER, "BFD: time_expired")
+    speaker._take(text.Sent(PEER, prefix, frozenset()))
+    peer = speaker.status().peers[PEER]
+    assert (peer.session, peer.detail, peer.routes_sent) == (Session.DOWN, "BFD: time_expired", frozenset())
+    speaker.lost("192.0.2.99", "BFD: time_expired")
+    assert list(speaker.status().peers) == [PEER]
+    speaker._take(text.PeerState(PEER, Session.UP, ""))
+    speaker._take(text.Sent(PEER, prefix, frozenset()))
+    peer = speaker.status().peers[PEER]
+    assert (peer.session, peer.routes_sent) == (Session.UP, prefix)
+
+
+async def test_exabgp_is_told_to_end_a_lost_session(config):
+    """It does, and has a new one; the wanted routes are wanted all the time, and other peers are not touched."""
+    other = Neighbor(ip_address("192.0.2.2"), 65000, local_address=ip_address("192.0.2.11"))
+    async with running(replace(config, neighbors=(*config.neighbors, other))) as speaker:
+        await announced(speaker, A)
+        await until(lambda: all(peer.routes_sent for peer in speaker.status().peers.values()), "sent")
+        before = speaker.status().peers["192.0.2.2"]
+        speaker.lost(PEER, "BFD: time_expired")
+        assert speaker.status().peers[PEER].session is Session.DOWN
+        await until(lambda: speaker.status().peers[PEER].detail == "notification sent (6,10)", "torn down")
+        await until(lambda: speaker.status().peers[PEER].session is Session.UP, "a new one")
+        assert speaker.status().announced == {A}
+        assert speaker.status().peers["192.0.2.2"] == before
+
+
 def test_route_that_never_went_out_is_named():
     """Acknowledged, the session up, time enough, and not sent: the peer's status says so."""
     up = PeerStatus(Session.UP, 0.0, routes_sent=frozenset({"198.51.100.7/32"}))

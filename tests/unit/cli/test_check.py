@@ -61,6 +61,13 @@ def test_a_valid_file_is_summed_up(example: Path, capsys: pytest.CaptureFixture[
     ]
 
 
+def test_bfd_is_said_with_its_detection_time(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that a mistake in a factor of ten is seen."""
+    example.write_text(example.read_text().replace("# bfd = {", "bfd = {"))
+    assert call(["check", str(example)]) == Exit.OK
+    assert "to 192.0.2.1 (AS 65000, BFD within 300 ms)." in capsys.readouterr().out
+
+
 def test_quiet_says_nothing_of_a_valid_file(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The exit code is the answer."""
     assert call(["check", "-q", str(example)]) == Exit.OK

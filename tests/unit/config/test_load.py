@@ -14,6 +14,7 @@ from appliance.config.load import MAX_BYTES, load, parse
 from appliance.config.problems import ConfigError
 from appliance.model import (
     Algorithm,
+    Bfd,
     Config,
     Delivery,
     DsrType,
@@ -110,6 +111,21 @@ def test_the_smallest_configuration_has_the_documented_defaults() -> None:
     assert config.bgp is not None
     assert config.bgp.next_hop_v4 is None
     assert config.bgp.peers[0].hold_time_s == 9
+
+
+def test_bfd_is_off_until_asked_for_and_has_defaults_then() -> None:
+    """An empty table is enough: 100 ms, three of them, one hop, active."""
+    assert parsed(BASE + BGP).bgp.peers[0].bfd is None  # type: ignore[union-attr]
+    config = parsed(BASE + BGP.replace("remote_as = 65000", "remote_as = 65000\nbfd = {}"))
+    assert config.bgp is not None
+    assert config.bgp.peers[0].bfd == Bfd(0.1, 3, multihop=False, passive=False)
+    assert config.bgp.peers[0].bfd.detection_s == pytest.approx(0.3)
+
+
+def test_without_a_hold_time_bfd_may_be_slow() -> None:
+    """Only then nothing else would tell sooner."""
+    slow = "remote_as = 65000\nhold_time = 0\nbfd = { interval = 10, multiplier = 255 }"
+    assert parsed(BASE + BGP.replace("remote_as = 65000", slow)).bgp is not None
 
 
 def test_a_director_without_services_and_bgp_is_legal() -> None:

@@ -1,0 +1,222 @@
+"""The director's side of BFD: keeps the BFD process running, tells it what should be, and renews its lease.
+
+Level-triggered: `set` says which sessions there should be, now or as soon as there is a process.
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from bgp.bfd.messages import (
+    MAX_BYTES,
+    Change,
+    Report,
+    SessionSettings,
+    SessionView,
+    close_message,
+    lease_message,
+    report_of,
+    sessions_message,
+)
+from bgp.bfd.packet import State, diag_name
+
+log = structlog.get_logger()
+
+LEASE_S = 1.0
+"""How long the event loop may be stuck until all sessions go down. As long as the lease on the routes: BFD ends BGP
+sessions, which take longer to come back than routes do, so it must not be the first to lose patience."""
+RENEW_S = 0.2
+
+MAX_SILENCES = 10
+"""A process that has not reported for so many times RENEW_S hangs. Counted in waits and not by the clock: after our own
+loop was stuck, reports that have been there all the time must not count against it."""
+
+END_S = 1.0
+MIN_PAUSE_S = 0.2
+MAX_PAUSE_S = 5.0
+STEADY_S = 10.0
+"""A process that has lived this long counts as healthy: when it ends the pauses start small again."""
+
+_PACKAGE_ROOT = Path(__file__).parents[2]
+_START = f"import sys; sys.path.append({str(_PACKAGE_ROOT)!r}); from bgp.bfd.engine import main; main()"
+PROGRAM = (sys.executable, "-I", "-S", "-c", _START)
+"""Isolated and without site: it needs the standard library and this package only, and is there in some 50 ms."""
+
+
+@dataclass(frozen=True)
+class BfdStatus:
+    running: bool = False
+    sessions: Mapping[str, SessionView] = field(default_factory=dict)
+    """By peer address; those that the process has told of."""
+
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Packets from nobody's address, by reason."""
+
+    detail: str = ""
+    """What is wrong."""
+
+    priority: str = ""
+
+
+class Bfd:
+    """Sessions with routers. `run` must be running, in a task of the caller, for anything to happen."""
+
+    def __init__(self, on_change: Callable[[Change], None] = lambda _: None) -> None:
+        """
+        Args:
+            on_change: is told of every session whose state turned.
+        """
+        self._on_change = on_change
+        self._wanted: frozenset[SessionSettings] = frozenset()
+        self._changed = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._socket: socket.socket | None = None
+        self._report: Report | None = None
+        self._detail = ""
+        self._trouble = ""
+
+    def set(self, sessions: Iterable[SessionSettings]) -> None:
+        """Have exactly these sessions. Those that stay go on without a break, also with other timers."""
+        self._wanted = frozenset(sessions)
+        self._changed.set()
+        self._send(sessions_message(self._wanted))
+
+    def status(self) -> BfdStatus:
+        """What is known now; no I/O."""
+        if self._report is None:
+            return BfdStatus(detail=self._detail)
+        report = self._report
+        return BfdStatus(True, report.sessions, report.refused, report.trouble, report.priority)
+
+    async def run(self) -> None:
+        """Keep the process running while there are sessions, until cancelled or closed."""
+        self._ended.clear()
+        pause = MIN_PAUSE_S
+        try:
+            while not self._closing.is_set():
+                if not self._wanted:
+                    self._changed.clear()
+                    await self._changed.wait()
+                    continue
+                began = time.monotonic()
+                try:
+                    await self._serve()
+                except OSError as error:
+                    self._detail = f"the BFD process cannot be started: {error}"
+                if self._closing.is_set():
+                    break
+                log.warning("bgp.bfd_interrupted", detail=self._detail)
+                if time.monotonic() - began > STEADY_S:
+                    pause = MIN_PAUSE_S
+                try:
+                    await asyncio.wait_for(self._closing.wait(), pause)
+                except TimeoutError:
+                    pass
+                pause = min(2 * pause, MAX_PAUSE_S)
+        finally:
+            self._ended.set()
+
+    async def close(self) -> None:
+        """Tell all peers that the sessions end deliberately, and end them."""
+        self._closing.set()
+        self._changed.set()
+        self._send(close_message())
+        if self._socket is not None:
+            await self._ended.wait()
+
+    async def _serve(self) -> None:
+        """One process, from its beginning to its end.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        # Whole messages or nothing: a process that does not read must not get half of one.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            ours.setblocking(False)
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *PROGRAM, str(theirs.fileno()), pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL
+                )
+            self._socket = ours
+            try:
+                self._send(sessions_message(self._wanted))
+                if not self._closing.is_set():
+                    await self._talk(ours)
+            finally:
+                self._socket = None
+                self._report = None
+                ours.close()  # it ends by that
+                await _ended(process)
+
+    async def _talk(self, ours: socket.socket) -> None:
+        """Renew the lease, take reports, until the process ends or hangs."""
+        loop = asyncio.get_running_loop()
+        silences, renew_at = 0, 0.0
+        while silences < MAX_SILENCES:
+            if loop.time() >= renew_at:
+                renew_at = loop.time() + RENEW_S
+                self._send(lease_message(LEASE_S))
+            try:
+                data = await asyncio.wait_for(loop.sock_recv(ours, MAX_BYTES), renew_at - loop.time())
+            except TimeoutError:
+                silences += 1
+                continue
+            except ConnectionError:
+                data = b""
+            if not data:
+                self._detail = "the BFD process ended; starting again"
+                return
+            silences = 0
+            self._take(report_of(data))
+        self._detail = "the BFD process does not answer; starting another"
+
+    def _send(self, message: bytes) -> None:
+        if self._socket is not None:
+            try:
+                self._socket.send(message)
+            except OSError:
+                pass  # it hangs, or is gone: `_talk` sees that
+
+    def _take(self, report: Report) -> None:
+        if self._report is None:
+            log.info("bgp.bfd_started", priority=report.priority, peers=sorted(report.sessions))
+        self._report = report
+        if report.trouble != self._trouble:
+            self._trouble = report.trouble
+            if report.trouble:
+                log.error("bgp.bfd_deaf", detail=report.trouble)
+        for change in report.changes:
+            _tell(change)
+            self._on_change(change)
+
+
+def _tell(change: Change) -> None:
+    fields = {
+        "peer": change.peer,
+        "diag": diag_name(change.diag),
+        "remote_state": str(change.remote_state),
+        "remote_diag": diag_name(change.remote_diag),
+    }
+    if change.state is State.UP:
+        log.info("bgp.bfd_up", **fields)
+    elif change.before is State.UP:
+        deliberate = change.state is State.ADMIN_DOWN
+        log.log(logging.INFO if deliberate else logging.WARNING, "bgp.bfd_down", **fields)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    try:
+        await asyncio.wait_for(process.wait(), END_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

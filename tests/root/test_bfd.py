@@ -1,0 +1,422 @@
+"""BFD with real routers: FRR's bfdd and BIRD, IPv4 and IPv6, on one hop and over several, 3 x 50 ms.
+
+Bounds are wide, since the machine may be busy; the figures are printed (pytest -s).
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from bgp.bfd.packet import Diag, Packet, State, encode
+from bgp.bfd.process import LEASE_S
+from tests.netns import PATIENCE, until
+from tests.root.bfd_lab import INTERVAL_MS, WAYS, Director, Wire, lab, now, quiet
+from tests.root.bgp_lab import children
+
+pytestmark = pytest.mark.root
+
+DETECTION_S = 3 * INTERVAL_MS / 1000
+SLACK_S = 0.5 * PATIENCE
+"""What a busy machine may add."""
+
+
+@pytest.fixture(params=["frr", "bird"], scope="module")
+def where(request, tmp_path_factory):
+    with lab(request.param, tmp_path_factory.mktemp(request.param)) as made:
+        yield made
+
+
+@pytest.fixture
+def start(where):
+    """Starts directors with sessions; ends them."""
+    started = []
+
+    def start(*ways, up=True, **changes):
+        made = Director(where)
+        started.append(made)
+        made.set(*(way.settings(**changes) for way in ways))
+        for way in ways if up else ():
+            made.becomes(way, "up")
+        return made
+
+    yield start
+    for made in started:
+        made.end()
+
+
+@pytest.fixture
+def watch(where):
+    """Watches ways on the router's side."""
+    wires = []
+
+    def watch(way):
+        wires.append(Wire(where, way))
+        return wires[-1]
+
+    yield watch
+    for wire in wires:
+        wire.close()
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS)
+def way(request):
+    return request.param
+
+
+def from_router(state):
+    return lambda seen: seen.outgoing and seen.state == state
+
+
+def from_us(seen):
+    return not seen.outgoing
+
+
+def steady(director, way):
+    """Up, with the poll sequences over: the view."""
+
+    def negotiated():
+        view = director.session(way)
+        return view if view.get("detection_s") == pytest.approx(DETECTION_S) else None
+
+    director.becomes(way, "up")
+    return until(negotiated, "timers negotiated")
+
+
+def test_up_and_down_within_the_detection_time(where, start, watch, way):
+    """Both sides agree on state and timers; with the wire cut, both know within three intervals; then it heals."""
+    wire = watch(way)
+    director = start(way)
+    view = steady(director, way)
+    assert (view["remote_state"], view["diag"], view["downs"]) == ("up", 0, 0)
+    assert view["transmit_s"] == view["receive_s"] == pytest.approx(INTERVAL_MS / 1000)
+    time.sleep(1.0)
+    began = now()
+    with where.cut() as (deaf, unheard):
+        down = director.becomes(way, "down")
+        router = wire.first(began, "the router notices", from_router("down"))
+        last = wire.last(unheard, from_us)
+        ours, theirs = down["since"] - deaf, router.at - unheard
+        print(f"\n{where.name} {way.name}: cut -> we know {ours * 1000:.0f} ms, the router {theirs * 1000:.0f} ms")
+        assert down["diag"] == Diag.TIME_EXPIRED
+        if unheard - deaf < DETECTION_S / 2:  # else ours may have told it before
+            assert router.diag == Diag.TIME_EXPIRED
+            assert router.at - last.at > DETECTION_S / 2
+        assert ours < DETECTION_S + SLACK_S
+        assert theirs < DETECTION_S + SLACK_S
+    assert director.becomes(way, "up")["downs"] == 1
+    changes = director.call("status")["changes"]
+    assert {"peer": way.theirs, "state": "down", "path_lost": True} in changes
+
+
+@pytest.mark.parametrize("way", [WAYS["v4"], WAYS["v6-multihop"]], ids=lambda way: way.name)
+def test_what_is_on_the_wire(start, watch, way):
+    """Hop limit 255, CS6, a source port of the range, a poll when the timers change; then 50 ms less the jitter."""
+    wire = watch(way)
+    director = start(way)
+    steady(director, way)
+    began = now()
+    time.sleep(2.5)
+    ours = [seen for seen in wire.look() if not seen.outgoing]
+    assert {seen.hop_limit for seen in ours} == {254 if way.multihop else 255}
+    assert {seen.traffic_class for seen in ours} == {0xC0}
+    (port,) = {seen.source_port for seen in ours}
+    assert 49152 <= port <= 65535
+    first_up = next(seen for seen in ours if seen.state == "up" and not seen.final)
+    assert (first_up.desired_min_tx_us, first_up.multiplier) == (INTERVAL_MS * 1000, 3)
+    assert any(seen.poll for seen in ours)
+    assert not ours[-1].poll
+    gaps = sorted(
+        later.at - earlier.at
+        for earlier, later in pairwise(seen for seen in ours if seen.at >= began and not seen.final)
+    )
+    print(f"\n{way.name}: {len(gaps)} gaps, {gaps[0] * 1000:.1f} to {gaps[-1] * 1000:.1f} ms")
+    assert len(gaps) > 40
+    assert gaps[len(gaps) // 2] == pytest.approx(0.875 * INTERVAL_MS / 1000, rel=0.1)
+
+
+def test_sessions_share_nothing_but_the_port(where, start, watch):
+    """All four ways at once, each with a source port of its own."""
+    director = start(*WAYS.values())
+    wires = [watch(way) for way in WAYS.values()]
+    time.sleep(1.0)
+    addresses = {way.ours for way in WAYS.values()}
+    ports = {(seen.source, seen.source_port) for wire in wires for seen in wire.look() if not seen.outgoing}
+    assert {source for source, _ in ports} == addresses
+    assert len({port for _, port in ports}) == 4
+    status = director.call("status")
+    assert (status["running"], status["detail"], status["refused"]) == (True, "", {})
+    assert [view["state"] for view in status["sessions"].values()] == ["up"] * 4
+
+
+def test_router_takes_us_down_when_we_are_killed(where, start, watch):
+    """A killed director is told of at once, by the process that outlives it for a moment; then it is silent."""
+    way = WAYS["v4"]
+    wire, director = watch(way), start(way)
+    steady(director, way)
+    began = now()
+    os.kill(director.process.pid, signal.SIGKILL)
+    router = wire.first(began, "the router notices", from_router("down"))
+    print(f"\n{where.name}: director SIGKILL -> router down {(router.at - began) * 1000:.0f} ms")
+    assert router.at - began < DETECTION_S + SLACK_S
+    assert wire.first(began, "told", lambda seen: from_us(seen) and seen.state == "down").diag == (
+        Diag.FORWARDING_PLANE_RESET
+    )
+    quiet(wire, now() + 0.2, from_us, 2.0)
+
+
+def test_router_takes_us_down_when_the_bfd_process_is_killed_or_stopped(where, start, watch):
+    """Then nobody can tell it, and the detection time counts. A new process takes over by itself."""
+    way = WAYS["v6"]
+    wire, director = watch(way), start(way)
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        steady(director, way)
+        (pid,) = children(director.process.pid)
+        began = now()
+        os.kill(pid, number)
+        router = wire.first(began, "the router notices", from_router("down"))
+        print(f"\n{where.name}: BFD process {number.name} -> router down {(router.at - began) * 1000:.0f} ms")
+        assert router.diag == Diag.TIME_EXPIRED
+        assert router.at - began < DETECTION_S + SLACK_S
+        until(lambda old=pid: old not in children(director.process.pid), "replaced", 15.0)
+        director.becomes(way, "up", 15.0)
+
+
+def test_router_takes_us_down_when_we_hang(where, start, watch):
+    """A stopped director, and one whose event loop is stuck, lose the lease; and are taken back afterwards."""
+    way = WAYS["v4"]
+    wire, director = watch(way), start(way)
+    steady(director, way)
+    began = now()
+    os.kill(director.process.pid, signal.SIGSTOP)
+    router = wire.first(began, "the router notices", from_router("down"))
+    print(f"\n{where.name}: director SIGSTOP -> router down {(router.at - began) * 1000:.0f} ms")
+    quiet(wire, router.at + 0.1, from_us, 1.5)
+    os.kill(director.process.pid, signal.SIGCONT)
+    assert 0.5 * LEASE_S < router.at - began < LEASE_S + SLACK_S
+    director.becomes(way, "up")
+    steady(director, way)
+    began = now()
+    director.call("block", 3.0)
+    router = wire.first(began, "the router notices", from_router("down"))
+    assert 0.5 * LEASE_S < router.at - began < LEASE_S + SLACK_S
+    director.becomes(way, "up")
+    changes = director.call("status")["changes"]
+    assert not any(change["path_lost"] for change in changes)
+
+
+def test_a_busy_director_loses_nothing(where, start, watch):
+    """Half a second of a stuck loop, and 100 ms at a time of a held interpreter: packets go out as ever."""
+    way = WAYS["v4"]
+    wire, director = watch(way), start(way)
+    steady(director, way)
+    began = now()
+    director.call("block", 0.5)
+    held = [director.call("compute", 150_000)["seconds"] for _ in range(5)]
+    gaps = [
+        later.at - earlier.at for earlier, later in pairwise(s for s in wire.look() if from_us(s) and s.at >= began)
+    ]
+    print(f"\n{where.name}: held for {max(held) * 1000:.0f} ms at most, longest gap {max(gaps) * 1000:.1f} ms")
+    assert max(held) > 0.02
+    assert max(gaps) < DETECTION_S
+    assert not [seen for seen in wire.look() if seen.at >= began and from_router("down")(seen)]
+
+
+@pytest.mark.parametrize("way", [WAYS["v4"], WAYS["v6-multihop"]], ids=lambda way: way.name)
+def test_close_is_deliberate(where, start, watch, way):
+    """The router hears that we end the session, so that it need not take the path for broken."""
+    wire, director = watch(way), start(way)
+    steady(director, way)
+    began = now()
+    director.call("close")
+    told = wire.first(began, "told", from_us)
+    while told.state != "admin_down":  # one that was under way
+        told = wire.first(told.at + 1e-6, "told", from_us)
+    assert told.diag == Diag.ADMIN_DOWN
+    router = wire.first(began, "the router follows", from_router("down"))
+    assert (router.diag, children(director.process.pid)) == (Diag.NEIGHBOR_DOWN, [])
+    quiet(wire, told.at + 0.01, from_us, 1.0)
+
+
+def test_a_session_that_is_taken_out_ends_deliberately(where, start, watch):
+    """The others go on; it is told for a while, and then forgotten."""
+    kept, gone = WAYS["v4"], WAYS["v6"]
+    wire, director = watch(gone), start(kept, gone)
+    began = now()
+    director.set(kept.settings())
+    wire.first(began, "told", lambda seen: from_us(seen) and seen.state == "admin_down")
+    until(lambda: gone.theirs not in director.call("status")["sessions"], "gone")
+    until(lambda: now() - wire.look()[-1].at >= 0 and not [s for s in wire.look() if from_us(s) and s.at > now() - 2.0],
+          "silent", 10.0)  # fmt: skip
+    director.set(kept.settings(), gone.settings())
+    director.becomes(gone, "up")
+    assert director.session(kept)["downs"] == 0
+
+
+@pytest.mark.parametrize("way", [WAYS["v6"], WAYS["v4-multihop"]], ids=lambda way: way.name)
+def test_our_timers_change_by_a_poll(where, start, watch, way):
+    """To slower and back, without a break; the router confirms each."""
+    wire, director = watch(way), start(way)
+    steady(director, way)
+    for interval in (200_000, 50_000):
+        began = now()
+        director.set(way.settings(interval_us=interval))
+        poll = wire.first(began, "poll", lambda seen: from_us(seen) and seen.poll)
+        assert poll.desired_min_tx_us == interval
+        wire.first(poll.at, "final", lambda seen: seen.outgoing and seen.final)
+        until(lambda i=interval: director.session(way)["transmit_s"] == pytest.approx(i / 1e6), "negotiated")
+        time.sleep(0.5)
+    assert director.session(way)["downs"] == 0
+
+
+def test_the_routers_timers_change_by_a_poll(where, start, watch):
+    """We confirm at once, and follow."""
+    way = WAYS["v4"]
+    wire, director = watch(way), start(way)
+    steady(director, way)
+    try:
+        for ms in (300, INTERVAL_MS):
+            began = now()
+            where.timers(ms)
+            poll = wire.first(began, "poll", lambda seen: seen.outgoing and seen.poll)
+            final = wire.first(poll.at, "final", lambda seen: from_us(seen) and seen.final)
+            print(f"\n{where.name}: poll -> final {(final.at - poll.at) * 1000:.2f} ms")
+            assert final.at - poll.at < SLACK_S
+            until(lambda wanted=ms: director.session(way)["receive_s"] == pytest.approx(wanted / 1000), "followed")
+    finally:
+        where.timers(INTERVAL_MS)
+    assert director.session(way)["downs"] == 0
+
+
+def test_passive_waits_for_the_router(where, start):
+    """Both routers begin by themselves, so the session comes up."""
+    way = WAYS["v4"]
+    director = start(way, passive=True)
+    assert steady(director, way)["packets_in"] > 0
+
+
+def test_the_routers_operator_ends_it(where, start):
+    """Admin-down from the router takes the session down, and is no lost path."""
+    if where.name == "bird":
+        commands = [["birdc", "-s", str(where.folder / "bird.ctl"), verb, "bfd1"] for verb in ("disable", "enable")]
+        shut, open_again = (lambda c=command: where.router.run(*c) for command in commands)
+    else:
+        shut, open_again = (
+            lambda w=word: where.vtysh("configure", "bfd", "peer 192.0.2.11", w) for word in ("shutdown", "no shutdown")
+        )
+    way = WAYS["v4"]
+    director = start(way)
+    shut()
+    try:
+        view = director.becomes(way, "down")
+        told = director.call("status")["changes"][-1]
+        print(f"\n{where.name}: operator's end: diag {view['diag']}, remote {view['remote_state']}")
+        if where.name == "frr":
+            assert (view["diag"], view["remote_state"]) == (Diag.NEIGHBOR_DOWN, "admin_down")
+            assert not told["path_lost"]
+    finally:
+        open_again()
+    director.becomes(way, "up", 20.0)
+
+
+FORGED = Packet(State.DOWN, 99, 0, 3, 1_000_000, 50_000, diag=Diag.TIME_EXPIRED)
+
+FORGE = """
+import socket, sys
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sender.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, int(sys.argv[1]))
+sender.bind((sys.argv[2], 0))
+for text in sys.argv[3:]:
+    sender.sendto(bytes.fromhex(text), ("192.0.2.11", 3784))
+"""
+
+
+def forge(where, ttl, source, *packets):
+    texts = [packet.hex() for packet in packets]
+    where.router.run(sys.executable, "-c", FORGE, str(ttl), source, *texts)
+
+
+def test_packets_from_afar_are_refused(where, start):
+    """A "down" with the router's own address ends the session with a TTL of 255 only (GTSM)."""
+    way = WAYS["v4"]
+    director = start(way)
+    steady(director, way)
+    forge(where, 254, way.theirs, encode(FORGED), encode(replace(FORGED, state=State.ADMIN_DOWN)))
+    until(lambda: director.session(way)["refused"].get("ttl") == 2, "counted")
+    assert (director.session(way)["state"], director.session(way)["downs"]) == ("up", 0)
+    forge(where, 255, way.theirs, encode(FORGED))
+    until(lambda: director.session(way)["downs"] == 1, "a neighbour is believed")
+    director.becomes(way, "up")
+
+
+def test_what_is_no_sessions_is_counted(where, start):
+    """Strangers, unknown discriminators, those of another session, malformed packets: each by its reason."""
+    way = WAYS["v4"]
+    where.router.ip("addr add 192.0.2.99/24 dev eth1")
+    try:
+        director = start(way)
+        steady(director, way)
+        earlier = director.session(way)["refused"]  # of the router's session with the director before this one
+        up = replace(FORGED, state=State.UP, your_discriminator=12345)
+        forge(where, 255, "192.0.2.99", encode(FORGED), encode(up), b"short")
+        until(lambda: director.call("status")["refused"] == {"no_session": 2, "short": 1}, "strangers")
+        forge(where, 255, way.theirs, encode(up), encode(replace(FORGED, multiplier=0)))
+        expected = {"no_session": earlier.get("no_session", 0) + 1, "multiplier": 1}
+        until(lambda: director.session(way)["refused"] == expected, "the peer's")
+        assert (director.session(way)["state"], director.session(way)["downs"]) == ("up", 0)
+    finally:
+        where.router.ip("addr del 192.0.2.99/24 dev eth1")
+
+
+def test_a_port_in_use_is_told_and_taken_when_it_is_free(where, start):
+    """Another program has the port: which, and what to do; without it, all is well by itself."""
+    way = WAYS["v4"]
+    holder = subprocess.Popen(
+        where.director.command(
+            sys.executable, "-c", "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+            "s.bind(('', 3784)); print('held', flush=True); time.sleep(100)"
+        ),
+        stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        assert holder.stdout.readline() == "held\n"
+        director = start(way, up=False)
+        detail = until(lambda: director.call("status")["detail"], "told")
+        assert "UDP port 3784, IPv4: Address already in use; stop whatever uses it" in detail
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    director.becomes(way, "up", 15.0)
+    assert director.call("status")["detail"] == ""
+
+
+def test_starts_before_it_has_an_address(where, start):
+    """A director that boots faster than its network says why it cannot send, and is up when it can."""
+    way = WAYS["v4"]
+    where.director.ip("addr del 192.0.2.11/24 dev eth1")
+    try:
+        director = start(way, up=False, local=way.ours)
+        until(lambda: "cannot send" in director.session(way).get("trouble", ""), "told")
+    finally:
+        where.director.ip("addr add 192.0.2.11/24 dev eth1")
+    director.becomes(way, "up")
+    assert director.session(way)["trouble"] == ""
+
+
+def test_the_socket_pair_is_all_that_it_knows(where, start):
+    """Signals that a terminal or a supervisor sends to all do not end it before the director has."""
+    way = WAYS["v4"]
+    director = start(way)
+    (pid,) = children(director.process.pid)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(pid, number)
+    time.sleep(0.5)
+    assert children(director.process.pid) == [pid]
+    assert director.session(way)["downs"] == 0
