@@ -79,7 +79,7 @@ def sample_health() -> tuple[Status, ...]:
         target = Target(f"web/web{number}", ip_address(f"203.0.113.{number}"), 80)
         return Status("ping80", target, verdict, last, NOW - 100, good, bad)
 
-    refused = Result(Code.REFUSED, "connect: connection refused", 0.0004)
+    refused = Result(Code.CONNECTION_REFUSED, "connect: connection refused", 0.0004)
     return (
         status(1, Verdict.UP, Result(Code.OK, "", 0.0009), 300, 0),
         status(2, Verdict.UP, Result(Code.OK, "", 0.0012), 299, 1),

@@ -16,7 +16,7 @@ import structlog
 from health.monitor import Monitors, Probe, quick_pace_s
 from health.spec import Code, Result, Status, Target, Verdict
 
-GOOD, BAD = Result(Code.OK), Result(Code.REFUSED, "connect: connection refused")
+GOOD, BAD = Result(Code.OK), Result(Code.CONNECTION_REFUSED, "connect: connection refused")
 
 
 class Time:
@@ -149,7 +149,7 @@ async def test_turns_down_and_up_again_with_reasons() -> None:
     assert (status.verdict, status.last) == (Verdict.DOWN, BAD)
     assert 1005 < status.since < 1020
     assert [event["event"] for event in events] == ["health.up", "health.down", "health.up"]
-    assert events[1] | {"code": "refused", "detail": BAD.detail, "member": "web/web1", "port": 80} == events[1]
+    assert events[1] | {"code": "connection_refused", "detail": BAD.detail, "member": "web/web1", "port": 80} == events[1]
 
 
 async def test_fluttering_member_gets_no_quick_probes() -> None:
