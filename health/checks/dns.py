@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from dataclasses import dataclass
-from enum import StrEnum
 
 import dns.exception
 import dns.flags
@@ -19,19 +18,10 @@ from health.spec import Code, Result, Target
 ANSWER_BYTES = 4096
 """More is no answer to a health check, and would keep us busy with unpacking."""
 
+_ANY = "ANY"
+
 _STRAYS = 16
 """Datagrams from the right address that answer another question; whoever sends more is not well."""
-
-
-class Wanted(StrEnum):
-    """What an answer must have; the seed system's words."""
-
-    QUERY_TYPE = "query_type"
-    """A record of the type that was asked for."""
-    ANY_TYPE = "any_type"
-    """Any record."""
-    ANY_THING = "any_thing"
-    """Nothing: the right rcode is enough."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +38,12 @@ class DnsCheck:
     transport: str = "udp"
     """Or tcp."""
 
-    rcode: str | None = "NOERROR"
-    """Its mnemonic; None: any."""
+    rcode: str = "NOERROR"
+    """Its mnemonic, or ANY."""
 
-    qtype: Wanted = Wanted.QUERY_TYPE
-    """Counts for NOERROR only: other answers have no records."""
+    qtype: str = "query_type"
+    """What the answer must have, in the seed system's words: query_type, a record of the type that was asked for;
+    any_type, any record; any_thing, nothing, the rcode is enough. Counts for NOERROR only: other answers have none."""
 
     response: bytes = b""
     """Must be in one of the answer's records, in presentation format (RFC 1035, section 5); empty: any data will do."""
@@ -108,17 +99,15 @@ class DnsCheck:
         if not query.is_response(answer):
             return _not_an_answer(wire)
         rcode = dns.rcode.to_text(answer.rcode())
-        if self.rcode is not None and rcode != self.rcode:
+        if self.rcode not in (rcode, _ANY):
             return Result(Code.RESPONSE_CODE_MISMATCH, f"{rcode}, expected {self.rcode}")
         if answer.rcode() != dns.rcode.NOERROR:
             return Result(Code.OK, rcode)
         records = [(rrset.rdtype, record.to_text()) for rrset in answer.answer for record in rrset]
-        if self.qtype is Wanted.QUERY_TYPE:
+        if self.qtype == "query_type":
             records = [found for found in records if found[0] == dns.rdatatype.from_text(self.record_type)]
         texts = [text for _, text in records]
-        if any(self.response.decode() in text for text in texts) or (
-            self.qtype is Wanted.ANY_THING and not self.response
-        ):
+        if any(self.response.decode() in text for text in texts) or (self.qtype == "any_thing" and not self.response):
             return Result(Code.OK)
         if answer.flags & dns.flags.TC:
             return Result(Code.PAYLOAD_CONTENT_MISMATCH, 'the answer does not fit into UDP; use transport = "tcp"')

@@ -13,7 +13,7 @@ import h2.exceptions
 
 from health.checks.errors import excerpt
 from health.checks.probing import Progress, within
-from health.checks.secure import Contexts, Stream, Tls
+from health.secure import Contexts, Stream, Tls
 from health.checks.sockets import connected
 from health.spec import Code, Result, Target
 

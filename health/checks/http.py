@@ -10,7 +10,7 @@ import yarl
 
 from health.checks.errors import excerpt, result_of
 from health.checks.probing import Progress, judged, mismatch, within
-from health.checks.secure import Contexts, Tls, result_of_tls
+from health.secure import Contexts, Tls, result_of_tls
 from health.checks.sockets import opened
 from health.spec import Code, Result, Target
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from health.checks.errors import excerpt, result_of
-from health.checks.secure import result_of_tls
+from health.secure import result_of_tls
 from health.spec import Code, Result
 
 _LATE = {"connect": Code.CONNECTION_TIMEOUT, "handshake": Code.SSL_ERROR, "ask": Code.NO_RESPONSE}

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from health.checks.certificate import not_after
 from health.checks.probing import Progress, within
-from health.checks.secure import Contexts, Stream, Tls
+from health.secure import Contexts, Stream, Tls
 from health.checks.sockets import connected
 from health.spec import Code, Result, Target
 
