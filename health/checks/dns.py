@@ -111,7 +111,8 @@ class DnsCheck:
             return Result(Code.OK)
         if answer.flags & dns.flags.TC:
             return Result(Code.PAYLOAD_CONTENT_MISMATCH, 'the answer does not fit into UDP; use transport = "tcp"')
-        expected = excerpt(self.response) if self.response else f"a record of type {self.record_type}"
+        record = f"a record of type {self.record_type}" if self.qtype == "query_type" else "a record"
+        expected = excerpt(self.response) if self.response else record
         got = excerpt(", ".join(texts).encode()) if texts else "none"
         return Result(Code.PAYLOAD_CONTENT_MISMATCH, f"expected {expected}, got {got}")
 

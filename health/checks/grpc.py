@@ -13,8 +13,8 @@ import h2.exceptions
 
 from health.checks.errors import excerpt
 from health.checks.probing import Progress, within
-from health.secure import Contexts, Stream, Tls
 from health.checks.sockets import connected
+from health.secure import Contexts, Stream, Tls
 from health.spec import Code, Result, Target
 
 ANSWER_BYTES = 32 * 1024

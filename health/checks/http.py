@@ -3,6 +3,7 @@
 import re
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -10,8 +11,8 @@ import yarl
 
 from health.checks.errors import excerpt, result_of
 from health.checks.probing import Progress, judged, mismatch, within
-from health.secure import Contexts, Tls, result_of_tls
 from health.checks.sockets import opened
+from health.secure import Contexts, Tls, result_of_tls
 from health.spec import Code, Result, Target
 
 Codes = tuple[tuple[int, int], ...]
@@ -79,12 +80,13 @@ class HttpCheck:
 
     async def _ask(self, target: Target, progress: Progress) -> Result:
         context = self._contexts.current() if self._contexts is not None else False
-        connector = aiohttp.TCPConnector(
-            ssl=context,
-            limit=1,
-            force_close=True,
-            socket_factory=lambda address: _opened(target, address[1]),
-        )
+        sockets: list[socket.socket] = []
+
+        def opening(address: tuple[object, ...]) -> socket.socket:
+            sockets.append(_opened(target))
+            return sockets[-1]
+
+        connector = aiohttp.TCPConnector(ssl=context, limit=1, force_close=True, socket_factory=opening)
         trace = aiohttp.TraceConfig()
 
         async def told(*_: object) -> None:
@@ -107,13 +109,19 @@ class HttpCheck:
             headers={"User-Agent": "onward", "Accept": "*/*"} | ({"Host": self.host} if self.host else {}),
             skip_auto_headers={"Accept-Encoding"},
         )
-        async with session:
-            name = self.tls.name_for(target) if self.tls is not None else None
-            response = await session.request(self.method, url, allow_redirects=False, server_hostname=name)
-            try:
-                return await self._judge(response, progress)
-            finally:
-                response.close()  # the connection with it, whatever is still to come
+        name = self.tls.name_for(target) if self.tls is not None else None
+        try:
+            async with session:
+                response = await session.request(self.method, url, allow_redirects=False, server_hostname=name)
+                try:
+                    return await self._judge(response, progress)
+                finally:
+                    response.close()
+        finally:
+            # aiohttp would wait half a minute for the member to say good-bye in TLS, in the background.
+            for sock in sockets:
+                with suppress(OSError):  # it is closed already
+                    sock.shutdown(socket.SHUT_RDWR)
 
     async def _judge(self, answer: aiohttp.ClientResponse, progress: Progress) -> Result:
         said = f"status {answer.status}"
@@ -142,8 +150,8 @@ class HttpsCheck(HttpCheck):
     tls: Tls | None = field(default_factory=Tls)
 
 
-def _opened(target: Target, kind: int) -> socket.socket:
-    sock = opened(target, kind)
+def _opened(target: Target) -> socket.socket:
+    sock = opened(target, socket.SOCK_STREAM)
     # aiohttp takes answers as fast as they come, and there may be any number of informational ones (RFC 9110, section
     # 15.2) before the one that counts. What arrives in one round of the loop is at most what fits here.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
@@ -185,8 +193,8 @@ def _result_of(error: aiohttp.ClientError, doing: str) -> Result:
         text = " ".join(error.message.split())
         code = Code.RESPONSE_BUFFER_OVERFLOW if _TOO_MUCH.search(text) else Code.PAYLOAD_CONTENT_MISMATCH
         return Result(code, f"not HTTP: {excerpt(text.encode(), 120)}")
-    if isinstance(error, ssl.SSLError):
-        return result_of_tls(error, doing)
+    if isinstance(error.__cause__, ssl.SSLError):  # the error itself has OpenSSL's number, as if it were an errno
+        return result_of_tls(error.__cause__, doing)
     if isinstance(error, OSError) and error.errno is not None:
         return result_of(error, doing)
     return Result(Code.CONNECTION_ERROR, f"{doing}: {excerpt(str(error).encode(), 120)}")

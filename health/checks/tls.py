@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from health.checks.certificate import not_after
 from health.checks.probing import Progress, within
-from health.secure import Contexts, Stream, Tls
 from health.checks.sockets import connected
+from health.secure import Contexts, Stream, Tls
 from health.spec import Code, Result, Target
 
 _DAY_S = 86400
