@@ -22,6 +22,9 @@ ANSWER_BYTES = 32 * 1024
 
 _CHUNK = 4096
 _METHOD = "/grpc.health.v1.Health/Check"
+_SETTINGS = b"\4"
+"""The type of frame that a server begins with (RFC 9113, section 3.4); three bytes of length are before it."""
+
 _SERVING = 1
 _STATES = {0: "UNKNOWN", _SERVING: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 
@@ -99,13 +102,16 @@ class GrpcCheck:
         http.send_headers(number, headers)
         http.send_data(number, request(self.service), end_stream=True)
         await stream.send(http.data_to_send())
-        call, heard = _Call(), 0
+        call, heard, first = _Call(), 0, b""
         while not call.over:
             data = await stream.receive(_CHUNK)
             if not data:
                 code = Code.CONNECTION_ERROR if heard else Code.NO_RESPONSE
                 return Result(code, "closed in the middle of the answer" if heard else "closed without an answer")
             heard += len(data)
+            first += data[: 4 - len(first)]
+            if first[0] or first[3:] not in (b"", _SETTINGS):  # h2 would wait for the end of what claims to be a frame
+                return Result(Code.PAYLOAD_CONTENT_MISMATCH, f"not HTTP/2: {excerpt(data)}")
             if heard > ANSWER_BYTES:
                 return Result(Code.RESPONSE_BUFFER_OVERFLOW, f"more than {ANSWER_BYTES} bytes")
             for event in http.receive_data(data):
