@@ -5,6 +5,7 @@ import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from health.spec import Code, Result, Target
@@ -66,6 +67,12 @@ def context_of(tls: Tls, protocols: tuple[str, ...] = ()) -> ssl.SSLContext:
     return context
 
 
+@lru_cache(maxsize=64)
+def _shared(tls: Tls, protocols: tuple[str, ...], _stamp: tuple[int, ...]) -> ssl.SSLContext:
+    """One context for the checks of all members: to read the system's certificates takes some 20 ms."""
+    return context_of(tls, protocols)
+
+
 class Contexts:
     """The context of one check: made anew when its files have changed, so that certificates can be renewed in place.
 
@@ -82,7 +89,7 @@ class Contexts:
         self._protocols = protocols
         self._stamp = self._look()
         try:
-            self._context = context_of(tls, protocols)
+            self._context = _shared(tls, protocols, self._stamp)
         except OSError as error:
             raise ValueError(f"certificates cannot be used: {error}; check {', '.join(tls.files)}") from error
 
@@ -91,7 +98,7 @@ class Contexts:
         if stamp != self._stamp:
             self._stamp = stamp
             try:
-                self._context = context_of(self._tls, self._protocols)
+                self._context = _shared(self._tls, self._protocols, stamp)
             except OSError:
                 pass  # the old one it is; the next change of a file is a new chance
         return self._context
@@ -110,8 +117,12 @@ def result_of_tls(error: ssl.SSLError, doing: str) -> Result:
     """The result of a probe that ended in an error of OpenSSL."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return Result(Code.SSL_CERT_ERROR, f"certificate: {error.verify_message.rstrip('.')}")
-    reason = (error.reason or str(error)).lower().replace("_", " ")
-    return Result(Code.SSL_ERROR, f"{doing}: {reason}")
+    return Result(Code.SSL_ERROR, f"{doing}: {reason_of(error)}")
+
+
+def reason_of(error: ssl.SSLError) -> str:
+    """OpenSSL's words without what only its authors understand."""
+    return (error.reason or str(error)).lower().replace("_", " ")
 
 
 class Stream:

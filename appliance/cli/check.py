@@ -143,7 +143,7 @@ def _about_monitors(config: Config) -> Iterator[str]:
         settings = dict(monitor.settings)
         command, tls = settings.get("command"), settings.get("tls")
         if isinstance(command, tuple) and not os.access(command[0], os.X_OK):
-            yield f"health monitor {monitor.name}: {command[0]} is no program on this machine that this user may start"
+            yield f"health monitor {monitor.name}: this user cannot start {command[0]} on this machine"
         if isinstance(tls, Tls) and not tls.verify:
             yield f"health monitor {monitor.name}: with tls_verify = false any certificate will do that has not ended"
     for pool in config.pools:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import re
+import ssl
 import stat
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -48,7 +49,7 @@ from appliance.model import (
     TtlPolicy,
     VirtualService,
 )
-from health.secure import context_of
+from health.secure import context_of, reason_of
 
 __all__ = ["ConfigError", "Problem", "decode", "files_beside", "load", "parse", "read_text"]
 
@@ -250,7 +251,9 @@ def _bad_certificates(
 ) -> Iterator[Finding]:
     """What is wrong with the files that health monitors need: a running director must not stumble over them."""
     for i, table in enumerate(monitors):
-        unread = 0
+        tls, unread = tls_of(table), 0
+        if tls is None or not tls.files:
+            continue
         for key in ("ca_file", "cert_file", "key_file"):
             name = getattr(table, key)
             try:
@@ -263,14 +266,14 @@ def _bad_certificates(
                     continue
                 why = (error.strerror or str(error)).lower()
                 yield Finding(("health_monitor", i, key), f"{shown(name)}: {why}", "name a file that can be read")
-        tls = tls_of(table)
-        if tls is None or unread:
+        if unread:
             continue
         for key, part in (("ca_file", replace(tls, cert_file=None, key_file=None)), ("cert_file", tls)):
             try:
                 context_of(part)
-            except OSError as error:  # of OpenSSL
-                message = f"{shown(getattr(table, key))} cannot be used: {error}"
+            except OSError as error:
+                why = reason_of(error) if isinstance(error, ssl.SSLError) else str(error)
+                message = f"{shown(getattr(table, key))} cannot be used: {why}"
                 yield Finding(("health_monitor", i, key), message, "use PEM files, the key without a password")
                 break
 

@@ -114,12 +114,11 @@ def mnemonic(what: str, known: tuple[str, ...]) -> Callable[[object], str]:
     """A parser for one of DNS's words, which are read in upper or lower case."""
 
     def parse(value: object) -> str:
-        usable = f"use {', '.join(known[:-1])} or {known[-1]}"
+        usable = "use " + ", ".join(f'"{word}"' for word in known[:-1]) + f' or "{known[-1]}"'
         if not isinstance(value, str):
             raise BadValueError(f"{shown(value)} is not {what}", usable)
         if value.upper() not in known:
-            hint = did_you_mean(value.upper(), known) or did_you_mean(value, known)
-            raise BadValueError(f"{shown(value)} is not {what}", f"{hint}{usable}")
+            raise BadValueError(f"{shown(value)} is not {what}", did_you_mean(value, map(str.lower, known)) + usable)
         return value.upper()
 
     return parse
@@ -210,8 +209,13 @@ def service_name(value: object) -> str:
 def command(value: object) -> tuple[str, ...]:
     """A program and its arguments."""
     example = 'write it as a list: ["/usr/local/lib/onward/check-web", "--fast"]'
-    if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+    if not isinstance(value, list):
         raise BadValueError(f"{shown(value)} is not a command", example)
+    if not value:
+        raise BadValueError("a command without a program", example)
+    for word in value:
+        if not isinstance(word, str):
+            raise BadValueError(f"{shown(word)} is not a string, as all words of a command are", "put it in quotes")
     if any("\0" in word for word in value):
         raise BadValueError("a NUL character in a command", "leave it out")
     if not value[0].startswith("/"):
