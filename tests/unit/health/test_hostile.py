@@ -28,7 +28,7 @@ from tests.unit.health.serving import many, reset, target, wait_for_end
 
 Run = Callable[..., Any]
 
-LIMIT_S = 0.5
+LIMIT_S = 0.3
 STREAMS: dict[str, dict[str, Any]] = {
     "tcp": {"request": b"hello", "response": b"never"},
     "http": {"response": b"never", "response_size": 16384},
