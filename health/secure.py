@@ -169,6 +169,7 @@ class Stream:
     async def receive(self, limit: int) -> bytes:
         """Some bytes, *limit* at most; empty at the end."""
         if self.tls is None:
+            await asyncio.sleep(0)  # see `_hear`
             return await asyncio.get_running_loop().sock_recv(self._sock, limit)
         while True:
             try:

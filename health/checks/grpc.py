@@ -20,7 +20,10 @@ from health.spec import Code, Result, Target
 ANSWER_BYTES = 32 * 1024
 """Of all that a member sends; a usual answer has some 150."""
 
-_CHUNK = 4096
+EVENTS = 64
+"""Settings, pings, headers and so on; a usual answer has some 10. Each takes h2 up to a millisecond."""
+
+_CHUNK = 256
 _METHOD = "/grpc.health.v1.Health/Check"
 _SETTINGS = b"\4"
 """The type of frame that a server begins with (RFC 9113, section 3.4); three bytes of length are before it."""
@@ -102,7 +105,7 @@ class GrpcCheck:
         http.send_headers(number, headers)
         http.send_data(number, request(self.service), end_stream=True)
         await stream.send(http.data_to_send())
-        call, heard, first = _Call(), 0, b""
+        call, heard, events, first = _Call(), 0, 0, b""
         while not call.over:
             data = await stream.receive(_CHUNK)
             if not data:
@@ -115,7 +118,10 @@ class GrpcCheck:
             if heard > ANSWER_BYTES:
                 return Result(Code.RESPONSE_BUFFER_OVERFLOW, f"more than {ANSWER_BYTES} bytes")
             for event in http.receive_data(data):
+                events += 1
                 _take(event, call)
+            if events > EVENTS:
+                return Result(Code.RESPONSE_BUFFER_OVERFLOW, f"more than {EVENTS} frames")
             if answer := http.data_to_send():  # of settings and pings
                 await stream.send(answer)
         return _judge(call)

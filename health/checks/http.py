@@ -1,28 +1,30 @@
-"""HTTP and HTTPS: a request, and what the answer's status and body say."""
+"""HTTP and HTTPS: a request, and what the answer's status and body say.
 
-import re
-import socket
-import ssl
-from contextlib import suppress
+h11 keeps the state of the connection, over a plain socket of ours. aiohttp would be at hand, but not for servers that
+may mean ill: on uvloop a connection that is reset before its TLS handshake leaves a Python socket with the number of a
+file that is closed already, which closes some other file when it is collected; an endless row of informational answers
+keeps the event loop busy for seconds; and it waits in the background for servers to say good-bye. The only file that
+knows h11.
+"""
+
 from dataclasses import dataclass, field
 
-import aiohttp
-import yarl
+import h11
 
-from health.checks.errors import excerpt, result_of
+from health.checks.errors import excerpt
 from health.checks.probing import Progress, judged, mismatch, within
-from health.checks.sockets import opened
-from health.secure import Contexts, Tls, result_of_tls
+from health.checks.sockets import connected
+from health.secure import Contexts, Stream, Tls
 from health.spec import Code, Result, Target
 
 Codes = tuple[tuple[int, int], ...]
 """Ranges of status codes, both ends included."""
 
-_LINE_BYTES = 8190
-_HEADERS = 100
-_BUFFER_BYTES = 4096
+HEAD_BYTES = 16 * 1024
+"""Of an answer's head, and of all informational answers before it (RFC 9110, section 15.2)."""
 
-_TOO_MUCH = re.compile(r"(?i)got more than|too many|exceed")
+_CHUNK = 4096
+_BEGINNING = b"HTTP/"
 
 
 @dataclass(frozen=True)
@@ -71,75 +73,47 @@ class HttpCheck:
         """Ask *target* once; see `health.spec.Check`."""
 
         async def ask(progress: Progress) -> Result:
-            try:
-                return await self._ask(target, progress)
-            except aiohttp.ClientError as error:
-                return _result_of(error, progress.doing)
+            async with connected(target) as sock:
+                stream = Stream(sock)
+                if self.tls is not None and self._contexts is not None:
+                    progress.doing = "handshake"
+                    await stream.handshake(self._contexts.current(), self.tls.name_for(target))
+                progress.doing = "send"
+                exchange = _Exchange(stream)
+                await exchange.send(self._request(target))
+                progress.doing = "answer"
+                try:
+                    return await self._judge(exchange, progress)
+                except h11.RemoteProtocolError as error:
+                    return exchange.result_of(error, progress.doing)
 
         return await within(self.timeout_s, ask)
 
-    async def _ask(self, target: Target, progress: Progress) -> Result:
-        context = self._contexts.current() if self._contexts is not None else False
-        sockets: list[socket.socket] = []
+    def _request(self, target: Target) -> h11.Request:
+        address = f"[{target.address}]" if target.address.version == 6 else str(target.address)
+        headers = {"Host": self.host or f"{address}:{target.port}", "User-Agent": "onward", "Accept": "*/*"}
+        return h11.Request(method=self.method, target=self.path, headers=[*headers.items(), ("Connection", "close")])
 
-        def opening(address: tuple[object, ...]) -> socket.socket:
-            sockets.append(_opened(target))
-            return sockets[-1]
-
-        connector = aiohttp.TCPConnector(ssl=context, limit=1, force_close=True, socket_factory=opening)
-        trace = aiohttp.TraceConfig()
-
-        async def told(*_: object) -> None:
-            progress.doing = "answer"
-
-        trace.on_connection_create_end.append(told)
-        host = f"[{target.address}]" if target.address.version == 6 else str(target.address)
-        scheme = "https" if self.tls is not None else "http"
-        url = yarl.URL(f"{scheme}://{host}:{target.port}{self.path}", encoded=True)
-        session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            read_bufsize=_BUFFER_BYTES,
-            max_line_size=_LINE_BYTES,
-            max_field_size=_LINE_BYTES,
-            max_headers=_HEADERS,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            trace_configs=[trace],
-            headers={"User-Agent": "onward", "Accept": "*/*"} | ({"Host": self.host} if self.host else {}),
-            skip_auto_headers={"Accept-Encoding"},
-        )
-        name = self.tls.name_for(target) if self.tls is not None else None
-        try:
-            async with session:
-                response = await session.request(self.method, url, allow_redirects=False, server_hostname=name)
-                try:
-                    return await self._judge(response, progress)
-                finally:
-                    response.close()
-        finally:
-            # aiohttp would wait half a minute for the member to say good-bye in TLS, in the background.
-            for sock in sockets:
-                with suppress(OSError):  # it is closed already
-                    sock.shutdown(socket.SHUT_RDWR)
-
-    async def _judge(self, answer: aiohttp.ClientResponse, progress: Progress) -> Result:
-        said = f"status {answer.status}"
-        if among(answer.status, self.maintenance_codes):
-            return Result(Code.MAINTENANCE_RESPONSE_CODE_MATCH, said)
+    async def _judge(self, exchange: "_Exchange", progress: Progress) -> Result:
+        head = await exchange.head()
+        if isinstance(head, Result):
+            return head
+        status = head.status_code
+        if among(status, self.maintenance_codes):
+            return Result(Code.MAINTENANCE_RESPONSE_CODE_MATCH, f"status {status}")
         body, result = b"", None
         if self.response or self.maintenance_response:
             progress.doing = "read"
             while len(body) < self.response_size and (result is None or self.maintenance_response):
-                data = await answer.content.read(self.response_size - len(body))
-                if not data:
+                more = await exchange.body()
+                if not more:
                     break
-                body += data
+                body = (body + more)[: self.response_size]
                 result = judged(body, self.response, self.maintenance_response)
                 if result is not None and result.maintenance:
                     return result
-        if not among(answer.status, self.codes):
-            return Result(Code.RESPONSE_CODE_MISMATCH, f"{said}, expected {codes_text(self.codes)}")
+        if not among(status, self.codes):
+            return Result(Code.RESPONSE_CODE_MISMATCH, f"status {status}, expected {codes_text(self.codes)}")
         return Result(Code.OK) if not self.response else result or mismatch(body, self.response)
 
 
@@ -150,12 +124,70 @@ class HttpsCheck(HttpCheck):
     tls: Tls | None = field(default_factory=Tls)
 
 
-def _opened(target: Target) -> socket.socket:
-    sock = opened(target, socket.SOCK_STREAM)
-    # aiohttp takes answers as fast as they come, and there may be any number of informational ones (RFC 9110, section
-    # 15.2) before the one that counts. What arrives in one round of the loop is at most what fits here.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-    return sock
+class _Exchange:
+    """A request and its answer, over a stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
+        self._ended = False
+        self._first = b""
+        self.heard = 0
+        """Bytes, all in all."""
+
+    async def send(self, request: h11.Request) -> None:
+        message = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
+        await self._stream.send(message)
+
+    async def head(self) -> h11.Response | Result:
+        """The answer that counts, or what is wrong with what came instead.
+
+        Raises:
+            h11.RemoteProtocolError: it is not HTTP.
+        """
+        while True:
+            event = await self._next()
+            if isinstance(event, h11.Response):
+                return event
+            if self.heard > HEAD_BYTES:
+                return Result(Code.RESPONSE_BUFFER_OVERFLOW, f"informational answers of more than {HEAD_BYTES} bytes")
+
+    async def body(self) -> bytes:
+        """More of the body; empty at its end.
+
+        Raises:
+            h11.RemoteProtocolError: it has none.
+        """
+        while True:
+            event = await self._next()
+            if not isinstance(event, h11.Data):
+                return b""
+            if event.data:
+                return bytes(event.data)
+
+    async def _next(self) -> object:
+        while True:
+            event = self._http.next_event()
+            if event is not h11.NEED_DATA:
+                return event
+            data = await self._stream.receive(_CHUNK)
+            self.heard += len(data)
+            self._ended = not data
+            self._first += data[: len(_BEGINNING) - len(self._first)]
+            if not _BEGINNING.startswith(self._first):  # h11 would wait for the end of a head
+                raise h11.RemoteProtocolError(f"an answer that begins with {excerpt(data)}")
+            self._http.receive_data(data)
+
+    def result_of(self, error: h11.RemoteProtocolError, doing: str) -> Result:
+        """What a breach of the protocol says of the member."""
+        if self._ended and not self.heard:
+            return Result(Code.NO_RESPONSE, "closed without an answer")
+        if self._ended:
+            return Result(Code.CONNECTION_ERROR, f"{doing}: closed in the middle of the answer")
+        # 431: h11's word for a head, or a line between chunks, that is larger than it was told to take.
+        overflow = error.error_status_hint == 431
+        code = Code.RESPONSE_BUFFER_OVERFLOW if overflow else Code.PAYLOAD_CONTENT_MISMATCH
+        return Result(code, f"not HTTP: {excerpt(' '.join(str(error).split()).encode(), 120)}")
 
 
 def among(code: int, codes: Codes) -> bool:
@@ -165,36 +197,3 @@ def among(code: int, codes: Codes) -> bool:
 def codes_text(codes: Codes) -> str:
     """`200-299, 404`."""
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in codes)
-
-
-def _result_of(error: aiohttp.ClientError, doing: str) -> Result:
-    """What aiohttp's errors say about the member.
-
-    Raises:
-        OSError: we are out of files or memory.
-    """
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        inner = error.certificate_error
-        if isinstance(inner, ssl.SSLError):
-            return result_of_tls(inner, "handshake")
-        return Result(Code.SSL_CERT_ERROR, f"certificate: {inner}")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        inner = error.os_error
-        if isinstance(inner, ssl.SSLError):
-            return result_of_tls(inner, "handshake")
-        if inner.errno is None:  # asyncio's own words for a connection that ended during the handshake
-            return Result(Code.SSL_ERROR, "handshake: the connection ended")
-        return result_of(inner, doing)
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return Result(Code.NO_RESPONSE, "closed without an answer")
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return Result(Code.CONNECTION_ERROR, f"{doing}: the body ended before its end")
-    if isinstance(error, aiohttp.ClientResponseError):
-        text = " ".join(error.message.split())
-        code = Code.RESPONSE_BUFFER_OVERFLOW if _TOO_MUCH.search(text) else Code.PAYLOAD_CONTENT_MISMATCH
-        return Result(code, f"not HTTP: {excerpt(text.encode(), 120)}")
-    if isinstance(error.__cause__, ssl.SSLError):  # the error itself has OpenSSL's number, as if it were an errno
-        return result_of_tls(error.__cause__, doing)
-    if isinstance(error, OSError) and error.errno is not None:
-        return result_of(error, doing)
-    return Result(Code.CONNECTION_ERROR, f"{doing}: {excerpt(str(error).encode(), 120)}")

@@ -159,9 +159,9 @@ def test_a_handshake_that_hangs(run: Run) -> None:
     with many(wait_for_end) as port:
         result = ask(run, TlsCheck(timeout_s=0.3), port)
         secure = ask(run, HttpsCheck(timeout_s=0.3), port)
-    assert (result.code, result.detail) == (Code.SSL_ERROR, "handshake: nothing within 0.3 s")
-    assert secure.code is Code.CONNECTION_TIMEOUT
-    assert result.duration_s < 2 > secure.duration_s
+    for found in (result, secure):
+        assert (found.code, found.detail) == (Code.SSL_ERROR, "handshake: nothing within 0.3 s")
+        assert found.duration_s < 2
 
 
 def test_refused(run: Run) -> None:
