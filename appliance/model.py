@@ -239,6 +239,8 @@ class MonitorSpec:
     """The port to probe; None means the first port of the virtual service that uses the pool."""
 
     settings: tuple[tuple[str, object], ...] = ()
+    quick_start: bool = True
+    """Whether the first checks follow each other quickly."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def probes(config: Config) -> Iterable[Probe]:
                         rise=monitor.rise,
                         fall=monitor.fall,
                         settings=monitor.settings,
+                        quick_start=monitor.quick_start,
                     )
 
 

@@ -18,7 +18,6 @@ an agent is one witness, and a monitor another.
 import asyncio
 import random
 import re
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -26,7 +25,9 @@ from enum import StrEnum
 
 import structlog
 
-from health.checks.errors import excerpt, result_of
+from health.checks.errors import excerpt
+from health.checks.probing import Progress, within
+from health.checks.sockets import connected
 from health.spec import Code, Result, Target
 
 log = structlog.get_logger()
@@ -137,32 +138,26 @@ async def ask(agent: Agent) -> tuple[Result, Reply]:
     Raises:
         OSError: we are out of files or memory.
     """
-    loop = asyncio.get_running_loop()
-    start = time.monotonic()  # uvloop's own clock stands still within one round of the loop
-    target = agent.target
-    family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
-    doing, line = "connect", b""
-    try:
-        with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-            async with asyncio.timeout(agent.timeout_s):
-                await loop.sock_connect(sock, (str(target.address), target.port))
-                doing = "read"
-                while not re.search(rb"[\r\n]", line) and len(line) < WINDOW:
-                    data = await loop.sock_recv(sock, WINDOW - len(line))
-                    if not data:
-                        break
-                    line += data
-    except TimeoutError as error:
-        if error.errno is not None:  # the kernel's own: ETIMEDOUT
-            return result_of(error, doing, time.monotonic() - start), Reply()
-        detail = f"{doing}: no whole line within {agent.timeout_s:g} s"
-        return Result(Code.TIMEOUT, detail, time.monotonic() - start), Reply()
-    except OSError as error:
-        return result_of(error, doing, time.monotonic() - start), Reply()
-    said = parse(re.split(rb"[\r\n]", line, maxsplit=1)[0])
-    if isinstance(said, str):
-        return Result(Code.MISMATCH, said, time.monotonic() - start), Reply()
-    return Result(Code.OK, "", time.monotonic() - start), said
+    reply = Reply()
+
+    async def question(progress: Progress) -> Result:
+        nonlocal reply
+        loop, line = asyncio.get_running_loop(), b""
+        async with connected(agent.target) as sock:
+            progress.doing = "read"
+            progress.late = Result(Code.PAYLOAD_TIMEOUT, f"read: no whole line within {agent.timeout_s:g} s")
+            while not re.search(rb"[\r\n]", line) and len(line) < WINDOW:
+                data = await loop.sock_recv(sock, WINDOW - len(line))
+                if not data:
+                    break
+                line += data
+        said = parse(re.split(rb"[\r\n]", line, maxsplit=1)[0])
+        if isinstance(said, str):
+            return Result(Code.PAYLOAD_CONTENT_MISMATCH, said)
+        reply = said
+        return Result(Code.OK)
+
+    return await within(agent.timeout_s, question), reply
 
 
 @dataclass

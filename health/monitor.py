@@ -10,7 +10,7 @@ import structlog
 
 from health.checks import CHECKS
 from health.damper import Damper
-from health.spec import Check, Result, Status, Target, Verdict
+from health.spec import TURNS, Check, Result, Status, Target, Turn, Verdict
 
 log = structlog.get_logger()
 
@@ -33,6 +33,9 @@ class Probe:
     fall: int
     settings: tuple[tuple[str, object], ...] = ()
     """Those of the kind."""
+
+    quick_start: bool = True
+    """Whether the first probes follow each other quickly: `quick_pace_s`."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -158,7 +161,7 @@ class Monitors:
 
     async def _keep_up(self, watch: _Watch) -> None:
         probe = watch.probe
-        quick_s = quick_pace_s(probe.interval_s)
+        quick_s = quick_pace_s(probe.interval_s) if probe.quick_start else probe.interval_s
         # Quick only as long as quick results can still give the first verdict: a member that flutters gets no more.
         quick_left = probe.rise + probe.fall
         await self._sleep(self._rng.uniform(0, quick_s))
@@ -175,11 +178,14 @@ class Monitors:
         before = watch.status
         watch.damper = watch.damper.after(result.good)
         turned = watch.damper.verdict is not before.verdict
+        now = self._wall()
+        turns = (Turn(watch.damper.verdict, now, result), *before.turns)[:TURNS] if turned else before.turns
         watch.status = replace(
             before,
             verdict=watch.damper.verdict,
             last=result,
-            since=self._wall() if turned else before.since,
+            since=now if turned else before.since,
+            turns=turns,
             good=before.good + result.good,
             bad=before.bad + (not result.good),
         )

@@ -9,15 +9,40 @@ IPAddress = IPv4Address | IPv6Address
 
 
 class Code(StrEnum):
-    """What one probe found. Names for logs, metrics and the page."""
+    """What one probe found: the seed system's failure codes in lower case, as far as a check here can find them."""
 
     OK = "ok"
-    REFUSED = "refused"
-    TIMEOUT = "timeout"
-    UNREACHABLE = "unreachable"
-    RESET = "reset"
-    MISMATCH = "mismatch"
+    CONNECTION_REFUSED = "connection_refused"
+    CONNECTION_TIMEOUT = "connection_timeout"
+    """No connection within the time limit."""
+    CONNECTION_RESET = "connection_reset"
+    CONNECTION_ERROR = "connection_error"
+    """The connection ended in the middle of an answer."""
+    SERVER_UNREACHABLE = "server_unreachable"
+    PORT_UNREACHABLE = "port_unreachable"
+    """ICMP says that nothing listens on the UDP port."""
+    NO_RESPONSE = "no_response"
+    """Not a byte came back."""
+    PAYLOAD_TIMEOUT = "payload_timeout"
+    """There is a connection, but no whole answer within the time limit."""
+    PAYLOAD_CONTENT_MISMATCH = "payload_content_mismatch"
     """Something answered, but not what was expected."""
+    RESPONSE_CODE_MISMATCH = "response_code_mismatch"
+    """An answer with another status than the expected one: of HTTP, DNS or gRPC."""
+    RESPONSE_BUFFER_OVERFLOW = "response_buffer_overflow"
+    """More than an answer may have."""
+    SSL_ERROR = "ssl_error"
+    SSL_CERT_ERROR = "ssl_cert_error"
+    """The member's certificate is expired, of another name, or of nobody we trust."""
+    SCRIPT_ERROR = "script_error"
+    """An external command says that the member is not well."""
+    EXT_HM_ERROR = "ext_hm_error"
+    """An external command cannot be started, or does not end."""
+    MAINTENANCE_RESPONSE_CODE_MATCH = "maintenance_response_code_match"
+    MAINTENANCE_PAYLOAD_CONTENT_MATCH = "maintenance_payload_content_match"
+
+
+_MAINTENANCE = {Code.MAINTENANCE_RESPONSE_CODE_MATCH, Code.MAINTENANCE_PAYLOAD_CONTENT_MATCH}
 
 
 @dataclass(frozen=True)
@@ -43,6 +68,11 @@ class Result:
     def good(self) -> bool:
         return self.code is Code.OK
 
+    @property
+    def maintenance(self) -> bool:
+        """Whether the member itself says that somebody works on it: meant so, but no reason to send it flows."""
+        return self.code in _MAINTENANCE
+
 
 class Verdict(StrEnum):
     """What a damper makes of many results."""
@@ -53,10 +83,30 @@ class Verdict(StrEnum):
 
 
 class Check(Protocol):
-    """One kind of question, with its settings."""
+    """One kind of question, with its settings.
+
+    Whatever it sends to a member, it sends by sockets of `health.checks.sockets`: that is the one place which knows the
+    way to a target. Whatever a member answers, memory and time stay within the check's own limits.
+    """
 
     async def probe(self, target: Target) -> Result:
         """Ask once. Never takes longer than the check's own time limit; every failure of the member is a Result."""
+
+
+TURNS = 3
+"""So many turns of a verdict are kept, as in the seed system."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A verdict became another one."""
+
+    verdict: Verdict
+    at: float
+    """Seconds since the epoch."""
+
+    cause: Result
+    """The result that turned it."""
 
 
 @dataclass(frozen=True)
@@ -75,3 +125,6 @@ class Status:
     good: int = 0
     """Results so far, by outcome; they only grow."""
     bad: int = 0
+
+    turns: tuple[Turn, ...] = ()
+    """The latest TURNS, the newest first."""

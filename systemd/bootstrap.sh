@@ -50,7 +50,7 @@ missing_packages() {
 	done
 }
 
-# FRR, BIRD and etcd start a server when they are installed. Nobody asked for one on this machine: policy-rc.d says no
+# FRR, BIRD, etcd and unbound start a server when they are installed. Nobody asked for one on this machine: policy-rc.d says no
 # (exit 101) for the time of the installation only.
 apt_install() {
 	local missing policy=/usr/sbin/policy-rc.d
@@ -112,7 +112,7 @@ bootstrap() {
 		case $what in
 		run) ;;
 		lab) packages+=(frr ethtool tcpdump iputils-ping curl); lock=requirements-dev.lock ;;
-		dev) packages+=(bird2 etcd-server gcc libc6-dev linux-libc-dev shellcheck); lock=requirements-dev.lock ;;
+		dev) packages+=(bird2 etcd-server gcc libc6-dev linux-libc-dev shellcheck unbound); lock=requirements-dev.lock ;;
 		kernels) packages+=(qemu-system-x86 busybox-static kmod zstd); lock=requirements-dev.lock ;;
 		*) die "bootstrap: unknown part: $what" ;;
 		esac

@@ -495,6 +495,15 @@ def _check(status: Status) -> Document:
         "last": {"code": str(last.code), "detail": last.detail, "duration_s": last.duration_s} if last else None,
         "good": status.good,
         "bad": status.bad,
+        "turns": [
+            {
+                "verdict": str(turn.verdict),
+                "at": turn.at,
+                "code": str(turn.cause.code),
+                "detail": turn.cause.detail,
+            }
+            for turn in status.turns
+        ],
     }
 
 

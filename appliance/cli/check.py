@@ -1,5 +1,6 @@
 """`onward check`."""
 
+import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from appliance.cli.output import Exit, print_json, print_problems, table, warn
 from appliance.config.load import SECRET_BYTES, decode, files_beside, parse, read_text
 from appliance.config.problems import ConfigError
 from appliance.model import Algorithm, BgpPeer, Config, Delivery, DfPolicy, Pool, Protocol, VirtualService
+from health.secure import Tls
 
 _LINK_MTU = 1500
 
@@ -54,7 +56,7 @@ def check(
         return Exit.CONFIG
     if not checked.services:
         notes.append("no [[virtual_service]]: this director would forward nothing")
-    notes += [*_about_flows(checked), *_about_algorithms(checked), *_about_tunnels(checked)]
+    notes += [*_about_flows(checked), *_about_algorithms(checked), *_about_tunnels(checked), *_about_monitors(checked)]
     if json:
         print_json({"ok": True, "notes": notes, **_document(checked)})
         return Exit.OK
@@ -68,7 +70,11 @@ def check(
 def _read(config: Path, notes: list[str]) -> Config:
     source = "(standard input)" if str(config) == "-" else str(config)
     text = decode(sys.stdin.buffer.read(), source) if str(config) == "-" else read_text(config)
-    return parse(text, source, lenient_reader(files_beside(config), config.parent, notes))
+
+    def kept_from_us(name: str) -> None:
+        notes.append(f"{name} cannot be read by this user, so the certificates of its health monitor were not checked")
+
+    return parse(text, source, lenient_reader(files_beside(config), config.parent, notes), kept_from_us)
 
 
 def lenient_reader(read: Callable[[str], bytes], folder: Path, notes: list[str]) -> Callable[[str], bytes]:
@@ -132,6 +138,20 @@ def _about_algorithms(config: Config) -> Iterator[str]:
         limited = [member.name for member in pool.members if member.max_connections]
         if limited and algorithm in (Algorithm.CONSISTENT_HASH, Algorithm.ROUND_ROBIN, Algorithm.RANDOM):
             yield f"{name} does not keep max_connections of {', '.join(limited)}"
+
+
+def _about_monitors(config: Config) -> Iterator[str]:
+    """What monitors do not see, and what they will stumble over."""
+    for monitor in {monitor.name: monitor for pool in config.pools for monitor in pool.monitors}.values():
+        settings = dict(monitor.settings)
+        command, tls = settings.get("command"), settings.get("tls")
+        if isinstance(command, tuple) and not os.access(command[0], os.X_OK):
+            yield f"health monitor {monitor.name}: this user cannot start {command[0]} on this machine"
+        if isinstance(tls, Tls) and not tls.verify:
+            yield f"health monitor {monitor.name}: with tls_verify = false any certificate will do that has not ended"
+    for pool in config.pools:
+        if pool.monitors and all(monitor.kind == "ping" for monitor in pool.monitors):
+            yield f"pool {pool.name}: ping alone says that a machine is there, not that it serves"
 
 
 def _summary(config: Config) -> str:

@@ -3,9 +3,11 @@
 import errno
 import hashlib
 import re
+import ssl
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, BinaryIO, Union, get_args, get_origin
@@ -14,6 +16,7 @@ from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from appliance.config.locate import Lines
+from appliance.config.monitors import settings_of, tls_of
 from appliance.config.problems import (
     BadValueError,
     ConfigError,
@@ -49,6 +52,7 @@ from appliance.model import (
     TtlPolicy,
     VirtualService,
 )
+from health.secure import context_of, reason_of
 
 __all__ = ["ConfigError", "Problem", "decode", "files_beside", "load", "parse", "read_text"]
 
@@ -150,13 +154,20 @@ def _as_a_whole(source: str, message: str, remedy: str) -> ConfigError:
     return ConfigError([Problem(source, None, "", message, remedy)])
 
 
-def parse(text: str, source: str, read_file: Callable[[str], bytes]) -> Config:
+def parse(
+    text: str,
+    source: str,
+    read_file: Callable[[str], bytes],
+    kept_from_us: Callable[[str], None] | None = None,
+) -> Config:
     """Check the text of a configuration file.
 
     Args:
         text: TOML.
         source: what to call it in messages.
         read_file: gives the content of a file by the name that stands in the text; raises OSError.
+        kept_from_us: told the names of monitors' certificates and keys that this user may not read, for who only
+            checks; None: that is a mistake like others.
 
     Raises:
         ConfigError: it cannot be used; every mistake is in `problems`.
@@ -178,6 +189,7 @@ def parse(text: str, source: str, read_file: Callable[[str], bytes]) -> Config:
         secret = _secret(data, read_file)
     except BadValueError as error:
         findings.append(Finding(("fleet", "secret_file"), error.message, error.remedy))
+    findings += _bad_certificates(file.health_monitor if file is not None else (), kept_from_us)
     if findings or file is None:
         raise _with_lines(findings, text, source)
     digest = hashlib.sha256(text.encode() + b"\0" + secret).hexdigest()
@@ -237,6 +249,38 @@ def _secret(data: Mapping[str, Any], read_file: Callable[[str], bytes]) -> bytes
     return secret
 
 
+def _bad_certificates(
+    monitors: Iterable[MonitorTable], kept_from_us: Callable[[str], None] | None
+) -> Iterator[Finding]:
+    """What is wrong with the files that health monitors need: a running director must not stumble over them."""
+    for i, table in enumerate(monitors):
+        tls, unread = tls_of(table), 0
+        if tls is None or not tls.files:
+            continue
+        for key in ("ca_file", "cert_file", "key_file"):
+            name = getattr(table, key)
+            try:
+                if name is not None:
+                    _opened(Path(name)).close()
+            except OSError as error:
+                unread += 1
+                if isinstance(error, PermissionError) and kept_from_us is not None:
+                    kept_from_us(name)
+                    continue
+                why = (error.strerror or str(error)).lower()
+                yield Finding(("health_monitor", i, key), f"{shown(name)}: {why}", "name a file that can be read")
+        if unread:
+            continue
+        for key, part in (("ca_file", replace(tls, cert_file=None, key_file=None)), ("cert_file", tls)):
+            try:
+                context_of(part)
+            except OSError as error:
+                why = reason_of(error) if isinstance(error, ssl.SSLError) else str(error)
+                message = f"{shown(getattr(table, key))} cannot be used: {why}"
+                yield Finding(("health_monitor", i, key), message, "use PEM files, the key without a password")
+                break
+
+
 def _password(file: File, read_file: Callable[[str], bytes]) -> str:
     """The password for etcd; empty without one.
 
@@ -277,6 +321,9 @@ def _finding(detail: ErrorDetails) -> Finding:
             return Finding(location, "missing", _how_to_add(location))
         case "too_short":
             return Finding(location, "the list is empty", _how_to_add(location))
+        case "too_long":
+            most = detail["ctx"]["max_length"]
+            return Finding(location, f"the list has more than {most} elements", f"use {most} at most")
         case "list_type":
             return Finding(location, f"{shown(value)} is not a list", _how_to_add(location))
         case "model_type" | "dict_type" | "model_attributes_type":
@@ -428,7 +475,6 @@ def _monitor(table: MonitorTable) -> MonitorSpec:
     timeout = table.receive_timeout
     if timeout is None:
         timeout = min(_RECEIVE_TIMEOUT_S, 0.8 * table.send_interval)
-    given = (("request", table.request), ("response", table.response))
     return MonitorSpec(
         name=table.name,
         kind=table.type.value,
@@ -437,7 +483,8 @@ def _monitor(table: MonitorTable) -> MonitorSpec:
         rise=table.successful_checks,
         fall=table.failed_checks,
         monitor_port=table.monitor_port,
-        settings=tuple((key, value.encode()) for key, value in given if value is not None),
+        settings=settings_of(table),
+        quick_start=table.quick_start,
     )
 
 

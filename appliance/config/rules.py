@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from appliance.config import values
+from appliance.config import monitors, values
+from appliance.config.monitors import Kind
 from appliance.config.problems import BadValueError, Finding, Location, did_you_mean, path_text
 from appliance.model import Algorithm, DsrType, FleetStore, IPAddress, PortRange, ProfileType, Protocol, TtlPolicy
 
@@ -199,6 +200,55 @@ def monitor_contradictions(data: Raw) -> Iterator[Finding]:
             )
 
 
+def keys_of_other_kinds(data: Raw) -> Iterator[Finding]:
+    """Keys that the monitor's kind has not, and those it cannot do without."""
+    for place, monitor in tables(data, "health_monitor", EACH):
+        kind = read(monitors.kind, monitor.get("type"))
+        if kind is None:
+            continue
+        for key in monitor:
+            owners = monitors.KEYS.get(key)
+            if owners is not None and kind not in owners:
+                others = " or ".join(f'"{owner}"' for owner in owners) if len(owners) < 4 else ""
+                remedy = f"leave it out, or use type = {others}" if others else "leave it out"
+                yield Finding((*place, key), f'this is nothing for type "{kind}"', remedy)
+        key, example = monitors.REQUIRED.get(kind, ("type", ""))
+        if key not in monitor:
+            yield Finding((*place, key), "missing", f"write {example}")
+
+
+def monitor_keys_that_exclude_each_other(data: Raw) -> Iterator[Finding]:
+    for place, monitor in tables(data, "health_monitor", EACH):
+        kind = read(monitors.kind, monitor.get("type"))
+        words = [key for key in ("request", "response", "maintenance_response") if key in monitor]
+        if kind is Kind.TCP and monitor.get("half_open") is True:
+            for key in words:
+                yield Finding((*place, key), "nothing is said over a half-open connection", "leave one of the two out")
+        elif kind is Kind.TCP and words[-1:] == ["maintenance_response"] and "response" not in words:
+            yield Finding((*place, "maintenance_response"), "nothing is read without a response", "add a response")
+        if kind in (Kind.HTTP, Kind.HTTPS) and monitor.get("method") == "HEAD":
+            for key in words:
+                yield Finding((*place, key), "answers to HEAD have no body", 'leave it out, or use method = "GET"')
+        rcode = read(monitors.rcode, monitor.get("rcode"))
+        if kind is Kind.DNS and rcode not in ("NOERROR", monitors.ANY, None):
+            for key in ("response", "qtype"):
+                if key in monitor:
+                    yield Finding((*place, key), f"an answer with rcode {rcode} has no records", "leave it out")
+        yield from _tls_contradictions(place, monitor, kind)
+
+
+def _tls_contradictions(place: Location, monitor: Raw, kind: Kind | None) -> Iterator[Finding]:
+    if kind is Kind.GRPC and monitor.get("tls", False) is False:
+        for key in monitors.TLS_KEYS:
+            if key in monitor:
+                yield Finding((*place, key), "this monitor asks without TLS", "leave it out, or set tls = true")
+        return
+    if monitor.get("tls_verify") is False and "ca_file" in monitor:
+        yield Finding((*place, "ca_file"), "with tls_verify = false nothing is verified", "leave one of the two out")
+    if "key_file" in monitor and "cert_file" not in monitor:
+        yield Finding((*place, "key_file"), "a key without its certificate", "add cert_file")
+
+
 def nothing_to_probe(data: Raw) -> Iterator[Finding]:
     """A monitor without a port asks the first port of the virtual service, which must then be one."""
     portless = {monitor["name"] for _, monitor in tables(data, "health_monitor", EACH) if _is_portless(monitor)}
@@ -218,7 +268,8 @@ def nothing_to_probe(data: Raw) -> Iterator[Finding]:
 
 
 def _is_portless(monitor: Raw) -> bool:
-    return read(values.name, monitor.get("name")) is not None and "monitor_port" not in monitor
+    asks = read(monitors.kind, monitor.get("type")) is not Kind.PING
+    return asks and read(values.name, monitor.get("name")) is not None and "monitor_port" not in monitor
 
 
 def _by_name(data: Raw, kind: str) -> Mapping[str | None, Raw]:
@@ -493,6 +544,8 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     repeated_elements,
     profile_contradictions,
     monitor_contradictions,
+    keys_of_other_kinds,
+    monitor_keys_that_exclude_each_other,
     nothing_to_probe,
     no_share_for_anyone,
     too_many_min_members,

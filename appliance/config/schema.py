@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, GetCoreSchemaHa
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from appliance.config import values
+from appliance.config import monitors, values
 from appliance.model import (
     Algorithm,
     DfPolicy,
@@ -278,12 +278,25 @@ class ProfileTable(Table):
     dsr: DsrTable = Field(default=DsrTable(), description="Type and encapsulation of direct server return.")
 
 
+HttpCode = Annotated[
+    tuple[int, int],
+    Parsed(
+        monitors.http_codes,
+        {"anyOf": [_whole(100, 599), {"type": "string", "pattern": "^([1-5][xX]{2}|[0-9]{3}\\s*-\\s*[0-9]{3}|any)$"}]},
+    ),
+]
+AbsolutePath = Annotated[str, Parsed(monitors.absolute_path, {"type": "string", "pattern": "^/"})]
+
+
 class MonitorTable(Table):
-    """One kind of question asked of members."""
+    """One kind of question asked of members. Keys that only some kinds have say which."""
 
     name: Name = Field(description="What pools call it.", examples=["web"])
-    type: Annotated[values.MonitorKind, Parsed(values.monitor_kind, _words("tcp", "udp"))] = Field(
-        description="tcp: a connection, and what it answers; udp: a datagram, and what it answers.", examples=["tcp"]
+    type: Annotated[monitors.Kind, Parsed(monitors.kind, _words(*monitors.Kind))] = Field(
+        description="tcp: a connection, and what it answers; udp: a datagram, and what it answers; ping: an ICMP echo; "
+        "http, https: a request, its status and body; dns: a question and its answer; tls: a handshake, and how long "
+        "the certificate lasts; grpc: the standard health service; external: a command's exit status.",
+        examples=["tcp"],
     )
     send_interval: Annotated[float, Parsed(values.seconds(0.1, 3600), _number(0.1, 3600))] = Field(
         default=10.0, description="Seconds between two checks."
@@ -296,10 +309,116 @@ class MonitorTable(Table):
     successful_checks: Checks = Field(default=2, description="Good checks in a row until a member is up.")
     failed_checks: Checks = Field(default=2, description="Bad checks in a row until a member is down.")
     monitor_port: Port | None = Field(
-        default=None, description="Port to ask; the first one of the virtual service by default."
+        default=None, description="Port to ask; the first one of the virtual service by default. Not for ping."
     )
-    request: Text | None = Field(default=None, description="What to send.")
-    response: Text | None = Field(default=None, description="What the answer must contain.")
+    quick_start: Boolean = Field(
+        default=True,
+        description="Whether the first checks of a member follow each other quickly, until there is a verdict.",
+    )
+    request: Text | None = Field(default=None, description="tcp, udp: what to send.")
+    response: Text | None = Field(
+        default=None,
+        description="tcp, udp, http, https, external: what the answer (the body, the output) must contain; dns: what "
+        "one of the records must contain.",
+    )
+    maintenance_response: Text | None = Field(
+        default=None,
+        description="tcp, udp, http, https, external: an answer with this says that the member is worked on.",
+    )
+    half_open: Boolean = Field(
+        default=False, description="tcp: a SYN and its answer are enough, and the server never hears of it."
+    )
+    method: Annotated[str, Parsed(monitors.method, _words("GET", "HEAD", "OPTIONS"))] | None = Field(
+        default=None, description="http, https: the request's method; GET by default."
+    )
+    path: Annotated[str, Parsed(monitors.http_path, {"type": "string", "pattern": "^/"})] | None = Field(
+        default=None, description="http, https: path and query; / by default."
+    )
+    host: Annotated[str, Parsed(monitors.host, _STRING)] | None = Field(
+        default=None, description="http, https: the Host header; the member's address by default."
+    )
+    response_codes: list[HttpCode] | None = Field(
+        default=None,
+        min_length=1,
+        description='http, https: status codes that are good: 200, "2xx", "200-204", "any". "2xx" by default.',
+        examples=[["2xx"]],
+    )
+    response_size: (
+        Annotated[int, Parsed(values.integer(2048, 16384, "a number of bytes"), _whole(2048, 16384))] | None
+    ) = Field(default=None, description="http, https: bytes of the body that are searched; 2048 by default.")
+    maintenance_codes: list[HttpCode] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4,
+        description="http, https: status codes which say that the member is worked on; 4 at most.",
+        examples=[[503]],
+    )
+    tls: Boolean = Field(default=False, description="grpc: whether to ask within TLS.")
+    tls_verify: Boolean = Field(
+        default=True, description="https, tls, grpc: whether the member's certificate must be one that we trust."
+    )
+    ca_file: AbsolutePath | None = Field(
+        default=None,
+        description="https, tls, grpc: certificates that the member's must come from; the system's by default.",
+    )
+    server_name: Annotated[str, Parsed(monitors.server_name, _STRING)] | None = Field(
+        default=None,
+        description="https, tls, grpc: the name that the member is told (SNI) and that its certificate must have; with "
+        "https the host's by default, else the member's address.",
+    )
+    cert_file: AbsolutePath | None = Field(default=None, description="https, tls, grpc: our own certificate.")
+    key_file: AbsolutePath | None = Field(
+        default=None, description="https, tls, grpc: the key of our own certificate, where cert_file has it not."
+    )
+    expiry_warning_days: Annotated[int, Parsed(values.integer(0, 3650, "a number of days"), _whole(0, 3650))] | None = (
+        Field(
+            default=None,
+            description="tls: so many days before a certificate ends the status says so; 30 by default. An ended one "
+            "is bad.",
+        )
+    )
+    service: Annotated[str, Parsed(monitors.service_name, _STRING)] | None = Field(
+        default=None, description="grpc: the service asked about; the server as a whole by default."
+    )
+    query_name: Annotated[str, Parsed(monitors.dns_name, _STRING)] | None = Field(
+        default=None, description="dns, required: the name asked for."
+    )
+    record_type: Annotated[str, Parsed(monitors.record_type, _words(*monitors.RECORD_TYPES))] | None = Field(
+        default=None, description="dns: the type of record asked for; A by default."
+    )
+    transport: Annotated[monitors.Transport, Parsed(monitors.transport, _words(*monitors.Transport))] | None = Field(
+        default=None, description="dns: udp or tcp; udp by default."
+    )
+    rcode: Annotated[str, Parsed(monitors.rcode, _words(*monitors.RCODES))] | None = Field(
+        default=None, description="dns: the expected result; NOERROR by default."
+    )
+    qtype: Annotated[monitors.Wanted, Parsed(monitors.wanted, _words(*monitors.Wanted))] | None = Field(
+        default=None,
+        description="dns: what an answer must have: query_type, a record of the type asked for; any_type, any record; "
+        "any_thing, nothing. query_type by default.",
+    )
+    command: (
+        Annotated[
+            tuple[str, ...], Parsed(monitors.command, {"type": "array", "items": {"type": "string"}, "minItems": 1})
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="external, required: a program's absolute path, and its arguments. No shell, no PATH.",
+    )
+    environment: (
+        Annotated[
+            tuple[tuple[str, str], ...],
+            Parsed(monitors.environment, {"type": "object", "additionalProperties": {"type": "string"}}),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="external: variables for the command. IP, PORT and MEMBER are set for it, and nothing else.",
+    )
+    exit_status: Annotated[int, Parsed(values.integer(0, 255, "an exit status"), _whole(0, 255))] | None = Field(
+        default=None, description="external: the exit status of a member that is well; 0 by default."
+    )
 
 
 class MemberTable(Table):

@@ -5,7 +5,7 @@ Every function raises `BadValueError`, which says what to write instead.
 
 import re
 from collections.abc import Callable, Mapping
-from enum import Enum, StrEnum
+from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import PurePosixPath
@@ -373,21 +373,3 @@ ha_mode = choice(
     not_yet=("active_standby", "n_plus_m", "legacy_active_standby", "shared", "shared_pair"),
     prefixes=("ha_mode_",),
 )
-
-
-class MonitorKind(StrEnum):
-    """Kinds of health check that can be configured."""
-
-    TCP = "tcp"
-    UDP = "udp"
-
-
-monitor_kind = choice(
-    "a type of health monitor",
-    {"tcp": MonitorKind.TCP, "udp": MonitorKind.UDP},
-    not_yet=(
-        "ping", "icmp", "http", "https", "dns", "external", "sip", "radius", "sctp", "gslb",
-        "smtp", "smtps", "pop3", "pop3s", "imap", "imaps", "ftp", "ftps", "ldap", "ldaps",
-    ),
-    prefixes=("health_monitor_",),
-)  # fmt: skip

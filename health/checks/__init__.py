@@ -5,8 +5,24 @@ All are built alike: `CHECKS[kind](timeout_s=..., **settings)`, and ask any numb
 
 from collections.abc import Callable, Mapping
 
+from health.checks.dns import DnsCheck
+from health.checks.external import ExternalCheck
+from health.checks.grpc import GrpcCheck
+from health.checks.http import HttpCheck, HttpsCheck
+from health.checks.ping import PingCheck
 from health.checks.tcp import TcpCheck
+from health.checks.tls import TlsCheck
 from health.checks.udp import UdpCheck
 from health.spec import Check
 
-CHECKS: Mapping[str, Callable[..., Check]] = {"tcp": TcpCheck, "udp": UdpCheck}
+CHECKS: Mapping[str, Callable[..., Check]] = {
+    "tcp": TcpCheck,
+    "udp": UdpCheck,
+    "ping": PingCheck,
+    "http": HttpCheck,
+    "https": HttpsCheck,
+    "dns": DnsCheck,
+    "tls": TlsCheck,
+    "grpc": GrpcCheck,
+    "external": ExternalCheck,
+}

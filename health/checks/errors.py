@@ -6,11 +6,11 @@ import os
 from health.spec import Code, Result
 
 _CODES = {
-    errno.ECONNREFUSED: Code.REFUSED,
-    errno.ECONNRESET: Code.RESET,
-    errno.ECONNABORTED: Code.RESET,
-    errno.EPIPE: Code.RESET,
-    errno.ETIMEDOUT: Code.TIMEOUT,
+    errno.ECONNREFUSED: Code.CONNECTION_REFUSED,
+    errno.ECONNRESET: Code.CONNECTION_RESET,
+    errno.ECONNABORTED: Code.CONNECTION_RESET,
+    errno.EPIPE: Code.CONNECTION_RESET,
+    errno.ETIMEDOUT: Code.CONNECTION_TIMEOUT,
 }
 
 _OUR_OWN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EBADF}
@@ -18,21 +18,22 @@ _OUR_OWN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EBADF
 them: that is how Linux reports a blackhole route."""
 
 
-def result_of(error: OSError, doing: str, duration_s: float) -> Result:
+def result_of(error: OSError, doing: str) -> Result:
     """The result of a probe that ended in *error*.
 
     Args:
         error: what the kernel said.
-        doing: what was being done, for people: "connect", "read".
-        duration_s: of the probe so far, seconds.
+        doing: what was being done: "connect", "read", or "ask" by datagrams.
 
     Raises:
         OSError: *error* itself, when it is about us and not about the member.
     """
     if error.errno is None or error.errno in _OUR_OWN:
         raise error
-    code = _CODES.get(error.errno, Code.UNREACHABLE)
-    return Result(code, f"{doing}: {os.strerror(error.errno).lower()}", duration_s)
+    code = _CODES.get(error.errno, Code.SERVER_UNREACHABLE)
+    if doing == "ask" and code is Code.CONNECTION_REFUSED:  # that is how Linux words ICMP "port unreachable"
+        code = Code.PORT_UNREACHABLE
+    return Result(code, f"{doing}: {os.strerror(error.errno).lower()}")
 
 
 def excerpt(data: bytes, limit: int = 60) -> str:

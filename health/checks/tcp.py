@@ -2,10 +2,12 @@
 
 import asyncio
 import socket
-import time
 from dataclasses import dataclass
 
-from health.checks.errors import excerpt, result_of
+from health.checks.errors import excerpt
+from health.checks.half_open import half_open
+from health.checks.probing import Progress, judged, mismatch, within
+from health.checks.sockets import connected
 from health.spec import Code, Result, Target
 
 WINDOW = 2048
@@ -25,36 +27,31 @@ class TcpCheck:
     response: bytes = b""
     """Must be somewhere in the first WINDOW bytes of the answer; empty: the connection is enough."""
 
+    maintenance_response: bytes = b""
+    """In the same bytes, says that the member is worked on. Nothing is read without a `response`."""
+
+    half_open: bool = False
+    """A SYN and its answer are enough, and the server never hears of it: see `health.checks.half_open`."""
+
     async def probe(self, target: Target) -> Result:
         """Ask *target* once; see `health.spec.Check`."""
-        loop = asyncio.get_running_loop()
-        start = time.monotonic()  # uvloop's own clock stands still within one round of the loop
-        family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
-        doing = "connect"
-        try:
-            # A plain socket instead of a transport: it is closed when we leave, whatever happened, and the kernel's
-            # errors arrive unaltered on asyncio's loop and on uvloop.
-            with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-                async with asyncio.timeout(self.timeout_s):
-                    await loop.sock_connect(sock, (str(target.address), target.port))
-                    if self.request:
-                        doing = "send"
-                        await loop.sock_sendall(sock, self.request)
-                    if self.response:
-                        doing = "read"
-                        mismatch = await self._read(sock)
-                        if mismatch:
-                            return Result(Code.MISMATCH, mismatch, time.monotonic() - start)
-        except TimeoutError as error:
-            if error.errno is not None:  # the kernel's own: ETIMEDOUT
-                return result_of(error, doing, time.monotonic() - start)
-            return Result(Code.TIMEOUT, f"{doing}: nothing within {self.timeout_s:g} s", time.monotonic() - start)
-        except OSError as error:
-            return result_of(error, doing, time.monotonic() - start)
-        return Result(Code.OK, "", time.monotonic() - start)
 
-    async def _read(self, sock: socket.socket) -> str | None:
-        """Read until the expected answer is there; returns what is wrong with the answer."""
+        async def ask(progress: Progress) -> Result:
+            if self.half_open:
+                return await half_open(target)
+            async with connected(target) as sock:
+                if self.request:
+                    progress.doing = "send"
+                    await asyncio.get_running_loop().sock_sendall(sock, self.request)
+                if not self.response:
+                    return Result(Code.OK)
+                progress.doing = "read"
+                return await self._read(sock)
+
+        return await within(self.timeout_s, ask)
+
+    async def _read(self, sock: socket.socket) -> Result:
+        """Read until the expected answer is there."""
         loop = asyncio.get_running_loop()
         answer = b""
         while len(answer) < WINDOW:
@@ -62,8 +59,8 @@ class TcpCheck:
             if not data:
                 break
             answer += data
-            if self.response in answer:
-                return None
+            if result := judged(answer, self.response, self.maintenance_response):
+                return result
         if not answer:
-            return f"closed without an answer, expected {excerpt(self.response)}"
-        return f"expected {excerpt(self.response)}, got {excerpt(answer)}"
+            return Result(Code.NO_RESPONSE, f"closed without an answer, expected {excerpt(self.response)}")
+        return mismatch(answer, self.response)

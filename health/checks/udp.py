@@ -1,20 +1,14 @@
 """UDP: a datagram, and what comes back."""
 
 import asyncio
-import socket
-import time
 from dataclasses import dataclass
 
-from health.checks.errors import excerpt, result_of
+from health.checks.probing import Progress, judged, mismatch, within
+from health.checks.sockets import datagrams
 from health.spec import Code, Result, Target
 
 WINDOW = 2048
 """The expected answer must be within so many bytes of a datagram, as in the seed system."""
-
-
-_REPORT_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
-"""IP_RECVERR and IPV6_RECVERR of linux/in.h and linux/in6.h, which Python does not name: without them Linux keeps "host
-unreachable" from a UDP socket."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +30,20 @@ class UdpCheck:
     response: bytes = b""
     """Must be in the first WINDOW bytes of the first answer; empty: any answer and no answer will do."""
 
+    maintenance_response: bytes = b""
+    """In the same bytes, says that the member is worked on."""
+
     async def probe(self, target: Target) -> Result:
         """Ask *target* once; see `health.spec.Check`."""
-        loop = asyncio.get_running_loop()
-        start = time.monotonic()  # uvloop's own clock stands still within one round of the loop
-        family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
-        try:
-            # A plain connected socket: asyncio's datagram transports do not send empty datagrams.
-            with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-                sock.setsockopt(*_REPORT_ERRORS[family], 1)
-                async with asyncio.timeout(self.timeout_s):
-                    sock.connect((str(target.address), target.port))
-                    sock.send(self.request)
-                    answer = await loop.sock_recv(sock, WINDOW)
-        except TimeoutError as error:
-            if error.errno is not None:  # the kernel's own: ETIMEDOUT
-                return result_of(error, "ask", time.monotonic() - start)
-            if self.response:
-                return Result(Code.TIMEOUT, f"no answer within {self.timeout_s:g} s", time.monotonic() - start)
-            return Result(Code.OK, "no answer and no ICMP error", time.monotonic() - start)
-        except OSError as error:
-            return result_of(error, "ask", time.monotonic() - start)
-        if self.response not in answer:
-            detail = f"expected {excerpt(self.response)}, got {excerpt(answer)}"
-            return Result(Code.MISMATCH, detail, time.monotonic() - start)
-        return Result(Code.OK, "", time.monotonic() - start)
+
+        async def ask(progress: Progress) -> Result:
+            progress.doing = "ask"
+            if not self.response:
+                progress.late = Result(Code.OK, "no answer and no ICMP error")
+            with datagrams(target) as sock:
+                sock.send(self.request)
+                answer = await asyncio.get_running_loop().sock_recv(sock, WINDOW)
+            found = judged(answer, self.response, self.maintenance_response)
+            return found or mismatch(answer, self.response)
+
+        return await within(self.timeout_s, ask)

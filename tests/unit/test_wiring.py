@@ -20,6 +20,14 @@ def test_every_monitor_probes_every_enabled_member():
     assert wanted == {("ping80", "web/web1", 80), ("other", "web/web1", 8080)}
 
 
+def test_a_probe_has_what_its_monitor_says():
+    """Kind, pace, settings and quick start go from the configuration to the probe."""
+    slow = replace(MONITOR, kind="tls", quick_start=False, settings=(("expiry_warning_days", 3),))
+    (probe,) = probes(config(service(pool=pool(member(1), monitors=(slow,)))))
+    assert (probe.kind, probe.quick_start, probe.settings) == ("tls", False, (("expiry_warning_days", 3),))
+    assert (probe.interval_s, probe.timeout_s) == (slow.send_interval_s, slow.receive_timeout_s)
+
+
 UP, DOWN, UNKNOWN = Verdict.UP, Verdict.DOWN, Verdict.UNKNOWN
 
 

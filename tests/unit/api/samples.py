@@ -22,7 +22,7 @@ from bgp.bfd.packet import Diag, State
 from bgp.bfd.process import BfdStatus
 from bgp.route import Route
 from bgp.speaker import PeerStatus, Session, SpeakerStatus
-from health.spec import Code, Result, Status, Target, Verdict
+from health.spec import Code, Result, Status, Target, Turn, Verdict
 from tests.builders import L2, L3, config, hop, member, pool, service, snapshot
 
 NOW = 1_800_000_000.0
@@ -117,11 +117,12 @@ def sample_health() -> tuple[Status, ...]:
         target = Target(f"web/web{number}", ip_address(f"203.0.113.{number}"), 80)
         return Status("ping80", target, verdict, last, NOW - 100, good, bad)
 
-    refused = Result(Code.REFUSED, "connect: connection refused", 0.0004)
+    refused = Result(Code.CONNECTION_REFUSED, "connect: connection refused", 0.0004)
+    turns = (Turn(Verdict.DOWN, NOW - 100, refused), Turn(Verdict.UP, NOW - 3600, Result(Code.OK, "", 0.001)))
     return (
         status(1, Verdict.UP, Result(Code.OK, "", 0.0009), 300, 0),
         status(2, Verdict.UP, Result(Code.OK, "", 0.0012), 299, 1),
-        status(3, Verdict.DOWN, refused, 200, 12),
+        replace(status(3, Verdict.DOWN, refused, 200, 12), turns=turns),
     )
 
 

@@ -97,7 +97,7 @@ def test_shows_what_matters() -> None:
     for expected in (
         "198.51.100.7",
         "below min members: 1 in rotation, 2 wanted",
-        "ping80: refused, connect: connection refused",
+        "ping80: connection_refused, connect: connection refused",
         "neighbour unresolved eth1",
         "hold timer expired",
         "no service",

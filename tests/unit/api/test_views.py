@@ -157,7 +157,7 @@ def test_degraded_by_a_member() -> None:
     document = status_document(replace(seen, snapshot=snap, applied=decide(snap), health=sample_health()))
     assert document["health"] == {
         "state": "degraded",
-        "problems": ["member web/web3 is out: health_down (ping80: refused, connect: connection refused)"],
+        "problems": ["member web/web3 is out: health_down (ping80: connection_refused, connect: connection refused)"],
     }
 
 

@@ -188,3 +188,16 @@ def test_what_tunnels_leave_is_said(example: Path, capsys: pytest.CaptureFixture
         (4, 32, {"ipv4": 1428, "ipv6": 1408}),
         (6, 52, {"ipv4": 1408, "ipv6": 1388}),
     ]
+
+
+def test_what_monitors_do_not_see_is_said(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that is not there, certificates that nobody verifies, and a pool that only ping watches."""
+    text = example.read_text().replace("# tls_verify = true", "tls_verify = false")
+    text = text.replace('health_monitors = ["http"]', 'health_monitors = ["https", "database"]')
+    example.write_text(text.replace('health_monitors = ["dns"]', 'health_monitors = ["machine"]'))
+    assert call(["check", "-q", str(example)]) == Exit.OK
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: health monitor https: with tls_verify = false any certificate will do that has not ended",
+        "warning: health monitor database: this user cannot start /usr/local/lib/onward/check-database on this machine",
+        "warning: pool dns: ping alone says that a machine is there, not that it serves",
+    ]

@@ -1,12 +1,15 @@
 """From text to a resolved configuration; files come in as arguments."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,12 +23,15 @@ from appliance.model import (
     DsrType,
     Encapsulation,
     HashMode,
+    MonitorSpec,
     PlaneKind,
     PortRange,
     ProfileType,
     Protocol,
     TtlPolicy,
 )
+from health.checks import CHECKS
+from health.secure import Tls
 
 ROOT = Path(__file__).parents[3]
 SECRET = b"0123456789abcdef"
@@ -461,3 +467,152 @@ def test_any_mutilated_file_is_used_or_refused_with_places(changes: list[tuple[i
         assert problem.message
         assert problem.remedy
         assert problem.line is None or 1 <= problem.line <= last
+
+
+def monitors(text: str) -> list[MonitorSpec]:
+    """The health monitors of a file, in order, all used by one pool."""
+    names = re.findall('name = "(m[0-9]*)"', text)
+    pool = POOL.replace('name = "web"', f'name = "web"\nhealth_monitors = {json.dumps(names)}')
+    return list(parsed(BASE + PROFILE + text + pool + SERVICE).pools[0].monitors)
+
+
+def test_health_monitors_of_every_kind() -> None:
+    """What stands in the file is what the check is told, and what does not is left to the check."""
+    specs = monitors(
+        """
+[[health_monitor]]
+name = "m1"
+type = "tcp"
+half_open = true
+quick_start = false
+[[health_monitor]]
+name = "m2"
+type = "https"
+host = "www.example.com:8443"
+response_codes = ["2xx", 404, "300-302", "any"]
+maintenance_codes = [503]
+response = "fine"
+maintenance_response = "soon"
+tls_verify = false
+[[health_monitor]]
+name = "m3"
+type = "dns"
+query_name = "www.example.com"
+record_type = "aaaa"
+rcode = "any"
+transport = "TCP"
+qtype = "DNS_ANY_TYPE"
+[[health_monitor]]
+name = "m4"
+type = "external"
+command = ["/bin/check", "a b"]
+environment = { B = "2", A = "1" }
+exit_status = 3
+[[health_monitor]]
+name = "m5"
+type = "grpc"
+service = "shop.Cart"
+[[health_monitor]]
+name = "m6"
+type = "grpc"
+tls = true
+server_name = "shop.example.com"
+[[health_monitor]]
+name = "m7"
+type = "tls"
+expiry_warning_days = 14
+[[health_monitor]]
+name = "m8"
+type = "HEALTH_MONITOR_PING"
+[[health_monitor]]
+name = "m9"
+type = "https"
+host = "192.0.2.7"
+"""
+    )
+    assert [spec.kind for spec in specs] == ["tcp", "https", "dns", "external", "grpc", "grpc", "tls", "ping", "https"]
+    assert [spec.quick_start for spec in specs] == [False] + [True] * 8
+    assert [dict(spec.settings) for spec in specs] == [
+        {"half_open": True},
+        {
+            "host": "www.example.com:8443",
+            "codes": ((200, 299), (404, 404), (300, 302), (100, 599)),
+            "maintenance_codes": ((503, 503),),
+            "response": b"fine",
+            "maintenance_response": b"soon",
+            "tls": Tls(verify=False, server_name="www.example.com"),
+        },
+        {
+            "query_name": "www.example.com",
+            "record_type": "AAAA",
+            "rcode": "ANY",
+            "transport": "tcp",
+            "qtype": "any_type",
+        },
+        {"command": ("/bin/check", "a b"), "environment": (("A", "1"), ("B", "2")), "exit_status": 3},
+        {"service": "shop.Cart"},
+        {"tls": Tls(server_name="shop.example.com")},
+        {"tls": Tls(), "expiry_warning_days": 14},
+        {},
+        {"host": "192.0.2.7", "tls": Tls()},
+    ]
+    for spec in specs:
+        check = CHECKS[spec.kind](timeout_s=spec.receive_timeout_s, **dict(spec.settings))
+        assert hash(spec.settings), check
+
+
+def test_ping_needs_no_port() -> None:
+    """A virtual service on every port leaves all monitors but ping without one to ask."""
+    wildcard = SERVICE.replace("ports = [80]", 'ports = ["*"]')
+    pool = POOL.replace('name = "web"', 'name = "web"\nhealth_monitors = ["m"]')
+    for kind, wrong in (("ping", False), ("tcp", True)):
+        text = BASE + PROFILE + f'[[health_monitor]]\nname = "m"\ntype = "{kind}"\n' + pool + wildcard
+        if wrong:
+            assert "without a port to ask" in messages(text)[0]
+        else:
+            assert parsed(text).pools
+
+
+def test_certificates_that_cannot_be_used(tmp_path: Path) -> None:
+    """A running director must not stumble over them: content, pairs of certificate and key, and missing files."""
+    authority = trustme.CA()
+    one, two = authority.issue_cert("one.example.com"), authority.issue_cert("two.example.com")
+    ca, cert, key, other = (tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem", "other.pem"))
+    authority.cert_pem.write_to_path(str(ca))
+    one.cert_chain_pems[0].write_to_path(str(cert))
+    one.private_key_pem.write_to_path(str(key))
+    two.private_key_pem.write_to_path(str(other))
+
+    def monitor(**names: Path) -> str:
+        keys = "".join(f"{name} = {json.dumps(str(path))}\n" for name, path in names.items())
+        return BASE + f'[[health_monitor]]\nname = "m"\ntype = "tls"\n{keys}'
+
+    parsed(monitor(ca_file=ca, cert_file=cert, key_file=key))
+    (message,) = messages(monitor(ca_file=key))
+    assert "health_monitor[0].ca_file: " in message
+    assert " cannot be used: no certificate or crl found; " in message
+    assert message.endswith("; use PEM files, the key without a password")
+    (message,) = messages(monitor(ca_file=ca, cert_file=cert, key_file=other))
+    assert "health_monitor[0].cert_file: " in message
+    assert " cannot be used: key values mismatch; " in message
+    (message,) = messages(monitor(ca_file=ca, cert_file=cert, key_file=tmp_path / "none.pem"))
+    assert message.endswith(": no such file or directory; name a file that can be read")
+
+
+def test_who_only_checks_may_be_kept_from_a_key(tmp_path: Path) -> None:
+    """A key that this user may not read is told instead of complained about; the daemon will read it."""
+    key = tmp_path / "key.pem"
+    key.write_text("secret")
+    key.chmod(0)
+    text = BASE + f'[[health_monitor]]\nname = "m"\ntype = "tls"\ncert_file = "{key}"\n'
+    program = (
+        "import sys; from appliance.config.load import parse\n"
+        "kept = []\n"
+        "parse(sys.argv[1], 'test.toml', lambda name: b'0123456789abcdef', kept.append)\n"
+        "print(kept)\n"
+    )
+    command = [sys.executable, "-c", program, text]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"['{key}']"

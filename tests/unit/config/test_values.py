@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.config import values
+from appliance.config import monitors, values
 from appliance.config.problems import BadValueError
 from appliance.model import Algorithm, DfPolicy, DsrType, Encapsulation, HashMode, PortRange, ProfileType
 from health.checks import CHECKS
@@ -32,7 +32,7 @@ from health.checks import CHECKS
         (values.hash_mode, "LB_ALGORITHM_CONSISTENT_HASH_SOURCE_IP_ADDRESS", HashMode.SOURCE_IP),
         (values.hash_mode, "LB_ALGORITHM_CONSISTENT_HASH_SOURCE_IP_ADDRESS_AND_PORT", HashMode.SOURCE_IP_PORT),
         (values.hash_mode, "five_tuple", HashMode.FIVE_TUPLE),
-        (values.monitor_kind, "HEALTH_MONITOR_TCP", values.MonitorKind.TCP),
+        (monitors.kind, "HEALTH_MONITOR_TCP", monitors.Kind.TCP),
     ],
 )
 def test_the_seed_systems_words_are_understood(parse: Callable[[object], object], written: str, meant: object) -> None:
@@ -48,7 +48,7 @@ def test_the_seed_systems_words_are_understood(parse: Callable[[object], object]
         (values.algorithm, "topology"),
         (values.algorithm, "LB_ALGORITHM_NEAREST_SERVER"),
         (values.ha_mode, "n_plus_m"),
-        (values.monitor_kind, "HEALTH_MONITOR_HTTPS"),
+        (monitors.kind, "HEALTH_MONITOR_SMTP"),
         (values.profile_type, "PROTOCOL_TYPE_SCTP_FAST_PATH"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_password_never_stands_in_a_message() -> None:
 
 def test_every_kind_of_check_can_be_configured() -> None:
     """The words of the configuration are the kinds that exist."""
-    assert {kind.value for kind in values.MonitorKind} == set(CHECKS)
+    assert {kind.value for kind in monitors.Kind} == set(CHECKS)
 
 
 @given(
@@ -201,7 +201,21 @@ def test_no_value_breaks_a_parser(value: object) -> None:
         values.algorithm,
         values.hash_mode,
         values.ha_mode,
-        values.monitor_kind,
+        monitors.kind,
+        monitors.transport,
+        monitors.wanted,
+        monitors.record_type,
+        monitors.rcode,
+        monitors.dns_name,
+        monitors.method,
+        monitors.http_path,
+        monitors.host,
+        monitors.server_name,
+        monitors.http_codes,
+        monitors.absolute_path,
+        monitors.service_name,
+        monitors.command,
+        monitors.environment,
     ]
     refusals: list[BadValueError] = []
     for parse in parsers:

@@ -127,7 +127,7 @@ def test_a_silent_agent(run: Run) -> None:
 
     with server(serve) as port:
         result, reply = run(ask(agent(port, timeout_s=0.2)))
-    assert (result.code, result.detail) == (Code.TIMEOUT, "read: no whole line within 0.2 s")
+    assert (result.code, result.detail) == (Code.PAYLOAD_TIMEOUT, "read: no whole line within 0.2 s")
     assert reply == Reply()
 
 
@@ -136,12 +136,12 @@ def test_nobody_listens(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     result, _ = run(ask(agent(port)))
-    assert (result.code, result.detail) == (Code.REFUSED, "connect: connection refused")
+    assert (result.code, result.detail) == (Code.CONNECTION_REFUSED, "connect: connection refused")
 
 
 @pytest.mark.parametrize("answer", [b"", b"hello\n", b"x" * 3 * WINDOW])
 def test_an_agent_that_talks_nonsense(run: Run, answer: bytes) -> None:
-    """No words, other words and endless words are a MISMATCH."""
+    """No words, other words and endless words are a mismatch."""
 
     def serve(connection: socket.socket) -> None:
         try:
@@ -151,7 +151,7 @@ def test_an_agent_that_talks_nonsense(run: Run, answer: bytes) -> None:
 
     with server(serve) as port:
         result, reply = run(ask(agent(port)))
-    assert result.code is Code.MISMATCH
+    assert result.code is Code.PAYLOAD_CONTENT_MISMATCH
     assert reply == Reply()
 
 
@@ -200,7 +200,7 @@ def one(number: int = 1, **changes: Any) -> Agent:
     return Agent(**values | changes)
 
 
-FAILED = Result(Code.REFUSED, "connect: connection refused"), Reply()
+FAILED = Result(Code.CONNECTION_REFUSED, "connect: connection refused"), Reply()
 
 
 async def test_loads_are_reported_when_they_change() -> None:
@@ -230,7 +230,7 @@ async def test_an_agent_that_falls_silent() -> None:
             misses = [status.misses for status in world.reports]
             world.says.clear()
             await world.time.advance(5)
-    why = "refused: connect: connection refused"
+    why = "connection_refused: connect: connection refused"
     assert world.told() == [
         ("web/web1", 0.25, None, ""),
         ("web/web1", 0.25, None, why),
@@ -248,7 +248,7 @@ async def test_an_agent_that_never_answers() -> None:
     world.loads.set(frozenset([one()]))
     async with world.running():
         await world.time.advance(5)
-    assert world.told() == [("web/web1", None, None, "refused: connect: connection refused")]
+    assert world.told() == [("web/web1", None, None, "connection_refused: connect: connection refused")]
 
 
 async def test_questions_do_not_fall_into_step() -> None:

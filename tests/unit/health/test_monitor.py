@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import itertools
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ import structlog
 from health.monitor import Monitors, Probe, quick_pace_s
 from health.spec import Code, Result, Status, Target, Verdict
 
-GOOD, BAD = Result(Code.OK), Result(Code.REFUSED, "connect: connection refused")
+GOOD, BAD = Result(Code.OK), Result(Code.CONNECTION_REFUSED, "connect: connection refused")
 
 
 class Time:
@@ -148,8 +149,38 @@ async def test_turns_down_and_up_again_with_reasons() -> None:
     assert [verdict for _, verdict in world.turns()] == ["unknown", "up", "down", "up"]
     assert (status.verdict, status.last) == (Verdict.DOWN, BAD)
     assert 1005 < status.since < 1020
+    assert [(turn.verdict, turn.cause) for turn in status.turns] == [(Verdict.DOWN, BAD), (Verdict.UP, GOOD)]
+    assert status.turns[0].at == status.since > status.turns[1].at
     assert [event["event"] for event in events] == ["health.up", "health.down", "health.up"]
-    assert events[1] | {"code": "refused", "detail": BAD.detail, "member": "web/web1", "port": 80} == events[1]
+    assert (
+        events[1] | {"code": "connection_refused", "detail": BAD.detail, "member": "web/web1", "port": 80} == events[1]
+    )
+
+
+async def test_the_last_three_turns_are_kept_over_a_reload() -> None:
+    """Of many turns the newest three are known, newest first, also when the member is asked otherwise after that."""
+    world = World()
+    world.monitors.set(frozenset([probe(rise=1, fall=1)]))
+    async with world.running_monitors():
+        for result in (GOOD, BAD, GOOD, BAD):
+            world.results["web/web1"] = result
+            await world.time.advance(5)
+        before = world.monitors.statuses()[0].turns
+        world.monitors.set(frozenset([probe(rise=1, fall=1, interval_s=2.0)]))
+        assert world.monitors.statuses()[0].turns == before
+    assert [turn.verdict for turn in before] == [Verdict.DOWN, Verdict.UP, Verdict.DOWN]
+    assert before[0].at > before[1].at > before[2].at
+
+
+async def test_without_quick_start_the_first_probes_keep_the_interval() -> None:
+    """A member that must not be asked often is not asked often at the beginning either."""
+    world = World()
+    world.monitors.set(frozenset([probe(quick_start=False)]))
+    async with world.running_monitors():
+        await world.time.advance(30)
+    times = [at for at, _ in world.asked]
+    assert len(times) >= 6
+    assert all(3.5 <= after - before <= 4.5 for before, after in itertools.pairwise(times))
 
 
 async def test_fluttering_member_gets_no_quick_probes() -> None:

@@ -1,28 +1,20 @@
 """What the checks make of a network that does not reach the member: real routes in a namespace of its own."""
 
-import json
-import sys
+from typing import Any
 
 import pytest
 
-from tests.netns import Namespace, namespaces, veth
-
-PROBE = """
-import asyncio, json, sys
-import uvloop
-from ipaddress import ip_address
 from health.checks import CHECKS
-from health.spec import Target
+from tests.netns import Namespace, namespaces, veth
+from tests.unit.health.probing import asked
 
-async def probe(kind, address):
-    result = await CHECKS[kind](timeout_s=6.0).probe(Target("web/web1", ip_address(address), 80))
-    return kind, address, result.code, result.detail
+QUESTIONS: dict[str, dict[str, Any]] = {
+    "half open": {"half_open": True},
+    "dns by tcp": {"query_name": "www.example.com", "transport": "tcp"},
+    "dns": {"query_name": "www.example.com"},
+} | {kind: {} for kind in CHECKS if kind not in ("dns", "external")}
 
-async def main():
-    return await asyncio.gather(*(probe(kind, address) for kind in CHECKS for address in sys.argv[2:]))
-
-print(json.dumps({"uvloop": uvloop.run, "asyncio": asyncio.run}[sys.argv[1]](main())))
-"""
+DATAGRAMS = ("udp", "dns", "ping")
 
 
 def prepare(space: Namespace, peer: Namespace) -> None:
@@ -36,7 +28,7 @@ def prepare(space: Namespace, peer: Namespace) -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_member_that_cannot_be_reached(loop: str) -> None:
-    """No route, a route to nowhere and a machine that is off are UNREACHABLE, for UDP without an answer as well."""
+    """No route, a route to nowhere and a machine that is off are unreachable, for UDP without an answer as well."""
     gone = ("192.0.2.9", "2001:db8::9")
     routes = {
         "198.51.100.1": "invalid argument",
@@ -44,10 +36,19 @@ def test_a_member_that_cannot_be_reached(loop: str) -> None:
         "198.51.100.3": "permission denied",
         "203.0.113.1": "network is unreachable",
     }
+    questions = [
+        ({"half open": "tcp", "dns by tcp": "dns"}.get(kind, kind), address, 80, {"timeout_s": 6.0} | settings)
+        for kind, settings in QUESTIONS.items()
+        for address in (*gone, *routes)
+    ]
     with namespaces("h", "m", prefix="owh") as (space, peer):
         prepare(space, peer)
-        results = json.loads(space.run(sys.executable, "-c", PROBE, loop, *gone, *routes))
-    assert len(results) == 12
-    for kind, address, code, detail in results:
-        expected = routes.get(address, "no route to host")
-        assert (code, detail) == ("unreachable", f"{'connect' if kind == 'tcp' else 'ask'}: {expected}"), address
+        results = asked(space, loop, *questions)
+    kinds = [kind for kind in QUESTIONS for _ in (*gone, *routes)]
+    assert len(results) == 6 * len(QUESTIONS)
+    for kind, (_, address, *_), (code, detail, _) in zip(kinds, questions, results, strict=True):
+        doing = "ask" if kind in DATAGRAMS else "connect"
+        assert (code, detail) == ("server_unreachable", f"{doing}: {routes.get(address, 'no route to host')}"), (
+            kind,
+            address,
+        )
