@@ -14,6 +14,9 @@ from there. What gets through and is refused all the same has REFUSED_SHARE of a
 that, the socket is not read for a while, and what does not fit into its buffer is lost. Genuine news may get lost with
 it; it is told again.
 
+It has a thread of its own, since what the event loop is busy with may take longer than the time between two packets of
+one flow, the second of which comes by another director.
+
 No part of this is needed for forwarding. A director that cannot reach its peers, or not even its own port, goes on by
 itself, and says so.
 """
@@ -22,6 +25,7 @@ import asyncio
 import select
 import socket
 import struct
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -202,7 +206,7 @@ class _Peer:
 
 
 class PinChannel:
-    """One director's end of it. Lives in the event loop's thread."""
+    """One director's end of it. `run` may have a thread of its own; everything else may be called from any."""
 
     def __init__(
         self,
@@ -259,6 +263,9 @@ class PinChannel:
         self._epoll: select.epoll | None = None
         self._broken: Exception | None = None
         self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Of `run`."""
+        self._lock = threading.RLock()
         self.set_peers(peers)
 
     # What others of this process say and ask
@@ -266,16 +273,18 @@ class PinChannel:
     def set_peers(self, peers: Sequence[FleetPeer]) -> None:
         """The others of the fleet from now on. What is between us and those that stay goes on undisturbed."""
         wanted = {peer.name: peer for peer in peers if peer.name != self._me.name}
-        for name, peer in list(self._peers.items()):
-            if wanted.get(name) != peer.spec:
-                self._close(peer)
-                del self._peers[name]
-        for name, spec in wanted.items():
-            if name not in self._peers:
-                # Numbers go on where they were, or further on, for a peer that was here before.
-                session = Session(self._life, self._random, self._clock_ns())
-                self._peers[name] = _Peer(spec, self._keys.director(name), session)
-        self._wake.set()
+        with self._lock:
+            for name, peer in list(self._peers.items()):
+                if wanted.get(name) != peer.spec:
+                    self._close(peer)
+                    del self._peers[name]
+            for name, spec in wanted.items():
+                if name not in self._peers:
+                    # Numbers go on where they were, or further on, for a peer that was here before.
+                    session = Session(self._life, self._random, self._clock_ns())
+                    self._peers[name] = _Peer(spec, self._keys.director(name), session)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._wake.set)
 
     def set_members(self, members: Mapping[int, TableMember]) -> int:
         """The members of the tables in force, by index.
@@ -288,17 +297,22 @@ class PinChannel:
         """
         if members == self._members:
             return 0
-        self._members = dict(members)
-        taken = self._telling.set_members(members)
-        self._counts["merged"] += taken
-        for peer in self._peers.values():
-            if peer.gave_up and peer.is_near:
-                self._begin_asking(peer, self._clock_ns())
-        return taken
+        with self._lock:
+            self._members = dict(members)
+            taken = self._telling.set_members(members)
+            self._counts["merged"] += taken
+            for peer in self._peers.values():
+                if peer.gave_up and peer.is_near:
+                    self._begin_asking(peer, self._clock_ns())
+            return taken
 
     def mismatches(self) -> Mapping[str, Mapping[str, float]]:
         """By peer: tables in which it differs from us, and for how many seconds."""
         now_ns = self._clock_ns()
+        with self._lock:
+            return self._mismatches(now_ns)
+
+    def _mismatches(self, now_ns: int) -> Mapping[str, Mapping[str, float]]:
         return {
             name: {table: (now_ns - since) / 1e9 for table, since in peer.differs.items()}
             for name, peer in self._peers.items()
@@ -306,8 +320,11 @@ class PinChannel:
         }
 
     def status(self) -> ChannelStatus:
-        now_ns = self._clock_ns()
-        mismatches = self.mismatches()
+        with self._lock:
+            return self._status(self._clock_ns())
+
+    def _status(self, now_ns: int) -> ChannelStatus:
+        mismatches = self._mismatches(now_ns)
         peers = tuple(
             PeerStatus(
                 name=name,
@@ -341,24 +358,22 @@ class PinChannel:
         timeout_ns = int(timeout_s * _SECOND)
         while True:
             now_ns = self._clock_ns()
-            waiting = [
-                peer
-                for peer in self._peers.values()
-                if not _is_whole(peer)
-                and now_ns - max(began_ns, peer.asking.progress_ns if peer.asking else 0) < timeout_ns
-            ]
-            if not waiting:
-                break
+            with self._lock:
+                if not any(
+                    now_ns - max(began_ns, peer.asking.progress_ns if peer.asking else 0) < timeout_ns
+                    for peer in self._peers.values()
+                    if not _is_whole(peer)
+                ):
+                    return Joined(
+                        {name: peer.told_pins for name, peer in self._peers.items() if _is_whole(peer)},
+                        tuple(name for name, peer in self._peers.items() if not _is_whole(peer)),
+                        (now_ns - began_ns) / 1e9,
+                    )
             await asyncio.sleep(TICK_S)
-        return Joined(
-            {name: peer.told_pins for name, peer in self._peers.items() if _is_whole(peer)},
-            tuple(name for name, peer in self._peers.items() if not _is_whole(peer)),
-            (now_ns - began_ns) / 1e9,
-        )
 
     async def run(self) -> None:
         """Tell and hear until cancelled."""
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         # An ICMP error makes a connected socket ready with POLLERR, upon which uvloop stops watching it, for good. So
         # the loop watches an epoll of our own, which has no errors.
         self._epoll = select.epoll()
@@ -370,14 +385,17 @@ class PinChannel:
                     await self._wake.wait()
                 if self._broken is not None:
                     raise self._broken
-                self._tick()
+                with self._lock:
+                    self._tick()
                 await asyncio.sleep(TICK_S)
         finally:
             loop.remove_reader(self._epoll)
-            for peer in self._peers.values():
-                self._close(peer)
-            self._epoll.close()
-            self._epoll = None
+            with self._lock:
+                self._loop = None
+                for peer in self._peers.values():
+                    self._close(peer)
+                self._epoll.close()
+                self._epoll = None
 
     # Ten milliseconds
 
@@ -591,10 +609,11 @@ class PinChannel:
     def _ready(self, epoll: select.epoll) -> None:
         """The loop's callback. What breaks here must end `run`; the loop would only report it."""
         try:
-            ready = {fd for fd, _ in epoll.poll(0)}
-            for peer in self._peers.values():
-                if peer.sock is not None and peer.sock.fileno() in ready:
-                    self._readable(peer, peer.sock)
+            with self._lock:
+                ready = {fd for fd, _ in epoll.poll(0)}
+                for peer in self._peers.values():
+                    if peer.sock is not None and peer.sock.fileno() in ready:
+                        self._readable(peer, peer.sock)
         except Exception as error:
             asyncio.get_running_loop().remove_reader(epoll)
             self._broken = error

@@ -20,6 +20,7 @@ import structlog
 from appliance import __version__
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Desired, PoolUse, Why, pool_uses
+from appliance.fleet.apart import apart
 from appliance.fleet.channel import ChannelStatus, PinChannel
 from appliance.fleet.client import StoreError
 from appliance.fleet.entries import DirectorCard
@@ -37,6 +38,7 @@ JOIN_S = 2.0
 
 LOOK_S = 0.02
 SHARE_S = 0.5
+COMPARE_S = 0.5
 MISMATCH_S = 5.0
 """Tables that differ for so long are worth an alarm: changes do not reach all directors at the same moment."""
 
@@ -72,6 +74,8 @@ class FleetSide:
         self._own: dict[str, Health] = {}
         self._applied: Desired | None = None
         self._digests: dict[RingKey, tuple[object, int]] = {}
+        self._compared: Mapping[str, int] = {}
+        """Digests that other directors are told."""
         self._named: object = None
         self._took_over = False
         self._to_look = asyncio.Event()
@@ -97,9 +101,9 @@ class FleetSide:
         async with asyncio.TaskGroup() as tasks:
             if self._me is not None:
                 self.channel = PinChannel(
-                    self._me, self._others, self._secret, self._pins(), tables=self._tables_digests
+                    self._me, self._others, self._secret, self._pins(), tables=lambda: self._compared
                 )
-                tasks.create_task(self.channel.run(), name="fleet:pins")
+                tasks.create_task(apart(self.channel.run, "pins"), name="fleet:pins")
                 self._pins().herald = self.channel
                 self._name_members()
                 if self._announces:
@@ -282,7 +286,8 @@ class FleetSide:
     async def _watch_tables(self, channel: PinChannel) -> None:
         """An alarm for tables that other directors have otherwise, and when that has ended."""
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(COMPARE_S)
+            self._compared = self._tables_digests()
             differ = {
                 (peer, table): seconds
                 for peer, tables in channel.mismatches().items()
