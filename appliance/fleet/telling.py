@@ -359,8 +359,12 @@ class Telling:
         places = first + stands.argmax(axis=1)
         words = words[np.arange(len(words)), stands.argmax(axis=1)]
         taken = stands.any(axis=1) & (self._known[places] != words)
-        self._known[places[taken]] = words[taken]
-        self._ours[places[taken]] = False
+        places = places[taken]
+        self._known[places] = words[taken]
+        self._ours[places] = False
+        # Whoever uses it next tells of that in the next round, whatever was told of another flow in this place before.
+        self._interval_ms[places] = _longest_interval_ms(flows["idle"][taken])
+        self._due_ms[places] = 0
 
     def _now_ms(self) -> int:
         return self._pins.clock_ns() // 1_000_000

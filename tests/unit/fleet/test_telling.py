@@ -168,6 +168,30 @@ def test_who_uses_a_flow_tells_of_it():
     assert len(b.due()) == 1
 
 
+def test_who_uses_a_flow_tells_of_it_whatever_was_in_its_place_before():
+    """A place in which a flow of our own was told of lately, for long, gets one that another director has told of."""
+    a, b = Director(pins=8), Director(pins=8)
+    keep(a.pins, [1], idle=281)
+    b.telling.hear(a.news().tobytes())
+    (before,) = b.pins.words.nonzero()
+    for _ in range(3):
+        b.wait(REFRESH_MS)
+        keep(b.pins, [1], idle=281)
+        assert len(b.due()) == 1
+    keep(b.pins, [1], state=PinState.RST)
+    b.due()
+    b.wait(5000)
+    assert b.pins.sweep() == 1
+    assert len(b.due()) == 0
+    a.now_ns = b.now_ns
+    keep(a.pins, [2], idle=14)
+    b.telling.hear(a.news().tobytes())
+    assert b.pins.words.nonzero() == (before,)
+    b.wait(2000)
+    keep(b.pins, [2], idle=14)
+    assert set(b.due()["hash64"].tolist()) == hashes([2])
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 4000)), max_size=40))
 @settings(max_examples=30)
 def test_flows_do_not_get_younger_by_being_told(passes):
