@@ -134,6 +134,9 @@ class FleetDirectorTable(Table):
     port: Port = Field(default=7117, description="UDP port on which it hears of remembered flows.")
 
 
+AbsolutePath = Annotated[str, Parsed(monitors.absolute_path, {"type": "string", "pattern": "^/"})]
+
+
 class EtcdTable(Table):
     """An etcd cluster that the fleet agrees by."""
 
@@ -147,15 +150,11 @@ class EtcdTable(Table):
     password_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
         default=None, description="File with the password. Relative to the configuration file."
     )
-    ca_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
+    ca_file: AbsolutePath | None = Field(
         default=None, description="Certificates that the nodes' certificates must come from; the system's by default."
     )
-    cert_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
-        default=None, description="Our own certificate."
-    )
-    key_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
-        default=None, description="The key of our own certificate."
-    )
+    cert_file: AbsolutePath | None = Field(default=None, description="Our own certificate.")
+    key_file: AbsolutePath | None = Field(default=None, description="The key of our own certificate.")
 
 
 class FleetTable(Table):
@@ -285,7 +284,6 @@ HttpCode = Annotated[
         {"anyOf": [_whole(100, 599), {"type": "string", "pattern": "^([1-5][xX]{2}|[0-9]{3}\\s*-\\s*[0-9]{3}|any)$"}]},
     ),
 ]
-AbsolutePath = Annotated[str, Parsed(monitors.absolute_path, {"type": "string", "pattern": "^/"})]
 
 
 class MonitorTable(Table):
