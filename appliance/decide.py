@@ -141,6 +141,13 @@ class MemberView:
     """Takes no new flows, no slot falls back to it, and none of its flows is remembered."""
 
     leaving: bool = False
+    alone: bool = False
+    """The fleet agrees that it serves, and this director alone cannot reach it: it gets no new flows from here, and
+    those that it has wait for it."""
+
+    up_since: float | None = None
+    """Since when it takes new flows, where it began slowly."""
+
     remark: str = ""
     """Why the pool's algorithm treats it other than it would like to."""
 
@@ -227,7 +234,8 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
             key = pool.name, delivery
             if key not in rings:
                 use, known_ring = uses[pool.name], before.rings.get(key) if before else None
-                rings[key] = _ring(snapshot, pool, delivery, use, known_ring, now)
+                log = (before.log if before else snapshot.history).get(key) or snapshot.history.get(key, ())
+                rings[key] = _ring(snapshot, pool, delivery, use, known_ring, log, now)
                 table_members |= rings[key].table_members
                 if _settles(snapshot, key, rings[key], use, before, now):
                     settled.add(key)
@@ -357,7 +365,15 @@ class _Ring:
         return frozenset(self.table_members)
 
 
-def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, use: PoolUse, before: _Ring | None, now: float) -> _Ring:
+def _ring(
+    snapshot: Snapshot,
+    pool: Pool,
+    delivery: Delivery,
+    use: PoolUse,
+    before: _Ring | None,
+    log: Iterable[LogEntry],
+    now: float,
+) -> _Ring:
     # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring to
     # members that know nothing of them, and those reset them. What is dropped is sent again.
     undecided = tuple(snapshot.undecided(pool))
@@ -378,7 +394,11 @@ def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, use: PoolUse, befo
     believed = dict(zip(pool.member_ids, health, strict=True))
     if panic is not None and before is not None:
         believed |= dict.fromkeys(before.good & believed.keys(), Health.UP)
-    judged = tuple(_judge(snapshot, pool, member, delivery, believed, now) for member in pool.members)
+    hops = {view.index: view.next_hop for view in before.judged} if before is not None else {}
+    judged = tuple(
+        _judge(snapshot, pool, member, delivery, believed, hops, _came_up(pool, member, log), now)
+        for member in pool.members
+    )
     known = before if before is not None and before.undecided == undecided else None
     if known is not None and known.judged == judged and known.pool.algorithm == pool.algorithm:
         wanted, members, table_members = known.wanted, known.members, known.table_members
@@ -450,6 +470,8 @@ def _judge(
     member: Member,
     delivery: Delivery,
     believed: Mapping[str, Health | None],
+    hops: Mapping[int, NextHop | None],
+    came_up: float | None,
     now: float,
 ) -> MemberView:
     member_id = f"{pool.name}/{member.name}"
@@ -458,8 +480,14 @@ def _judge(
     order = snapshot.orders.get(member_id)
     ratio = member.ratio if order is None or order.ratio is None else order.ratio
     until = _until(snapshot, pool, member_id, order)
-    cut = _why_cut(member, order, health, hop, delivery, until, now)
-    no = cut or _why_nothing_new(member, ratio, health, order)
+    index = snapshot.indices[MemberWay(pool.name, member.address, delivery)]
+    unreachable = _why_unreachable(member, hop, delivery)
+    alone = unreachable is not None and health is Health.UP and snapshot.config.fleet.etcd is not None
+    if alone and (last := hops.get(index)) is not None:
+        hop = last  # its flows stall; another member would reset them
+    cut = _why_cut(order, health, until, now) or _why_unreachable(member, hop, delivery)
+    no = cut or _why_nothing_new(member, ratio, health, order) or unreachable
+    up_since = snapshot.up_since.get(member_id, came_up)
     state = EffectiveState.OUT if cut else EffectiveState.DRAINING if no else EffectiveState.IN_ROTATION
     return MemberView(
         id=member_id,
@@ -469,12 +497,14 @@ def _judge(
         health=health,
         state=state,
         no=no,
-        index=snapshot.indices[MemberWay(pool.name, member.address, delivery)],
+        index=index,
         share=0.0,
         next_hop=hop if isinstance(hop, NextHop) else None,
         order=order,
         until=until,
-        ramp=_ramp(pool, snapshot.up_since.get(member_id), now) if no is None else 1.0,
+        ramp=_ramp(pool, up_since, now) if no is None else 1.0,
+        alone=alone,
+        up_since=up_since if pool.slow_start_s else None,
         leaving=member.leaving,
     )
 
@@ -487,22 +517,17 @@ def _until(snapshot: Snapshot, pool: Pool, member_id: str, order: Order | None) 
     return off + pool.drain_timeout_s if off is not None and pool.drain_timeout_s is not None else None
 
 
-def _why_cut(
-    member: Member,
-    order: Order | None,
-    health: Health,
-    hop: NextHop | Unresolved,
-    delivery: Delivery,
-    until: float | None,
-    now: float,
-) -> No | None:
-    """Why a member gets no packets at all."""
+def _why_cut(order: Order | None, health: Health, until: float | None, now: float) -> No | None:
+    """Why a member gets no packets at all, wherever it is."""
     if order is not None and order.state is AdminState.MAINT:
         return No(Why.MAINT, "ordered by an operator")
     if until is not None and now >= until:
         return No(Why.DRAIN_OVER, "the time that it had to end its flows is over")
-    if health is Health.DOWN:
-        return No(Why.HEALTH_DOWN)
+    return No(Why.HEALTH_DOWN) if health is Health.DOWN else None
+
+
+def _why_unreachable(member: Member, hop: NextHop | Unresolved, delivery: Delivery) -> No | None:
+    """Why this director can send a member nothing."""
     if isinstance(hop, Unresolved):
         return No(Why.UNREACHABLE, f"{hop.reason} {hop.detail}".strip())
     if delivery.dsr_type is DsrType.L2 and not hop.direct:
@@ -525,6 +550,17 @@ def _why_nothing_new(member: Member, ratio: int, health: Health, order: Order | 
     return None
 
 
+def _came_up(pool: Pool, member: Member, log: Iterable[LogEntry]) -> float | None:
+    """When a member has come up, as the log of its pool has it: for a director that was not there."""
+    since = None
+    for entry in reversed(tuple(log)) if pool.slow_start_s else ():
+        logged = next((one for one in entry.members if one.name == member.name), None)
+        if logged is None or not logged.serving:
+            return since if logged else None
+        since = entry.at
+    return None
+
+
 def _ramp(pool: Pool, up_since: float | None, now: float) -> float:
     """What part of its slots a member has: steps of a slow start, by the clock alone."""
     if up_since is None or not pool.slow_start_s:
@@ -538,9 +574,8 @@ def _turns(pool: Pool, judged: tuple[MemberView, ...], snapshot: Snapshot, now: 
     for view in judged:
         if view.until is not None and view.until > now:
             yield view.until
-        up_since = snapshot.up_since.get(view.id)
-        if view.ramp < 1.0 and up_since is not None:
-            yield up_since + view.ramp * pool.slow_start_s
+        if view.ramp < 1.0 and view.up_since is not None:
+            yield view.up_since + view.ramp * pool.slow_start_s
 
 
 def _ring_member(view: MemberView, *, known: bool) -> RingMember:
@@ -591,9 +626,11 @@ def _course(
     elif earlier and earlier.method.placement is Placement.PER_FLOW and ring.method.placement is Placement.HASH:
         nothing = np.zeros(0, np.int64)
         facts = PinFacts(now, nothing, nothing.astype(np.uint16), nothing.astype(np.float32), everywhere=True)
+    seen = (*ring.judged, *(earlier.judged if earlier is not None else ()))
+    kept = ring.serving & {view.index for view in seen if view.alone}
     serving = ring.serving.union(*(rings[pool.name, key[1]].serving for pool in service.former))
     settled_at = now if settled else float("-inf")
-    return follow(course, ring.wanted, serving, now, key[2], facts, settled_at)
+    return follow(course, ring.wanted, serving, now, key[2], facts, settled_at, kept)
 
 
 def _words_before(
@@ -680,6 +717,9 @@ def _steps(snapshot: Snapshot, log: Iterable[LogEntry], pool: str, delivery: Del
     return steps
 
 
+_REACH = (Why.UNREACHABLE, Why.NOT_ON_SEGMENT)
+
+
 def _logged(
     key: RingKey,
     ring: _Ring,
@@ -699,8 +739,9 @@ def _logged(
             view.name,
             view.address,
             view.ratio,
-            view.state is EffectiveState.IN_ROTATION,
-            view.serves,
+            # What this director alone cannot reach has not changed for the others.
+            view.state is EffectiveState.IN_ROTATION or (view.alone and view.no is not None and view.no.why in _REACH),
+            view.serves or view.alone,
             view.ramp,
             view.leaving,
         )

@@ -29,7 +29,7 @@ from appliance.fleet.store import Agreed, Agreement, Source
 from appliance.forwarding import NextHop, TableMember
 from appliance.model import Config, FleetPeer, Health, Order
 from appliance.ring.slots import unpack
-from appliance.state import RingKey, State, same_ring
+from appliance.state import LogEntry, RingKey, State, same_ring
 
 log = structlog.get_logger()
 
@@ -76,6 +76,8 @@ class FleetSide:
         self._digests: dict[RingKey, tuple[object, int]] = {}
         self._compared: Mapping[str, int] = {}
         """Digests that other directors are told."""
+        self._shared: dict[RingKey, LogEntry] = {}
+        """What the store's logs have been told last of each ring."""
         self._named: object = None
         self._took_over = False
         self._to_look = asyncio.Event()
@@ -265,7 +267,11 @@ class FleetSide:
             uses = pool_uses(self._state.config)
             for ring, entries in self._applied.log.items():
                 known = agreement.latest.log.get(ring, ())
-                if not entries or (known and same_ring(known[-1], entries[-1])):
+                # Each change once: what another director has otherwise does not have to be told again and again.
+                if not entries or (known and ring in self._shared and same_ring(self._shared[ring], entries[-1])):
+                    continue
+                if known and same_ring(known[-1], entries[-1]):
+                    self._shared[ring] = entries[-1]
                     continue
                 # All that it lacks, not only the latest: who follows the log must see every owner that there was.
                 lacking = [entry for entry in entries[:-1] if known and entry.at > known[-1].at]
@@ -276,6 +282,7 @@ class FleetSide:
                 except StoreError as error:
                     log.debug("fleet.log_not_shared", error=str(error))  # the next round tries again
                     break
+                self._shared[ring] = entries[-1]
             digest = hashlib.blake2b(repr(sorted(self._tables_digests().items())).encode(), digest_size=8).hexdigest()
             if digest != self._card.digest:
                 self._card = DirectorCard(

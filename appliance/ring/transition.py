@@ -98,6 +98,7 @@ def follow(
     window_s: float,
     facts: PinFacts | None = None,
     settled_at: float = float("-inf"),
+    kept: Set[int] = frozenset(),
 ) -> Course:
     """The next words of a slot table.
 
@@ -110,6 +111,7 @@ def follow(
         window_s: how long unremembered flows of the previous owner may be silent.
         facts: what is remembered. Where that is not known, or no longer, every flow that could be remembered is taken
             to be.
+        kept: of *serving*, members whose flows are theirs for as long as it takes: their windows do not end.
         settled_at: windows that had begun by then are over: nobody uses their previous owners any more (`is_quiet`).
 
     Returns:
@@ -135,7 +137,9 @@ def follow(
     over = (age >= window_s) | (before.since <= settled_at)
     elsewhere = ~steady if facts is None or told is None else told | ~steady & (before.since >= facts.at)
     # While nobody takes new flows, old ones have nowhere else to go.
-    over &= windowed & ((primary != _NONE) | (target != _NONE))
+    keeps = np.zeros(NO_MEMBER + 1, np.bool_)
+    keeps[list(kept)] = True
+    over &= windowed & ~keeps[previous] & ((primary != _NONE) | (target != _NONE))
     owner = np.where(over, primary, owner)
 
     # Nobody takes new flows, and the one with the unremembered ones has died: any other will do to keep the slot from

@@ -1,13 +1,14 @@
 """Decisions one after the other: what becomes of flows when members come, go, drain and change."""
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 import numpy as np
 import pytest
 
 from appliance.decide import Why, decide
 from appliance.forwarding import NO_MEMBER, SLOTS
-from appliance.model import AdminState, EffectiveState, Health, Order, ProfileType
+from appliance.model import AdminState, EffectiveState, Etcd, Fleet, FleetPeer, Health, Order, ProfileType
 from appliance.ring.slots import unpack
 from appliance.ring.transition import pin_facts
 from appliance.state import PinsSeen, State
@@ -285,3 +286,66 @@ def test_udp_windows_last_for_an_idle_timeout():
     after = decide(snapshot(given, orders={"web/web1": DRAIN}), before, START)
     assert decide(snapshot(given, orders={"web/web1": DRAIN}), after, START + 9).services[0].course.windows
     assert not decide(snapshot(given, orders={"web/web1": DRAIN}), after, START + 10).services[0].course.windows
+
+
+ETCD = Fleet((FleetPeer("d1", ip_address("192.0.2.1")),), Etcd(("http://192.0.2.9:2379",), "/onward/"))
+
+
+def cut_off(fleet, *, after=1.0, then=None):
+    """Decisions of a director of such a fleet: before, and while it alone cannot reach web2, which stays up."""
+    given = snapshot(replace(config(), fleet=fleet))
+    before = decide(given, now=START)
+    hops = {address: hop for address, hop in given.next_hops.items() if address != view(before, 2).address}
+    return before, decide(replace(given, next_hops=hops), before, START + after), replace(given, next_hops=hops), given
+
+
+def test_a_member_that_this_director_alone_cannot_reach_keeps_its_flows():
+    """New ones go elsewhere from here; its own wait for it, however long it takes, and find it when it is back."""
+    before, cut, given, healed = cut_off(ETCD)
+    owned = np.flatnonzero(words(before)[0] == 1)
+    member = view(cut, 2)
+    assert (member.alone, member.state, member.no.why) == (True, EffectiveState.DRAINING, Why.UNREACHABLE)
+    assert member.next_hop == view(before, 2).next_hop
+    for later in (cut, decide(given, cut, START + 5000)):
+        primary, previous = words(later)
+        assert (primary[owned] != 1).all()
+        assert (previous[owned] == 1).all()
+        assert 1 in later.tables.members
+        assert later.log == before.log, "for the others nothing has changed"
+    after = decide(healed, later, START + 5001)
+    primary, previous = words(after)
+    assert (primary[owned] == 1).all()
+    assert (previous[owned] == NO_MEMBER).all()
+    assert view(after, 2).state is EffectiveState.IN_ROTATION
+
+
+def test_a_member_that_the_fleet_gives_up_meanwhile_is_dead():
+    """Waiting ends when the others cannot reach it either."""
+    before, cut, given, _ = cut_off(ETCD)
+    owned = np.flatnonzero(words(before)[0] == 1)
+    dead = decide(replace(given, health=dict(given.health) | {"web/web2": Health.DOWN}), cut, START + 2)
+    primary, previous = words(dead)
+    assert not ((primary[owned] == 1) | (previous[owned] == 1)).any()
+    assert not view(dead, 2).alone
+
+
+def test_without_a_store_a_member_that_cannot_be_reached_is_dead():
+    """Nobody says that it is up but this director's own monitor, which will soon know better."""
+    before, cut, _, _ = cut_off(Fleet())
+    owned = np.flatnonzero(words(before)[0] == 1)
+    primary, previous = words(cut)
+    assert not ((primary[owned] == 1) | (previous[owned] == 1)).any()
+    assert view(cut, 2).state is EffectiveState.OUT
+
+
+def test_a_director_that_was_not_there_knows_how_far_a_slow_start_is():
+    """The log says since when the member is back, and a process that begins later has the same slots."""
+    slow = replace(config().services[0].pool, slow_start_s=100.0)
+    given = config(service(pool=slow))
+    down = decide(snapshot(given, {"web/web2": Health.DOWN}), decide(snapshot(given), now=START - 9), START)
+    up = snapshot(given, up_since={"web/web2": START + 10})
+    there = decide(up, decide(up, down, START + 10), START + 40)
+    assert 0 < view(there, 2).ramp < 1
+    restarted = decide(replace(up, up_since={}, history=there.log), now=START + 40)
+    assert view(restarted, 2).ramp == view(there, 2).ramp
+    assert (words(restarted)[0] == words(there)[0]).all()
