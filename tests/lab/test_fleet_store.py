@@ -5,6 +5,7 @@ One story, in order, on one lab. Most of it is told while director d1 cannot pro
 wrong: its probes are dropped where they leave d1, and packets of flows are not. So d1 is overruled, all the time.
 """
 
+import base64
 import json
 import os
 import shutil
@@ -227,6 +228,14 @@ class Site:
         assert [event for event in self.events(since, *MOVES) if event.get("member") not in but] == []
 
     # ---- the store
+
+    def log_entries(self) -> dict[str, int]:
+        """How many times each log of the fleet has been written, by its key."""
+        key, end = (base64.b64encode(text.encode()).decode() for text in ("/onward/log/", "/onward/log0"))
+        question = json.dumps({"key": key, "range_end": end})
+        ask = ["curl", "-s", "-m", "5", "-d", question, f"http://{next(iter(STORE.values()))}:2379/v3/kv/range"]
+        answer = json.loads(self.fleet.node(next(iter(STORE))).run(ask).stdout)
+        return {kv["key"]: int(kv["version"]) for kv in answer["kvs"]}
 
     def leader(self) -> str | None:
         """The node that leads; None while none does."""
@@ -554,6 +563,24 @@ def test_the_split_view_heals(site: Site) -> None:
         site.look_again()
         assert not site.member(SPLIT, "web/m8")["fleet"]["overruled"]
         site.until(site.in_step, "all are in step")
+
+
+def test_one_that_alone_cannot_reach_a_member_keeps_its_flows_for_it(site: Site) -> None:
+    """It sends it no new ones and says why; for the others nothing has changed, and neither has the log."""
+    node, route = site.fleet.node("d1"), ["203.0.113.28/32"]
+    entries = site.log_entries()
+    with site.undisturbed("d1 alone has no way to m8", but=["web/m8", "edge/m8"]):
+        node.run(["ip", "route", "add", "unreachable", *route])
+        try:
+            site.until(lambda: site.member("d1", "web/m8")["reason"] == "unreachable", "d1 cannot reach m8")
+            assert site.member("d1", "web/m8")["state"] == "draining"
+            site.story.passes(2)
+            assert [site.member(name, "web/m8")["state"] for name in ("d2", "d3")] == ["in_rotation"] * 2
+        finally:
+            node.run(["ip", "route", "del", "unreachable", *route])
+        site.until(lambda: site.member("d1", "web/m8")["state"] == "in_rotation", "d1 can reach m8")
+        site.until(site.in_step, "all are in step")
+    assert site.log_entries() == entries
 
 
 def test_no_flow_was_broken(site: Site) -> None:
