@@ -57,7 +57,7 @@ def test_sequences_make_sense(path: Path) -> None:
         assert times[0] == 0
         assert times == sorted(times)
         assert "set" in sequence["steps"][0]
-        assert "frame" in sequence["steps"][-1]
+        assert "set" not in sequence["steps"][-1]
     named = {step["set"] for sequence in text["sequences"] for step in sequence["steps"] if "set" in step}
     assert named == set(text["tables"])
 
