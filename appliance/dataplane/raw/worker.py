@@ -199,17 +199,17 @@ class Worker:
             self._sent = False
             for port in self._ports:
                 moved += self._ring(port, work)
-            # A look at the slow sockets is a system call each: polling says when it is worth it.
-            if look or self.beats % _LOOK_EVERY == 0:
+            # A look at the slow sockets is a system call each: polling says when it is worth it. Before anybody has
+            # waited in vain, what has come meanwhile has to be looked at.
+            if look or self._waiting or self.beats % _LOOK_EVERY == 0:
                 look = False
                 budget = _SLOW_BUSY if moved else _SLOW_IDLE
                 for port in self._ports:
                     got = self._slow(port, work, budget)
                     look = look or got == budget
                     moved += got
-            # What they wait for may be among what has come and was not looked at yet.
-            if self._waiting and not look:
-                self._give_up(self._waiting.due(time.monotonic_ns()), work)
+                if not look:
+                    self._give_up(self._waiting.due(time.monotonic_ns()), work)
             self.passed = work
             self.beats += 1
             if work.tables.pins is not None:
@@ -235,6 +235,7 @@ class Worker:
                 self._fruitless += 1
                 if self._fruitless > 2:
                     time.sleep(_FLIGHT_PAUSE_S)
+        self.reasons[Reason.FRAGMENT] += len(self._waiting)
 
     def _ring(self, port: Port, work: Work) -> int:
         """Forward what is ready in one ring, up to the batch size and the ring's end."""
