@@ -83,7 +83,7 @@ class Fragments:
     def find(self, datagram: Datagram) -> Decided | None:
         """What was decided on the first fragment of a datagram, as far as it is known."""
         entry = self._known.find(datagram)
-        return entry[1] if entry is not None and self._clock_ns() - entry[0] <= LIFETIME_NS else None
+        return entry.value if entry is not None and self._clock_ns() - entry.since_ns <= LIFETIME_NS else None
 
 
 class Waiting(Generic[T]):
@@ -140,9 +140,9 @@ class Waiting(Generic[T]):
             found.append(self._gone(self._frames.take_oldest()))
         return found
 
-    def _gone(self, entry: tuple[int, tuple[Datagram, int, T]]) -> T:
+    def _gone(self, entry: tuple[Datagram, int, T]) -> T:
         """Book that a frame is not there any more; it is the oldest one of its datagram."""
-        _, (datagram, size, item) = entry
+        datagram, size, item = entry
         self._bytes -= size
         numbers = self._of[datagram]
         del numbers[0]
@@ -151,38 +151,43 @@ class Waiting(Generic[T]):
         return item
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[V]):
+    since_ns: int
+    sender: bytes
+    value: V
+
+
 class _Queue(Generic[K, V]):
     """Entries in the order in which they came: so many of all senders, and so many of each."""
 
     def __init__(self, limit: int, each: int) -> None:
         self._limit, self._each = limit, each
-        self._entries: OrderedDict[K, tuple[int, V]] = OrderedDict()
-        self._senders: dict[K, bytes] = {}
+        self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
         self._of: dict[bytes, OrderedDict[K, None]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, key: K) -> tuple[int, V] | None:
-        """When an entry came, and what it is."""
+    def find(self, key: K) -> _Entry[V] | None:
         return self._entries.get(key)
 
     def oldest_ns(self) -> int | None:
         """When the oldest one came."""
-        return next(iter(self._entries.values()))[0] if self._entries else None
+        return next(iter(self._entries.values())).since_ns if self._entries else None
 
-    def take_oldest(self) -> tuple[int, V]:
+    def take_oldest(self) -> V:
         return self.take(next(iter(self._entries)))
 
-    def take(self, key: K) -> tuple[int, V]:
-        sender = self._senders.pop(key)
-        mine = self._of[sender]
+    def take(self, key: K) -> V:
+        entry = self._entries.pop(key)
+        mine = self._of[entry.sender]
         del mine[key]
         if not mine:
-            del self._of[sender]
-        return self._entries.pop(key)
+            del self._of[entry.sender]
+        return entry.value
 
-    def add(self, key: K, sender: bytes, now_ns: int, value: V) -> list[tuple[int, V]]:
+    def add(self, key: K, sender: bytes, now_ns: int, value: V) -> list[V]:
         """Add an entry, or put it in the place of an earlier one. Returns what had to make room: one at most."""
         if key in self._entries:
             self.take(key)
@@ -192,8 +197,7 @@ class _Queue(Generic[K, V]):
         elif len(self._entries) >= self._limit:
             gone.append(self.take_oldest())
         self._of.setdefault(sender, OrderedDict())[key] = None
-        self._senders[key] = sender
-        self._entries[key] = now_ns, value
+        self._entries[key] = _Entry(now_ns, sender, value)
         return gone
 
 

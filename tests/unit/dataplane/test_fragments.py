@@ -190,6 +190,20 @@ def test_a_flood_of_orphans_ends(bench: Bench) -> None:
     assert (bench.worker.held, bench.worker.held_in_vain) == (1001, 1000)
 
 
+def test_a_protocol_that_only_the_first_tells(bench: Bench) -> None:
+    """In IPv6, extension headers may stand behind the fragment header: later fragments name the first of these."""
+    first, later = frame(6, 1, 1, 0, 4), frame(6, 1, 1, 3, 4)
+    options = bytes((17, 0, 1, 4, 0, 0, 0, 0))
+    length = int.from_bytes(first[18:20], "big") + len(options)
+    first = first[:18] + length.to_bytes(2, "big") + first[20:54] + b"\x3c" + first[55:62] + options + first[62:]
+    later = later[:54] + b"\x3c" + later[55:]
+    bench.forward(later)
+    assert bench.sent == []
+    bench.forward(first)
+    assert [out[12:] for out in bench.sent] == [first[12:], later[12:]]
+    assert {out[:6] for out in bench.sent} == {place_of(tables(), 6, 1, 1)}
+
+
 def test_a_first_fragment_that_is_dropped_takes_nobody_along(bench: Bench) -> None:
     """Nothing is remembered of a first fragment that was not sent."""
     wrong = frame(4, 1, 1, 0, 4)[:36] + (9).to_bytes(2, "big") + frame(4, 1, 1, 0, 4)[38:]
