@@ -7,8 +7,9 @@ import pytest
 
 from appliance.dataplane.pins import PinTable
 from appliance.forwarding import ForwardingTables
-from appliance.packet.action import Action, By
+from appliance.packet.action import Action, By, Datagram
 from appliance.packet.forward import PacketPath, Turns, forward
+from appliance.packet.fragments import Decided, Fragments
 from appliance.packet.placement import TICK_SHIFT, FlowFacts, Pin, Pins
 from tests.vectors_io import (
     Sequence,
@@ -85,17 +86,19 @@ class Clock:
         self.ns += round(seconds * 1e9)
 
 
-def by_reference(sequence: Sequence, clock: Clock, pins: Pins) -> str:
+def by_reference(sequence: Sequence, clock: Clock, pins: Pins, fragments: Fragments | None = None) -> str:
     """How the reference differs from a sequence."""
     turns, path = Turns(), PacketPath(ForwardingTables())
+    if fragments is None:
+        fragments = Fragments(lambda: clock.ns)
 
     def follow(tables: ForwardingTables) -> None:
         nonlocal path
-        path = PacketPath(tables, pins, turns)
+        path = PacketPath(tables, pins, turns, fragments)
 
     def forward(step: Step) -> Action:
-        seen = path.forward(step.frame, sequence.ingress, sequence.ident, look_only=True)
-        action = path.forward(step.frame, sequence.ingress, sequence.ident)
+        seen = path.forward(step.frame, sequence.ingress, sequence.ident, look_only=True, waited=step.waited)
+        action = path.forward(step.frame, sequence.ingress, sequence.ident, waited=step.waited)
         assert action == seen, "to look makes a difference"
         return action
 
@@ -140,9 +143,18 @@ class Forgetful(PinsByName):
         pass
 
 
+class ForgetfulFragments(Fragments):
+    def keep(self, datagram: Datagram, decided: Decided) -> None:
+        pass
+
+
 def test_memory_makes_the_difference() -> None:
     """A plane that remembers nothing is found out wherever something is to be remembered."""
     for sequence in SEQUENCES:
         clock = Clock()
+        decided = {step.action.by for step in sequence.steps if step.action is not None}
         text = by_reference(sequence, clock, Forgetful(lambda clock=clock: clock.ns >> TICK_SHIFT))
-        assert bool(text) >= any(step.action is not None and step.action.by is By.PIN for step in sequence.steps)
+        assert bool(text) >= (By.PIN in decided)
+        pins = PinTable.in_memory(64, lambda clock=clock: clock.ns)
+        text = by_reference(sequence, clock, pins, ForgetfulFragments(lambda clock=clock: clock.ns))
+        assert bool(text) >= (By.FIRST in decided)

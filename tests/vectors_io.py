@@ -38,6 +38,7 @@ from appliance.model import (
 from appliance.packet.action import Action, By, Reason, Reply, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress
+from appliance.packet.fragments import Waiting
 from appliance.packet.headers import is_extension
 from appliance.ring.hash import FlowKey
 from appliance.ring.slots import RingMember, build_slots, pack
@@ -72,10 +73,17 @@ class Step:
     """Seconds from its beginning."""
 
     tables: ForwardingTables | None
-    """To be followed from now on. None: a frame arrives."""
+    """To be followed from now on. None: a frame arrives, or nothing does."""
 
     frame: bytes = b""
     action: Action | None = None
+    """Of the frame; None when none arrives."""
+
+    released: tuple[Action, ...] = ()
+    """Of frames that need not wait any longer: for this one where there is one, else at all."""
+
+    waited: bool = False
+    """Whether the frame was held before, and is not to be held again."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +159,35 @@ def run_sequence(
         How what it did differs from what was expected; empty when it did right all the way.
     """
     now = 0.0
+    waiting: Waiting[bytes] = Waiting()
     for number, step in enumerate(sequence.steps):
         if step.at > now:
             wait(step.at - now)
             now = step.at
         if step.tables is not None:
             follow(step.tables)
-        elif step.action is not None and (text := difference(step.action, forward(step))):
+        elif text := _run_step(step, waiting, forward):
             return f"step {number}, at {step.at} s: {text}"
+    return ""
+
+
+def _run_step(step: Step, waiting: Waiting[bytes], forward: Callable[[Step], Action]) -> str:
+    """A frame, if any, and those that need not wait any longer."""
+    now_ns = round(step.at * 1e9)
+    if step.action is None:
+        released = waiting.due(now_ns)
+    else:
+        got = forward(step)
+        if text := difference(step.action, got):
+            return text
+        if got.verdict is Verdict.HOLD and got.datagram is not None:
+            waiting.add(got.datagram, step.frame, len(step.frame), now_ns)
+        released = waiting.release(got.datagram) if got.verdict is Verdict.TRANSMIT and got.datagram else []
+    if len(released) != len(step.released):
+        return f"{len(released)} frames need not wait any longer, expected {len(step.released)}"
+    for frame, action in zip(released, step.released, strict=True):
+        if text := difference(action, forward(Step(step.at, None, frame, action, waited=step.action is None))):
+            return f"one that was held: {text}"
     return ""
 
 
@@ -316,7 +345,10 @@ def _vector(raw: dict[str, Any], tables: dict[str, ForwardingTables]) -> Vector:
 def _step(raw: dict[str, Any], tables: dict[str, ForwardingTables]) -> Step:
     if "set" in raw:
         return Step(raw["at"], tables[raw["set"]])
-    return Step(raw["at"], None, bytes.fromhex(raw["frame"]), read_action(raw["action"]))
+    released = tuple(map(read_action, raw.get("released", ())))
+    if "frame" not in raw:
+        return Step(raw["at"], None, released=released)
+    return Step(raw["at"], None, bytes.fromhex(raw["frame"]), read_action(raw["action"]), released)
 
 
 def read_action(raw: dict[str, Any]) -> Action:

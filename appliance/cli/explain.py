@@ -23,6 +23,7 @@ from appliance.model import Config, DsrType, Encapsulation, Health, IPAddress, M
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, PacketPath
+from appliance.packet.fragments import Fragments
 from appliance.ring.hash import FlowKey, derive_keys, hash_flow
 from appliance.ring.slots import RingMember, build_slots
 from appliance.state import IndexAllocator, Snapshot, ways
@@ -36,6 +37,10 @@ RFC 6666."""
 _IP_HEADER = {4: 20, 6: 40}
 _L4_HEADER = {Protocol.TCP: 20, Protocol.UDP: 8}
 _OUTER_PROTOCOLS = {4: "4 (IPv4 in IP)", 41: "41 (IPv6 in IP)", 47: "47 (GRE)", 17: "17 (UDP)"}
+_FRAGMENTS = {
+    True: "follow the first one of their datagram, which has the ports and has to come by the same director",
+    False: "each goes by its slot, since that depends on the client's address alone",
+}
 _MIN_MTU, _MAX_MTU = 576, 65535
 
 
@@ -88,6 +93,8 @@ class Explanation:
     """`pool/member` that owns the slot while all configured members are eligible."""
 
     member: TableMember | None
+    fragments_wait: bool
+    """Whether later fragments of the flow's packets have to follow their first one; else each goes by its slot."""
 
 
 def explain_flow(config: Config, key: FlowKey, down: Sequence[str] = (), mtu: int = 1500, size: int = 0) -> Explanation:
@@ -126,9 +133,9 @@ def explain_flow(config: Config, key: FlowKey, down: Sequence[str] = (), mtu: in
     packet = _packet(key, size)
     ethertype = b"\x08\x00" if key.destination.version == 4 else b"\x86\xdd"
     # The link that the packet comes from is not in question, so it carries anything.
-    action = PacketPath(desired.tables).forward(
-        _OUR_MAC + _ROUTER_MAC + ethertype + packet, Ingress(1, _OUR_MAC, 65535)
-    )
+    path = PacketPath(desired.tables, fragments=Fragments(lambda: 0))
+    head, link = _OUR_MAC + _ROUTER_MAC + ethertype, Ingress(1, _OUR_MAC, 65535)
+    action = path.forward(head + packet, link)
     service = None if action.service is None else desired.tables.services[action.service]
     view = next((view for view in desired.services if service and view.service.name == service.name), None)
     hash32 = hash_flow(derive_keys(config.secret), key, service.hash_mode) if service else None
@@ -141,6 +148,7 @@ def explain_flow(config: Config, key: FlowKey, down: Sequence[str] = (), mtu: in
         hash32=hash32,
         base_owner=_base_owner(view, action.slot) if view else None,
         member=None if action.member is None else desired.tables.members[action.member],
+        fragments_wait=path.forward(head + _later_fragment(key), link).verdict is Verdict.HOLD,
     )
 
 
@@ -168,11 +176,27 @@ def _packet(key: FlowKey, size: int) -> bytes:
         segment = ports + struct.pack("!IIBBHHH", 0, 0, 5 << 4, 0x02, 65535, 0, 0) + payload
     else:
         segment = ports + struct.pack("!HH", min(8 + len(payload), 65535), 0) + payload
-    addresses = key.source.packed + key.destination.packed
     if key.destination.version == 6:
-        return struct.pack("!IHBB", 6 << 28, len(segment), key.protocol, _CLIENT_TTL) + addresses + segment
-    head = struct.pack("!BBHHHBB", 0x45, 0, header + len(segment), 0, 0x4000, _CLIENT_TTL, key.protocol)
-    return head + checksum(head + addresses).to_bytes(2, "big") + addresses + segment
+        return _ipv6(key, key.protocol, segment)
+    return _ipv4(key, 0x4000, segment)
+
+
+def _later_fragment(key: FlowKey) -> bytes:
+    """Eight bytes of a flow's packet, and not the first ones."""
+    if key.destination.version == 6:
+        return _ipv6(key, 44, struct.pack("!BBHI", key.protocol, 0, 8, 1) + bytes(8))
+    return _ipv4(key, 1, bytes(8))
+
+
+def _ipv6(key: FlowKey, next_header: int, payload: bytes) -> bytes:
+    head = struct.pack("!IHBB", 6 << 28, len(payload), next_header, _CLIENT_TTL)
+    return head + key.source.packed + key.destination.packed + payload
+
+
+def _ipv4(key: FlowKey, fragmentation: int, payload: bytes) -> bytes:
+    addresses = key.source.packed + key.destination.packed
+    head = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(payload), 0, fragmentation, _CLIENT_TTL, key.protocol)
+    return head + checksum(head + addresses).to_bytes(2, "big") + addresses + payload
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -293,6 +317,7 @@ def _lines(found: Explanation) -> Iterator[tuple[str, str]]:
             yield "answer", f"{action.reply.kind} to {key.source}"
     if found.member:
         yield from _sizes(found.member, key)
+        yield "fragments", _FRAGMENTS[found.fragments_wait]
     announced = _announced(found)
     if announced:
         yield "announced", announced
@@ -427,5 +452,6 @@ def _document(found: Explanation) -> dict[str, object]:
             "overhead": member.delivery.overhead(member.address.version),
             "largest_packet": member.inner_mtu,
         },
+        "fragments": "by_first" if found.fragments_wait else "by_slot",
         "announced": vip is not None and vip.no is None,
     }

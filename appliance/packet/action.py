@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Verdict(StrEnum):
     TRANSMIT = "transmit"
     PASS = "pass"  # noqa: S105 - not a password
     DROP = "drop"
+    HOLD = "hold"
+    """Kept for a moment, and judged again: a fragment that has come before the first of its datagram (F3)."""
 
 
 class Reason(StrEnum):
@@ -31,7 +34,7 @@ class Reason(StrEnum):
     TOO_BIG = "too_big"
     """Larger than the way to the member allows, and must not be fragmented (M1, M2), or is not (M3)."""
     FRAGMENT = "fragment"
-    """A fragment whose member cannot be known from the fragment alone."""
+    """A fragment whose member is not known: the first one of its datagram was not seen, or was dropped (F3, F5)."""
     UNSUPPORTED_HEADER = "unsupported_header"
     """An IPv6 extension header chain that is too long or unknown (P6), or routing type 0."""
     PROTOCOL = "protocol"
@@ -59,6 +62,19 @@ class By(StrEnum):
     """What is remembered of the flow."""
     CHOICE = "choice"
     """The pool's algorithm, for this flow or packet."""
+    FIRST = "first"
+    """What was decided on the first fragment of the same datagram (F2)."""
+
+
+class Datagram(NamedTuple):
+    """What all fragments of one datagram have alike, and no others of these days."""
+
+    source: bytes
+    destination: bytes
+    ident: int
+    """16 bits in IPv4, 32 in IPv6."""
+    protocol: int
+    """0 in IPv6."""
 
 
 @dataclass(frozen=True)
@@ -95,3 +111,5 @@ class Action:
     """What has decided on the member, as soon as one was chosen."""
 
     reply: Reply | None = None
+    datagram: Datagram | None = None
+    """Of HOLD: what the frame waits for. Of TRANSMIT: the frame was the first fragment, for which others may wait."""

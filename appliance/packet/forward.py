@@ -12,17 +12,22 @@ The order is part of the behaviour. The first line that applies decides; ids are
  8. TCP or UDP header cut or contradictory (P7)                      drop  malformed; of a first fragment (F5): fragment
     ICMP error that names no flow of the VIP's (`relay`; I2, I4)     drop  malformed, spoofed, fragment, protocol, ...
  9. No virtual service on that protocol and port (P10, P11)          drop  no_service
-10. Fragment, and the hash needs more than its source address        drop  fragment
+10. Later fragment without ports that tell its flow (below)          hold, or drop  fragment
 11. Sent by a member of an L2 pool or by ourselves (L5)              drop  loop
 12. Nobody to take the flow (`placement`)                            drop  no_member
 13. Encapsulating as a router, and TTL or hop limit is at its end    drop  ttl_expired, with time exceeded
 14. Larger than the way to the member takes (M1, M2)                 drop  too_big, with packet too big
 15. Anything else                                                    transmit
 
-A later fragment has no ports. It is forwarded when all services of its VIP and protocol hash the source address only
-and share their slots (F0); it is then counted for the first of them. Zero UDP checksums and odd TCP flags make no
-difference (P8, P9). Packets with IPv4 DF clear that are too big are dropped without an answer: there is no path that
-fragments them.
+A first fragment is placed as a whole packet is, and what was decided on it is remembered (`fragments`; F1). A later one
+has no ports. It follows its first where that is known: to the same member in the same way, as a packet of that flow
+(F2). Where it is not known, it is held, and judged again when the first has come, or in the end with `waited` (F3):
+then it is forwarded by its slot if all services of its VIP and protocol hash the source address only and share their
+slots, counted for the first of them; otherwise it is dropped at line 10. Where that slot is steady, and all of these
+services place by hash, it says for certain where the first goes: nothing is remembered, and nothing has to wait (F0).
+
+Zero UDP checksums and odd TCP flags make no difference (P8, P9). Packets with IPv4 DF clear that are too big are
+dropped without an answer: there is no path that fragments them.
 
 Who takes a flow is decided by `placement.place`; what is remembered of it counts from the moment it is transmitted.
 
@@ -34,11 +39,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from appliance.forwarding import NO_MEMBER, ChoiceOrder, ForwardingTables, TableMember, TableService
+from appliance.forwarding import NO_MEMBER, ChoiceOrder, ForwardingTables, Placement, TableMember, TableService
 from appliance.model import DsrType, HashMode, Protocol, TtlPolicy
 from appliance.packet import icmp, relay
-from appliance.packet.action import Action, Reason, Verdict
+from appliance.packet.action import Action, By, Datagram, Reason, Verdict
 from appliance.packet.encap import decrement_hop_limit, encapsulate, ethernet
+from appliance.packet.fragments import Decided, Fragments, datagram_of
 from appliance.packet.headers import (
     Flow,
     IpHeader,
@@ -103,15 +109,23 @@ class Turns:
 class PacketPath:
     """Forwarding tables, made ready for looking up frames one by one."""
 
-    def __init__(self, tables: ForwardingTables, pins: Pins | None = None, turns: Turns | None = None) -> None:
+    def __init__(
+        self,
+        tables: ForwardingTables,
+        pins: Pins | None = None,
+        turns: Turns | None = None,
+        fragments: Fragments | None = None,
+    ) -> None:
         """
         Args:
             tables: to forward by.
             pins: what is remembered of flows; None remembers nothing.
             turns: for services that place flow by flow or packet by packet.
+            fragments: what is remembered of datagrams in fragments; None remembers nothing, and nothing is held.
         """
         self.tables = tables
         self._pins = pins
+        self._fragments = fragments
         self._turns = turns or Turns()
         self._idle = [idle_ticks(service.idle_timeout_s) for service in tables.services]
         self._keys = derive_keys(tables.secret)
@@ -124,7 +138,9 @@ class PacketPath:
             member.next_hop.mac for member in tables.members.values() if member.delivery.dsr_type is DsrType.L2
         ) | frozenset(member.next_hop.source_mac for member in tables.members.values())
 
-    def forward(self, frame: bytes, ingress: Ingress, ident: int = 0, *, look_only: bool = False) -> Action:
+    def forward(
+        self, frame: bytes, ingress: Ingress, ident: int = 0, *, look_only: bool = False, waited: bool = False
+    ) -> Action:
         """What happens to one frame. Never raises, whatever its bytes.
 
         A transmitted frame ends with the IP packet: padding of the original is not carried along, also in L2 DSR.
@@ -135,6 +151,7 @@ class PacketPath:
             ident: identification for an outer IPv4 header that may be fragmented, unlike those of other recent packets,
                 0..65535.
             look_only: remember nothing of it, and take nobody's turn.
+            waited: it was held before, and is not to be held again.
         """
         if frame[:6] != ingress.mac:
             return Action(Verdict.PASS, Reason.NOT_VIP)
@@ -151,14 +168,17 @@ class PacketPath:
         if isinstance(ip, Reason):
             return Action(Verdict.DROP, ip)
         packet = packet[: ip.length]
-        flow = _flow(packet, ip)
+        # Of ICMP, no fragment is placed, so there is nothing to wait for.
+        in_pieces = self._fragments is not None and ip.part is not Part.WHOLE and ip.protocol != relay.ICMP[ip.version]
+        datagram = datagram_of(ip) if in_pieces else None
+        first = self._first_of(datagram) if ip.part is Part.LATER else None
+        waits_for = datagram if ip.part is Part.LATER and first is None and not waited else None
+        flow = _flow(packet, ip) if first is None or datagram is None else first.flow(datagram)
         if isinstance(flow, Reason):
-            return Action(Verdict.DROP, flow)
+            return _no_service(flow, waits_for)
         service = self._service(flow)
         if isinstance(service, Reason):
-            return Action(Verdict.DROP, service)
-        if ip.part is not Part.WHOLE and service.hash_mode is not HashMode.SOURCE_IP:
-            return Action(Verdict.DROP, Reason.FRAGMENT, service=service.index)
+            return _no_service(service, waits_for)
         source_mac = frame[6:12]
         if source_mac in self._loop_macs or source_mac == ingress.mac:
             return Action(Verdict.DROP, Reason.LOOP, service=service.index)
@@ -167,7 +187,10 @@ class PacketPath:
         words = flow_words(flow.source, flow.destination, flow.ports or bytes(4), flow.protocol, service.hash_mode)
         hash32 = hash_words(self._keys, words)
         slot = slot_of(hash32, len(service.slots))
-        placed, flow_facts = self._place(packet, ip, flow, service, slot, hash32, look_only=look_only)
+        is_free = datagram is not None and self._needs_no_memory(service, slot)
+        if waits_for is not None and not is_free:
+            return Action(Verdict.HOLD, Reason.FRAGMENT, datagram=waits_for)
+        placed, flow_facts = self._place(packet, ip, flow, service, slot, hash32, first=first, look_only=look_only)
         if placed.member == NO_MEMBER:
             return Action(Verdict.DROP, Reason.NO_MEMBER, service=service.index, slot=slot)
         member = self.tables.members[placed.member]
@@ -186,6 +209,9 @@ class PacketPath:
             )
         if placed.keep is not None and flow_facts is not None and self._pins is not None and not look_only:
             self._pins.keep(placed.keep, flow_facts, self._pins.now(), tell=placed.tell)
+        opens = datagram if ip.part is Part.FIRST and not is_free else None
+        if opens is not None and flow.ports is not None and self._fragments is not None and not look_only:
+            self._fragments.keep(opens, Decided(flow.protocol, flow.ports, member.index))
         return Action(
             Verdict.TRANSMIT,
             frame=_frame_to(member, decrement_hop_limit(packet, ip.version) if routed else packet, ip, hash32, ident),
@@ -194,7 +220,16 @@ class PacketPath:
             member=member.index,
             slot=slot,
             by=placed.by,
+            datagram=opens,
         )
+
+    def _first_of(self, datagram: Datagram | None) -> Decided | None:
+        return None if self._fragments is None or datagram is None else self._fragments.find(datagram)
+
+    def _needs_no_memory(self, service: TableService, slot: int) -> bool:
+        """Whether every fragment, whatever it tells, has the member of that slot."""
+        word = int(service.slots[slot])
+        return word & 0xFFFF == word >> 16 and self._services[service.vip.packed, service.protocol].place_alike
 
     def _place(
         self,
@@ -205,9 +240,12 @@ class PacketPath:
         slot: int,
         hash32: int,
         *,
+        first: Decided | None,
         look_only: bool,
     ) -> tuple[Placed, FlowFacts | None]:
         """Where the packet goes, and what there is to be written down of its flow."""
+        if first is not None:
+            return Placed(first.member if first.member in self.tables.members else NO_MEMBER, By.FIRST), None
         word, idle = int(service.slots[slot]), self._idle[service.index]
         rules = Slot(word & 0xFFFF, word >> 16, service.placement, idle)
         kind = _kind(packet, ip, flow)
@@ -238,6 +276,13 @@ def _always() -> bool:
     return True
 
 
+def _no_service(reason: Reason, waits_for: Datagram | None) -> Action:
+    """A packet without a service; a fragment of which that is not known yet may wait."""
+    if reason is Reason.FRAGMENT and waits_for is not None:
+        return Action(Verdict.HOLD, reason, datagram=waits_for)
+    return Action(Verdict.DROP, reason)
+
+
 def _kind(packet: bytes, ip: IpHeader, flow: Flow) -> Kind:
     if flow.ports is None:
         return Kind.PIECE
@@ -265,6 +310,8 @@ class _Ports:
     """The services of one VIP and protocol; the same answers as `ForwardingTables.find`."""
 
     def __init__(self) -> None:
+        self.place_alike = False
+        """Whether a steady slot of a packet's source address is all that it takes to know its member."""
         self._all: list[TableService] = []
         self._exact: dict[int, TableService] = {}
         self._ranges: list[tuple[int, int, int, TableService]] = []
@@ -272,6 +319,8 @@ class _Ports:
 
     def add(self, service: TableService) -> None:
         self._all.append(service)
+        by_hash = all(one.placement is Placement.HASH for one in self._all)
+        self.place_alike = by_hash and isinstance(self.without_port(), TableService)
         for ports in service.ports:
             if ports.width == 1:
                 self._exact.setdefault(ports.first, service)

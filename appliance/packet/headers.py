@@ -75,6 +75,9 @@ class IpHeader:
     l4: int
     """Where the L4 header begins, from the IP header's first byte."""
 
+    ident: int = 0
+    """Identification that all fragments of a datagram share; 0 in an IPv6 packet without a fragment header."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:
@@ -147,7 +150,7 @@ def parse_ports(packet: bytes, ip: IpHeader) -> tuple[int, int] | Reason:
 def _parse_ipv4(packet: bytes) -> IpHeader | Reason:
     if len(packet) < 20:
         return Reason.MALFORMED
-    version_ihl, tos, length, _, flags, ttl, protocol = struct.unpack_from("!BBHHHBB", packet)
+    version_ihl, tos, length, ident, flags, ttl, protocol = struct.unpack_from("!BBHHHBB", packet)
     header_length = (version_ihl & 15) * 4
     if version_ihl >> 4 != 4 or header_length < 20 or not header_length <= length <= len(packet):
         return Reason.MALFORMED
@@ -165,6 +168,7 @@ def _parse_ipv4(packet: bytes) -> IpHeader | Reason:
         part=Part.LATER if flags & _OFFSET else first_or_whole,
         protocol=protocol,
         l4=header_length,
+        ident=ident,
     )
 
 
@@ -189,6 +193,7 @@ def _parse_ipv6(packet: bytes) -> IpHeader | Reason:
         part=chain.part,
         protocol=chain.protocol,
         l4=chain.l4,
+        ident=chain.ident,
     )
 
 
@@ -199,6 +204,7 @@ class Chain:
     part: Part
     protocol: int
     l4: int
+    ident: int = 0
 
 
 def walk_extensions(packet: bytes, header: int) -> Chain | Reason:
@@ -210,6 +216,7 @@ def walk_extensions(packet: bytes, header: int) -> Chain | Reason:
     """
     part = Part.WHOLE
     fragmented = False
+    ident = 0
     offset = 40
     walked = 0
     while header in _WALKED:
@@ -230,8 +237,9 @@ def walk_extensions(packet: bytes, header: int) -> Chain | Reason:
             fragmented = True
             size = 8
             position = int.from_bytes(packet[offset + 2 : offset + 4], "big")
+            ident = int.from_bytes(packet[offset + 4 : offset + 8], "big")
             if position & 0xFFF8:
-                return Chain(Part.LATER, packet[offset], offset + 8)
+                return Chain(Part.LATER, packet[offset], offset + 8, ident)
             part = Part.FIRST if position & 1 else Part.WHOLE
         header = packet[offset]
         offset += size
@@ -240,7 +248,7 @@ def walk_extensions(packet: bytes, header: int) -> Chain | Reason:
             return Reason.FRAGMENT if part is Part.FIRST else Reason.MALFORMED
     if header in _OTHER_EXTENSIONS:
         return Reason.UNSUPPORTED_HEADER
-    return Chain(part, header, offset)
+    return Chain(part, header, offset, ident)
 
 
 def is_extension(protocol: int) -> bool:

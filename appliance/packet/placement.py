@@ -58,7 +58,7 @@ class Kind(Enum):
     ERROR = "error"
     """An ICMP error about the flow (I1, I3)."""
     PIECE = "piece"
-    """A fragment that has no ports, so that its flow is not known: it goes by its slot, wherever its flow may be."""
+    """A later fragment of which no first one is known, so that its flow is not either: it goes by its slot."""
 
 
 class PinState(IntEnum):

@@ -36,6 +36,7 @@ from appliance.model import Protocol
 from appliance.packet.action import Action, By, Reason, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, PacketPath, Turns
+from appliance.packet.fragments import Fragments
 from appliance.packet.placement import TICK_SHIFT, PinState
 from tests.fuzz.frames import Frames
 from tests.fuzz.tables import Raw, changed_tables, random_ingress, random_tables
@@ -171,16 +172,21 @@ class Clock:
 class Reference:
     """The reference path with its memory."""
 
-    def __init__(self, pins: PinTable) -> None:
+    def __init__(self, pins: PinTable, clock: Clock) -> None:
         self.pins = pins
-        self._turns = Turns()
+        self._turns, self._fragments = Turns(), Fragments(clock.now)
         self._path = PacketPath(ForwardingTables())
 
     def follow(self, tables: ForwardingTables) -> None:
-        self._path = PacketPath(tables, self.pins, self._turns)
+        self._path = PacketPath(tables, self.pins, self._turns, self._fragments)
 
-    def forward(self, frame: bytes, ingress: Ingress) -> Action:
-        return self._path.forward(frame, ingress)
+    def holds(self, frame: bytes, ingress: Ingress) -> bool:
+        """Whether a frame would have to wait."""
+        return self._path.forward(frame, ingress, look_only=True).verdict is Verdict.HOLD
+
+    def forward(self, frame: bytes, ingress: Ingress, *, waited: bool = True) -> Action:
+        """What becomes of a frame. Here, all have waited before they come."""
+        return self._path.forward(frame, ingress, waited=waited)
 
 
 class News:
@@ -312,7 +318,7 @@ class ProgramRun:
         self._news = News(self._pins)
         mirror = PinTable.in_memory(PINS, self._clock.now)
         self._mirrored_news = News(mirror)
-        self._fast, self._slow, self._upstairs = Reference(mirror), Reference(mirror), Reference(self._pins)
+        self._fast, self._slow, self._upstairs = (Reference(pins, self._clock) for pins in (mirror, mirror, self._pins))
 
     def run(self, exits: Counter[str]) -> Finding | None:
         """What does not agree, if anything."""
@@ -462,7 +468,7 @@ class RawPlane:
         self.pins = PinTable.in_memory(PINS, clock.now)
         self.news = News(self.pins)
         self._ingress = ingress
-        self._turns = ColumnTurns(random.Random(case.seed))
+        self._turns, self._fragments = ColumnTurns(random.Random(case.seed)), Fragments(clock.now)
         self._slots = np.zeros((BATCH, stride_for(ingress.mtu)), np.uint8)
         self._memory = self._slots.reshape(-1).data
         self._vector = VectorPath(Columns(self._slots), answers=BATCH)
@@ -470,12 +476,12 @@ class RawPlane:
         self.follow(ForwardingTables())
 
     def follow(self, tables: ForwardingTables) -> None:
-        self._compiled = Compiled(tables, [self._ingress], self.pins, self._turns)
+        self._compiled = Compiled(tables, [self._ingress], self.pins, self._turns, self._fragments)
         self._books, self._drops, self._before = _Books(), Counter[str](), self._vector.reasons.copy()
 
     def forward_odd(self, frame: bytes, action: Action) -> tuple[int, str, str] | None:
         """A frame that the reference path gets."""
-        got = self._compiled.path.forward(frame, self._ingress)
+        got = self._compiled.path.forward(frame, self._ingress, waited=True)
         text = difference(action, got)
         return (0, text, _said(got)) if text else None
 
@@ -537,7 +543,7 @@ class RawRun:
     def __init__(self, case: Case, tables: list[ForwardingTables], ingress: Ingress) -> None:
         self._case, self._tables, self._ingress = case, tables, ingress
         self._clock = Clock(case.begin)
-        self._reference = Reference(PinTable.in_memory(PINS, self._clock.now))
+        self._reference = Reference(PinTable.in_memory(PINS, self._clock.now), self._clock)
         self._news = News(self._reference.pins)
         self._planes = [RawPlane(name, case, ingress, self._clock) for name in ("vector", "single")]
         self._findings: list[Finding] = []

@@ -124,7 +124,7 @@ def vector_file(case: Case, finding: Finding) -> Raw:
     """A finding as a whole file for tests/vectors: a vector where one frame is all it takes, else a sequence. What the
     reference says is what is expected."""
     clock = Clock(case.begin)
-    reference = Reference(PinTable.in_memory(PINS, clock.now))
+    reference = Reference(PinTable.in_memory(PINS, clock.now), clock)
     ingress = read_ingress(case.raw_ingress)
     tables = [read_tables(raw) for raw in case.raw_tables]
     steps: list[Raw] = []
@@ -136,9 +136,16 @@ def vector_file(case: Case, finding: Finding) -> Raw:
         # In the middle of a tick, where a clock that is a bit off tells the same.
         at = round((ticks + 0.5) * TICK_S, 3) if steps else 0
         steps.append({"at": at, "set": f"found{chunk.version}"})
+        at = at or round(0.5 * TICK_S, 3)
         for frame in chunk.frames:
+            held = reference.holds(frame, ingress) and len(case.frames) > 1
             action = write_action(reference.forward(frame, ingress))
-            steps.append({"at": at or round(0.5 * TICK_S, 3), "frame": frame.hex(), "action": action})
+            if held:
+                steps.append({"at": at, "frame": frame.hex(), "action": {"verdict": "hold", "reason": "fragment"}})
+                at = round(at + 0.003, 3)
+                steps.append({"at": at, "released": [action]})
+            else:
+                steps.append({"at": at, "frame": frame.hex(), "action": action})
     name, sentence = f"FUZZ-{finding.seed}", "Found by random packets."
     about = "Packets that were not treated alike."
     frames = [step for step in steps if "frame" in step]

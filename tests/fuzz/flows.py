@@ -29,6 +29,10 @@ class Say(Enum):
     """A datagram."""
     ERROR = -2
     """An ICMP error about what the VIP has sent."""
+    FIRST = -3
+    """The first fragment of a large packet: data of a connection, or a datagram."""
+    LATER = -4
+    """The rest of it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class Tuple:
             size: bytes of payload; what an error quotes has none.
         """
         version = self.source.version
-        if say is Say.ERROR:
+        if say in (Say.FIRST, Say.LATER):
+            packet = self._fragment(say, ttl)
+        elif say is Say.ERROR:
             quoted = _packet(self.destination, self.source, self.protocol, self.ports[2:] + self.ports[:2] + bytes(4))
             router = ip_address("192.0.2.254") if version == 4 else ip_address("2001:db8::fe")
             kind, code = (3, 1) if version == 4 else (1, 3)
@@ -71,10 +77,24 @@ class Tuple:
             packet = _packet(self.source, self.destination, self.protocol, segment + bytes(size), ttl)
         return mac + CLIENT_MAC + (b"\x08\x00" if version == 4 else b"\x86\xdd") + packet
 
+    def _fragment(self, say: Say, ttl: int) -> bytes:
+        if self.protocol == Protocol.TCP:
+            head = self.ports + struct.pack("!IIBBHHH", 1, 1, 0x50, Say.PLAIN.value, 65535, 0, 0)
+        else:
+            head = self.ports + struct.pack("!HH", 64, 0)
+        body = head.ljust(40, b"f") if say is Say.FIRST else bytes(24)
+        offset, more = (0, 1) if say is Say.FIRST else (40, 0)
+        if self.source.version == 4:
+            return _packet(self.source, self.destination, self.protocol, body, ttl, more << 13 | offset >> 3)
+        extension = struct.pack("!BBHI", self.protocol, 0, offset | more, 7)
+        return _packet(self.source, self.destination, 44, extension + body, ttl)
 
-def _packet(source: IPAddress, destination: IPAddress, protocol: int, body: bytes, ttl: int = 64) -> bytes:
+
+def _packet(
+    source: IPAddress, destination: IPAddress, protocol: int, body: bytes, ttl: int = 64, flags: int = 0x4000
+) -> bytes:
     if source.version == 6:
         return struct.pack("!IHBB", 6 << 28, len(body), protocol, ttl) + source.packed + destination.packed + body
-    words = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 7, 0x4000, ttl, protocol, 0)
+    words = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 7, flags, ttl, protocol, 0)
     head = words + source.packed + destination.packed
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + body

@@ -23,8 +23,9 @@ SAID = 0.7
 """The part of all frames that belongs to flows, where there are any."""
 
 _TCP = [say for say in Say if say.value >= 0]
-_TCP_SAYS = (*_TCP, Say.ERROR, *[Say.SYN] * 4, *[Say.PLAIN] * 6, Say.PUSH, Say.FIN)
-_UDP_SAYS = (*[Say.DATA] * 9, Say.ERROR)
+_PIECES = (Say.FIRST, Say.LATER)
+_TCP_SAYS = (*_TCP, *_PIECES, Say.ERROR, *[Say.SYN] * 4, *[Say.PLAIN] * 6, Say.PUSH, Say.FIN)
+_UDP_SAYS = (*[Say.DATA] * 9, *_PIECES, Say.ERROR)
 
 _FRAGMENTS = (0x2000, 0x2001, 0x0001, 0x1FFF, 0x3FFF, 0x4001, 0x6000, 0xA000, 0x8001)
 _BYTES = (0, 1, 2, 4, 5, 6, 17, 0x3F, 0x40, 0x44, 0x45, 0x46, 0x4F, 0x50, 0x60, 0x7F, 0x80, 0xF0, 0xFE, 0xFF)

@@ -121,6 +121,24 @@ def test_takes_the_outer_header_off(program: Program, inner: bytes, outer: int, 
 
 
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+@pytest.mark.parametrize("outer", [4, 6])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        ip(C4, V4, 17, bytes(range(104)), fragment=0x2000),
+        ip(C4, V4, 17, bytes(range(100)), fragment=0x000D),
+        ip(C6, V6, 44, bytes.fromhex("1100000100000007") + bytes(range(104))),
+        ip(C6, V6, 44, bytes.fromhex("1100006800000007") + bytes(range(100))),
+    ],
+    ids=["first4", "later4", "first6", "later6"],
+)
+def test_fragments_inside_are_packets(program: Program, inner: bytes, outer: int, how: Carried) -> None:
+    """A client's fragments come out one by one, for the kernel to put together."""
+    family = f"ipv{inner[0] >> 4}"
+    assert program.run(ethernet(tunnel(inner, outer, how=how))) == ("pass", ethernet(inner), f"decapsulated_{family}")
+
+
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 @pytest.mark.parametrize("tags", ["8100000a", "88a80064 8100000a"], ids=["802.1Q", "QinQ"])
 @pytest.mark.parametrize("outer", [4, 6])
 def test_vlan_tags_stay(outer: int, tags: str, how: Carried) -> None:

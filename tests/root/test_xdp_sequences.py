@@ -13,6 +13,7 @@ from appliance.dataplane.xdp.tables import Capacity, Egress
 from appliance.forwarding import ForwardingTables
 from appliance.packet.action import Action
 from appliance.packet.forward import PacketPath, Turns
+from appliance.packet.fragments import Fragments
 from tests.vectors_io import Sequence, Step, excuses, run_sequence, sequences
 
 pytestmark = pytest.mark.root
@@ -60,6 +61,7 @@ def test_sequence(bench: Bench, sequence: Sequence) -> None:
     """The program does with each frame what its sequence says, or leaves it to the slow path for a good reason."""
     bench.begin()
     ingress, turns = sequence.ingress, Turns()
+    fragments = Fragments(bench.pins.clock_ns)
     interface = Interface("lo", ingress.ifindex, ingress.mac, ingress.mtu, True, True)
 
     def forward(step: Step) -> Action:
@@ -70,6 +72,7 @@ def test_sequence(bench: Bench, sequence: Sequence) -> None:
             return action
         assert step.action is not None
         assert outcome.exit in excuses(step.frame, step.action)
-        return PacketPath(tables, bench.pins, turns).forward(step.frame, ingress, sequence.ident)
+        path = PacketPath(tables, bench.pins, turns, fragments)
+        return path.forward(step.frame, ingress, sequence.ident, waited=step.waited)
 
     assert run_sequence(sequence, bench.wait, bench.follow, forward) == ""

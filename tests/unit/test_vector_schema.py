@@ -57,7 +57,7 @@ def test_sequences_make_sense(path: Path) -> None:
         assert times[0] == 0
         assert times == sorted(times)
         assert "set" in sequence["steps"][0]
-        assert "frame" in sequence["steps"][-1]
+        assert "set" not in sequence["steps"][-1]
     named = {step["set"] for sequence in text["sequences"] for step in sequence["steps"] if "set" in step}
     assert named == set(text["tables"])
 
@@ -137,7 +137,7 @@ def test_random_sequences_can_be_published(seed: int) -> None:
     (sequence,) = read_sequences(text)
     assert [step.frame for step in sequence.steps if step.action is not None] == case.frames
     clock = Clock(case.begin)
-    reference = Reference(PinTable.in_memory(PINS, lambda: clock.now() - (1 << TICK_SHIFT - 1)))
+    reference = Reference(PinTable.in_memory(PINS, lambda: clock.now() - (1 << TICK_SHIFT - 1)), clock)
     now = 0.0
 
     def wait(seconds: float) -> None:
@@ -146,7 +146,7 @@ def test_random_sequences_can_be_published(seed: int) -> None:
         clock.move(int(now / TICK_S) - before)
 
     def ask(step: Step) -> Action:
-        return reference.forward(step.frame, sequence.ingress)
+        return reference.forward(step.frame, sequence.ingress, waited=step.waited)
 
     assert run_sequence(sequence, wait, reference.follow, ask) == ""
 

@@ -1394,14 +1394,15 @@ def fragments_file() -> File:
                     using="ipip",
                 )
                 for mode in ("five_tuple", "source_ip_port"):
-                    expected = dropped("fragment", service=index) if part == "first" else dropped("fragment")
-                    file.add(
-                        f"F1-{name}-{mode}",
-                        "With ports in the hash, a fragment's member cannot be known from the fragment alone.",
-                        tag(packet, version),
-                        expected,
-                        using=mode,
-                    )
+                    if part == "first":
+                        sentence = "A first fragment is placed as a whole packet of its flow."
+                        expected = file.sent(
+                            l2_out(near, packet, version), flow=flow_of(version, protocol), service=index, using=mode
+                        )
+                    else:
+                        sentence = "With ports in the hash, a later fragment alone says nothing about its member."
+                        expected = dropped("fragment")
+                    file.add(f"F1-{name}-{mode}", sentence, tag(packet, version), expected, using=mode)
             packet = fragment(version, protocol, "later")
             for using, sentence in (
                 ("two-pools", "Services with different pools do not agree on a later fragment's member."),

@@ -36,6 +36,7 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6ExtHdrFragment
 from scapy.packet import Raw
 
 NOBODY = 0xFFFF
+HELD = "held"
 PORT = {"tcp": 80, "udp": 53}
 NUMBER = {"tcp": 6, "udp": 17}
 
@@ -60,6 +61,8 @@ class Memory:
 
     entries: dict[Key, Entry] = field(default_factory=dict)
     turns: dict[tuple[str, str], int] = field(default_factory=dict)
+    datagrams: dict[tuple[str, int], tuple[int, int, float]] = field(default_factory=dict)
+    """Of datagrams whose first fragment was sent: its member, its source port, and when."""
 
     def live(self, key: Key, idle: float, members: set[int], now: float) -> Entry | None:
         entry = self.entries.get(key)
@@ -171,6 +174,7 @@ class Sequence:
         self._memory, self._now = Memory(), 0.0
         self._steps: list[dict[str, Any]] = []
         self._set: dict[str, Any] = {}
+        self._held: list[tuple[tuple[str, int], str, int, Callable[[int], bytes]]] = []
         head, _, tail = name.partition("-")
         raw = {
             "id": "-".join(part for part in (head, way.name, tail) if part),
@@ -245,26 +249,100 @@ class Sequence:
 
         self._packet(protocol, "ERROR", client, to, by, packet)
 
-    def piece(self, protocol: str, to: int | None, by: str = "") -> None:
-        """A later fragment."""
+    def first(
+        self,
+        to: int | None,
+        by: str,
+        *,
+        client: int = 40000,
+        ident: int = 7,
+        protocol: str = "udp",
+        flags: str = "S",
+        freed: int = 0,
+    ) -> None:
+        """A first fragment; *freed*: how many have waited for it, and follow it."""
+        version = self._way.version
 
         def packet(ttl: int) -> bytes:
-            if self._way.version == 4:
-                return bytes(ip(4, ttl=ttl, flags=0, frag=9, proto=NUMBER[protocol], id=7) / Raw(bytes(24)))
-            return bytes(self._ip(ttl) / IPv6ExtHdrFragment(nh=NUMBER[protocol], offset=9, id=7) / Raw(bytes(24)))
+            head = segment("udp", sport=client, len=96) if protocol == "udp" else self._tcp(flags, client)
+            body = (bytes(head) + bytes(72))[:72]
+            if version == 4:
+                return bytes(ip(4, ttl=ttl, flags=1, proto=NUMBER[protocol], id=ident) / Raw(body))
+            return bytes(self._ip(ttl) / IPv6ExtHdrFragment(nh=NUMBER[protocol], m=1, id=ident) / Raw(body))
 
-        self._packet(protocol, "PIECE", 0, to, by, packet, ident=True)
+        kind = "UDP" if protocol == "udp" else KINDS.get(flags, "ODD")
+        self._packet(protocol, kind, client, to, by, packet, ident=True)
+        name = self._datagram(protocol, ident)
+        if to is not None and not (self._is_free(protocol) and by == "slot"):
+            self._memory.datagrams[name] = to, client, self._now
+        waiting = [one for one in self._held if one[0] == name]
+        assert len(waiting) == freed
+        self._held = [one for one in self._held if one[0] != name]
+        if freed:
+            self._steps[-1]["released"] = [self._follow(*one[1:]) for one in waiting]
 
-    def first_piece(self, to: int | None, by: str = "", *, client: int = 40000) -> None:
-        """A first fragment of a datagram."""
+    def later(
+        self, to: int | str | None, by: str = "first", *, ident: int = 7, protocol: str = "udp", size: int = 24
+    ) -> None:
+        """A later fragment. It follows its first where that is known (*by* first), goes by its slot, or is `HELD`."""
+        version = self._way.version
 
         def packet(ttl: int) -> bytes:
-            body = bytes(segment("udp", sport=client, len=80)) + bytes(64)
-            if self._way.version == 4:
-                return bytes(ip(4, ttl=ttl, flags=1, proto=17, id=7) / Raw(body))
-            return bytes(self._ip(ttl) / IPv6ExtHdrFragment(nh=17, m=1, id=7) / Raw(body))
+            if version == 4:
+                return bytes(ip(4, ttl=ttl, flags=0, frag=9, proto=NUMBER[protocol], id=ident) / Raw(bytes(size)))
+            return bytes(self._ip(ttl) / IPv6ExtHdrFragment(nh=NUMBER[protocol], offset=9, id=ident) / Raw(bytes(size)))
 
-        self._packet("udp", "UDP", client, to, by, packet, ident=True)
+        name = self._datagram(protocol, ident)
+        _, _, since = self._memory.datagrams.get(name, (0, 0, -100.0))
+        if self._now - since <= 30:
+            assert by == "first"
+            action = self._follow(protocol, ident, packet)
+            assert action.get("member") == to
+        elif to == HELD:
+            assert not self._is_free(protocol) or self._set["slots"]["pool"].keys() & {"previous"}
+            self._held.append((name, protocol, ident, packet))
+            action = {"verdict": "hold", "reason": "fragment"}
+        else:
+            assert self._is_free(protocol)
+            assert not isinstance(to, str)
+            self._packet(protocol, "PIECE", 0, to, by, packet, ident=True)
+            return
+        self._steps.append({"at": self._now, "frame": tag(packet(57), version).hex(), "action": action})
+
+    def give_up(self, to: int | None = None, by: str = "") -> None:
+        """What has waited for 2 ms goes by its slot, or is dropped when *to* is None."""
+        self.after(0.005)
+        released = []
+        for _, protocol, _, packet in self._held:
+            if to is None:
+                assert self._set["services"][0]["hash"] != "source_ip"
+                released.append(dropped("fragment"))
+            else:
+                _, hash32, slot = self._place(protocol, "PIECE", 0, to, by)
+                released.append(self._sent(protocol, hash32, slot, to, by, packet, ident=True))
+        self._held = []
+        assert released
+        self._steps.append({"at": self._now, "released": released})
+
+    def _datagram(self, protocol: str, ident: int) -> tuple[str, int]:
+        return protocol if self._way.version == 4 else "", ident
+
+    def _is_free(self, protocol: str) -> bool:
+        """Whether the address alone says who takes a packet, while the slot is steady."""
+        rules = self._set["services"][("tcp", "udp").index(protocol)]
+        return rules["hash"] == "source_ip" and rules.get("placement", "hash") == "hash"
+
+    def _follow(self, protocol: str, ident: int, packet: Callable[[int], bytes]) -> dict[str, Any]:
+        """What becomes of a later fragment whose first is known."""
+        version, number = self._way.version, ("tcp", "udp").index(protocol)
+        to, client, _ = self._memory.datagrams[self._datagram(protocol, ident)]
+        hash32 = flow_hash(*flow_of(version, protocol, client), self._set["services"][number]["hash"])
+        slot = hash32 * SLOTS >> 32
+        if to not in {member["index"] for member in self._set["members"]}:
+            return dropped("no_member", service=number, slot=slot)
+        if len(packet(57)) > {"l2": 1500, "over4": 1480, "over6": 1460}[self._way.delivery]:
+            return dropped("too_big", service=number, member=to, slot=slot, by="first")
+        return self._sent(protocol, hash32, slot, to, "first", packet, ident=True)
 
     def expired(self, flags: str, to: int, by: str, *, client: int = 40000) -> None:
         """A segment whose TTL ends here."""
@@ -331,22 +409,37 @@ class Sequence:
         if to is None:
             action = dropped("no_member", service=number, slot=slot)
         else:
-            member = next(one for one in self._set["members"] if one["index"] == to)
-            if "encapsulation" in member:
-                clear = 0x4242 if ident and version == 4 else None
-                out = tunnel_out(member, packet(56), version, hash32, ident=clear)
-            else:
-                out = l2_out(member, packet(57), version)
-            action = {
-                "verdict": "transmit",
-                "service": number,
-                "member": to,
-                "slot": slot,
-                "by": by,
-                "ifindex": member["next_hop"]["ifindex"],
-                "frame": out.hex(),
-            }
+            action = self._sent(protocol, hash32, slot, to, by, packet, ident=ident)
         self._steps.append({"at": self._now, "frame": tag(packet(57), version).hex(), "action": action})
+
+    def _sent(
+        self,
+        protocol: str,
+        hash32: int,
+        slot: int,
+        to: int,
+        by: str,
+        packet: Callable[[int], bytes],
+        *,
+        ident: bool,
+    ) -> dict[str, Any]:
+        """A packet on its way to a member; *ident*: whether it may be fragmented further."""
+        version = self._way.version
+        member = next(one for one in self._set["members"] if one["index"] == to)
+        if "encapsulation" in member:
+            clear = 0x4242 if ident and version == 4 else None
+            out = tunnel_out(member, packet(56), version, hash32, ident=clear)
+        else:
+            out = l2_out(member, packet(57), version)
+        return {
+            "verdict": "transmit",
+            "service": ("tcp", "udp").index(protocol),
+            "member": to,
+            "slot": slot,
+            "by": by,
+            "ifindex": member["next_hop"]["ifindex"],
+            "frame": out.hex(),
+        }
 
     def _dropped(
         self, packet: bytes, kind: str, client: int, to: int, by: str, reason: str, reply: tuple[bytes, str]
@@ -906,27 +999,6 @@ def pins_file() -> File:
     for run in in_all(
         file,
         WAYS,
-        "F0-window",
-        "Without ports, fragments go to the old owner in the window and to the owner in the tail.",
-    ):
-        run.set(new, old, mode="source_ip")
-        run.piece("udp", old, "previous")
-        run.first_piece(old, "previous")
-        run.piece("udp", old, "previous")
-        run.after(5)
-        run.set(new, NOBODY, mode="source_ip")
-        run.piece("udp", new, "slot")
-        run.first_piece(old, "pin")
-        run.piece("tcp", new, "slot")
-
-    for run in in_all(file, WAYS, "F0-steady", "In a steady slot, fragments go with everything else."):
-        run.set(new, mode="source_ip")
-        run.first_piece(new, "slot")
-        run.piece("udp", new, "slot")
-
-    for run in in_all(
-        file,
-        WAYS,
         "one-client",
         "Flows of one client are remembered each by itself, also where the slot goes by its address.",
     ):
@@ -1142,8 +1214,148 @@ def algorithms_file() -> File:
     return file
 
 
+# ---- datagrams in fragments -----------------------------------------------------------------------------------------
+
+
+def datagrams_file() -> File:
+    file = File("datagrams", "Datagrams in fragments, one after the other (packets.md, section 6).")
+    old, new, third = 0, 1, 2
+
+    for run in in_all(
+        file,
+        WAYS,
+        "F0-steady",
+        "Where the slot follows from the address alone and is steady, nobody waits for anybody.",
+    ):
+        run.set(new, mode="source_ip")
+        run.later(new, "slot")
+        run.first(new, "slot")
+        run.later(new, "slot")
+        run.later(new, "slot", protocol="tcp")
+
+    for run in in_all(
+        file, WAYS, "F0-window", "In a window, later fragments wait for their first, and go by their slot in the end."
+    ):
+        run.set(new, old, mode="source_ip")
+        run.first(old, "previous", ident=1)
+        run.later(old, ident=1)
+        run.later(HELD, ident=2, protocol="tcp")
+        run.give_up(old, "previous")
+        run.after(5)
+        run.set(new, NOBODY, mode="source_ip")
+        run.later(HELD, ident=3)
+        run.first(old, "pin", ident=3, freed=1)
+        run.later(old, ident=3)
+        run.later(HELD, ident=4)
+        run.give_up(new, "slot")
+
+    for run in in_all(
+        file, WAYS, "F1-opening", "The first fragment of a SYN opens the connection, and the others follow it."
+    ):
+        run.set(new, old)
+        run.first(new, "slot", protocol="tcp", ident=8)
+        run.later(new, protocol="tcp", ident=8)
+        run.after(1)
+        run.tcp("A", new, "pin")
+        run.first(new, "pin", protocol="tcp", flags="A", ident=9)
+        run.later(new, protocol="tcp", ident=9)
+
+    for run in in_all(
+        file, (*WAYS, *MIXED), "F1-turns", "Where algorithms decide, the first fragment takes a turn for all of them."
+    ):
+        run.set(0, placement="per_flow", choices=[1, 0, 2])
+        for client, to in ((40001, 1), (40002, 0), (40003, 2)):
+            run.first(to, "choice", client=client, ident=client)
+        for client, to in ((40002, 0), (40003, 2), (40001, 1)):
+            run.later(to, ident=client)
+            run.later(to, ident=client)
+        run.first(0, "pin", client=40002, ident=3)
+        run.later(0, ident=3)
+
+    for run in in_all(file, WAYS, "F1-packets", "Packet by packet, fragments of one datagram stay together."):
+        run.set(0, placement="per_packet", choices=[1, 2])
+        run.first(1, "choice", ident=1)
+        run.first(2, "choice", ident=2)
+        run.later(1, ident=1)
+        run.later(2, ident=2)
+
+    for run in in_all(
+        file, (*WAYS, *MIXED), "F2-in-order", "With ports in the hash, later fragments follow their first in any order."
+    ):
+        run.set([old, new, third])
+        flows = [run.client_in_slot(remainder, 3, "udp") for remainder in range(3)]
+        for to, client in enumerate(flows):
+            run.first(to, "slot", client=client, ident=100 + to)
+        for to in (2, 0, 1, 1, 0, 2):
+            run.later(to, ident=100 + to)
+
+    for run in in_all(
+        file, WAYS, "F2-change", "Later fragments stay with their first while slots change, and its member serves."
+    ):
+        run.set(old)
+        run.first(old, "slot")
+        run.later(old)
+        run.set(new)
+        run.later(old)
+        run.set(new, without=(old,))
+        run.later(None)
+
+    for run in in_all(file, WAYS, "F2-30s", "What was decided on a first fragment is known for 30 s."):
+        run.set(old)
+        run.first(old, "slot")
+        run.after(29)
+        run.later(old)
+        run.after(3)
+        run.later(HELD)
+        run.give_up()
+
+    for run in in_all(file, WAYS, "F2-again", "When an identification is used again, the new first fragment counts."):
+        run.set([old, new, third])
+        one, other = (run.client_in_slot(remainder, 3, "udp") for remainder in (0, 1))
+        run.first(old, "slot", client=one)
+        run.later(old)
+        run.first(new, "slot", client=other)
+        run.later(new)
+
+    for run in in_all(
+        file, (Way(4, "l2"), Way(4, "over4")), "F2-protocols", "In IPv4, every protocol has its own identifications."
+    ):
+        run.set([old, new, third])
+        run.first(old, "slot", client=run.client_in_slot(0, 3, "udp"))
+        run.first(new, "slot", client=run.client_in_slot(1, 3, "tcp"), protocol="tcp")
+        run.later(old)
+        run.later(new, protocol="tcp")
+
+    for run in in_all(
+        file, (Way(6, "over6"), Way(6, "over4")), "F2-large", "A later fragment that is too big gets no answer."
+    ):
+        run.set(old)
+        run.first(old, "slot")
+        run.later(old, size=1448)
+
+    for run in in_all(
+        file, (*WAYS, *MIXED), "F3-early", "Fragments that come before their first wait for it, and then follow it."
+    ):
+        run.set([old, new, third])
+        flows = [run.client_in_slot(remainder, 3, "udp") for remainder in range(3)]
+        for ident in (102, 101, 102, 100):
+            run.later(HELD, ident=ident)
+        for to, freed in ((1, 1), (2, 2), (0, 1)):
+            run.first(to, "slot", client=flows[to], ident=100 + to, freed=freed)
+            run.later(to, ident=100 + to)
+
+    for run in in_all(file, WAYS, "F3-in-vain", "A fragment whose first does not come is dropped after 2 ms."):
+        run.set(old)
+        run.later(HELD)
+        run.later(HELD, protocol="tcp", ident=8)
+        run.give_up()
+        run.first(old, "slot")
+        run.later(old)
+    return file
+
+
 def main() -> None:
-    for make in (transitions_file, pins_file, algorithms_file):
+    for make in (transitions_file, pins_file, algorithms_file, datagrams_file):
         make().write()
 
 

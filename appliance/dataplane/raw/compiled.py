@@ -21,6 +21,7 @@ from appliance.forwarding import NO_MEMBER, ForwardingTables, NextHop, Placement
 from appliance.model import DfPolicy, DsrType, Encapsulation, TtlPolicy
 from appliance.packet.encap import TUNNELS, Tunnel
 from appliance.packet.forward import Ingress, PacketPath
+from appliance.packet.fragments import Fragments
 from appliance.packet.placement import PinState, idle_ticks
 from appliance.ring.hash import MASKS, derive_keys, derive_pin_keys, flow_words
 
@@ -157,13 +158,15 @@ class Compiled:
         ports: Sequence[Ingress],
         pins: PinTable | None = None,
         turns: ColumnTurns | None = None,
+        fragments: Fragments | None = None,
     ) -> None:
         """
         Args:
             tables: what to compile.
             ports: the interfaces that frames arrive on, in the order of the port numbers given to the vectorised path.
             pins: what is remembered of flows; None remembers nothing.
-            turns: for services that place flow by flow or packet by packet. Both outlive the tables.
+            turns: for services that place flow by flow or packet by packet.
+            fragments: what is remembered of datagrams in fragments. All three outlive the tables.
 
         Raises:
             ValueError: the secret is too short.
@@ -171,7 +174,7 @@ class Compiled:
         self.tables = tables
         self.pins = pins
         self.turns = turns or ColumnTurns()
-        self.path = PacketPath(tables, pins, self.turns)
+        self.path = PacketPath(tables, pins, self.turns, fragments)
         self.keys = Keys(tables.secret)
         self.pin_keys = Keys(tables.secret, derive_pin_keys)
         self.members: tuple[TableMember, ...] = tuple(tables.members[index] for index in sorted(tables.members))

@@ -35,6 +35,7 @@ from appliance.dataplane.totals import Totals
 from appliance.forwarding import ForwardingTables
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.forward import Ingress
+from appliance.packet.fragments import Fragments
 
 log = structlog.get_logger()
 
@@ -94,6 +95,7 @@ class RawDataPlane:
         self.idents = Idents()
         """Identifications for outer packets. A plane in front of this one gives it those that it does not use."""
         self._turns = ColumnTurns()
+        self._fragments = Fragments(time.monotonic_ns)
         self._guard = KernelGuard(interfaces)
         self._lock = threading.Lock()
         """Held by whatever opens, changes or closes sockets: a cancelled caller leaves its worker thread behind."""
@@ -157,6 +159,7 @@ class RawDataPlane:
         if session is not None:
             session.add_to(totals)
         totals.details.update(pin_details(self.pins))
+        totals.details["fragments_remembered"] = self._fragments.kept
         return totals.counters()
 
     async def explain(self, frame: bytes, interface: str) -> Action:
@@ -211,6 +214,7 @@ class RawDataPlane:
                 self._events,
                 self.pins,
                 self._turns,
+                self._fragments,
                 self.idents,
             )
         except OSError as error:
@@ -319,11 +323,13 @@ class _Session:
         events: EventLog,
         pins: PinTable,
         turns: ColumnTurns,
+        fragments: Fragments,
         idents: Idents,
     ) -> None:
         self._batch = batch
         self._pins = pins
         self._turns = turns
+        self._fragments = fragments
         self._idents = idents
         self._use_xsk = use_xsk
         self._interfaces = interfaces
@@ -363,7 +369,7 @@ class _Session:
             reply = self._egress[interface.ifindex] = Egress(interface.name, interface.ifindex, self.area, self._batch)
             ports.append(Port(Ingress(interface.ifindex, interface.mac, interface.mtu), ring, slow, reply))
         self._ports = ports
-        compiled = Compiled(self.tables, [port.ingress for port in ports], self._pins, self._turns)
+        compiled = self._compile(self.tables)
         self._books = Totals(), compiled
         """What tables that are no longer followed have counted, and the tables that are. Replaced together, so that
         a reader never misses or doubles anything."""
@@ -378,7 +384,7 @@ class _Session:
             DataPlaneError: the tables cannot be followed.
         """
         try:
-            compiled = Compiled(tables, [port.ingress for port in self._ports], self._pins, self._turns)
+            compiled = self._compile(tables)
         except ValueError as error:
             raise DataPlaneError(f"the forwarding tables cannot be used: {error}") from error
         egress = {
@@ -386,6 +392,9 @@ class _Session:
             for ifindex, name in compiled.interfaces.items()
         }
         return Work(compiled, egress)
+
+    def _compile(self, tables: ForwardingTables) -> Compiled:
+        return Compiled(tables, [port.ingress for port in self._ports], self._pins, self._turns, self._fragments)
 
     def _sender(self, name: str, ifindex: int, mtu: int) -> Sender:
         sender = self._egress.get(ifindex)
@@ -498,6 +507,8 @@ class _Session:
                 "ring_overflows": sum(port.ring.lost for port in self._ports),
                 "slow_path_overflows": sum(port.slow.lost for port in self._ports),
                 "slow_path_frames": worker.odd,
+                "fragments_held": worker.held,
+                "fragments_held_in_vain": worker.held_in_vain,
                 "completed_checksums": worker.completed,
                 "batches": worker.batches,
                 "single_frames": worker.few_frames,

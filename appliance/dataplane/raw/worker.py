@@ -9,7 +9,7 @@ import select
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +35,7 @@ from appliance.dataplane.raw.vector import VectorPath
 from appliance.model import Protocol
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.forward import Ingress
+from appliance.packet.fragments import Waiting
 from appliance.packet.headers import Part, parse_ethernet, parse_ip
 from appliance.packet.icmp import TokenBucket
 
@@ -112,6 +113,10 @@ class Worker:
         """Checksums that were partial."""
         self.odd = 0
         """Frames of the slow path."""
+        self.held = 0
+        """Fragments that came before the first of their datagram."""
+        self.held_in_vain = 0
+        """Of these, those whose first did not come in time, or that found no room to wait."""
         self.batches = 0
         self.few_frames = 0
         """Frames that came too few for a batch."""
@@ -126,6 +131,7 @@ class Worker:
         self._single = SinglePath(area.frames, self._idents)
         self._all_egress: list[Sender] = [port.reply for port in ports]
         self._buckets: dict[bytes, TokenBucket] = {}
+        self._waiting: Waiting[tuple[bytes, Port]] = Waiting()
         self._events = events
         self._sampling: defaultdict[str, TokenBucket] = defaultdict(
             lambda: TokenBucket(_SAMPLES_PER_S, _SAMPLES_AT_ONCE)
@@ -193,14 +199,17 @@ class Worker:
             self._sent = False
             for port in self._ports:
                 moved += self._ring(port, work)
-            # A look at the slow sockets is a system call each: polling says when it is worth it.
-            if look or self.beats % _LOOK_EVERY == 0:
+            # A look at the slow sockets is a system call each: polling says when it is worth it. Before anybody has
+            # waited in vain, what has come meanwhile has to be looked at.
+            if look or self._waiting or self.beats % _LOOK_EVERY == 0:
                 look = False
                 budget = _SLOW_BUSY if moved else _SLOW_IDLE
                 for port in self._ports:
                     got = self._slow(port, work, budget)
                     look = look or got == budget
                     moved += got
+                if not look:
+                    self._give_up(self._waiting.due(time.monotonic_ns()), work)
             self.passed = work
             self.beats += 1
             if work.tables.pins is not None:
@@ -213,7 +222,7 @@ class Worker:
                     poll.poll(0)
                 continue
             busy = any(egress.busy for egress in self._all_egress)
-            events = poll.poll(1 if busy else POLL_MS)
+            events = poll.poll(1 if busy or self._waiting else POLL_MS)
             for fd, event in events:
                 if fd == self._wake_fd:
                     os.eventfd_read(fd)
@@ -226,6 +235,7 @@ class Worker:
                 self._fruitless += 1
                 if self._fruitless > 2:
                     time.sleep(_FLIGHT_PAUSE_S)
+        self.reasons[Reason.FRAGMENT] += len(self._waiting)
 
     def _ring(self, port: Port, work: Work) -> int:
         """Forward what is ready in one ring, up to the batch size and the ring's end."""
@@ -322,10 +332,20 @@ class Worker:
         self.odd += done
         return done
 
-    def _forward_frame(self, frame: bytes, port: Port, work: Work) -> None:
-        """The reference path for one frame."""
-        action = work.tables.path.forward(frame, port.ingress, self._idents.take())
-        if action.verdict is Verdict.TRANSMIT:
+    def _give_up(self, held: Iterable[tuple[bytes, Port]], work: Work) -> None:
+        """Frames need not wait any longer for what they wait for."""
+        for frame, port in held:
+            self.held_in_vain += 1
+            self._forward_frame(frame, port, work, waited=True)
+
+    def _forward_frame(self, frame: bytes, port: Port, work: Work, *, waited: bool = False) -> None:
+        """The reference path for one frame, and for those that have waited for it."""
+        action = work.tables.path.forward(frame, port.ingress, self._idents.take(), waited=waited)
+        if action.verdict is Verdict.HOLD and action.datagram is not None:
+            self.held += 1
+            now_ns = time.monotonic_ns()
+            self._give_up(self._waiting.add(action.datagram, (frame, port), len(frame), now_ns), work)
+        elif action.verdict is Verdict.TRANSMIT:
             work.egress[action.ifindex].send_frame(action.frame)
             count(work.tables, action, frame)
         elif action.verdict is Verdict.DROP and action.reason is not None:
@@ -338,6 +358,9 @@ class Worker:
                 port.reply.send_frame(action.reply.frame)
                 self.replies[action.reply.kind] += 1
                 self._sample("reply", action.reply.kind, frame, port)
+        if action.verdict is Verdict.TRANSMIT and action.datagram is not None:
+            for other, of in self._waiting.release(action.datagram):
+                self._forward_frame(other, of, work)
 
     def _sample_row(self, row: int, port: Port, work: Work) -> None:
         """A sample of a frame that a batch has dropped. The reference says why: batches only count."""

@@ -91,6 +91,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "protocol 4 (IPv4 in IP), TTL 64, DF set, 60 bytes; inner packet unchanged but for its TTL" in text
     assert "largest packet   1480 bytes (MTU of the way 1500)" in text
     assert "MSS              members must advertise 1440 or less" in text
+    assert "fragments        follow the first one of their datagram" in text
     assert "announced        198.51.100.7: yes" in text
 
 
@@ -125,6 +126,7 @@ def test_text_for_l2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "L2 DSR" in text
     assert "the same IP packet, with the member's MAC address" in text
     assert "largest datagram  1472 bytes of payload" in text
+    assert "fragments         each goes by its slot" in text
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,6 +138,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert document["virtual_service"] == "web"
     assert document["member"]["id"] == "web/web1"
     assert document["member"]["overhead"] == 20
+    assert document["fragments"] == "by_first"
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_a_flood_is_cut_off_and_hides_nothing(bench: Bench) -> None:
     """Twenty samples at once and twenty a second of each reason, so what is rare is still seen."""
     for _ in range(1000):
         bench.forward(udp(9))
-    bench.forward(udp(5000, fragment=0x2000))
+    bench.forward(udp(5000, fragment=0x0010))
     assert bench.seen() == [("drop", "no_service")] * 20 + [("drop", "fragment")]
     bench.now += 0.5
     for _ in range(1000):

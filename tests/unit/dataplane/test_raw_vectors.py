@@ -16,6 +16,7 @@ from appliance.dataplane.raw.turns import ColumnTurns
 from appliance.dataplane.raw.vector import VectorPath
 from appliance.forwarding import ForwardingTables
 from appliance.packet.action import Action, Verdict
+from appliance.packet.fragments import Fragments
 from tests.vectors_io import Sequence, Step, Vector, difference, packet_vectors, run_sequence, sequences
 
 Passes = Callable[[Frames, Compiled], bytes | None]
@@ -49,9 +50,9 @@ def one_by_one(slots: Frames, compiled: Compiled) -> bytes | None:
 def test_sequence(sequence: Sequence, passes: Passes) -> None:
     """Frame after frame: what the plane says that it will do is what it does, and what the sequence says."""
     ns = 5_000_000_000
-    pins, turns = PinTable.in_memory(64, lambda: ns), ColumnTurns()
+    pins, turns, fragments = PinTable.in_memory(64, lambda: ns), ColumnTurns(), Fragments(lambda: ns)
     ingress = sequence.ingress
-    compiled = Compiled(ForwardingTables(), [ingress], pins, turns)
+    compiled = Compiled(ForwardingTables(), [ingress], pins, turns, fragments)
 
     def wait(seconds: float) -> None:
         nonlocal ns
@@ -59,7 +60,7 @@ def test_sequence(sequence: Sequence, passes: Passes) -> None:
 
     def follow(tables: ForwardingTables) -> None:
         nonlocal compiled
-        compiled = Compiled(tables, [ingress], pins, turns)
+        compiled = Compiled(tables, [ingress], pins, turns, fragments)
 
     def forward(step: Step) -> Action:
         before = pins.words.copy()
@@ -68,8 +69,9 @@ def test_sequence(sequence: Sequence, passes: Passes) -> None:
         tables = compiled.tables
         plain, _ = bpf.classifier(sorted(tables.vips_v4), sorted(tables.vips_v6), ingress.mtu, bpf.Class.PLAIN)
         if step.frame[:6] != ingress.mac or not bpf.run(plain, step.frame):
-            assert compiled.path.forward(step.frame, ingress) == action
-            return action
+            did = compiled.path.forward(step.frame, ingress, waited=step.waited)
+            assert did == action or step.waited
+            return did
         slots = np.zeros((1, stride_for(ingress.mtu)), np.uint8)
         slots[0, ETHERNET : ETHERNET + len(step.frame)] = np.frombuffer(step.frame, np.uint8)
         sent = passes(slots, compiled)

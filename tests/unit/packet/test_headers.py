@@ -64,6 +64,7 @@ def test_ipv4_fields() -> None:
         part=Part.WHOLE,
         protocol=17,
         l4=28,
+        ident=1,
     )
 
 
@@ -99,10 +100,10 @@ def test_ipv4_parts(flags: int, part: Part) -> None:
 )
 def test_ipv6_parts(position: int, part: Part) -> None:
     """Offset and M tell what of a packet it is; reserved bits do not."""
-    fragment = bytes((6, 0)) + position.to_bytes(2, "big") + bytes(4)
+    fragment = bytes((6, 0)) + position.to_bytes(2, "big") + b"\1\2\3\4"
     header = parse_ip(ipv6(fragment + bytes(20), 44), 6)
     assert isinstance(header, IpHeader)
-    assert (header.part, header.l4, header.protocol) == (part, 48, 6)
+    assert (header.part, header.l4, header.protocol, header.ident) == (part, 48, 6, 0x01020304)
 
 
 @pytest.mark.parametrize("cut", range(20))
