@@ -252,7 +252,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
     }
     vip_views = _vips(snapshot, views)
     return Desired(
-        tables=ForwardingTables(config.secret, tuple(table_services), table_members),
+        tables=ForwardingTables(config.secret, tuple(table_services), table_members, _answering(vip_views, views)),
         routes=frozenset(_route(snapshot, vip.vip) for vip in vip_views if vip.no is None),
         services=tuple(views),
         vips=vip_views,
@@ -854,6 +854,16 @@ def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceVi
     if len(users) == 1:
         return users[0].no
     return No(Why.NO_SERVICE_UP, "; ".join(f"{view.service.name}: {view.no}" for view in users))
+
+
+def _answering(vips: Iterable[VipView], services: Iterable[ServiceView]) -> frozenset[IPAddress]:
+    """VIPs that are up here: announced, or served where there is nothing to announce with."""
+    serving = {view.service.name for view in services if view.no is None}
+    return frozenset(
+        view.vip
+        for view in vips
+        if view.no is None or (view.no.why is Why.NO_BGP and not serving.isdisjoint(view.services))
+    )
 
 
 def _is_ours(snapshot: Snapshot, vip: IPAddress) -> bool:

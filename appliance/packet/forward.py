@@ -8,7 +8,8 @@ The order is part of the behaviour. The first line that applies decides; ids are
  4. More behind the Ethernet header than the link's MTU (P14)        drop  oversized_frame
  5. Version, lengths, IPv4 header checksum (P2, P3, P4)              drop  malformed
  6. IPv6 extension headers: too many, unknown, type 0 (P6)           drop  unsupported_header
- 7. Neither TCP nor UDP nor an ICMP error (I6)                       drop  protocol
+ 7. An echo request to a VIP that is up here (I5)                    drop  echo, with the answer
+    Neither TCP nor UDP nor an ICMP error (I5, I6)                   drop  protocol
  8. TCP or UDP header cut or contradictory (P7)                      drop  malformed; of a first fragment (F5): fragment
     ICMP error that names no flow of the VIP's (`relay`; I2, I4)     drop  malformed, spoofed, fragment, protocol, ...
  9. No virtual service on that protocol and port (P10, P11)          drop  no_service
@@ -16,13 +17,13 @@ The order is part of the behaviour. The first line that applies decides; ids are
 11. Sent by a member of an L2 pool or by ourselves (L5)              drop  loop
 12. Nobody to take the flow (`placement`)                            drop  no_member
 13. Encapsulating as a router, and TTL or hop limit is at its end    drop  ttl_expired, with time exceeded
-14. Larger than the way to the member takes (M1, M2)                 drop  too_big, with packet too big
+14. Larger than the way to the member takes, not to be fragmented    drop  too_big, with packet too big (M1, M2)
 15. Anything else                                                    transmit
 
 A later fragment has no ports. It is forwarded when all services of its VIP and protocol hash the source address only
 and share their slots (F0); it is then counted for the first of them. Zero UDP checksums and odd TCP flags make no
-difference (P8, P9). Packets with IPv4 DF clear that are too big are dropped without an answer: there is no path that
-fragments them.
+difference (P8, P9). IPv4 packets with DF clear that are too big are transmitted in pieces (M3, `split`), each in an
+outer packet of its own.
 
 Who takes a flow is decided by `placement.place`; what is remembered of it counts from the moment it is transmitted.
 
@@ -50,6 +51,7 @@ from appliance.packet.headers import (
     parse_ports,
 )
 from appliance.packet.placement import FlowFacts, Kind, Pin, Pins, Placed, Slot, idle_ticks, place, tcp_kind
+from appliance.packet.split import SMALLEST, split
 from appliance.ring.hash import derive_keys, derive_pin_keys, flow_words, hash_words, pin_hash, slot_of
 
 
@@ -117,6 +119,7 @@ class PacketPath:
         self._keys = derive_keys(tables.secret)
         self._pin_keys = derive_pin_keys(tables.secret)
         self._vips = frozenset(vip.packed for vip in tables.vips)
+        self._answering = frozenset(vip.packed for vip in tables.answering)
         self._services: dict[tuple[bytes, int], _Ports] = {}
         for service in tables.services:
             self._services.setdefault((service.vip.packed, service.protocol), _Ports()).add(service)
@@ -124,7 +127,9 @@ class PacketPath:
             member.next_hop.mac for member in tables.members.values() if member.delivery.dsr_type is DsrType.L2
         ) | frozenset(member.next_hop.source_mac for member in tables.members.values())
 
-    def forward(self, frame: bytes, ingress: Ingress, ident: int = 0, *, look_only: bool = False) -> Action:
+    def forward(
+        self, frame: bytes, ingress: Ingress, ident: int = 0, *, step: int = 1, look_only: bool = False
+    ) -> Action:
         """What happens to one frame. Never raises, whatever its bytes.
 
         A transmitted frame ends with the IP packet: padding of the original is not carried along, also in L2 DSR.
@@ -134,6 +139,7 @@ class PacketPath:
             ingress: where it arrived.
             ident: identification for an outer IPv4 header that may be fragmented, unlike those of other recent packets,
                 0..65535.
+            step: from there to that of the next piece, when the packet is fragmented.
             look_only: remember nothing of it, and take nobody's turn.
         """
         if frame[:6] != ingress.mac:
@@ -153,7 +159,9 @@ class PacketPath:
         packet = packet[: ip.length]
         flow = _flow(packet, ip)
         if isinstance(flow, Reason):
-            return Action(Verdict.DROP, flow)
+            asked = flow is Reason.PROTOCOL and ip.destination in self._answering
+            echo = icmp.echo_reply(frame, link.length, ip) if asked else None
+            return Action(Verdict.DROP, Reason.ECHO if echo else flow, reply=echo)
         service = self._service(flow)
         if isinstance(service, Reason):
             return Action(Verdict.DROP, service)
@@ -177,7 +185,7 @@ class PacketPath:
         if routed and ip.hop_limit <= 1:
             reason = Reason.TTL_EXPIRED
             reply = icmp.time_exceeded(frame, link.length, ip)
-        elif ip.length > member.inner_mtu:
+        elif ip.length > member.inner_mtu and (ip.dont_fragment or member.inner_mtu < SMALLEST):
             reason = Reason.TOO_BIG
             reply = icmp.too_big(frame, link.length, ip, member.inner_mtu) if ip.dont_fragment else None
         if reason is not None:
@@ -186,14 +194,21 @@ class PacketPath:
             )
         if placed.keep is not None and flow_facts is not None and self._pins is not None and not look_only:
             self._pins.keep(placed.keep, flow_facts, self._pins.now(), tell=placed.tell)
+        packet = decrement_hop_limit(packet, ip.version) if routed else packet
+        pieces = split(packet, member.inner_mtu) if ip.length > member.inner_mtu else [packet]
+        frames = [
+            _frame_to(member, piece, ip, hash32, ident + number * step & 0xFFFF) for number, piece in enumerate(pieces)
+        ]
         return Action(
             Verdict.TRANSMIT,
-            frame=_frame_to(member, decrement_hop_limit(packet, ip.version) if routed else packet, ip, hash32, ident),
+            frame=frames[0],
+            further=tuple(frames[1:]),
             ifindex=member.next_hop.ifindex,
             service=service.index,
             member=member.index,
             slot=slot,
             by=placed.by,
+            relayed=relay.kind_of_error(packet, ip) if ip.protocol == relay.ICMP[ip.version] else None,
         )
 
     def _place(

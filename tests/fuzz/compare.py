@@ -512,7 +512,8 @@ class RawPlane:
             memory[ETHERNET : ETHERNET + len(frame)] = frame
             made = self._single.forward(0, 0, self._compiled)
             if made is None:
-                text = "a frame to transmit was left alone" if action.verdict is Verdict.TRANSMIT else ""
+                simple = action.verdict is Verdict.TRANSMIT and not action.further
+                text = "a frame to transmit was left alone" if simple else ""
                 if bytes(memory[ETHERNET : ETHERNET + len(frame)]) != frame:
                     text = "a frame that was left alone was changed"
                 got = "left alone"
@@ -638,7 +639,7 @@ def _batches(frames: list[bytes], classes: list[bpf.Class | None], *, choosing: 
 def _differs(action: Action, got: tuple[str, int, bytes]) -> str:
     """How what became of a plain frame differs from an action."""
     what, ifindex, frame = got
-    if action.verdict is Verdict.TRANSMIT:
+    if action.verdict is Verdict.TRANSMIT and not action.further:
         if what != "transmit":
             return f"{what} although it is {_said(action)}"
         if ifindex != action.ifindex:
@@ -646,7 +647,7 @@ def _differs(action: Action, got: tuple[str, int, bytes]) -> str:
         if frame != action.frame and (len(frame) != len(action.frame) or canonical(frame) != canonical(action.frame)):
             return f"frame is\n{frame.hex()}, expected\n{action.frame.hex()}"
         return ""
-    wanted = "answer" if action.reason is Reason.TOO_BIG else "drop"
+    wanted = "answer" if action.further or action.reason is Reason.TOO_BIG else "drop"
     return "" if what == wanted else f"{what} although it is {_said(action)}"
 
 

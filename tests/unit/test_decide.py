@@ -115,6 +115,18 @@ def test_without_bgp_nothing_is_announced_and_the_reason_says_so():
     assert desired.tables.services
 
 
+def test_pings_are_answered_for_vips_that_are_up():
+    """A VIP that is announced answers, one that is not does not; without BGP it is the service that counts."""
+    down = {f"web/web{number}": Health.DOWN for number in (1, 2, 3)}
+    assert decide(snapshot()).tables.answering == {VIP}
+    assert decide(snapshot(health=down)).tables.answering == frozenset()
+    assert decide(snapshot(config(service(advertise_down=True)), health=down)).tables.answering == {VIP}
+    assert decide(snapshot(plane_error="stuck")).tables.answering == frozenset()
+    assert decide(snapshot(config(bgp=False))).tables.answering == {VIP}
+    assert decide(snapshot(config(bgp=False), health=down)).tables.answering == frozenset()
+    assert not decide(snapshot()).tables.same(decide(snapshot(plane_error="stuck")).tables)
+
+
 def test_a_failure_moves_only_the_flows_of_the_member_that_failed():
     """The overlay's promise, seen through the decision."""
     before = decide(snapshot()).tables.services[0].slots & 0xFFFF
