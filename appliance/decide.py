@@ -141,6 +141,9 @@ class MemberView:
     """Takes no new flows, no slot falls back to it, and none of its flows is remembered."""
 
     leaving: bool = False
+    path_mtu: int | None = None
+    """Largest outer packet that routers beyond the next hop take, bytes, where that was learned."""
+
     remark: str = ""
     """Why the pool's algorithm treats it other than it would like to."""
 
@@ -364,7 +367,8 @@ def _ring(snapshot: Snapshot, pool: Pool, delivery: Delivery, use: PoolUse, befo
     health = tuple(map(snapshot.health.get, pool.member_ids))
     orders = tuple(map(snapshot.orders.get, pool.member_ids))
     since = tuple((snapshot.up_since.get(name), snapshot.off_since.get(name)) for name in pool.member_ids)
-    inputs = (undecided, health, orders, since)
+    paths = tuple(_path_mtu(snapshot, member, delivery) for member in pool.members)
+    inputs = (undecided, health, orders, since, paths)
     if (
         before is not None
         and before.pool is pool
@@ -476,7 +480,14 @@ def _judge(
         until=until,
         ramp=_ramp(pool, snapshot.up_since.get(member_id), now) if no is None else 1.0,
         leaving=member.leaving,
+        path_mtu=_path_mtu(snapshot, member, delivery),
     )
+
+
+def _path_mtu(snapshot: Snapshot, member: Member, delivery: Delivery) -> int | None:
+    """L2 DSR goes no further than the first link."""
+    path = snapshot.path_mtus.get(member.address) if delivery.dsr_type is DsrType.L3 else None
+    return path.mtu if path is not None else None
 
 
 def _until(snapshot: Snapshot, pool: Pool, member_id: str, order: Order | None) -> float | None:
@@ -551,7 +562,7 @@ def _ring_member(view: MemberView, *, known: bool) -> RingMember:
 def _table_members(judged: tuple[MemberView, ...], delivery: Delivery) -> Mapping[int, TableMember]:
     """Members that serve."""
     return {
-        view.index: TableMember(view.index, view.id, view.address, delivery, view.next_hop)
+        view.index: TableMember(view.index, view.id, view.address, delivery, view.next_hop, view.path_mtu)
         for view in judged
         if view.serves and view.next_hop is not None
     }

@@ -118,8 +118,17 @@ def _back(frame: bytes, offset: int) -> bytes:
 
 
 def _may_answer(frame: bytes, packet: bytes, ip: IpHeader) -> bool:
-    """Who may get an ICMP error, and for what (RFC 1122, 3.2.2; RFC 4443, 2.4)."""
-    if ip.part is Part.LATER or ip.source == ip.destination or frame[6] & 1:
+    return not frame[6] & 1 and answerable(packet, ip)
+
+
+def answerable(packet: bytes, ip: IpHeader) -> bool:
+    """Whether there may be an ICMP error about a packet (RFC 1122, 3.2.2; RFC 4443, 2.4).
+
+    Args:
+        packet: from its IP header on, at least as far as the first byte of L4.
+        ip: its header.
+    """
+    if ip.part is Part.LATER or ip.source == ip.destination:
         return False
     if ip.version == 4:
         # 0.0.0.0/8, 127.0.0.0/8, multicast, reserved and broadcast are no single host.
