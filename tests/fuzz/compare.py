@@ -500,7 +500,9 @@ class RawPlane:
             text = _differs(action, got)
             if text:
                 return row, text, got[0]
-            if action.verdict is Verdict.TRANSMIT:
+            if action.further:
+                self._compiled.path.forward(frame, self._ingress)  # which remembers its flow, as the worker has it do
+            elif action.verdict is Verdict.TRANSMIT:
                 self._books.count(action, frame)
             elif action.reason not in (Reason.TOO_BIG, Reason.NOT_VIP):
                 self._drops[str(action.reason)] += 1
@@ -517,6 +519,8 @@ class RawPlane:
                 if bytes(memory[ETHERNET : ETHERNET + len(frame)]) != frame:
                     text = "a frame that was left alone was changed"
                 got = "left alone"
+                if action.further:
+                    self._compiled.path.forward(frame, self._ingress)
             else:
                 got = "transmit"
                 text = _differs(action, ("transmit", made.ifindex, bytes(self._single.bytes_of(made))))

@@ -117,7 +117,7 @@ def test_random_frames_come_out_as_the_reference_says(bench: Rig, use_xsk: int, 
         actions = [path.forward(frame, INGRESS) for frame in frames]
         sent = [action for action in actions if action.verdict is Verdict.TRANSMIT]
         wanted = sorted(canonical(frame) for action in sent for frame in (action.frame, *action.further))
-        assert len(wanted) > len(sent) > 300
+        assert len(wanted) >= len(sent) > 300
         bench.far.receive(0)
         bench.near.send(*frames)
         got = sorted(
