@@ -103,6 +103,11 @@ class TableMember:
         """The largest inner IP packet that reaches the member unfragmented, bytes."""
         return self.mtu - self.delivery.overhead(self.address.version)
 
+    @property
+    def link_room(self) -> int:
+        """The largest inner IP packet that gets over the first link, bytes."""
+        return self.next_hop.mtu - self.delivery.overhead(self.address.version)
+
 
 @dataclass(frozen=True)
 class TableService:

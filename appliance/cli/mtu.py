@@ -99,7 +99,7 @@ def render(document: Mapping[str, Any]) -> str:
 def _sentences(document: Mapping[str, Any]) -> Iterator[str]:
     small = [member["member"] for member in document["members"] if not member["carries_ipv6"]]
     if small:
-        yield f"Less than IPv6 needs (1280), so that larger IPv6 packets are lost: {', '.join(small)}"
+        yield f"Less than IPv6 needs (1280), so that IPv6 packets may get lost: {', '.join(small)}"
     ignored = {name: number for name, number in document["errors_heard"].items() if number and name in IGNORED}
     if ignored:
         yield f"Errors that were not believed: {', '.join(f'{number} {name}' for name, number in ignored.items())}"

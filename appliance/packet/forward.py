@@ -23,7 +23,9 @@ The order is part of the behaviour. The first line that applies decides; ids are
 A later fragment has no ports. It is forwarded when all services of its VIP and protocol hash the source address only
 and share their slots (F0); it is then counted for the first of them. Zero UDP checksums and odd TCP flags make no
 difference (P8, P9). IPv4 packets with DF clear that are too big are transmitted in pieces (M3, `split`), each in an
-outer packet of its own.
+outer packet of its own. IPv6 packets of up to 1280 bytes, which everybody may send whatever he is told, go out if only
+they fit the link, whatever was learned of the way behind it: over IPv4 without DF, so that routers may fragment them
+(RFC 4213, 3.2.2).
 
 Who takes a flow is decided by `placement.place`; what is remembered of it counts from the moment it is transmitted.
 
@@ -32,11 +34,11 @@ to the same member (I1, I3). Whatever happens to it, it is never answered with a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from appliance.forwarding import NO_MEMBER, ChoiceOrder, ForwardingTables, TableMember, TableService
-from appliance.model import DsrType, HashMode, Protocol, TtlPolicy
+from appliance.model import DfPolicy, DsrType, HashMode, Protocol, TtlPolicy
 from appliance.packet import icmp, relay
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.encap import decrement_hop_limit, encapsulate, ethernet
@@ -185,7 +187,7 @@ class PacketPath:
         if routed and ip.hop_limit <= 1:
             reason = Reason.TTL_EXPIRED
             reply = icmp.time_exceeded(frame, link.length, ip)
-        elif ip.length > member.inner_mtu and (ip.dont_fragment or member.inner_mtu < SMALLEST):
+        elif ip.length > member.inner_mtu and _stays(ip, member):
             reason = Reason.TOO_BIG
             reply = icmp.too_big(frame, link.length, ip, member.inner_mtu) if ip.dont_fragment else None
         if reason is not None:
@@ -195,7 +197,11 @@ class PacketPath:
         if placed.keep is not None and flow_facts is not None and self._pins is not None and not look_only:
             self._pins.keep(placed.keep, flow_facts, self._pins.now(), tell=placed.tell)
         packet = decrement_hop_limit(packet, ip.version) if routed else packet
-        pieces = split(packet, member.inner_mtu) if ip.length > member.inner_mtu else [packet]
+        pieces = [packet]
+        if ip.length > member.inner_mtu and ip.version == 4:
+            pieces = split(packet, member.inner_mtu)
+        elif ip.length > member.inner_mtu:
+            member = _unbound(member)
         frames = [
             _frame_to(member, piece, ip, hash32, ident + number * step & 0xFFFF) for number, piece in enumerate(pieces)
         ]
@@ -306,6 +312,18 @@ class _Ports:
         if all(other.hash_mode is HashMode.SOURCE_IP and other.slots is first.slots for other in self._all):
             return first
         return Reason.FRAGMENT
+
+
+def _stays(ip: IpHeader, member: TableMember) -> bool:
+    """Whether a packet that is too big for the way to the member gets no further."""
+    if ip.version == 6:
+        return ip.length > min(icmp.MIN_V6_MTU, member.link_room)
+    return ip.dont_fragment or member.inner_mtu < SMALLEST
+
+
+def _unbound(member: TableMember) -> TableMember:
+    """The member, for a packet that routers on the way to it may fragment."""
+    return replace(member, delivery=replace(member.delivery, outer_df=DfPolicy.CLEAR))
 
 
 def _frame_to(member: TableMember, packet: bytes, ip: IpHeader, hash32: int, ident: int) -> bytes:

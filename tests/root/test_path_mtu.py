@@ -66,7 +66,8 @@ EVERY_WAY = pytest.mark.parametrize("way", WAYS, ids=str)
 DATAGRAMS = Way(14, "ipip", 4, 4)
 SPOOFED = Way(15, "ipip", 4, 4)
 DEAF = Way(16, "ipip", 4, 4)
-OTHERS = [DATAGRAMS, SPOOFED, DEAF]
+LIED_TO = Way(17, "ipip", 4, 6)
+OTHERS = [DATAGRAMS, SPOOFED, DEAF, LIED_TO]
 
 CONFIG = """
 schema_version = 1
@@ -306,7 +307,8 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         )
         until(lambda: made.ask("/api/v1/status"), "the director runs", 30)
         until(
-            lambda: len((made.ask("/api/v1/mtu") or {"members": ()})["members"]) == len(WAYS) + 3, "members are reached"
+            lambda: len((made.ask("/api/v1/mtu") or {"members": ()})["members"]) == len(WAYS) + len(OTHERS),
+            "members are reached",
         )
         until(lambda: made.ask("/api/v1/status")["health"]["state"] == "healthy", "all services serve")
         yield made
@@ -444,6 +446,15 @@ def test_what_was_not_sent_by_us_is_not_believed(network: Network) -> None:
     assert heard()["not_ours"] == before["not_ours"] + 2
     complain(network, quote(1500), 1000)
     until(lambda: network.mtus(SPOOFED)["path_mtu"] == 1000, "what could be ours is believed")
+
+
+def test_false_errors_do_not_stop_ipv6(network: Network, size: int) -> None:
+    """Somebody makes the director believe in a way that IPv6 does not fit in: clients turn to the least that they may
+    send, and that gets through."""
+    complain(network, quote(1500, LIED_TO.member), 576)
+    until(lambda: network.mtus(LIED_TO)["path_mtu"] == 576, "he is believed")
+    assert upload(network, LIED_TO, size) == size
+    assert route_mtu(network.client, LIED_TO.vip) == 1280
 
 
 def test_a_flood_of_errors_is_not_listened_to(network: Network) -> None:

@@ -1520,6 +1520,8 @@ def mtu_file() -> File:
             "transparent": tables([ipip_member(21, 4, ttl="transparent")]),
             "clear4": tables([ipip_member(21, 4, outer_df="clear")]),
             "path4": tables([ipip_member(21, 4, path_mtu=1200)]),
+            "path6": tables([ipip_member(21, 6, path_mtu=1280)]),
+            "path4-gue": tables([tunnel_member(21, 4, "gue", path_mtu=576)]),
             "over4-source": tables([ipip_member(21, 4)], services=usual_services("pool", "source_ip")),
         }
         | {
@@ -1727,6 +1729,20 @@ def mtu_file() -> File:
             _with_options(kept + b"\x00", body[room // 8 * 8 :], 56, room // 8, more=False),
         ],
     )
+    for using, outer in (("path4", 4), ("path6", 6), ("path4-gue", 4)):
+        packet = sized(6, 1280)
+        flow = flow_of(6, "tcp")
+        hash32 = flow_hash(*flow, file.tables[using]["services"][USUAL[6, "tcp"]]["hash"])
+        member = file.tables[using]["members"][0]
+        out = tunnel_out(member, sized(6, 1280, ttl=56), 6, hash32, ident=0x4242 if outer == 4 else None)
+        file.add(
+            f"M5-ipv6-least-{using}",
+            "Whatever is said of the way, 1280 bytes of IPv6 are sent; over IPv4, routers may fragment them.",
+            tag(packet, 6),
+            file.sent(out, flow=flow, service=USUAL[6, "tcp"], using=using),
+            using=using,
+        )
+        add(f"M5-ipv6-more-{using}", "A byte more is too big.", 6, sized(6, 1281), 1280, using)
     for version, name in ((4, "M1"), (6, "M2")):
         add(
             f"{name}-path",

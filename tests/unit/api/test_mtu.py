@@ -60,7 +60,7 @@ def test_table(seen: Observed) -> None:
         "web/web1  203.0.113.1  ipip      1500  1400  61s        20     1380  1340  1320    42      3\n"
         "web/web2  203.0.113.2  ipip      1500   576   5s        20      556   516   496     0      1\n"
         "web/web3  203.0.113.3  ipip      1500     -    -        20     1480  1440  1420     1      0\n"
-        "Less than IPv6 needs (1280), so that larger IPv6 packets are lost: web/web2\n"
+        "Less than IPv6 needs (1280), so that IPv6 packets may get lost: web/web2\n"
         "Errors that were not believed: 7 not_ours"
     )
     deaf = replace(seen, path_mtu=PathMtuFacts(deaf="IPv6: no"), snapshot=snapshot(), applied=decide(snapshot()))

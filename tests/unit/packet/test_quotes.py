@@ -138,6 +138,7 @@ def test_who_is_told_and_who_is_not(version: int) -> None:
     assert told(of_client(version))
     assert not told(of_client(version, size=1380))
     assert not told(of_client(version), vips=frozenset())
+    assert told(of_client(version, size=1250), path_mtu=1200) is (version == 4)
     head = 20 + (20 if version == 4 else 40)
     assert told(of_client(version), quoted=head + 8)
     assert not told(of_client(version), quoted=head + 7)
