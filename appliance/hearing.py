@@ -77,8 +77,8 @@ class Hearing:
     def _open(self) -> None:
         for version in (4, 6):
             try:
-                self._ears[version] = _ear(version)
                 self._mouths[version] = _mouth(version)
+                self._ears[version] = _ear(version)
             except OSError as error:
                 self._deaf = f"IPv{version}: {error}"
                 log.warning("mtu.deaf", version=version, error=str(error), hint="packets larger than the way get lost")
