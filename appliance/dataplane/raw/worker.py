@@ -33,7 +33,7 @@ from appliance.dataplane.raw.single import SinglePath
 from appliance.dataplane.raw.tx import Egress, Sender
 from appliance.dataplane.raw.vector import VectorPath
 from appliance.model import Protocol
-from appliance.packet.action import Action, Reason, Verdict
+from appliance.packet.action import Action, Reason, Reply, Verdict
 from appliance.packet.forward import Ingress
 from appliance.packet.headers import Part, parse_ethernet, parse_ip
 from appliance.packet.icmp import TokenBucket
@@ -52,8 +52,8 @@ _LOOK_EVERY = 8
 _FLIGHT_PAUSE_S = 50e-6
 """A ring stays readable while its newest slot is in flight, so polling would spin."""
 
-_REPLIES = {"icmp_too_big": (100.0, 20), "icmp_time_exceeded": (100.0, 20), "icmp_echo_reply": (500.0, 100)}
-"""ICMP of our own for each VIP, by its kind: a second, and at once."""
+_ERRORS, _PINGS = (100.0, 20), (500.0, 100)
+"""ICMP of our own, of each kind for each VIP: a second, and at once."""
 
 _RELAYED_TOO_BIG, _RELAYED = (1000.0, 1000), (100.0, 100)
 """ICMP errors of others for each VIP. Without "too big" connections hang, and all clients behind a smaller link cause
@@ -349,12 +349,16 @@ class Worker:
             self.reasons[reason] += 1
             self._sample("drop", reason, frame, port)
         reply = action.reply
-        if reply is not None and self._bucket(reply.vip, reply.kind, *_REPLIES[reply.kind]).take(time.monotonic()):
+        if reply is not None and self._may_say(reply):
             port.reply.send_frame(reply.frame)
             self.replies[reply.kind] += 1
             if action.member is not None and action.reason is Reason.TOO_BIG:
                 self.told_too_big[work.tables.tables.members[action.member].id] += 1
             self._sample("reply", reply.kind, frame, port)
+
+    def _may_say(self, reply: Reply) -> bool:
+        limit = _PINGS if reply.kind == "icmp_echo_reply" else _ERRORS
+        return self._bucket(reply.vip, reply.kind, *limit).take(time.monotonic())
 
     def _transmit(self, action: Action, frame: bytes, work: Work) -> None:
         egress = work.egress[action.ifindex]
