@@ -40,6 +40,7 @@ from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
 from appliance.decide import Desired, slot_tables
 from appliance.fleet.side import FleetSide
+from appliance.hearing import Hearing
 from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, PlaneKind
@@ -191,6 +192,7 @@ class Director:
         self._reconciler = Reconciler(
             self._state, self._plane, self._speaker, self._changed, on_applied=self._fleet.applied
         )
+        self._hearing = Hearing(self._state, lambda: self._reconciler.applied)
         self._lag = LoopLag()
         self._verdicts: dict[tuple[str, str], Verdict] = {}
         self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=str(path), digest=config.digest)
@@ -213,6 +215,7 @@ class Director:
                 pins=self._pins_use,
                 agreed=self._fleet.agreed,
                 channel=self._fleet.pins_status,
+                path_mtu=self._hearing.facts,
             ),
         )
 
@@ -254,6 +257,7 @@ class Director:
                 tasks.create_task(self._end_learning(), name="learning"),
                 tasks.create_task(self._watch_pins(), name="pins"),
                 tasks.create_task(self._fleet.run(), name="fleet"),
+                tasks.create_task(self._hearing.run(), name="hearing"),
             ]
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))

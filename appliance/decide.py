@@ -147,6 +147,8 @@ class MemberView:
 
     up_since: float | None = None
     """Since when it takes new flows, where it began slowly."""
+    path_mtu: int | None = None
+    """Largest outer packet that routers beyond the next hop take, bytes, where that was learned."""
 
     remark: str = ""
     """Why the pool's algorithm treats it other than it would like to."""
@@ -260,7 +262,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
     }
     vip_views = _vips(snapshot, views)
     return Desired(
-        tables=ForwardingTables(config.secret, tuple(table_services), table_members),
+        tables=ForwardingTables(config.secret, tuple(table_services), table_members, _answering(vip_views, views)),
         routes=frozenset(_route(snapshot, vip.vip) for vip in vip_views if vip.no is None),
         services=tuple(views),
         vips=vip_views,
@@ -380,7 +382,8 @@ def _ring(
     health = tuple(map(snapshot.health.get, pool.member_ids))
     orders = tuple(map(snapshot.orders.get, pool.member_ids))
     since = tuple((snapshot.up_since.get(name), snapshot.off_since.get(name)) for name in pool.member_ids)
-    inputs = (undecided, health, orders, since)
+    paths = tuple(_path_mtu(snapshot, member, delivery) for member in pool.members)
+    inputs = (undecided, health, orders, since, paths)
     if (
         before is not None
         and before.pool is pool
@@ -506,7 +509,14 @@ def _judge(
         alone=alone,
         up_since=up_since if pool.slow_start_s else None,
         leaving=member.leaving,
+        path_mtu=_path_mtu(snapshot, member, delivery),
     )
+
+
+def _path_mtu(snapshot: Snapshot, member: Member, delivery: Delivery) -> int | None:
+    """L2 DSR goes no further than the first link."""
+    path = snapshot.path_mtus.get(member.address) if delivery.dsr_type is DsrType.L3 else None
+    return path.mtu if path is not None else None
 
 
 def _until(snapshot: Snapshot, pool: Pool, member_id: str, order: Order | None) -> float | None:
@@ -586,7 +596,7 @@ def _ring_member(view: MemberView, *, known: bool) -> RingMember:
 def _table_members(judged: tuple[MemberView, ...], delivery: Delivery) -> Mapping[int, TableMember]:
     """Members that serve."""
     return {
-        view.index: TableMember(view.index, view.id, view.address, delivery, view.next_hop)
+        view.index: TableMember(view.index, view.id, view.address, delivery, view.next_hop, view.path_mtu)
         for view in judged
         if view.serves and view.next_hop is not None
     }
@@ -895,6 +905,16 @@ def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceVi
     if len(users) == 1:
         return users[0].no
     return No(Why.NO_SERVICE_UP, "; ".join(f"{view.service.name}: {view.no}" for view in users))
+
+
+def _answering(vips: Iterable[VipView], services: Iterable[ServiceView]) -> frozenset[IPAddress]:
+    """VIPs that are up here: announced, or served where there is nothing to announce with."""
+    serving = {view.service.name for view in services if view.no is None}
+    return frozenset(
+        view.vip
+        for view in vips
+        if view.no is None or (view.no.why is Why.NO_BGP and not serving.isdisjoint(view.services))
+    )
 
 
 def _is_ours(snapshot: Snapshot, vip: IPAddress) -> bool:

@@ -90,9 +90,22 @@ class TableMember:
     delivery: Delivery
     next_hop: NextHop
 
+    path_mtu: int | None = None
+    """Largest outer IP packet that routers beyond the next hop take, bytes, as far as one has complained."""
+
+    @property
+    def mtu(self) -> int:
+        """The largest IP packet that gets all the way, outer header included, bytes."""
+        return self.next_hop.mtu if self.path_mtu is None else min(self.next_hop.mtu, self.path_mtu)
+
     @property
     def inner_mtu(self) -> int:
         """The largest inner IP packet that reaches the member unfragmented, bytes."""
+        return self.mtu - self.delivery.overhead(self.address.version)
+
+    @property
+    def link_room(self) -> int:
+        """The largest inner IP packet that gets over the first link, bytes."""
         return self.next_hop.mtu - self.delivery.overhead(self.address.version)
 
 
@@ -129,6 +142,9 @@ class ForwardingTables:
     members: Mapping[int, TableMember] = field(default_factory=dict)
     """By index: all that serve, those that take no new flows included. Slots and choices name no others."""
 
+    answering: frozenset[IPAddress] = frozenset()
+    """VIPs that are up here: pings of them are answered."""
+
     @cached_property
     def vips(self) -> frozenset[IPAddress]:
         """Addresses whose packets belong to the data plane, whatever their port."""
@@ -157,6 +173,7 @@ class ForwardingTables:
             self.secret == other.secret
             and self.services == other.services
             and self.members == other.members
+            and self.answering == other.answering
             and all(
                 _alike(mine.slots, theirs.slots) for mine, theirs in zip(self.services, other.services, strict=True)
             )

@@ -117,6 +117,17 @@ class PinsSeen:
 
 
 @dataclass(frozen=True)
+class PathMtu:
+    """What routers on the way to a member have said that they take."""
+
+    mtu: int
+    """Largest IP packet, bytes."""
+
+    at: float
+    """When that was said last, in seconds since 1970."""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     config: Config
     health: Mapping[str, Health] = field(default_factory=dict)
@@ -124,6 +135,9 @@ class Snapshot:
 
     next_hops: Mapping[IPAddress, NextHop | Unresolved] = field(default_factory=dict)
     """Of members; and of VIPs that are wrongly an address of this machine (LOCAL_ADDRESS)."""
+
+    path_mtus: Mapping[IPAddress, PathMtu] = field(default_factory=dict)
+    """By member address, where less is known to get through than the first link takes."""
 
     indices: Mapping[MemberWay, int] = field(default_factory=dict)
     plane_error: str | None = None
@@ -274,6 +288,7 @@ class State:
         self._config = config
         self._health: dict[str, Health] = {}
         self._next_hops: Mapping[IPAddress, NextHop | Unresolved] = {}
+        self._path_mtus: Mapping[IPAddress, PathMtu] = {}
         self._plane_error: str | None = "the data plane has not started"
         self._learning = {pool.name: Learning.FIRST for pool in config.pools}
         self._orders: dict[str, Order] = {}
@@ -300,6 +315,7 @@ class State:
             config=self._config,
             health=dict(self._health),
             next_hops=self._next_hops,
+            path_mtus=self._path_mtus,
             indices=self._indices,
             plane_error=self._plane_error,
             learning=dict(self._learning),
@@ -436,6 +452,12 @@ class State:
         if next_hops != self._next_hops:
             self._next_hops = next_hops
             self._learn(self._config.pools)
+            self._changed()
+
+    def set_path_mtus(self, path_mtus: Mapping[IPAddress, PathMtu]) -> None:
+        """What is known of the ways beyond the first link. That it was heard again changes nothing."""
+        before, self._path_mtus = self._path_mtus, path_mtus
+        if {member: path.mtu for member, path in path_mtus.items()} != {m: path.mtu for m, path in before.items()}:
             self._changed()
 
     def set_plane_error(self, error: str | None) -> None:

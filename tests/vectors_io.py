@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +226,9 @@ def difference(expected: Action, got: Action) -> str:
             return f"{name} is {getattr(got, name)}, expected {getattr(expected, name)}"
     if got.by not in (None, expected.by):
         return f"{got.by} has decided, expected {expected.by}"
-    if canonical(expected.frame) != canonical(got.frame):
-        return f"frame is\n{got.frame.hex()}, expected\n{expected.frame.hex()}"
+    for wanted, made in zip_longest((expected.frame, *expected.further), (got.frame, *got.further), fillvalue=b""):
+        if canonical(wanted) != canonical(made):
+            return f"frame is\n{made.hex()}, expected\n{wanted.hex()}"
     if expected.reply != got.reply:
         return f"reply is\n{got.reply}, expected\n{expected.reply}"
     return ""
@@ -270,6 +272,8 @@ def excuses(frame: bytes, action: Action) -> set[str]:
     found = set()
     if action.reason in _AFTER_LOOPS:
         found.add(f"slow_{action.reason}")
+    if action.further:
+        found.add("slow_too_big")
     offset = 12
     while frame[offset : offset + 2] in (b"\x81\x00", b"\x88\xa8"):
         offset += 4
@@ -325,6 +329,8 @@ def write_action(action: Action) -> dict[str, Any]:
         raw["by"] = str(action.by)
     if action.verdict is Verdict.TRANSMIT:
         raw |= {"ifindex": action.ifindex, "frame": action.frame.hex()}
+    if action.further:
+        raw["further"] = [frame.hex() for frame in action.further]
     if action.reply is not None:
         raw["reply"] = {"frame": action.reply.frame.hex(), "kind": action.reply.kind}
     return raw
@@ -358,6 +364,7 @@ def read_action(raw: dict[str, Any]) -> Action:
         verdict=Verdict(raw["verdict"]),
         reason=Reason(raw["reason"]) if "reason" in raw else None,
         frame=bytes.fromhex(raw.get("frame", "")),
+        further=tuple(map(bytes.fromhex, raw.get("further", ()))),
         ifindex=raw.get("ifindex", 0),
         service=raw.get("service"),
         member=raw.get("member"),
@@ -391,7 +398,12 @@ def read_tables(raw: dict[str, Any]) -> ForwardingTables:
         )
         for index, service in enumerate(raw["services"])
     ]
-    return ForwardingTables(bytes.fromhex(raw["secret"]), tuple(services), {member.index: member for member in members})
+    return ForwardingTables(
+        bytes.fromhex(raw["secret"]),
+        tuple(services),
+        {member.index: member for member in members},
+        frozenset(map(ip_address, raw.get("answering", ()))),
+    )
 
 
 def _member(index: int, raw: dict[str, Any]) -> TableMember:
@@ -417,6 +429,7 @@ def _member(index: int, raw: dict[str, Any]) -> TableMember:
             source=ip_address(hop["source"]),
             direct=hop["direct"],
         ),
+        path_mtu=raw.get("path_mtu"),
     )
 
 

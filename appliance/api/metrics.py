@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from appliance.api.mtu import too_big_told, ways
 from appliance.api.sources import Observed
 from appliance.api.views import (
     MODES,
@@ -69,6 +70,7 @@ def families(observed: Observed, document: Document) -> Iterator[Metric]:
     yield from _director(observed)
     yield from _services(views, pools)
     yield from _members(pools)
+    yield from _mtus(observed)
     if observed.counters is not None:
         yield from _traffic(observed.counters, [view.service for view in views])
     yield from _checks(observed)
@@ -222,6 +224,34 @@ def _pool_of(member: MemberView) -> str:
     return member.id.partition("/")[0]
 
 
+def _mtus(observed: Observed) -> Iterator[Metric]:
+    found = {(way.pool.name, str(way.pool.delivery), way.member.id): way for way in ways(observed)}
+    yield _gauge(
+        "onward_member_largest_packet_bytes",
+        "Largest packet of a client that gets to a member in one piece, by the way packets are delivered.",
+        ("pool", "delivery", "member"),
+        [(labels, way.largest) for labels, way in found.items()],
+    )
+    yield _gauge(
+        "onward_member_path_mtu_bytes",
+        "Largest outer packet that routers on the way to a member take. Samples only where one has complained.",
+        ("pool", "delivery", "member"),
+        [(labels, way.path_mtu) for labels, way in found.items() if way.path_mtu is not None],
+    )
+    yield _counter(
+        "onward_member_too_big_sent_total",
+        "Errors sent to clients whose packets did not fit the way to a member.",
+        ("pool", "member"),
+        {(pool, member): too_big_told(observed, way.member) for (pool, _, member), way in found.items()}.items(),
+    )
+    yield _counter(
+        "onward_path_mtu_errors_total",
+        "ICMP too-big errors that this director was sent about its own packets, by what became of them.",
+        ("outcome",),
+        [((outcome,), number) for outcome, number in observed.path_mtu.outcomes.items()],
+    )
+
+
 def _traffic(counters: Counters, present: Sequence[VirtualService]) -> Iterator[Metric]:
     services: dict[_Labels, Traffic] = {
         (service, vip): traffic for (service, vip), traffic in counters.services.items()
@@ -247,7 +277,7 @@ def _traffic(counters: Counters, present: Sequence[VirtualService]) -> Iterator[
     )
     yield _counter(
         "onward_icmp_sent_total",
-        "ICMP errors sent to clients, by kind.",
+        "ICMP errors and answers to pings that the data plane has sent, by kind.",
         ("kind",),
         [((kind,), count) for kind, count in counters.replies.items()],
     )

@@ -4,6 +4,7 @@
     /api/v1/status      the status document, JSON
     /api/v1/stream      the same once a second, as server-sent events
     /api/v1/samples     what became of single packets lately: some of them, never all; a JSON list, the newest last
+    /api/v1/mtu         how large packets to each member may be, and who was told, JSON
     /metrics            Prometheus
     /healthz            200 while the event loop answers
     /readyz             200 when all parts work, else 503 with those that do not
@@ -23,6 +24,7 @@ import structlog
 from aiohttp import web
 
 from appliance.api.metrics import exposition
+from appliance.api.mtu import mtu_document
 from appliance.api.page import render_main, render_page
 from appliance.api.sources import Observed, StatusSources, observe
 from appliance.api.views import Document, Rates, samples, status_document
@@ -99,6 +101,7 @@ class ApiServer:
                 web.get("/api/v1/status", self._status),
                 web.get("/api/v1/stream", self._stream),
                 web.get("/api/v1/samples", self._samples),
+                web.get("/api/v1/mtu", self._mtu),
                 web.get("/favicon.ico", self._favicon),
                 *(web.get(f"/{name}", self._serve_asset) for name in _ASSETS),
             ]
@@ -167,6 +170,12 @@ class ApiServer:
 
     async def _samples(self, _request: web.Request) -> web.Response:
         body = await self._rendered("samples", lambda observed, _: f"{json.dumps(samples(observed))}\n".encode())
+        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
+
+    async def _mtu(self, _request: web.Request) -> web.Response:
+        body = await self._rendered(
+            "mtu", lambda observed, _: f"{json.dumps(mtu_document(observed), indent=2)}\n".encode()
+        )
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _metrics(self, _request: web.Request) -> web.Response:

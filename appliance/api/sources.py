@@ -11,6 +11,7 @@ from appliance.decide import Desired
 from appliance.fleet.channel import ChannelStatus
 from appliance.fleet.store import Agreed
 from appliance.looplag import LagSummary
+from appliance.pathmtu import PathMtuFacts
 from appliance.state import Snapshot
 from bgp.bfd.process import BfdStatus
 from bgp.speaker import SpeakerStatus
@@ -77,6 +78,7 @@ class StatusSources:
     """None: there are no other directors."""
 
     bfd: Callable[[], BfdStatus] = BfdStatus
+    path_mtu: Callable[[], PathMtuFacts] = PathMtuFacts
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Observed:
     agreed: Agreed | None = None
     channel: ChannelStatus | None = None
     bfd: BfdStatus = field(default_factory=BfdStatus)
+    path_mtu: PathMtuFacts = field(default_factory=PathMtuFacts)
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -139,4 +142,5 @@ async def observe(sources: StatusSources) -> Observed:
         agreed=sources.agreed(),
         channel=sources.channel(),
         bfd=sources.bfd(),
+        path_mtu=sources.path_mtu(),
     )

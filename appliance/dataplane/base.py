@@ -45,6 +45,9 @@ class Counters:
     replies: Mapping[str, int] = field(default_factory=dict)
     """Frames of our own, by `packet.action.Reply.kind`."""
 
+    told_too_big: Mapping[str, int] = field(default_factory=dict)
+    """Of these, errors that tell a client how small the way is, by `pool/member`."""
+
     details: Mapping[str, int] = field(default_factory=dict)
     """What else a plane counts of itself (ring overflows, completed checksums, ...)."""
 

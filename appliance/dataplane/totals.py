@@ -13,6 +13,7 @@ class Totals:
         self.members: defaultdict[str, Traffic] = defaultdict(Traffic)
         self.reasons: Counter[str] = Counter()
         self.replies: Counter[str] = Counter()
+        self.told_too_big: Counter[str] = Counter()
         self.details: Counter[str] = Counter()
         for part in parts:
             self.add(part)
@@ -24,6 +25,7 @@ class Totals:
             self.members[member] += traffic
         self.reasons.update(part.reasons)
         self.replies.update(part.replies)
+        self.told_too_big.update(part.told_too_big)
         self.details.update(part.details)
 
     def counters(self) -> Counters:
@@ -32,5 +34,6 @@ class Totals:
             members=dict(self.members),
             reasons=dict(self.reasons),
             replies=dict(self.replies),
+            told_too_big=dict(self.told_too_big),
             details=dict(self.details),
         )

@@ -1,6 +1,6 @@
 """What happens to a frame, and the name of every way out. One list for the packet path, both planes and the metrics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -32,13 +32,15 @@ class Reason(StrEnum):
     TTL_EXPIRED = "ttl_expired"
     """The inner packet's TTL or hop limit ended here (encapsulating directors are routers)."""
     TOO_BIG = "too_big"
-    """Larger than the way to the member allows, and must not be fragmented (M1, M2), or is not (M3)."""
+    """Larger than the way to the member allows, and must not be fragmented (M1, M2)."""
     FRAGMENT = "fragment"
     """A fragment whose member is not known: the first one of its datagram was not seen, or was dropped (F3, F5)."""
     UNSUPPORTED_HEADER = "unsupported_header"
     """An IPv6 extension header chain that is too long or unknown (P6), or routing type 0."""
     PROTOCOL = "protocol"
     """Neither TCP nor UDP nor an ICMP error about one of them (I6)."""
+    ECHO = "echo"
+    """An echo request to a VIP that is up here (I5). It is answered, unless there are too many at once."""
     SPOOFED = "spoofed"
     """An ICMP error about a packet that the VIP it went to did not send (I4)."""
     LOOP = "loop"
@@ -46,7 +48,9 @@ class Reason(StrEnum):
     OVERSIZED_FRAME = "oversized_frame"
     """An offload super-frame that no wire could carry (P14)."""
     SLOW_PATH_FULL = "slow_path_full"
-    """More packets at once that need a closer look (fragments, ICMP, answers) than there is time for."""
+    """More packets at once that need a closer look (fragments, ICMP, answers, pieces) than there is time for."""
+    ICMP_RATE = "icmp_rate"
+    """More ICMP errors of others about a VIP's flows than are passed on (I3)."""
     TX_FAILED = "tx_failed"
     """The kernel refused to send the frame."""
 
@@ -79,11 +83,14 @@ class Datagram(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """A frame of our own, sent back out of the interface that the cause arrived on (ICMP errors)."""
+    """A frame of our own, sent back out of the interface that the cause arrived on (ICMP)."""
 
     frame: bytes
     kind: str
-    """Name for counters: `icmp_too_big`, `icmp_time_exceeded`."""
+    """Name for counters: `icmp_too_big`, `icmp_time_exceeded`, `icmp_echo_reply`."""
+
+    vip: bytes = field(default=b"", compare=False)
+    """Whose answer it is, 4 or 16 bytes: for limits."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,11 @@ class Action:
     frame: bytes = b""
     """The frame out, for TRANSMIT."""
 
+    further: tuple[bytes, ...] = ()
+    """More of them, where the packet was fragmented."""
+
     ifindex: int = 0
-    """Where it leaves, for TRANSMIT."""
+    """Where they leave, for TRANSMIT."""
 
     service: int | None = None
     """TableService.index, as soon as a service was found."""
@@ -113,3 +123,6 @@ class Action:
     reply: Reply | None = None
     datagram: Datagram | None = None
     """Of HOLD: what the frame waits for. Of TRANSMIT: the frame was the first fragment, for which others may wait."""
+    relayed: str | None = field(default=None, compare=False)
+    """What a transmitted ICMP error of somebody else's says, for limits: `too_big`, `unreachable`, `time_exceeded`,
+    `parameter_problem`."""

@@ -8,7 +8,8 @@ The order is part of the behaviour. The first line that applies decides; ids are
  4. More behind the Ethernet header than the link's MTU (P14)        drop  oversized_frame
  5. Version, lengths, IPv4 header checksum (P2, P3, P4)              drop  malformed
  6. IPv6 extension headers: too many, unknown, type 0 (P6)           drop  unsupported_header
- 7. Neither TCP nor UDP nor an ICMP error (I6)                       drop  protocol
+ 7. An echo request to a VIP that is up here (I5)                    drop  echo, with the answer
+    Neither TCP nor UDP nor an ICMP error (I5, I6)                   drop  protocol
  8. TCP or UDP header cut or contradictory (P7)                      drop  malformed; of a first fragment (F5): fragment
     ICMP error that names no flow of the VIP's (`relay`; I2, I4)     drop  malformed, spoofed, fragment, protocol, ...
  9. No virtual service on that protocol and port (P10, P11)          drop  no_service
@@ -16,7 +17,7 @@ The order is part of the behaviour. The first line that applies decides; ids are
 11. Sent by a member of an L2 pool or by ourselves (L5)              drop  loop
 12. Nobody to take the flow (`placement`)                            drop  no_member
 13. Encapsulating as a router, and TTL or hop limit is at its end    drop  ttl_expired, with time exceeded
-14. Larger than the way to the member takes (M1, M2)                 drop  too_big, with packet too big
+14. Larger than the way to the member takes, not to be fragmented    drop  too_big, with packet too big (M1, M2)
 15. Anything else                                                    transmit
 
 A first fragment is placed as a whole packet is, and what was decided on it is remembered (`fragments`; F1). A later one
@@ -26,8 +27,10 @@ then it is forwarded by its slot if all services of its VIP and protocol hash th
 slots, counted for the first of them; otherwise it is dropped at line 10. Where that slot is steady, and all of these
 services place by hash, it says for certain where the first goes: nothing is remembered, and nothing has to wait (F0).
 
-Zero UDP checksums and odd TCP flags make no difference (P8, P9). Packets with IPv4 DF clear that are too big are
-dropped without an answer: there is no path that fragments them.
+Zero UDP checksums and odd TCP flags make no difference (P8, P9). IPv4 packets with DF clear that are too big are
+transmitted in pieces (M3, `split`), each in an outer packet of its own. IPv6 packets of up to 1280 bytes, which
+everybody may send whatever he is told, go out if only they fit the link, whatever was learned of the way behind it:
+over IPv4 without DF, so that routers may fragment them (RFC 4213, 3.2.2).
 
 Who takes a flow is decided by `placement.place`; what is remembered of it counts from the moment it is transmitted.
 
@@ -36,11 +39,11 @@ to the same member (I1, I3). Whatever happens to it, it is never answered with a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from appliance.forwarding import NO_MEMBER, ChoiceOrder, ForwardingTables, Placement, TableMember, TableService
-from appliance.model import DsrType, HashMode, Protocol, TtlPolicy
+from appliance.model import DfPolicy, DsrType, HashMode, Protocol, TtlPolicy
 from appliance.packet import icmp, relay
 from appliance.packet.action import Action, By, Datagram, Reason, Verdict
 from appliance.packet.encap import decrement_hop_limit, encapsulate, ethernet
@@ -56,6 +59,7 @@ from appliance.packet.headers import (
     parse_ports,
 )
 from appliance.packet.placement import FlowFacts, Kind, Pin, Pins, Placed, Slot, idle_ticks, place, tcp_kind
+from appliance.packet.split import SMALLEST, split
 from appliance.ring.hash import derive_keys, derive_pin_keys, flow_words, hash_words, pin_hash, slot_of
 
 
@@ -131,6 +135,7 @@ class PacketPath:
         self._keys = derive_keys(tables.secret)
         self._pin_keys = derive_pin_keys(tables.secret)
         self._vips = frozenset(vip.packed for vip in tables.vips)
+        self._answering = frozenset(vip.packed for vip in tables.answering)
         self._services: dict[tuple[bytes, int], _Ports] = {}
         for service in tables.services:
             self._services.setdefault((service.vip.packed, service.protocol), _Ports()).add(service)
@@ -139,7 +144,14 @@ class PacketPath:
         ) | frozenset(member.next_hop.source_mac for member in tables.members.values())
 
     def forward(
-        self, frame: bytes, ingress: Ingress, ident: int = 0, *, look_only: bool = False, waited: bool = False
+        self,
+        frame: bytes,
+        ingress: Ingress,
+        ident: int = 0,
+        *,
+        step: int = 1,
+        look_only: bool = False,
+        waited: bool = False,
     ) -> Action:
         """What happens to one frame. Never raises, whatever its bytes.
 
@@ -150,6 +162,7 @@ class PacketPath:
             ingress: where it arrived.
             ident: identification for an outer IPv4 header that may be fragmented, unlike those of other recent packets,
                 0..65535.
+            step: from there to that of the next piece, when the packet is fragmented.
             look_only: remember nothing of it, and take nobody's turn.
             waited: it was held before, and is not to be held again.
         """
@@ -175,6 +188,10 @@ class PacketPath:
         waits_for = datagram if ip.part is Part.LATER and first is None and not waited else None
         flow = _flow(packet, ip) if first is None or datagram is None else first.flow(datagram)
         if isinstance(flow, Reason):
+            asked = flow is Reason.PROTOCOL and ip.destination in self._answering
+            echo = icmp.echo_reply(frame, link.length, ip) if asked else None
+            if echo is not None:
+                return Action(Verdict.DROP, Reason.ECHO, reply=echo)
             return _no_service(flow, waits_for)
         service = self._service(flow)
         if isinstance(service, Reason):
@@ -200,7 +217,7 @@ class PacketPath:
         if routed and ip.hop_limit <= 1:
             reason = Reason.TTL_EXPIRED
             reply = icmp.time_exceeded(frame, link.length, ip)
-        elif ip.length > member.inner_mtu:
+        elif ip.length > member.inner_mtu and _stays(ip, member):
             reason = Reason.TOO_BIG
             reply = icmp.too_big(frame, link.length, ip, member.inner_mtu) if ip.dont_fragment else None
         if reason is not None:
@@ -212,15 +229,26 @@ class PacketPath:
         opens = datagram if ip.part is Part.FIRST and not is_free else None
         if opens is not None and flow.ports is not None and self._fragments is not None and not look_only:
             self._fragments.keep(opens, Decided(flow.protocol, flow.ports, member.index))
+        packet = decrement_hop_limit(packet, ip.version) if routed else packet
+        pieces = [packet]
+        if ip.length > member.inner_mtu and ip.version == 4:
+            pieces = split(packet, member.inner_mtu)
+        elif ip.length > member.inner_mtu:
+            member = _unbound(member)
+        frames = [
+            _frame_to(member, piece, ip, hash32, ident + number * step & 0xFFFF) for number, piece in enumerate(pieces)
+        ]
         return Action(
             Verdict.TRANSMIT,
-            frame=_frame_to(member, decrement_hop_limit(packet, ip.version) if routed else packet, ip, hash32, ident),
+            frame=frames[0],
+            further=tuple(frames[1:]),
             ifindex=member.next_hop.ifindex,
             service=service.index,
             member=member.index,
             slot=slot,
             by=placed.by,
             datagram=opens,
+            relayed=relay.kind_of_error(packet, ip) if ip.protocol == relay.ICMP[ip.version] else None,
         )
 
     def _first_of(self, datagram: Datagram | None) -> Decided | None:
@@ -340,6 +368,18 @@ class _Ports:
         if all(other.hash_mode is HashMode.SOURCE_IP and other.slots is first.slots for other in self._all):
             return first
         return Reason.FRAGMENT
+
+
+def _stays(ip: IpHeader, member: TableMember) -> bool:
+    """Whether a packet that is too big for the way to the member gets no further."""
+    if ip.version == 6:
+        return ip.length > min(icmp.MIN_V6_MTU, member.link_room)
+    return ip.dont_fragment or member.inner_mtu < SMALLEST
+
+
+def _unbound(member: TableMember) -> TableMember:
+    """The member, for a packet that routers on the way to it may fragment."""
+    return replace(member, delivery=replace(member.delivery, outer_df=DfPolicy.CLEAR))
 
 
 def _frame_to(member: TableMember, packet: bytes, ip: IpHeader, hash32: int, ident: int) -> bytes:

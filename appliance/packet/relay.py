@@ -14,10 +14,15 @@ from appliance.packet.headers import Flow, IpHeader, Part, walk_extensions
 ICMP = {4: 1, 6: 58}
 """Protocol number by IP version."""
 
-_ERRORS = {4: frozenset({3, 11, 12}), 6: frozenset({1, 2, 3, 4})}
-"""Types that are relayed. IPv4: unreachable ("fragmentation needed" among them), time exceeded, parameter problem; not
-source quench, which RFC 6633 has abolished, nor redirect, which is for the hosts of a segment. IPv6: unreachable,
-packet too big, time exceeded, parameter problem."""
+_NAMES = {
+    4: {3: "unreachable", 11: "time_exceeded", 12: "parameter_problem"},
+    6: {1: "unreachable", 2: "too_big", 3: "time_exceeded", 4: "parameter_problem"},
+}
+"""Types that are relayed, by IP version. Not source quench, which RFC 6633 has abolished, nor redirect, which is for
+the hosts of a segment."""
+
+_FRAGMENTATION_NEEDED = b"\3\4"
+"""Type and code of IPv4's "too big"."""
 
 _HEADER = 8
 """Bytes of an ICMP error before the quote, of either version."""
@@ -45,7 +50,7 @@ def flow_of_error(packet: bytes, ip: IpHeader) -> Flow | Reason:
     message = packet[ip.l4 :]
     if len(message) < _HEADER:
         return Reason.MALFORMED
-    if message[0] not in _ERRORS[ip.version]:
+    if message[0] not in _NAMES[ip.version]:
         return Reason.PROTOCOL
     pseudo_header = b""
     if ip.version == 6:
@@ -54,6 +59,13 @@ def flow_of_error(packet: bytes, ip: IpHeader) -> Flow | Reason:
         return Reason.MALFORMED
     read = _quoted_ipv4 if ip.version == 4 else _quoted_ipv6
     return read(message[_HEADER:], ip.destination)
+
+
+def kind_of_error(packet: bytes, ip: IpHeader) -> str:
+    """What an ICMP error says, that `flow_of_error` has found a flow for: a name for counters and limits."""
+    if ip.version == 4 and packet[ip.l4 : ip.l4 + 2] == _FRAGMENTATION_NEEDED:
+        return "too_big"
+    return _NAMES[ip.version][packet[ip.l4]]
 
 
 def _quoted_ipv4(quote: bytes, vip: bytes) -> Flow | Reason:

@@ -506,7 +506,9 @@ class RawPlane:
             text = _differs(action, got)
             if text:
                 return row, text, got[0]
-            if action.verdict is Verdict.TRANSMIT:
+            if action.further:
+                self._compiled.path.forward(frame, self._ingress)  # which remembers its flow, as the worker has it do
+            elif action.verdict is Verdict.TRANSMIT:
                 self._books.count(action, frame)
             elif action.reason not in (Reason.TOO_BIG, Reason.NOT_VIP):
                 self._drops[str(action.reason)] += 1
@@ -518,10 +520,13 @@ class RawPlane:
             memory[ETHERNET : ETHERNET + len(frame)] = frame
             made = self._single.forward(0, 0, self._compiled)
             if made is None:
-                text = "a frame to transmit was left alone" if action.verdict is Verdict.TRANSMIT else ""
+                simple = action.verdict is Verdict.TRANSMIT and not action.further
+                text = "a frame to transmit was left alone" if simple else ""
                 if bytes(memory[ETHERNET : ETHERNET + len(frame)]) != frame:
                     text = "a frame that was left alone was changed"
                 got = "left alone"
+                if action.further:
+                    self._compiled.path.forward(frame, self._ingress)
             else:
                 got = "transmit"
                 text = _differs(action, ("transmit", made.ifindex, bytes(self._single.bytes_of(made))))
@@ -644,7 +649,7 @@ def _batches(frames: list[bytes], classes: list[bpf.Class | None], *, choosing: 
 def _differs(action: Action, got: tuple[str, int, bytes]) -> str:
     """How what became of a plain frame differs from an action."""
     what, ifindex, frame = got
-    if action.verdict is Verdict.TRANSMIT:
+    if action.verdict is Verdict.TRANSMIT and not action.further:
         if what != "transmit":
             return f"{what} although it is {_said(action)}"
         if ifindex != action.ifindex:
@@ -652,7 +657,7 @@ def _differs(action: Action, got: tuple[str, int, bytes]) -> str:
         if frame != action.frame and (len(frame) != len(action.frame) or canonical(frame) != canonical(action.frame)):
             return f"frame is\n{frame.hex()}, expected\n{action.frame.hex()}"
         return ""
-    wanted = "answer" if action.reason is Reason.TOO_BIG else "drop"
+    wanted = "answer" if action.further or action.reason is Reason.TOO_BIG else "drop"
     return "" if what == wanted else f"{what} although it is {_said(action)}"
 
 

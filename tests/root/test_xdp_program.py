@@ -67,13 +67,17 @@ def test_vector(program: Program, vector: Vector) -> None:
         assert difference(vector.action, action) == ""
     else:
         expected = vector.action
-        assert way_out in excuses(vector.frame, expected), f"{way_out} although {expected.verdict} {expected.reason}"
+        allowed = excuses(vector.frame, expected)
+        if expected.member is not None and vector.tables.members[expected.member].path_mtu is not None:
+            allowed.add("slow_too_big")  # also what is sent all the same
+        assert way_out in allowed, f"{way_out} although {expected.verdict} {expected.reason}"
 
 
 def test_what_cannot_be_tried_out_is_too_long_or_too_short() -> None:
-    """Vectors that the kernel's test runs do not take are few, and no plain packets for a VIP."""
+    """Vectors that the kernel's test runs do not take are few, and nothing that leaves in one piece."""
     assert len(OUT_OF_REACH) < 20
-    assert all(vector.action.verdict is not Verdict.TRANSMIT for vector in OUT_OF_REACH)
+    plain = [vector for vector in OUT_OF_REACH if vector.action.verdict is Verdict.TRANSMIT]
+    assert all(vector.action.further for vector in plain)
 
 
 def test_nothing_was_counted(program: Program) -> None:

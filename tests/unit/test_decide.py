@@ -8,7 +8,7 @@ import pytest
 from appliance.decide import Why, decide
 from appliance.forwarding import NO_MEMBER
 from appliance.model import EffectiveState, Health, NetworkProfile, PortRange, ProfileType
-from appliance.state import LOCAL_ADDRESS, Learning, Unresolved
+from appliance.state import LOCAL_ADDRESS, Learning, PathMtu, Unresolved
 from bgp.route import Route
 from tests.builders import L2, config, hop, member, pool, service, snapshot
 
@@ -113,6 +113,36 @@ def test_without_bgp_nothing_is_announced_and_the_reason_says_so():
     assert desired.routes == frozenset()
     assert desired.vips[0].no.why is Why.NO_BGP
     assert desired.tables.services
+
+
+def test_what_was_learned_of_a_way_is_in_the_tables_of_tunnels():
+    """A smaller path MTU makes the member's largest packet smaller; a larger one, or L2 DSR, makes no difference."""
+    first = decide(snapshot())
+    sizes = {member.id: member.inner_mtu for member in first.tables.members.values()}
+    assert set(sizes.values()) == {1480}
+    learned = {member(1).address: PathMtu(1400, 5.0), member(2).address: PathMtu(9000, 5.0)}
+    then = decide(snapshot(path_mtus=learned), first)
+    assert {m.id: m.inner_mtu for m in then.tables.members.values()} == sizes | {"web/web1": 1380}
+    assert not first.tables.same(then.tables)
+    assert (then.tables.services[0].slots == first.tables.services[0].slots).all()
+    forgotten = decide(snapshot(), then)
+    assert {m.id: m.inner_mtu for m in forgotten.tables.members.values()} == sizes
+    near = {one.address: hop(one.address.packed[-1], direct=True) for one in map(member, (1, 2, 3))}
+    profile = NetworkProfile("tcp-l2", ProfileType.TCP_FAST_PATH, L2, 300)
+    l2 = decide(snapshot(config(service(profile=profile)), path_mtus=learned, next_hops=near))
+    assert {m.inner_mtu for m in l2.tables.members.values()} == {1500}
+
+
+def test_pings_are_answered_for_vips_that_are_up():
+    """A VIP that is announced answers, one that is not does not; without BGP it is the service that counts."""
+    down = {f"web/web{number}": Health.DOWN for number in (1, 2, 3)}
+    assert decide(snapshot()).tables.answering == {VIP}
+    assert decide(snapshot(health=down)).tables.answering == frozenset()
+    assert decide(snapshot(config(service(advertise_down=True)), health=down)).tables.answering == {VIP}
+    assert decide(snapshot(plane_error="stuck")).tables.answering == frozenset()
+    assert decide(snapshot(config(bgp=False))).tables.answering == {VIP}
+    assert decide(snapshot(config(bgp=False), health=down)).tables.answering == frozenset()
+    assert not decide(snapshot()).tables.same(decide(snapshot(plane_error="stuck")).tables)
 
 
 def test_a_failure_moves_only_the_flows_of_the_member_that_failed():

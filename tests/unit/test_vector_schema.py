@@ -88,10 +88,10 @@ def test_hash_file_has_the_form() -> None:
 
 
 def test_reasons_are_those_of_the_reference() -> None:
-    """The schema names every reason of a packet path; what only queues and sockets can cause is not in vectors."""
+    """The schema names every reason of a packet path; what only limits and sockets can cause is not in vectors."""
     forms = schema()["$defs"]
     named = {*forms["drop"]["properties"]["reason"]["enum"], *forms["pass"]["properties"]["reason"]["enum"]}
-    assert named == set(Reason) - {Reason.SLOW_PATH_FULL, Reason.TX_FAILED}
+    assert named == set(Reason) - {Reason.SLOW_PATH_FULL, Reason.ICMP_RATE, Reason.TX_FAILED}
 
 
 @pytest.mark.parametrize(

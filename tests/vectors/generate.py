@@ -17,9 +17,10 @@ from scapy.config import conf
 conf.verb = 0
 conf.ipv6_enabled = True
 from scapy.fields import BitField, ByteField, XShortField  # noqa: E402
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR  # noqa: E402
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR, fragment  # noqa: E402
 from scapy.layers.inet6 import (  # noqa: E402
     ICMPv6DestUnreach,
+    ICMPv6EchoReply,
     ICMPv6EchoRequest,
     ICMPv6PacketTooBig,
     ICMPv6ParamProblem,
@@ -1134,15 +1135,6 @@ def parsing_file() -> File:
     )
 
     # neither TCP nor UDP
-    echo = ip(4) / ICMP(type=8, id=1, seq=1) / Raw(b"ping")
-    bad("I5-ipv4-echo", "ICMP to a VIP is not forwarded.", 4, echo, "protocol")
-    bad(
-        "I5-ipv6-echo",
-        "ICMPv6 to a VIP is not forwarded.",
-        6,
-        ip(6) / ICMPv6EchoRequest(id=1, seq=1, data=b"p"),
-        "protocol",
-    )
     bad("P10-ipv4-gre", "GRE to a VIP is not forwarded.", 4, ip(4, proto=47) / Raw(bytes(8)), "protocol")
     bad("P10-ipv4-ipip", "An IP packet inside a packet to a VIP is not looked at.", 4, ip(4, proto=4) / syn, "protocol")
     bad("P10-ipv6-esp", "What ESP hides cannot be forwarded.", 6, ip(6, nh=50) / Raw(bytes(24)), "protocol")
@@ -1168,6 +1160,13 @@ def _raw_options(options: bytes, ttl: int) -> Packet:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return Raw(head[:10] + (0xFFFF - total).to_bytes(2, "big") + head[12:] + options + syn)
+
+
+def _with_options(options: bytes, body: bytes, ttl: int, offset: int, *, more: bool) -> bytes:
+    """A piece of a packet with these options, a multiple of four bytes."""
+    head = IP(src=C4, dst=V4, ttl=ttl, id=0x1234, flags="MF" if more else 0, frag=offset, proto=6)
+    head.options = [Raw(options)]
+    return bytes(head / Raw(body))
 
 
 def _short_header() -> bytes:
@@ -1521,6 +1520,10 @@ def mtu_file() -> File:
             "l2-small": tables([l2_member(21, mtu=1400)]),
             "transparent": tables([ipip_member(21, 4, ttl="transparent")]),
             "clear4": tables([ipip_member(21, 4, outer_df="clear")]),
+            "path4": tables([ipip_member(21, 4, path_mtu=1200)]),
+            "path6": tables([ipip_member(21, 6, path_mtu=1280)]),
+            "path4-gue": tables([tunnel_member(21, 4, "gue", path_mtu=576)]),
+            "over4-source": tables([ipip_member(21, 4)], services=usual_services("pool", "source_ip")),
         }
         | {
             f"{encapsulation}{outer}": tables([tunnel_member(21, outer, encapsulation)])
@@ -1661,22 +1664,95 @@ def mtu_file() -> File:
         "over4",
         source_mac="03:00:00:00:00:01",
     )
-    add(
-        "M3-df-clear",
-        "A packet that may be fragmented is dropped without an answer.",
-        4,
-        sized(4, 1481, flags=0),
-        None,
+
+    def split(
+        name: str,
+        sentence: str,
+        packet: bytes,
+        room: int,
+        using: str,
+        *,
+        pieces: list[bytes] | None = None,
+        ingress: dict[str, Any] | None = None,
+    ) -> None:
+        """Sent in pieces of at most *room* bytes: those that Scapy makes, or the given ones."""
+        member = file.tables[using]["members"][0]
+        after = IP(packet)
+        if "encapsulation" in member and member["ttl"] == "router":
+            after.ttl -= 1
+            del after.chksum
+        pieces = pieces or [bytes(piece) for piece in fragment(IP(bytes(after)), room - after.ihl * 4)]
+        flow = flow_of(4, "tcp")
+        hash32 = flow_hash(*flow, file.tables[using]["services"][USUAL[4, "tcp"]]["hash"])
+        out = [
+            tunnel_out(member, piece, 4, hash32, ident=0x4242 + number)
+            if "encapsulation" in member
+            else l2_out(member, piece, 4)
+            for number, piece in enumerate(pieces)
+        ]
+        action = file.sent(out[0], flow=flow, service=USUAL[4, "tcp"], using=using)
+        action["further"] = [frame.hex() for frame in out[1:]]
+        file.add(name, sentence, tag(packet, 4), action, using=using, ingress=ingress)
+
+    may = "A packet that may be fragmented is, and each piece has an outer packet of its own."
+    split("M3-df-clear", may, sized(4, 1481, flags=0), 1480, "over4")
+    split("M3-df-clear-over6", may, sized(4, 1461, flags=0), 1460, "over6")
+    for encapsulation in ("gre", "gue"):
+        for outer in (4, 6):
+            room = (1480 if outer == 4 else 1460) - BETWEEN[encapsulation]
+            split(f"M3-{encapsulation}{outer}", may, sized(4, 1500, flags=0), room, f"{encapsulation}{outer}")
+    split("M3-outer-df-clear", may, sized(4, 1500, flags=0), 1480, "clear4")
+    split("M3-transparent", "Transparency is about the TTL only.", sized(4, 1500, flags=0), 1480, "transparent")
+    split("M3-df-clear-l2", "A smaller link without a tunnel.", sized(4, 1401, flags=0), 1400, "l2-small")
+    split("M3-many", "As many pieces as it takes.", sized(4, 1000, flags=0), 80, "tiny4")
+    split("M3-jumbo", "As many pieces as it takes.", sized(4, 9000, flags=0), 1480, "over4", ingress=jumbo)
+    split("M3-path", "What a router on the way has said counts.", sized(4, 1500, flags=0), 1180, "path4")
+    piece = {"flags": 0, "frag": 0}
+    for name, part, sentence in (
+        ("first", {"flags": "MF"}, "A first fragment becomes a first one and one in the middle."),
+        ("middle", {"flags": "MF", "frag": 185}, "A fragment in the middle stays there."),
+        ("last", {"flags": 0, "frag": 370}, "The last piece of the last fragment is the last one."),
+    ):
+        split(f"M3-fragment-{name}", sentence, sized(4, 1500, **(piece | part)), 1480, "over4-source")
+    # Loose source route and record route: the former is copied into all fragments, the latter is not (RFC 791, 3.1).
+    kept, first_only = bytes((0x83, 7, 8)) + bytes(4), bytes((7, 7, 4)) + bytes(4)
+    body = bytes(segment("tcp", flags="A") / Raw(b"q" * 1444))
+    whole = _with_options(first_only + b"\x01" + kept + b"\x00", body, 57, 0, more=False)
+    room = 1480 - 36
+    split(
+        "M3-options",
+        "Every piece has the options that are to be copied, the first has all.",
+        whole,
+        1480,
         "over4",
+        pieces=[
+            _with_options(first_only + b"\x01" + kept + b"\x00", body[: room // 8 * 8], 56, 0, more=True),
+            _with_options(kept + b"\x00", body[room // 8 * 8 :], 56, room // 8, more=False),
+        ],
     )
-    add(
-        "M3-df-clear-l2",
-        "A packet that may be fragmented is dropped without an answer.",
-        4,
-        sized(4, 1401, flags=0),
-        None,
-        "l2-small",
-    )
+    for using, outer in (("path4", 4), ("path6", 6), ("path4-gue", 4)):
+        packet = sized(6, 1280)
+        flow = flow_of(6, "tcp")
+        hash32 = flow_hash(*flow, file.tables[using]["services"][USUAL[6, "tcp"]]["hash"])
+        member = file.tables[using]["members"][0]
+        out = tunnel_out(member, sized(6, 1280, ttl=56), 6, hash32, ident=0x4242 if outer == 4 else None)
+        file.add(
+            f"M5-ipv6-least-{using}",
+            "Whatever is said of the way, 1280 bytes of IPv6 are sent; over IPv4, routers may fragment them.",
+            tag(packet, 6),
+            file.sent(out, flow=flow, service=USUAL[6, "tcp"], using=using),
+            using=using,
+        )
+        add(f"M5-ipv6-more-{using}", "A byte more is too big.", 6, sized(6, 1281), 1280, using)
+    for version, name in ((4, "M1"), (6, "M2")):
+        add(
+            f"{name}-path",
+            "What a router on the way has said counts, and the client is told the largest packet that fits.",
+            version,
+            sized(version, 1301),
+            1180 if version == 4 else 1280,
+            "path4",
+        )
     for version in (4, 6):
         packet = sized(version, 1500, ttl=1)
         frame = tag(packet, version)
@@ -1733,6 +1809,9 @@ def icmp_file() -> File:
             "transparent": tables([ipip_member(21, 4, ttl="transparent")]),
             "small4": tables([ipip_member(21, 4, mtu=100)]),
             "nobody": tables([near], {"pool": {"none": True}}),
+            "up": tables([near]) | {"answering": [V4, V6]},
+            "up-4": tables([near]) | {"answering": [V4]},
+            "up-6": tables([near]) | {"answering": [V6]},
         }
         | {mode: tables(members, {"pool": {"cycle": [0, 1, 2, 3]}}, usual_services("pool", mode)) for mode in modes},
     )
@@ -2067,6 +2146,96 @@ def icmp_file() -> File:
         error(4, ICMP(type=11, code=1), bytes(later)),
         "fragment",
     )
+
+    def pinged(
+        name: str,
+        sentence: str,
+        version: int,
+        packet: bytes,
+        *tags: tuple[int, int],
+        reason: str = "echo",
+        using: str = "up",
+        data: bytes = b"ping",
+        **head: Any,
+    ) -> None:
+        """An echo request, answered where the reason is `echo`."""
+        frame = tag(packet, version, *tags)
+        action = dropped(reason)
+        if reason == "echo":
+            reply: Packet = (
+                IP(src=V4, dst=C4, id=0, flags="DF", ttl=64, **head) / ICMP(type=0, id=7, seq=3)
+                if version == 4
+                else IPv6(src=V6, dst=C6, hlim=64, **head) / ICMPv6EchoReply(id=7, seq=3)
+            )
+            out = frame[6:12] + frame[0:6] + frame[12 : 14 + 4 * len(tags)] + bytes(reply / Raw(data))
+            action["reply"] = {"frame": out.hex(), "kind": "icmp_echo_reply"}
+        file.add(name, sentence, frame, action, using=using)
+
+    def ping(version: int, data: bytes = b"ping", **more: Any) -> bytes:
+        request: Packet = ICMP(type=8, id=7, seq=3) if version == 4 else ICMPv6EchoRequest(id=7, seq=3)
+        return bytes(ip(version, **more) / request / Raw(data))
+
+    for version in (4, 6):
+        name = f"I5-ipv{version}"
+        pinged(f"{name}-echo", "A ping of a VIP that is up is answered.", version, ping(version))
+        pinged(
+            f"{name}-down",
+            "A ping of a VIP that is not is dropped.",
+            version,
+            ping(version),
+            reason="protocol",
+            using="l2",
+        )
+        pinged(
+            f"{name}-other-vip",
+            "That another VIP is up does not matter.",
+            version,
+            ping(version),
+            reason="protocol",
+            using=f"up-{10 - version}",
+        )
+        pinged(
+            f"{name}-vlan",
+            "The answer carries the tag that the frame had.",
+            version,
+            ping(version),
+            (0x8100, 100),
+        )
+        pinged(f"{name}-empty", "A ping may be without data.", version, ping(version, b""), data=b"")
+        large = bytes(range(256)) * 5
+        pinged(f"{name}-large", "As much comes back as came.", version, ping(version, large), data=large)
+        service = {"tos": 0xB8} if version == 4 else {"tc": 0xB8}
+        pinged(f"{name}-dscp", "DSCP comes back, ECN does not.", version, ping(version, tos=0xBB), **service)
+        pinged(f"{name}-ttl", "It goes no further, so its TTL may end here.", version, ping(version, ttl=1))
+        damaged = ping(version)
+        pinged(
+            f"{name}-damaged",
+            "A ping with a wrong checksum is not answered.",
+            version,
+            damaged[:-1] + bytes((damaged[-1] ^ 1,)),
+            reason="protocol",
+        )
+        none = "224.0.0.1" if version == 4 else "::"
+        pinged(
+            f"{name}-no-host",
+            "A source that is no single host gets no answer.",
+            version,
+            ping(version, source=none),
+            reason="protocol",
+        )
+    pinged("I5-ipv4-options", "Options do not come back.", 4, ping(4, options=[IPOption_NOP()] * 4))
+    for what, part in (("first", {"flags": "MF"}), ("later", {"flags": 0, "frag": 1})):
+        pinged(f"I5-ipv4-{what}-fragment", "Fragments of a ping are dropped.", 4, ping(4, **part), reason="fragment")
+    header = {"nh": 58}
+    request = bytes(ip(6) / ICMPv6EchoRequest(id=7, seq=3, data=b"ping"))[40:]
+    for what, m, offset in (("first", 1, 0), ("later", 0, 1)):
+        pinged(
+            f"I5-ipv6-{what}-fragment",
+            "Fragments of a ping are dropped.",
+            6,
+            bytes(ip(6) / IPv6ExtHdrFragment(id=7, m=m, offset=offset, **header) / Raw(request)),
+            reason="fragment",
+        )
     for kind, what in ((0, "echo-reply"), (4, "source-quench"), (5, "redirect"), (13, "timestamp"), (17, "mask")):
         bad(
             f"I6-ipv4-{what}",

@@ -19,16 +19,16 @@ class Idents:
             step: to the next; a power of two. What is between belongs to others, the CPUs of an XDP program.
         """
         self._next = first
-        self._step = step
+        self.step = step
 
     def take(self) -> int:
         """A number, 0..65535."""
         ident = self._next
-        self._next = ident + self._step & 0xFFFF
+        self._next = ident + self.step & 0xFFFF
         return ident
 
     def take_many(self, count: int) -> npt.NDArray[np.int64]:
         """So many of them."""
-        idents = self._next + self._step * np.arange(count) & 0xFFFF
-        self._next = self._next + self._step * count & 0xFFFF
+        idents = self._next + self.step * np.arange(count) & 0xFFFF
+        self._next = self._next + self.step * count & 0xFFFF
         return idents

@@ -498,6 +498,7 @@ class _Session:
         if failed:
             totals.reasons[str(Reason.TX_FAILED)] += failed
         totals.replies.update(dict(worker.replies))  # a copy in one step: the thread goes on counting
+        totals.told_too_big.update(dict(worker.told_too_big))
         for port in self._ports:
             for tap in (port.ring, port.slow):
                 if tap.socket.fileno() >= 0:
@@ -512,6 +513,8 @@ class _Session:
                 "completed_checksums": worker.completed,
                 "batches": worker.batches,
                 "single_frames": worker.few_frames,
+                "fragmented_packets": worker.split,
+                **{f"relayed_{kind}": number for kind, number in list(worker.relayed.items())},
             }
         )
 

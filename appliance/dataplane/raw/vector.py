@@ -131,7 +131,7 @@ class _Batch:
 class VectorPath:
     """Forwards batches of plain frames (bpf.py says what that is) within their slots."""
 
-    def __init__(self, columns: Columns, answers: int = 8, idents: Idents | None = None) -> None:
+    def __init__(self, columns: Columns, answers: int = 32, idents: Idents | None = None) -> None:
         """
         Args:
             columns: the slots.

@@ -33,7 +33,7 @@ from appliance.dataplane.raw.single import SinglePath
 from appliance.dataplane.raw.tx import Egress, Sender
 from appliance.dataplane.raw.vector import VectorPath
 from appliance.model import Protocol
-from appliance.packet.action import Action, Reason, Verdict
+from appliance.packet.action import Action, Reason, Reply, Verdict
 from appliance.packet.forward import Ingress
 from appliance.packet.fragments import Waiting
 from appliance.packet.headers import Part, parse_ethernet, parse_ip
@@ -53,8 +53,15 @@ _LOOK_EVERY = 8
 _FLIGHT_PAUSE_S = 50e-6
 """A ring stays readable while its newest slot is in flight, so polling would spin."""
 
-_REPLIES_PER_S, _REPLIES_AT_ONCE = 100.0, 20
-"""ICMP errors for each VIP."""
+_ERRORS, _PINGS = (100.0, 20), (500.0, 100)
+"""ICMP of our own, of each kind for each VIP: a second, and at once."""
+
+_RELAYED_TOO_BIG, _RELAYED = (1000.0, 1000), (100.0, 100)
+"""ICMP errors of others for each VIP. Without "too big" connections hang, and all clients behind a smaller link cause
+it at once; nothing hangs without the others."""
+
+_SPLIT_PER_S, _SPLIT_AT_ONCE = 5000.0, 500
+"""Packets that are fragmented: whoever sends them without DF must not have the thread to himself."""
 
 _SAMPLES_PER_S, _SAMPLES_AT_ONCE = 20.0, 20
 """Samples for each reason, so that a flood neither slows the thread nor hides what is rare."""
@@ -109,6 +116,12 @@ class Worker:
         """What ended the thread."""
         self.reasons: Counter[Reason] = Counter()
         self.replies: Counter[str] = Counter()
+        self.relayed: Counter[str] = Counter()
+        """ICMP errors of others, by what they say."""
+        self.told_too_big: Counter[str] = Counter()
+        """Of the replies those that tell a client of a smaller way, by `pool/member`."""
+        self.split = 0
+        """Packets that went out in pieces."""
         self.completed = 0
         """Checksums that were partial."""
         self.odd = 0
@@ -130,8 +143,10 @@ class Worker:
         self.vector = VectorPath(area.columns, idents=self._idents)
         self._single = SinglePath(area.frames, self._idents)
         self._all_egress: list[Sender] = [port.reply for port in ports]
-        self._buckets: dict[bytes, TokenBucket] = {}
         self._waiting: Waiting[tuple[bytes, Port]] = Waiting()
+        self._buckets: dict[tuple[bytes, str], TokenBucket] = {}
+        """By VIP and what is limited."""
+        self._splitting = TokenBucket(_SPLIT_PER_S, _SPLIT_AT_ONCE)
         self._events = events
         self._sampling: defaultdict[str, TokenBucket] = defaultdict(
             lambda: TokenBucket(_SAMPLES_PER_S, _SAMPLES_AT_ONCE)
@@ -340,27 +355,66 @@ class Worker:
 
     def _forward_frame(self, frame: bytes, port: Port, work: Work, *, waited: bool = False) -> None:
         """The reference path for one frame, and for those that have waited for it."""
-        action = work.tables.path.forward(frame, port.ingress, self._idents.take(), waited=waited)
+        action = work.tables.path.forward(
+            frame, port.ingress, self._idents.take(), step=self._idents.step, waited=waited
+        )
         if action.verdict is Verdict.HOLD and action.datagram is not None:
             self.held += 1
             now_ns = time.monotonic_ns()
             self._give_up(self._waiting.add(action.datagram, (frame, port), len(frame), now_ns), work)
-        elif action.verdict is Verdict.TRANSMIT:
-            work.egress[action.ifindex].send_frame(action.frame)
-            count(work.tables, action, frame)
-        elif action.verdict is Verdict.DROP and action.reason is not None:
-            self.reasons[action.reason] += 1
-            self._sample("drop", action.reason, frame, port)
-        if action.reply is not None and action.service is not None:
-            vip = work.tables.tables.services[action.service].vip.packed
-            bucket = self._buckets.setdefault(vip, TokenBucket(_REPLIES_PER_S, _REPLIES_AT_ONCE))
-            if bucket.take(time.monotonic()):
-                port.reply.send_frame(action.reply.frame)
-                self.replies[action.reply.kind] += 1
-                self._sample("reply", action.reply.kind, frame, port)
-        if action.verdict is Verdict.TRANSMIT and action.datagram is not None:
+            return
+        reason = action.reason
+        if action.verdict is Verdict.TRANSMIT:
+            reason = self._why_too_many(action, work)
+            if reason is None:
+                self._transmit(action, frame, work)
+        if action.verdict is not Verdict.PASS and reason is not None:
+            self.reasons[reason] += 1
+            self._sample("drop", reason, frame, port)
+        reply = action.reply
+        if reply is not None and self._may_say(reply):
+            port.reply.send_frame(reply.frame)
+            self.replies[reply.kind] += 1
+            if action.member is not None and action.reason is Reason.TOO_BIG:
+                self.told_too_big[work.tables.tables.members[action.member].id] += 1
+            self._sample("reply", reply.kind, frame, port)
+        if action.verdict is Verdict.TRANSMIT and reason is None and action.datagram is not None:
             for other, of in self._waiting.release(action.datagram):
                 self._forward_frame(other, of, work)
+
+    def _may_say(self, reply: Reply) -> bool:
+        limit = _PINGS if reply.kind == "icmp_echo_reply" else _ERRORS
+        return self._bucket(reply.vip, reply.kind, *limit).take(time.monotonic())
+
+    def _transmit(self, action: Action, frame: bytes, work: Work) -> None:
+        egress = work.egress[action.ifindex]
+        egress.send_frame(action.frame)
+        if action.further:
+            self._idents.take_many(len(action.further))
+            self.split += 1
+            for piece in action.further:
+                egress.send_frame(piece)
+        if action.relayed is not None:
+            self.relayed[action.relayed] += 1
+        count(work.tables, action, frame)
+
+    def _why_too_many(self, action: Action, work: Work) -> Reason | None:
+        """Why a frame that could be sent is not."""
+        if action.further and not self._splitting.take(time.monotonic()):
+            return Reason.SLOW_PATH_FULL
+        if action.relayed is not None and action.service is not None:
+            vip = work.tables.tables.services[action.service].vip.packed
+            too_big = action.relayed == "too_big"
+            what, limit = ("relayed_too_big", _RELAYED_TOO_BIG) if too_big else ("relayed", _RELAYED)
+            if not self._bucket(vip, what, *limit).take(time.monotonic()):
+                return Reason.ICMP_RATE
+        return None
+
+    def _bucket(self, vip: bytes, what: str, rate: float, burst: int) -> TokenBucket:
+        key = vip, what
+        if key not in self._buckets:
+            self._buckets[key] = TokenBucket(rate, burst)
+        return self._buckets[key]
 
     def _sample_row(self, row: int, port: Port, work: Work) -> None:
         """A sample of a frame that a batch has dropped. The reference says why: batches only count."""

@@ -58,6 +58,23 @@ def without_ttl(packet: bytes) -> bytes:
     return packet[:7] + packet[8:]
 
 
+def assert_split(original: bytes, pieces: list[bytes]) -> None:
+    """The pieces are those of the original, in their order, and nothing is missing."""
+    first, length = int.from_bytes(original[6:8], "big"), int.from_bytes(original[2:4], "big")
+    assert not first & 0x4000
+    data, at = b"", first & 0x1FFF
+    for number, piece in enumerate(pieces):
+        head, flags = (piece[0] & 15) * 4, int.from_bytes(piece[6:8], "big")
+        assert checksum(piece[:head]) == 0
+        assert int.from_bytes(piece[2:4], "big") == len(piece)
+        assert (flags & 0x1FFF, piece[4:6], piece[9:10]) == (at + len(data) // 8, original[4:6], original[9:10])
+        last = number == len(pieces) - 1
+        assert bool(flags & 0x2000) == (not last or bool(first & 0x2000))
+        assert last or (len(piece) - head) % 8 == 0
+        data += piece[head:]
+    assert data == original[(original[0] & 15) * 4 : length]
+
+
 @given(st.binary(max_size=120), st.sampled_from(VECTORS), st.integers(0, 0xFFFF))
 @settings(deadline=None)
 def test_any_bytes(frame: bytes, vector: Vector, ident: int) -> None:
@@ -76,6 +93,10 @@ def test_mutated_frames(case: tuple[Vector, bytes]) -> None:
         return
     original = frame[ip_offset(frame) :]
     member = vector.tables.members[action.member]
+    if action.further:
+        assert_split(original, [inner_of(out, member) for out in (action.frame, *action.further)])
+        assert all(len(out) - 14 <= member.mtu for out in (action.frame, *action.further))
+        return
     inner = inner_of(action.frame, member)
     assert without_ttl(inner) == without_ttl(original[: len(inner)])
     if original[0] >> 4 == 4:
@@ -85,7 +106,8 @@ def test_mutated_frames(case: tuple[Vector, bytes]) -> None:
         assert checksum(inner[:head]) == 0
     else:
         assert len(inner) == 40 + int.from_bytes(original[4:6], "big")
-    assert len(action.frame) - 14 <= member.next_hop.mtu
+    least = original[0] >> 4 == 6 and len(inner) <= 1280  # goes whatever was learned of the way
+    assert len(action.frame) - 14 <= (member.next_hop.mtu if least else member.mtu)
     assert action.ifindex == member.next_hop.ifindex
     assert inner[8 if inner[0] >> 4 == 4 else 7] == original[8 if original[0] >> 4 == 4 else 7] - (
         action.frame[14:] != inner and str(member.delivery.ttl) == "router"

@@ -52,6 +52,7 @@ FLOWS = [
     (vector, header)
     for vector in VECTORS
     if vector.action.verdict is Verdict.TRANSMIT
+    and not vector.action.further  # where these are in pieces, an error may not fit either
     and (header := header_of(vector)) is not None
     and header.part is Part.WHOLE
     and header.protocol in (6, 17)

@@ -1,0 +1,84 @@
+"""The sockets that hear routers and tell clients, in a namespace that is both; and what becomes of beliefs in time."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from appliance import pathmtu
+from appliance.decide import Desired, decide
+from appliance.hearing import Hearing
+from appliance.model import Encapsulation
+from appliance.state import State
+from tests.builders import config, hop, member, pool, service, snapshot
+from tests.netns import Namespace, namespaces
+from tests.root.plane_rig import inside
+from tests.unit.packet.test_quotes import CLIENT, MEMBER, US, VIP, complaint, of_client, outer_packet
+from tests.unit.packet.test_quotes import member as way
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def space() -> Iterator[Namespace]:
+    """It has our address and the client's."""
+    with namespaces("h", prefix="owh") as (made,):
+        for address in (US[4], CLIENT[4]):
+            made.ip(f"addr add {address}/32 dev lo")
+        for address in (US[6], CLIENT[6]):
+            made.ip(f"addr add {address}/128 dev lo nodad")
+        yield made
+
+
+def in_force(version: int) -> tuple[State, Desired]:
+    """A service with one member, which is reached by IP in IP of that version."""
+    web = pool(member(1, address=ip_address(MEMBER[version])))
+    given = config(service(pool=web, vips=tuple(map(ip_address, VIP.values()))))
+    known = snapshot(given, next_hops={ip_address(MEMBER[version]): hop(source=ip_address(US[version]))})
+    return State(given, lambda: None), decide(known)
+
+
+async def wait_for(what: object, wanted: object, within_s: float = 10.0) -> None:
+    """Poll until a function gives what is wanted."""
+    assert callable(what)
+    end = asyncio.get_running_loop().time() + within_s
+    while what() != wanted:
+        assert asyncio.get_running_loop().time() < end, f"{what()} instead of {wanted}"
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_heard_told_and_forgotten(space: Namespace, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router's complaint is in the store and with the client at once, and out of the store when its time is over."""
+    monkeypatch.setattr(pathmtu, "LIFE_S", 2.0)
+    family, protocol = (socket.AF_INET, 1) if version == 4 else (socket.AF_INET6, 58)
+    address = ip_address(MEMBER[version])
+
+    async def story() -> None:
+        state, desired = in_force(version)
+        hearing = Hearing(state, lambda: desired)
+        client = socket.socket(family, socket.SOCK_RAW, protocol)
+        router = socket.socket(family, socket.SOCK_RAW, protocol)
+        with client, router:
+            client.bind((CLIENT[version], 0))
+            client.setblocking(False)
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(hearing.run())
+                await asyncio.sleep(0.1)
+                quote = outer_packet(way(Encapsulation.IPIP, version), of_client(version))[:300]
+                router.sendto(complaint(version, quote), (US[version], 0))
+                await wait_for(
+                    lambda: {one: path.mtu for one, path in state.snapshot().path_mtus.items()}, {address: 1400}
+                )
+                assert hearing.facts().passed_on == {address: 1}
+                heard = client.recv(2000)
+                message = heard[20:] if version == 4 else heard
+                assert message[:2] == (b"\3\4" if version == 4 else b"\2\0")
+                assert int.from_bytes(message[4:8], "big") == 1400 - (20 if version == 4 else 40)
+                assert message[8:].startswith(of_client(version)[: len(message) - 8])
+                await wait_for(lambda: state.snapshot().path_mtus, {})
+                running.cancel()
+
+    inside(space, lambda: asyncio.run(story()))
