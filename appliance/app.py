@@ -254,6 +254,7 @@ class Director:
                 tasks.create_task(self._netlink.run(), name="netlink"),
                 tasks.create_task(self._monitors.run(), name="health"),
                 tasks.create_task(self._agents.run(), name="load"),
+                tasks.create_task(self._gate.run(), name="path"),
                 tasks.create_task(self._keep_lease(), name="lease"),
                 tasks.create_task(self._measure_lag(), name="loop-lag"),
                 tasks.create_task(self._reloads(), name="reload"),

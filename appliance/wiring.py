@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
+from appliance.config.values import WILDCARD
 from appliance.model import (
     BgpConfig,
     Config,
@@ -93,8 +94,7 @@ def asks_path(monitor: MonitorSpec, service: VirtualService) -> bool:
 
 def ports_asked(ranges: Iterable[PortRange]) -> Sequence[int]:
     """The ports that stand for all of a virtual service's."""
-    wildcard = PortRange(1, 65535)
-    return sorted({port for ports in ranges if ports != wildcard for port in (ports.first, ports.last)})
+    return sorted({port for ports in ranges if ports != WILDCARD for port in (ports.first, ports.last)})
 
 
 def _opens(monitor: MonitorSpec, protocol: Protocol) -> bool:

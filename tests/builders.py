@@ -54,7 +54,7 @@ class To:
         raise NotImplementedError
 
     def judge(self, result, target):
-        raise NotImplementedError
+        return result
 
 
 def member(number: int, **changes: object) -> Member:

@@ -13,7 +13,9 @@ from cyclopts import Parameter
 from appliance.cli.output import Exit, print_json, print_problems, table, warn
 from appliance.config.load import SECRET_BYTES, decode, files_beside, parse, read_text
 from appliance.config.problems import ConfigError
+from appliance.config.values import WILDCARD
 from appliance.model import Algorithm, BgpPeer, Config, Delivery, DfPolicy, Pool, Protocol, VirtualService
+from appliance.wiring import asks_path
 from health.secure import Tls
 
 _LINK_MTU = 1500
@@ -152,6 +154,27 @@ def _about_monitors(config: Config) -> Iterator[str]:
     for pool in config.pools:
         if pool.monitors and all(monitor.kind == "ping" for monitor in pool.monitors):
             yield f"pool {pool.name}: ping alone says that a machine is there, not that it serves"
+    yield from _about_vantages(config)
+
+
+def _about_vantages(config: Config) -> Iterator[str]:
+    """What of the DSR path no monitor sees."""
+    for pool in config.pools:
+        users = [service for service in config.services if service.pool == pool and service.enabled]
+        if not pool.monitors or not users:
+            continue
+        if not any(asks_path(monitor, user) for monitor in pool.monitors for user in users):
+            yield (
+                f"pool {pool.name}: its monitors ask members' own addresses only, so a VIP that is missing or a tunnel "
+                'that is down is not noticed; give one of them vantage = "both", or the port of a virtual service'
+            )
+            continue
+        for user in users:
+            for ports in user.ports:
+                if ports == WILDCARD:
+                    yield f'virtual service {user.name}: of "*" no ports are tried but those of monitors'
+                elif ports.width > 2:
+                    yield f"virtual service {user.name}: of ports {ports} only the first and the last one are tried"
 
 
 def _summary(config: Config) -> str:

@@ -6,6 +6,8 @@ reference that all data planes are compared with, and leave by a packet socket. 
 an address of the director: it is for no VIP, so every data plane leaves it to the kernel, which has a socket for it. No
 data plane knows of any of this, and no VIP is a local address of the director.
 
+A check of which no packet has come by shows that somebody has taken device, rule or route away: then all is made anew.
+
 Packets arrive with a TTL or hop limit of 1: a member that has not the VIP cannot send them on, where routers would
 bring them back to a director and on to another member, which would answer.
 """
@@ -19,8 +21,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+
+import structlog
 
 from appliance.forwarding import NextHop, TableMember
 from appliance.model import Delivery, DsrType, HashMode, IPAddress, Protocol, TtlPolicy
@@ -33,7 +37,9 @@ from appliance.path.segments import Segments, segments
 from appliance.path.steer import SteerError, Steering
 from appliance.ring.hash import derive_keys, flow_words, hash_words
 from appliance.state import Unresolved
-from health.spec import Result, Status, Target
+from health.spec import Code, Result, Status, Target
+
+log = structlog.get_logger()
 
 LINGER_S = 60.0
 """How long a flow's packets still go its way after the check is over: what the kernel does until a connection has ended
@@ -41,6 +47,12 @@ LINGER_S = 60.0
 
 HINT_S = 10.0
 """How long an ICMP error explains results: hosts send one a second, whatever there is to complain of."""
+
+REOPEN_S = 5.0
+"""Not more often: what was under way is lost each time."""
+
+_SENT_S = 0.2
+"""A check that was cancelled sooner may not have sent anything."""
 
 _BATCH = 64
 _PAUSE_S = 0.1
@@ -74,9 +86,9 @@ class PathWay:
     def prepare(self, sock: socket.socket, address: IPAddress) -> None:
         """See `health.ways.Way`. The source is our address on the way to the member, or what the kernel would take to
         the VIP where that is of another family."""
-        hop = self.gate.hop(self.member)
-        if hop is None:
-            raise OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+        source, why = self._source(address)
+        if source is None:
+            raise OSError(errno.EHOSTUNREACH, why)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self.gate.mark)
         routed = self.delivery.dsr_type is DsrType.L3 and self.delivery.ttl is TtlPolicy.ROUTER
         level, name = (
@@ -85,7 +97,7 @@ class PathWay:
             else (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
         )
         sock.setsockopt(level, name, 2 if routed else 1)
-        sock.bind((str(hop.source) if hop.source.version == address.version else _source_to(address), 0))
+        sock.bind((source, 0))
 
     @contextmanager
     def carrying(
@@ -100,7 +112,24 @@ class PathWay:
         """See `health.ways.Way`."""
         if result.good and result.answered:
             self.gate.forget(self, target.address)
+        elif result.code is Code.SERVER_UNREACHABLE and (why := self._source(target.address)[1]):
+            return replace(result, detail=why)
         return explained(result, target, self.delivery, self.gate.known(self, target.address))
+
+    def _source(self, address: IPAddress) -> tuple[str | None, str]:
+        """Where packets to a VIP come from; or None, and why not."""
+        hop, own = self.gate.hop(self.member), self.gate.hop(address)
+        if not isinstance(hop, NextHop):
+            return None, str(hop) if hop is not None else f"no way to {self.member} is known yet"
+        if isinstance(own, Unresolved):
+            return None, own.detail
+        if hop.source.version == address.version:
+            return str(hop.source), ""
+        source = _source_to(address)
+        return source, "" if source is not None else (
+            f"this director has no IPv{address.version} address to ask {address} from: give it one, "
+            'or set vantage = "direct"'
+        )
 
 
 def segments_of(status: Status, next_hops: Mapping[IPAddress, NextHop | Unresolved]) -> Segments | None:
@@ -114,10 +143,11 @@ def segments_of(status: Status, next_hops: Mapping[IPAddress, NextHop | Unresolv
     return segments(target.id, target.address, target.port, way.member, way.delivery, hop, status.mss)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Carried:
     way: PathWay
     half_open: bool
+    packets: int = 0
 
 
 class Gate:
@@ -149,6 +179,7 @@ class Gate:
         self._ident = 0
         self._out: socket.socket | None = None
         self._errors: dict[int, socket.socket] = {}
+        self._lost = asyncio.Event()
 
     @property
     def mark(self) -> int:
@@ -194,9 +225,23 @@ class Gate:
         self._out, self._errors = None, {}
         await asyncio.to_thread(self._steering.close)
 
-    def hop(self, member: IPAddress) -> NextHop | None:
-        found = self._next_hops().get(member)
-        return found if isinstance(found, NextHop) else None
+    async def run(self) -> None:
+        """Make good what others take away, until cancelled.
+
+        Raises:
+            SteerError: it cannot be made good.
+        """
+        while True:
+            await self._lost.wait()
+            log.warning("path.reopening", device=self._steering.device)
+            await self.close()
+            await self.open()
+            await asyncio.sleep(REOPEN_S)
+            self._lost.clear()
+
+    def hop(self, address: IPAddress) -> NextHop | Unresolved | None:
+        """What is known of the way to an address."""
+        return self._next_hops().get(address)
 
     @contextmanager
     def carrying(self, flow: Flow, way: PathWay, *, half_open: bool) -> Iterator[None]:
@@ -206,11 +251,17 @@ class Gate:
             self._lingering.popitem(last=False)
         self._lingering.pop(flow, None)
         self._carried[flow] = carried = _Carried(way, half_open)
+        over = True
         try:
             yield
+        except asyncio.CancelledError:
+            over = self._clock() - now >= _SENT_S
+            raise
         finally:
             del self._carried[flow]
             self._lingering[flow] = carried, self._clock()
+            if over and not carried.packets:
+                self._lost.set()
 
     def known(self, way: PathWay, vip: IPAddress) -> Heard | None:
         """The latest ICMP error about the way to a VIP."""
@@ -233,6 +284,10 @@ class Gate:
                 packet = os.read(self._steering.fd, _LENGTH)
             except BlockingIOError:
                 return
+            except OSError:  # somebody has deleted the device; it would be ready for reading for ever
+                asyncio.get_running_loop().remove_reader(self._steering.fd)
+                self._lost.set()
+                return
             self._carry(packet)
 
     def _carry(self, packet: bytes) -> None:
@@ -245,10 +300,13 @@ class Gate:
         word = packet[in_l4 : in_l4 + 4]
         flow = ip.source, ip.destination, ip.protocol, word
         carried = self._carried.get(flow) or self._lingering.get(flow, (None, 0))[0]
-        if carried is None or (carried.half_open and not packet[ip.l4 + 13] & (_SYN | _RST)):
+        if carried is None:
             return
+        carried.packets += 1
         hop, way = self.hop(carried.way.member), carried.way
-        if hop is None or (way.delivery.dsr_type is DsrType.L2 and not hop.direct):
+        if carried.half_open and not packet[ip.l4 + 13] & (_SYN | _RST):
+            return
+        if not isinstance(hop, NextHop) or (way.delivery.dsr_type is DsrType.L2 and not hop.direct):
             return
         member = TableMember(0, "", way.member, way.delivery, hop)
         if ip.length > member.inner_mtu:
@@ -306,16 +364,15 @@ class Gate:
             self._heard[found.member, None] = found, self._clock()
 
 
-def _source_to(address: IPAddress) -> str:
-    """Our address towards another, as the kernel would choose it.
-
-    Raises:
-        OSError: there is none of that family.
-    """
+def _source_to(address: IPAddress) -> str | None:
+    """Our address towards another, as the kernel would choose it; None: there is none of that family."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.connect((str(address), 9))
-        return str(sock.getsockname()[0])
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((str(address), 9))
+            return str(sock.getsockname()[0])
+    except OSError:
+        return None
 
 
 def _icmp_errors() -> socket.socket:

@@ -58,7 +58,10 @@ class Steering:
             self._configure()
         except OSError as error:
             self.close()
-            raise SteerError(f"cannot make a TUN device: {error}; it takes CAP_NET_ADMIN") from error
+            raise SteerError(
+                f"cannot make the TUN device {self.device}: {error}; it takes CAP_NET_ADMIN, "
+                "and no other director on the same interfaces"
+            ) from error
         except SteerError:
             self.close()
             raise

@@ -4,6 +4,7 @@ client c0 -- d0 director d1 -- s0 member, on each data plane. The member is in a
 VIP on its loopback interface.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -35,6 +36,9 @@ POOLS = {
 """Delivery and member's address by pool. All have VIPs of both families, so all mixes of families are here."""
 
 VIPS = {name: {4: f"198.51.100.{n}", 6: f"2001:db8:f::{n}"} for n, name in enumerate(POOLS, 1)}
+OTHERS = {4: "198.51.100.9", 6: "2001:db8:f::9"}
+"""VIPs of the pool that is asked by monitors of other kinds."""
+
 TUNNELS = {"ipip": "IP in IP", "gre": "GRE", "gue": "GUE", "ipip6": "IP in IP"}
 
 HEAD = """
@@ -67,6 +71,27 @@ send_interval = {period}
 receive_timeout = {limit}
 quick_start = false
 
+[[health_monitor]]
+name = "machine"
+type = "ping"
+send_interval = {period}
+receive_timeout = {limit}
+
+[[health_monitor]]
+name = "syn"
+type = "tcp"
+half_open = true
+send_interval = {period}
+receive_timeout = {limit}
+
+[[health_monitor]]
+name = "upload"
+type = "tcp"
+request = "{upload}"
+response = "{digest} 4000"
+send_interval = {period}
+receive_timeout = {limit}
+
 [[network_profile]]
 name = "udp-ipip"
 type = "udp_fast_path"
@@ -85,7 +110,31 @@ vips = ["198.51.100.2"]
 ports = [5000]
 network_profile = "udp-ipip"
 pool = "echo"
+
+[[network_profile]]
+name = "kinds"
+type = "tcp_fast_path"
+dsr = {{ type = "l3", encapsulation = "gre" }}
+
+[[pool]]
+name = "kinds"
+health_monitors = ["machine", "syn", "upload"]
+[[pool.member]]
+name = "m"
+address = "203.0.113.2"
+
+[[virtual_service]]
+name = "kinds"
+vips = ["198.51.100.9", "2001:db8:f::9"]
+ports = [80]
+network_profile = "kinds"
+pool = "kinds"
 """
+
+UPLOAD = "PUT /sink HTTP/1.1\\r\\nHost: m\\r\\nContent-Length: 4000\\r\\n\\r\\n" + 4000 * "x"
+"""Several full segments: with the MSS that members advertise at first, they do not fit the tunnel."""
+
+DIGEST = hashlib.sha256(4000 * b"x").hexdigest()
 
 BODY = """
 [[network_profile]]
@@ -134,7 +183,7 @@ class Bench:
         self.start("responder", self.member, "appliance", "lab", "responder", "--name", "m")
 
     def decapsulate(self) -> None:
-        vips = [word for pool in VIPS.values() for vip in pool.values() for word in ("--vip", vip)]
+        vips = [word for pool in (*VIPS.values(), OTHERS) for vip in pool.values() for word in ("--vip", vip)]
         sources = ("--from", "203.0.113.1/32", "--from", "2001:db8:2::1/128")
         self.start("decap", self.member, "appliance", "decap", "run", "--interface", "s0", *sources, *vips)
 
@@ -170,7 +219,8 @@ class Bench:
 @pytest.fixture(scope="module", params=["raw", "xdp"])
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     plane, folder = request.param, tmp_path_factory.mktemp(request.param)
-    text = HEAD.format(plane=plane, folder=folder, period=PERIOD_S, limit=PERIOD_S * 0.8)
+    values = {"plane": plane, "folder": folder, "period": PERIOD_S, "limit": PERIOD_S * 0.8}
+    text = HEAD.format(**values, upload=UPLOAD, digest=DIGEST)
     for name, (dsr, address) in POOLS.items():
         text += BODY.format(name=name, dsr=dsr, address=address, four=VIPS[name][4], six=VIPS[name][6])
     (folder / "onward.toml").write_text(text)
@@ -198,7 +248,7 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         member.sysctl(net__ipv4__conf__all__arp_ignore=1, net__ipv4__conf__all__arp_announce=2)
         client.run("ethtool", "-K", "c0", "gro", "on")
         member.run("ethtool", "-K", "s0", "gro", "on")
-        for pool in VIPS.values():
+        for pool in (*VIPS.values(), OTHERS):
             for vip in pool.values():
                 on_loopback(member, vip)
         stack.callback(lambda: [made.stop(name) for name in list(made.processes)])
@@ -245,6 +295,40 @@ def test_the_path_is_asked_on_all_vips_of_all_deliveries(bench: Bench) -> None:
         assert checks == wanted | {("page", None): "up"}
     (echo,) = bench.one("echo")["checks"]
     assert (echo["monitor"], echo["path"]) == ("echo", "198.51.100.2:5000 by ipip")
+
+
+def test_other_kinds_of_checks_go_the_same_way(bench: Bench) -> None:
+    """Ping, half-open TCP and a request of several segments, which the path cuts as it would a client's."""
+    bench.wait("in_rotation", "kinds")
+    checks = {(check["monitor"], check["path"]): check["verdict"] for check in bench.one("kinds")["checks"]}
+    places = [f"{OTHERS[4]}:80 by gre", f"[{OTHERS[6]}]:80 by gre"]
+    assert checks == {(monitor, place): "up" for monitor in ("machine", "syn", "upload") for place in places}
+
+
+@pytest.mark.parametrize("loss", ["rules", "route", "device"])
+def test_what_others_take_away_is_made_good(bench: Bench, loss: str) -> None:
+    """Without rule, route or device no packet of a check takes the path: the director notices, and makes them anew."""
+    said = bench.log.read_text().count("path.reopening")
+    rule = next(line for line in bench.director.ip("rule show pref 100").splitlines() if "fwmark" in line)
+    mark = rule.split("fwmark ")[1].split()[0]
+    device = bench.director.ip(f"route show table {int(mark, 16)}").split("dev ")[1].split()[0]
+    match loss:
+        case "rules":
+            bench.director.ip("rule del pref 100")
+            bench.director.ip("-6 rule del pref 100")
+        case "route":
+            bench.director.ip(f"route flush table {int(mark, 16)}")
+        case "device":
+            bench.director.ip(f"link del {device}")
+    until(lambda: bench.log.read_text().count("path.reopening") > said, "the director has noticed", 20)
+
+    def asked() -> int:
+        return sum(check["good"] for check in bench.one("ipip")["checks"] if check["vantage"] == "path")
+
+    until(lambda: device in bench.director.ip(f"route show table {int(mark, 16)}"), "the route is back", 20)
+    before = asked()
+    until(lambda: asked() > before + 4, "checks take the path again", 20)
+    bench.wait("in_rotation", "echo", "kinds", *POOLS)
 
 
 @pytest.mark.parametrize("version", [4, 6])
