@@ -36,6 +36,9 @@ class Heard:
     member: IPAddress | None = None
     """The outer packet's destination; None when the error is about the inner packet."""
 
+    protocol: int = 0
+    """That of the outer header."""
+
     flow: tuple[bytes, bytes, int, bytes] | None = None
     """Source, destination, protocol and first word of the inner packet."""
 
@@ -70,7 +73,7 @@ def heard(version: int, message: bytes, sender: IPAddress) -> Heard | None:
         if not refused or (version == 4 and kind == _FRAGMENTATION_NEEDED):
             return None
         member = ip_address(destination)
-        return Heard(Trouble.NO_DECAPSULATION if sender == member else Trouble.FILTERED, sender, member)
+        return Heard(Trouble.NO_DECAPSULATION if sender == member else Trouble.FILTERED, sender, member, protocol[0])
     if kind == _TIME_EXCEEDED[version]:
         return Heard(Trouble.ROUTED_ON, sender, flow=(source, destination, protocol[0], word))
     return None
@@ -112,7 +115,8 @@ def _cause(code: Code, target: Target, delivery: Delivery, known: Heard | None) 
     if code in _REFUSED:
         return f"nothing listens on VIP {target.address} port {target.port}"
     if code in _SILENT:
-        return f"no answer from VIP {target.address}: not on loopback, or replies do not come back"
+        tunnel = f" not taken out of {_tunnel(delivery)}," if delivery.encapsulation is not None else ""
+        return f"no answer from VIP {target.address}: not on loopback,{tunnel} or replies do not come back"
     return None
 
 

@@ -30,7 +30,7 @@ from appliance.forwarding import NextHop, TableMember
 from appliance.model import Delivery, DsrType, HashMode, IPAddress, Protocol, TtlPolicy
 from appliance.packet import icmp
 from appliance.packet.action import Reason
-from appliance.packet.encap import decrement_hop_limit, encapsulate, ethernet
+from appliance.packet.encap import TUNNELS, decrement_hop_limit, encapsulate, ethernet
 from appliance.packet.headers import ETHERNET, IpHeader, parse_ip
 from appliance.path.causes import Heard, Trouble, explained, heard
 from appliance.path.segments import Segments, segments
@@ -175,7 +175,8 @@ class Gate:
         self._clock = clock
         self._carried: dict[Flow, _Carried] = {}
         self._lingering: OrderedDict[Flow, tuple[_Carried, float]] = OrderedDict()
-        self._heard: dict[tuple[IPAddress, IPAddress | None], tuple[Heard, float]] = {}
+        self._heard: dict[tuple[IPAddress, IPAddress | int], tuple[Heard, float]] = {}
+        """By member, and VIP or protocol of the outer header."""
         self._ident = 0
         self._out: socket.socket | None = None
         self._errors: dict[int, socket.socket] = {}
@@ -265,7 +266,7 @@ class Gate:
 
     def known(self, way: PathWay, vip: IPAddress) -> Heard | None:
         """The latest ICMP error about the way to a VIP."""
-        for key in ((way.member, vip), (way.member, None)):
+        for key in _keys_of(way, vip):
             found = self._heard.get(key)
             if found is not None and found[1] >= self._clock() - HINT_S:
                 return found[0]
@@ -273,7 +274,7 @@ class Gate:
 
     def forget(self, way: PathWay, vip: IPAddress) -> None:
         """What ICMP has said of the way to a VIP: an answer has come."""
-        for key in ((way.member, vip), (way.member, None)):
+        for key in _keys_of(way, vip):
             self._heard.pop(key, None)
 
     # -- packets of checks ---------------------------------------------------------------------------------------
@@ -299,7 +300,7 @@ class Gate:
         in_l4 = ip.l4 if ip.protocol in (Protocol.TCP, Protocol.UDP) else ip.l4 + _ECHO_WORD
         word = packet[in_l4 : in_l4 + 4]
         flow = ip.source, ip.destination, ip.protocol, word
-        carried = self._carried.get(flow) or self._lingering.get(flow, (None, 0))[0]
+        carried = self._of(flow)
         if carried is None:
             return
         carried.packets += 1
@@ -319,6 +320,9 @@ class Gate:
                 self._out.sendto(self._frame(packet, ip, member), (hop.interface, 0))
         except OSError:
             pass  # the interface is gone or has no room: the check will find that nothing comes back
+
+    def _of(self, flow: Flow) -> _Carried | None:
+        return self._carried.get(flow) or self._lingering.get(flow, (None, 0.0))[0]
 
     def _frame(self, packet: bytes, ip: IpHeader, member: TableMember) -> bytes:
         delivery = member.delivery
@@ -357,11 +361,18 @@ class Gate:
     def _note(self, found: Heard) -> None:
         """Keep an error that is about a flow or a member of ours, whoever has sent it."""
         if found.trouble is Trouble.ROUTED_ON:
-            carried = self._carried.get(found.flow) if found.flow is not None else None
+            carried = self._of(found.flow) if found.flow is not None else None
             if carried is not None and found.flow is not None:
                 self._heard[carried.way.member, ip_address(found.flow[1])] = found, self._clock()
         elif found.member is not None and any(carried.way.member == found.member for carried in self._carried.values()):
-            self._heard[found.member, None] = found, self._clock()
+            self._heard[found.member, found.protocol] = found, self._clock()
+
+
+def _keys_of(way: PathWay, vip: IPAddress) -> Iterator[tuple[IPAddress, IPAddress | int]]:
+    """Under which errors about a way to a VIP are kept."""
+    yield way.member, vip
+    if way.delivery.encapsulation is not None:
+        yield way.member, TUNNELS[way.delivery.encapsulation].protocols[vip.version]
 
 
 def _source_to(address: IPAddress) -> str | None:

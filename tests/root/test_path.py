@@ -30,7 +30,7 @@ POOLS = {
     "l2": ('type = "l2"', MEMBER[4]),
     "ipip": ('type = "l3", encapsulation = "ipip"', MEMBER[4]),
     "gre": ('type = "l3", encapsulation = "gre"', MEMBER[4]),
-    "gue": ('type = "l3", encapsulation = "gue"', MEMBER[6]),
+    "gue": ('type = "l3", encapsulation = "gue"', MEMBER[4]),
     "ipip6": ('type = "l3", encapsulation = "ipip"', MEMBER[6]),
 }
 """Delivery and member's address by pool. All have VIPs of both families, so all mixes of families are here."""
@@ -396,7 +396,7 @@ def test_the_mss_that_members_advertise(bench: Bench) -> None:
 
     four, six = VIPS["ipip"][4], VIPS["ipip"][6]
     assert advertised("ipip") == {four: (1460, 1440, True), six: (1440, 1420, True)}
-    assert advertised("gue") == {VIPS["gue"][4]: (1460, 1408, True), VIPS["gue"][6]: (1440, 1388, True)}
+    assert advertised("gue") == {VIPS["gue"][4]: (1460, 1428, True), VIPS["gue"][6]: (1440, 1408, True)}
     assert advertised("l2") == {VIPS["l2"][4]: (1460, 1460, False), VIPS["l2"][6]: (1440, 1440, False)}
     note = bench.one("ipip")["segments"][0]["note"]
     assert f"member ipip/m advertises MSS 1460 for {four} port 80" in note

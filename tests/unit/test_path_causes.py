@@ -45,8 +45,9 @@ def test_whoever_has_no_decapsulator_says_so(version: int, icmp: Packet, quoted:
     """By the error about the outer header, from the member itself; from others on the way it is a filter."""
     member = MEMBER if version == 4 else MEMBER6
     text = message(icmp, quoted)[: 8 + (length if version == 4 else length + 20)]
-    assert heard(version, text, member) == Heard(Trouble.NO_DECAPSULATION, member, member)
-    assert heard(version, text, ROUTER) == Heard(Trouble.FILTERED, ROUTER, member)
+    protocol = quoted.proto if version == 4 else quoted.nh
+    assert heard(version, text, member) == Heard(Trouble.NO_DECAPSULATION, member, member, protocol)
+    assert heard(version, text, ROUTER) == Heard(Trouble.FILTERED, ROUTER, member, protocol)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ GONE = Heard(Trouble.NO_DECAPSULATION, MEMBER, MEMBER)
         (
             Code.CONNECTION_TIMEOUT,
             None,
-            "no answer from VIP 198.51.100.7: not on loopback, or replies do not come back",
+            "no answer from VIP 198.51.100.7: not on loopback, not taken out of IP in IP, or replies",
         ),
         (Code.CONNECTION_TIMEOUT, GONE, "the member does not take packets out of IP in IP (why)"),
         (
