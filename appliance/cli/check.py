@@ -15,10 +15,15 @@ from appliance.config.load import SECRET_BYTES, decode, files_beside, parse, rea
 from appliance.config.problems import ConfigError
 from appliance.config.values import WILDCARD
 from appliance.model import Algorithm, BgpPeer, Config, Delivery, DfPolicy, Pool, Protocol, VirtualService
-from appliance.wiring import asks_path
+from appliance.path.gate import Gate
+from appliance.wiring import asks_path, probes
 from health.secure import Tls
 
 _LINK_MTU = 1500
+CONNECTIONS_PER_S = 400
+"""Each one takes a port for a minute when we end it, and there are 28,232 by default (net.ipv4.ip_local_port_range)."""
+
+_CONNECTING = ("tcp", "http", "https", "tls", "grpc")
 
 
 def _no_option(_: type, config: Path) -> None:
@@ -158,7 +163,18 @@ def _about_monitors(config: Config) -> Iterator[str]:
 
 
 def _about_vantages(config: Config) -> Iterator[str]:
-    """What of the DSR path no monitor sees."""
+    """What of the DSR path no monitor sees, and when there are too many of them."""
+    way = Gate(config.director.interfaces, config.secret, dict).way
+    connections = sum(
+        1 / probe.interval_s
+        for probe in probes(config, way)
+        if probe.target.way is not None and probe.kind in _CONNECTING and not dict(probe.settings).get("half_open")
+    )
+    if connections > CONNECTIONS_PER_S:
+        yield (
+            f"health monitors connect through the DSR path {connections:.0f} times a second, and ports last for "
+            f"{CONNECTIONS_PER_S}; use longer intervals, or half_open"
+        )
     for pool in config.pools:
         users = [service for service in config.services if service.pool == pool and service.enabled]
         if not pool.monitors or not users:

@@ -97,7 +97,12 @@ class PathWay:
             else (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
         )
         sock.setsockopt(level, name, 2 if routed else 1)
-        sock.bind((source, 0))
+        try:
+            sock.bind((source, 0))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:  # no port is left, which is no member's fault
+                raise OSError(errno.ENOBUFS, f"health checks from {source} have used all ports") from error
+            raise
 
     @contextmanager
     def carrying(
@@ -203,7 +208,7 @@ class Gate:
             return
         try:
             out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-            errors = {4: _icmp_errors(), 6: _icmpv6_errors()}
+            errors = {4: _icmp_errors()} | _icmpv6_errors()
         except OSError as error:
             raise SteerError(f"health checks through the DSR path: {error}; they take CAP_NET_RAW") from error
         await asyncio.to_thread(self._steering.open)
@@ -310,13 +315,12 @@ class Gate:
         if not isinstance(hop, NextHop) or (way.delivery.dsr_type is DsrType.L2 and not hop.direct):
             return
         member = TableMember(0, "", way.member, way.delivery, hop)
-        if ip.length > member.inner_mtu:
-            reply = icmp.too_big(ethernet(hop, version, packet), ETHERNET, ip, member.inner_mtu)
-            if reply is not None:
-                os.write(self._steering.fd, reply.frame[ETHERNET:])
-            return
         try:
-            if self._out is not None:
+            if ip.length > member.inner_mtu:
+                reply = icmp.too_big(ethernet(hop, version, packet), ETHERNET, ip, member.inner_mtu)
+                if reply is not None:
+                    os.write(self._steering.fd, reply.frame[ETHERNET:])
+            elif self._out is not None:
                 self._out.sendto(self._frame(packet, ip, member), (hop.interface, 0))
         except OSError:
             pass  # the interface is gone or has no room: the check will find that nothing comes back
@@ -393,8 +397,14 @@ def _icmp_errors() -> socket.socket:
     return sock
 
 
-def _icmpv6_errors() -> socket.socket:
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMPV6)
+def _icmpv6_errors() -> dict[int, socket.socket]:
+    """None of a kernel without IPv6."""
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMPV6)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return {}
+        raise
     first = 0xFFFFFFFF & ~sum(1 << kind for kind in _V6_ERRORS)
     sock.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("8I", first, *[0xFFFFFFFF] * 7))
-    return sock
+    return {6: sock}

@@ -76,13 +76,17 @@ class Steering:
 
     def _configure(self) -> None:
         _ip("-4", "link", "set", self.device, "addrgenmode", "none", "mtu", str(_MTU), "up")
-        # Only what we write into it comes from there: answers that a packet is too big, which have the VIP's address.
-        Path(f"/proc/sys/net/ipv4/conf/{self.device}/rp_filter").write_text("0")
+        try:
+            # Only what we write into it comes from there: answers that a packet is too big, which are the VIP's.
+            Path(f"/proc/sys/net/ipv4/conf/{self.device}/rp_filter").write_text("0")
+        except OSError:
+            pass  # somebody keeps /proc/sys from us: packets that are too big get no answer then
         for family in _families():
             _ip(family, "rule", "del", *self._rule(), check=False)
             _ip(family, "rule", "add", *self._rule())
-            table = ("table", str(self.mark), "advmss", str(_ADVERTISED_MSS))
-            _ip(family, "route", "replace", "default", "dev", self.device, *table)
+            if family == "-4" or _read(f"/proc/sys/net/ipv6/conf/{self.device}/disable_ipv6") == "0":
+                table = ("table", str(self.mark), "advmss", str(_ADVERTISED_MSS))
+                _ip(family, "route", "replace", "default", "dev", self.device, *table)
 
     def _rule(self) -> tuple[str, ...]:
         return "pref", str(_PREFERENCE), "fwmark", str(self.mark), "lookup", str(self.mark)
@@ -90,6 +94,13 @@ class Steering:
 
 def _families() -> Iterable[str]:
     return ("-4", "-6") if Path("/proc/sys/net/ipv6").exists() else ("-4",)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
 
 
 def _ip(*arguments: str, check: bool = True) -> None:

@@ -6,6 +6,7 @@ VIP on its loopback interface.
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -385,6 +386,30 @@ def test_a_service_on_the_own_address_only(bench: Bench) -> None:
             bench.stop(f"own{version}")
         bench.serve()
     bench.wait("in_rotation", "echo", *POOLS)
+
+
+def test_a_reload_changes_the_vantage_point(bench: Bench) -> None:
+    """From the own address a missing VIP is not seen; from the path it is, as soon as it is asked."""
+    file = bench.log.with_name("onward.toml")
+    both = file.read_text()
+    file.write_text(both.replace('vantage = "both"', 'vantage = "direct"'))
+    bench.processes["director"].send_signal(signal.SIGHUP)
+
+    def vantages() -> set[str]:
+        return {check["vantage"] for check in bench.one("l2")["checks"]}
+
+    try:
+        until(lambda: vantages() == {"direct"}, "nothing but the own address is asked", 20)
+        with without(bench, VIPS["l2"][4]):
+            time.sleep(4 * PERIOD_S)
+            assert bench.one("l2")["state"] == "in_rotation"
+            file.write_text(both)
+            bench.processes["director"].send_signal(signal.SIGHUP)
+            bench.wait("out", "l2", finding="service up, DSR path broken")
+    finally:
+        file.write_text(both)
+        bench.processes["director"].send_signal(signal.SIGHUP)
+    bench.wait("in_rotation", "echo", "kinds", *POOLS)
 
 
 def test_the_mss_that_members_advertise(bench: Bench) -> None:

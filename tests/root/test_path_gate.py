@@ -275,6 +275,16 @@ def test_nothing_is_left_in_the_kernel(cable: Cable) -> None:
     assert cable.director.ip("rule") + cable.director.ip("-6 rule") == before
 
 
+def test_a_director_without_ipv6(cable: Cable) -> None:
+    """It opens its way all the same, and asks by IPv4."""
+    cable.director.sysctl(net__ipv6__conf__default__disable_ipv6=1)
+    try:
+        result = cable.probe("udp", lambda gate: Target("web/m", VIP4, 5000, gate.way(MEMBER4, L2)), request=b"?")
+        assert f"nothing listens on VIP {VIP4} port 5000" in result.detail
+    finally:
+        cable.director.sysctl(net__ipv6__conf__default__disable_ipv6=0)
+
+
 CONFIG = """
 schema_version = 1
 director = {{ name = "d1", interfaces = ["d1"], plane = "raw", runtime_dir = "{folder}/run" }}
