@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
-from appliance.config.values import WILDCARD
 from appliance.model import (
     BgpConfig,
     Config,
@@ -13,11 +12,11 @@ from appliance.model import (
     Member,
     MonitorSpec,
     Pool,
-    PortRange,
     Protocol,
     Vantage,
     VirtualService,
 )
+from appliance.path.vantage import asks_path, ports_asked
 from bgp.bfd.messages import SessionSettings
 from health.load import Agent
 from health.monitor import Key, Probe
@@ -81,20 +80,6 @@ def _probes_of(pool: Pool, member: Member, users: Sequence[VirtualService], way:
             if pace is not None and service.enabled and (service.name, port) not in asked:
                 for vip in service.vips:
                     yield _port_probe(pace, service.protocol, Target(member_id, vip, port, ways))
-
-
-def asks_path(monitor: MonitorSpec, service: VirtualService) -> bool:
-    """Whether a monitor asks members by the way that clients' packets for a virtual service go."""
-    if not service.enabled:
-        return False
-    if monitor.vantage is None:
-        return monitor.monitor_port is None or any(monitor.monitor_port in ports for ports in service.ports)
-    return monitor.vantage is not Vantage.DIRECT
-
-
-def ports_asked(ranges: Iterable[PortRange]) -> Sequence[int]:
-    """The ports that stand for all of a virtual service's."""
-    return sorted({port for ports in ranges if ports != WILDCARD for port in (ports.first, ports.last)})
 
 
 def _opens(monitor: MonitorSpec, protocol: Protocol) -> bool:

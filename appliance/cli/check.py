@@ -14,16 +14,13 @@ from appliance.cli.output import Exit, print_json, print_problems, table, warn
 from appliance.config.load import SECRET_BYTES, decode, files_beside, parse, read_text
 from appliance.config.problems import ConfigError
 from appliance.config.values import WILDCARD
-from appliance.model import Algorithm, BgpPeer, Config, Delivery, DfPolicy, Pool, Protocol, VirtualService
-from appliance.path.gate import Gate
-from appliance.wiring import asks_path, probes
+from appliance.model import Algorithm, BgpPeer, Config, Delivery, DfPolicy, MonitorSpec, Pool, Protocol, VirtualService
+from appliance.path.vantage import asks_path
 from health.secure import Tls
 
 _LINK_MTU = 1500
 CONNECTIONS_PER_S = 400
 """Each one takes a port for a minute when we end it, and there are 28,232 by default (net.ipv4.ip_local_port_range)."""
-
-_CONNECTING = ("tcp", "http", "https", "tls", "grpc")
 
 
 def _no_option(_: type, config: Path) -> None:
@@ -164,11 +161,12 @@ def _about_monitors(config: Config) -> Iterator[str]:
 
 def _about_vantages(config: Config) -> Iterator[str]:
     """What of the DSR path no monitor sees, and when there are too many of them."""
-    way = Gate(config.director.interfaces, config.secret, dict).way
     connections = sum(
-        1 / probe.interval_s
-        for probe in probes(config, way)
-        if probe.target.way is not None and probe.kind in _CONNECTING and not dict(probe.settings).get("half_open")
+        len(pool.members) * len(user.vips) / monitor.send_interval_s
+        for pool in config.pools
+        for monitor in pool.monitors
+        for user in config.services
+        if user.pool == pool and asks_path(monitor, user) and _connects(monitor)
     )
     if connections > CONNECTIONS_PER_S:
         yield (
@@ -191,6 +189,13 @@ def _about_vantages(config: Config) -> Iterator[str]:
                     yield f'virtual service {user.name}: of "*" no ports are tried but those of monitors'
                 elif ports.width > 2:
                     yield f"virtual service {user.name}: of ports {ports} only the first and the last one are tried"
+
+
+def _connects(monitor: MonitorSpec) -> bool:
+    settings = dict(monitor.settings)
+    if monitor.kind == "tcp":
+        return not settings.get("half_open")
+    return monitor.kind in ("http", "https", "tls", "grpc") or settings.get("transport") == "tcp"
 
 
 def _summary(config: Config) -> str:

@@ -37,7 +37,7 @@ from appliance.path.segments import Segments, segments
 from appliance.path.steer import SteerError, Steering
 from appliance.ring.hash import derive_keys, flow_words, hash_words
 from appliance.state import Unresolved
-from health.spec import Code, Result, Status, Target
+from health.spec import Result, Status, Target
 
 log = structlog.get_logger()
 
@@ -53,6 +53,9 @@ REOPEN_S = 5.0
 
 _SENT_S = 0.2
 """A check that was cancelled sooner may not have sent anything."""
+
+_TRIES, _TRY_AGAIN_S, _MAX_WAITING = 20, 0.05, 1000
+"""How often and how long a packet waits for a next hop, and how many do at a time."""
 
 _BATCH = 64
 _PAUSE_S = 0.1
@@ -86,9 +89,9 @@ class PathWay:
     def prepare(self, sock: socket.socket, address: IPAddress) -> None:
         """See `health.ways.Way`. The source is our address on the way to the member, or what the kernel would take to
         the VIP where that is of another family."""
-        source, why = self._source(address)
+        source = self._source(address)
         if source is None:
-            raise OSError(errno.EHOSTUNREACH, why)
+            raise OSError(errno.EHOSTUNREACH, f"nothing to ask {address} from")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self.gate.mark)
         routed = self.delivery.dsr_type is DsrType.L3 and self.delivery.ttl is TtlPolicy.ROUTER
         level, name = (
@@ -117,24 +120,34 @@ class PathWay:
         """See `health.ways.Way`."""
         if result.good and result.answered:
             self.gate.forget(self, target.address)
-        elif result.code is Code.SERVER_UNREACHABLE and (why := self._source(target.address)[1]):
+        elif not result.good and (why := self._why_not(target.address)):
             return replace(result, detail=why)
         return explained(result, target, self.delivery, self.gate.known(self, target.address))
 
-    def _source(self, address: IPAddress) -> tuple[str | None, str]:
-        """Where packets to a VIP come from; or None, and why not."""
+    def _source(self, address: IPAddress) -> str | None:
+        """Where packets to a VIP come from; None: there is no address of its family, or it is our own."""
+        hop = self.gate.hop(self.member)
+        if isinstance(self.gate.hop(address), Unresolved):
+            return None
+        if isinstance(hop, NextHop) and hop.source.version == address.version:
+            return str(hop.source)
+        return _source_to(self.member if self.member.version == address.version else address)
+
+    def _why_not(self, address: IPAddress) -> str:
+        """What of the way to the member is missing on this director; empty when nothing is."""
         hop, own = self.gate.hop(self.member), self.gate.hop(address)
-        if not isinstance(hop, NextHop):
-            return None, str(hop) if hop is not None else f"no way to {self.member} is known yet"
         if isinstance(own, Unresolved):
-            return None, own.detail
-        if hop.source.version == address.version:
-            return str(hop.source), ""
-        source = _source_to(address)
-        return source, "" if source is not None else (
-            f"this director has no IPv{address.version} address to ask {address} from: give it one, "
-            'or set vantage = "direct"'
-        )
+            return own.detail
+        if isinstance(hop, Unresolved):
+            return f"{hop.reason}: {hop.detail}"
+        if hop is None:
+            return f"no way to {self.member} is known"
+        if self._source(address) is None:
+            return (
+                f"this director has no IPv{address.version} address to ask {address} from: give it one, "
+                'or set vantage = "direct"'
+            )
+        return ""
 
 
 def segments_of(status: Status, next_hops: Mapping[IPAddress, NextHop | Unresolved]) -> Segments | None:
@@ -185,6 +198,7 @@ class Gate:
         self._ident = 0
         self._out: socket.socket | None = None
         self._errors: dict[int, socket.socket] = {}
+        self._waiting = 0
         self._lost = asyncio.Event()
 
     @property
@@ -309,21 +323,35 @@ class Gate:
         if carried is None:
             return
         carried.packets += 1
-        hop, way = self.hop(carried.way.member), carried.way
         if carried.half_open and not packet[ip.l4 + 13] & (_SYN | _RST):
             return
-        if not isinstance(hop, NextHop) or (way.delivery.dsr_type is DsrType.L2 and not hop.direct):
+        self._send(packet, ip, carried.way, _TRIES)
+
+    def _send(self, packet: bytes, ip: IpHeader, way: PathWay, tries: int) -> None:
+        """Send a packet, or wait for a next hop, as the kernel does with its own packets."""
+        hop = self.hop(way.member)
+        if not isinstance(hop, NextHop):
+            if tries and self._waiting < _MAX_WAITING:
+                self._waiting += 1
+                asyncio.get_running_loop().call_later(_TRY_AGAIN_S, self._again, packet, ip, way, tries - 1)
+            return
+        if way.delivery.dsr_type is DsrType.L2 and not hop.direct:
             return
         member = TableMember(0, "", way.member, way.delivery, hop)
         try:
             if ip.length > member.inner_mtu:
-                reply = icmp.too_big(ethernet(hop, version, packet), ETHERNET, ip, member.inner_mtu)
+                reply = icmp.too_big(ethernet(hop, ip.version, packet), ETHERNET, ip, member.inner_mtu)
                 if reply is not None:
                     os.write(self._steering.fd, reply.frame[ETHERNET:])
             elif self._out is not None:
                 self._out.sendto(self._frame(packet, ip, member), (hop.interface, 0))
         except OSError:
             pass  # the interface is gone or has no room: the check will find that nothing comes back
+
+    def _again(self, packet: bytes, ip: IpHeader, way: PathWay, tries: int) -> None:
+        self._waiting -= 1
+        if self._out is not None:
+            self._send(packet, ip, way, tries)
 
     def _of(self, flow: Flow) -> _Carried | None:
         return self._carried.get(flow) or self._lingering.get(flow, (None, 0.0))[0]

@@ -257,6 +257,22 @@ def test_a_director_without_an_address_of_the_vips_family(cable: Cable) -> None:
     assert "no way to 203.0.113.77" in result.detail
 
 
+def test_a_packet_waits_for_its_next_hop(cable: Cable) -> None:
+    """A member whose MAC address is not known yet is no member that is down."""
+    hop = cable.hops.pop(MEMBER4)
+
+    async def asking(gate: Gate) -> Result:
+        asyncio.get_running_loop().call_later(0.15, cable.hops.update, {MEMBER4: hop})
+        target = Target("web/m", VIP4, 80, gate.way(MEMBER4, L2))
+        return await CHECKS["tcp"](timeout_s=0.8).probe(target)
+
+    listener = inside(cable.member, lambda: socket.create_server((str(VIP4), 80)))
+    with listener:
+        result = cable.ask(asking)
+    assert result.good
+    assert result.duration_s < 0.7  # not the kernel's second SYN, after a second
+
+
 def test_nothing_is_left_in_the_kernel(cable: Cable) -> None:
     """Device and rules go with the gate; what a killed process has left is taken over."""
     before = cable.director.ip("rule") + cable.director.ip("-6 rule")
