@@ -104,6 +104,17 @@ def test_every_vip_is_announced_by_both_directors(lab):
         announced_by(lab, vip, "d1", "d2")
 
 
+def test_members_are_asked_through_their_own_path(lab):
+    """On every VIP, behind a router as well; and behind it the MSS is what clients see, which fits the tunnel."""
+    document = status(lab.node("d1"))
+    members = [member for pool in document["pools"].values() for member in pool["members"]]
+    assert {found["vip"] for member in members for found in member["segments"]} == set(VIPS)
+    assert {check["verdict"] for member in members for check in member["checks"]} == {"up"}
+    far = [found for member in members for found in member["segments"] if not found["near"]]
+    assert {(found["mss"], found["limit"]) for found in far} == {(1440, 1440), (1400, 1400)}
+    assert document["health"]["problems"] == []
+
+
 @pytest.mark.parametrize("vip", VIPS)
 def test_tcp_carries_ten_megabytes_each_way(lab, vip):
     """Upload through the director and download past it arrive whole."""
