@@ -45,12 +45,15 @@ from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, PlaneKind
 from appliance.netlink import Netlink
+from appliance.path.gate import Gate, segments_of
+from appliance.path.segments import Segments
+from appliance.path.steer import SteerError
 from appliance.reconcile import Reconciler
 from appliance.ring.algorithms import ALGORITHMS
 from appliance.seen import outdated, seen, services_of
 from appliance.state import Learning, PinsSeen, State
 from appliance.stats import Seen, member_stats
-from appliance.wiring import agents, bfd_sessions, health_of, learning_limit_s, needs_restart, probes
+from appliance.wiring import agents, bfd_sessions, counting, health_of, learning_limit_s, needs_restart, probes
 from bgp.bfd.messages import Change
 from bgp.bfd.packet import diag_name
 from bgp.bfd.process import Bfd
@@ -58,7 +61,7 @@ from bgp.config import BgpSpeakerConfig, Neighbor
 from bgp.exabgp import ExaBgpSpeaker
 from bgp.speaker import RecordingSpeaker, Speaker, SpeakerError
 from health.load import Loads, LoadStatus
-from health.monitor import Monitors
+from health.monitor import Key, Monitors, key_of
 from health.spec import Status, Verdict
 
 log = structlog.get_logger()
@@ -105,7 +108,7 @@ def run(path: Path, plane: PlaneKind | None = None) -> int:
             uvloop.run(_direct(path, read, config))
         except Exception as error:
             for leaf in _leaves(error):
-                if isinstance(leaf, StartError | DataPlaneError | ApiError | SpeakerError):
+                if isinstance(leaf, StartError | DataPlaneError | ApiError | SpeakerError | SteerError):
                     print(f"onward: {leaf}", file=sys.stderr)
                 else:
                     log.error("director.died", error=repr(leaf), exc_info=leaf)
@@ -194,7 +197,10 @@ class Director:
         )
         self._hearing = Hearing(self._state, lambda: self._reconciler.applied)
         self._lag = LoopLag()
-        self._verdicts: dict[tuple[str, str], Verdict] = {}
+        self._gate = Gate(config.director.interfaces, config.secret, lambda: self._state.next_hops)
+        self._verdicts: dict[Key, Verdict] = {}
+        self._counting: Mapping[str, frozenset[Key]] = {}
+        self._segments: dict[Key, Segments] = {}
         self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=str(path), digest=config.digest)
         self._api = ApiServer(
             config.director.api.address,
@@ -251,6 +257,7 @@ class Director:
                 tasks.create_task(self._netlink.run(), name="netlink"),
                 tasks.create_task(self._monitors.run(), name="health"),
                 tasks.create_task(self._agents.run(), name="load"),
+                tasks.create_task(self._gate.run(), name="path"),
                 tasks.create_task(self._keep_lease(), name="lease"),
                 tasks.create_task(self._measure_lag(), name="loop-lag"),
                 tasks.create_task(self._reloads(), name="reload"),
@@ -262,6 +269,7 @@ class Director:
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))
                 own.append(tasks.create_task(self._bfd.run(), name="bfd"))
+            await self._make_way(config)
             self._follow(config)
             await self._api.start()
             await self._control.start()
@@ -279,6 +287,16 @@ class Director:
                 await self._api.close()
                 for task in own:
                     task.cancel()
+                await self._gate.close()
+
+    async def _make_way(self, config: Config) -> None:
+        """Open the way through the DSR path, if anything is asked by it.
+
+        Raises:
+            SteerError: it cannot be opened. Nothing has changed then.
+        """
+        if any(probe.target.way is not None for probe in probes(config, self._gate.way)):
+            await self._gate.open()
 
     def _follow(self, config: Config) -> None:
         """Tell those who watch the world what to watch."""
@@ -286,9 +304,11 @@ class Director:
             (member.address for pool in config.pools for member in pool.members),
             (vip for service in config.services for vip in service.vips),
         )
-        wanted = frozenset(probes(config))
-        known = {(probe.target.id, probe.monitor) for probe in wanted}
+        wanted = frozenset(probes(config, self._gate.way))
+        self._counting = counting(wanted)
+        known = {probe.key for probe in wanted}
         self._verdicts = {key: verdict for key, verdict in self._verdicts.items() if key in known}
+        self._segments = {key: found for key, found in self._segments.items() if key in known}
         self._monitors.set(wanted)
         self._agents.set(frozenset(agents(config)))
         self._bfd.set(bfd_sessions(config))
@@ -296,15 +316,22 @@ class Director:
 
     def _on_health(self, status: Status) -> None:
         """A member is up when all its monitors say so, and down when one says that."""
-        member = status.target.id
-        self._verdicts[member, status.monitor] = status.verdict
-        pool_name = member.partition("/")[0]
-        pool = next((pool for pool in self._state.config.pools if pool.name == pool_name), None)
-        if pool is None:
-            return
-        health = health_of({self._verdicts.get((member, monitor.name), Verdict.UNKNOWN) for monitor in pool.monitors})
-        if health is not None:
-            self._fleet.judge(member, health)
+        member, key = status.target.id, key_of(status.monitor, status.target)
+        self._look_at_mss(key, status)
+        self._verdicts[key] = status.verdict
+        if member.partition("/")[0] in {pool.name for pool in self._state.config.pools}:
+            counted = self._counting.get(member, frozenset({key}))
+            health = health_of({self._verdicts.get(each, Verdict.UNKNOWN) for each in counted})
+            if health is not None:
+                self._fleet.judge(member, health)
+
+    def _look_at_mss(self, key: Key, status: Status) -> None:
+        """Say it once when a member takes segments that do not fit the way to it."""
+        found = segments_of(status, self._state.next_hops)
+        if found is not None and found != self._segments.get(key):
+            self._segments[key] = found
+            if found.too_large:
+                log.warning("member.mss_too_large", member=found.member, note=found.note)
 
     def _on_load(self, status: LoadStatus) -> None:
         if status.load is None:
@@ -402,6 +429,11 @@ class Director:
                 self._rejected(fixed)
                 continue
             unchanged = config.digest == self._state.config.digest
+            try:
+                await self._make_way(config)
+            except SteerError as error:
+                self._rejected([f"{config.source}: {error} (nothing was applied)"])
+                continue
             self._last_reload = ReloadStatus(ok=True, at=time.time(), source=str(self._path), digest=config.digest)
             self._state.set_config(config, time.time())
             self._follow(self._state.config)

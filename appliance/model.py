@@ -221,6 +221,17 @@ class NetworkProfile:
     """UDP only: every datagram is a new decision."""
 
 
+class Vantage(StrEnum):
+    """Which way a health monitor asks a member."""
+
+    DIRECT = "direct"
+    """Its own address, as the kernel routes packets."""
+    PATH = "path"
+    """The VIP, through the member's DSR mode and encapsulation, as clients' packets go."""
+    BOTH = "both"
+    """What the path says decides; what the own address says helps to tell why."""
+
+
 @dataclass(frozen=True)
 class MonitorSpec:
     """One configured health monitor; `settings` are those of its kind, validated by the kind itself."""
@@ -241,6 +252,9 @@ class MonitorSpec:
     settings: tuple[tuple[str, object], ...] = ()
     quick_start: bool = True
     """Whether the first checks follow each other quickly."""
+
+    vantage: Vantage | None = None
+    """None: the path, for virtual services that have the monitor's port; else the member's own address."""
 
 
 @dataclass(frozen=True)

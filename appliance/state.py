@@ -310,6 +310,11 @@ class State:
         """By `pool/member`."""
         return dict(self._orders)
 
+    @property
+    def next_hops(self) -> Mapping[IPAddress, NextHop | Unresolved]:
+        """As of now; a later change is another object."""
+        return self._next_hops
+
     def snapshot(self) -> Snapshot:
         return Snapshot(
             config=self._config,

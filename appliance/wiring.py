@@ -1,36 +1,122 @@
 """How the parts of a director fit together, as far as it can be said without running any of them. Pure."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
-from appliance.model import BgpConfig, Config, Health, Pool
+from appliance.model import (
+    BgpConfig,
+    Config,
+    Delivery,
+    Health,
+    IPAddress,
+    Member,
+    MonitorSpec,
+    Pool,
+    Protocol,
+    Vantage,
+    VirtualService,
+)
+from appliance.path.vantage import asks_path, ports_asked
 from bgp.bfd.messages import SessionSettings
 from health.load import Agent
-from health.monitor import Probe
+from health.monitor import Key, Probe
 from health.spec import Target, Verdict
+from health.ways import Way
+
+WayTo = Callable[[IPAddress, Delivery], Way]
+"""The way to a member's address by a delivery."""
+
+PORTS = {Protocol.TCP: "tcp/port", Protocol.UDP: "udp/port"}
+"""What the monitors of single ports are called: no name of a configured one has a slash."""
 
 
-def probes(config: Config) -> Iterable[Probe]:
-    """One probe for every monitor of every enabled member of a pool in use."""
-    ports = {pool.name: service.ports[0].first for service in config.services for pool in service.former}
-    ports |= {service.pool.name: service.ports[0].first for service in reversed(config.services)}
+def probes(config: Config, way: WayTo) -> Iterable[Probe]:
+    """What is asked of the enabled members of all pools in use, by all monitors, from all their vantage points.
+
+    At the member's own address every monitor asks its port. Through the path it asks every VIP, and the same port
+    there; and since nobody translates ports, every port of the virtual service is asked whether it is open: by a
+    half-open connection, or by an empty datagram, to which only an ICMP error is a bad answer. Of a range that is the
+    first and the last port; of "*" none.
+
+    Args:
+        config: in force.
+        way: gives the ways.
+    """
+    users: dict[str, list[VirtualService]] = {}
+    for service in config.services:
+        users.setdefault(service.pool.name, []).append(service)
+    for service in config.services:
+        for pool in service.former:
+            users.setdefault(pool.name, []).append(service)
     for pool in config.pools:
-        for monitor in pool.monitors:
-            for member in pool.members:
-                if member.enabled:
-                    yield Probe(
-                        monitor=monitor.name,
-                        kind=monitor.kind,
-                        target=Target(
-                            f"{pool.name}/{member.name}", member.address, monitor.monitor_port or ports[pool.name]
-                        ),
-                        interval_s=monitor.send_interval_s,
-                        timeout_s=monitor.receive_timeout_s,
-                        rise=monitor.rise,
-                        fall=monitor.fall,
-                        settings=monitor.settings,
-                        quick_start=monitor.quick_start,
-                    )
+        wanted = {
+            probe.key: probe
+            for member in pool.members
+            if member.enabled
+            for probe in _probes_of(pool, member, users[pool.name], way)
+        }
+        yield from wanted.values()
+
+
+def _probes_of(pool: Pool, member: Member, users: Sequence[VirtualService], way: WayTo) -> Iterable[Probe]:
+    member_id = f"{pool.name}/{member.name}"
+    asked = set()
+    for monitor in pool.monitors:
+        services = [service for service in users if asks_path(monitor, service)]
+        if not services or monitor.vantage is Vantage.BOTH:
+            target = Target(member_id, member.address, monitor.monitor_port or users[0].ports[0].first)
+            yield replace(_probe(monitor, target), counts=not services)
+        for service in services:
+            port = monitor.monitor_port or service.ports[0].first
+            ways = way(member.address, service.profile.delivery)
+            for vip in service.vips:
+                yield _probe(monitor, Target(member_id, vip, port, ways))
+            if _opens(monitor, service.protocol):
+                asked.add((service.name, port))
+    pace = next((monitor for monitor in pool.monitors if any(asks_path(monitor, user) for user in users)), None)
+    for service in users:
+        ways = way(member.address, service.profile.delivery)
+        for port in ports_asked(service.ports):
+            if pace is not None and service.enabled and (service.name, port) not in asked:
+                for vip in service.vips:
+                    yield _port_probe(pace, service.protocol, Target(member_id, vip, port, ways))
+
+
+def _opens(monitor: MonitorSpec, protocol: Protocol) -> bool:
+    """Whether a monitor's own question tells all that the one for single ports would."""
+    settings = dict(monitor.settings)
+    if protocol is Protocol.TCP:
+        return bool(settings.get("half_open"))
+    return monitor.kind == "udp" or (monitor.kind == "dns" and settings.get("transport") != "tcp")
+
+
+def _probe(monitor: MonitorSpec, target: Target) -> Probe:
+    return Probe(
+        monitor=monitor.name,
+        kind=monitor.kind,
+        target=target,
+        interval_s=monitor.send_interval_s,
+        timeout_s=monitor.receive_timeout_s,
+        rise=monitor.rise,
+        fall=monitor.fall,
+        settings=monitor.settings,
+        quick_start=monitor.quick_start,
+    )
+
+
+def _port_probe(monitor: MonitorSpec, protocol: Protocol, target: Target) -> Probe:
+    """Whether a port is open, as often and as long as a monitor asks."""
+    settings = (("half_open", True),) if protocol is Protocol.TCP else ()
+    return replace(_probe(monitor, target), monitor=PORTS[protocol], kind=str(protocol), settings=settings)
+
+
+def counting(wanted: Iterable[Probe]) -> Mapping[str, frozenset[Key]]:
+    """The probes whose verdicts decide on a member, by `pool/member`."""
+    keys: dict[str, set[Key]] = {}
+    for probe in wanted:
+        if probe.counts:
+            keys.setdefault(probe.target.id, set()).add(probe.key)
+    return {member: frozenset(found) for member, found in keys.items()}
 
 
 LOAD_INTERVAL_S, LOAD_TIMEOUT_S = 2.0, 1.0

@@ -18,6 +18,14 @@ _JITTER = 0.1
 """Intervals vary by this fraction to both sides, so that the probes of many targets do not fall into step."""
 
 
+Key = tuple[str, str, str]
+"""Monitor, target's id and place: what of all probes is one."""
+
+
+def key_of(monitor: str, target: Target) -> Key:
+    return monitor, target.id, target.place
+
+
 @dataclass(frozen=True)
 class Probe:
     """One monitor's standing order for one target."""
@@ -37,9 +45,12 @@ class Probe:
     quick_start: bool = True
     """Whether the first probes follow each other quickly: `quick_pace_s`."""
 
+    counts: bool = True
+    """Whether its verdict decides on the member; otherwise it is there to explain those of others."""
+
     @property
-    def key(self) -> tuple[str, str]:
-        return self.monitor, self.target.id
+    def key(self) -> Key:
+        return key_of(self.monitor, self.target)
 
 
 def quick_pace_s(interval_s: float) -> float:
@@ -78,8 +89,8 @@ class Monitors:
         """Nothing is probed before `set` and `run`.
 
         Args:
-            report: called with the new status when a verdict turns, when a target is new (UNKNOWN), and when it is
-                gone (UNKNOWN, once more).
+            report: called with the new status when a verdict turns, when a target is new (UNKNOWN), when it is gone
+                (UNKNOWN, once more), and when it says another MSS.
             rng: spreads the probes.
             checks: kinds of checks by name.
             wall: seconds since the epoch.
@@ -92,7 +103,7 @@ class Monitors:
         self._wall = wall
         self._clock = clock
         self._sleep = sleep
-        self._watches: dict[tuple[str, str], _Watch] = {}
+        self._watches: dict[Key, _Watch] = {}
         self._changed = asyncio.Event()
 
     def set(self, wanted: frozenset[Probe]) -> None:
@@ -123,7 +134,7 @@ class Monitors:
             del self._watches[key]
             if key not in fresh:
                 turned.append(Status(watch.probe.monitor, watch.probe.target, Verdict.UNKNOWN, since=self._wall()))
-            elif fresh[key].probe.target.address == watch.probe.target.address:
+            elif _same_machine(fresh[key].probe.target, watch.probe.target):
                 fresh[key].damper = replace(fresh[key].damper, verdict=watch.status.verdict)
                 fresh[key].status = replace(watch.status, target=fresh[key].probe.target)
         self._watches |= fresh
@@ -154,9 +165,9 @@ class Monitors:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._changed.clear()
-                for (monitor, target), watch in self._watches.items():
+                for key, watch in self._watches.items():
                     if watch.task is None:
-                        watch.task = tasks.create_task(self._keep_up(watch), name=f"health:{monitor}:{target}")
+                        watch.task = tasks.create_task(self._keep_up(watch), name=f"health:{':'.join(key)}")
                 await self._changed.wait()
 
     async def _keep_up(self, watch: _Watch) -> None:
@@ -167,7 +178,10 @@ class Monitors:
         await self._sleep(self._rng.uniform(0, quick_s))
         while True:
             start = self._clock()
-            self._take(watch, await watch.check.probe(probe.target))
+            result = await watch.check.probe(probe.target)
+            if probe.target.way is not None:
+                result = probe.target.way.judge(result, probe.target)
+            self._take(watch, result)
             quick_left = 0 if watch.damper.settled else max(0, quick_left - 1)
             pace_s = quick_s if quick_left else probe.interval_s
             # The pace is from start to start; a probe that took longer delays the next one, never overlaps it.
@@ -188,6 +202,7 @@ class Monitors:
             turns=turns,
             good=before.good + result.good,
             bad=before.bad + (not result.good),
+            mss=before.mss if result.mss is None else result.mss,
         )
         if turned:
             event = "health.up" if watch.status.verdict is Verdict.UP else "health.down"
@@ -197,7 +212,13 @@ class Monitors:
                 member=watch.probe.target.id,
                 address=watch.probe.target.address,
                 port=watch.probe.target.port,
+                **({"by": watch.probe.target.way.name} if watch.probe.target.way is not None else {}),
                 code=result.code,
                 detail=result.detail,
             )
+        if turned or watch.status.mss != before.mss:
             self._report(watch.status)
+
+
+def _same_machine(one: Target, other: Target) -> bool:
+    return (one.address, one.way) == (other.address, other.way)

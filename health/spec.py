@@ -5,6 +5,8 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
+from health.ways import Way
+
 IPAddress = IPv4Address | IPv6Address
 
 
@@ -53,7 +55,19 @@ class Target:
     """`pool/member`."""
 
     address: IPAddress
+    """What packets are sent to: the member's own address, or with a way the VIP."""
+
     port: int
+    way: Way | None = None
+    """How packets get there; None: as the kernel routes them."""
+
+    @property
+    def place(self) -> str:
+        """Tells targets of one id apart: `address:port by way`; nothing for the member's own address."""
+        if self.way is None:
+            return ""
+        address = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{address}:{self.port} by {self.way.name}"
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,11 @@ class Result:
     code: Code
     detail: str = ""
     duration_s: float = 0.0
+    answered: bool = True
+    """False: good because nobody has complained, since no answer was expected."""
+
+    mss: int | None = None
+    """What a SYN-ACK says of the segments that its sender takes, bytes; None where nobody has looked."""
 
     @property
     def good(self) -> bool:
@@ -128,3 +147,6 @@ class Status:
 
     turns: tuple[Turn, ...] = ()
     """The latest TURNS, the newest first."""
+
+    mss: int | None = None
+    """The latest that a result had."""

@@ -1,6 +1,7 @@
 """Small values for tests: a configuration with one service, next hops, snapshots."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from pathlib import PurePosixPath
 
@@ -17,6 +18,7 @@ from appliance.model import (
     Encapsulation,
     HashMode,
     Health,
+    IPAddress,
     Member,
     MonitorSpec,
     NetworkProfile,
@@ -32,6 +34,27 @@ L2 = Delivery(DsrType.L2, None)
 L3 = Delivery(DsrType.L3, Encapsulation.IPIP)
 MONITOR = MonitorSpec("ping80", "tcp", 1.0, 1.0, 2, 2, None)
 SECRET = b"sixteen byte key"
+
+
+@dataclass(frozen=True)
+class To:
+    """A way that leads nowhere: equal where members and deliveries are."""
+
+    member: IPAddress
+    delivery: Delivery
+
+    @property
+    def name(self) -> str:
+        return str(self.delivery)
+
+    def prepare(self, sock, address):
+        raise NotImplementedError
+
+    def carrying(self, sock, address, protocol, word, *, half_open=False):
+        raise NotImplementedError
+
+    def judge(self, result, target):
+        return result
 
 
 def member(number: int, **changes: object) -> Member:

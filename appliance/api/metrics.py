@@ -33,6 +33,7 @@ from appliance.fleet.channel import PeerState
 from appliance.looplag import BOUNDS_S
 from appliance.model import EffectiveState, Health, Protocol, VirtualService
 from appliance.packet.action import Reason
+from appliance.path.gate import segments_of
 from bgp.bfd.packet import State
 from bgp.bfd.process import BfdStatus
 from bgp.speaker import Session
@@ -324,17 +325,17 @@ def _reasons(counters: Counters, known: Iterable[Reason]) -> Iterator[tuple[_Lab
 
 
 def _checks(observed: Observed) -> Iterator[Metric]:
-    keyed = [((status.monitor, status.target.id), status) for status in observed.health]
+    keyed = [((status.monitor, status.target.id, status.target.place), status) for status in observed.health]
     yield _gauge(
         "onward_check_up",
         "1 when a health monitor's verdict on a member is up.",
-        ("monitor", "member"),
+        ("monitor", "member", "path"),
         [(key, status.verdict == "up") for key, status in keyed],
     )
     yield _counter(
         "onward_checks_total",
         "Probes of a health monitor, by result.",
-        ("monitor", "member", "result"),
+        ("monitor", "member", "path", "result"),
         (
             ((*key, result), count)
             for key, status in keyed
@@ -344,9 +345,24 @@ def _checks(observed: Observed) -> Iterator[Metric]:
     yield _gauge(
         "onward_check_last_duration_seconds",
         "How long the latest probe took.",
-        ("monitor", "member"),
+        ("monitor", "member", "path"),
         [(key, status.last.duration_s) for key, status in keyed if status.last],
     )
+    seen = {
+        (found.member, str(found.vip), str(found.port), str(found.delivery)): found
+        for status in observed.health
+        if (found := segments_of(status, observed.snapshot.next_hops)) is not None
+    }
+    for name, what, number in (
+        ("onward_member_mss_bytes", "MSS that a member's SYN-ACKs advertise.", "advertised"),
+        ("onward_member_mss_limit_bytes", "The largest MSS whose segments fit the way to the member.", "limit"),
+    ):
+        yield _gauge(
+            name,
+            what,
+            ("member", "vip", "port", "delivery"),
+            [(key, getattr(found, number)) for key, found in seen.items()],
+        )
 
 
 def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[Metric]:

@@ -338,6 +338,11 @@ def _left(member: Item) -> str:
 
 
 def _probes(member: Item) -> Iterable[Html]:
+    yield from _checks(member)
+    yield from (h("small", found["note"]) for found in member["segments"] if found["note"])
+
+
+def _checks(member: Item) -> Iterable[Html]:
     if not member["checks"]:
         return [h("small", "not monitored" if member["health"] == "up" else _words(member["health"]))]
     return [
@@ -345,7 +350,7 @@ def _probes(member: Item) -> Iterable[Html]:
             "div",
             _badge(_TONES[check["verdict"]], check["verdict"]),
             h("small", f"{check['monitor']}: {probe_text(check)}"),
-            title=f"{check['good']} good, {check['bad']} bad probes of port {check['port']}",
+            title=f"{check['good']} good, {check['bad']} bad probes of " + (check["path"] or f"port {check['port']}"),
         )
         for check in member["checks"]
     ]

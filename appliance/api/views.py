@@ -32,6 +32,9 @@ from appliance.model import (
 )
 from appliance.orders import as_json
 from appliance.packet.action import Reason
+from appliance.path.causes import finding
+from appliance.path.gate import segments_of
+from appliance.path.segments import Segments
 from appliance.state import Snapshot
 from bgp.bfd.packet import State, diag_name
 from bgp.bfd.process import BfdStatus
@@ -381,6 +384,8 @@ def _members(
             "index": member.index,
             "next_hop": _next_hop(member),
             "checks": [_check(status) for status in by_member.get(member.id, ())],
+            "finding": finding(by_member.get(member.id, ())),
+            "segments": [_segments(found) for found in _seen_segments(by_member.get(member.id, ()), observed)],
             "replies": NOT_VISIBLE,
         }
         | _traffic(
@@ -391,6 +396,26 @@ def _members(
         )
         for member in pool.members
     ]
+
+
+def _seen_segments(statuses: Iterable[Status], observed: Observed) -> Iterator[Segments]:
+    for status in statuses:
+        found = segments_of(status, observed.snapshot.next_hops)
+        if found is not None:
+            yield found
+
+
+def _segments(found: Segments) -> Document:
+    """The MSS that a member advertises, and what fits."""
+    return {
+        "vip": str(found.vip),
+        "port": found.port,
+        "delivery": str(found.delivery),
+        "mss": found.advertised,
+        "limit": found.limit,
+        "near": found.near,
+        "note": found.note or None,
+    }
 
 
 def _transition(view: ServiceView) -> Document:
@@ -489,6 +514,8 @@ def _check(status: Status) -> Document:
     last = status.last
     return {
         "monitor": status.monitor,
+        "vantage": "direct" if status.target.way is None else "path",
+        "path": status.target.place or None,
         "port": status.target.port,
         "verdict": str(status.verdict),
         "since": status.since,
@@ -674,7 +701,7 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
     if not document["config"]["last_reload"]["ok"]:
         problems = document["config"]["last_reload"]["problems"]
         yield f"the last reload was rejected ({len(problems)} problems); the configuration before it is in force"
-    out = {}
+    out: dict[tuple[str, ...], str] = {}
     wanted = {service["pool_key"] for service in document["services"] if service["state"] != "disabled"}
     for member in (member for key, pool in document["pools"].items() if key in wanted for member in pool["members"]):
         if member["state"] == EffectiveState.OUT and member["reason"] not in MEANT:
@@ -683,6 +710,10 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
         if fleet is not None and fleet["overruled"]:
             text = f"{fleet['mine']} for this director, {fleet['health']} for the fleet ({fleet['basis']})"
             out[member["id"], "overruled"] = f"member {member['id']} is {text}"
+        for found in member["segments"]:
+            # What is seen on the member's own segment is no proof of what clients see.
+            if found["note"] and not found["near"]:
+                out[member["id"], found["vip"], found["delivery"]] = found["note"]
     yield from out.values()
     yield from _fleet_problems(document["fleet"])
     for service in document["services"]:
@@ -730,7 +761,7 @@ def because(item: Mapping[str, Any]) -> str:
     reason, detail = item["reason"] or "", item["detail"]
     if item.get("reason") == Why.HEALTH_DOWN:
         bad = [check for check in item.get("checks", ()) if check["verdict"] == "down" and check["last"]]
-        detail = detail or "; ".join(f"{check['monitor']}: {probe_text(check)}" for check in bad)
+        detail = detail or item.get("finding") or "; ".join(f"{check['monitor']}: {probe_text(check)}" for check in bad)
     return f"{reason} ({detail})" if detail else str(reason)
 
 

@@ -13,10 +13,14 @@ from cyclopts import Parameter
 from appliance.cli.output import Exit, print_json, print_problems, table, warn
 from appliance.config.load import SECRET_BYTES, decode, files_beside, parse, read_text
 from appliance.config.problems import ConfigError
-from appliance.model import Algorithm, BgpPeer, Config, Delivery, DfPolicy, Pool, Protocol, VirtualService
+from appliance.config.values import WILDCARD
+from appliance.model import Algorithm, BgpPeer, Config, Delivery, DfPolicy, MonitorSpec, Pool, Protocol, VirtualService
+from appliance.path.vantage import asks_path
 from health.secure import Tls
 
 _LINK_MTU = 1500
+CONNECTIONS_PER_S = 400
+"""Each one takes a port for a minute when we end it, and there are 28,232 by default (net.ipv4.ip_local_port_range)."""
 
 
 def _no_option(_: type, config: Path) -> None:
@@ -152,6 +156,46 @@ def _about_monitors(config: Config) -> Iterator[str]:
     for pool in config.pools:
         if pool.monitors and all(monitor.kind == "ping" for monitor in pool.monitors):
             yield f"pool {pool.name}: ping alone says that a machine is there, not that it serves"
+    yield from _about_vantages(config)
+
+
+def _about_vantages(config: Config) -> Iterator[str]:
+    """What of the DSR path no monitor sees, and when there are too many of them."""
+    connections = sum(
+        len(pool.members) * len(user.vips) / monitor.send_interval_s
+        for pool in config.pools
+        for monitor in pool.monitors
+        for user in config.services
+        if user.pool == pool and asks_path(monitor, user) and _connects(monitor)
+    )
+    if connections > CONNECTIONS_PER_S:
+        yield (
+            f"health monitors connect through the DSR path {connections:.0f} times a second, and ports last for "
+            f"{CONNECTIONS_PER_S}; use longer intervals, or half_open"
+        )
+    for pool in config.pools:
+        users = [service for service in config.services if service.pool == pool and service.enabled]
+        if not pool.monitors or not users:
+            continue
+        if not any(asks_path(monitor, user) for monitor in pool.monitors for user in users):
+            yield (
+                f"pool {pool.name}: its monitors ask members' own addresses only, so a VIP that is missing or a tunnel "
+                'that is down is not noticed; give one of them vantage = "both", or the port of a virtual service'
+            )
+            continue
+        for user in users:
+            for ports in user.ports:
+                if ports == WILDCARD:
+                    yield f'virtual service {user.name}: of "*" no ports are tried but those of monitors'
+                elif ports.width > 2:
+                    yield f"virtual service {user.name}: of ports {ports} only the first and the last one are tried"
+
+
+def _connects(monitor: MonitorSpec) -> bool:
+    settings = dict(monitor.settings)
+    if monitor.kind == "tcp":
+        return not settings.get("half_open")
+    return monitor.kind in ("http", "https", "tls", "grpc") or settings.get("transport") == "tcp"
 
 
 def _summary(config: Config) -> str:

@@ -371,7 +371,7 @@ def _because(item: Document) -> str:
     detail = item["detail"]
     if not detail and item["reason"] == "health_down":
         bad = [check["last"] for check in item.get("checks", ()) if check["verdict"] == "down" and check["last"]]
-        detail = "; ".join(last["detail"] or last["code"] for last in bad)
+        detail = item.get("finding") or "; ".join(last["detail"] or last["code"] for last in bad)
     return f"{item['reason']} ({detail})" if detail else str(item["reason"])
 
 

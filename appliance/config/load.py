@@ -16,7 +16,7 @@ from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from appliance.config.locate import Lines
-from appliance.config.monitors import settings_of, tls_of
+from appliance.config.monitors import Kind, settings_of, tls_of
 from appliance.config.problems import (
     BadValueError,
     ConfigError,
@@ -50,6 +50,7 @@ from appliance.model import (
     Pool,
     ProfileType,
     TtlPolicy,
+    Vantage,
     VirtualService,
 )
 from health.secure import context_of, reason_of
@@ -485,6 +486,7 @@ def _monitor(table: MonitorTable) -> MonitorSpec:
         monitor_port=table.monitor_port,
         settings=settings_of(table),
         quick_start=table.quick_start,
+        vantage=Vantage.DIRECT if table.type is Kind.EXTERNAL else table.vantage,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from appliance.config.problems import BadValueError, did_you_mean, shown
 from appliance.config.values import choice
+from appliance.model import Vantage
 from health.secure import Tls
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ kind = choice(
 )  # fmt: skip
 
 
+vantage = choice("a way to ask", {kind.value: kind for kind in Vantage})
+
+
 class Transport(StrEnum):
     UDP = "udp"
     TCP = "tcp"
@@ -63,6 +67,7 @@ _HTTP = (Kind.HTTP, Kind.HTTPS)
 _SECURE = (Kind.HTTPS, Kind.TLS, Kind.GRPC)
 
 KEYS: Mapping[str, tuple[Kind, ...]] = {
+    "vantage": tuple(kind for kind in Kind if kind is not Kind.EXTERNAL),
     "monitor_port": tuple(kind for kind in Kind if kind is not Kind.PING),
     "request": (Kind.TCP, Kind.UDP),
     "response": (Kind.TCP, Kind.UDP, *_HTTP, Kind.DNS, Kind.EXTERNAL),

@@ -28,6 +28,7 @@ from appliance.model import (
     PortRange,
     ProfileType,
     TtlPolicy,
+    Vantage,
 )
 
 
@@ -308,6 +309,12 @@ class MonitorTable(Table):
     failed_checks: Checks = Field(default=2, description="Bad checks in a row until a member is down.")
     monitor_port: Port | None = Field(
         default=None, description="Port to ask; the first one of the virtual service by default. Not for ping."
+    )
+    vantage: Annotated[Vantage, Parsed(monitors.vantage, _words(*Vantage))] | None = Field(
+        default=None,
+        description="Not for external. path: ask the VIP through the member's own DSR mode, as clients' packets go, on "
+        "all ports of the virtual service; direct: ask the member's own address; both: the path decides, and the own "
+        "address helps to tell why. By default path, and direct where the virtual service has not the monitor_port.",
     )
     quick_start: Boolean = Field(
         default=True,

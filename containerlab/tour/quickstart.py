@@ -68,7 +68,8 @@ def proofs(lab: Lab, seen: Seen) -> Iterator[Claim]:
     client = seen.sent(CLIENT)
     for text, delivery in VIPS.items():
         vip = ip_address(text)
-        wire = seen.received(*WIRES[delivery])
+        # Directors ask members the same way, from addresses of their own: that is no client's traffic.
+        wire = [packet for packet in seen.received(*WIRES[delivery]) if packet.source not in directors]
         if delivery == "L3":
             yield captures.encapsulated(wire, vip, directors, members)
         else:
@@ -76,7 +77,8 @@ def proofs(lab: Lab, seen: Seen) -> Iterator[Claim]:
                 wire, vip, {macs[name] for name in DIRECTORS}, {macs[name] for name in SERVES[delivery]}
             )
         yield captures.unchanged(client, wire, vip)
-        yield captures.direct_return(seen.received(CLIENT), seen.sent(*AT_MEMBERS), seen.sent(*AT_DIRECTORS), vip)
+        passed = [packet for packet in seen.sent(*AT_DIRECTORS) if packet.destination not in directors]
+        yield captures.direct_return(seen.received(CLIENT), seen.sent(*AT_MEMBERS), passed, vip)
 
 
 def _mac(node: Node) -> str:

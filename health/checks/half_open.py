@@ -4,6 +4,9 @@ The connection is never established: it stands in no accept queue, and in no log
 bound by a socket of ours that neither listens nor connects, so no other program can get it meanwhile, and the kernel,
 which knows of no connection from there, answers the SYN-ACK with an RST (RFC 9293, section 3.10.7.1) by itself: also
 when the SYN-ACK comes after the time limit.
+
+With a way of its own the kernel's RST would go astray, since it belongs to no socket. There a socket of ours connects,
+and the way leaves out the ACK that would establish the connection.
 """
 
 import asyncio
@@ -12,11 +15,14 @@ import socket
 import struct
 
 from health.checks.raw import checksum, random_word, raw
-from health.checks.sockets import datagrams, opened
+from health.checks.sockets import connected, datagrams, opened
 from health.spec import Code, Result, Target
 
 _SYN, _RST, _ACK = 2, 4, 16
 _MSS = 1460
+_TIMESTAMPS, _TIMESTAMPS_LENGTH = 1, 12
+"""TCPI_OPT_TIMESTAMPS of linux/tcp.h, in the sixth byte of TCP_INFO; what they take of a segment (RFC 7323), bytes."""
+
 _FIRST_WAIT_S = 1.0
 """Until the SYN is sent again; doubled every time (RFC 6298, section 2)."""
 
@@ -27,6 +33,10 @@ async def half_open(target: Target) -> Result:
     Raises:
         OSError: the kernel or ICMP says that no answer will come.
     """
+    if target.way is not None:
+        async with connected(target, half_open=True) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it ends with an RST
+            return Result(Code.OK, "half open", mss=_peers_mss(sock))
     with datagrams(target) as way:
         source = way.getsockname()[0]
     with opened(target, socket.SOCK_STREAM) as reserved:
@@ -50,6 +60,13 @@ async def half_open(target: Target) -> Result:
                     if error.errno is not None:  # the kernel's own: ETIMEDOUT
                         raise
                     wait_s *= 2
+
+
+def _peers_mss(sock: socket.socket) -> int:
+    """The MSS in the SYN-ACK: what the kernel would send at most, and the timestamps that take a part of it."""
+    options: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5]
+    largest: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    return largest + (_TIMESTAMPS_LENGTH if options & _TIMESTAMPS else 0)
 
 
 def _syn(source: str, target: Target, port: int, number: int) -> bytes:

@@ -1,13 +1,13 @@
 """The way to a target: every check opens its sockets here, and nowhere else.
 
-So that a question can one day be asked by another way (from another device, with a mark), without any kind of check
-knowing of it.
+So a question can be asked by another way than the kernel's (`Target.way`), without any kind of check knowing of it.
 """
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 
 from health.spec import Target
 
@@ -25,23 +25,57 @@ def opened(target: Target, kind: int, protocol: int = 0) -> socket.socket:
         protocol: of raw sockets, an IANA number.
 
     Raises:
-        OSError: there is none of that family, or we are out of files or memory.
+        OSError: there is none of that family, no way to the target, or we are out of files or memory.
     """
     family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
-    return socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+    if target.way is not None:
+        try:
+            target.way.prepare(sock, target.address)
+        except BaseException:
+            sock.close()
+            raise
+    return sock
+
+
+def carrying(
+    target: Target, sock: socket.socket, protocol: int, word: bytes, *, half_open: bool = False
+) -> AbstractContextManager[None]:
+    """While this lasts, and for what the kernel still has to say after it, packets of a flow go the target's way.
+
+    Args:
+        target: what the socket talks to.
+        sock: as it was opened.
+        protocol: IANA number.
+        word: see `health.ways.Way.carrying`, and so for *half_open*.
+    """
+    if target.way is None:
+        return nullcontext()
+    return target.way.carrying(sock, target.address, protocol, word, half_open=half_open)
+
+
+def _ports(target: Target, sock: socket.socket) -> bytes:
+    return struct.pack("!HH", sock.getsockname()[1], target.port)
 
 
 @asynccontextmanager
-async def connected(target: Target) -> AsyncIterator[socket.socket]:
+async def connected(target: Target, *, half_open: bool = False) -> AsyncIterator[socket.socket]:
     """A TCP connection.
 
     A plain socket instead of a transport: it is closed when we leave, whatever happened, nothing is read that nobody
     asked for, and the kernel's errors arrive unaltered on asyncio's loop and on uvloop.
 
+    Args:
+        target: whom to connect to.
+        half_open: with a target that has a way: it never hears that the connection was established.
+
     Raises:
         OSError: as `connect` does.
     """
-    with opened(target, socket.SOCK_STREAM) as sock:
+    with (
+        opened(target, socket.SOCK_STREAM) as sock,
+        carrying(target, sock, socket.IPPROTO_TCP, _ports(target, sock), half_open=half_open),
+    ):
         await asyncio.get_running_loop().sock_connect(sock, (str(target.address), target.port))
         yield sock
 
@@ -55,7 +89,10 @@ def datagrams(target: Target) -> Iterator[socket.socket]:
     Raises:
         OSError: as `connect` does.
     """
-    with opened(target, socket.SOCK_DGRAM) as sock:
+    with (
+        opened(target, socket.SOCK_DGRAM) as sock,
+        carrying(target, sock, socket.IPPROTO_UDP, _ports(target, sock)),
+    ):
         sock.setsockopt(*REPORT_ERRORS[sock.family], 1)
         sock.connect((str(target.address), target.port))
         yield sock

@@ -39,7 +39,7 @@ class UdpCheck:
         async def ask(progress: Progress) -> Result:
             progress.doing = "ask"
             if not self.response:
-                progress.late = Result(Code.OK, "no answer and no ICMP error")
+                progress.late = Result(Code.OK, "no answer and no ICMP error", answered=False)
             with datagrams(target) as sock:
                 sock.send(self.request)
                 answer = await asyncio.get_running_loop().sock_recv(sock, WINDOW)

@@ -57,12 +57,15 @@ LOAD = Load(connections=150, udp_flows=50, tcp_rate=8, udp_rate=4, life_s=120)
 SPLIT = "d1"
 UNSEEN = {"web/m8", "edge/m8"}
 """What d1 cannot probe."""
-NO_PROBES = """table inet no_probes {
+UNSEEN_NODE = "m8"
+NO_ANSWERS = """table inet no_answers {
     chain out {
         type filter hook output priority 0
-        ip daddr 203.0.113.28 tcp dport 80 drop
+        ip daddr 203.0.113.11 tcp sport 80 drop
+        ip6 daddr 2001:db8:3::11 tcp sport 80 drop
     }
 }"""
+"""On the member: what it answers to d1 itself, whichever of its addresses was asked. Clients get their answers."""
 
 IN_FORCE_S = 3.0
 """For what an idle machine does within 1 s of the agreement."""
@@ -298,13 +301,13 @@ class Site:
     def look_away(self) -> None:
         """From now on the director that sees m8 otherwise does so, and is overruled. Once is enough."""
         if not self.split:
-            self.fleet.node(SPLIT).run(["nft", "-f", "-"], input=NO_PROBES)
+            self.fleet.node(UNSEEN_NODE).run(["nft", "-f", "-"], input=NO_ANSWERS)
             self.split = True
             self.until(self.overruled, f"{SPLIT} is overruled")
 
     def look_again(self) -> None:
         """It sees m8 as the others do."""
-        self.fleet.node(SPLIT).run(["nft", "delete", "table", "inet", "no_probes"])
+        self.fleet.node(UNSEEN_NODE).run(["nft", "delete", "table", "inet", "no_answers"])
         self.split = False
         self.until(lambda: self.member(SPLIT, "web/m8")["fleet"]["mine"] == "up", f"{SPLIT} sees m8")
 

@@ -18,7 +18,7 @@ from appliance.ring.transition import pin_facts
 from appliance.seen import seen, services_of
 from appliance.state import PinsSeen, State
 from appliance.wiring import probes
-from tests.builders import L2, config, hop, member, pool, service
+from tests.builders import L2, To, config, hop, member, pool, service
 from tests.unit.dataplane.frames import INGRESS
 from tests.unit.dataplane.test_placing import ACK, SYN, frame
 
@@ -140,7 +140,7 @@ def test_until_members_of_the_new_pool_are_known_the_old_one_goes_on():
     assert director.decided.routes
     assert director.shown()["green/web3"] == ("out", "health_unknown")
     assert director.shown()["blue/web1"] == ("in_rotation", None)
-    assert {probe.target.id for probe in probes(director.state.config)} == {*BLUE.member_ids, *GREEN.member_ids}
+    assert {probe.target.id for probe in probes(director.state.config, To)} == {*BLUE.member_ids, *GREEN.member_ids}
 
     director.state.set_health("blue/web1", Health.DOWN)
     director.decide(1)

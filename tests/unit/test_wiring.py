@@ -5,27 +5,133 @@ from ipaddress import ip_address
 
 import pytest
 
-from appliance.model import Bfd, BgpPeer, Config, Etcd, Fleet, FleetPeer, Health
-from appliance.wiring import bfd_sessions, health_of, learning_limit_s, needs_restart, probes
+from appliance.model import (
+    Bfd,
+    BgpPeer,
+    Config,
+    Etcd,
+    Fleet,
+    FleetPeer,
+    Health,
+    MonitorSpec,
+    NetworkProfile,
+    PortRange,
+    ProfileType,
+    Vantage,
+)
+from appliance.wiring import bfd_sessions, counting, health_of, learning_limit_s, needs_restart, probes
 from bgp.bfd.messages import SessionSettings
 from health.spec import Verdict
-from tests.builders import MONITOR, config, member, pool, service
+from tests.builders import L2, MONITOR, To, config, member, pool, service
+
+
+def asked(given: Config) -> set[tuple[str, str, str, int, bool]]:
+    """Monitor, kind, place, port and whether it counts, of all probes."""
+    return {(p.monitor, p.kind, p.target.place, p.target.port, p.counts) for p in probes(given, To)}
+
+
+def watched(*monitors: MonitorSpec, **changes: object) -> Config:
+    return config(service(pool=pool(member(1), monitors=monitors), **changes))
+
+
+DIRECT = replace(MONITOR, vantage=Vantage.DIRECT)
 
 
 def test_every_monitor_probes_every_enabled_member():
-    """The port is the monitor's own, else the first one of the virtual service."""
-    other = replace(MONITOR, name="other", monitor_port=8080)
-    given = config(service(pool=pool(member(1), member(2, enabled=False), monitors=(MONITOR, other))))
-    wanted = {(probe.monitor, probe.target.id, probe.target.port) for probe in probes(given)}
+    """At the member's own address, the port is the monitor's, else the first one of the virtual service."""
+    other = replace(DIRECT, name="other", monitor_port=8080)
+    given = config(service(pool=pool(member(1), member(2, enabled=False), monitors=(DIRECT, other))))
+    wanted = {(probe.monitor, probe.target.id, probe.target.port) for probe in probes(given, To)}
     assert wanted == {("ping80", "web/web1", 80), ("other", "web/web1", 8080)}
+    assert {probe.target.address for probe in probes(given, To)} == {ip_address("203.0.113.1")}
 
 
 def test_a_probe_has_what_its_monitor_says():
     """Kind, pace, settings and quick start go from the configuration to the probe."""
-    slow = replace(MONITOR, kind="tls", quick_start=False, settings=(("expiry_warning_days", 3),))
-    (probe,) = probes(config(service(pool=pool(member(1), monitors=(slow,)))))
+    slow = replace(DIRECT, kind="tls", quick_start=False, settings=(("expiry_warning_days", 3),))
+    (probe,) = probes(watched(slow), To)
     assert (probe.kind, probe.quick_start, probe.settings) == ("tls", False, (("expiry_warning_days", 3),))
     assert (probe.interval_s, probe.timeout_s) == (slow.send_interval_s, slow.receive_timeout_s)
+
+
+FOUR, SIX = "198.51.100.7:{} by ipip", "[2001:db8:f::7]:{} by ipip"
+VIPS = ip_address("198.51.100.7"), ip_address("2001:db8:f::7")
+
+
+def test_the_path_is_asked_by_default():
+    """Every VIP gets the monitor's question at the first port, and every port of the service is tried half open."""
+    wanted = {("ping80", "tcp", place.format(80), 80, True) for place in (FOUR, SIX)}
+    wanted |= {
+        ("tcp/port", "tcp", place.format(port), port, True) for place in (FOUR, SIX) for port in (80, 443, 8000, 8099)
+    }
+    ports = PortRange(80, 80), PortRange(443, 443), PortRange(8000, 8099)
+    given = watched(MONITOR, vips=VIPS, ports=ports)
+    assert asked(given) == wanted
+    ports_probed = [probe for probe in probes(given, To) if probe.monitor == "tcp/port"]
+    assert {probe.settings for probe in ports_probed} == {(("half_open", True),)}
+    assert {probe.target.way for probe in ports_probed} == {To(ip_address("203.0.113.1"), service().profile.delivery)}
+
+
+@pytest.mark.parametrize(
+    ("vantage", "monitor_port", "wanted"),
+    [
+        (None, 443, {("ping80", "tcp", FOUR.format(443), 443, True)}),
+        (None, 8080, {("ping80", "tcp", "", 8080, True)}),
+        (Vantage.PATH, 8080, {("ping80", "tcp", FOUR.format(8080), 8080, True)}),
+        (Vantage.DIRECT, None, {("ping80", "tcp", "", 80, True)}),
+        (Vantage.BOTH, None, {("ping80", "tcp", "", 80, False), ("ping80", "tcp", FOUR.format(80), 80, True)}),
+    ],
+)
+def test_the_vantage_point_of_a_monitor(vantage, monitor_port, wanted):
+    """A port that the service has not is no client's way; with both vantage points the path decides."""
+    given = watched(
+        replace(MONITOR, vantage=vantage, monitor_port=monitor_port), ports=(PortRange(80, 80), PortRange(443, 443))
+    )
+    found = asked(given)
+    assert {probe for probe in found if probe[0] == "ping80"} == wanted
+    by_path = any(probe[2] for probe in wanted)
+    assert {probe[3] for probe in found if probe[0] == "tcp/port"} == ({80, 443} if by_path else set())
+
+
+def test_a_port_is_not_asked_twice():
+    """A half-open question of the monitor's own tells what the one for single ports would; for UDP so does any."""
+    half_open = replace(MONITOR, settings=(("half_open", True),))
+    assert asked(watched(half_open)) == {("ping80", "tcp", FOUR.format(80), 80, True)}
+    udp = NetworkProfile("udp", ProfileType.UDP_FAST_PATH, service().profile.delivery, 10)
+    dns = replace(MONITOR, kind="dns")
+    ports = PortRange(53, 53), PortRange(5353, 5353)
+    assert asked(watched(dns, profile=udp, ports=ports)) == {
+        ("ping80", "dns", FOUR.format(53), 53, True),
+        ("udp/port", "udp", FOUR.format(5353), 5353, True),
+    }
+
+
+def test_every_port_is_no_port_to_ask():
+    """Of "*" only the monitor's own port is asked."""
+    every = (PortRange(1, 65535),)
+    assert asked(watched(replace(MONITOR, monitor_port=80), ports=every)) == {
+        ("ping80", "tcp", FOUR.format(80), 80, True)
+    }
+
+
+def test_a_disabled_service_is_not_asked_for():
+    """Members need not have its VIP; their own address tells of them."""
+    assert asked(watched(MONITOR, enabled=False)) == {("ping80", "tcp", "", 80, True)}
+
+
+def test_services_that_share_a_pool_ask_by_their_own_deliveries():
+    """A member that is reached by two deliveries is asked by both, and both count."""
+    shared = pool(member(1))
+    l2 = NetworkProfile("l2", ProfileType.TCP_FAST_PATH, L2, 300)
+    given = config(service(pool=shared), service(name="l2", pool=shared, profile=l2))
+    assert {probe[2] for probe in asked(given)} == {FOUR.format(80), "198.51.100.7:80 by l2"}
+    assert len(counting(probes(given, To))["web/web1"]) == 4
+
+
+def test_what_explains_does_not_count():
+    """With both vantage points the member's own address has no say."""
+    (keys,) = counting(probes(watched(replace(MONITOR, vantage=Vantage.BOTH)), To)).values()
+    assert keys == {(name, "web/web1", FOUR.format(80)) for name in ("ping80", "tcp/port")}
 
 
 UP, DOWN, UNKNOWN = Verdict.UP, Verdict.DOWN, Verdict.UNKNOWN

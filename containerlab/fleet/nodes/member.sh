@@ -6,10 +6,10 @@
 set -eu
 ip route replace 192.0.2.0/26 via "$1" advmss 1440
 ip route replace 192.0.2.64/26 via "$2" advmss 1440
-ip route replace default via "$1"
+ip route replace default via "$1" advmss 1440
 ip -6 route replace 2001:db8:1::/64 via "$3" advmss 1420
 ip -6 route replace 2001:db8:2::/64 via "$4" advmss 1420
-ip -6 route replace default via "$3"
+ip -6 route replace default via "$3" advmss 1420
 shift 4
 for vip in 198.51.100.10 "$@"; do
 	ip address replace "$vip/32" dev lo scope link

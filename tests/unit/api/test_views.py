@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
+from appliance.api.metrics import exposition
 from appliance.api.page import render_page
 from appliance.api.sources import ReloadStatus
 from appliance.api.views import NOT_VISIBLE, PASSES, Rates, bfd_text, samples, status_document
@@ -24,11 +26,13 @@ from appliance.model import (
     TtlPolicy,
 )
 from appliance.packet.action import Reason
+from appliance.path.gate import Gate
 from appliance.state import PinsSeen
 from bgp.bfd.process import BfdStatus
 from bgp.speaker import PeerStatus, Session
+from health.spec import Code, Result, Status, Target, Verdict
 from tests import golden
-from tests.builders import L3, config, service, snapshot
+from tests.builders import L3, SECRET, config, hop, service, snapshot
 from tests.unit.api.samples import (
     DNS_VIP,
     NOW,
@@ -378,3 +382,47 @@ def test_the_document_has_the_latest_samples_only() -> None:
     events = [replace(sample_packets()[0], at=4000.0 + number) for number in range(100)]
     seen = observed(samples=events)
     assert status_document(seen)["samples"] == samples(seen)[-10:]
+
+
+def by_path(verdict: Verdict, last: Result, **changes: Any) -> Status:
+    """A status of the member web3, asked through the path."""
+    way = Gate((), SECRET, dict).way(ip_address("203.0.113.3"), L3)
+    target = Target("web/web3", VIP, 443, way)
+    return replace(Status("tcp/port", target, verdict, last, NOW - 50, 10, 2), **changes)
+
+
+def test_a_broken_path_has_its_cause_everywhere() -> None:
+    """The own address is well and the path is not: one sentence for status, page and command line."""
+    silent = Result(Code.CONNECTION_TIMEOUT, "no answer from VIP 198.51.100.7", 0.4)
+    checks = sample_health()
+    well = replace(checks[2], verdict=Verdict.UP, last=Result(Code.OK))
+    seen = observed(health=(*checks[:2], well, by_path(Verdict.DOWN, silent)))
+    document = status_document(seen)
+    why = "service up, DSR path broken: no answer from VIP 198.51.100.7"
+    assert member(document, "web/web3")["finding"] == why
+    assert f"member web/web3 is out: health_down ({why})" in document["health"]["problems"]
+    asked = [(check["vantage"], check["path"]) for check in member(document, "web/web3")["checks"]]
+    assert asked == [("direct", None), ("path", "198.51.100.7:443 by ipip")]
+    assert why in render(document, Look(width=200))
+    page = render_page(document)
+    assert "probes of 198.51.100.7:443 by ipip" in page
+    samples_ = exposition(seen, document).decode()
+    assert 'onward_check_up{member="web/web3",monitor="tcp/port",path="198.51.100.7:443 by ipip"} 0.0' in samples_
+
+
+@pytest.mark.parametrize(("direct", "alarmed"), [(False, True), (True, False)])
+def test_an_mss_that_is_too_large_is_told(direct: bool, alarmed: bool) -> None:
+    """With the member always; as a problem only where the director sees what clients see."""
+    address = ip_address("203.0.113.3")
+    snap = sample_snapshot()
+    snap = replace(snap, next_hops={**snap.next_hops, address: hop(3, direct=direct)})
+    seen = observed(snapshot=snap, health=(by_path(Verdict.UP, Result(Code.OK), mss=1460),))
+    document = status_document(seen)
+    (found,) = member(document, "web/web3")["segments"]
+    assert (found["mss"], found["limit"], found["near"]) == (1460, 1440, direct)
+    assert (found["note"] in document["health"]["problems"]) is alarmed
+    assert "set advmss 1440" in render_page(document)
+    labels = '{delivery="ipip",member="web/web3",port="443",vip="198.51.100.7"}'
+    lines = exposition(seen, document).decode().splitlines()
+    assert f"onward_member_mss_bytes{labels} 1460.0" in lines
+    assert f"onward_member_mss_limit_bytes{labels} 1440.0" in lines

@@ -201,3 +201,24 @@ def test_what_monitors_do_not_see_is_said(example: Path, capsys: pytest.CaptureF
         "warning: health monitor database: this user cannot start /usr/local/lib/onward/check-database on this machine",
         "warning: pool dns: ping alone says that a machine is there, not that it serves",
     ]
+
+
+def test_what_of_the_path_is_not_tried_is_said(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ports between the ends of a range, ports of "*", and pools of which only own addresses are asked."""
+    text = example.read_text().replace("ports = [80, 443]", 'ports = [80, "8000-8099", "*"]')
+    example.write_text(text.replace('type = "dns"', 'type = "dns"\nmonitor_port = 5300'))
+    assert call(["check", "-q", str(example)]) == Exit.OK
+    ranges, wildcard, own = capsys.readouterr().err.splitlines()
+    assert ranges == "warning: virtual service web: of ports 8000-8099 only the first and the last one are tried"
+    assert wildcard == 'warning: virtual service web: of "*" no ports are tried but those of monitors'
+    assert own.startswith("warning: pool dns: its monitors ask members' own addresses only")
+
+
+def test_more_connections_than_ports_are_told(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two members, two VIPs, a connection in 5 s each are few; a hundred times as many are too many."""
+    text = example.read_text().replace("send_interval = 5 ", "send_interval = 0.1 ").replace("receive_timeout = 2 ", "")
+    more = "".join(f'[[pool.member]]\naddress = "203.0.113.{number}"\n' for number in range(100, 120))
+    at = text.index("[[pool]]", text.index("[[pool]]") + 1)
+    example.write_text(text[:at] + more + text[at:])
+    assert call(["check", "-q", str(example)]) == Exit.OK
+    assert "health monitors connect through the DSR path 440 times a second" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import structlog
 import uvloop
 
 from appliance.config.load import load
+from appliance.path.gate import Gate
 from appliance.wiring import probes
 from health.monitor import Monitors
 from health.spec import Status, Verdict
@@ -47,14 +48,17 @@ address = "2001:db8::2"
 name = "page"
 type = "http"
 path = "/page.txt"
+vantage = "direct"
 response = "all is fine"
 [[health_monitor]]
 name = "syn"
 type = "tcp"
 half_open = true
+vantage = "direct"
 [[health_monitor]]
 name = "machine"
 type = "ping"
+vantage = "direct"
 [[health_monitor]]
 name = "script"
 type = "external"
@@ -63,6 +67,7 @@ command = [{json.dumps(sys.executable)}, "-c", {json.dumps(CONNECT)}]
 name = "port"
 type = "udp"
 monitor_port = 9
+vantage = "direct"
 """
 
 FAST = '\nsend_interval = 0.9\nreceive_timeout = 0.8\ntype = "'
@@ -77,7 +82,9 @@ async def follow(path: Path) -> None:
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     monitors = Monitors(told, random.Random(1))
-    monitors.set(frozenset(probes(load(path))))
+    config = load(path)
+    gate = Gate(config.director.interfaces, config.secret, dict)
+    monitors.set(frozenset(probes(config, gate.way)))
     await monitors.run()
 
 

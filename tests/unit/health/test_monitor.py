@@ -16,6 +16,7 @@ import structlog
 
 from health.monitor import Monitors, Probe, quick_pace_s
 from health.spec import Code, Result, Status, Target, Verdict
+from tests.builders import L2, L3, To
 
 GOOD, BAD = Result(Code.OK), Result(Code.CONNECTION_REFUSED, "connect: connection refused")
 
@@ -321,3 +322,57 @@ def test_with_real_sockets_and_time(run: Callable[..., Any]) -> None:
         return verdicts
 
     assert run(story()) == ["unknown", "up", "down"]
+
+
+@dataclass(frozen=True)
+class Judging(To):
+    """A way that makes every result bad."""
+
+    def judge(self, result: Result, target: Target) -> Result:
+        return replace(result, code=Code.NO_RESPONSE, detail=f"{target.place} is cut off")
+
+
+async def test_targets_of_one_member_are_probed_each_by_its_way() -> None:
+    """The same monitor and member by several ways are several probes; what a way says of a result counts."""
+    world = World()
+    vip, address = ip_address("198.51.100.7"), ip_address("203.0.113.1")
+    by_l2, by_l3 = Judging(address, L2), To(address, L3)
+    targets = [Target("web/web1", address, 80), Target("web/web1", vip, 80, by_l3), Target("web/web1", vip, 80, by_l2)]
+    world.monitors.set(frozenset(probe(target=target) for target in targets))
+    async with world.running_monitors():
+        await world.time.advance(60)
+    verdicts = {status.target.place: (status.verdict, status.last) for status in world.monitors.statuses()}
+    assert verdicts["198.51.100.7:80 by l2"] == (
+        Verdict.DOWN,
+        replace(GOOD, code=Code.NO_RESPONSE, detail="198.51.100.7:80 by l2 is cut off"),
+    )
+    assert {verdicts[place][0] for place in ("", "198.51.100.7:80 by ipip")} == {Verdict.UP}
+
+
+async def test_another_way_is_another_machine() -> None:
+    """The same VIP by another member's address starts from UNKNOWN; asked otherwise by the same way it does not."""
+    world = World()
+    vip = ip_address("198.51.100.7")
+    first, second = (To(ip_address(f"203.0.113.{number}"), L3) for number in (1, 2))
+    world.monitors.set(frozenset({probe(target=Target("web/web1", vip, 80, first))}))
+    async with world.running_monitors():
+        await world.time.advance(60)
+        world.monitors.set(frozenset({probe(target=Target("web/web1", vip, 80, first), interval_s=9.0)}))
+        assert [status.verdict for status in world.monitors.statuses()] == [Verdict.UP]
+        world.monitors.set(frozenset({probe(target=Target("web/web1", vip, 80, second))}))
+        assert [status.verdict for status in world.monitors.statuses()] == [Verdict.UNKNOWN]
+
+
+async def test_the_latest_mss_is_kept_and_reported() -> None:
+    """A bad result does not take it away, and another one is told of without a turn of the verdict."""
+    world = World(results={"web/web1": replace(GOOD, mss=1460)})
+    world.monitors.set(frozenset({probe()}))
+    async with world.running_monitors():
+        await world.time.advance(30)
+        world.results["web/web1"] = Result(Code.NO_RESPONSE)
+        await world.time.advance(60)
+        assert [status.mss for status in world.monitors.statuses()] == [1460]
+        before = len(world.reports)
+        world.results["web/web1"] = Result(Code.NO_RESPONSE, mss=1400)
+        await world.time.advance(30)
+    assert [status.mss for status in world.reports[before:]] == [1400]

@@ -1,0 +1,438 @@
+"""Takes the packets of checks' sockets, and sends them to members as a data plane would.
+
+A check's socket has a mark, so the kernel routes what it sends into a TUN device (`steer`): whole IP packets with
+complete checksums. Here they get the MAC address or the outer headers that the member's delivery wants, by the
+reference that all data planes are compared with, and leave by a packet socket. The reply comes from the VIP straight to
+an address of the director: it is for no VIP, so every data plane leaves it to the kernel, which has a socket for it. No
+data plane knows of any of this, and no VIP is a local address of the director.
+
+A check of which no packet has come by shows that somebody has taken device, rule or route away: then all is made anew.
+
+Packets arrive with a TTL or hop limit of 1: a member that has not the VIP cannot send them on, where routers would
+bring them back to a director and on to another member, which would answer.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+
+import structlog
+
+from appliance.forwarding import NextHop, TableMember
+from appliance.model import Delivery, DsrType, HashMode, IPAddress, Protocol, TtlPolicy
+from appliance.packet import icmp
+from appliance.packet.action import Reason
+from appliance.packet.encap import TUNNELS, decrement_hop_limit, encapsulate, ethernet
+from appliance.packet.headers import ETHERNET, IpHeader, parse_ip
+from appliance.path.causes import Heard, Trouble, explained, heard
+from appliance.path.segments import Segments, segments
+from appliance.path.steer import SteerError, Steering
+from appliance.ring.hash import derive_keys, flow_words, hash_words
+from appliance.state import Unresolved
+from health.spec import Result, Status, Target
+
+log = structlog.get_logger()
+
+LINGER_S = 60.0
+"""How long a flow's packets still go its way after the check is over: what the kernel does until a connection has ended
+(TCP_TIMEWAIT_LEN)."""
+
+HINT_S = 10.0
+"""How long an ICMP error explains results: hosts send one a second, whatever there is to complain of."""
+
+REOPEN_S = 5.0
+"""Not more often: what was under way is lost each time."""
+
+_SENT_S = 0.2
+"""A check that was cancelled sooner may not have sent anything."""
+
+_TRIES, _TRY_AGAIN_S, _MAX_WAITING = 20, 0.05, 1000
+"""How often and how long a packet waits for a next hop, and how many do at a time."""
+
+_BATCH = 64
+_PAUSE_S = 0.1
+_LENGTH = 65536
+_SYN, _RST = 2, 4
+_ECHO_WORD = 4
+"""Where identifier and sequence number stand in an echo."""
+
+_SOL_RAW, _ICMP_FILTER, _ICMP6_FILTER = 255, 1, 1
+"""linux/icmp.h and linux/icmpv6.h."""
+
+_V4_ERRORS, _V6_ERRORS = (3, 11, 12), (1, 3, 4)
+"""Types that are let through: unreachable, time exceeded, parameter problem."""
+
+Flow = tuple[bytes, bytes, int, bytes]
+"""Source, destination, protocol, and the word that `health.ways` speaks of."""
+
+
+@dataclass(frozen=True)
+class PathWay:
+    """The way to one member by one delivery; obeys `health.ways.Way`."""
+
+    gate: "Gate" = field(compare=False, repr=False)
+    member: IPAddress
+    delivery: Delivery
+
+    @property
+    def name(self) -> str:
+        return str(self.delivery)
+
+    def prepare(self, sock: socket.socket, address: IPAddress) -> None:
+        """See `health.ways.Way`. The source is our address on the way to the member, or what the kernel would take to
+        the VIP where that is of another family."""
+        source = self._source(address)
+        if source is None:
+            raise OSError(errno.EHOSTUNREACH, f"nothing to ask {address} from")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self.gate.mark)
+        routed = self.delivery.dsr_type is DsrType.L3 and self.delivery.ttl is TtlPolicy.ROUTER
+        level, name = (
+            (socket.IPPROTO_IP, socket.IP_TTL)
+            if address.version == 4
+            else (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
+        )
+        sock.setsockopt(level, name, 2 if routed else 1)
+        try:
+            sock.bind((source, 0))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:  # no port is left, which is no member's fault
+                raise OSError(errno.ENOBUFS, f"health checks from {source} have used all ports") from error
+            raise
+
+    @contextmanager
+    def carrying(
+        self, sock: socket.socket, address: IPAddress, protocol: int, word: bytes, *, half_open: bool = False
+    ) -> Iterator[None]:
+        """See `health.ways.Way`."""
+        flow = ip_address(sock.getsockname()[0]).packed, address.packed, protocol, word
+        with self.gate.carrying(flow, self, half_open=half_open):
+            yield
+
+    def judge(self, result: Result, target: Target) -> Result:
+        """See `health.ways.Way`."""
+        if result.good and result.answered:
+            self.gate.forget(self, target.address)
+        elif not result.good and (why := self._why_not(target.address)):
+            return replace(result, detail=why)
+        return explained(result, target, self.delivery, self.gate.known(self, target.address))
+
+    def _source(self, address: IPAddress) -> str | None:
+        """Where packets to a VIP come from; None: there is no address of its family, or it is our own."""
+        hop = self.gate.hop(self.member)
+        if isinstance(self.gate.hop(address), Unresolved):
+            return None
+        if isinstance(hop, NextHop) and hop.source.version == address.version:
+            return str(hop.source)
+        return _source_to(self.member if self.member.version == address.version else address)
+
+    def _why_not(self, address: IPAddress) -> str:
+        """What of the way to the member is missing on this director; empty when nothing is."""
+        hop, own = self.gate.hop(self.member), self.gate.hop(address)
+        if isinstance(own, Unresolved):
+            return own.detail
+        if isinstance(hop, Unresolved):
+            return f"{hop.reason}: {hop.detail}"
+        if hop is None:
+            return f"no way to {self.member} is known"
+        if self._source(address) is None:
+            return (
+                f"this director has no IPv{address.version} address to ask {address} from: give it one, "
+                'or set vantage = "direct"'
+            )
+        return ""
+
+
+def segments_of(status: Status, next_hops: Mapping[IPAddress, NextHop | Unresolved]) -> Segments | None:
+    """What is known of the segments that a member takes by a way; None: nothing."""
+    target = status.target
+    if status.mss is None or not isinstance(target.way, PathWay):
+        return None
+    way, hop = target.way, next_hops.get(target.way.member)
+    if not isinstance(hop, NextHop):
+        return None
+    return segments(target.id, target.address, target.port, way.member, way.delivery, hop, status.mss)
+
+
+@dataclass
+class _Carried:
+    way: PathWay
+    half_open: bool
+    packets: int = 0
+
+
+class Gate:
+    """One for a director. Lives in the event loop's thread."""
+
+    def __init__(
+        self,
+        interfaces: tuple[str, ...],
+        secret: bytes,
+        next_hops: Callable[[], Mapping[IPAddress, NextHop | Unresolved]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is opened before `open`.
+
+        Args:
+            interfaces: the director's; they name what is made in the kernel.
+            secret: the fleet's, for the hash of flows in outer headers.
+            next_hops: what is known now of the ways to members.
+            clock: seconds that never jump.
+        """
+        self._steering = Steering(interfaces)
+        self._keys = derive_keys(secret)
+        self._next_hops = next_hops
+        self._clock = clock
+        self._carried: dict[Flow, _Carried] = {}
+        self._lingering: OrderedDict[Flow, tuple[_Carried, float]] = OrderedDict()
+        self._heard: dict[tuple[IPAddress, IPAddress | int], tuple[Heard, float]] = {}
+        """By member, and VIP or protocol of the outer header."""
+        self._ident = 0
+        self._out: socket.socket | None = None
+        self._errors: dict[int, socket.socket] = {}
+        self._waiting = 0
+        self._lost = asyncio.Event()
+
+    @property
+    def mark(self) -> int:
+        return self._steering.mark
+
+    @property
+    def is_open(self) -> bool:
+        return self._out is not None
+
+    def way(self, member: IPAddress, delivery: Delivery) -> PathWay:
+        return PathWay(self, member, delivery)
+
+    async def open(self) -> None:
+        """Make what it takes in the kernel, and carry packets from now on. Open already: nothing happens.
+
+        Raises:
+            SteerError: it cannot be made; the text says why and what to do.
+        """
+        if self._out is not None:
+            return
+        try:
+            out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+            errors = {4: _icmp_errors()} | _icmpv6_errors()
+        except OSError as error:
+            raise SteerError(f"health checks through the DSR path: {error}; they take CAP_NET_RAW") from error
+        await asyncio.to_thread(self._steering.open)
+        self._out, self._errors = out, errors
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._steering.fd, self._take)
+        for version, sock in self._errors.items():
+            loop.add_reader(sock, self._hear, version)
+
+    async def close(self) -> None:
+        """Leave nothing behind in the kernel."""
+        if self._out is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._steering.fd)
+        for sock in self._errors.values():
+            loop.remove_reader(sock)
+            sock.close()
+        self._out.close()
+        self._out, self._errors = None, {}
+        await asyncio.to_thread(self._steering.close)
+
+    async def run(self) -> None:
+        """Make good what others take away, until cancelled.
+
+        Raises:
+            SteerError: it cannot be made good.
+        """
+        while True:
+            await self._lost.wait()
+            log.warning("path.reopening", device=self._steering.device)
+            await self.close()
+            await self.open()
+            await asyncio.sleep(REOPEN_S)
+            self._lost.clear()
+
+    def hop(self, address: IPAddress) -> NextHop | Unresolved | None:
+        """What is known of the way to an address."""
+        return self._next_hops().get(address)
+
+    @contextmanager
+    def carrying(self, flow: Flow, way: PathWay, *, half_open: bool) -> Iterator[None]:
+        """Take a flow's packets that way while this lasts, and for LINGER_S."""
+        now = self._clock()
+        while self._lingering and next(iter(self._lingering.values()))[1] < now - LINGER_S:
+            self._lingering.popitem(last=False)
+        self._lingering.pop(flow, None)
+        self._carried[flow] = carried = _Carried(way, half_open)
+        over = True
+        try:
+            yield
+        except asyncio.CancelledError:
+            over = self._clock() - now >= _SENT_S
+            raise
+        finally:
+            del self._carried[flow]
+            self._lingering[flow] = carried, self._clock()
+            if over and not carried.packets:
+                self._lost.set()
+
+    def known(self, way: PathWay, vip: IPAddress) -> Heard | None:
+        """The latest ICMP error about the way to a VIP."""
+        for key in _keys_of(way, vip):
+            found = self._heard.get(key)
+            if found is not None and found[1] >= self._clock() - HINT_S:
+                return found[0]
+        return None
+
+    def forget(self, way: PathWay, vip: IPAddress) -> None:
+        """What ICMP has said of the way to a VIP: an answer has come."""
+        for key in _keys_of(way, vip):
+            self._heard.pop(key, None)
+
+    # -- packets of checks ---------------------------------------------------------------------------------------
+
+    def _take(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                packet = os.read(self._steering.fd, _LENGTH)
+            except BlockingIOError:
+                return
+            except OSError:  # somebody has deleted the device; it would be ready for reading for ever
+                asyncio.get_running_loop().remove_reader(self._steering.fd)
+                self._lost.set()
+                return
+            self._carry(packet)
+
+    def _carry(self, packet: bytes) -> None:
+        """Send one packet. What nobody has asked us to carry (router solicitations, ...) goes nowhere."""
+        version = packet[0] >> 4 if packet else 0
+        ip = parse_ip(packet, version) if version in (4, 6) else Reason.NOT_IP
+        if isinstance(ip, Reason):
+            return
+        in_l4 = ip.l4 if ip.protocol in (Protocol.TCP, Protocol.UDP) else ip.l4 + _ECHO_WORD
+        word = packet[in_l4 : in_l4 + 4]
+        flow = ip.source, ip.destination, ip.protocol, word
+        carried = self._of(flow)
+        if carried is None:
+            return
+        carried.packets += 1
+        if carried.half_open and not packet[ip.l4 + 13] & (_SYN | _RST):
+            return
+        self._send(packet, ip, carried.way, _TRIES)
+
+    def _send(self, packet: bytes, ip: IpHeader, way: PathWay, tries: int) -> None:
+        """Send a packet, or wait for a next hop, as the kernel does with its own packets."""
+        hop = self.hop(way.member)
+        if not isinstance(hop, NextHop):
+            if tries and self._waiting < _MAX_WAITING:
+                self._waiting += 1
+                asyncio.get_running_loop().call_later(_TRY_AGAIN_S, self._again, packet, ip, way, tries - 1)
+            return
+        if way.delivery.dsr_type is DsrType.L2 and not hop.direct:
+            return
+        member = TableMember(0, "", way.member, way.delivery, hop)
+        try:
+            if ip.length > member.inner_mtu:
+                reply = icmp.too_big(ethernet(hop, ip.version, packet), ETHERNET, ip, member.inner_mtu)
+                if reply is not None:
+                    os.write(self._steering.fd, reply.frame[ETHERNET:])
+            elif self._out is not None:
+                self._out.sendto(self._frame(packet, ip, member), (hop.interface, 0))
+        except OSError:
+            pass  # the interface is gone or has no room: the check will find that nothing comes back
+
+    def _again(self, packet: bytes, ip: IpHeader, way: PathWay, tries: int) -> None:
+        self._waiting -= 1
+        if self._out is not None:
+            self._send(packet, ip, way, tries)
+
+    def _of(self, flow: Flow) -> _Carried | None:
+        return self._carried.get(flow) or self._lingering.get(flow, (None, 0.0))[0]
+
+    def _frame(self, packet: bytes, ip: IpHeader, member: TableMember) -> bytes:
+        delivery = member.delivery
+        if delivery.encapsulation is None:
+            return ethernet(member.next_hop, ip.version, packet)
+        if delivery.ttl is TtlPolicy.ROUTER:
+            packet = decrement_hop_limit(packet, ip.version)
+        ports = packet[ip.l4 : ip.l4 + 4]
+        hash32 = hash_words(self._keys, flow_words(ip.source, ip.destination, ports, ip.protocol, HashMode.FIVE_TUPLE))
+        self._ident = (self._ident + 1) & 0xFFFF
+        outer = encapsulate(delivery.encapsulation, packet, ip, member, hash32, self._ident)
+        return ethernet(member.next_hop, member.address.version, outer)
+
+    # -- errors about them ---------------------------------------------------------------------------------------
+
+    def _hear(self, version: int) -> None:
+        """Read ICMP errors, so many at a time: whoever floods us with them must not keep the loop from its work."""
+        sock = self._errors[version]
+        for _ in range(_BATCH):
+            try:
+                packet, address = sock.recvfrom(2048)
+            except OSError:
+                return
+            message = packet[(packet[0] & 15) * 4 :] if version == 4 else packet
+            found = heard(version, message, ip_address(address[0].partition("%")[0]))
+            if found is not None:
+                self._note(found)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(sock)
+        loop.call_later(_PAUSE_S, self._hear_again, version, sock)
+
+    def _hear_again(self, version: int, sock: socket.socket) -> None:
+        if self._errors.get(version) is sock:
+            asyncio.get_running_loop().add_reader(sock, self._hear, version)
+
+    def _note(self, found: Heard) -> None:
+        """Keep an error that is about a flow or a member of ours, whoever has sent it."""
+        if found.trouble is Trouble.ROUTED_ON:
+            carried = self._of(found.flow) if found.flow is not None else None
+            if carried is not None and found.flow is not None:
+                self._heard[carried.way.member, ip_address(found.flow[1])] = found, self._clock()
+        elif found.member is not None and any(carried.way.member == found.member for carried in self._carried.values()):
+            self._heard[found.member, found.protocol] = found, self._clock()
+
+
+def _keys_of(way: PathWay, vip: IPAddress) -> Iterator[tuple[IPAddress, IPAddress | int]]:
+    """Under which errors about a way to a VIP are kept."""
+    yield way.member, vip
+    if way.delivery.encapsulation is not None:
+        yield way.member, TUNNELS[way.delivery.encapsulation].protocols[vip.version]
+
+
+def _source_to(address: IPAddress) -> str | None:
+    """Our address towards another, as the kernel would choose it; None: there is none of that family."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((str(address), 9))
+            return str(sock.getsockname()[0])
+    except OSError:
+        return None
+
+
+def _icmp_errors() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
+    blocked = 0xFFFFFFFF & ~sum(1 << kind for kind in _V4_ERRORS)
+    sock.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("I", blocked))
+    return sock
+
+
+def _icmpv6_errors() -> dict[int, socket.socket]:
+    """None of a kernel without IPv6."""
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMPV6)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return {}
+        raise
+    first = 0xFFFFFFFF & ~sum(1 << kind for kind in _V6_ERRORS)
+    sock.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("8I", first, *[0xFFFFFFFF] * 7))
+    return {6: sock}

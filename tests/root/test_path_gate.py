@@ -1,0 +1,339 @@
+"""The way of health checks alone: what leaves the director, what a server hears of it, and what strangers can do.
+
+director d1 -- s0 member, who has the VIPs; frames are looked at on the member's end of the cable.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from appliance.forwarding import SLOTS, ForwardingTables, NextHop, TableMember, TableService
+from appliance.model import Delivery, DsrType, Encapsulation, HashMode, IPAddress, PortRange, Protocol, TtlPolicy
+from appliance.packet.action import Verdict
+from appliance.packet.forward import Ingress, forward
+from appliance.packet.headers import ETH_IPV4, ETH_IPV6
+from appliance.path.causes import heard
+from appliance.path.gate import Gate
+from appliance.path.steer import Steering
+from appliance.state import Unresolved
+from health.checks import CHECKS
+from health.spec import Code, Result, Target
+from tests.netns import Namespace, namespaces, veth
+from tests.root.plane_rig import REPOSITORY, Wire, inside
+
+pytestmark = pytest.mark.root
+
+SECRET = b"sixteen byte key"
+VIP4, VIP6 = ip_address("198.51.100.7"), ip_address("2001:db8:f::7")
+MEMBER4, MEMBER6 = ip_address("203.0.113.2"), ip_address("2001:db8:2::2")
+OURS = {4: "203.0.113.1", 6: "2001:db8:2::1"}
+L2 = Delivery(DsrType.L2, None, TtlPolicy.TRANSPARENT)
+DELIVERIES = [
+    L2,
+    *(Delivery(DsrType.L3, encapsulation) for encapsulation in Encapsulation),
+    Delivery(DsrType.L3, Encapsulation.IPIP, TtlPolicy.TRANSPARENT),
+]
+
+T = TypeVar("T")
+
+
+@dataclass
+class Cable:
+    director: Namespace
+    member: Namespace
+    wire: Wire
+    hops: dict[IPAddress, NextHop | Unresolved]
+
+    def ask(self, work: Callable[[Gate], Awaitable[T]]) -> T:
+        """Do something with an open gate, within the director's namespace."""
+
+        async def asking() -> T:
+            gate = Gate(("d1",), SECRET, lambda: self.hops)
+            await gate.open()
+            try:
+                return await work(gate)
+            finally:
+                await gate.close()
+
+        return inside(self.director, lambda: asyncio.run(asking()))
+
+    def probe(self, kind: str, target: Callable[[Gate], Target], **settings: object) -> Result:
+        async def asking(gate: Gate) -> Result:
+            asked = target(gate)
+            assert asked.way is not None
+            return asked.way.judge(await CHECKS[kind](timeout_s=0.5, **settings).probe(asked), asked)
+
+        return self.ask(asking)
+
+
+@pytest.fixture(scope="module")
+def cable() -> Iterator[Cable]:
+    with namespaces("d", "s", prefix="owgate") as (director, member):
+        veth(director, "d1", member, "s0")
+        for space, name, number in ((director, "d1", 1), (member, "s0", 2)):
+            space.ip(f"addr add 203.0.113.{number}/24 dev {name}")
+            space.ip(f"addr add 2001:db8:2::{number}/64 dev {name} nodad")
+        member.ip(f"addr add {VIP4}/32 dev lo")
+        member.ip(f"addr add {VIP6}/128 dev lo nodad")
+        # Mixed families: towards a VIP of the other one the kernel chooses the source.
+        director.ip("route add default via 203.0.113.2")
+        director.ip("-6 route add default via 2001:db8:2::2")
+        macs = {
+            space.name: bytes.fromhex(space.run("cat", f"/sys/class/net/{name}/address").strip().replace(":", ""))
+            for space, name in ((director, "d1"), (member, "s0"))
+        }
+        ifindex = inside(director, lambda: socket.if_nametoindex("d1"))
+        ends = ifindex, "d1", macs[director.name], macs[member.name], 1500
+        hops: dict[IPAddress, NextHop | Unresolved] = {
+            address: NextHop(*ends, ip_address(OURS[address.version]), direct=True) for address in (MEMBER4, MEMBER6)
+        }
+        wire = Wire(member, "s0")
+        try:
+            yield Cable(director, member, wire, hops)
+        finally:
+            wire.close()
+
+
+def tables(cable: Cable, member: IPAddress, delivery: Delivery, vip: IPAddress) -> ForwardingTables:
+    hop = cable.hops[member]
+    assert isinstance(hop, NextHop)
+    slots = np.zeros(SLOTS, np.uint32)
+    ports = (PortRange(5000, 5000),)
+    service = TableService(0, "web", vip, Protocol.UDP, ports, HashMode.FIVE_TUPLE, slots)
+    return ForwardingTables(SECRET, (service,), {0: TableMember(0, "web/m", member, delivery, hop)})
+
+
+@pytest.mark.parametrize("vip", [VIP4, VIP6], ids=["vip4", "vip6"])
+@pytest.mark.parametrize("member", [MEMBER4, MEMBER6], ids=["member4", "member6"])
+@pytest.mark.parametrize("delivery", DELIVERIES, ids=lambda delivery: f"{delivery}-{delivery.ttl}")
+def test_frames_are_those_of_a_client(cable: Cable, delivery: Delivery, member: IPAddress, vip: IPAddress) -> None:
+    """Bit by bit what the reference makes of the same packet from a client; it arrives with a TTL of 1."""
+    wanted = os.urandom(20)
+    result = cable.probe(
+        "udp", lambda gate: Target("web/m", vip, 5000, gate.way(member, delivery)), request=wanted.hex().encode()
+    )
+    (frame,) = cable.wire.receive(1, keep=lambda frame: frame.endswith(wanted.hex().encode()))
+    inner = frame[len(frame) - (20 if vip.version == 4 else 40) - 8 - 40 :]
+    assert inner[8 if vip.version == 4 else 7] == 1
+    routed = delivery.dsr_type is DsrType.L3 and delivery.ttl is TtlPolicy.ROUTER
+    sent = with_hop_limit(inner, 2 if routed else 1)
+    port = Ingress(1, bytes.fromhex("020000000001"), 1500)
+    ethertype = ETH_IPV4 if vip.version == 4 else ETH_IPV6
+    client = port.mac + bytes.fromhex("020000000099") + ethertype.to_bytes(2, "big") + sent
+    action = forward(client, tables(cable, member, delivery, vip), port)
+    assert (action.verdict, action.frame) == (Verdict.TRANSMIT, frame)
+    if delivery.encapsulation is Encapsulation.GUE and member.version == 6:
+        assert result.good  # nobody complains: Linux drops UDP without a checksum where no socket takes it
+    elif delivery.encapsulation is None:
+        assert f"nothing listens on VIP {vip} port 5000" in result.detail
+    else:
+        assert "the member does not take packets out of" in result.detail
+
+
+def with_hop_limit(packet: bytes, hops: int) -> bytes:
+    if packet[0] >> 4 == 6:
+        return packet[:7] + bytes((hops,)) + packet[8:]
+    head = bytearray(packet[:20])
+    head[8], head[10:12] = hops, bytes(2)
+    total = sum(struct.unpack("!10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    return bytes(head[:10]) + struct.pack("!H", ~total & 0xFFFF) + bytes(head[12:]) + packet[20:]
+
+
+@pytest.mark.parametrize("vip", [VIP4, VIP6], ids=["vip4", "vip6"])
+def test_a_server_never_hears_of_half_open_connections(cable: Cable, vip: IPAddress) -> None:
+    """SYN and RST are all that it gets; its MSS is known afterwards. A whole connection it does hear of."""
+    family = socket.AF_INET if vip.version == 4 else socket.AF_INET6
+    listener = inside(cable.member, lambda: socket.create_server((str(vip), 80), family=family))
+    with listener:
+        listener.settimeout(0.3)
+
+        def target(gate: Gate) -> Target:
+            return Target("web/m", vip, 80, gate.way(MEMBER4, L2))
+
+        result = cable.probe("tcp", target, half_open=True)
+        assert (result.code, result.mss) == (Code.OK, 1460 if vip.version == 4 else 1440)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+        offset = 14 + (20 if vip.version == 4 else 40) + 13
+        flags = [frame[offset] for frame in cable.wire.receive(2, keep=lambda frame: vip.packed in frame[14:54])]
+        assert set(flags) == {2, 4} or set(flags) == {2, 4 | 16}
+        # Nothing is left: the RST has ended it.
+        assert "SYN-RECV" not in cable.member.run("ss", "-Htan", "state", "syn-recv")
+        assert cable.probe("tcp", target).good
+        accepted, client = listener.accept()
+        accepted.close()
+        assert client[0] == OURS[vip.version]
+
+
+def test_what_nobody_has_asked_to_carry_goes_nowhere(cable: Cable) -> None:
+    """A marked packet of a flow that no check has named is dropped, and so is what is no IP packet at all."""
+
+    async def stray(gate: Gate) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, gate.mark)
+            sock.bind((OURS[4], 0))
+            sock.sendto(b"astray", (str(VIP4), 5000))
+        await asyncio.sleep(0.2)
+
+    cable.ask(stray)
+    assert cable.wire.receive(1, 0.5, keep=lambda frame: b"astray" in frame) == []
+
+
+def test_a_flood_of_icmp_errors_does_not_stop_the_loop(cable: Cable) -> None:
+    """Errors are read so many at a time, with a pause, so that everything else gets its turn."""
+
+    async def flooded(gate: Gate) -> tuple[int, int]:
+        way = gate.way(MEMBER4, Delivery(DsrType.L3, Encapsulation.IPIP))
+        quote = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 60, 0, 0, 64, 4, 0, ip_address(OURS[4]).packed, MEMBER4.packed)
+        error = struct.pack("!BBHI", 3, 2, 0, 0) + quote + bytes(40)
+        folded = sum(struct.unpack(f"!{len(error) // 2}H", error))
+        folded = (folded & 0xFFFF) + (folded >> 16)
+        error = error[:2] + struct.pack("!H", ~(folded + (folded >> 16)) & 0xFFFF) + error[4:]
+        noted = []
+        gate._note = noted.append  # type: ignore[method-assign]
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
+            for _ in range(200):
+                sock.sendto(error, (OURS[4], 0))
+        assert way.member == MEMBER4
+        for _ in range(20):
+            await asyncio.sleep(0)
+        at_once = len(noted)
+        await asyncio.sleep(0.6)
+        return at_once, len(noted)
+
+    at_once, later = cable.ask(flooded)
+    assert 0 < at_once <= 64
+    assert later == 200
+
+
+def test_errors_of_others_say_nothing_of_our_members(cable: Cable) -> None:
+    """What quotes packets to a machine that nobody is asking at the moment is not kept."""
+
+    async def strange(gate: Gate) -> bool:
+        way = gate.way(MEMBER4, Delivery(DsrType.L3, Encapsulation.IPIP))
+        quote = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 60, 0, 0, 64, 4, 0, ip_address(OURS[4]).packed, MEMBER4.packed)
+        found = heard(4, struct.pack("!BBHI", 3, 2, 0, 0) + quote + bytes(8), MEMBER4)
+        assert found is not None
+        gate._note(found)
+        before = gate.known(way, VIP4)
+        other = gate.way(MEMBER4, Delivery(DsrType.L3, Encapsulation.GRE))
+        flow = ip_address(OURS[4]).packed, VIP4.packed, 17, bytes(4)
+        with gate.carrying(flow, way, half_open=False):
+            gate._note(found)
+            during = gate.known(way, VIP4)
+            # The same member may well take packets out of another tunnel, and IPv6 out of this one.
+            elsewhere = gate.known(other, VIP4), gate.known(way, VIP6)
+        return before is None and during == found and elsewhere == (None, None)
+
+    assert cable.ask(strange)
+
+
+def test_a_director_without_an_address_of_the_vips_family(cable: Cable) -> None:
+    """The result names what is missing and what to do, and so it does for members that nobody can reach."""
+    lonely = ip_address("2001:db8:ffff::7")
+    cable.director.ip("-6 route del default")
+    try:
+        result = cable.probe("tcp", lambda gate: Target("web/m", lonely, 80, gate.way(MEMBER4, L2)))
+        assert result.code is Code.SERVER_UNREACHABLE
+        assert "this director has no IPv6 address" in result.detail
+        assert 'vantage = "direct"' in result.detail
+    finally:
+        cable.director.ip("-6 route add default via 2001:db8:2::2")
+    gone = ip_address("203.0.113.77")
+    result = cable.probe("tcp", lambda gate: Target("web/m", VIP4, 80, gate.way(gone, L2)))
+    assert "no way to 203.0.113.77" in result.detail
+
+
+def test_a_packet_waits_for_its_next_hop(cable: Cable) -> None:
+    """A member whose MAC address is not known yet is no member that is down."""
+    hop = cable.hops.pop(MEMBER4)
+
+    async def asking(gate: Gate) -> Result:
+        asyncio.get_running_loop().call_later(0.15, cable.hops.update, {MEMBER4: hop})
+        target = Target("web/m", VIP4, 80, gate.way(MEMBER4, L2))
+        return await CHECKS["tcp"](timeout_s=0.8).probe(target)
+
+    listener = inside(cable.member, lambda: socket.create_server((str(VIP4), 80)))
+    with listener:
+        result = cable.ask(asking)
+    assert result.good
+    assert result.duration_s < 0.7  # not the kernel's second SYN, after a second
+
+
+def test_nothing_is_left_in_the_kernel(cable: Cable) -> None:
+    """Device and rules go with the gate; what a killed process has left is taken over."""
+    before = cable.director.ip("rule") + cable.director.ip("-6 rule")
+
+    async def during(gate: Gate) -> str:
+        return await asyncio.to_thread(cable.director.ip, "link")
+
+    steering = Steering(("d1",))
+    assert steering.device in cable.ask(during)
+    assert steering.device not in cable.director.ip("link")
+    assert cable.director.ip("rule") + cable.director.ip("-6 rule") == before
+    inside(cable.director, steering.open)
+    os.close(steering.fd)  # as when it is killed
+    assert cable.director.ip("rule") != before
+    assert steering.device in cable.ask(during)
+    assert cable.director.ip("rule") + cable.director.ip("-6 rule") == before
+
+
+def test_a_director_without_ipv6(cable: Cable) -> None:
+    """It opens its way all the same, and asks by IPv4."""
+    cable.director.sysctl(net__ipv6__conf__default__disable_ipv6=1)
+    try:
+        result = cable.probe("udp", lambda gate: Target("web/m", VIP4, 5000, gate.way(MEMBER4, L2)), request=b"?")
+        assert f"nothing listens on VIP {VIP4} port 5000" in result.detail
+    finally:
+        cable.director.sysctl(net__ipv6__conf__default__disable_ipv6=0)
+
+
+CONFIG = """
+schema_version = 1
+director = {{ name = "d1", interfaces = ["d1"], plane = "raw", runtime_dir = "{folder}/run" }}
+fleet = {{ secret_file = "fleet.key" }}
+[[network_profile]]
+name = "tcp"
+type = "tcp_fast_path"
+[[health_monitor]]
+name = "connect"
+type = "tcp"
+[[pool]]
+name = "web"
+health_monitors = ["connect"]
+[[pool.member]]
+address = "203.0.113.2"
+[[virtual_service]]
+name = "web"
+vips = ["198.51.100.7"]
+ports = [80]
+network_profile = "tcp"
+pool = "web"
+"""
+
+
+def test_without_a_tun_device_a_director_says_what_it_lacks(cable: Cable, tmp_path: Path) -> None:
+    """It does not start, names the file, and two ways out."""
+    (tmp_path / "onward.toml").write_text(CONFIG.format(folder=tmp_path))
+    (tmp_path / "fleet.key").write_text("0123456789abcdef")
+    script = f"mount -t tmpfs none /dev/net && exec {sys.executable} -m appliance run {tmp_path}/onward.toml"
+    command = cable.director.command("unshare", "--mount", "sh", "-c", script)
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, (time.monotonic() - began, done.stderr)
+    assert "/dev/net/tun: no such file or directory" in done.stderr
+    assert "load the module tun" in done.stderr
+    assert 'vantage = "direct"' in done.stderr
