@@ -442,6 +442,10 @@ def _speaker(config: Config) -> Speaker:
                     hold_time_s=peer.hold_time_s,
                     local_address=peer.local_address,
                     password=peer.password,
+                    multihop=peer.multihop,
+                    ttl_security=peer.ttl_security,
+                    passive=peer.passive,
+                    port=peer.port,
                 )
                 for peer in config.bgp.peers
             ),

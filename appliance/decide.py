@@ -14,6 +14,7 @@ from operator import is_
 
 import numpy as np
 
+from appliance.announce import routes
 from appliance.forwarding import (
     NO_CHOICES,
     NO_MEMBER,
@@ -97,6 +98,8 @@ class Why(StrEnum):
     """The director has just started, and asks the others for the flows that they remember."""
     LOCAL_ADDRESS = "local_address"
     """The VIP is an address of this director: its kernel would take the packets."""
+    NO_PEER = "no_peer"
+    """No BGP peer may be told of it: the labels that its virtual services ask for, or next hops."""
     NO_BGP = "no_bgp"
     """Nothing to announce with: the configuration has no [bgp]."""
 
@@ -174,6 +177,9 @@ class VipView:
     services: tuple[str, ...]
     no: No | None
     """Why it is not to be announced; None when it is."""
+
+    routes: frozenset[Route] = frozenset()
+    """What peers are told of it when it is announced."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +259,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
     vip_views = _vips(snapshot, views)
     return Desired(
         tables=ForwardingTables(config.secret, tuple(table_services), table_members),
-        routes=frozenset(_route(snapshot, vip.vip) for vip in vip_views if vip.no is None),
+        routes=frozenset(route for view in vip_views if view.no is None for route in view.routes),
         services=tuple(views),
         vips=vip_views,
         gone=gone,
@@ -830,10 +836,16 @@ def _vips(snapshot: Snapshot, views: list[ServiceView]) -> tuple[VipView, ...]:
     for view in views:
         for vip in view.service.vips:
             by_vip.setdefault(vip, []).append(view)
-    return tuple(
-        VipView(vip, tuple(view.service.name for view in users), _why_not_announced(snapshot, vip, users))
-        for vip, users in by_vip.items()
-    )
+    return tuple(_vip(snapshot, vip, users) for vip, users in by_vip.items())
+
+
+def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> VipView:
+    bgp = snapshot.config.bgp
+    told = routes(vip, users[0].service.announcing, bgp) if bgp is not None else frozenset[Route]()
+    no = _why_not_announced(snapshot, vip, users)
+    if no is None and not told:
+        no = No(Why.NO_PEER, "see peer_labels of its virtual services, and next hops")
+    return VipView(vip, tuple(view.service.name for view in users), no, told)
 
 
 def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:
@@ -860,10 +872,3 @@ def _is_ours(snapshot: Snapshot, vip: IPAddress) -> bool:
     """Whether the VIP is an address of this machine. Taking its packets away could cut the director off."""
     hop = snapshot.next_hops.get(vip)
     return isinstance(hop, Unresolved) and hop.reason == LOCAL_ADDRESS
-
-
-def _route(snapshot: Snapshot, vip: IPAddress) -> Route:
-    bgp = snapshot.config.bgp
-    if bgp is None:
-        return Route(vip)
-    return Route(vip, bgp.next_hop_v4 if vip.version == 4 else bgp.next_hop_v6)

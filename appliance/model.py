@@ -143,7 +143,10 @@ class Order:
 
 
 class HaMode(StrEnum):
+    """How the directors of a fleet share a VIP. All announce it, always: the mode says whom routers prefer."""
+
     ACTIVE_ACTIVE = "active_active"
+    """Nobody: routers spread flows over all."""
 
 
 class PlaneKind(StrEnum):
@@ -311,6 +314,24 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Announcing:
+    """How routers are told of a VIP."""
+
+    peer_labels: frozenset[str] = frozenset()
+    """Peers with any of these labels are told; without any, all are."""
+
+    med: int | None = None
+    local_preference: int | None = None
+    """For peers of our own AS."""
+
+    prepend: int = 0
+    """So many times more than once, our AS stands in the path. For peers of other ASes."""
+
+    communities: tuple[str, ...] = ()
+    large_communities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class VirtualService:
     """VIPs, a protocol and ports, with a pool."""
 
@@ -327,6 +348,7 @@ class VirtualService:
     advertise_down: bool = False
     """Keep announcing when too few members are in rotation."""
 
+    announcing: Announcing = Announcing()
     former: tuple[Pool, ...] = ()
     """Pools that it used before a reload, the latest first: their members go on with the flows that they have, and take
     new ones until it is known who of the new pool can."""
@@ -374,6 +396,27 @@ class BgpPeer:
     local_address: IPAddress | None = None
     password: str | None = field(default=None, repr=False)
     bfd: Bfd | None = None
+    labels: frozenset[str] = frozenset()
+    """Virtual services choose by these which peers are told of them."""
+
+    multihop: int | None = None
+    """TTL of our packets; None: the kernel's usual one."""
+
+    ttl_security: int | None = None
+    """The router is so many hops away at most, and what comes from farther is refused (RFC 5082)."""
+
+    passive: bool = False
+    """The router connects."""
+
+    port: int = 179
+    """Where the router listens; with `passive`, where we do."""
+
+    next_hop_v4: IPv4Address | None = None
+    """Instead of that of BgpConfig."""
+
+    next_hop_v6: IPv6Address | None = None
+    next_hop_self: bool = False
+    """The session's own address, whatever BgpConfig says."""
 
 
 @dataclass(frozen=True)

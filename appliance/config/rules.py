@@ -340,6 +340,8 @@ def used_addresses(data: Raw) -> Iterator[Finding]:
     for pattern, what in (
         (("bgp", "peer", EACH, "address"), "a router cannot have it"),
         (("bgp", "peer", EACH, "local_address"), "the director must not have it as its own"),
+        (("bgp", "peer", EACH, "next_hop_v4"), "the director must not have it as its own"),
+        (("bgp", "peer", EACH, "next_hop_v6"), "the director must not have it as its own"),
         (("bgp", "router_id"), "the director must not have it as its own"),
         (("bgp", "next_hop_v4"), "the director must not have it as its own"),
         (("bgp", "next_hop_v6"), "the director must not have it as its own"),
@@ -433,9 +435,24 @@ def bgp_contradictions(data: Raw) -> Iterator[Finding]:
             yield Finding((*place, "local_address"), f"{local} is the peer's own address", "use the director's address")
 
 
+def peer_contradictions(data: Raw) -> Iterator[Finding]:
+    for place, peer in tables(data, "bgp", "peer", EACH):
+        for one, other in (("password_file", "password"), ("ttl_security", "multihop")):
+            if one in peer and other in peer:
+                yield Finding((*place, one), f"it excludes {other}", "leave one of the two out")
+        if peer.get("passive") is True and "local_address" not in peer:
+            yield Finding((*place, "passive"), "there is no address to wait at", "add local_address")
+        if peer.get("next_hop_self") is True:
+            for key in ("next_hop_v4", "next_hop_v6"):
+                if key in peer:
+                    yield Finding((*place, key), "it excludes next_hop_self", "leave one of the two out")
+
+
 def bfd_contradictions(data: Raw) -> Iterator[Finding]:
     for place, peer in tables(data, "bgp", "peer", EACH):
         bfd = peer.get("bfd")
+        if isinstance(bfd, dict):
+            yield from _bfd_hops((*place, "bfd"), bfd.get("multihop", False), peer)
         hold_time = read(values.hold_time, peer.get("hold_time", values.HOLD_TIME_S))
         if not isinstance(bfd, dict) or not hold_time:
             continue
@@ -450,13 +467,62 @@ def bfd_contradictions(data: Raw) -> Iterator[Finding]:
             )
 
 
+def _bfd_hops(place: Location, multihop: object, peer: Raw) -> Iterator[Finding]:
+    """BFD on one hop and over several are two protocols; it must be that of the BGP session's way."""
+    for key in ("multihop", "ttl_security"):
+        hops = read(values.hops, peer.get(key))
+        if hops is not None and multihop is (hops == 1):
+            wanted = str(hops > 1).lower()
+            yield Finding(
+                place,
+                f"BFD {'over several hops' if multihop else 'on one hop'}, and BGP with {key} = {hops}",
+                f"write multihop = {wanted} in bfd, or another {key}",
+            )
+
+
+def announcing_contradictions(data: Raw) -> Iterator[Finding]:
+    """What virtual services ask of their routes that no peer could get, or that others ask otherwise for a VIP."""
+    peers = [peer for _, peer in tables(data, "bgp", "peer", EACH)]
+    labels = {label for _, label in found(data, values.name, "bgp", "peer", EACH, "labels", EACH)}
+    own_as = read(values.as_number, data["bgp"].get("local_as")) if isinstance(data.get("bgp"), dict) else None
+    kinds = {read(values.as_number, peer.get("remote_as")) == own_as for peer in peers}
+    first: dict[IPAddress, tuple[Location, dict[str, object]]] = {}
+    for place, service in tables(data, "virtual_service", EACH):
+        if not isinstance(bgp := service.get("bgp", {}), dict):
+            continue
+        for location, label in found(bgp, values.name, "peer_labels", EACH):
+            if peers and label not in labels:
+                there = f"labels: {', '.join(sorted(labels))}" if labels else "no peer has labels"
+                yield Finding(
+                    (*place, "bgp", *location),
+                    f'no BGP peer has the label "{label}"',
+                    did_you_mean(label, labels) + there,
+                )
+        for key, inside, whom in (("local_preference", True, "our own AS"), ("prepend", False, "another AS")):
+            if kinds == {not inside} and bgp.get(key):
+                yield Finding((*place, "bgp", key), f"this is for peers of {whom}, and there are none", "leave it out")
+        asked = {key: service.get(key) for key in ANNOUNCING_KEYS if key in service}
+        for location, vip in found(service, values.unicast_address, "vips", EACH):
+            where, other = first.setdefault(vip, (place, asked))
+            if other != asked:
+                yield Finding(
+                    (*place, *location),
+                    f"{vip} is announced otherwise by {path_text(where)}",
+                    f"write the same {', '.join(ANNOUNCING_KEYS)} in both: a VIP has one route",
+                )
+
+
+ANNOUNCING_KEYS = ("bgp",)
+
+
 def missing_next_hops(data: Raw) -> Iterator[Finding]:
     """A VIP of one family can be announced over a session of the other only with a next hop that is written down."""
     peers = [address.version for _, address in found(data, values.unicast_address, "bgp", "peer", EACH, "address")]
     if not peers or len(peers) != sum(1 for _ in find(data, "bgp", "peer", EACH)):
         return
     for version in (4, 6):
-        if version in peers or f"next_hop_v{version}" in data["bgp"]:
+        key = f"next_hop_v{version}"
+        if version in peers or key in data["bgp"] or any(True for _ in find(data, "bgp", "peer", EACH, key)):
             continue
         for location, vip in found(data, values.unicast_address, "virtual_service", EACH, "vips", EACH):
             if vip.version == version:
@@ -553,6 +619,8 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     used_addresses,
     port_conflicts,
     bgp_contradictions,
+    peer_contradictions,
+    announcing_contradictions,
     bfd_contradictions,
     missing_next_hops,
     per_packet_is_for_udp,

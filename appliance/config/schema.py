@@ -205,6 +205,32 @@ class PeerTable(Table):
     password: Annotated[str, Parsed(values.password, _STRING)] | None = Field(
         default=None, description="TCP MD5 key of the session (RFC 2385)."
     )
+    password_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
+        default=None, description="File with that key, instead. Relative to the configuration file."
+    )
+    labels: list[Name] = Field(
+        default=[], description="What virtual services choose peers by.", examples=[["edge"]], max_length=128
+    )
+    port: Port = Field(
+        default=179, description="TCP port where the router listens; of a passive session, where the director does."
+    )
+    passive: Boolean = Field(default=False, description="Have the router connect; needs local_address.")
+    multihop: Annotated[int, Parsed(values.hops, _whole(1, 255))] | None = Field(
+        default=None, description="TTL of our packets: the router may be so many hops away."
+    )
+    ttl_security: Annotated[int, Parsed(values.hops, _whole(1, 255))] | None = Field(
+        default=None,
+        description="Refuse packets from farther than so many hops away (GTSM, RFC 5082); the router needs the same.",
+    )
+    next_hop_v4: UnicastV4 | None = Field(
+        default=None, description="Next hop of IPv4 VIPs for this router; that of [bgp] by default."
+    )
+    next_hop_v6: UnicastV6 | None = Field(
+        default=None, description="Next hop of IPv6 VIPs for this router; that of [bgp] by default."
+    )
+    next_hop_self: Boolean = Field(
+        default=False, description="Take the session's own address as the next hop, whatever [bgp] says."
+    )
     bfd: BfdTable | None = Field(
         default=None, description="Have BFD tell when the router is gone; the router needs it for its own part."
     )
@@ -488,6 +514,47 @@ class PoolTable(Table):
     )
 
 
+_ATTRIBUTE = values.integer(0, 4294967295, "a number of 32 bits")
+
+
+class AnnouncingTable(Table):
+    """How routers are told of a virtual service's VIPs; the same for all virtual services of a VIP."""
+
+    peer_labels: list[Name] = Field(
+        default=[],
+        description="Only peers with one of these labels are told; all are by default.",
+        examples=[["edge"]],
+        max_length=128,
+    )
+    med: Annotated[int, Parsed(_ATTRIBUTE, _whole(0, 4294967295))] | None = Field(
+        default=None,
+        description="Multi-exit discriminator: the less the better, among ways of one neighbouring AS.",
+    )
+    local_preference: Annotated[int, Parsed(_ATTRIBUTE, _whole(0, 4294967295))] | None = Field(
+        default=None,
+        description="For peers of our own AS: the more the better. They take 100 by default.",
+    )
+    prepend: Annotated[int, Parsed(values.integer(0, 10, "a number of prepends"), _whole(0, 10))] = Field(
+        default=0,
+        description="For peers of other ASes: how many times more our AS stands in the path, to make it longer.",
+    )
+    communities: list[
+        Annotated[
+            str,
+            Parsed(
+                values.community,
+                {
+                    "type": "string",
+                    "pattern": "^([0-9]{1,5}:[0-9]{1,5}|no-export|no-advertise|no-export-subconfed|blackhole)$",
+                },
+            ),
+        ]
+    ] = Field(default=[], description="Communities (RFC 1997).", examples=[["65010:7"]], max_length=16)
+    large_communities: list[
+        Annotated[str, Parsed(values.large_community, {"type": "string", "pattern": "^[0-9]+:[0-9]+:[0-9]+$"})]
+    ] = Field(default=[], description="Large communities (RFC 8092).", examples=[["4200000010:1:7"]], max_length=16)
+
+
 class ServiceTable(Table):
     """VIPs, a protocol and ports, with a pool."""
 
@@ -510,6 +577,9 @@ class ServiceTable(Table):
     )
     advertise_down: Boolean = Field(
         default=False, description="Announce the VIPs even when too few members are in rotation."
+    )
+    bgp: AnnouncingTable = Field(
+        default=AnnouncingTable(), description="Whom routers are told of the VIPs, and with which attributes."
     )
 
 
