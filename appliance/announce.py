@@ -5,6 +5,11 @@ from enum import StrEnum
 from appliance.model import Announcing, BgpConfig, BgpPeer, IPAddress
 from bgp.route import Attributes, Route
 
+USUAL_PREFERENCE = 100
+"""What routers take where nothing else is said."""
+
+HIGHEST = (1 << 32) - 1
+
 
 class NotTold(StrEnum):
     """Why a peer is not told of a VIP that others may be told of."""
@@ -23,12 +28,20 @@ def why_not_told(vip: IPAddress, announcing: Announcing, bgp: BgpConfig, peer: B
     return None
 
 
-def routes(vip: IPAddress, announcing: Announcing, bgp: BgpConfig) -> frozenset[Route]:
-    """What peers are told of a VIP; peers that are told nothing of it are in none of the routes."""
+def routes(vip: IPAddress, announcing: Announcing, bgp: BgpConfig, standing: int | None = None) -> frozenset[Route]:
+    """What peers are told of a VIP; peers that are told nothing of it are in none of the routes.
+
+    Args:
+        vip: whatever it is about.
+        announcing: what its virtual services wish.
+        bgp: whom we talk to.
+        standing: how many steps worse than the best our routes are; None: nobody is better than others, so that there
+            are no steps.
+    """
     told: dict[tuple[IPAddress | None, Attributes], set[IPAddress]] = {}
     for peer in bgp.peers:
         if why_not_told(vip, announcing, bgp, peer) is None:
-            same = _next_hop(vip, bgp, peer), _attributes(announcing, bgp, peer)
+            same = _next_hop(vip, bgp, peer), _attributes(announcing, bgp, peer, standing)
             told.setdefault(same, set()).add(peer.address)
     return frozenset(
         Route(vip, next_hop, attributes, None if len(peers) == len(bgp.peers) else frozenset(peers))
@@ -42,13 +55,21 @@ def _next_hop(vip: IPAddress, bgp: BgpConfig, peer: BgpPeer) -> IPAddress | None
     return own or (None if peer.next_hop_self else common)
 
 
-def _attributes(announcing: Announcing, bgp: BgpConfig, peer: BgpPeer) -> Attributes:
+def _attributes(announcing: Announcing, bgp: BgpConfig, peer: BgpPeer, standing: int | None) -> Attributes:
     inside = peer.remote_as == bgp.local_as
+    med, preference, prepend = announcing.med, announcing.local_preference, announcing.prepend
+    communities = announcing.communities
+    if standing is not None:
+        step = announcing.step
+        med = min((med or 0) + standing * step.med, HIGHEST)
+        preference = max((USUAL_PREFERENCE if preference is None else preference) - standing * step.local_preference, 0)
+        prepend += standing * step.prepend
+        communities += announcing.standby_communities if standing else ()
     return Attributes(
-        med=announcing.med,
-        local_preference=announcing.local_preference if inside else None,
+        med=med,
+        local_preference=preference if inside else None,
         # A router of our own AS would take the path for a loop.
-        as_path=(bgp.local_as,) * (1 + announcing.prepend) if announcing.prepend and not inside else (),
-        communities=announcing.communities,
+        as_path=(bgp.local_as,) * (1 + prepend) if prepend and not inside else (),
+        communities=communities,
         large_communities=announcing.large_communities,
     )

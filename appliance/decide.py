@@ -33,6 +33,7 @@ from appliance.model import (
     Delivery,
     DsrType,
     EffectiveState,
+    HaMode,
     Health,
     IPAddress,
     Member,
@@ -42,6 +43,7 @@ from appliance.model import (
     Protocol,
     VirtualService,
 )
+from appliance.ranks import order, standing
 from appliance.ring.algorithms import ALGORITHMS, Candidate, Method, remarks
 from appliance.ring.slots import RingMember, build_slots, shares
 from appliance.ring.transition import Course, PinFacts, Step, follow, is_quiet, pin_facts, replay, start
@@ -180,6 +182,12 @@ class VipView:
 
     routes: frozenset[Route] = frozenset()
     """What peers are told of it when it is announced."""
+
+    ranked: tuple[str, ...] = ()
+    """The directors of the fleet by rank, where the HA mode has ranks."""
+
+    standing: int | None = None
+    """How many steps worse than the best our routes are, where the HA mode has ranks."""
 
 
 @dataclass(frozen=True)
@@ -841,11 +849,17 @@ def _vips(snapshot: Snapshot, views: list[ServiceView]) -> tuple[VipView, ...]:
 
 def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> VipView:
     bgp = snapshot.config.bgp
-    told = routes(vip, users[0].service.announcing, bgp) if bgp is not None else frozenset[Route]()
+    service, fleet = users[0].service, snapshot.config.fleet
+    ranked: tuple[str, ...] = ()
+    stands = None
+    if service.ha is not HaMode.ACTIVE_ACTIVE:
+        ranked = order(service, vip, [director.name for director in fleet.directors])
+        stands = standing(service, ranked, snapshot.config.director.name, snapshot.away)
+    told = routes(vip, service.announcing, bgp, stands) if bgp is not None else frozenset[Route]()
     no = _why_not_announced(snapshot, vip, users)
     if no is None and not told:
         no = No(Why.NO_PEER, "see peer_labels of its virtual services, and next hops")
-    return VipView(vip, tuple(view.service.name for view in users), no, told)
+    return VipView(vip, tuple(view.service.name for view in users), no, told, ranked, stands)
 
 
 def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:

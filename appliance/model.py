@@ -147,6 +147,11 @@ class HaMode(StrEnum):
 
     ACTIVE_ACTIVE = "active_active"
     """Nobody: routers spread flows over all."""
+    ACTIVE_STANDBY = "active_standby"
+    """One, and the others in a fixed order when it is gone."""
+    N_PLUS_M = "n_plus_m"
+    """So many of the fleet, chosen anew for each VIP, and the others when all of these are gone. One that has not been
+    heard of for a while is replaced."""
 
 
 class PlaneKind(StrEnum):
@@ -314,6 +319,15 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Step:
+    """By how much routes get worse with each rank."""
+
+    med: int = 100
+    local_preference: int = 10
+    prepend: int = 0
+
+
+@dataclass(frozen=True)
 class Announcing:
     """How routers are told of a VIP."""
 
@@ -329,6 +343,10 @@ class Announcing:
 
     communities: tuple[str, ...] = ()
     large_communities: tuple[str, ...] = ()
+    standby_communities: tuple[str, ...] = ()
+    """Besides, from directors that do not have the best rank."""
+
+    step: Step = Step()
 
 
 @dataclass(frozen=True)
@@ -342,6 +360,12 @@ class VirtualService:
     pool: Pool
     enabled: bool = True
     ha: HaMode = HaMode.ACTIVE_ACTIVE
+    prefer: tuple[str, ...] = ()
+    """ACTIVE_STANDBY: directors that come first, in this order, and then the others as the fleet lists them."""
+
+    primaries: int = 1
+    """N_PLUS_M: the N."""
+
     min_members: int = 1
     """Members in rotation that it takes for the VIPs to be announced."""
 

@@ -151,6 +151,9 @@ class Snapshot:
     joining: str | None = None
     """Why nothing may be announced yet; None when nothing keeps us."""
 
+    away: frozenset[str] = frozenset()
+    """Other directors of whom nothing is heard, or not for long enough again."""
+
     def undecided(self, pool: Pool) -> list[str]:
         """Names of members of which it is not known yet whether they will be in rotation."""
         how = self.learning.get(pool.name)
@@ -283,6 +286,7 @@ class State:
         self._stats: Mapping[int, MemberStats] = {}
         self._history: Mapping[RingKey, tuple[LogEntry, ...]] = {}
         self._joining: str | None = None
+        self._away: frozenset[str] = frozenset()
         self._indices = self._allocator.update(ways(config))
 
     @property
@@ -310,6 +314,7 @@ class State:
             stats=self._stats,
             history=self._history,
             joining=self._joining,
+            away=self._away,
         )
 
     def set_config(self, config: Config, now: float = 0.0) -> None:
@@ -406,6 +411,12 @@ class State:
         """Why nothing may be announced yet, or None from when it may be."""
         if why != self._joining:
             self._joining = why
+            self._changed()
+
+    def set_away(self, directors: frozenset[str]) -> None:
+        """Other directors that cannot be counted on."""
+        if directors != self._away:
+            self._away = directors
             self._changed()
 
     def _note_what_is_off(self, config: Config, now: float) -> None:

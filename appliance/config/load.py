@@ -61,6 +61,7 @@ from appliance.model import (
     NetworkProfile,
     Pool,
     ProfileType,
+    Step,
     TtlPolicy,
     VirtualService,
 )
@@ -497,6 +498,8 @@ def _announcing(table: AnnouncingTable) -> Announcing:
         prepend=table.prepend,
         communities=tuple(table.communities),
         large_communities=tuple(table.large_communities),
+        standby_communities=tuple(table.standby_communities),
+        step=Step(table.step.med, table.step.local_preference, table.step.prepend),
     )
 
 
@@ -573,6 +576,8 @@ def _service(table: ServiceTable, profile: NetworkProfile, pool: Pool) -> Virtua
         pool=pool,
         enabled=table.enabled,
         ha=table.ha,
+        prefer=tuple(table.prefer),
+        primaries=table.primaries or 1,
         min_members=table.min_members,
         advertise_down=table.advertise_down,
         announcing=_announcing(table.bgp),

@@ -7,14 +7,26 @@ To add a rule, write a function that yields findings and name it in RULES.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
+from appliance.announce import USUAL_PREFERENCE
 from appliance.config import monitors, values
 from appliance.config.monitors import Kind
 from appliance.config.problems import BadValueError, Finding, Location, did_you_mean, path_text
-from appliance.model import Algorithm, DsrType, FleetStore, IPAddress, PortRange, ProfileType, Protocol, TtlPolicy
+from appliance.model import (
+    Algorithm,
+    DsrType,
+    FleetStore,
+    HaMode,
+    IPAddress,
+    PortRange,
+    ProfileType,
+    Protocol,
+    Step,
+    TtlPolicy,
+)
 
 _T = TypeVar("_T")
 Raw = Mapping[str, Any]
@@ -484,8 +496,7 @@ def announcing_contradictions(data: Raw) -> Iterator[Finding]:
     """What virtual services ask of their routes that no peer could get, or that others ask otherwise for a VIP."""
     peers = [peer for _, peer in tables(data, "bgp", "peer", EACH)]
     labels = {label for _, label in found(data, values.name, "bgp", "peer", EACH, "labels", EACH)}
-    own_as = read(values.as_number, data["bgp"].get("local_as")) if isinstance(data.get("bgp"), dict) else None
-    kinds = {read(values.as_number, peer.get("remote_as")) == own_as for peer in peers}
+    kinds = _kinds_of_peers(data)
     first: dict[IPAddress, tuple[Location, dict[str, object]]] = {}
     for place, service in tables(data, "virtual_service", EACH):
         if not isinstance(bgp := service.get("bgp", {}), dict):
@@ -512,7 +523,78 @@ def announcing_contradictions(data: Raw) -> Iterator[Finding]:
                 )
 
 
-ANNOUNCING_KEYS = ("bgp",)
+def _kinds_of_peers(data: Raw) -> set[bool]:
+    """Whether peers are of our own AS: there may be both."""
+    own = next((number for _, number in found(data, values.as_number, "bgp", "local_as")), None)
+    return {number == own for _, number in found(data, values.as_number, "bgp", "peer", EACH, "remote_as")}
+
+
+ANNOUNCING_KEYS = ("ha", "prefer", "primaries", "bgp")
+
+
+def ha_contradictions(data: Raw) -> Iterator[Finding]:
+    fleet = [name for _, name in found(data, values.name, "fleet", "director", EACH, "name")]
+    for place, service in tables(data, "virtual_service", EACH):
+        mode = read(values.ha_mode, service.get("ha", "active_active"))
+        if mode is None:
+            continue
+        for key, owner in (("prefer", HaMode.ACTIVE_STANDBY), ("primaries", HaMode.N_PLUS_M)):
+            if key in service and mode is not owner:
+                yield Finding((*place, key), f'this is nothing for ha = "{mode}"', f'leave it out, or use "{owner}"')
+        if mode is HaMode.ACTIVE_ACTIVE:
+            for location, _ in (*find(service, "bgp", "step"), *find(service, "bgp", "standby_communities")):
+                yield Finding((*place, *location), f'ha = "{mode}" has no ranks', "leave it out, or use another ha")
+            continue
+        if len(fleet) < 2:
+            yield Finding(
+                (*place, "ha"), f'"{mode}" needs a fleet of directors', "write a [[fleet.director]] for each of them"
+            )
+            continue
+        for location, name in found(service, values.name, "prefer", EACH):
+            if name not in fleet:
+                remedy = f"{did_you_mean(name, fleet)}directors: {', '.join(fleet)}"
+                yield Finding((*place, *location), f'no director is named "{name}"', remedy)
+        if mode is HaMode.N_PLUS_M:
+            yield from _too_many_primaries(place, service, len(fleet))
+        if True in _kinds_of_peers(data):
+            yield from _no_room_for_ranks(place, service, mode, len(fleet))
+        if _all_steps_are_zero(service):
+            yield Finding((*place, "bgp", "step"), "all steps are 0, so no rank is worse than others", "leave one out")
+
+
+def _too_many_primaries(place: Location, service: Raw, directors: int) -> Iterator[Finding]:
+    if "primaries" not in service:
+        yield Finding((*place, "ha"), "how many primaries is not said", f"write primaries = 1..{directors - 1}")
+    wanted = read(values.primaries, service.get("primaries"))
+    if wanted is not None and wanted >= directors:
+        yield Finding(
+            (*place, "primaries"),
+            f"{wanted} of {directors} directors leave no spare",
+            f'use 1..{directors - 1}, or ha = "active_active"',
+        )
+
+
+def _all_steps_are_zero(service: Raw) -> bool:
+    steps = asdict(Step()) | {key: value for _, step in tables(service, "bgp", "step") for key, value in step.items()}
+    return all(value == 0 for value in steps.values())
+
+
+def _first(found_there: Iterator[tuple[Location, int]], otherwise: int) -> int:
+    return next((value for _, value in found_there), otherwise)
+
+
+def _no_room_for_ranks(place: Location, service: Raw, mode: HaMode, directors: int) -> Iterator[Finding]:
+    number = values.integer(0, 4294967295, "")
+    base = _first(found(service, number, "bgp", "local_preference"), USUAL_PREFERENCE)
+    down = _first(found(service, number, "bgp", "step", "local_preference"), Step().local_preference)
+    primaries = read(values.primaries, service.get("primaries", 1)) if mode is HaMode.N_PLUS_M else 1
+    worst = directors - (primaries or 1)
+    if worst * down > base:
+        yield Finding(
+            (*place, "bgp"),
+            f"local preference {base} has no room for {worst} steps of {down}",
+            f"write local_preference = {worst * down} or more, or a smaller step.local_preference",
+        )
 
 
 def missing_next_hops(data: Raw) -> Iterator[Finding]:
@@ -621,6 +703,7 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     bgp_contradictions,
     peer_contradictions,
     announcing_contradictions,
+    ha_contradictions,
     bfd_contradictions,
     missing_next_hops,
     per_packet_is_for_udp,

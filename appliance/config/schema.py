@@ -27,6 +27,7 @@ from appliance.model import (
     PlaneKind,
     PortRange,
     ProfileType,
+    Step,
     TtlPolicy,
 )
 
@@ -514,7 +515,32 @@ class PoolTable(Table):
     )
 
 
+Community = Annotated[
+    str,
+    Parsed(
+        values.community,
+        {
+            "type": "string",
+            "pattern": "^([0-9]{1,5}:[0-9]{1,5}|no-export|no-advertise|no-export-subconfed|blackhole)$",
+        },
+    ),
+]
 _ATTRIBUTE = values.integer(0, 4294967295, "a number of 32 bits")
+
+
+class StepTable(Table):
+    """By how much routes get worse with each rank."""
+
+    med: Annotated[int, Parsed(_ATTRIBUTE, _whole(0, 4294967295))] = Field(
+        default=Step().med, description="More MED; routers compare it among directors of one AS."
+    )
+    local_preference: Annotated[int, Parsed(_ATTRIBUTE, _whole(0, 4294967295))] = Field(
+        default=Step().local_preference, description="Less local preference, for peers of our own AS."
+    )
+    prepend: Annotated[int, Parsed(values.integer(0, 10, "a number of prepends"), _whole(0, 10))] = Field(
+        default=Step().prepend,
+        description="So many times more our AS in the path, for peers of other ASes: for routers that ignore MED.",
+    )
 
 
 class AnnouncingTable(Table):
@@ -538,18 +564,18 @@ class AnnouncingTable(Table):
         default=0,
         description="For peers of other ASes: how many times more our AS stands in the path, to make it longer.",
     )
-    communities: list[
-        Annotated[
-            str,
-            Parsed(
-                values.community,
-                {
-                    "type": "string",
-                    "pattern": "^([0-9]{1,5}:[0-9]{1,5}|no-export|no-advertise|no-export-subconfed|blackhole)$",
-                },
-            ),
-        ]
-    ] = Field(default=[], description="Communities (RFC 1997).", examples=[["65010:7"]], max_length=16)
+    communities: list[Community] = Field(
+        default=[], description="Communities (RFC 1997).", examples=[["65010:7"]], max_length=16
+    )
+    standby_communities: list[Community] = Field(
+        default=[],
+        description="Communities besides, from directors that others come before.",
+        examples=[["65010:8"]],
+        max_length=16,
+    )
+    step: StepTable = Field(
+        default=StepTable(), description="active_standby, n_plus_m: by how much routes get worse with each rank."
+    )
     large_communities: list[
         Annotated[str, Parsed(values.large_community, {"type": "string", "pattern": "^[0-9]+:[0-9]+:[0-9]+$"})]
     ] = Field(default=[], description="Large communities (RFC 8092).", examples=[["4200000010:1:7"]], max_length=16)
@@ -569,8 +595,20 @@ class ServiceTable(Table):
     network_profile: Text = Field(description="Name of a network profile.", examples=["tcp-l3"])
     pool: Text = Field(description="Name of a pool.", examples=["web"])
     enabled: Boolean = Field(default=True, description="Whether the virtual service exists on the network.")
-    ha: Annotated[HaMode, Parsed(values.ha_mode, _words("active_active"))] = Field(
-        default=HaMode.ACTIVE_ACTIVE, description="How directors share the VIPs."
+    ha: Annotated[HaMode, Parsed(values.ha_mode, _words(*HaMode))] = Field(
+        default=HaMode.ACTIVE_ACTIVE,
+        description="How directors share the VIPs. All announce them; routers are to spread flows over all of them "
+        "(active_active), to take one and the others in turn when it is gone (active_standby), or to spread them over "
+        "some, chosen anew for each VIP, and the others behind them (n_plus_m).",
+    )
+    prefer: list[Name] = Field(
+        default=[],
+        description="active_standby: directors that come first, in this order; the others follow as [[fleet.director]] "
+        "lists them.",
+        examples=[["d2"]],
+    )
+    primaries: Annotated[int, Parsed(values.primaries, _whole(1, 64))] | None = Field(
+        default=None, description="n_plus_m: how many directors take flows, fewer than the fleet has."
     )
     min_members: Annotated[int, Parsed(values.integer(1, 65535, "a number of members"), _whole(1, 65535))] = Field(
         default=1, description="Members in rotation that it takes for the VIPs to be announced."

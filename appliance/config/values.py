@@ -280,6 +280,7 @@ def password(value: object) -> str:
     return value
 
 
+primaries = integer(1, 64, "a number of directors")
 hops = integer(1, 255, "a number of hops")
 
 _WELL_KNOWN = ("no-export", "no-advertise", "no-export-subconfed", "blackhole")
@@ -404,7 +405,11 @@ hash_mode = choice(
 
 ha_mode = choice(
     "an HA mode",
-    {"active_active": HaMode.ACTIVE_ACTIVE},
-    not_yet=("active_standby", "n_plus_m", "legacy_active_standby", "shared", "shared_pair"),
+    {
+        **{mode.value: mode for mode in HaMode},
+        "shared_pair": HaMode.ACTIVE_ACTIVE,
+        "legacy_active_standby": HaMode.ACTIVE_STANDBY,
+        "shared": HaMode.N_PLUS_M,
+    },
     prefixes=("ha_mode_",),
 )

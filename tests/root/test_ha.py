@@ -1,0 +1,133 @@
+"""HA modes in real routers: FRR by eBGP, BIRD by iBGP, IPv4 and IPv6; in their RIBs and in their kernels."""
+
+import time
+from ipaddress import ip_address
+
+import pytest
+
+from appliance.model import HaMode
+from appliance.ranks import order
+from tests.builders import service
+from tests.netns import until
+from tests.root.ha_lab import DIRECTORS, SERVICE, stage
+
+pytestmark = pytest.mark.root
+
+STANDBY = ("198.51.100.7", "2001:db8:f::7")
+SPREAD = ("198.51.100.8", "2001:db8:f::8")
+OUTSIDE = "198.51.100.9"
+SHARED = "198.51.100.10"
+
+SERVICES = (
+    SERVICE.format(
+        name="standby",
+        vips=list(STANDBY),
+        pool="web",
+        rest='ha = "active_standby"\nprefer = ["d2"]\nbgp = { communities = ["65010:7"], standby_communities = '
+        '["65010:8"], large_communities = ["65010:1:7"] }',
+    )
+    + SERVICE.format(name="spread", vips=list(SPREAD), pool="web", rest='ha = "n_plus_m"\nprimaries = 2')
+    + SERVICE.format(
+        name="outside",
+        vips=[OUTSIDE],
+        pool="web",
+        rest='bgp = { peer_labels = ["outside"], prepend = 2, med = 30 }',
+    )
+    + SERVICE.format(name="shared", vips=[SHARED], pool="web", rest="")
+)
+
+RANKS = ["d2", "d1", "d3"]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    with stage(tmp_path_factory.mktemp("ha")) as made:
+        made.configure(SERVICES)
+        made.start(*DIRECTORS)
+        made.fib_becomes(SHARED, *DIRECTORS, deadline_s=90.0)
+        yield made
+
+
+@pytest.fixture
+def all_there(running):
+    """All directors announce, also when a test before has failed."""
+    running.fib_becomes(SHARED, *DIRECTORS, deadline_s=60.0)
+    for vip in STANDBY:
+        running.fib_becomes(vip, "d2")
+    return running
+
+
+def ranked(vip: str) -> list[str]:
+    return list(order(service(ha=HaMode.N_PLUS_M), ip_address(vip), list(DIRECTORS)))
+
+
+@pytest.mark.parametrize("vip", STANDBY)
+def test_standbys_announce_with_worse_attributes(all_there, vip):
+    """Both routers know all three ways, tell them apart by the step of each rank, and take one."""
+    outside, inside = all_there.frr_paths(vip), all_there.bird_paths(vip)
+    assert outside.keys() == inside.keys() == set(DIRECTORS)
+    for rank, name in enumerate(RANKS):
+        assert (outside[name].med, outside[name].as_path) == (100 * rank, (65010,))
+        assert (inside[name].preference, inside[name].as_path) == (100 - 10 * rank, ())
+        for way in (outside[name], inside[name]):
+            assert way.communities == ({"65010:7", "65010:8"} if rank else {"65010:7"})
+            assert way.large == {"65010:1:7"}
+            assert way.chosen == (rank == 0)
+
+
+def test_labels_prepends_and_med(all_there):
+    """Only the router with the label is told, with the longer path; VIPs without wishes go to both as they are."""
+    ways = all_there.frr_paths(OUTSIDE)
+    assert {(way.med, way.as_path) for way in ways.values()} == {(30, (65010,) * 3)}
+    assert ways.keys() == set(DIRECTORS)
+    assert all_there.bird_paths(OUTSIDE) == {}
+    all_there.fib_becomes(OUTSIDE, *DIRECTORS, routers="f")
+    assert {(way.med, way.preference) for way in all_there.bird_paths(SHARED).values()} == {(None, 100)}
+
+
+@pytest.mark.parametrize("vip", SPREAD)
+def test_two_of_three_share_a_vip(all_there, vip):
+    """N+M: routers spread over the primaries, and know the spare."""
+    first, second, spare = ranked(vip)
+    all_there.fib_becomes(vip, first, second)
+    for ways in (all_there.frr_paths(vip), all_there.bird_paths(vip)):
+        assert ways.keys() == set(DIRECTORS)
+        assert not ways[spare].chosen
+
+
+def test_the_next_one_takes_over_and_gives_back(all_there):
+    """A director dies: routers go on with the next at once, and with the preferred one when it is back, without a
+    moment that has no way."""
+    all_there.kill("d2")
+    began = time.monotonic()
+    for vip in STANDBY:
+        all_there.fib_becomes(vip, "d1", deadline_s=5.0)
+    print(f"\nkilled -> both routers, both families by the standby {time.monotonic() - began:.3f} s")
+    for vip in SPREAD:
+        ranks = ranked(vip)
+        left = [name for name in ranks if name != "d2"]
+        all_there.fib_becomes(vip, *left, deadline_s=20.0)  # a spare takes the place of a primary that is away
+    print(f"killed -> two primaries again {time.monotonic() - began:.1f} s")
+    all_there.start("d2")
+    began = time.monotonic()
+    missing = 0
+    while all_there.fib("f", STANDBY[0]) != {"d2"}:
+        missing += not all_there.fib("f", STANDBY[0])
+        assert time.monotonic() - began < 60
+    assert missing == 0
+    for vip in STANDBY:
+        all_there.fib_becomes(vip, "d2")
+    for vip in SPREAD:
+        all_there.fib_becomes(vip, *ranked(vip)[:2], deadline_s=40.0)
+    until(lambda: all_there.status("d3")["health"]["state"] == "healthy", "all is well", 20.0)
+
+
+def test_with_all_primaries_gone_the_spare_has_it(all_there):
+    """Routers know it already: nothing has to be decided."""
+    vip = SPREAD[0]
+    *gone, spare = ranked(vip)
+    for name in gone:
+        all_there.kill(name)
+    took = all_there.fib_becomes(vip, spare, deadline_s=5.0)
+    print(f"\nboth primaries killed -> the spare {took:.3f} s")
+    all_there.start(*gone)
