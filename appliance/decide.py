@@ -100,6 +100,8 @@ class Why(StrEnum):
     """The director has just started, and asks the others for the flows that they remember."""
     LOCAL_ADDRESS = "local_address"
     """The VIP is an address of this director: its kernel would take the packets."""
+    DRAINED = "drained"
+    """This director was taken out of service."""
     NO_PEER = "no_peer"
     """No BGP peer may be told of it: the labels that its virtual services ask for, or next hops."""
     NO_BGP = "no_bgp"
@@ -855,7 +857,8 @@ def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> VipVie
     if service.ha is not HaMode.ACTIVE_ACTIVE:
         ranked = order(service, vip, [director.name for director in fleet.directors])
         stands = standing(service, ranked, snapshot.config.director.name, snapshot.away)
-    told = routes(vip, service.announcing, bgp, stands) if bgp is not None else frozenset[Route]()
+    leaving = snapshot.drain is not None
+    told = routes(vip, service.announcing, bgp, stands, leaving=leaving) if bgp is not None else frozenset[Route]()
     no = _why_not_announced(snapshot, vip, users)
     if no is None and not told:
         no = No(Why.NO_PEER, "see peer_labels of its virtual services, and next hops")
@@ -873,6 +876,8 @@ def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceVi
         return No(Why.LOCAL_ADDRESS, f"remove {vip} from this machine's interfaces")
     if snapshot.plane_error is not None:
         return No(Why.PLANE_DOWN, snapshot.plane_error)
+    if snapshot.drain is not None and snapshot.drain.over:
+        return No(Why.DRAINED, snapshot.drain.over)
     if snapshot.joining is not None:
         return No(Why.JOINING, snapshot.joining)
     if any(view.no is None or (view.service.enabled and view.service.advertise_down) for view in users):

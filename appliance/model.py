@@ -142,6 +142,23 @@ class Order:
     """Another ratio than the configured one; None is that."""
 
 
+@dataclass(frozen=True)
+class Drain:
+    """A director that is to be left by its traffic."""
+
+    since: float
+    """Seconds since 1970."""
+
+    until: float
+    """When its routes are withdrawn in any case."""
+
+    over: str = ""
+    """Why they are withdrawn by now; empty: routers are being asked to take other ways."""
+
+    moved: bool = False
+    """Nothing came any more."""
+
+
 class HaMode(StrEnum):
     """How the directors of a fleet share a VIP. All announce it, always: the mode says whom routers prefer."""
 
@@ -514,6 +531,9 @@ class Director:
     api: ApiConfig
     pins: int = 1 << 17
     """Flows that are remembered at once, at most; 0: none are, and every change is at once and for all packets."""
+
+    drain_on_stop_s: float = 0.0
+    """How long a director that is to end waits at most until routers have taken other ways."""
 
 
 @dataclass(frozen=True)

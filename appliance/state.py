@@ -10,7 +10,7 @@ from enum import Enum
 
 from appliance.forwarding import MAX_MEMBERS, NextHop
 from appliance.leaving import with_latecomers, with_leaving, with_pools
-from appliance.model import Config, Delivery, Health, IPAddress, Member, MemberStats, Order, Pool
+from appliance.model import Config, Delivery, Drain, Health, IPAddress, Member, MemberStats, Order, Pool
 from appliance.ring.transition import PinFacts
 
 LOCAL_ADDRESS = "local_address"
@@ -154,6 +154,9 @@ class Snapshot:
     away: frozenset[str] = frozenset()
     """Other directors of whom nothing is heard, or not for long enough again."""
 
+    drain: Drain | None = None
+    """This director is to be left by its traffic, or was."""
+
     def undecided(self, pool: Pool) -> list[str]:
         """Names of members of which it is not known yet whether they will be in rotation."""
         how = self.learning.get(pool.name)
@@ -287,6 +290,7 @@ class State:
         self._history: Mapping[RingKey, tuple[LogEntry, ...]] = {}
         self._joining: str | None = None
         self._away: frozenset[str] = frozenset()
+        self._drain: Drain | None = None
         self._indices = self._allocator.update(ways(config))
 
     @property
@@ -315,6 +319,7 @@ class State:
             history=self._history,
             joining=self._joining,
             away=self._away,
+            drain=self._drain,
         )
 
     def set_config(self, config: Config, now: float = 0.0) -> None:
@@ -417,6 +422,16 @@ class State:
         """Other directors that cannot be counted on."""
         if directors != self._away:
             self._away = directors
+            self._changed()
+
+    @property
+    def drain(self) -> Drain | None:
+        return self._drain
+
+    def set_drain(self, drain: Drain | None) -> None:
+        """Whether this director is to be left by its traffic, and how far that is."""
+        if drain != self._drain:
+            self._drain = drain
             self._changed()
 
     def _note_what_is_off(self, config: Config, now: float) -> None:

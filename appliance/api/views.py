@@ -23,6 +23,7 @@ from appliance.model import (
     BgpPeer,
     Delivery,
     DfPolicy,
+    Drain,
     EffectiveState,
     Health,
     IPAddress,
@@ -105,6 +106,7 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
             "uptime_s": max(0.0, observed.at - observed.started_at),
             "interfaces": list(config.director.interfaces),
             "hash_key": hash_key(config.secret),
+            "service": drain_document(observed.snapshot.drain),
         },
         "ready": {
             "ready": all(works for _, works, _ in observed.ready),
@@ -507,6 +509,19 @@ def _check(status: Status) -> Document:
     }
 
 
+def drain_document(drain: Drain | None) -> Document:
+    """Whether the director is in service."""
+    if drain is None:
+        return {"state": "in_service", "since": None, "until": None, "moved": False, "detail": ""}
+    return {
+        "state": "drained" if drain.over else "draining",
+        "since": drain.since,
+        "until": drain.until,
+        "moved": drain.moved,
+        "detail": drain.over or "routers are asked to take other ways",
+    }
+
+
 def _routes(observed: Observed) -> list[Document]:
     """All routes that are wanted or acknowledged: where both lists agree, all is well."""
     in_doubt = observed.applied is None or observed.snapshot.plane_error is not None
@@ -664,7 +679,7 @@ def _down(document: Mapping[str, Any]) -> Iterator[str]:
         if service["state"] == "down":
             yield f"virtual service {service['name']} is down: {because(service)}"
         for vip in service["vips"]:
-            if service["state"] == "up" and not vip["announced"] and vip["reason"] != Why.NO_BGP:
+            if service["state"] == "up" and not vip["announced"] and vip["reason"] not in (Why.NO_BGP, Why.DRAINED):
                 if vip["vip"] not in reported:
                     yield f"VIP {vip['vip']} is not announced: {because(vip)}"
                 reported.add(vip["vip"])
@@ -683,6 +698,9 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
         if fleet is not None and fleet["overruled"]:
             text = f"{fleet['mine']} for this director, {fleet['health']} for the fleet ({fleet['basis']})"
             out[member["id"], "overruled"] = f"member {member['id']} is {text}"
+    own = document["director"]["service"]
+    if own["state"] != "in_service":
+        yield f"this director is {own['state']}: {own['detail']}"
     yield from out.values()
     yield from _fleet_problems(document["fleet"])
     for service in document["services"]:

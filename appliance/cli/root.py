@@ -21,6 +21,8 @@ COMMANDS = {
     "status": ("appliance.cli.status:app", "Show what a running director does."),
     "member": ("appliance.cli.member:app", "Drain, stop, release or weight members; see what is left of their flows."),
     "node": ("appliance.cli.node:app", "The same for a machine, in all pools that it is a member of."),
+    "drain": ("appliance.cli.drain:drain", "Take the director itself out of service, without cutting anybody off."),
+    "undrain": ("appliance.cli.drain:undrain", "Put it back into service."),
     "samples": ("appliance.cli.samples:samples", "Show what became of single packets lately."),
     "lab": ("appliance.cli.lab:app", "Build a network with directors, routers and members on this machine."),
     "decap": ("appliance.cli.decap:app", "Take packets out of their encapsulation, on a member of L3 DSR."),

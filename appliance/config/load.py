@@ -429,6 +429,7 @@ def _resolve(
             runtime_dir=file.director.runtime_dir,
             api=ApiConfig(file.api.address, file.api.port),
             pins=file.director.pins,
+            drain_on_stop_s=float(file.director.drain_on_stop),
         ),
         secret=secret,
         bgp=_bgp(file, peer_passwords),

@@ -113,6 +113,11 @@ class DirectorTable(Table):
         description="Flows that are remembered at once, at most: those of members whose share is changing, and all of "
         "pools whose algorithm decides flow by flow. 0 remembers none, and every change breaks flows.",
     )
+    drain_on_stop: Annotated[int, Parsed(values.integer(0, 3600, "a number of seconds"), _whole(0, 3600))] = Field(
+        default=0,
+        description="Seconds that a director which is to stop (SIGTERM) waits at most until routers have taken other "
+        "ways; 0 withdraws its routes at once.",
+    )
     runtime_dir: Annotated[PurePosixPath, Parsed(values.runtime_dir, {"type": "string", "pattern": "^/"})] = Field(
         default=PurePosixPath("/run/onward"), description="Folder for sockets and generated files, absolute."
     )

@@ -1,10 +1,15 @@
 """HA modes in real routers: FRR by eBGP, BIRD by iBGP, IPv4 and IPv6; in their RIBs and in their kernels."""
 
+import signal
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
 from ipaddress import ip_address
 
 import pytest
 
+from appliance.announce import HIGHEST
 from appliance.model import HaMode
 from appliance.ranks import order
 from tests.builders import service
@@ -42,7 +47,7 @@ RANKS = ["d2", "d1", "d3"]
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     with stage(tmp_path_factory.mktemp("ha")) as made:
-        made.configure(SERVICES)
+        made.configure(SERVICES, director="drain_on_stop = 15")
         made.start(*DIRECTORS)
         made.fib_becomes(SHARED, *DIRECTORS, deadline_s=90.0)
         yield made
@@ -131,3 +136,71 @@ def test_with_all_primaries_gone_the_spare_has_it(all_there):
     took = all_there.fib_becomes(vip, spare, deadline_s=5.0)
     print(f"\nboth primaries killed -> the spare {took:.3f} s")
     all_there.start(*gone)
+
+
+@contextmanager
+def traffic(where, vip):
+    """Datagrams from FRR's machine to a VIP. The dictionary says in the end how many were sent, and how many came."""
+    script = [sys.executable, "-m", "tests.root.ha_traffic"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    counter = subprocess.Popen(where.spaces["m"].command(*script, "count"), **pipes)
+    sender = subprocess.Popen(where.spaces["f"].command(*script, "send", vip), **pipes)
+    result = {}
+    try:
+        yield result
+        result["sent"] = int(sender.communicate(timeout=30)[0])
+        time.sleep(0.5)  # the last ones are under way
+        result["came"] = int(counter.communicate(timeout=30)[0].split()[0])
+    finally:
+        for process in (sender, counter):
+            process.kill()
+            process.wait()
+
+
+def service_of(where, name):
+    return where.status(name)["director"]["service"]["state"]
+
+
+def test_a_drained_director_loses_no_packet(all_there):
+    """Routers are asked to take another way, and do; only then the routes go; and so it stays until that is taken back,
+    also in a new process."""
+    vip = STANDBY[0]
+    with traffic(all_there, vip) as result:
+        time.sleep(1.0)
+        assert all_there.order("d2", "drain", "--reason", "test").returncode == 0
+        worst = until(lambda: (way := all_there.frr_paths(vip)["d2"]).med == HIGHEST and way, "worse", 5.0)
+        assert len(worst.as_path) == 4
+        assert worst.communities & {"65535:0", "gracefulShutdown", "graceful-shutdown"}
+        inside = all_there.bird_paths(vip)["d2"]
+        assert inside.preference == 0
+        assert "65535:0" in inside.communities
+        assert all_there.order("d2", "drain", "--wait").returncode == 0
+        for router in ("frr_paths", "bird_paths"):
+            until(lambda router=router: "d2" not in getattr(all_there, router)(vip), "withdrawn", 5.0)
+        time.sleep(0.5)
+    print(f"\n{result}")
+    assert result["came"] == result["sent"] > 400
+    assert service_of(all_there, "d2") == "drained"
+    all_there.kill("d2")
+    all_there.start("d2")
+    until(lambda: all_there.status("d2") and service_of(all_there, "d2") == "drained", "still drained", 20.0)
+    until(lambda: all_there.status("d2")["services"][0]["vips"][0]["reason"] == "drained", "not announced", 20.0)
+    assert all_there.order("d2", "undrain").returncode == 0
+    all_there.fib_becomes(vip, "d2", deadline_s=20.0)
+
+
+def test_a_director_that_is_to_end_lets_routers_go_first(all_there):
+    """SIGTERM with drain_on_stop: no packet is lost, it ends before the time-out, and the next process announces."""
+    vip = STANDBY[0]
+    with traffic(all_there, vip) as result:
+        time.sleep(1.0)
+        began = time.monotonic()
+        all_there.processes["d2"].send_signal(signal.SIGTERM)
+        assert all_there.processes["d2"].wait(20.0) == 0
+        took = time.monotonic() - began
+        time.sleep(0.5)
+    print(f"\nSIGTERM -> ended {took:.1f} s, {result}")
+    assert result["came"] == result["sent"] > 400
+    all_there.fib_becomes(vip, "d1")
+    all_there.start("d2")
+    all_there.fib_becomes(vip, "d2", deadline_s=40.0)
