@@ -15,6 +15,8 @@ from operator import is_
 import numpy as np
 
 from appliance.announce import routes
+from appliance.damping import NEW, Record, held_until
+from appliance.damping import follow as follow_vip
 from appliance.forwarding import (
     NO_CHOICES,
     NO_MEMBER,
@@ -102,6 +104,8 @@ class Why(StrEnum):
     """The VIP is an address of this director: its kernel would take the packets."""
     DRAINED = "drained"
     """This director was taken out of service."""
+    HELD_DOWN = "held_down"
+    """It comes and goes, and must be well for a while first."""
     NO_PEER = "no_peer"
     """No BGP peer may be told of it: the labels that its virtual services ask for, or next hops."""
     NO_BGP = "no_bgp"
@@ -191,6 +195,10 @@ class VipView:
     standing: int | None = None
     """How many steps worse than the best our routes are, where the HA mode has ranks."""
 
+    record: Record = NEW
+    held_until: float | None = None
+    """When it is announced, if nothing happens, in seconds since 1970; None: it is not held down."""
+
 
 @dataclass(frozen=True)
 class Desired:
@@ -266,7 +274,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         for service in config.services
         if service.former and _has_moved(snapshot, service, rings, courses)
     }
-    vip_views = _vips(snapshot, views)
+    vip_views = _vips(snapshot, views, before, now)
     return Desired(
         tables=ForwardingTables(config.secret, tuple(table_services), table_members),
         routes=frozenset(route for view in vip_views if view.no is None for route in view.routes),
@@ -277,7 +285,13 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         remembered=frozenset(
             view.index for ring in rings.values() for view in ring.judged if view.serves or ring.undecided
         ),
-        recheck_at=min(_rechecks(rings.values(), courses.values(), now), default=None),
+        recheck_at=min(
+            (
+                *_rechecks(rings.values(), courses.values(), now),
+                *(view.held_until for view in vip_views if view.held_until is not None),
+            ),
+            default=None,
+        ),
         log={
             key: _logged(key, ring, uses[key[0]], before, snapshot, now, settled=key in settled)
             for key, ring in rings.items()
@@ -841,15 +855,20 @@ def _why_not_serving(service: VirtualService, ring: _Ring) -> No | None:
     return None
 
 
-def _vips(snapshot: Snapshot, views: list[ServiceView]) -> tuple[VipView, ...]:
+def _vips(snapshot: Snapshot, views: list[ServiceView], before: Desired | None, now: float) -> tuple[VipView, ...]:
     by_vip: dict[IPAddress, list[ServiceView]] = {}
     for view in views:
         for vip in view.service.vips:
             by_vip.setdefault(vip, []).append(view)
-    return tuple(_vip(snapshot, vip, users) for vip, users in by_vip.items())
+    known = {view.vip: view for view in before.vips} if before else {}
+    return tuple(_vip(snapshot, vip, users, known.get(vip), now) for vip, users in by_vip.items())
 
 
-def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> VipView:
+MEANT = frozenset({Why.SERVICE_DISABLED, Why.LOCAL_ADDRESS, Why.DRAINED, Why.NO_PEER, Why.NO_BGP})
+"""Reasons of a VIP not to be announced that follow from what somebody has written or ordered."""
+
+
+def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: VipView | None, now: float) -> VipView:
     bgp = snapshot.config.bgp
     service, fleet = users[0].service, snapshot.config.fleet
     ranked: tuple[str, ...] = ()
@@ -862,7 +881,14 @@ def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> VipVie
     no = _why_not_announced(snapshot, vip, users)
     if no is None and not told:
         no = No(Why.NO_PEER, "see peer_labels of its virtual services, and next hops")
-    return VipView(vip, tuple(view.service.name for view in users), no, told, ranked, stands)
+    fell = before is not None and before.no is None and no is not None and no.why not in MEANT
+    record = follow_vip(before.record if before is not None else NEW, now, well=no is None, fell=fell)
+    hold_down_s = bgp.hold_down_s if bgp is not None else 0.0
+    held = held_until(record, hold_down_s, now)
+    if held is not None:
+        times = len(record.withdrawn)
+        no = No(Why.HELD_DOWN, f"withdrawn {times} times in a minute; to be well for {hold_down_s:g} s first")
+    return VipView(vip, tuple(view.service.name for view in users), no, told, ranked, stands, record, held)
 
 
 def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:

@@ -469,6 +469,8 @@ class BgpConfig:
     """None: the session's own address."""
 
     next_hop_v6: IPv6Address | None = None
+    hold_down_s: float = 10.0
+    """How long a VIP that comes and goes must be well before it is announced again."""
 
 
 @dataclass(frozen=True)

@@ -98,4 +98,4 @@ def _sessions(bgp: BgpConfig | None) -> BgpConfig | None:
         return None
     plain: dict[str, Any] = {"next_hop_v4": None, "next_hop_v6": None}
     fixed = plain | {"bfd": None, "labels": frozenset(), "next_hop_self": False}
-    return replace(bgp, **plain, peers=tuple(replace(peer, **fixed) for peer in bgp.peers))
+    return replace(bgp, **plain, hold_down_s=0.0, peers=tuple(replace(peer, **fixed) for peer in bgp.peers))

@@ -469,6 +469,7 @@ def _bgp(file: File, passwords: Mapping[int, str]) -> BgpConfig | None:
         peers=tuple(_peer(peer, passwords.get(i, peer.password)) for i, peer in enumerate(file.bgp.peer)),
         next_hop_v4=file.bgp.next_hop_v4,
         next_hop_v6=file.bgp.next_hop_v6,
+        hold_down_s=float(file.bgp.hold_down),
     )
 
 

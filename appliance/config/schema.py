@@ -255,6 +255,11 @@ class BgpTable(Table):
     next_hop_v6: UnicastV6 | None = Field(
         default=None, description="Next hop of IPv6 VIPs; the session's own address by default."
     )
+    hold_down: Annotated[int, Parsed(values.integer(0, 3600, "a number of seconds"), _whole(0, 3600))] = Field(
+        default=10,
+        description="Seconds that a VIP which was withdrawn 3 times in a minute must be well before it is announced "
+        "again; 0 announces it at once.",
+    )
     peer: list[PeerTable] = Field(
         description="The routers.", min_length=1, examples=[[{"address": "192.0.2.1", "remote_as": 65000}]]
     )

@@ -5,16 +5,18 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from datetime import datetime
 from ipaddress import ip_address
 
 import pytest
 
 from appliance.announce import HIGHEST
+from appliance.damping import FLAPS
 from appliance.model import HaMode
 from appliance.ranks import order
 from tests.builders import service
 from tests.netns import until
-from tests.root.ha_lab import DIRECTORS, SERVICE, stage
+from tests.root.ha_lab import DIRECTORS, PORT, SERVICE, stage
 
 pytestmark = pytest.mark.root
 
@@ -22,6 +24,7 @@ STANDBY = ("198.51.100.7", "2001:db8:f::7")
 SPREAD = ("198.51.100.8", "2001:db8:f::8")
 OUTSIDE = "198.51.100.9"
 SHARED = "198.51.100.10"
+WATCHED = "198.51.100.11"
 
 SERVICES = (
     SERVICE.format(
@@ -39,6 +42,7 @@ SERVICES = (
         rest='bgp = { peer_labels = ["outside"], prepend = 2, med = 30 }',
     )
     + SERVICE.format(name="shared", vips=[SHARED], pool="web", rest="")
+    + SERVICE.format(name="watched", vips=[WATCHED], pool="watched", rest="")
 )
 
 RANKS = ["d2", "d1", "d3"]
@@ -204,3 +208,59 @@ def test_a_director_that_is_to_end_lets_routers_go_first(all_there):
     all_there.fib_becomes(vip, "d1")
     all_there.start("d2")
     all_there.fib_becomes(vip, "d2", deadline_s=40.0)
+
+
+@contextmanager
+def listening(where):
+    """The watched member answers."""
+    command = [sys.executable, "-m", "http.server", str(PORT)]
+    process = subprocess.Popen(
+        where.spaces["m"].command(*command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def downs(where, name):
+    """When a director had the verdict that its member is down."""
+    return [
+        datetime.fromisoformat(event["timestamp"]).timestamp()
+        for event in where.events(name)
+        if event["event"] == "health.down"
+    ]
+
+
+def test_a_lost_member_withdraws_its_vip_at_once_and_flapping_is_held_down(all_there):
+    """Within 100 ms of the verdict the withdrawal is on the wire. The third time in a minute the VIP stays away for a
+    while, though the member is back."""
+    command = all_there.spaces["f"].command(sys.executable, "-m", "tests.root.ha_wire")
+    wire = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert wire.stdout.readline() == "ready\n"
+        for _ in range(FLAPS):
+            with listening(all_there):
+                all_there.fib_becomes(WATCHED, *DIRECTORS, routers="f", deadline_s=30.0)
+            all_there.fib_becomes(WATCHED, deadline_s=10.0)
+    finally:
+        wire.kill()
+        lines = wire.communicate()[0].splitlines()
+    seen = [line.split() for line in lines]
+    took = []
+    for name, host in DIRECTORS.items():
+        updates = [float(at) for at, source in seen if source == f"192.0.2.{host}"]
+        verdicts = downs(all_there, name)[-FLAPS:]
+        took += [min(at for at in updates if at >= verdict) - verdict for verdict in verdicts]
+    print(f"\nverdict -> withdrawal on the wire: {', '.join(f'{1000 * each:.0f}' for each in sorted(took))} ms")
+    assert sorted(took)[len(took) // 2] < 0.1
+    with listening(all_there):
+        until(lambda: vip_of(all_there, "d1")["reason"] == "held_down", "held down", 10.0)
+        began = time.monotonic()
+        all_there.fib_becomes(WATCHED, *DIRECTORS, deadline_s=30.0)
+        print(f"well again -> announced {time.monotonic() - began:.1f} s later")
+
+
+def vip_of(where, name):
+    return where.status(name)["services"][-1]["vips"][0]
