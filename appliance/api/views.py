@@ -135,7 +135,7 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
         "pins": {"capacity": observed.pins.capacity, "live": observed.pins.live},
         "fleet": _fleet(observed),
         "routes": _routes(observed),
-        "bgp": _bgp(observed),
+        "bgp": bgp_document(observed),
         "counters": _counters(observed.counters),
         "samples": samples(observed)[-LATEST_SAMPLES:],
         "replies": NOT_VISIBLE,
@@ -531,6 +531,8 @@ def _routes(observed: Observed) -> list[Document]:
         {
             "prefix": str(route.prefix),
             "next_hop": str(route.next_hop) if route.next_hop else "self",
+            "attributes": str(route.attributes),
+            "peers": None if route.peers is None else sorted(map(str, route.peers)),
             "wanted": route in wanted,
             "acknowledged": route in announced,
             "sent_to": _sent_to(route.vip, observed.speaker),
@@ -539,7 +541,8 @@ def _routes(observed: Observed) -> list[Document]:
     ]
 
 
-def _bgp(observed: Observed) -> Document | None:
+def bgp_document(observed: Observed) -> Document | None:
+    """The speaker and its peers; None without [bgp]."""
     speaker, config = observed.speaker, observed.snapshot.config.bgp
     if speaker is None or config is None:
         return None
@@ -551,6 +554,7 @@ def _bgp(observed: Observed) -> Document | None:
             {
                 "address": address,
                 "remote_as": configured[address].remote_as if address in configured else None,
+                "labels": sorted(configured[address].labels) if address in configured else [],
                 "session": str(status.session if status else Session.DOWN),
                 "since": status.since if status else None,
                 "detail": status.detail if status else "nothing is known of this session yet",

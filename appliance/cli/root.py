@@ -19,6 +19,7 @@ COMMANDS = {
     "check": ("appliance.cli.check:check", "Check a configuration file; needs neither root nor a daemon."),
     "explain": ("appliance.cli.explain:explain", "Say which member a flow gets, and why."),
     "status": ("appliance.cli.status:app", "Show what a running director does."),
+    "bgp": ("appliance.cli.bgp:app", "Show who is told of which VIPs, with which attributes, and why not."),
     "member": ("appliance.cli.member:app", "Drain, stop, release or weight members; see what is left of their flows."),
     "node": ("appliance.cli.node:app", "The same for a machine, in all pools that it is a member of."),
     "drain": ("appliance.cli.drain:drain", "Take the director itself out of service, without cutting anybody off."),

@@ -1,5 +1,6 @@
 """HA modes in real routers: FRR by eBGP, BIRD by iBGP, IPv4 and IPv6; in their RIBs and in their kernels."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from appliance.model import HaMode
 from appliance.ranks import order
 from tests.builders import service
 from tests.netns import until
-from tests.root.ha_lab import DIRECTORS, PORT, SERVICE, stage
+from tests.root.ha_lab import BIRD_ROUTER, DIRECTORS, FRR_ROUTER, PORT, SERVICE, stage
 
 pytestmark = pytest.mark.root
 
@@ -92,6 +93,20 @@ def test_labels_prepends_and_med(all_there):
     assert all_there.bird_paths(OUTSIDE) == {}
     all_there.fib_becomes(OUTSIDE, *DIRECTORS, routers="f")
     assert {(way.med, way.preference) for way in all_there.bird_paths(SHARED).values()} == {(None, 100)}
+
+
+def test_the_views_say_what_routers_say(all_there):
+    """`onward bgp` on each director: whom it tells what, and why one router is not told."""
+    for rank, name in enumerate(RANKS):
+        told = json.loads(all_there.onward(name, "bgp", "why", STANDBY[0], "--json").stdout)["vips"][0]
+        assert told["ranked"] == RANKS
+        assert told["standing"] == rank
+        meds = {each["peer"]: (each["told"], each["attributes"]["med"]) for each in told["peers"]}
+        assert meds == {FRR_ROUTER: (True, 100 * rank), BIRD_ROUTER: (True, 100 * rank)}
+        assert all_there.frr_paths(STANDBY[0])[name].med == 100 * rank
+        text = all_there.onward(name, "bgp", "why", OUTSIDE).stdout
+        assert f"is announced to {FRR_ROUTER}\n" in text
+        assert f"{BIRD_ROUTER}: not told, labels" in text
 
 
 @pytest.mark.parametrize("vip", SPREAD)
