@@ -137,6 +137,9 @@ def _neighbor(config: BgpSpeakerConfig, neighbor: Neighbor, routes: Collection[R
             yield f"{where}: the password may only have printable ASCII characters, and no quotes"
     if neighbor.multihop is not None and neighbor.ttl_security is not None:
         yield f"{where}: multihop and TTL security exclude each other: leave one out"
+    if neighbor.passive and neighbor.ttl_security is not None:
+        # ExaBGP sets the TTL of a connection once it is accepted: the SYN-ACK has the kernel's, and the router drops it.
+        yield f"{where}: a passive session cannot have TTL security: leave one out"
     for name, value in (("multihop", neighbor.multihop), ("TTL security", neighbor.ttl_security)):
         if value is not None and not 1 <= value <= 255:
             yield f"{where}: {name} {value}: use 1 to 255 hops"

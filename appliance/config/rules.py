@@ -449,8 +449,8 @@ def bgp_contradictions(data: Raw) -> Iterator[Finding]:
 
 def peer_contradictions(data: Raw) -> Iterator[Finding]:
     for place, peer in tables(data, "bgp", "peer", EACH):
-        for one, other in (("password_file", "password"), ("ttl_security", "multihop")):
-            if one in peer and other in peer:
+        for one, other in (("password_file", "password"), ("ttl_security", "multihop"), ("passive", "ttl_security")):
+            if peer.get(one, False) is not False and other in peer:
                 yield Finding((*place, one), f"it excludes {other}", "leave one of the two out")
         if peer.get("passive") is True and "local_address" not in peer:
             yield Finding((*place, "passive"), "there is no address to wait at", "add local_address")

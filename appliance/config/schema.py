@@ -220,7 +220,9 @@ class PeerTable(Table):
     port: Port = Field(
         default=179, description="TCP port where the router listens; of a passive session, where the director does."
     )
-    passive: Boolean = Field(default=False, description="Have the router connect; needs local_address.")
+    passive: Boolean = Field(
+        default=False, description="Have the router connect; needs local_address, excludes ttl_security."
+    )
     multihop: Annotated[int, Parsed(values.hops, _whole(1, 255))] | None = Field(
         default=None, description="TTL of our packets: the router may be so many hops away."
     )

@@ -24,8 +24,11 @@ def address(text: str | None):
 
 
 def configuration(raw: dict) -> BgpSpeakerConfig:
+    named = ("address", "local_address")
+    own = [{key: neighbor.pop(key) for key in named if key in neighbor} for neighbor in raw["neighbors"]]
     neighbors = tuple(
-        Neighbor(**{**neighbor, "address": ip_address(neighbor["address"])}) for neighbor in raw.pop("neighbors")
+        Neighbor(**neighbor, **{key: ip_address(text) for key, text in addresses.items()})
+        for neighbor, addresses in zip(raw.pop("neighbors"), own, strict=True)
     )
     fixed = {key: address(raw.pop(key, None)) for key in ("router_id", "next_hop_v4", "next_hop_v6")}
     return BgpSpeakerConfig(**raw, **fixed, neighbors=neighbors, runtime_dir=Path(sys.argv[2]))

@@ -49,6 +49,10 @@ def test_good_configuration_has_no_problems():
         (with_neighbor(ttl_security=256), "TTL security 256: use 1 to 255 hops"),
         (with_neighbor(port=0), "port 0: use 1 to 65535"),
         (with_neighbor(passive=True), "set local_address"),
+        (
+            with_neighbor(passive=True, local_address=ip_address("192.0.2.11"), ttl_security=1),
+            "cannot have TTL security",
+        ),
         (with_neighbor(password="naïve"), "printable ASCII"),  # noqa: S106
     ],
 )

@@ -34,7 +34,7 @@ CONFIGURATIONS = {
         65010,
         ip_address("192.0.2.11"),
         (
-            replace(ROUTER, ttl_security=1, passive=True, port=1179, password="secret"),  # noqa: S106
+            replace(ROUTER, multihop=4, passive=True, port=1179, password="secret"),  # noqa: S106
             Neighbor(ip_address("203.0.113.1"), 4200000001, multihop=3),
             Neighbor(ip_address("2001:db8:1::1"), 65000, port=1790, ttl_security=2),
         ),
