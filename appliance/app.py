@@ -310,9 +310,13 @@ class Director:
             if (going := self._state.drain) is None or going.over:
                 seen = None
                 continue
-            counters = await self._plane.counters()
+            packets = seen.packets if seen is not None else 0
+            try:
+                packets = sum(traffic.packets for traffic in (await self._plane.counters()).services.values())
+            except DataPlaneError:
+                pass  # nothing is announced then, and nobody can count what comes all the same
             now = time.time()
-            seen = drain.look(seen, sum(traffic.packets for traffic in counters.services.values()), now)
+            seen = drain.look(seen, packets, now)
             after = drain.advance(going, seen, now)
             if after != going and self._state.drain == going:
                 log.info("director.drained", detail=after.over, seconds=round(now - after.since, 1))

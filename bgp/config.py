@@ -138,7 +138,7 @@ def _neighbor(config: BgpSpeakerConfig, neighbor: Neighbor, routes: Collection[R
     if neighbor.multihop is not None and neighbor.ttl_security is not None:
         yield f"{where}: multihop and TTL security exclude each other: leave one out"
     if neighbor.passive and neighbor.ttl_security is not None:
-        # ExaBGP sets the TTL of a connection once it is accepted: the SYN-ACK has the kernel's, and the router drops it.
+        # ExaBGP sets the TTL of an accepted connection: its SYN-ACK has the kernel's, and the router drops that.
         yield f"{where}: a passive session cannot have TTL security: leave one out"
     for name, value in (("multihop", neighbor.multihop), ("TTL security", neighbor.ttl_security)):
         if value is not None and not 1 <= value <= 255:
