@@ -15,12 +15,20 @@ import uvloop
 from appliance import log as logging
 from bgp.config import BgpSpeakerConfig, Neighbor
 from bgp.exabgp import ExaBgpSpeaker
-from bgp.route import Route
+from bgp.route import Attributes, Route
 from bgp.speaker import SpeakerError
 
 
 def address(text: str | None):
     return None if text is None else ip_address(text)
+
+
+def route(wanted: str | dict) -> Route:
+    """An address, or an object with an address and attributes."""
+    if isinstance(wanted, str):
+        return Route(ip_address(wanted))
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in wanted.items() if key != "vip"}
+    return Route(ip_address(wanted["vip"]), attributes=Attributes(**given))
 
 
 def configuration(raw: dict) -> BgpSpeakerConfig:
@@ -48,7 +56,7 @@ class Runner:
     async def command(self, verb: str, *arguments: object) -> object:
         match verb:
             case "set":
-                await self.speaker.set(frozenset(Route(ip_address(text)) for text in arguments))
+                await self.speaker.set(frozenset(map(route, arguments)))
             case "renewing":
                 self.renewing = bool(arguments[0])
             case "status":
