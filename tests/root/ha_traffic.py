@@ -1,9 +1,10 @@
 """Datagrams with numbers in them, from a client to a VIP, and those that a member has got inside tunnels.
 
 ha_traffic.py send ADDRESS      one every 5 ms, from always the same port, until standard input ends; prints how many
-ha_traffic.py count             until standard input ends; prints how many different numbers came, and the largest
+ha_traffic.py count             prints "ready"; when standard input ends, how many came, and who is missing among them
 """
 
+import json
 import select
 import socket
 import sys
@@ -31,6 +32,7 @@ def send(address: str) -> None:
 
 def count() -> None:
     tunnel = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP)
+    print("ready", flush=True)
     seen = set()
     while True:
         ready = ended(10.0, tunnel)
@@ -38,7 +40,7 @@ def count() -> None:
             seen.add(int.from_bytes(tunnel.recv(2048)[-4:], "big"))
         elif sys.stdin in ready:
             break
-    print(len(seen), max(seen, default=-1))
+    print(json.dumps({"came": len(seen), "missing": sorted(set(range(max(seen, default=0))) - seen)}))
 
 
 if __name__ == "__main__":
