@@ -10,7 +10,8 @@ A page-long tour:
   part must not look alive. Whoever supervises us starts it again, and the BGP guard has withdrawn the routes meanwhile.
 * The lease: four times a second the data plane must prove that it forwards, and only then is the lease on the announced
   routes renewed. A loop that is stuck, a plane that is stuck or a process that is gone: the guard withdraws.
-* Stopping: withdraw, keep forwarding while routers turn away, then let go.
+* Stopping: let routers take other ways first where that is wished (`drain_on_stop`); withdraw, keep forwarding while
+  routers turn away, then let go.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from typing import IO
 import structlog
 import uvloop
 
-from appliance import history, orders
+from appliance import drain, history, orders
 from appliance import log as logging
 from appliance.api.control import SOCKET, Controls, ControlServer
 from appliance.api.server import ApiError, ApiServer
@@ -43,7 +44,7 @@ from appliance.fleet.side import FleetSide
 from appliance.hearing import Hearing
 from appliance.lease import renew
 from appliance.looplag import LoopLag
-from appliance.model import Config, PlaneKind
+from appliance.model import Config, Drain, PlaneKind
 from appliance.netlink import Netlink
 from appliance.path.gate import Gate, segments_of
 from appliance.path.segments import Segments
@@ -69,6 +70,7 @@ log = structlog.get_logger()
 CHECK_INTERVAL_S = 0.25
 LAG_INTERVAL_S = 0.01
 PINS_INTERVAL_S = 1.0
+DRAIN_LOOK_S = 0.2
 LEARN_S, LEARN_AGAIN_S = 15.0, 5.0
 """How long a director waits at most, once a VIP could be announced, to hear of all members: when it is new, and when it
 was cut off. In the second case other directors may have withdrawn, too, and everybody waits for us."""
@@ -175,6 +177,7 @@ class Director:
         self._started_at = time.time()
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
         self._state = State(config, self._changed.set)
         self._agents = Loads(self._on_load, random.Random())  # noqa: S311 - jitter, not secrets
@@ -185,6 +188,8 @@ class Director:
             self._state.set_order(member, order)
         self._history_path = Path(config.director.runtime_dir) / "history.json"
         self._state.set_history(history.load(self._history_path))
+        self._drain_path = Path(config.director.runtime_dir) / "drain.json"
+        self._state.set_drain(drain.load(self._drain_path))
         driver = DRIVERS[config.director.plane]
         self._plane: DataPlane = driver(config.director.interfaces, config.director.pins, slot_tables(config))
         self._speaker = _speaker(config)
@@ -233,13 +238,14 @@ class Director:
                 pins=lambda: self._plane.pins,
                 save=partial(orders.save, self._orders_path),
                 share=self._fleet.order if self._fleet.shares_orders else None,
+                save_drain=partial(drain.save, self._drain_path),
             ),
         )
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._on_stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         await self._plane.start()
         try:
@@ -263,6 +269,7 @@ class Director:
                 tasks.create_task(self._reloads(), name="reload"),
                 tasks.create_task(self._end_learning(), name="learning"),
                 tasks.create_task(self._watch_pins(), name="pins"),
+                tasks.create_task(self._watch_drain(), name="drain"),
                 tasks.create_task(self._fleet.run(), name="fleet"),
                 tasks.create_task(self._hearing.run(), name="hearing"),
             ]
@@ -277,6 +284,7 @@ class Director:
             try:
                 await self._stop.wait()
                 log.info("director.stopping")
+                await self._drain_before_the_end()
                 reconcile.cancel()  # nobody may announce again
                 await self._speaker.close()
                 await self._bfd.close()  # not before: routers end BGP with it, and with that the routes, out of order
@@ -297,6 +305,49 @@ class Director:
         """
         if any(probe.target.way is not None for probe in probes(config, self._gate.way)):
             await self._gate.open()
+
+    def _on_stop(self) -> None:
+        """The second time is for those who do not want to wait."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    async def _drain_before_the_end(self) -> None:
+        """Let routers take other ways first, where that is wished. It is not kept: the next process announces."""
+        limit_s = self._state.config.director.drain_on_stop_s
+        if not limit_s or self._state.config.bgp is None:
+            return
+        if self._state.drain is None:
+            now = time.time()
+            self._state.set_drain(Drain(now, now + limit_s))
+        while (going := self._state.drain) is not None and not going.over and not self._hurry.is_set():
+            try:
+                await asyncio.wait_for(self._hurry.wait(), DRAIN_LOOK_S)
+            except TimeoutError:
+                pass
+
+    async def _watch_drain(self) -> None:
+        """Routes of a drained director are withdrawn when no packets come any more."""
+        seen: drain.Seen | None = None
+        while True:
+            await asyncio.sleep(DRAIN_LOOK_S)
+            if (going := self._state.drain) is None or going.over:
+                seen = None
+                continue
+            packets = seen.packets if seen is not None else 0
+            try:
+                packets = sum(traffic.packets for traffic in (await self._plane.counters()).services.values())
+            except DataPlaneError:
+                pass  # nothing is announced then, and nobody can count what comes all the same
+            now = time.time()
+            seen = drain.look(seen, packets, now)
+            after = drain.advance(going, seen, now)
+            if after != going and self._state.drain == going:
+                log.info("director.drained", detail=after.over, seconds=round(now - after.since, 1))
+                self._state.set_drain(after)
+                try:
+                    if self._drain_path.exists():  # else it was not ordered
+                        drain.save(self._drain_path, after)
+                except OSError as error:
+                    log.warning("drain.not_written", error=str(error))
 
     def _follow(self, config: Config) -> None:
         """Tell those who watch the world what to watch."""
@@ -478,6 +529,10 @@ def _speaker(config: Config) -> Speaker:
                     hold_time_s=peer.hold_time_s,
                     local_address=peer.local_address,
                     password=peer.password,
+                    multihop=peer.multihop,
+                    ttl_security=peer.ttl_security,
+                    passive=peer.passive,
+                    port=peer.port,
                 )
                 for peer in config.bgp.peers
             ),

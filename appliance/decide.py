@@ -14,6 +14,9 @@ from operator import is_
 
 import numpy as np
 
+from appliance.announce import routes
+from appliance.damping import NEW, Record, held_until
+from appliance.damping import follow as follow_vip
 from appliance.forwarding import (
     NO_CHOICES,
     NO_MEMBER,
@@ -32,6 +35,7 @@ from appliance.model import (
     Delivery,
     DsrType,
     EffectiveState,
+    HaMode,
     Health,
     IPAddress,
     Member,
@@ -41,6 +45,7 @@ from appliance.model import (
     Protocol,
     VirtualService,
 )
+from appliance.ranks import order, standing
 from appliance.ring.algorithms import ALGORITHMS, Candidate, Method, remarks
 from appliance.ring.slots import RingMember, build_slots, shares
 from appliance.ring.transition import Course, PinFacts, Step, follow, is_quiet, pin_facts, replay, start
@@ -97,6 +102,12 @@ class Why(StrEnum):
     """The director has just started, and asks the others for the flows that they remember."""
     LOCAL_ADDRESS = "local_address"
     """The VIP is an address of this director: its kernel would take the packets."""
+    DRAINED = "drained"
+    """This director was taken out of service."""
+    HELD_DOWN = "held_down"
+    """It comes and goes, and must be well for a while first."""
+    NO_PEER = "no_peer"
+    """No BGP peer may be told of it: the labels that its virtual services ask for, or next hops."""
     NO_BGP = "no_bgp"
     """Nothing to announce with: the configuration has no [bgp]."""
 
@@ -184,6 +195,19 @@ class VipView:
     no: No | None
     """Why it is not to be announced; None when it is."""
 
+    routes: frozenset[Route] = frozenset()
+    """What peers are told of it when it is announced."""
+
+    ranked: tuple[str, ...] = ()
+    """The directors of the fleet by rank, where the HA mode has ranks."""
+
+    standing: int | None = None
+    """How many steps worse than the best our routes are, where the HA mode has ranks."""
+
+    record: Record = NEW
+    held_until: float | None = None
+    """When it is announced, if nothing happens, in seconds since 1970; None: it is not held down."""
+
 
 @dataclass(frozen=True)
 class Desired:
@@ -260,10 +284,10 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         for service in config.services
         if service.former and _has_moved(snapshot, service, rings, courses)
     }
-    vip_views = _vips(snapshot, views)
+    vip_views = _vips(snapshot, views, before, now)
     return Desired(
         tables=ForwardingTables(config.secret, tuple(table_services), table_members, _answering(vip_views, views)),
-        routes=frozenset(_route(snapshot, vip.vip) for vip in vip_views if vip.no is None),
+        routes=frozenset(route for view in vip_views if view.no is None for route in view.routes),
         services=tuple(views),
         vips=vip_views,
         gone=gone,
@@ -271,7 +295,13 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         remembered=frozenset(
             view.index for ring in rings.values() for view in ring.judged if view.serves or ring.undecided
         ),
-        recheck_at=min(_rechecks(rings.values(), courses.values(), now), default=None),
+        recheck_at=min(
+            (
+                *_rechecks(rings.values(), courses.values(), now),
+                *(view.held_until for view in vip_views if view.held_until is not None),
+            ),
+            default=None,
+        ),
         log={
             key: _logged(key, ring, uses[key[0]], before, snapshot, now, settled=key in settled)
             for key, ring in rings.items()
@@ -876,15 +906,40 @@ def _why_not_serving(service: VirtualService, ring: _Ring) -> No | None:
     return None
 
 
-def _vips(snapshot: Snapshot, views: list[ServiceView]) -> tuple[VipView, ...]:
+def _vips(snapshot: Snapshot, views: list[ServiceView], before: Desired | None, now: float) -> tuple[VipView, ...]:
     by_vip: dict[IPAddress, list[ServiceView]] = {}
     for view in views:
         for vip in view.service.vips:
             by_vip.setdefault(vip, []).append(view)
-    return tuple(
-        VipView(vip, tuple(view.service.name for view in users), _why_not_announced(snapshot, vip, users))
-        for vip, users in by_vip.items()
-    )
+    known = {view.vip: view for view in before.vips} if before else {}
+    return tuple(_vip(snapshot, vip, users, known.get(vip), now) for vip, users in by_vip.items())
+
+
+MEANT = frozenset({Why.SERVICE_DISABLED, Why.LOCAL_ADDRESS, Why.DRAINED, Why.NO_PEER, Why.NO_BGP})
+"""Reasons of a VIP not to be announced that follow from what somebody has written or ordered."""
+
+
+def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: VipView | None, now: float) -> VipView:
+    bgp = snapshot.config.bgp
+    service, fleet = users[0].service, snapshot.config.fleet
+    ranked: tuple[str, ...] = ()
+    stands = None
+    if service.ha is not HaMode.ACTIVE_ACTIVE:
+        ranked = order(service, vip, [director.name for director in fleet.directors])
+        stands = standing(service, ranked, snapshot.config.director.name, snapshot.away)
+    leaving = snapshot.drain is not None
+    told = routes(vip, service.announcing, bgp, stands, leaving=leaving) if bgp is not None else frozenset[Route]()
+    no = _why_not_announced(snapshot, vip, users)
+    if no is None and not told:
+        no = No(Why.NO_PEER, "see peer_labels of its virtual services, and next hops")
+    fell = before is not None and before.no is None and no is not None and no.why not in MEANT
+    record = follow_vip(before.record if before is not None else NEW, now, well=no is None, fell=fell)
+    hold_down_s = bgp.hold_down_s if bgp is not None else 0.0
+    held = held_until(record, hold_down_s, now)
+    if held is not None:
+        times = len(record.withdrawn)
+        no = No(Why.HELD_DOWN, f"withdrawn {times} times in a minute; to be well for {hold_down_s:g} s first")
+    return VipView(vip, tuple(view.service.name for view in users), no, told, ranked, stands, record, held)
 
 
 def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:
@@ -898,6 +953,8 @@ def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceVi
         return No(Why.LOCAL_ADDRESS, f"remove {vip} from this machine's interfaces")
     if snapshot.plane_error is not None:
         return No(Why.PLANE_DOWN, snapshot.plane_error)
+    if snapshot.drain is not None and snapshot.drain.over:
+        return No(Why.DRAINED, snapshot.drain.over)
     if snapshot.joining is not None:
         return No(Why.JOINING, snapshot.joining)
     if any(view.no is None or (view.service.enabled and view.service.advertise_down) for view in users):
@@ -921,10 +978,3 @@ def _is_ours(snapshot: Snapshot, vip: IPAddress) -> bool:
     """Whether the VIP is an address of this machine. Taking its packets away could cut the director off."""
     hop = snapshot.next_hops.get(vip)
     return isinstance(hop, Unresolved) and hop.reason == LOCAL_ADDRESS
-
-
-def _route(snapshot: Snapshot, vip: IPAddress) -> Route:
-    bgp = snapshot.config.bgp
-    if bgp is None:
-        return Route(vip)
-    return Route(vip, bgp.next_hop_v4 if vip.version == 4 else bgp.next_hop_v6)

@@ -142,8 +142,33 @@ class Order:
     """Another ratio than the configured one; None is that."""
 
 
+@dataclass(frozen=True)
+class Drain:
+    """A director that is to be left by its traffic."""
+
+    since: float
+    """Seconds since 1970."""
+
+    until: float
+    """When its routes are withdrawn in any case."""
+
+    over: str = ""
+    """Why they are withdrawn by now; empty: routers are being asked to take other ways."""
+
+    moved: bool = False
+    """Nothing came any more."""
+
+
 class HaMode(StrEnum):
+    """How the directors of a fleet share a VIP. All announce it, always: the mode says whom routers prefer."""
+
     ACTIVE_ACTIVE = "active_active"
+    """Nobody: routers spread flows over all."""
+    ACTIVE_STANDBY = "active_standby"
+    """One, and the others in a fixed order when it is gone."""
+    N_PLUS_M = "n_plus_m"
+    """So many of the fleet, chosen anew for each VIP, and the others when all of these are gone. One that has not been
+    heard of for a while is replaced."""
 
 
 class PlaneKind(StrEnum):
@@ -325,6 +350,37 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Step:
+    """By how much routes get worse with each rank."""
+
+    med: int = 100
+    local_preference: int = 10
+    prepend: int = 0
+
+
+@dataclass(frozen=True)
+class Announcing:
+    """How routers are told of a VIP."""
+
+    peer_labels: frozenset[str] = frozenset()
+    """Peers with any of these labels are told; without any, all are."""
+
+    med: int | None = None
+    local_preference: int | None = None
+    """For peers of our own AS."""
+
+    prepend: int = 0
+    """So many times more than once, our AS stands in the path. For peers of other ASes."""
+
+    communities: tuple[str, ...] = ()
+    large_communities: tuple[str, ...] = ()
+    standby_communities: tuple[str, ...] = ()
+    """Besides, from directors that do not have the best rank."""
+
+    step: Step = Step()
+
+
+@dataclass(frozen=True)
 class VirtualService:
     """VIPs, a protocol and ports, with a pool."""
 
@@ -335,12 +391,19 @@ class VirtualService:
     pool: Pool
     enabled: bool = True
     ha: HaMode = HaMode.ACTIVE_ACTIVE
+    prefer: tuple[str, ...] = ()
+    """ACTIVE_STANDBY: directors that come first, in this order, and then the others as the fleet lists them."""
+
+    primaries: int = 1
+    """N_PLUS_M: the N."""
+
     min_members: int = 1
     """Members in rotation that it takes for the VIPs to be announced."""
 
     advertise_down: bool = False
     """Keep announcing when too few members are in rotation."""
 
+    announcing: Announcing = Announcing()
     former: tuple[Pool, ...] = ()
     """Pools that it used before a reload, the latest first: their members go on with the flows that they have, and take
     new ones until it is known who of the new pool can."""
@@ -388,6 +451,27 @@ class BgpPeer:
     local_address: IPAddress | None = None
     password: str | None = field(default=None, repr=False)
     bfd: Bfd | None = None
+    labels: frozenset[str] = frozenset()
+    """Virtual services choose by these which peers are told of them."""
+
+    multihop: int | None = None
+    """TTL of our packets; None: the kernel's usual one."""
+
+    ttl_security: int | None = None
+    """The router is so many hops away at most, and what comes from farther is refused (RFC 5082)."""
+
+    passive: bool = False
+    """The router connects."""
+
+    port: int = 179
+    """Where the router listens; with `passive`, where we do."""
+
+    next_hop_v4: IPv4Address | None = None
+    """Instead of that of BgpConfig."""
+
+    next_hop_v6: IPv6Address | None = None
+    next_hop_self: bool = False
+    """The session's own address, whatever BgpConfig says."""
 
 
 @dataclass(frozen=True)
@@ -399,6 +483,8 @@ class BgpConfig:
     """None: the session's own address."""
 
     next_hop_v6: IPv6Address | None = None
+    hold_down_s: float = 10.0
+    """How long a VIP that comes and goes must be well before it is announced again."""
 
 
 @dataclass(frozen=True)
@@ -461,6 +547,9 @@ class Director:
     api: ApiConfig
     pins: int = 1 << 17
     """Flows that are remembered at once, at most; 0: none are, and every change is at once and for all packets."""
+
+    drain_on_stop_s: float = 0.0
+    """How long a director that is to end waits at most until routers have taken other ways."""
 
 
 @dataclass(frozen=True)

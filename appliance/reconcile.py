@@ -118,7 +118,10 @@ class Reconciler:
             return False
         self._trouble = ""
         for route in sorted(routes - before):
-            log.info("vip.announced", vip=route.vip, next_hop=route.next_hop)
+            peers = None if route.peers is None else sorted(map(str, route.peers))
+            log.info(
+                "vip.announced", vip=route.vip, next_hop=route.next_hop, attributes=str(route.attributes), peers=peers
+            )
         return True
 
     def _tell(self, now: Desired) -> None:

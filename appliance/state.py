@@ -10,7 +10,7 @@ from enum import Enum
 
 from appliance.forwarding import MAX_MEMBERS, NextHop
 from appliance.leaving import with_latecomers, with_leaving, with_pools
-from appliance.model import Config, Delivery, Health, IPAddress, Member, MemberStats, Order, Pool
+from appliance.model import Config, Delivery, Drain, Health, IPAddress, Member, MemberStats, Order, Pool
 from appliance.ring.transition import PinFacts
 
 LOCAL_ADDRESS = "local_address"
@@ -165,6 +165,12 @@ class Snapshot:
     joining: str | None = None
     """Why nothing may be announced yet; None when nothing keeps us."""
 
+    away: frozenset[str] = frozenset()
+    """Other directors of whom nothing is heard, or not for long enough again."""
+
+    drain: Drain | None = None
+    """This director is to be left by its traffic, or was."""
+
     def undecided(self, pool: Pool) -> list[str]:
         """Names of members of which it is not known yet whether they will be in rotation."""
         how = self.learning.get(pool.name)
@@ -298,6 +304,8 @@ class State:
         self._stats: Mapping[int, MemberStats] = {}
         self._history: Mapping[RingKey, tuple[LogEntry, ...]] = {}
         self._joining: str | None = None
+        self._away: frozenset[str] = frozenset()
+        self._drain: Drain | None = None
         self._indices = self._allocator.update(ways(config))
 
     @property
@@ -331,6 +339,8 @@ class State:
             stats=self._stats,
             history=self._history,
             joining=self._joining,
+            away=self._away,
+            drain=self._drain,
         )
 
     def set_config(self, config: Config, now: float = 0.0) -> None:
@@ -427,6 +437,22 @@ class State:
         """Why nothing may be announced yet, or None from when it may be."""
         if why != self._joining:
             self._joining = why
+            self._changed()
+
+    def set_away(self, directors: frozenset[str]) -> None:
+        """Other directors that cannot be counted on."""
+        if directors != self._away:
+            self._away = directors
+            self._changed()
+
+    @property
+    def drain(self) -> Drain | None:
+        return self._drain
+
+    def set_drain(self, drain: Drain | None) -> None:
+        """Whether this director is to be left by its traffic, and how far that is."""
+        if drain != self._drain:
+            self._drain = drain
             self._changed()
 
     def _note_what_is_off(self, config: Config, now: float) -> None:

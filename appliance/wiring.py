@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
+from typing import Any
 
 from appliance.model import (
     BgpConfig,
@@ -168,7 +169,7 @@ def needs_restart(old: Config, new: Config) -> Iterable[str]:
     """What cannot change under a running director, as sentences. Other directors may come and go."""
     for section, before, after, why in (
         ("director", old.director, new.director, ""),
-        ("bgp", _without_bfd(old.bgp), _without_bfd(new.bgp), ""),
+        ("bgp", _sessions(old.bgp), _sessions(new.bgp), ""),
         ("fleet", old.secret, new.secret, ": with another secret than the fleet's, flows would change members"),
         ("fleet", old.myself, new.myself, ": this director's own entry is not what it was"),
         ("fleet", old.fleet.etcd, new.fleet.etcd, ": it would agree by another store"),
@@ -177,5 +178,10 @@ def needs_restart(old: Config, new: Config) -> Iterable[str]:
             yield f"{new.source}: [{section}] changed{why}; that takes a restart of the director (nothing was applied)"
 
 
-def _without_bfd(bgp: BgpConfig | None) -> BgpConfig | None:
-    return None if bgp is None else replace(bgp, peers=tuple(replace(peer, bfd=None) for peer in bgp.peers))
+def _sessions(bgp: BgpConfig | None) -> BgpConfig | None:
+    """What BGP sessions depend on: not BFD, and not what single routes are made of."""
+    if bgp is None:
+        return None
+    plain: dict[str, Any] = {"next_hop_v4": None, "next_hop_v6": None}
+    fixed = plain | {"bfd": None, "labels": frozenset(), "next_hop_self": False}
+    return replace(bgp, **plain, hold_down_s=0.0, peers=tuple(replace(peer, **fixed) for peer in bgp.peers))

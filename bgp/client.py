@@ -15,7 +15,7 @@ import structlog
 
 from bgp import exabgp_text as text
 from bgp.config import BgpSpeakerConfig
-from bgp.route import Route
+from bgp.route import IPAddress, Route
 from bgp.speaker import SpeakerError
 
 log = structlog.get_logger()
@@ -60,11 +60,13 @@ class GuardLink:
         self._on_event = on_event
         self._numbers = itertools.count(1)
         self._owed: dict[int, _Request] = {}
-        self._told: dict[str, Route | None] = {}
+        self._told: dict[str, frozenset[Route] | None] = {}
         """By prefix; None: the guard has some route for it, but we do not know which."""
 
         self._wanted: frozenset[Route] = frozenset()
-        self.acknowledged: dict[str, Route] = {}
+        self._acknowledged: dict[str, frozenset[Route]] = {}
+        """By prefix."""
+
         self.acknowledged_at = 0.0
         """Of the latest route; seconds since the epoch."""
 
@@ -81,6 +83,10 @@ class GuardLink:
         reader, writer = await asyncio.open_unix_connection(str(path), limit=MAX_LINE)
         return cls(config, reader, writer, on_event)
 
+    @property
+    def acknowledged(self) -> frozenset[Route]:
+        return frozenset[Route]().union(*self._acknowledged.values())
+
     def want(self, routes: frozenset[Route]) -> None:
         """Send whatever makes the guard announce exactly *routes*: withdrawals first. Does not wait.
 
@@ -89,20 +95,41 @@ class GuardLink:
         self._wanted = routes
         if self.hello is None:
             return
-        wanted = {str(route.prefix): route for route in routes}
+        wanted: dict[str, frozenset[Route]] = {}
+        for route in sorted(routes):
+            prefix = str(route.prefix)
+            wanted[prefix] = wanted.get(prefix, frozenset()) | {route}
         for prefix in [prefix for prefix in self._told if prefix not in wanted]:
             del self._told[prefix]
-            self.acknowledged.pop(prefix, None)
+            self._acknowledged.pop(prefix, None)
             number = next(self._numbers)
             self._ask(number, text.withdraw(number, prefix), prefix)
-        if not self.leased:
+        if self.leased:
+            for prefix, now in wanted.items():
+                self._tell(prefix, now)
+
+    def _tell(self, prefix: str, routes: frozenset[Route]) -> None:
+        """Make the routes of one prefix be just these: first those who are to have another one, then those who are to
+        have none."""
+        told = self._told.get(prefix, frozenset[Route]())
+        if told == routes:
             return
-        missing = [(prefix, route) for prefix, route in wanted.items() if self._told.get(prefix) != route]
-        for prefix, route in sorted(missing, key=lambda each: each[1]):
-            self._told[prefix] = route
+        self._told[prefix] = routes
+        for route in sorted(routes if told is None else routes - told):
             number = next(self._numbers)
             next_hop = self._config.next_hop(route.vip.version)
             self._ask(number, text.announce(number, route, next_hop), prefix, route)
+        had = self._peers if told is None else self._of(told)
+        if gone := had - self._of(routes):
+            number = next(self._numbers)
+            self._ask(number, text.withdraw(number, prefix, gone), prefix)
+
+    @property
+    def _peers(self) -> frozenset[IPAddress]:
+        return frozenset(neighbor.address for neighbor in self._config.neighbors)
+
+    def _of(self, routes: frozenset[Route]) -> frozenset[IPAddress]:
+        return frozenset(peer for peer in self._peers if any(route.goes_to(peer) for route in routes))
 
     async def settled(self, patience_s: float) -> list[str]:
         """Wait until every route command is answered; the errors among the answers.
@@ -175,7 +202,7 @@ class GuardLink:
         self._writer.close()
         self.hello = None
         self.leased = False
-        self.acknowledged.clear()
+        self._acknowledged.clear()
         for number in list(self._owed):
             self._answer(number, "the connection to the guard ended")
 
@@ -201,9 +228,16 @@ class GuardLink:
                 self._replied(self._answer(number, error), error)
             case text.Withdrawn(why, after):
                 self.leased = False
-                self.acknowledged.clear()
-                later = {r.prefix: r.route for n, r in self._owed.items() if n > after and r.route is not None}
-                self._told = {prefix: route for prefix, route in self._told.items() if prefix in later}
+                self._acknowledged.clear()
+                later: dict[str | None, set[Route]] = {}
+                for number, request in self._owed.items():
+                    if number > after and request.route is not None:
+                        later.setdefault(request.prefix, set()).add(request.route)
+                self._told = {
+                    prefix: None if routes is None else routes & later[prefix]
+                    for prefix, routes in self._told.items()
+                    if prefix in later
+                }
                 for number, request in list(self._owed.items()):
                     if number <= after and request.route is not None:
                         self._answer(number, f"withdrawn: {why}")
@@ -216,13 +250,14 @@ class GuardLink:
             if error is None and not self.leased:
                 self.leased = True
                 self.want(self._wanted)
-        elif (
-            request.prefix is not None and request.route is not None and self._told.get(request.prefix) == request.route
+        elif request.prefix is not None and request.route in (
+            told := self._told.get(request.prefix) or frozenset[Route]()
         ):
             if error is None:
-                self.acknowledged[request.prefix] = request.route
+                known = self._acknowledged.get(request.prefix, frozenset[Route]())
+                self._acknowledged[request.prefix] = known & told | {request.route}
                 self.acknowledged_at = time.time()
             else:
                 # Some peers may have it all the same: to be withdrawn when nobody wants it any more.
                 self._told[request.prefix] = None
-                self.acknowledged.pop(request.prefix, None)
+                self._acknowledged.pop(request.prefix, None)

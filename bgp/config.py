@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from bgp.route import IPAddress
+from bgp.route import IPAddress, Route
 
 MAX_SOCKET_PATH = 107
 """Bytes that fit into sockaddr_un beside the final zero, unix(7)."""
+
+BGP_PORT = 179
 
 MAX_PASSWORD = 80
 """TCP_MD5SIG_MAXKEYLEN, linux/tcp.h."""
@@ -28,6 +30,18 @@ class Neighbor:
 
     password: str | None = field(default=None, repr=False)
     """TCP MD5 signature, RFC 2385."""
+
+    multihop: int | None = None
+    """TTL of our packets: so many hops they get. None: what the kernel sends otherwise."""
+
+    ttl_security: int | None = None
+    """The router is so many hops away at most: packets that come from farther are refused (GTSM, RFC 5082)."""
+
+    passive: bool = False
+    """Wait for the router to connect."""
+
+    port: int = BGP_PORT
+    """Where the router listens; of a passive session, where we do."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +88,16 @@ class BgpSpeakerConfig:
         return self.next_hop_v4 if version == 4 else self.next_hop_v6
 
 
-def problems(config: BgpSpeakerConfig, families: Collection[int] = ()) -> list[str]:
+def problems(config: BgpSpeakerConfig, routes: Collection[Route] = ()) -> list[str]:
     """Every reason why *config* cannot work, each with its remedy; empty when it can.
 
     Args:
         config: what to judge.
-        families: the IP versions (4, 6) of the routes that will be announced without a next hop of their own.
+        routes: what is to be announced.
     """
     return [
         *_general(config),
-        *(text for neighbor in config.neighbors for text in _neighbor(config, neighbor, families)),
+        *(text for neighbor in config.neighbors for text in _neighbor(config, neighbor, routes)),
     ]
 
 
@@ -104,7 +118,7 @@ def _general(config: BgpSpeakerConfig) -> Iterator[str]:
             yield f"{name} {getattr(config, name)}: must be more than 0 seconds"
 
 
-def _neighbor(config: BgpSpeakerConfig, neighbor: Neighbor, families: Collection[int]) -> Iterator[str]:
+def _neighbor(config: BgpSpeakerConfig, neighbor: Neighbor, routes: Collection[Route]) -> Iterator[str]:
     where = f"BGP peer {neighbor.address}"
     if not 0 < neighbor.remote_as < 1 << 32:
         yield f"{where}: remote AS {neighbor.remote_as}: use 1 to 4294967295"
@@ -121,10 +135,26 @@ def _neighbor(config: BgpSpeakerConfig, neighbor: Neighbor, families: Collection
             or set(neighbor.password) & set("\"'")
         ):
             yield f"{where}: the password may only have printable ASCII characters, and no quotes"
-    for version in sorted(set(families) - {neighbor.address.version}):
-        if config.next_hop(version) is None:
+    if neighbor.multihop is not None and neighbor.ttl_security is not None:
+        yield f"{where}: multihop and TTL security exclude each other: leave one out"
+    if neighbor.passive and neighbor.ttl_security is not None:
+        # ExaBGP sets the TTL of an accepted connection: its SYN-ACK has the kernel's, and the router drops that.
+        yield f"{where}: a passive session cannot have TTL security: leave one out"
+    for name, value in (("multihop", neighbor.multihop), ("TTL security", neighbor.ttl_security)):
+        if value is not None and not 1 <= value <= 255:
+            yield f"{where}: {name} {value}: use 1 to 255 hops"
+    if not 0 < neighbor.port < 1 << 16:
+        yield f"{where}: port {neighbor.port}: use 1 to 65535"
+    if neighbor.passive and neighbor.local_address is None:
+        yield f"{where}: a passive session needs a local address to listen on; set local_address"
+    for version in sorted({route.vip.version for route in routes if _takes_own_address(route, neighbor)}):
+        if version != neighbor.address.version and config.next_hop(version) is None:
             # ExaBGP refuses IPv6 over IPv4, and takes the router id, silently, for IPv4 over IPv6.
             yield (
                 f"{where}: an IPv{neighbor.address.version} session has no IPv{version} address of ours to send as the"
                 f" next hop of IPv{version} routes; set next_hop_v{version}"
             )
+
+
+def _takes_own_address(route: Route, neighbor: Neighbor) -> bool:
+    return route.next_hop is None and route.goes_to(neighbor.address)

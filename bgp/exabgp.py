@@ -11,7 +11,8 @@ a lease. Nothing here decides whether a route may be announced; the lease and th
 import asyncio
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from ipaddress import ip_address
 
 import structlog
 
@@ -70,7 +71,7 @@ class ExaBgpSpeaker:
     async def set(self, routes: frozenset[Route]) -> None:
         # What cannot be announced must not keep the rest from being announced, or from being withdrawn.
         refused = self._refused(routes)
-        self._wanted = frozenset(route for route in routes if not (refused and self._lacks_next_hop(route)))
+        self._wanted = frozenset(route for route in routes if not (refused and self._refused({route})))
         link = self._link
         if link is None or link.hello is None:
             raise SpeakerError(f"ExaBGP is not there ({self._detail}); the routes are announced when it is")
@@ -91,13 +92,13 @@ class ExaBgpSpeaker:
         link = self._link
         if link is None or link.hello is None:
             return SpeakerStatus(running=False, peers=dict(self._peers), detail=self._detail)
-        announced = frozenset(link.acknowledged.values())
+        announced = link.acknowledged
         now = time.time()
         late = now - link.acknowledged_at > SENT_S
         return SpeakerStatus(
             running=True,
             peers={
-                peer: _with_unsent(status, announced, late and now - status.since > SENT_S)
+                peer: _with_unsent(peer, status, announced, late and now - status.since > SENT_S)
                 for peer, status in self._peers.items()
             },
             announced=announced,
@@ -169,12 +170,9 @@ class ExaBgpSpeaker:
         await self._process.remove()
         self._detail = "closed"
 
-    def _refused(self, routes: frozenset[Route]) -> list[str]:
+    def _refused(self, routes: Set[Route]) -> list[str]:
         """Why ExaBGP would refuse some of *routes*, or give them a next hop that nobody meant."""
-        return problems(self._config, {route.vip.version for route in routes if route.next_hop is None})
-
-    def _lacks_next_hop(self, route: Route) -> bool:
-        return bool(self._refused(frozenset({route})))
+        return problems(self._config, routes)
 
     async def _serve(self) -> None:
         """One connection to a guard, from its beginning to its end."""
@@ -252,9 +250,10 @@ class ExaBgpSpeaker:
             self._nothing_sent.set()
 
 
-def _with_unsent(status: PeerStatus, announced: frozenset[Route], late: bool) -> PeerStatus:
+def _with_unsent(peer: str, status: PeerStatus, announced: frozenset[Route], late: bool) -> PeerStatus:
     """An acknowledged route that never went out is worth a word: some peers do not take both address families."""
-    missing = sorted({str(route.prefix) for route in announced} - status.routes_sent)
+    meant = {str(route.prefix) for route in announced if route.goes_to(ip_address(peer))}
+    missing = sorted(meant - status.routes_sent)
     if status.session is not Session.UP or not missing or not late:
         return status
     detail = f"not sent: {', '.join(missing)}; does the peer accept this address family?"

@@ -4,20 +4,21 @@ Between us and the guard (`bgp/guard.py`) lines go in both directions. Ours are 
 
     lease 7 1.0                                    the routes may stay for another second
     announce 8 198.51.100.7/32 announce route ...  prefix, then the command for ExaBGP
-    withdraw 9 198.51.100.7/32
-    teardown 10 192.0.2.1                          end the session with a peer; ExaBGP then tries to have another
+    withdraw 9 198.51.100.7/32                     from all peers
+    withdraw 10 198.51.100.7/32 192.0.2.2          from some; others go on having it
+    teardown 11 192.0.2.1                          end the session with a peer; ExaBGP then tries to have another
 
 The guard's are JSON objects, each one line. Those with the key "guard" are its own: the answers to our commands, a
 greeting, news of a withdrawal. All others come from ExaBGP as they are.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from bgp.config import BgpSpeakerConfig, Neighbor
+from bgp.config import BGP_PORT, BgpSpeakerConfig, Neighbor
 from bgp.route import IPAddress, Route
 from bgp.speaker import Session
 
@@ -38,7 +39,7 @@ neighbor {address} {{
     local-as {local_as};
     peer-as {remote_as};
     hold-time {hold_time_s};
-{password}\
+{options}\
     family {{
         ipv4 unicast;
         ipv6 unicast;
@@ -82,9 +83,6 @@ def _by_address(neighbor: Neighbor) -> tuple[int, IPAddress]:
 
 
 def _neighbor(config: BgpSpeakerConfig, neighbor: Neighbor) -> str:
-    password = ""
-    if neighbor.password is not None:
-        password = f"    md5-password {_quoted(neighbor.password)};\n    md5-base64 false;\n"
     return _NEIGHBOR.format(
         address=neighbor.address,
         router_id=config.router_id,
@@ -92,8 +90,24 @@ def _neighbor(config: BgpSpeakerConfig, neighbor: Neighbor) -> str:
         local_as=config.local_as,
         remote_as=neighbor.remote_as,
         hold_time_s=neighbor.hold_time_s,
-        password=password,
+        options="".join(f"    {option};\n" for option in _options(neighbor)),
     )
+
+
+def _options(neighbor: Neighbor) -> Iterator[str]:
+    if neighbor.password is not None:
+        yield f"md5-password {_quoted(neighbor.password)}"
+        yield "md5-base64 false"
+    if neighbor.ttl_security is not None:  # RFC 5082: all packets are sent with 255, and each hop takes one off
+        yield "outgoing-ttl 255"
+        yield f"incoming-ttl {256 - neighbor.ttl_security}"
+    elif neighbor.multihop is not None:
+        yield f"outgoing-ttl {neighbor.multihop}"
+    if neighbor.passive:
+        yield "passive true"
+        yield f"listen {neighbor.port}"
+    elif neighbor.port != BGP_PORT:
+        yield f"connect {neighbor.port}"
 
 
 def _quoted(word: str) -> str:
@@ -109,12 +123,18 @@ def lease(number: int, seconds: float) -> str:
 
 def announce(number: int, route: Route, next_hop: IPAddress | None) -> str:
     """The command that announces *route*; *next_hop* counts when the route has none, and the session's own is last."""
-    command = f"announce route {route.prefix} next-hop {route.next_hop or next_hop or 'self'}"
-    return f"announce {number} {route.prefix} {command}"
+    whom = " , ".join(f"neighbor {peer}" for peer in _in_order(route.peers or ()))
+    command = f"announce route {route.prefix} next-hop {route.next_hop or next_hop or 'self'} {route.attributes}"
+    return f"announce {number} {route.prefix} {f'{whom} {command}'.strip()}"
 
 
-def withdraw(number: int, prefix: str) -> str:
-    return f"withdraw {number} {prefix}"
+def withdraw(number: int, prefix: str, peers: Iterable[IPAddress] = ()) -> str:
+    """The command that withdraws a prefix, from some peers or from all."""
+    return " ".join(["withdraw", str(number), prefix, *map(str, _in_order(peers))])
+
+
+def _in_order(peers: Iterable[IPAddress]) -> list[IPAddress]:
+    return sorted(peers, key=lambda peer: (peer.version, int(peer)))
 
 
 def teardown(number: int, peer: str) -> str:

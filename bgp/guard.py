@@ -237,8 +237,11 @@ class Guard:
             self.routes[prefix] = None
             self._command(command, answer)
         elif verb == "withdraw":
-            self.routes.pop(rest, None)
-            self._command(f"withdraw route {rest}", answer)
+            prefix, *peers = rest.split()
+            if not peers:  # else others keep it
+                self.routes.pop(prefix, None)
+            whom = " , ".join(f"neighbor {peer}" for peer in peers)
+            self._command(f"{whom} withdraw route {prefix}".strip(), answer)
         elif verb == "teardown":
             self._command(f"neighbor {rest} teardown {BFD_DOWN}", answer)
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import PurePosixPath
 
 from appliance.forwarding import NextHop
@@ -86,7 +86,9 @@ def config(*services: VirtualService, bgp: bool = True) -> Config:
             "d1", ("eth1",), PlaneKind.RAW, PurePosixPath("/run/onward"), ApiConfig(ip_address("127.0.0.1"), 0)
         ),
         secret=SECRET,
-        bgp=BgpConfig(65010, IPv4Address("192.0.2.11"), peers) if bgp else None,
+        bgp=BgpConfig(65010, IPv4Address("192.0.2.11"), peers, next_hop_v6=IPv6Address("2001:db8:1::11"))
+        if bgp
+        else None,
         services=services or (service(),),
     )
 

@@ -1,10 +1,13 @@
-"""The control server: orders about members, over a UNIX socket in the runtime directory.
+"""The control server: orders about members and the director itself, over a UNIX socket in the runtime directory.
 
     GET  /v1/members                                    all members, with their states and what is left of their flows
     GET  /v1/members/POOL/MEMBER?limit=N                one of them, with N of its flows
     POST /v1/members/POOL/MEMBER/ready|drain|maint      {"timeout_s": 60 or null, "reason": "..."}, all optional
     POST /v1/members/POOL/MEMBER/weight                 {"ratio": 2 or null}
     POST /v1/nodes/ADDRESS/ready|drain|maint            the same for every member with that address
+    GET  /v1/director                                   whether this director is in service
+    POST /v1/director/drain                             {"timeout_s": 60, "reason": "..."}, all optional
+    POST /v1/director/undrain                           {"reason": "..."}
 
 Who may open the socket may give orders. Every one is logged with the user that gave it, and kept over restarts. Errors
 are `application/problem+json` (RFC 9457).
@@ -24,12 +27,13 @@ import structlog
 from aiohttp import web
 
 from appliance.api.server import ApiError
+from appliance.api.views import drain_document
 from appliance.config.problems import did_you_mean
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Desired, MemberView
 from appliance.fleet.client import StoreError
 from appliance.flows import Flow, FlowsLeft, flows_left
-from appliance.model import AdminState, Order, Pool
+from appliance.model import AdminState, Drain, Order, Pool
 from appliance.orders import Orders, as_json
 from appliance.ring.slots import MAX_WEIGHT
 from appliance.state import State
@@ -38,6 +42,7 @@ log = structlog.get_logger()
 
 SOCKET = "control.sock"
 MAX_TIMEOUT_S = 432_000
+DRAIN_S = 60.0
 MAX_FLOWS = 10_000
 _PEER = struct.Struct("3i")
 
@@ -54,6 +59,9 @@ class Controls:
 
     share: Callable[[Mapping[str, Order | None]], Awaitable[None]] | None = None
     """Gives orders to all directors of the fleet; raises StoreError. None: they are for this director only."""
+
+    save_drain: Callable[[Drain | None], None] = lambda _: None
+    """Keeps that this director is drained; raises OSError."""
 
 
 _Ways = list[tuple[MemberView, float | None]]
@@ -95,6 +103,9 @@ class ControlServer:
                 web.post("/v1/members/{pool}/{member}/weight", self._weigh),
                 web.post("/v1/members/{pool}/{member}/{order:ready|drain|maint}", self._order_member),
                 web.post("/v1/nodes/{address}/{order:ready|drain|maint}", self._order_node),
+                web.get("/v1/director", self._director),
+                web.post("/v1/director/drain", self._drain),
+                web.post("/v1/director/undrain", self._undrain),
             ]
         )
         try:
@@ -184,6 +195,40 @@ class ControlServer:
         order = replace(before, ratio=None if ratio is None else int(ratio))
         await self._give({name: order}, request, str(body.get("reason") or ""))
         return web.json_response({"members": [name]})
+
+    async def _director(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._own_document())
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        body = await _body(request, {"timeout_s", "reason"})
+        timeout_s = _number(body, "timeout_s", MAX_TIMEOUT_S)
+        if self._controls.state.config.bgp is None:
+            raise _RefusedError(409, "nothing is announced: there is no [bgp]; tell the network by hand")
+        now = self._clock()
+        drain = Drain(now, now + (DRAIN_S if timeout_s is None else timeout_s))
+        before = self._controls.state.drain
+        if before is not None:  # an order given twice is one order, whose end may be another
+            drain = replace(before, until=drain.until)
+        self._take(drain)
+        log.info("director.drain_ordered", until=drain.until, reason=str(body.get("reason") or ""), **_who(request))
+        return web.json_response(self._own_document())
+
+    async def _undrain(self, request: web.Request) -> web.Response:
+        body = await _body(request, {"reason"})
+        self._take(None)
+        log.info("director.undrained", reason=str(body.get("reason") or ""), **_who(request))
+        return web.json_response(self._own_document())
+
+    def _take(self, drain: Drain | None) -> None:
+        try:
+            self._controls.save_drain(drain)
+        except OSError as error:
+            raise _RefusedError(500, f"the order cannot be kept over a restart, so it is not taken: {error}") from error
+        self._controls.state.set_drain(drain)
+
+    def _own_document(self) -> dict[str, object]:
+        drain, now = self._controls.state.drain, self._clock()
+        return {"name": self._controls.state.config.director.name, "now": now, **drain_document(drain)}
 
     async def _give(self, orders: Mapping[str, Order], request: web.Request, reason: str) -> None:
         kept = dict(self._controls.state.orders) | dict(orders)

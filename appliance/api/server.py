@@ -3,6 +3,7 @@
     /                   the live page (works without JavaScript too)
     /api/v1/status      the status document, JSON
     /api/v1/stream      the same once a second, as server-sent events
+    /api/v1/bgp         who is told of which VIPs, with which attributes, and why not; JSON
     /api/v1/samples     what became of single packets lately: some of them, never all; a JSON list, the newest last
     /api/v1/mtu         how large packets to each member may be, and who was told, JSON
     /metrics            Prometheus
@@ -23,6 +24,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from appliance.api.announced import announced_document
 from appliance.api.metrics import exposition
 from appliance.api.mtu import mtu_document
 from appliance.api.page import render_main, render_page
@@ -100,6 +102,7 @@ class ApiServer:
                 web.get("/metrics", self._metrics),
                 web.get("/api/v1/status", self._status),
                 web.get("/api/v1/stream", self._stream),
+                web.get("/api/v1/bgp", self._bgp),
                 web.get("/api/v1/samples", self._samples),
                 web.get("/api/v1/mtu", self._mtu),
                 web.get("/favicon.ico", self._favicon),
@@ -166,6 +169,12 @@ class ApiServer:
 
     async def _status(self, _request: web.Request) -> web.Response:
         body = await self._rendered("status", lambda _, document: f"{json.dumps(document, indent=2)}\n".encode())
+        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
+
+    async def _bgp(self, _request: web.Request) -> web.Response:
+        body = await self._rendered(
+            "bgp", lambda observed, _: f"{json.dumps(announced_document(observed), indent=2)}\n".encode()
+        )
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _samples(self, _request: web.Request) -> web.Response:
@@ -274,7 +283,8 @@ async def _problems(
         return await handler(request)
     except web.HTTPException as error:
         detail = {
-            404: f"nothing is at {request.path}; there are /, /api/v1/status, /api/v1/stream, /api/v1/samples, "
+            404: f"nothing is at {request.path}; there are /, /api/v1/status, /api/v1/stream, /api/v1/bgp, "
+            "/api/v1/samples, "
             "/metrics, /healthz, /readyz",
             405: f"{request.method} is not possible here; this server only shows",
         }.get(error.status, error.text or "")

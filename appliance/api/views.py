@@ -23,6 +23,7 @@ from appliance.model import (
     BgpPeer,
     Delivery,
     DfPolicy,
+    Drain,
     EffectiveState,
     Health,
     IPAddress,
@@ -108,6 +109,7 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
             "uptime_s": max(0.0, observed.at - observed.started_at),
             "interfaces": list(config.director.interfaces),
             "hash_key": hash_key(config.secret),
+            "service": drain_document(observed.snapshot.drain),
         },
         "ready": {
             "ready": all(works for _, works, _ in observed.ready),
@@ -136,7 +138,7 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
         "pins": {"capacity": observed.pins.capacity, "live": observed.pins.live},
         "fleet": _fleet(observed),
         "routes": _routes(observed),
-        "bgp": _bgp(observed),
+        "bgp": bgp_document(observed),
         "counters": _counters(observed.counters),
         "samples": samples(observed)[-LATEST_SAMPLES:],
         "replies": NOT_VISIBLE,
@@ -534,6 +536,19 @@ def _check(status: Status) -> Document:
     }
 
 
+def drain_document(drain: Drain | None) -> Document:
+    """Whether the director is in service."""
+    if drain is None:
+        return {"state": "in_service", "since": None, "until": None, "moved": False, "detail": ""}
+    return {
+        "state": "drained" if drain.over else "draining",
+        "since": drain.since,
+        "until": drain.until,
+        "moved": drain.moved,
+        "detail": drain.over or "routers are asked to take other ways",
+    }
+
+
 def _routes(observed: Observed) -> list[Document]:
     """All routes that are wanted or acknowledged: where both lists agree, all is well."""
     in_doubt = observed.applied is None or observed.snapshot.plane_error is not None
@@ -543,6 +558,8 @@ def _routes(observed: Observed) -> list[Document]:
         {
             "prefix": str(route.prefix),
             "next_hop": str(route.next_hop) if route.next_hop else "self",
+            "attributes": str(route.attributes),
+            "peers": None if route.peers is None else sorted(map(str, route.peers)),
             "wanted": route in wanted,
             "acknowledged": route in announced,
             "sent_to": _sent_to(route.vip, observed.speaker),
@@ -551,7 +568,8 @@ def _routes(observed: Observed) -> list[Document]:
     ]
 
 
-def _bgp(observed: Observed) -> Document | None:
+def bgp_document(observed: Observed) -> Document | None:
+    """The speaker and its peers; None without [bgp]."""
     speaker, config = observed.speaker, observed.snapshot.config.bgp
     if speaker is None or config is None:
         return None
@@ -563,6 +581,7 @@ def _bgp(observed: Observed) -> Document | None:
             {
                 "address": address,
                 "remote_as": configured[address].remote_as if address in configured else None,
+                "labels": sorted(configured[address].labels) if address in configured else [],
                 "session": str(status.session if status else Session.DOWN),
                 "since": status.since if status else None,
                 "detail": status.detail if status else "nothing is known of this session yet",
@@ -691,7 +710,7 @@ def _down(document: Mapping[str, Any]) -> Iterator[str]:
         if service["state"] == "down":
             yield f"virtual service {service['name']} is down: {because(service)}"
         for vip in service["vips"]:
-            if service["state"] == "up" and not vip["announced"] and vip["reason"] != Why.NO_BGP:
+            if service["state"] == "up" and not vip["announced"] and vip["reason"] not in (Why.NO_BGP, Why.DRAINED):
                 if vip["vip"] not in reported:
                     yield f"VIP {vip['vip']} is not announced: {because(vip)}"
                 reported.add(vip["vip"])
@@ -706,6 +725,10 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
     for member in (member for key, pool in document["pools"].items() if key in wanted for member in pool["members"]):
         if member["state"] == EffectiveState.OUT and member["reason"] not in MEANT:
             out[member["id"], member["reason"]] = f"member {member['id']} is out: {because(member)}"
+        if member["state"] == EffectiveState.DRAINING and member["reason"] in (Why.UNREACHABLE, Why.NOT_ON_SEGMENT):
+            out[member["id"], member["reason"]] = (
+                f"member {member['id']} is up for the fleet, and this director alone cannot reach it: {because(member)}"
+            )
         fleet = member["fleet"]
         if fleet is not None and fleet["overruled"]:
             text = f"{fleet['mine']} for this director, {fleet['health']} for the fleet ({fleet['basis']})"
@@ -714,6 +737,9 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
             # What is seen on the member's own segment is no proof of what clients see.
             if found["note"] and not found["near"]:
                 out[member["id"], found["vip"], found["delivery"]] = found["note"]
+    own = document["director"]["service"]
+    if own["state"] != "in_service":
+        yield f"this director is {own['state']}: {own['detail']}"
     yield from out.values()
     yield from _fleet_problems(document["fleet"])
     for service in document["services"]:

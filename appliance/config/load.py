@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Union, get_args, get_origin
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from appliance.config import values
 from appliance.config.locate import Lines
 from appliance.config.monitors import Kind, settings_of, tls_of
 from appliance.config.problems import (
@@ -28,9 +29,20 @@ from appliance.config.problems import (
     shown,
 )
 from appliance.config.rules import RULES
-from appliance.config.schema import BfdTable, File, MemberTable, MonitorTable, PoolTable, ProfileTable, ServiceTable
+from appliance.config.schema import (
+    AnnouncingTable,
+    BfdTable,
+    File,
+    MemberTable,
+    MonitorTable,
+    PeerTable,
+    PoolTable,
+    ProfileTable,
+    ServiceTable,
+)
 from appliance.model import (
     OUTER_TTL,
+    Announcing,
     ApiConfig,
     Bfd,
     BgpConfig,
@@ -49,6 +61,7 @@ from appliance.model import (
     NetworkProfile,
     Pool,
     ProfileType,
+    Step,
     TtlPolicy,
     Vantage,
     VirtualService,
@@ -194,12 +207,21 @@ def parse(
     if findings or file is None:
         raise _with_lines(findings, text, source)
     digest = hashlib.sha256(text.encode() + b"\0" + secret).hexdigest()
+    password = ""
     try:
-        password = _password(file, read_file)
+        password = _password(file.fleet.etcd.password_file if file.fleet.etcd is not None else None, read_file) or ""
     except BadValueError as error:
         findings.append(Finding(("fleet", "etcd", "password_file"), error.message, error.remedy))
-        raise _with_lines(findings, text, source) from None
-    return _resolve(file, secret, password, source, digest)
+    peer_passwords = {}
+    for i, peer in enumerate(file.bgp.peer if file.bgp is not None else ()):
+        try:
+            if (found := _password(peer.password_file, read_file)) is not None:
+                peer_passwords[i] = values.password(found)
+        except BadValueError as error:
+            findings.append(Finding(("bgp", "peer", i, "password_file"), error.message, error.remedy))
+    if findings:
+        raise _with_lines(findings, text, source)
+    return _resolve(file, secret, password, peer_passwords, source, digest)
 
 
 def _with_lines(findings: Iterable[Finding], text: str, source: str) -> ConfigError:
@@ -282,19 +304,19 @@ def _bad_certificates(
                 break
 
 
-def _password(file: File, read_file: Callable[[str], bytes]) -> str:
-    """The password for etcd; empty without one.
+def _password(name: str | None, read_file: Callable[[str], bytes]) -> str | None:
+    """The password in a file, without white space around it; None where none is named.
 
     Raises:
-        BadValueError: its file cannot be read.
+        BadValueError: the file cannot be read.
     """
-    name = file.fleet.etcd.password_file if file.fleet.etcd is not None else None
     if name is None:
-        return ""
+        return None
     try:
         return read_file(name).strip().decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadValueError(f"{shown(name)}: cannot be read: {error}", "name a readable file of text") from None
+        why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not text"
+        raise BadValueError(f"{shown(name)}: cannot be read: {why}", "name a readable file of text") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -393,7 +415,9 @@ def _is_list(annotation: object) -> bool:
 # From tables to the model
 
 
-def _resolve(file: File, secret: bytes, password: str, source: str, digest: str) -> Config:
+def _resolve(
+    file: File, secret: bytes, password: str, peer_passwords: Mapping[int, str], source: str, digest: str
+) -> Config:
     """References become the things they name; the rules have made sure that they exist."""
     profiles = {table.name: _profile(table) for table in file.network_profile}
     monitors = {table.name: _monitor(table) for table in file.health_monitor}
@@ -406,9 +430,10 @@ def _resolve(file: File, secret: bytes, password: str, source: str, digest: str)
             runtime_dir=file.director.runtime_dir,
             api=ApiConfig(file.api.address, file.api.port),
             pins=file.director.pins,
+            drain_on_stop_s=float(file.director.drain_on_stop),
         ),
         secret=secret,
-        bgp=_bgp(file),
+        bgp=_bgp(file, peer_passwords),
         services=tuple(
             _service(table, profiles[table.network_profile], pools[table.pool]) for table in file.virtual_service
         ),
@@ -436,18 +461,48 @@ def _fleet(file: File, password: str) -> Fleet:
     )
 
 
-def _bgp(file: File) -> BgpConfig | None:
+def _bgp(file: File, passwords: Mapping[int, str]) -> BgpConfig | None:
     if file.bgp is None:
         return None
     return BgpConfig(
         local_as=file.bgp.local_as,
         router_id=file.bgp.router_id,
-        peers=tuple(
-            BgpPeer(peer.address, peer.remote_as, peer.hold_time, peer.local_address, peer.password, _bfd(peer.bfd))
-            for peer in file.bgp.peer
-        ),
+        peers=tuple(_peer(peer, passwords.get(i, peer.password)) for i, peer in enumerate(file.bgp.peer)),
         next_hop_v4=file.bgp.next_hop_v4,
         next_hop_v6=file.bgp.next_hop_v6,
+        hold_down_s=float(file.bgp.hold_down),
+    )
+
+
+def _peer(table: PeerTable, password: str | None) -> BgpPeer:
+    return BgpPeer(
+        address=table.address,
+        remote_as=table.remote_as,
+        hold_time_s=table.hold_time,
+        local_address=table.local_address,
+        password=password,
+        bfd=_bfd(table.bfd),
+        labels=frozenset(table.labels),
+        multihop=table.multihop,
+        ttl_security=table.ttl_security,
+        passive=table.passive,
+        port=table.port,
+        next_hop_v4=table.next_hop_v4,
+        next_hop_v6=table.next_hop_v6,
+        next_hop_self=table.next_hop_self,
+    )
+
+
+def _announcing(table: AnnouncingTable) -> Announcing:
+    return Announcing(
+        peer_labels=frozenset(table.peer_labels),
+        med=table.med,
+        local_preference=table.local_preference,
+        prepend=table.prepend,
+        communities=tuple(table.communities),
+        large_communities=tuple(table.large_communities),
+        standby_communities=tuple(table.standby_communities),
+        step=Step(table.step.med, table.step.local_preference, table.step.prepend),
     )
 
 
@@ -525,6 +580,9 @@ def _service(table: ServiceTable, profile: NetworkProfile, pool: Pool) -> Virtua
         pool=pool,
         enabled=table.enabled,
         ha=table.ha,
+        prefer=tuple(table.prefer),
+        primaries=table.primaries or 1,
         min_members=table.min_members,
         advertise_down=table.advertise_down,
+        announcing=_announcing(table.bgp),
     )

@@ -7,14 +7,26 @@ To add a rule, write a function that yields findings and name it in RULES.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
+from appliance.announce import USUAL_PREFERENCE
 from appliance.config import monitors, values
 from appliance.config.monitors import Kind
 from appliance.config.problems import BadValueError, Finding, Location, did_you_mean, path_text
-from appliance.model import Algorithm, DsrType, FleetStore, IPAddress, PortRange, ProfileType, Protocol, TtlPolicy
+from appliance.model import (
+    Algorithm,
+    DsrType,
+    FleetStore,
+    HaMode,
+    IPAddress,
+    PortRange,
+    ProfileType,
+    Protocol,
+    Step,
+    TtlPolicy,
+)
 
 _T = TypeVar("_T")
 Raw = Mapping[str, Any]
@@ -340,6 +352,8 @@ def used_addresses(data: Raw) -> Iterator[Finding]:
     for pattern, what in (
         (("bgp", "peer", EACH, "address"), "a router cannot have it"),
         (("bgp", "peer", EACH, "local_address"), "the director must not have it as its own"),
+        (("bgp", "peer", EACH, "next_hop_v4"), "the director must not have it as its own"),
+        (("bgp", "peer", EACH, "next_hop_v6"), "the director must not have it as its own"),
         (("bgp", "router_id"), "the director must not have it as its own"),
         (("bgp", "next_hop_v4"), "the director must not have it as its own"),
         (("bgp", "next_hop_v6"), "the director must not have it as its own"),
@@ -433,9 +447,24 @@ def bgp_contradictions(data: Raw) -> Iterator[Finding]:
             yield Finding((*place, "local_address"), f"{local} is the peer's own address", "use the director's address")
 
 
+def peer_contradictions(data: Raw) -> Iterator[Finding]:
+    for place, peer in tables(data, "bgp", "peer", EACH):
+        for one, other in (("password_file", "password"), ("ttl_security", "multihop"), ("passive", "ttl_security")):
+            if peer.get(one, False) is not False and other in peer:
+                yield Finding((*place, one), f"it excludes {other}", "leave one of the two out")
+        if peer.get("passive") is True and "local_address" not in peer:
+            yield Finding((*place, "passive"), "there is no address to wait at", "add local_address")
+        if peer.get("next_hop_self") is True:
+            for key in ("next_hop_v4", "next_hop_v6"):
+                if key in peer:
+                    yield Finding((*place, key), "it excludes next_hop_self", "leave one of the two out")
+
+
 def bfd_contradictions(data: Raw) -> Iterator[Finding]:
     for place, peer in tables(data, "bgp", "peer", EACH):
         bfd = peer.get("bfd")
+        if isinstance(bfd, dict):
+            yield from _bfd_hops((*place, "bfd"), bfd.get("multihop", False), peer)
         hold_time = read(values.hold_time, peer.get("hold_time", values.HOLD_TIME_S))
         if not isinstance(bfd, dict) or not hold_time:
             continue
@@ -450,13 +479,132 @@ def bfd_contradictions(data: Raw) -> Iterator[Finding]:
             )
 
 
+def _bfd_hops(place: Location, multihop: object, peer: Raw) -> Iterator[Finding]:
+    """BFD on one hop and over several are two protocols; it must be that of the BGP session's way."""
+    for key in ("multihop", "ttl_security"):
+        hops = read(values.hops, peer.get(key))
+        if hops is not None and multihop is (hops == 1):
+            wanted = str(hops > 1).lower()
+            yield Finding(
+                place,
+                f"BFD {'over several hops' if multihop else 'on one hop'}, and BGP with {key} = {hops}",
+                f"write multihop = {wanted} in bfd, or another {key}",
+            )
+
+
+def announcing_contradictions(data: Raw) -> Iterator[Finding]:
+    """What virtual services ask of their routes that no peer could get, or that others ask otherwise for a VIP."""
+    peers = [peer for _, peer in tables(data, "bgp", "peer", EACH)]
+    labels = {label for _, label in found(data, values.name, "bgp", "peer", EACH, "labels", EACH)}
+    kinds = _kinds_of_peers(data)
+    first: dict[IPAddress, tuple[Location, dict[str, object]]] = {}
+    for place, service in tables(data, "virtual_service", EACH):
+        if not isinstance(bgp := service.get("bgp", {}), dict):
+            continue
+        for location, label in found(bgp, values.name, "peer_labels", EACH):
+            if peers and label not in labels:
+                there = f"labels: {', '.join(sorted(labels))}" if labels else "no peer has labels"
+                yield Finding(
+                    (*place, "bgp", *location),
+                    f'no BGP peer has the label "{label}"',
+                    did_you_mean(label, labels) + there,
+                )
+        for key, inside, whom in (("local_preference", True, "our own AS"), ("prepend", False, "another AS")):
+            if kinds == {not inside} and bgp.get(key):
+                yield Finding((*place, "bgp", key), f"this is for peers of {whom}, and there are none", "leave it out")
+        asked = {key: service.get(key) for key in ANNOUNCING_KEYS if key in service}
+        for location, vip in found(service, values.unicast_address, "vips", EACH):
+            where, other = first.setdefault(vip, (place, asked))
+            if other != asked:
+                yield Finding(
+                    (*place, *location),
+                    f"{vip} is announced otherwise by {path_text(where)}",
+                    f"write the same {', '.join(ANNOUNCING_KEYS)} in both: a VIP has one route",
+                )
+
+
+def _kinds_of_peers(data: Raw) -> set[bool]:
+    """Whether peers are of our own AS: there may be both."""
+    own = next((number for _, number in found(data, values.as_number, "bgp", "local_as")), None)
+    return {number == own for _, number in found(data, values.as_number, "bgp", "peer", EACH, "remote_as")}
+
+
+ANNOUNCING_KEYS = ("ha", "prefer", "primaries", "bgp")
+
+
+def ha_contradictions(data: Raw) -> Iterator[Finding]:
+    fleet = [name for _, name in found(data, values.name, "fleet", "director", EACH, "name")]
+    for place, service in tables(data, "virtual_service", EACH):
+        mode = read(values.ha_mode, service.get("ha", "active_active"))
+        if mode is None:
+            continue
+        for key, owner in (("prefer", HaMode.ACTIVE_STANDBY), ("primaries", HaMode.N_PLUS_M)):
+            if key in service and mode is not owner:
+                yield Finding((*place, key), f'this is nothing for ha = "{mode}"', f'leave it out, or use "{owner}"')
+        if mode is HaMode.ACTIVE_ACTIVE:
+            for location, _ in (*find(service, "bgp", "step"), *find(service, "bgp", "standby_communities")):
+                yield Finding((*place, *location), f'ha = "{mode}" has no ranks', "leave it out, or use another ha")
+            continue
+        if len(fleet) < 2:
+            yield Finding(
+                (*place, "ha"), f'"{mode}" needs a fleet of directors', "write a [[fleet.director]] for each of them"
+            )
+            continue
+        for location, name in found(service, values.name, "prefer", EACH):
+            if name not in fleet:
+                remedy = f"{did_you_mean(name, fleet)}directors: {', '.join(fleet)}"
+                yield Finding((*place, *location), f'no director is named "{name}"', remedy)
+        if mode is HaMode.N_PLUS_M:
+            yield from _too_many_primaries(place, service, len(fleet))
+        if True in _kinds_of_peers(data):
+            yield from _no_room_for_ranks(place, service, mode, len(fleet))
+        if _all_steps_are_zero(service):
+            yield Finding((*place, "bgp", "step"), "all steps are 0, so no rank is worse than others", "leave one out")
+
+
+def _too_many_primaries(place: Location, service: Raw, directors: int) -> Iterator[Finding]:
+    if "primaries" not in service:
+        yield Finding((*place, "ha"), "how many primaries is not said", f"write primaries = 1..{directors - 1}")
+    wanted = read(values.primaries, service.get("primaries"))
+    if wanted is not None and wanted >= directors:
+        yield Finding(
+            (*place, "primaries"),
+            f"{wanted} of {directors} directors leave no spare",
+            f'use 1..{directors - 1}, or ha = "active_active"',
+        )
+
+
+def _all_steps_are_zero(service: Raw) -> bool:
+    steps = asdict(Step()) | {key: value for _, step in tables(service, "bgp", "step") for key, value in step.items()}
+    return all(value == 0 for value in steps.values())
+
+
+def _first(found_there: Iterator[tuple[Location, int]], otherwise: int) -> int:
+    return next((value for _, value in found_there), otherwise)
+
+
+def _no_room_for_ranks(place: Location, service: Raw, mode: HaMode, directors: int) -> Iterator[Finding]:
+    number = values.integer(0, 4294967295, "")
+    base = _first(found(service, number, "bgp", "local_preference"), USUAL_PREFERENCE)
+    down = _first(found(service, number, "bgp", "step", "local_preference"), Step().local_preference)
+    primaries = read(values.primaries, service.get("primaries", 1)) if mode is HaMode.N_PLUS_M else 1
+    worst = directors - (primaries or 1)
+    if worst * down > base:
+        yield Finding(
+            (*place, "bgp"),
+            f"local preference {base} has no room for {worst} steps of {down}",
+            f"write local_preference = {worst * down} or more, or a smaller step.local_preference",
+        )
+
+
 def missing_next_hops(data: Raw) -> Iterator[Finding]:
     """A VIP of one family can be announced over a session of the other only with a next hop that is written down."""
     peers = [address.version for _, address in found(data, values.unicast_address, "bgp", "peer", EACH, "address")]
     if not peers or len(peers) != sum(1 for _ in find(data, "bgp", "peer", EACH)):
         return
     for version in (4, 6):
-        if version in peers or f"next_hop_v{version}" in data["bgp"]:
+        key = f"next_hop_v{version}"
+        if version in peers or key in data["bgp"] or any(True for _ in find(data, "bgp", "peer", EACH, key)):
             continue
         for location, vip in found(data, values.unicast_address, "virtual_service", EACH, "vips", EACH):
             if vip.version == version:
@@ -553,6 +701,9 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     used_addresses,
     port_conflicts,
     bgp_contradictions,
+    peer_contradictions,
+    announcing_contradictions,
+    ha_contradictions,
     bfd_contradictions,
     missing_next_hops,
     per_packet_is_for_udp,

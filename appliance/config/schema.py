@@ -27,6 +27,7 @@ from appliance.model import (
     PlaneKind,
     PortRange,
     ProfileType,
+    Step,
     TtlPolicy,
     Vantage,
 )
@@ -112,6 +113,11 @@ class DirectorTable(Table):
         default=1 << 17,
         description="Flows that are remembered at once, at most: those of members whose share is changing, and all of "
         "pools whose algorithm decides flow by flow. 0 remembers none, and every change breaks flows.",
+    )
+    drain_on_stop: Annotated[int, Parsed(values.integer(0, 3600, "a number of seconds"), _whole(0, 3600))] = Field(
+        default=0,
+        description="Seconds that a director which is to stop (SIGTERM) waits at most until routers have taken other "
+        "ways; 0 withdraws its routes at once.",
     )
     runtime_dir: Annotated[PurePosixPath, Parsed(values.runtime_dir, {"type": "string", "pattern": "^/"})] = Field(
         default=PurePosixPath("/run/onward"), description="Folder for sockets and generated files, absolute."
@@ -205,6 +211,34 @@ class PeerTable(Table):
     password: Annotated[str, Parsed(values.password, _STRING)] | None = Field(
         default=None, description="TCP MD5 key of the session (RFC 2385)."
     )
+    password_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
+        default=None, description="File with that key, instead. Relative to the configuration file."
+    )
+    labels: list[Name] = Field(
+        default=[], description="What virtual services choose peers by.", examples=[["edge"]], max_length=128
+    )
+    port: Port = Field(
+        default=179, description="TCP port where the router listens; of a passive session, where the director does."
+    )
+    passive: Boolean = Field(
+        default=False, description="Have the router connect; needs local_address, excludes ttl_security."
+    )
+    multihop: Annotated[int, Parsed(values.hops, _whole(1, 255))] | None = Field(
+        default=None, description="TTL of our packets: the router may be so many hops away."
+    )
+    ttl_security: Annotated[int, Parsed(values.hops, _whole(1, 255))] | None = Field(
+        default=None,
+        description="Refuse packets from farther than so many hops away (GTSM, RFC 5082); the router needs the same.",
+    )
+    next_hop_v4: UnicastV4 | None = Field(
+        default=None, description="Next hop of IPv4 VIPs for this router; that of [bgp] by default."
+    )
+    next_hop_v6: UnicastV6 | None = Field(
+        default=None, description="Next hop of IPv6 VIPs for this router; that of [bgp] by default."
+    )
+    next_hop_self: Boolean = Field(
+        default=False, description="Take the session's own address as the next hop, whatever [bgp] says."
+    )
     bfd: BfdTable | None = Field(
         default=None, description="Have BFD tell when the router is gone; the router needs it for its own part."
     )
@@ -222,6 +256,11 @@ class BgpTable(Table):
     )
     next_hop_v6: UnicastV6 | None = Field(
         default=None, description="Next hop of IPv6 VIPs; the session's own address by default."
+    )
+    hold_down: Annotated[int, Parsed(values.integer(0, 3600, "a number of seconds"), _whole(0, 3600))] = Field(
+        default=10,
+        description="Seconds that a VIP which was withdrawn 3 times in a minute must be well before it is announced "
+        "again; 0 announces it at once.",
     )
     peer: list[PeerTable] = Field(
         description="The routers.", min_length=1, examples=[[{"address": "192.0.2.1", "remote_as": 65000}]]
@@ -493,6 +532,72 @@ class PoolTable(Table):
     )
 
 
+Community = Annotated[
+    str,
+    Parsed(
+        values.community,
+        {
+            "type": "string",
+            "pattern": "^([0-9]{1,5}:[0-9]{1,5}|no-export|no-advertise|no-export-subconfed|blackhole)$",
+        },
+    ),
+]
+_ATTRIBUTE = values.integer(0, 4294967295, "a number of 32 bits")
+
+
+class StepTable(Table):
+    """By how much routes get worse with each rank."""
+
+    med: Annotated[int, Parsed(_ATTRIBUTE, _whole(0, 4294967295))] = Field(
+        default=Step().med, description="More MED; routers compare it among directors of one AS."
+    )
+    local_preference: Annotated[int, Parsed(_ATTRIBUTE, _whole(0, 4294967295))] = Field(
+        default=Step().local_preference, description="Less local preference, for peers of our own AS."
+    )
+    prepend: Annotated[int, Parsed(values.integer(0, 10, "a number of prepends"), _whole(0, 10))] = Field(
+        default=Step().prepend,
+        description="So many times more our AS in the path, for peers of other ASes: for routers that ignore MED.",
+    )
+
+
+class AnnouncingTable(Table):
+    """How routers are told of a virtual service's VIPs; the same for all virtual services of a VIP."""
+
+    peer_labels: list[Name] = Field(
+        default=[],
+        description="Only peers with one of these labels are told; all are by default.",
+        examples=[["edge"]],
+        max_length=128,
+    )
+    med: Annotated[int, Parsed(_ATTRIBUTE, _whole(0, 4294967295))] | None = Field(
+        default=None,
+        description="Multi-exit discriminator: the less the better, among ways of one neighbouring AS.",
+    )
+    local_preference: Annotated[int, Parsed(_ATTRIBUTE, _whole(0, 4294967295))] | None = Field(
+        default=None,
+        description="For peers of our own AS: the more the better. They take 100 by default.",
+    )
+    prepend: Annotated[int, Parsed(values.integer(0, 10, "a number of prepends"), _whole(0, 10))] = Field(
+        default=0,
+        description="For peers of other ASes: how many times more our AS stands in the path, to make it longer.",
+    )
+    communities: list[Community] = Field(
+        default=[], description="Communities (RFC 1997).", examples=[["65010:7"]], max_length=16
+    )
+    standby_communities: list[Community] = Field(
+        default=[],
+        description="Communities besides, from directors that others come before.",
+        examples=[["65010:8"]],
+        max_length=16,
+    )
+    step: StepTable = Field(
+        default=StepTable(), description="active_standby, n_plus_m: by how much routes get worse with each rank."
+    )
+    large_communities: list[
+        Annotated[str, Parsed(values.large_community, {"type": "string", "pattern": "^[0-9]+:[0-9]+:[0-9]+$"})]
+    ] = Field(default=[], description="Large communities (RFC 8092).", examples=[["4200000010:1:7"]], max_length=16)
+
+
 class ServiceTable(Table):
     """VIPs, a protocol and ports, with a pool."""
 
@@ -507,14 +612,29 @@ class ServiceTable(Table):
     network_profile: Text = Field(description="Name of a network profile.", examples=["tcp-l3"])
     pool: Text = Field(description="Name of a pool.", examples=["web"])
     enabled: Boolean = Field(default=True, description="Whether the virtual service exists on the network.")
-    ha: Annotated[HaMode, Parsed(values.ha_mode, _words("active_active"))] = Field(
-        default=HaMode.ACTIVE_ACTIVE, description="How directors share the VIPs."
+    ha: Annotated[HaMode, Parsed(values.ha_mode, _words(*HaMode))] = Field(
+        default=HaMode.ACTIVE_ACTIVE,
+        description="How directors share the VIPs. All announce them; routers are to spread flows over all of them "
+        "(active_active), to take one and the others in turn when it is gone (active_standby), or to spread them over "
+        "some, chosen anew for each VIP, and the others behind them (n_plus_m).",
+    )
+    prefer: list[Name] = Field(
+        default=[],
+        description="active_standby: directors that come first, in this order; the others follow as [[fleet.director]] "
+        "lists them.",
+        examples=[["d2"]],
+    )
+    primaries: Annotated[int, Parsed(values.primaries, _whole(1, 64))] | None = Field(
+        default=None, description="n_plus_m: how many directors take flows, fewer than the fleet has."
     )
     min_members: Annotated[int, Parsed(values.integer(1, 65535, "a number of members"), _whole(1, 65535))] = Field(
         default=1, description="Members in rotation that it takes for the VIPs to be announced."
     )
     advertise_down: Boolean = Field(
         default=False, description="Announce the VIPs even when too few members are in rotation."
+    )
+    bgp: AnnouncingTable = Field(
+        default=AnnouncingTable(), description="Whom routers are told of the VIPs, and with which attributes."
     )
 
 

@@ -280,6 +280,42 @@ def password(value: object) -> str:
     return value
 
 
+primaries = integer(1, 64, "a number of directors")
+hops = integer(1, 255, "a number of hops")
+
+_WELL_KNOWN = ("no-export", "no-advertise", "no-export-subconfed", "blackhole")
+
+
+def community(value: object) -> str:
+    """RFC 1997: two numbers of 16 bits, or a well-known name."""
+    parts = _parts(value)
+    if isinstance(value, str) and value in _WELL_KNOWN:
+        return value
+    if parts is None or len(parts) != 2 or max(parts) > 0xFFFF:
+        raise BadValueError(
+            f"{shown(value)} is not a community",
+            f'use "AS:value" such as "65010:7", both 0..65535, or one of: {", ".join(_WELL_KNOWN)}; for longer AS '
+            "numbers large_communities",
+        )
+    return f"{parts[0]}:{parts[1]}"
+
+
+def large_community(value: object) -> str:
+    """RFC 8092: three numbers of 32 bits."""
+    parts = _parts(value)
+    if parts is None or len(parts) != 3 or max(parts) > 0xFFFFFFFF:
+        raise BadValueError(
+            f"{shown(value)} is not a large community", 'use "AS:value:value", each 0..4294967295: "4200000010:1:7"'
+        )
+    return ":".join(map(str, parts))
+
+
+def _parts(value: object) -> list[int] | None:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,10}(:[0-9]{1,10})*", value):
+        return None
+    return [int(part) for part in value.split(":")]
+
+
 def schema_version(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadValueError(f"{shown(value)} is not a schema version", "write schema_version = 1")
@@ -369,7 +405,11 @@ hash_mode = choice(
 
 ha_mode = choice(
     "an HA mode",
-    {"active_active": HaMode.ACTIVE_ACTIVE},
-    not_yet=("active_standby", "n_plus_m", "legacy_active_standby", "shared", "shared_pair"),
+    {
+        **{mode.value: mode for mode in HaMode},
+        "shared_pair": HaMode.ACTIVE_ACTIVE,
+        "legacy_active_standby": HaMode.ACTIVE_STANDBY,
+        "shared": HaMode.N_PLUS_M,
+    },
     prefixes=("ha_mode_",),
 )

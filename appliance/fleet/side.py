@@ -21,7 +21,7 @@ from appliance import __version__
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Desired, PoolUse, Why, pool_uses
 from appliance.fleet.apart import apart
-from appliance.fleet.channel import ChannelStatus, PinChannel
+from appliance.fleet.channel import ChannelStatus, PeerState, PinChannel
 from appliance.fleet.client import StoreError
 from appliance.fleet.entries import DirectorCard
 from appliance.fleet.etcd import EtcdStore
@@ -38,6 +38,10 @@ JOIN_S = 2.0
 
 LOOK_S = 0.02
 SHARE_S = 0.5
+FIRST_S, RETURN_S = 3.0, 10.0
+"""Who is heard of within the first seconds was there before us. Who comes later is counted on after a while only: it
+has to learn before it announces, and might not stay."""
+
 COMPARE_S = 0.5
 MISMATCH_S = 5.0
 """Tables that differ for so long are worth an alarm: changes do not reach all directors at the same moment."""
@@ -112,6 +116,7 @@ class FleetSide:
                     tasks.create_task(self._join(self.channel), name="fleet:join")
                 tasks.create_task(self._watch_tables(self.channel), name="fleet:tables")
                 tasks.create_task(self._look_at_late_ones(), name="fleet:look")
+                tasks.create_task(self._watch_others(self.channel), name="fleet:away")
             if self.agreement is not None:
                 tasks.create_task(self.agreement.run(), name="fleet:agreement")
                 tasks.create_task(self._share_log(self.agreement), name="fleet:log")
@@ -171,6 +176,19 @@ class FleetSide:
             }
         )
         self._took_over |= taken_over > 0
+
+    async def _watch_others(self, channel: PinChannel) -> None:
+        """Who cannot be counted on: at once when nothing is heard of it, and until it has been heard for a while."""
+        began = time.monotonic()
+        since: dict[str, float] = {}
+        while True:
+            now = time.monotonic()
+            news = now if now - began > FIRST_S else float("-inf")  # else it was there before us
+            heard = (peer.name for peer in channel.status().peers if peer.state is not PeerState.SILENT)
+            since = {name: since.get(name, news) for name in heard}
+            there = {name for name, at in since.items() if now - at >= RETURN_S}
+            self._state.set_away(frozenset(peer.name for peer in self._others) - there)
+            await asyncio.sleep(COMPARE_S)
 
     async def _look_at_late_ones(self) -> None:
         """Flows that others had told of before their member was known here go on where they are: once there are tables

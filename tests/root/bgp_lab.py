@@ -115,8 +115,15 @@ class Lab:
 
 
 @contextmanager
-def lab(name: str, folder: Path) -> Iterator[Lab]:
-    """`frr`: eBGP over IPv4 with a password. `bird`: iBGP over IPv6. Both carry both families."""
+def lab(name: str, folder: Path, config: str = "", port: int = 179) -> Iterator[Lab]:
+    """`frr`: eBGP over IPv4 with a password. `bird`: iBGP over IPv6. Both carry both families.
+
+    Args:
+        name: which router.
+        folder: for its files.
+        config: of the router, instead of its usual one.
+        port: where it listens then.
+    """
     with namespaces("d", "r", prefix="owb") as (director, router):
         veth(director, "eth1", router, "eth1")
         for space, host in ((director, "11"), (router, "1")):
@@ -124,17 +131,17 @@ def lab(name: str, folder: Path) -> Iterator[Lab]:
             space.ip(f"addr add 2001:db8:1::{host}/64 dev eth1 nodad")
         if name == "frr":
             folder.chmod(0o777)  # FRR writes its logs as its own user
-            (folder / "bgpd.conf").write_text(BGPD)
+            (folder / "bgpd.conf").write_text(config or BGPD)
             inside = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c"]
             command = router.command(*inside, FRR.format(folder=folder))
         else:
-            (folder / "bird.conf").write_text(BIRD)
+            (folder / "bird.conf").write_text(config or BIRD)
             control = ["-c", str(folder / "bird.conf"), "-s", str(folder / "bird.ctl"), "-P", str(folder / "bird.pid")]
             command = router.command("bird", "-f", *control)
         with (folder / "router.log").open("w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
         try:
-            listening = "ss -Hltn sport = :179"
+            listening = f"ss -Hltn sport = :{port}"
             until(lambda: router.run(*listening.split()), f"{name} listens")
             yield Lab(name, director, router, EBGP if name == "frr" else IBGP)
         finally:

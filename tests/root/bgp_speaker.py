@@ -15,7 +15,7 @@ import uvloop
 from appliance import log as logging
 from bgp.config import BgpSpeakerConfig, Neighbor
 from bgp.exabgp import ExaBgpSpeaker
-from bgp.route import Route
+from bgp.route import Attributes, Route
 from bgp.speaker import SpeakerError
 
 
@@ -23,9 +23,20 @@ def address(text: str | None):
     return None if text is None else ip_address(text)
 
 
+def route(wanted: str | dict) -> Route:
+    """An address, or an object with an address and attributes."""
+    if isinstance(wanted, str):
+        return Route(ip_address(wanted))
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in wanted.items() if key != "vip"}
+    return Route(ip_address(wanted["vip"]), attributes=Attributes(**given))
+
+
 def configuration(raw: dict) -> BgpSpeakerConfig:
+    named = ("address", "local_address")
+    own = [{key: neighbor.pop(key) for key in named if key in neighbor} for neighbor in raw["neighbors"]]
     neighbors = tuple(
-        Neighbor(**{**neighbor, "address": ip_address(neighbor["address"])}) for neighbor in raw.pop("neighbors")
+        Neighbor(**neighbor, **{key: ip_address(text) for key, text in addresses.items()})
+        for neighbor, addresses in zip(raw.pop("neighbors"), own, strict=True)
     )
     fixed = {key: address(raw.pop(key, None)) for key in ("router_id", "next_hop_v4", "next_hop_v6")}
     return BgpSpeakerConfig(**raw, **fixed, neighbors=neighbors, runtime_dir=Path(sys.argv[2]))
@@ -45,7 +56,7 @@ class Runner:
     async def command(self, verb: str, *arguments: object) -> object:
         match verb:
             case "set":
-                await self.speaker.set(frozenset(Route(ip_address(text)) for text in arguments))
+                await self.speaker.set(frozenset(map(route, arguments)))
             case "renewing":
                 self.renewing = bool(arguments[0])
             case "status":

@@ -218,3 +218,19 @@ def test_bfd_can_change_by_a_reload():
     old = with_bfd(config(), peer)
     assert list(needs_restart(old, with_bfd(config(), replace(peer, bfd=Bfd(0.1, 3))))) == []
     assert len(list(needs_restart(old, with_bfd(config(), replace(peer, hold_time_s=3))))) == 1
+
+
+def test_what_routes_are_made_of_can_change_by_a_reload():
+    """Labels and next hops belong to routes; what a session is made of takes a restart."""
+    old = config()
+    assert old.bgp is not None
+
+    def with_peer(**changes):
+        return replace(old, bgp=replace(old.bgp, peers=(replace(old.bgp.peers[0], **changes),)))
+
+    hop = ip_address("192.0.2.12")
+    for changes in ({"labels": frozenset({"edge"})}, {"next_hop_v4": hop}, {"next_hop_self": True}):
+        assert list(needs_restart(old, with_peer(**changes))) == []
+    assert list(needs_restart(old, replace(old, bgp=replace(old.bgp, next_hop_v4=hop)))) == []
+    for changes in ({"passive": True}, {"port": 1179}, {"multihop": 2}, {"ttl_security": 1}):
+        assert len(list(needs_restart(old, with_peer(**changes)))) == 1

@@ -76,7 +76,7 @@ def sample_speaker() -> SpeakerStatus:
             PEER: PeerStatus(Session.UP, NOW - 3700, "", web),
             PEER2: PeerStatus(Session.DOWN, NOW - 42, "hold timer expired"),
         },
-        announced=frozenset({Route(VIP), Route(VIP6)}),
+        announced=frozenset({Route(VIP), Route(VIP6, ip_address("2001:db8:1::11"))}),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from appliance import orders
+from appliance import drain, orders
 from appliance.api.control import Controls, ControlServer
 from appliance.cli.orders import OrderError, ask
 from appliance.cli.root import call
@@ -18,6 +18,7 @@ from appliance.model import AdminState, Health, Order, PortRange
 from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.state import State
 from tests.builders import config, member, pool, service, snapshot
+from tests.netns import until
 
 CLIENT, VIP = bytes([192, 0, 2, 5]), bytes([198, 51, 100, 7])
 
@@ -34,10 +35,17 @@ class Director:
         self.pins = PinTable.in_memory(64, time.monotonic_ns)
         self.applied = decide(self.state.snapshot(), None, time.time())
         self.file = folder / "orders.json"
+        self.drain_file = folder / "drain.json"
         self.path = folder / "control.sock"
         self.server = ControlServer(
             self.path,
-            Controls(self.state, lambda: self.applied, lambda: self.pins, lambda kept: orders.save(self.file, kept)),
+            Controls(
+                self.state,
+                lambda: self.applied,
+                lambda: self.pins,
+                lambda kept: orders.save(self.file, kept),
+                save_drain=lambda kept: drain.save(self.drain_file, kept),
+            ),
         )
 
     def decide(self):
@@ -202,3 +210,39 @@ async def test_the_list(director, capsys):
     assert lines[1].split()[:4] == ["web/web1", "203.0.113.1", "draining", "up"]
     assert lines[2].endswith(" -")
     assert (director.applied.tables.services[0].slots >> 16 != NO_MEMBER).all()
+
+
+async def test_the_director_itself_is_drained_and_put_back(director, capsys):
+    """The order reaches the store and the file, with its time-out; given twice, its end is another; and it can be taken
+    back."""
+    assert await onward(director, "drain", "--timeout", "30") == 0
+    given = director.state.drain
+    assert given.until == pytest.approx(given.since + 30)
+    assert "routes are withdrawn when no packets come" in capsys.readouterr().err
+    assert await onward(director, "drain", "--timeout", "90") == 0
+    assert director.state.drain.since == given.since
+    assert director.state.drain.until > given.until
+    assert drain.load(director.drain_file).until == director.state.drain.until
+    assert await onward(director, "undrain") == 0
+    assert "d1 is in service" in capsys.readouterr().err
+    assert director.state.drain is None
+    assert drain.load(director.drain_file) is None
+
+
+@pytest.mark.parametrize("moved", [True, False])
+async def test_one_can_wait_until_the_director_is_drained(director, moved, capsys):
+    """The exit code tells whether traffic had moved by then."""
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(onward(director, "drain", "--wait"))
+        await asyncio.to_thread(until, lambda: director.state.drain is not None, "ordered")
+        director.state.set_drain(replace(director.state.drain, over="because", moved=moved))
+    assert waiting.result() == (0 if moved else 1)
+    assert "d1 is drained: because" in capsys.readouterr().err
+
+
+async def test_without_bgp_there_is_nothing_to_drain(director, capsys):
+    """Routers that were told by hand have to be told by hand."""
+    director.state.set_config(config(bgp=False))
+    assert await onward(director, "drain") == 1
+    assert "there is no [bgp]" in capsys.readouterr().err
+    assert director.state.drain is None

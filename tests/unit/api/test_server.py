@@ -99,6 +99,15 @@ def test_status_with_a_silent_plane(run: Run) -> None:
     assert json.loads(text)["counters"] is None
 
 
+def test_bgp(run: Run) -> None:
+    """Who is told of which VIPs, as JSON, and not to be cached."""
+    response, text = run(get("/api/v1/bgp"))
+    assert (response.status, response.content_type) == (200, "application/json")
+    assert response.headers["Cache-Control"] == "no-store"
+    document = json.loads(text)
+    assert (document["apiVersion"], len(document["vips"]), len(document["bgp"]["peers"])) == ("v1", 4, 2)
+
+
 def test_samples(run: Run) -> None:
     """The samples are a JSON list, the newest last, and must not be cached."""
     response, text = run(get("/api/v1/samples"))

@@ -62,7 +62,12 @@ class FakeExaBgp:
         print(line, flush=True)
         if self.muted or "203.0.113.67" in line:
             return
-        words = line.split()
+        words, peers = line.split(), self.peers
+        if words[0] == "neighbor" and "teardown" not in words:
+            peers = []
+            while words[0] in (",", "neighbor"):
+                peers += [words[1]] if words[0] == "neighbor" else []
+                words = words[2 if words[0] == "neighbor" else 1 :]
         match words:
             case ["reset"]:
                 pass
@@ -70,14 +75,15 @@ class FakeExaBgp:
                 self.write("exabgp 5.0.15", "done")
             case ["show", "adj-rib", "out"]:
                 self.write(*(f"192.0.2.1 ipv4 unicast {p} next-hop {hop}" for p, hop in self.rib.items()), "done")
-            case ["announce", "route", prefix, "next-hop", hop] if "203.0.113.66" not in prefix:
+            case ["announce", "route", prefix, "next-hop", hop, *_] if "203.0.113.66" not in prefix:
                 self.rib[prefix] = hop
                 family = "ipv6 unicast" if ":" in prefix else "ipv4 unicast"
-                sent = [update(peer, announce={family: {hop: [{"nlri": prefix}]}}) for peer in self.peers]
+                sent = [update(peer, announce={family: {hop: [{"nlri": prefix}]}}) for peer in peers]
                 self.write("done", *sent)
             case ["withdraw", "route", prefix]:
-                self.rib.pop(prefix, None)
-                sent = [update(peer, withdraw={"ipv4 unicast": [{"nlri": prefix}]}) for peer in self.peers]
+                if peers == self.peers:
+                    self.rib.pop(prefix, None)
+                sent = [update(peer, withdraw={"ipv4 unicast": [{"nlri": prefix}]}) for peer in peers]
                 self.write("done", *sent)
             case ["neighbor", peer, "teardown", code]:
                 down = peer_event(peer, "state", state="down", reason=f"notification sent (6,{code})")

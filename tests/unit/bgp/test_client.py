@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -12,14 +13,14 @@ from bgp import client
 from bgp import exabgp_text as text
 from bgp.client import GuardLink
 from bgp.config import BgpSpeakerConfig, Neighbor
-from bgp.route import Route
+from bgp.route import Attributes, Route
 from bgp.speaker import SpeakerError
 
 A, B = Route(ip_address("198.51.100.7")), Route(ip_address("2001:db8:f::7"))
 CONFIG = BgpSpeakerConfig(
     65010,
     ip_address("192.0.2.11"),
-    (Neighbor(ip_address("192.0.2.1"), 65000),),
+    (Neighbor(ip_address("192.0.2.1"), 65000), Neighbor(ip_address("192.0.2.2"), 65000)),
     Path("/run/onward"),
     next_hop_v6=ip_address("2001:db8:1::11"),
 )
@@ -99,7 +100,7 @@ async def test_announces_when_greeted_and_leased(tmp_path):
         assert await guard.line() == f"announce {ANNOUNCE_B}"
         guard.reply()
         assert await link.settled(10.0) == []
-        assert set(link.acknowledged.values()) == {A, B}
+        assert link.acknowledged == {A, B}
         link.want(frozenset({A, B}))  # nothing to do: the next line is the lease's
         await guard.grant(link)
 
@@ -119,6 +120,42 @@ async def test_withdraws_before_it_announces(tmp_path):
         assert await guard.lines(2) == ["withdraw 198.51.100.7/32", f"announce {ANNOUNCE_B}"]
 
 
+ONE, TWO = (frozenset({neighbor.address}) for neighbor in CONFIG.neighbors)
+
+
+async def test_peers_can_be_told_differently(tmp_path):
+    """Whoever's route is the same hears nothing; who is to have it no more is the last to hear."""
+    worse = replace(A, attributes=Attributes(med=100))
+    announce = "announce 198.51.100.7/32 neighbor 192.0.2.{} announce route 198.51.100.7/32 next-hop self"
+    async with linked(tmp_path) as (link, guard, events):
+        guard.hello()
+        await until_event(events, text.Hello)
+        await guard.grant(link)
+        link.want(frozenset({replace(A, peers=ONE), replace(worse, peers=TWO)}))
+        assert await guard.lines(2) == [announce.format(1), announce.format(2) + " med 100"]
+        link.want(frozenset({replace(A, peers=ONE), replace(A, peers=TWO)}))
+        assert await guard.line() == announce.format(2)
+        link.want(frozenset({replace(worse, peers=ONE)}))
+        assert await guard.lines(2) == [announce.format(1) + " med 100", "withdraw 198.51.100.7/32 192.0.2.2"]
+        for number in range(2, 7):
+            guard.reply(number)
+        assert await link.settled(10.0) == []
+        assert link.acknowledged == {replace(worse, peers=ONE)}
+        link.want(frozenset())
+        assert await guard.line() == "withdraw 198.51.100.7/32"
+
+
+async def test_what_an_earlier_speaker_told_others_is_withdrawn(tmp_path):
+    """The guard knows prefixes, not whom they went to."""
+    async with linked(tmp_path) as (link, guard, events):
+        link.want(frozenset({replace(A, peers=ONE)}))
+        guard.hello("198.51.100.7/32")
+        await until_event(events, text.Hello)
+        await guard.grant(link)
+        assert (await guard.line()).startswith("announce 198.51.100.7/32 neighbor 192.0.2.1 announce")
+        assert await guard.line() == "withdraw 198.51.100.7/32 192.0.2.2"
+
+
 async def test_refused_route_is_reported_and_tried_again(tmp_path):
     """An error is not acknowledged; the route is announced anew by the next want, and withdrawn when unwanted."""
     async with linked(tmp_path) as (link, guard, events):
@@ -130,7 +167,7 @@ async def test_refused_route_is_reported_and_tried_again(tmp_path):
         await guard.line()
         guard.reply(error="refused by ExaBGP")
         assert await link.settled(10.0) == ["198.51.100.7/32 via self: refused by ExaBGP"]
-        assert link.acknowledged == {}
+        assert link.acknowledged == frozenset()
         link.want(frozenset({A}))
         assert await guard.line() == f"announce {ANNOUNCE_A}"
         guard.reply(error="refused by ExaBGP")
@@ -152,7 +189,7 @@ async def test_withdrawn_routes_come_back_with_the_lease(tmp_path):
         await link.settled(10.0)
         guard.tell(guard="withdrawn", why="the lease has ended", after=guard.number)
         await until_event(events, text.Withdrawn)
-        assert link.acknowledged == {}
+        assert link.acknowledged == frozenset()
         assert not link.leased
         await guard.grant(link)
         assert await guard.line() == f"announce {ANNOUNCE_A}"
@@ -178,7 +215,7 @@ async def test_commands_that_cross_a_withdrawal_count_as_answered(tmp_path):
         assert await guard.line() == f"announce {ANNOUNCE_A}"  # the renewal brings it back
         guard.reply()
         await link.settled(10.0)
-        assert set(link.acknowledged.values()) == {A, B}
+        assert link.acknowledged == {A, B}
         link.want(frozenset({A}))
         assert await guard.line() == "withdraw 2001:db8:f::7/128"
 
@@ -205,7 +242,7 @@ async def test_a_cancelled_wait_loses_nothing(tmp_path):
             await asyncio.wait_for(link.settled(60.0), 0.01)
         guard.reply()
         assert await link.settled(10.0) == []
-        assert set(link.acknowledged.values()) == {A}
+        assert link.acknowledged == {A}
 
 
 async def test_the_end_of_a_session_is_no_lease(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bgp import exabgp_text as text
 from bgp.config import BgpSpeakerConfig, Neighbor
-from bgp.route import Route
+from bgp.route import Attributes, Route
 from bgp.speaker import Session
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "exabgp"
@@ -27,6 +27,16 @@ CONFIGURATIONS = {
             Neighbor(ip_address("2001:db8:1::1"), 4200000001, hold_time_s=0),
             Neighbor(ip_address("192.0.2.2"), 4200000001, hold_time_s=3),
             replace(ROUTER, remote_as=4200000001),
+        ),
+        Path("/run/onward"),
+    ),
+    "options": BgpSpeakerConfig(
+        65010,
+        ip_address("192.0.2.11"),
+        (
+            replace(ROUTER, multihop=4, passive=True, port=1179, password="secret"),  # noqa: S106
+            Neighbor(ip_address("203.0.113.1"), 4200000001, multihop=3),
+            Neighbor(ip_address("2001:db8:1::1"), 65000, port=1790, ttl_security=2),
         ),
         Path("/run/onward"),
     ),
@@ -78,6 +88,11 @@ def test_commands():
     assert text.announce(7, Route(v4), hop) == line + "192.0.2.11"
     assert text.announce(7, Route(v4, ip_address("192.0.2.99")), hop) == line + "192.0.2.99"
     assert text.announce(8, Route(v6, v6), None).endswith("announce route 2001:db8:f::7/128 next-hop 2001:db8:f::7")
+    one, two = ip_address("192.0.2.1"), ip_address("2001:db8:1::2")
+    route = Route(v4, attributes=Attributes(med=7), peers=frozenset({two, one}))
+    whom = "neighbor 192.0.2.1 , neighbor 2001:db8:1::2 announce route 198.51.100.7/32"
+    assert text.announce(7, route, None) == f"announce 7 198.51.100.7/32 {whom} next-hop self med 7"
+    assert text.withdraw(9, "198.51.100.7/32", {two, one}) == "withdraw 9 198.51.100.7/32 192.0.2.1 2001:db8:1::2"
     assert text.withdraw(9, "198.51.100.7/32") == "withdraw 9 198.51.100.7/32"
     assert text.lease(1, 1.5) == "lease 1 1.5"
 

@@ -281,11 +281,15 @@ async def test_exabgp_is_told_to_end_a_lost_session(config):
 def test_route_that_never_went_out_is_named():
     """Acknowledged, the session up, time enough, and not sent: the peer's status says so."""
     up = PeerStatus(Session.UP, 0.0, routes_sent=frozenset({"198.51.100.7/32"}))
-    assert _with_unsent(up, frozenset({A, B}), late=False) == up
-    assert _with_unsent(up, frozenset({A}), late=True) == up
-    assert _with_unsent(up, frozenset({A, B}), late=True).detail.startswith("not sent: 198.51.100.8/32; does the peer")
+    assert _with_unsent(PEER, up, frozenset({A, B}), late=False) == up
+    assert _with_unsent(PEER, up, frozenset({A}), late=True) == up
+    assert _with_unsent(PEER, up, frozenset({A, B}), late=True).detail.startswith(
+        "not sent: 198.51.100.8/32; does the peer"
+    )
+    other = replace(B, peers=frozenset({ip_address("192.0.2.2")}))
+    assert _with_unsent(PEER, up, frozenset({A, other}), late=True) == up
     down = replace(up, session=Session.DOWN)
-    assert _with_unsent(down, frozenset({A, B}), late=True) == down
+    assert _with_unsent(PEER, down, frozenset({A, B}), late=True) == down
 
 
 def test_environment_is_exabgps_own():

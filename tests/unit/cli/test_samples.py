@@ -23,12 +23,12 @@ from tests.unit.api.samples import observed
 
 
 @contextmanager
-def director(body: str, status: int = 200) -> Iterator[str]:
+def director(body: str, status: int = 200, path: str = "/api/v1/samples") -> Iterator[str]:
     """Something that answers every GET so; yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            assert self.path == "/api/v1/samples"
+            assert self.path == path
             content = body.encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))

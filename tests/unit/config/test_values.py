@@ -47,7 +47,6 @@ def test_the_seed_systems_words_are_understood(parse: Callable[[object], object]
         (values.encapsulation, "vxlan"),
         (values.algorithm, "topology"),
         (values.algorithm, "LB_ALGORITHM_NEAREST_SERVER"),
-        (values.ha_mode, "n_plus_m"),
         (monitors.kind, "HEALTH_MONITOR_SMTP"),
         (values.profile_type, "PROTOCOL_TYPE_SCTP_FAST_PATH"),
     ],
