@@ -341,7 +341,7 @@ class Fleet(RuleBasedStateMachine):
                     self.send(self.flows[-1], Say.PLAIN)
 
     @precondition(lambda self: self.flows)
-    @rule(which=st.integers(0, 1 << 16), say=st.sampled_from([*Say, Say.PLAIN, Say.PLAIN, Say.SYN]))
+    @rule(which=st.integers(0, 1 << 16), say=st.sampled_from([*WHOLE, Say.PLAIN, Say.PLAIN, Say.SYN]))
     def speaks(self, which: int, say: Say) -> None:
         """A flow goes on, ends, or begins again."""
         flow = self.flows[which % len(self.flows)]
