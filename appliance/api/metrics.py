@@ -361,11 +361,13 @@ def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[M
         )
         yield _counter(
             "onward_fleet_openings_total",
-            "New connections in windows: told to other directors first, or left with the previous owner instead.",
+            "New connections in windows: told to other directors first; left with the previous owner instead; "
+            "unsent: the news could not be sent to every director, and the connection began all the same.",
             ("result",),
             [
                 (("told",), observed.channel.counts["openings"]),
                 (("left",), observed.channel.counts["openings_refused"]),
+                (("unsent",), observed.channel.counts["openings_unsent"]),
             ],
         )
     if observed.agreed is not None:

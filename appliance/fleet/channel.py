@@ -29,7 +29,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from secrets import randbits
@@ -76,6 +75,9 @@ RATE = 2_500_000
 
 OPENINGS, OPENINGS_AT_ONCE = 10_000, 1_000
 """Connections a second that the forwarding thread tells of at once; each may cost a datagram to each peer."""
+
+UNSENT_NS = 100_000_000
+"""For so long no more connections begin where others must be told of them, after one that could not be told of."""
 
 REFUSED_SHARE = 0.2
 """Of a CPU's time, for datagrams that are refused."""
@@ -148,7 +150,8 @@ class ChannelStatus:
     counts: Mapping[str, int]
     """datagrams_sent, datagrams_received, bytes_sent, send_failed, news, refreshes, dumped, merged, unknown_member,
     unfit, overrun (news that had to wait for a round of the table), openings (told before their first packet went),
-    openings_refused (begun where others presume them instead), waiting."""
+    openings_refused (begun where others presume them instead), openings_unsent (begun elsewhere, and the datagram could
+    not be sent to every peer that is there), waiting."""
 
 
 @dataclass(frozen=True)
@@ -249,9 +252,10 @@ class PinChannel:
         self._counts: Counter[str] = Counter()
         self._near: tuple[_Peer, ...] = ()
         """Those that are sent news. Swapped whole, since the forwarding thread reads it."""
-        self._openings = self._openings_refused = 0
-        """Counted by the forwarding thread, that we have told of, and that we have not been able to."""
+        self._openings = self._openings_refused = self._openings_unsent = 0
+        """Counted by the forwarding thread: told of; not allowed; allowed, but the datagram could not be sent."""
         self._openings_left, self._openings_ns = 0.0, clock_ns()
+        self._refuse_until_ns: int | None = None
         self._allowance = 0.0
         self._told_ns = self._looked_ns = clock_ns()
         self._names: dict[int, str] = {}
@@ -345,6 +349,7 @@ class PinChannel:
             **{name: self._counts[name] for name in COUNTS},
             "openings": self._openings,
             "openings_refused": self._openings_refused,
+            "openings_unsent": self._openings_unsent,
             "waiting": self._telling.waiting,
         }
         return ChannelStatus(f"{self._me.address} port {self._me.port}", peers, counts)
@@ -469,6 +474,9 @@ class PinChannel:
         if not self._near:
             return wanted
         now_ns = self._clock_ns()
+        if self._refuse_until_ns is not None and now_ns < self._refuse_until_ns:
+            self._openings_refused += wanted
+            return 0
         earned = (now_ns - self._openings_ns) * OPENINGS / _SECOND
         self._openings_ns = now_ns
         self._openings_left = min(OPENINGS_AT_ONCE, self._openings_left + earned)
@@ -480,7 +488,8 @@ class PinChannel:
     def tell(self, positions: Positions) -> None:
         """Tell all peers that are there of the flows at these places, now; see `pins.Herald`.
 
-        It is told once more with the other news, so it does no harm when a datagram cannot be sent.
+        It is told once more with the other news. When a datagram cannot be sent, that is too late for a director that
+        is lost meanwhile; so it is counted, and `grant` says no until the socket may work again.
         """
         near, at_ns = self._near, self._clock_ns()
         if not near:
@@ -488,13 +497,20 @@ class PinChannel:
         entries, _, _ = self._telling.read(positions)
         for begin in range(0, len(entries), PER_DATAGRAM):
             part = entries[begin : begin + PER_DATAGRAM]
+            unsent = 0
             for peer in near:
                 sock = peer.sock
                 if sock is not None:
-                    data = self._datagram(peer, Kind.PINS, part.tobytes(), len(part), at_ns)
-                    with suppress(OSError):  # it may be closed at this moment
-                        sock.send(data)
-        self._openings += len(entries)
+                    try:
+                        _send(sock, self._datagram(peer, Kind.PINS, part.tobytes(), len(part), at_ns))
+                    except OSError:
+                        # It may have been closed at this moment, since the peer was taken out of the fleet.
+                        unsent += peer.sock is sock
+            if unsent:
+                self._openings_unsent += len(part)
+                self._refuse_until_ns = at_ns + UNSENT_NS
+            else:
+                self._openings += len(part)
 
     # Datagrams out
 
@@ -521,12 +537,7 @@ class PinChannel:
             return
         data = self._datagram(peer, kind, body, count, self._clock_ns() if at_ns is None else at_ns, to_life)
         try:
-            try:
-                peer.sock.send(data)
-            except ConnectionRefusedError:
-                # Somebody says that nobody listens there, in answer to an earlier datagram. That may be anybody, so it
-                # counts for nothing; but this datagram was not sent.
-                peer.sock.send(data)
+            _send(peer.sock, data)
         except (BlockingIOError, ConnectionRefusedError):
             self._counts["send_failed"] += 1
         except OSError as error:
@@ -806,6 +817,23 @@ def _dropped(peer: _Peer) -> int:
         return peer.dropped
     numbers = peer.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
     return int(struct.unpack("9I", numbers)[_DROPS])
+
+
+def _send(sock: socket.socket, data: bytes) -> None:
+    """Send a datagram.
+
+    Raises:
+        BlockingIOError: there is no room for it.
+        OSError: it cannot be sent.
+    """
+    try:
+        sock.send(data)
+    except BlockingIOError:
+        raise
+    except OSError:
+        # Most likely an ICMP error about an earlier datagram. That may come from anybody, so it counts for nothing;
+        # but this datagram was not sent.
+        sock.send(data)
 
 
 def _enlarge(sock: socket.socket) -> None:

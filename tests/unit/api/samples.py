@@ -219,7 +219,7 @@ def sample_channel() -> ChannelStatus:
         )
 
     silent = {"heard_s_ago": None, "sent": 0, "received": 0, "refused": {"forged": 3}}
-    counts = dict.fromkeys(COUNTS, 0) | {"openings": 30, "openings_refused": 2}
+    counts = dict.fromkeys(COUNTS, 0) | {"openings": 30, "openings_refused": 2, "openings_unsent": 1}
     return ChannelStatus(
         "192.0.2.11 port 7117", (peer("d2", PeerState.JOINED), peer("d3", PeerState.SILENT, **silent)), counts
     )
