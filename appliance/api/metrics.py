@@ -353,6 +353,16 @@ def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[M
             ("peer",),
             [((peer.name,), len(peer.mismatches)) for peer in observed.channel.peers],
         )
+        yield _gauge(
+            "onward_fleet_lost_ratio",
+            "Share of the last seconds' datagrams from (in) and to (out) another director that did not arrive.",
+            ("peer", "direction"),
+            [
+                ((peer.name, direction), share)
+                for peer in observed.channel.peers
+                for direction, share in (("in", peer.lost_in), ("out", peer.lost_out))
+            ],
+        )
         yield _counter(
             "onward_fleet_refused_total",
             "Datagrams in the name of another director that were refused, by reason.",

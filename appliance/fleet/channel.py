@@ -12,7 +12,8 @@ Each peer has a socket of its own, bound to our address and connected to the pee
 else refused before they cost us anything, and a filter in front of the socket (wire.py) those that only claim to come
 from there. What gets through and is refused all the same has REFUSED_SHARE of a CPU, of all peers together: beyond
 that, the socket is not read for a while, and what does not fit into its buffer is lost. Genuine news may get lost with
-it; it is told again.
+it; it is told again. Each end tells the other how much it lacks (arrivals.py), and while that is more than a little, no
+connection begins where others must have been told of it.
 
 It has a thread of its own, since what the event loop is busy with may take longer than the time between two packets of
 one flow, the second of which comes by another director.
@@ -79,6 +80,9 @@ OPENINGS, OPENINGS_AT_ONCE = 10_000, 1_000
 UNSENT_NS = 100_000_000
 """For so long no more connections begin where others must be told of them, after one that could not be told of."""
 
+LOSS = 0.02
+"""While a peer says that it lacks more than this share of our datagrams, it counts as one that cannot be told."""
+
 REFUSED_SHARE = 0.2
 """Of a CPU's time, for datagrams that are refused."""
 
@@ -135,6 +139,10 @@ class PeerStatus:
     """Datagrams, by `wire.Refusal`."""
     dropped: int
     """Datagrams that the kernel has dropped in front of our socket: by its filter, or because its buffer was full."""
+    lost_in: float
+    """The share of its datagrams to us in the last seconds that have not come in, by their numbers."""
+    lost_out: float
+    """The share of ours to it, as it says."""
     mismatches: Mapping[str, float]
     """Tables in which it differs from us, and for how many seconds."""
     trouble: str
@@ -196,6 +204,10 @@ class _Peer:
     gave_up: bool = False
     """We had no room to put aside all that was told of members that we do not know, since we last asked."""
     is_near: bool = False
+    missing: float = 0.0
+    """What we lack of its datagrams, as we tell it."""
+    misses: float = 0.0
+    """What it lacks of ours, as it tells us."""
     rest_until_ns: int = 0
     resting: bool = False
     dropped: int = 0
@@ -340,6 +352,8 @@ class PinChannel:
                 received=peer.received,
                 refused=dict(peer.refused),
                 dropped=_dropped(peer),
+                lost_in=peer.missing,
+                lost_out=peer.misses,
                 mismatches=mismatches.get(name, {}),
                 trouble=_trouble(peer),
             )
@@ -423,8 +437,11 @@ class PinChannel:
             self._tell(self._near, now_ns)
 
     def _look_after(self, peer: _Peer, now_ns: int) -> None:
+        missed, peer.missing = peer.missing > LOSS, peer.session.missing(now_ns)
+        if (peer.missing > LOSS) != missed:
+            peer.hello_ns = now_ns  # it should know soon
         if peer.is_near and not peer.session.is_near(now_ns):
-            peer.is_near, peer.asking, peer.whole = False, None, None
+            peer.is_near, peer.asking, peer.whole, peer.misses = False, None, None, 0.0
             log.warning("pins.peer_silent", peer=peer.spec.name, address=str(peer.spec.address))
         self._ask(peer, now_ns)
         refused = peer.refused.total()
@@ -474,7 +491,8 @@ class PinChannel:
         if not self._near:
             return wanted
         now_ns = self._clock_ns()
-        if self._refuse_until_ns is not None and now_ns < self._refuse_until_ns:
+        is_unheard = any(peer.misses > LOSS for peer in self._near)
+        if is_unheard or (self._refuse_until_ns is not None and now_ns < self._refuse_until_ns):
             self._openings_refused += wanted
             return 0
         earned = (now_ns - self._openings_ns) * OPENINGS / _SECOND
@@ -553,7 +571,7 @@ class PinChannel:
     ) -> bytes:
         session = peer.session
         route = Route(self._id, peer.id, self._life, (session.peer_life or 0) if to_life is None else to_life)
-        return pack(self._keys, kind, route, session.next_sequence(), at_ns, body, count)
+        return pack(self._keys, kind, route, session.next_sequence(), at_ns, body, count, peer.missing)
 
     def _greet(self, peer: _Peer, now_ns: int) -> None:
         digests = self._next_digests(now_ns)
@@ -701,6 +719,7 @@ class PinChannel:
                 return datagram
         if datagram.kind in (Kind.HELLO, Kind.ANSWER):
             self._compare(peer, datagram.digests, now_ns)
+        peer.misses = datagram.missing
         if session.peer_life != life:
             peer.whole = None
             peer.blocks.clear()
@@ -801,9 +820,17 @@ def _state(peer: _Peer) -> PeerState:
 
 
 def _trouble(peer: _Peer) -> str:
-    if peer.trouble or peer.is_near:
+    if peer.trouble:
         return peer.trouble
     spec = peer.spec
+    if peer.is_near and peer.misses > LOSS:
+        return (
+            f"{spec.name} does not get {peer.misses:.0%} of our datagrams, so new connections stay with the previous "
+            f"owners of their slots: see whether the way to {spec.address} is overloaded, or somebody floods its port "
+            f"{spec.port}"
+        )
+    if peer.is_near:
+        return ""
     if _dropped(peer) or peer.refused:
         return (
             f"datagrams from {spec.address} port {spec.port} are refused: see whether {spec.name} has the same fleet "

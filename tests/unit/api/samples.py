@@ -213,9 +213,16 @@ def sample_channel() -> ChannelStatus:
 
     def peer(name: str, state: PeerState, **changes: Any) -> FleetPeerStatus:
         values: dict[str, Any] = {"heard_s_ago": 0.2, "sent": 40, "received": 12, "refused": {}, "mismatches": {}}
+        lost = {"lost_in": 0.25, "lost_out": 0.0}
         address = f"192.0.2.1{name[1:]} port 7117"
         return FleetPeerStatus(
-            name=name, address=address, state=state, round_trip_s=0.001, dropped=0, trouble="", **values | changes
+            name=name,
+            address=address,
+            state=state,
+            round_trip_s=0.001,
+            dropped=0,
+            trouble="",
+            **lost | values | changes,
         )
 
     silent = {"heard_s_ago": None, "sent": 0, "received": 0, "refused": {"forged": 3}}

@@ -231,6 +231,36 @@ def test_loss_reordering_repetition_and_delay_do_no_harm(run):
     run(main())
 
 
+def test_no_connections_begin_that_a_peer_would_not_hear_of(run):
+    """What is lost on the way to it is known from its answers: connections stay with the previous owner meanwhile."""
+
+    async def main():
+        a, b, a_seen, b_seen = directors("a", "b", "a", "b")
+        here, there = table(), table()
+        async with network(a, b, {"a": b_seen, "b": a_seen}) as (to_b, _):
+            one, other = channel(a, [b_seen], here), channel(b, [a_seen], there)
+            async with running(one, other):
+                await until(lambda: met(one, other) and one.is_heard, "they have met")
+                await asyncio.sleep(0.3)
+                assert one.grant(1) == 1
+                to_b.loss = 0.5
+                for number in range(100):
+                    keep(here, [number])
+                    await asyncio.sleep(0.01)
+                await until(lambda: peer(one).lost_out > 0.2, "it is told what is lost")
+                assert peer(other).lost_in > 0.2
+                assert peer(one).lost_in == peer(other).lost_out == 0
+                assert "of our datagrams" in peer(one).trouble
+                assert one.grant(5) == 0
+                assert one.status().counts["openings_refused"] == 5
+                assert other.grant(1) == 1, "the other way nothing is lost"
+                to_b.loss = 0
+                await until(lambda: one.grant(1) == 1, "it is over")
+                assert peer(one).trouble == ""
+
+    run(main())
+
+
 def test_a_peer_that_restarts(run):
     """It is recognised as a new one, gets all pins from us, and nothing of its earlier life is taken any more."""
 
