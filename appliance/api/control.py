@@ -243,12 +243,16 @@ class ControlServer:
     def _documents(self, members: list[_Ways], limit: int) -> list[dict[str, object]]:
         """In a worker thread: a look at everything that is remembered takes milliseconds."""
         pins = self._controls.pins()
-        live, now_ns = pins.live(), pins.clock_ns()
+        live, now_ns, orders = pins.live(), pins.clock_ns(), self._controls.state.orders
         return [
-            self._document(ways, flows_left(live, {way.index for way, _ in ways}, now_ns, limit)) for ways in members
+            self._document(
+                ways, flows_left(live, {way.index for way, _ in ways}, now_ns, limit), orders.get(ways[0][0].id)
+            )
+            for ways in members
         ]
 
-    def _document(self, ways: _Ways, left: FlowsLeft) -> dict[str, object]:
+    def _document(self, ways: _Ways, left: FlowsLeft, order: Order | None) -> dict[str, object]:
+        """*order*: the one that stands now, whether tables follow it already or not."""
         view = ways[0][0]
         ends = max((at for _, at in ways if at is not None), default=None)
         return {
@@ -259,7 +263,7 @@ class ControlServer:
             "reason": str(view.no) if view.no is not None else None,
             "ratio": view.ratio,
             "share": view.share,
-            "order": as_json(view.order) if view.order is not None else None,
+            "order": as_json(order) if order is not None else None,
             "until": view.until,
             "drained": all(way.drained for way, _ in ways),
             "window_ends": ends,
