@@ -22,9 +22,10 @@ from appliance.dataplane.pins import PinTable
 from appliance.decide import Desired, PoolUse, Why, pool_uses
 from appliance.fleet.apart import apart
 from appliance.fleet.channel import ChannelStatus, PinChannel
-from appliance.fleet.client import StoreError
+from appliance.fleet.client import Store, StoreError
 from appliance.fleet.entries import DirectorCard
 from appliance.fleet.etcd import EtcdStore
+from appliance.fleet.giving import give
 from appliance.fleet.store import Agreed, Agreement, Source
 from appliance.forwarding import NextHop, TableMember
 from appliance.model import Config, FleetPeer, Health, Order
@@ -82,12 +83,14 @@ class FleetSide:
         self._alarmed: set[tuple[str, str]] = set()
         self.channel: PinChannel | None = None
         self.agreement: Agreement | None = None
+        self._store: Store | None = None
         if config.fleet.etcd is not None and self._me is not None:
             rng = random.Random()  # noqa: S311 - which node is first, not secrets
             self._card = DirectorCard(self._me.name, self._me.address, self._me.port, secrets.token_hex(8), __version__)
+            self._store = EtcdStore(config.fleet.etcd, rng)
             self.agreement = Agreement(
                 self._card,
-                EtcdStore(config.fleet.etcd, rng),
+                self._store,
                 self._on_agreed,
                 wall=time.time,
                 clock=time.monotonic,
@@ -179,14 +182,13 @@ class FleetSide:
             await self._look()
 
     async def order(self, orders: Mapping[str, Order | None]) -> None:
-        """Give orders to all directors; without a store there is nothing to do.
+        """Give orders to all directors, all or none of them; without a store there is nothing to do.
 
         Raises:
-            StoreError: the store cannot be reached.
+            StoreError: the store cannot be reached, or does not take them.
         """
-        if self.agreement is not None:
-            for member, order in orders.items():
-                await self.agreement.order(member, order)
+        if self._store is not None:
+            await give(self._store, orders)
 
     @property
     def shares_orders(self) -> bool:

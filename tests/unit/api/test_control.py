@@ -222,6 +222,42 @@ async def test_an_order_that_cannot_be_kept_is_not_taken(director, capsys):
     assert director.state.orders == {}
 
 
+async def test_orders_at_the_same_time(director):
+    """None of them is lost, neither in memory nor on the disk, however long it takes to tell the fleet."""
+    gate = asyncio.Event()
+
+    async def share(given):
+        if "web/web1" in given:
+            await gate.wait()
+
+    director.server._controls = replace(director.server._controls, share=share)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        tasks.create_task(onward(director, "member", "drain", "web/web1"))
+        await asyncio.sleep(0.3)
+        tasks.create_task(onward(director, "member", "maint", "web/web2"))
+        tasks.create_task(onward(director, "member", "weight", "web/web1", "5"))
+        await asyncio.sleep(0.3)
+        director.state.set_order("web/web3", Order(AdminState.DRAIN, 1.0))  # the fleet has agreed on that meanwhile
+        gate.set()
+    states = {name: order.state for name, order in director.state.orders.items()}
+    assert states == {"web/web1": "drain", "web/web2": "maint", "web/web3": "drain"}
+    assert director.state.orders["web/web1"].ratio == 5
+    assert orders.load(director.file) == director.state.orders
+
+
+async def test_an_order_that_the_fleet_has_is_taken(director, capsys):
+    """Even if it cannot be kept here: a refusal would be a lie."""
+    given = []
+
+    async def share(orders):
+        given.append(orders)
+
+    director.server._controls = replace(director.server._controls, share=share)
+    director.file.mkdir()
+    assert await onward(director, "member", "drain", "web/web1") == 0
+    assert given == [director.state.orders]
+
+
 async def test_nobody_there(tmp_path, capsys):
     """Without a director the command says where it looked, and exits with 3."""
     assert call(["member", "list", "--socket", str(tmp_path / "none.sock")]) == 3
