@@ -57,6 +57,7 @@ class FleetSide:
         state: State,
         pins: Callable[[], PinTable],
         look: Callable[[], Awaitable[None]],
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
@@ -64,8 +65,10 @@ class FleetSide:
             state: what we learn goes there.
             pins: what the data plane remembers, once it has started.
             look: puts what is remembered into the store, for the next decision.
+            wall: seconds since 1970.
         """
         self._look = look
+        self._wall = wall
         self._state = state
         self._pins = pins
         self._secret = config.secret
@@ -92,7 +95,7 @@ class FleetSide:
                 self._card,
                 self._store,
                 self._on_agreed,
-                wall=time.time,
+                wall=wall,
                 clock=time.monotonic,
                 rng=rng,
             )
@@ -139,11 +142,11 @@ class FleetSide:
         """
         self._own[member] = health
         if self.agreement is None:
-            self._state.set_health(member, health, time.time())
+            self._state.set_health(member, health, self._wall())
             return
         self.agreement.say(self._own)
         if member not in self.agreement.latest.members:  # switched off or leaving: nobody has to agree on it
-            self._state.set_health(member, health, time.time())
+            self._state.set_health(member, health, self._wall())
 
     def applied(self, desired: Desired) -> None:
         """These tables are in force."""
