@@ -36,6 +36,7 @@ from appliance import log as logging
 from appliance.api.control import SOCKET, Controls, ControlServer
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
+from appliance.clock import steady
 from appliance.config.load import ConfigError, load
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
@@ -175,6 +176,8 @@ class Director:
         self._path = path
         self._read = read
         self._started_at = time.time()
+        self._now = steady()
+        """For all decisions, and for the facts that they rest on; what people are shown has the machine's clock."""
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -196,9 +199,9 @@ class Director:
         self._bfd = Bfd(self._on_bfd)
         self._netlink = Netlink(self._state.set_next_hops)
         self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets
-        self._fleet = FleetSide(config, self._state, lambda: self._plane.pins, self._look_at_pins)
+        self._fleet = FleetSide(config, self._state, lambda: self._plane.pins, self._look_at_pins, self._now)
         self._reconciler = Reconciler(
-            self._state, self._plane, self._speaker, self._changed, on_applied=self._fleet.applied
+            self._state, self._plane, self._speaker, self._changed, self._now, self._fleet.applied
         )
         self._hearing = Hearing(self._state, lambda: self._reconciler.applied)
         self._lag = LoopLag()
@@ -240,6 +243,7 @@ class Director:
                 share=self._fleet.order if self._fleet.shares_orders else None,
                 save_drain=partial(drain.save, self._drain_path),
             ),
+            self._now,
         )
 
     async def run(self) -> None:
@@ -453,7 +457,7 @@ class Director:
         pins.set_idle(*outdated(live, applied, services))
         ids = {index: member.id for index, member in applied.tables.members.items()}
         stats = member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
-        return seen(live, applied, services, time.time()), stats
+        return seen(live, applied, services, self._now()), stats
 
     def _pins_use(self) -> PinsUse:
         live = sum(self._state.snapshot().pins.flows.values())  # a second old at most, and nothing to count for it
@@ -486,7 +490,7 @@ class Director:
                 self._rejected([f"{config.source}: {error} (nothing was applied)"])
                 continue
             self._last_reload = ReloadStatus(ok=True, at=time.time(), source=str(self._path), digest=config.digest)
-            self._state.set_config(config, time.time())
+            self._state.set_config(config, self._now())
             self._follow(self._state.config)
             log.info("config.reloaded", source=config.source, unchanged=unchanged)
 

@@ -88,6 +88,8 @@ class ControlServer:
         self._controls = controls
         self._clock = clock
         self._runner: web.AppRunner | None = None
+        self._giving = asyncio.Lock()
+        """An order builds on the one before; so they are given one after the other."""
 
     async def start(self) -> None:
         """Listen.
@@ -173,16 +175,17 @@ class ControlServer:
         if timeout_s is not None and state is not AdminState.DRAIN:
             raise _RefusedError(400, "timeout_s is for drain only")
         limits = {pool.name: pool.drain_timeout_s for pool in self._pools()} if state is AdminState.DRAIN else {}
-        now = self._clock()
-        orders = {}
-        for name in names:
-            before = self._controls.state.orders.get(name)
-            ratio = before.ratio if before is not None else None
-            limit = timeout_s if "timeout_s" in body else limits.get(name.partition("/")[0])
-            until = now + limit if limit is not None else None
-            since = before.since if before is not None and before.state is state else now
-            orders[name] = Order(state, since, until, ratio)
-        await self._give(orders, request, str(body.get("reason") or ""))
+        async with self._giving:
+            now = self._clock()
+            orders = {}
+            for name in names:
+                before = self._controls.state.orders.get(name)
+                ratio = before.ratio if before is not None else None
+                limit = timeout_s if "timeout_s" in body else limits.get(name.partition("/")[0])
+                until = now + limit if limit is not None else None
+                since = before.since if before is not None and before.state is state else now
+                orders[name] = Order(state, since, until, ratio)
+            await self._give(orders, request, str(body.get("reason") or ""))
         return web.json_response({"members": names})
 
     async def _weigh(self, request: web.Request) -> web.Response:
@@ -191,9 +194,10 @@ class ControlServer:
         ratio = _number(body, "ratio", MAX_WEIGHT)
         if ratio is not None and ratio != int(ratio):
             raise _RefusedError(400, f"ratio = {ratio} is not a whole number")
-        before = self._controls.state.orders.get(name) or Order(AdminState.READY, self._clock())
-        order = replace(before, ratio=None if ratio is None else int(ratio))
-        await self._give({name: order}, request, str(body.get("reason") or ""))
+        async with self._giving:
+            before = self._controls.state.orders.get(name) or Order(AdminState.READY, self._clock())
+            order = replace(before, ratio=None if ratio is None else int(ratio))
+            await self._give({name: order}, request, str(body.get("reason") or ""))
         return web.json_response({"members": [name]})
 
     async def _director(self, _request: web.Request) -> web.Response:
@@ -231,22 +235,30 @@ class ControlServer:
         return {"name": self._controls.state.config.director.name, "now": now, **drain_document(drain)}
 
     async def _give(self, orders: Mapping[str, Order], request: web.Request, reason: str) -> None:
-        kept = dict(self._controls.state.orders) | dict(orders)
-        for name, order in orders.items():
-            if order.state is AdminState.READY and order.ratio is None:
-                del kept[name]  # nothing differs from the configuration
+        """All of them, or none."""
+        given = {
+            # None: nothing differs from the configuration.
+            name: None if order.state is AdminState.READY and order.ratio is None else order
+            for name, order in orders.items()
+        }
         try:
             if self._controls.share is not None:
-                await self._controls.share({name: kept.get(name) for name in orders})
+                await self._controls.share(given)
         except StoreError as error:
             raise _RefusedError(503, f"the fleet cannot be told, so the order is not taken: {error}") from error
+        # Not before the fleet has been told: meanwhile others may have come from there.
+        now = {**self._controls.state.orders, **given}
         try:
-            self._controls.save(kept)
+            self._controls.save({name: order for name, order in now.items() if order is not None})
         except OSError as error:
-            raise _RefusedError(500, f"the order cannot be kept over a restart, so it is not taken: {error}") from error
+            if self._controls.share is None:
+                raise _RefusedError(
+                    500, f"the order cannot be kept over a restart, so it is not taken: {error}"
+                ) from error
+            log.warning("orders.not_written", error=str(error))  # the fleet has it already
         who = _who(request)
         for name, order in orders.items():
-            self._controls.state.set_order(name, kept.get(name))
+            self._controls.state.set_order(name, given[name])
             log.info(
                 "member.ordered",
                 member=name,
@@ -288,12 +300,16 @@ class ControlServer:
     def _documents(self, members: list[_Ways], limit: int) -> list[dict[str, object]]:
         """In a worker thread: a look at everything that is remembered takes milliseconds."""
         pins = self._controls.pins()
-        live, now_ns = pins.live(), pins.clock_ns()
+        live, now_ns, orders = pins.live(), pins.clock_ns(), self._controls.state.orders
         return [
-            self._document(ways, flows_left(live, {way.index for way, _ in ways}, now_ns, limit)) for ways in members
+            self._document(
+                ways, flows_left(live, {way.index for way, _ in ways}, now_ns, limit), orders.get(ways[0][0].id)
+            )
+            for ways in members
         ]
 
-    def _document(self, ways: _Ways, left: FlowsLeft) -> dict[str, object]:
+    def _document(self, ways: _Ways, left: FlowsLeft, order: Order | None) -> dict[str, object]:
+        """*order*: the one that stands now, whether tables follow it already or not."""
         view = ways[0][0]
         ends = max((at for _, at in ways if at is not None), default=None)
         return {
@@ -304,7 +320,7 @@ class ControlServer:
             "reason": str(view.no) if view.no is not None else None,
             "ratio": view.ratio,
             "share": view.share,
-            "order": as_json(view.order) if view.order is not None else None,
+            "order": as_json(order) if order is not None else None,
             "until": view.until,
             "drained": all(way.drained for way, _ in ways),
             "window_ends": ends,

@@ -399,6 +399,16 @@ def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[M
             ("peer",),
             [((peer.name,), len(peer.mismatches)) for peer in observed.channel.peers],
         )
+        yield _gauge(
+            "onward_fleet_lost_ratio",
+            "Share of the last seconds' datagrams from (in) and to (out) another director that did not arrive.",
+            ("peer", "direction"),
+            [
+                ((peer.name, direction), share)
+                for peer in observed.channel.peers
+                for direction, share in (("in", peer.lost_in), ("out", peer.lost_out))
+            ],
+        )
         yield _counter(
             "onward_fleet_refused_total",
             "Datagrams in the name of another director that were refused, by reason.",
@@ -407,11 +417,13 @@ def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[M
         )
         yield _counter(
             "onward_fleet_openings_total",
-            "New connections in windows: told to other directors first, or left with the previous owner instead.",
+            "New connections in windows: told to other directors first; left with the previous owner instead; "
+            "unsent: the news could not be sent to every director, and the connection began all the same.",
             ("result",),
             [
                 (("told",), observed.channel.counts["openings"]),
                 (("left",), observed.channel.counts["openings_refused"]),
+                (("unsent",), observed.channel.counts["openings_unsent"]),
             ],
         )
     if observed.agreed is not None:

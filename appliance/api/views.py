@@ -457,6 +457,8 @@ def _fleet(observed: Observed) -> Document | None:
                 "sent": peer.sent,
                 "received": peer.received,
                 "refused": dict(peer.refused),
+                "lost_in": peer.lost_in,
+                "lost_out": peer.lost_out,
                 "tables_differ": dict(peer.mismatches),
                 "trouble": peer.trouble,
             }

@@ -3,9 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
-from urllib.parse import quote
 
 from cyclopts import App, Parameter
 
@@ -20,9 +19,12 @@ from appliance.cli.orders import (
     ask,
     drain_body,
     refused,
+    resource,
     where,
 )
 from appliance.cli.output import Exit, complain, print_json, table
+from appliance.cli.waiting import Wait, WaitTimeout
+from appliance.cli.waiting import wait as wait_for
 
 app = App(
     name="member",
@@ -31,11 +33,7 @@ app = App(
     help_format="plaintext",
 )
 
-LOOK_S = 0.5
-"""How often a command that waits looks."""
-
 AsJson = Annotated[bool, Parameter(name=["--json"], negative="")]
-Wait = Annotated[bool, Parameter(negative="")]
 
 
 @app.command(name="list")
@@ -80,7 +78,7 @@ def drain(
     *,
     timeout: DrainTimeout = None,
     wait: Wait = False,
-    wait_timeout: float | None = None,
+    wait_timeout: WaitTimeout = None,
     reason: ReasonOption = "",
     config: ConfigOption = None,
     socket: SocketOption = None,
@@ -90,7 +88,8 @@ def drain(
     With --wait: shows what is left until nothing is. Flows from before the drain that have been silent since are not
     known one by one: they may be there until the window closes (transition_window, transition_quiet of the pool).
 
-    Exit codes: 0 done; 1 refused, or --wait-timeout is over with flows left; 3 nobody answers; 5 no such member.
+    Exit codes: 0 done; 1 refused, or --wait-timeout is over with flows left; 3 nobody answers; 5 no such member; 6
+    somebody has taken the drain back, or ordered maint, while we waited.
 
     Parameters
     ----------
@@ -105,11 +104,11 @@ def drain(
     """
     try:
         path = where(socket, config)
-        ask(path, "POST", f"{_resource(member)}/drain", drain_body(timeout, reason))
+        ask(path, "POST", f"{resource(member)}/drain", drain_body(timeout, reason))
         print(f"{member}: takes no new flows", file=sys.stderr)
         if not wait:
             return Exit.OK
-        return _wait(lambda: ask(path, "GET", f"{_resource(member)}?limit=0"), member, wait_timeout)
+        return wait_for([member], lambda name: ask(path, "GET", f"{resource(name)}?limit=0"), wait_timeout)
     except OrderError as error:
         return refused(error)
     except KeyboardInterrupt:
@@ -202,7 +201,7 @@ def flows(
     try:
         path = where(socket, config)
         while True:
-            document = ask(path, "GET", f"{_resource(member)}?limit={limit}")
+            document = ask(path, "GET", f"{resource(member)}?limit={limit}")
             if as_json:
                 print(json.dumps(document), flush=True) if watch else print_json(document)
             else:
@@ -220,62 +219,11 @@ def flows(
 
 def _order(member: str, order: str, body: Document, said: str, config: ConfigOption, socket: SocketOption) -> int:
     try:
-        ask(where(socket, config), "POST", f"{_resource(member)}/{order}", body)
+        ask(where(socket, config), "POST", f"{resource(member)}/{order}", body)
     except OrderError as error:
         return refused(error)
     print(f"{member}: {said}", file=sys.stderr)
     return Exit.OK
-
-
-def _resource(member: str) -> str:
-    pool, slash, name = member.partition("/")
-    if not slash or not pool or not name:
-        raise OrderError(f"{member} is not POOL/MEMBER; `onward member list` has them all", Exit.USAGE)
-    return f"/v1/members/{quote(pool, safe='')}/{quote(name, safe='')}"
-
-
-def _wait(look: Callable[[], Document], member: str, timeout_s: float | None) -> int:
-    """Until nothing refers to the member any more."""
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    live = sys.stderr.isatty()
-    said = ""
-    while True:
-        document = look()
-        # Right after the order the tables are the old ones still.
-        begun = document["state"] != "in_rotation"
-        line = f"{member}: {_left(document)}" if begun else f"{member}: in rotation"
-        if live:
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-        elif line != said:
-            print(line, file=sys.stderr, flush=True)
-        said = line
-        if begun and document["drained"]:
-            if live:
-                print(file=sys.stderr)
-            return Exit.OK
-        if deadline is not None and time.monotonic() >= deadline:
-            if live:
-                print(file=sys.stderr)
-            complain(f"{member} is not drained after {timeout_s:g} s: {_left(document)}")
-            return Exit.FAILED
-        time.sleep(LOOK_S)
-
-
-def _left(document: Document) -> str:
-    known = document["flows"]
-    parts = []
-    if document["drained"]:
-        parts.append("nothing is left")
-    if known["open"] or known["closing"]:
-        clients = ", ".join(f"{top['client']} ({top['flows']})" for top in known["top_clients"][:3])
-        closing = f" and {known['closing']} closing" if known["closing"] else ""
-        parts.append(f"{known['open']} open flows{closing}, idle up to {known['longest_idle_s']:.0f} s, from {clients}")
-    if document["window_ends"] is not None and not document["drained"]:
-        seconds = max(0.0, document["window_ends"] - document["now"])
-        parts.append(f"silent ones may be there for {seconds:.0f} s at most")
-    if document["until"] is not None and not document["drained"]:
-        parts.append(f"cut in {max(0.0, document['until'] - document['now']):.0f} s")
-    return "; ".join(parts) or "waiting for the tables to be steady"
 
 
 def _row(member: Document) -> Sequence[object]:

@@ -1,6 +1,7 @@
 """`onward node`: orders about a machine, in all pools that it is a member of."""
 
 import sys
+from pathlib import Path
 
 from cyclopts import App
 
@@ -14,9 +15,12 @@ from appliance.cli.orders import (
     ask,
     drain_body,
     refused,
+    resource,
     where,
 )
-from appliance.cli.output import Exit
+from appliance.cli.output import Exit, complain
+from appliance.cli.waiting import Wait, WaitTimeout
+from appliance.cli.waiting import wait as wait_for
 
 app = App(
     name="node",
@@ -32,11 +36,15 @@ def drain(
     /,
     *,
     timeout: DrainTimeout = None,
+    wait: Wait = False,
+    wait_timeout: WaitTimeout = None,
     reason: ReasonOption = "",
     config: ConfigOption = None,
     socket: SocketOption = None,
 ) -> int:
     """Give the members with an address no new flows, in all pools.
+
+    With --wait: shows what is left until nothing is, as `onward member drain --wait` does, with the same exit codes.
 
     Parameters
     ----------
@@ -44,8 +52,23 @@ def drain(
         The members' own address.
     timeout
         Seconds until what is left of their flows is cut; 0 is never. The pools' drain_timeout by default.
+    wait
+        Wait until none of the members has flows any more.
+    wait_timeout
+        Seconds to wait at most.
     """
-    return _order(address, "drain", drain_body(timeout, reason), config, socket)
+    try:
+        path = where(socket, config)
+        members = _give(path, address, "drain", drain_body(timeout, reason))
+        if not wait:
+            return Exit.OK
+        return wait_for(members, lambda name: ask(path, "GET", f"{resource(name)}?limit=0"), wait_timeout)
+    except OrderError as error:
+        return refused(error)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        complain(f"{address} goes on draining; `onward node ready {address}` takes that back")
+        return Exit.INTERRUPTED
 
 
 @app.command
@@ -78,8 +101,14 @@ def maint(
 
 def _order(address: str, order: str, body: dict[str, object], config: ConfigOption, socket: SocketOption) -> int:
     try:
-        members = ask(where(socket, config), "POST", f"/v1/nodes/{address}/{order}", body)["members"]
+        _give(where(socket, config), address, order, body)
     except OrderError as error:
         return refused(error)
-    print(f"{order}: {', '.join(members)}", file=sys.stderr)
     return Exit.OK
+
+
+def _give(path: Path, address: str, order: str, body: dict[str, object]) -> list[str]:
+    """Returns the members that it is for."""
+    members: list[str] = ask(path, "POST", f"/v1/nodes/{address}/{order}", body)["members"]
+    print(f"{order}: {', '.join(members)}", file=sys.stderr)
+    return members

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from cyclopts import Parameter
 
@@ -92,6 +93,18 @@ def ask(path: Path, method: str, resource: str, body: Mapping[str, object] | Non
         code = Exit.NOT_FOUND if response.status == 404 else Exit.FAILED
         raise OrderError(str(document.get("detail", document)), code)
     return dict(document)
+
+
+def resource(member: str) -> str:
+    """Where the control socket has a member.
+
+    Raises:
+        OrderError: it is not POOL/MEMBER.
+    """
+    pool, slash, name = member.partition("/")
+    if not slash or not pool or not name:
+        raise OrderError(f"{member} is not POOL/MEMBER; `onward member list` has them all", Exit.USAGE)
+    return f"/v1/members/{quote(pool, safe='')}/{quote(name, safe='')}"
 
 
 def drain_body(timeout: float | None, reason: str) -> dict[str, object]:

@@ -25,6 +25,8 @@ class Exit(IntEnum):
     CONFIG = 4
     """The configuration is invalid or cannot be read."""
     NOT_FOUND = 5
+    REVOKED = 6
+    """Somebody else has ordered something that makes waiting futile."""
     INTERRUPTED = 130
 
 

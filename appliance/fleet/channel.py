@@ -12,7 +12,8 @@ Each peer has a socket of its own, bound to our address and connected to the pee
 else refused before they cost us anything, and a filter in front of the socket (wire.py) those that only claim to come
 from there. What gets through and is refused all the same has REFUSED_SHARE of a CPU, of all peers together: beyond
 that, the socket is not read for a while, and what does not fit into its buffer is lost. Genuine news may get lost with
-it; it is told again.
+it; it is told again. Each end tells the other how much it lacks (arrivals.py), and while that is more than a little, no
+connection begins where others must have been told of it.
 
 It has a thread of its own, since what the event loop is busy with may take longer than the time between two packets of
 one flow, the second of which comes by another director.
@@ -29,7 +30,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from secrets import randbits
@@ -76,6 +76,12 @@ RATE = 2_500_000
 
 OPENINGS, OPENINGS_AT_ONCE = 10_000, 1_000
 """Connections a second that the forwarding thread tells of at once; each may cost a datagram to each peer."""
+
+UNSENT_NS = 100_000_000
+"""For so long no more connections begin where others must be told of them, after one that could not be told of."""
+
+LOSS = 0.02
+"""While a peer says that it lacks more than this share of our datagrams, it counts as one that cannot be told."""
 
 REFUSED_SHARE = 0.2
 """Of a CPU's time, for datagrams that are refused."""
@@ -133,6 +139,10 @@ class PeerStatus:
     """Datagrams, by `wire.Refusal`."""
     dropped: int
     """Datagrams that the kernel has dropped in front of our socket: by its filter, or because its buffer was full."""
+    lost_in: float
+    """The share of its datagrams to us in the last seconds that have not come in, by their numbers."""
+    lost_out: float
+    """The share of ours to it, as it says."""
     mismatches: Mapping[str, float]
     """Tables in which it differs from us, and for how many seconds."""
     trouble: str
@@ -148,7 +158,8 @@ class ChannelStatus:
     counts: Mapping[str, int]
     """datagrams_sent, datagrams_received, bytes_sent, send_failed, news, refreshes, dumped, merged, unknown_member,
     unfit, overrun (news that had to wait for a round of the table), openings (told before their first packet went),
-    openings_refused (begun where others presume them instead), waiting."""
+    openings_refused (begun where others presume them instead), openings_unsent (begun elsewhere, and the datagram could
+    not be sent to every peer that is there), waiting."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +204,10 @@ class _Peer:
     gave_up: bool = False
     """We had no room to put aside all that was told of members that we do not know, since we last asked."""
     is_near: bool = False
+    missing: float = 0.0
+    """What we lack of its datagrams, as we tell it."""
+    misses: float = 0.0
+    """What it lacks of ours, as it tells us."""
     rest_until_ns: int = 0
     resting: bool = False
     dropped: int = 0
@@ -249,9 +264,10 @@ class PinChannel:
         self._counts: Counter[str] = Counter()
         self._near: tuple[_Peer, ...] = ()
         """Those that are sent news. Swapped whole, since the forwarding thread reads it."""
-        self._openings = self._openings_refused = 0
-        """Counted by the forwarding thread, that we have told of, and that we have not been able to."""
+        self._openings = self._openings_refused = self._openings_unsent = 0
+        """Counted by the forwarding thread: told of; not allowed; allowed, but the datagram could not be sent."""
         self._openings_left, self._openings_ns = 0.0, clock_ns()
+        self._refuse_until_ns: int | None = None
         self._allowance = 0.0
         self._told_ns = self._looked_ns = clock_ns()
         self._names: dict[int, str] = {}
@@ -336,6 +352,8 @@ class PinChannel:
                 received=peer.received,
                 refused=dict(peer.refused),
                 dropped=_dropped(peer),
+                lost_in=peer.missing,
+                lost_out=peer.misses,
                 mismatches=mismatches.get(name, {}),
                 trouble=_trouble(peer),
             )
@@ -345,6 +363,7 @@ class PinChannel:
             **{name: self._counts[name] for name in COUNTS},
             "openings": self._openings,
             "openings_refused": self._openings_refused,
+            "openings_unsent": self._openings_unsent,
             "waiting": self._telling.waiting,
         }
         return ChannelStatus(f"{self._me.address} port {self._me.port}", peers, counts)
@@ -418,8 +437,11 @@ class PinChannel:
             self._tell(self._near, now_ns)
 
     def _look_after(self, peer: _Peer, now_ns: int) -> None:
+        missed, peer.missing = peer.missing > LOSS, peer.session.missing(now_ns)
+        if (peer.missing > LOSS) != missed:
+            peer.hello_ns = now_ns  # it should know soon
         if peer.is_near and not peer.session.is_near(now_ns):
-            peer.is_near, peer.asking, peer.whole = False, None, None
+            peer.is_near, peer.asking, peer.whole, peer.misses = False, None, None, 0.0
             log.warning("pins.peer_silent", peer=peer.spec.name, address=str(peer.spec.address))
         self._ask(peer, now_ns)
         refused = peer.refused.total()
@@ -469,6 +491,10 @@ class PinChannel:
         if not self._near:
             return wanted
         now_ns = self._clock_ns()
+        is_unheard = any(peer.misses > LOSS for peer in self._near)
+        if is_unheard or (self._refuse_until_ns is not None and now_ns < self._refuse_until_ns):
+            self._openings_refused += wanted
+            return 0
         earned = (now_ns - self._openings_ns) * OPENINGS / _SECOND
         self._openings_ns = now_ns
         self._openings_left = min(OPENINGS_AT_ONCE, self._openings_left + earned)
@@ -480,7 +506,8 @@ class PinChannel:
     def tell(self, positions: Positions) -> None:
         """Tell all peers that are there of the flows at these places, now; see `pins.Herald`.
 
-        It is told once more with the other news, so it does no harm when a datagram cannot be sent.
+        It is told once more with the other news. When a datagram cannot be sent, that is too late for a director that
+        is lost meanwhile; so it is counted, and `grant` says no until the socket may work again.
         """
         near, at_ns = self._near, self._clock_ns()
         if not near:
@@ -488,13 +515,20 @@ class PinChannel:
         entries, _, _ = self._telling.read(positions)
         for begin in range(0, len(entries), PER_DATAGRAM):
             part = entries[begin : begin + PER_DATAGRAM]
+            unsent = 0
             for peer in near:
                 sock = peer.sock
                 if sock is not None:
-                    data = self._datagram(peer, Kind.PINS, part.tobytes(), len(part), at_ns)
-                    with suppress(OSError):  # it may be closed at this moment
-                        sock.send(data)
-        self._openings += len(entries)
+                    try:
+                        _send(sock, self._datagram(peer, Kind.PINS, part.tobytes(), len(part), at_ns))
+                    except OSError:
+                        # It may have been closed at this moment, since the peer was taken out of the fleet.
+                        unsent += peer.sock is sock
+            if unsent:
+                self._openings_unsent += len(part)
+                self._refuse_until_ns = at_ns + UNSENT_NS
+            else:
+                self._openings += len(part)
 
     # Datagrams out
 
@@ -521,12 +555,7 @@ class PinChannel:
             return
         data = self._datagram(peer, kind, body, count, self._clock_ns() if at_ns is None else at_ns, to_life)
         try:
-            try:
-                peer.sock.send(data)
-            except ConnectionRefusedError:
-                # Somebody says that nobody listens there, in answer to an earlier datagram. That may be anybody, so it
-                # counts for nothing; but this datagram was not sent.
-                peer.sock.send(data)
+            _send(peer.sock, data)
         except (BlockingIOError, ConnectionRefusedError):
             self._counts["send_failed"] += 1
         except OSError as error:
@@ -542,7 +571,7 @@ class PinChannel:
     ) -> bytes:
         session = peer.session
         route = Route(self._id, peer.id, self._life, (session.peer_life or 0) if to_life is None else to_life)
-        return pack(self._keys, kind, route, session.next_sequence(), at_ns, body, count)
+        return pack(self._keys, kind, route, session.next_sequence(), at_ns, body, count, peer.missing)
 
     def _greet(self, peer: _Peer, now_ns: int) -> None:
         digests = self._next_digests(now_ns)
@@ -690,6 +719,7 @@ class PinChannel:
                 return datagram
         if datagram.kind in (Kind.HELLO, Kind.ANSWER):
             self._compare(peer, datagram.digests, now_ns)
+        peer.misses = datagram.missing
         if session.peer_life != life:
             peer.whole = None
             peer.blocks.clear()
@@ -790,9 +820,17 @@ def _state(peer: _Peer) -> PeerState:
 
 
 def _trouble(peer: _Peer) -> str:
-    if peer.trouble or peer.is_near:
+    if peer.trouble:
         return peer.trouble
     spec = peer.spec
+    if peer.is_near and peer.misses > LOSS:
+        return (
+            f"{spec.name} does not get {peer.misses:.0%} of our datagrams, so new connections stay with the previous "
+            f"owners of their slots: see whether the way to {spec.address} is overloaded, or somebody floods its port "
+            f"{spec.port}"
+        )
+    if peer.is_near:
+        return ""
     if _dropped(peer) or peer.refused:
         return (
             f"datagrams from {spec.address} port {spec.port} are refused: see whether {spec.name} has the same fleet "
@@ -806,6 +844,23 @@ def _dropped(peer: _Peer) -> int:
         return peer.dropped
     numbers = peer.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
     return int(struct.unpack("9I", numbers)[_DROPS])
+
+
+def _send(sock: socket.socket, data: bytes) -> None:
+    """Send a datagram.
+
+    Raises:
+        BlockingIOError: there is no room for it.
+        OSError: it cannot be sent.
+    """
+    try:
+        sock.send(data)
+    except BlockingIOError:
+        raise
+    except OSError:
+        # Most likely an ICMP error about an earlier datagram. That may come from anybody, so it counts for nothing;
+        # but this datagram was not sent.
+        sock.send(data)
 
 
 def _enlarge(sock: socket.socket) -> None:

@@ -8,6 +8,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+AT_ONCE = 100
+"""Puts and deletes that one `Session.write` does all together or not at all; etcd takes 128 (--max-txn-ops)."""
+
 
 class StoreError(Exception):
     """The store did not do what it was asked; the text names the place, and the remedy where there is one."""
@@ -74,7 +77,7 @@ class Session(Protocol):
         """Everything, as a majority of the store has it."""
 
     async def write(self, puts: Mapping[str, str], deletes: Iterable[str] = (), *, lease: int | None = None) -> None:
-        """Put and delete; no key may be in both.
+        """Put and delete; no key may be in both. All or nothing, at one revision, up to AT_ONCE of them.
 
         Args:
             puts: values by key.

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import aiohttp
 
 from appliance.fleet.client import (
+    AT_ONCE,
     Change,
     CompactedError,
     Entry,
@@ -34,9 +35,6 @@ DEADLINE_S = 1.5
 
 HEALTH_S = 0.5
 """For the question whether a node is well: it needs no disk."""
-
-OPERATIONS = 100
-"""In one transaction; etcd takes 128 (--max-txn-ops)."""
 
 _CREDENTIALS = "check fleet.etcd.user, its password, and the user's roles (etcdctl user get)"
 _REFUSALS = {
@@ -195,8 +193,8 @@ class EtcdSession:
                 ({"request_put": self._put(key, value, lease)} for key, value in puts.items()),
             )
         )
-        for start in range(0, len(operations), OPERATIONS):
-            await self._ask("kv/txn", {"success": operations[start : start + OPERATIONS]})
+        for start in range(0, len(operations), AT_ONCE):
+            await self._ask("kv/txn", {"success": operations[start : start + AT_ONCE]})
 
     async def swap(self, key: str, value: str, revision: int) -> Swapped:
         name = self._key(key)

@@ -25,6 +25,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from appliance.fleet.arrivals import Arrivals
 from appliance.fleet.wire import Datagram, Kind, Refusal
 
 WINDOW = 1024
@@ -95,6 +96,8 @@ class Session:
         self._random = random
         self._sequence = itertools.count(sequence + 1)
         self._window = ReplayWindow()
+        self._arrivals = Arrivals()
+        self._hears_us = False
         self._nonces: dict[int, int] = {}
         self._clock: _Clock | None = None
 
@@ -148,6 +151,7 @@ class Session:
         if datagram.life != self.peer_life:
             self.peer_life = datagram.life
             self._window = ReplayWindow()
+            self._arrivals, self._hears_us = Arrivals(), False
             self._clock = None
         self.round_trip_ns = now_ns - asked_ns
         # A slow answer says little about the clock; but clocks drift, and some answer has to do.
@@ -159,10 +163,18 @@ class Session:
             self._clock = _Clock(asked_ns, datagram.clock)
         return self._take(datagram, now_ns)
 
+    def missing(self, now_ns: int) -> float:
+        """The share of what the peer has sent us in the last seconds that is not here, 0 to 1."""
+        return self._arrivals.missing(now_ns)
+
     def _take(self, datagram: Datagram, now_ns: int) -> Refusal | None:
         if not self._window.take(datagram.sequence):
             return Refusal.REPLAYED
         self.heard_ns = now_ns
+        if datagram.kind is not Kind.ANSWER or self._hears_us:
+            # Not before the peer knows our life: what it sends to an earlier one is not meant to arrive.
+            self._hears_us = True
+            self._arrivals.note(datagram.sequence, now_ns)
         return None
 
     def _forget(self, now_ns: int) -> None:

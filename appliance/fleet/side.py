@@ -22,9 +22,10 @@ from appliance.dataplane.pins import PinTable
 from appliance.decide import Desired, PoolUse, Why, pool_uses
 from appliance.fleet.apart import apart
 from appliance.fleet.channel import ChannelStatus, PeerState, PinChannel
-from appliance.fleet.client import StoreError
+from appliance.fleet.client import Store, StoreError
 from appliance.fleet.entries import DirectorCard
 from appliance.fleet.etcd import EtcdStore
+from appliance.fleet.giving import give
 from appliance.fleet.store import Agreed, Agreement, Source
 from appliance.forwarding import NextHop, TableMember
 from appliance.model import Config, FleetPeer, Health, Order
@@ -60,6 +61,7 @@ class FleetSide:
         state: State,
         pins: Callable[[], PinTable],
         look: Callable[[], Awaitable[None]],
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
@@ -67,8 +69,10 @@ class FleetSide:
             state: what we learn goes there.
             pins: what the data plane remembers, once it has started.
             look: puts what is remembered into the store, for the next decision.
+            wall: seconds since 1970.
         """
         self._look = look
+        self._wall = wall
         self._state = state
         self._pins = pins
         self._secret = config.secret
@@ -88,14 +92,16 @@ class FleetSide:
         self._alarmed: set[tuple[str, str]] = set()
         self.channel: PinChannel | None = None
         self.agreement: Agreement | None = None
+        self._store: Store | None = None
         if config.fleet.etcd is not None and self._me is not None:
             rng = random.Random()  # noqa: S311 - which node is first, not secrets
             self._card = DirectorCard(self._me.name, self._me.address, self._me.port, secrets.token_hex(8), __version__)
+            self._store = EtcdStore(config.fleet.etcd, rng)
             self.agreement = Agreement(
                 self._card,
-                EtcdStore(config.fleet.etcd, rng),
+                self._store,
                 self._on_agreed,
-                wall=time.time,
+                wall=wall,
                 clock=time.monotonic,
                 rng=rng,
             )
@@ -143,11 +149,11 @@ class FleetSide:
         """
         self._own[member] = health
         if self.agreement is None:
-            self._state.set_health(member, health, time.time())
+            self._state.set_health(member, health, self._wall())
             return
         self.agreement.say(self._own)
         if member not in self.agreement.latest.members:  # switched off or leaving: nobody has to agree on it
-            self._state.set_health(member, health, time.time())
+            self._state.set_health(member, health, self._wall())
 
     def applied(self, desired: Desired) -> None:
         """These tables are in force."""
@@ -199,14 +205,13 @@ class FleetSide:
             await self._look()
 
     async def order(self, orders: Mapping[str, Order | None]) -> None:
-        """Give orders to all directors; without a store there is nothing to do.
+        """Give orders to all directors, all or none of them; without a store there is nothing to do.
 
         Raises:
-            StoreError: the store cannot be reached.
+            StoreError: the store cannot be reached, or does not take them.
         """
-        if self.agreement is not None:
-            for member, order in orders.items():
-                await self.agreement.order(member, order)
+        if self._store is not None:
+            await give(self._store, orders)
 
     @property
     def shares_orders(self) -> bool:
@@ -222,7 +227,7 @@ class FleetSide:
         return self.channel.status() if self.channel is not None and self._others else None
 
     def _on_agreed(self, agreed: Agreed) -> None:
-        now = time.time()
+        now = self._wall()
         for member, judged in agreed.members.items():
             # A member that nobody has a verdict of is not one that we have to take out.
             if judged.health is not Health.UNKNOWN:

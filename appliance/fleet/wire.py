@@ -1,6 +1,6 @@
 """Datagrams of the pin channel: what directors tell each other of single flows. Bytes only; nothing is sent here.
 
-    header      64 bytes, `_HEADER`
+    header      64 bytes, `_HEADER`; in it the share of the recipient's datagrams that do not arrive, in 1/65535
     body        by kind, below
     tag         16 bytes: keyed BLAKE2b (RFC 7693) of everything before it
 
@@ -23,6 +23,7 @@ any cryptography, by the kernel (`socket_filter`).
 
 import hashlib
 import hmac
+import math
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
@@ -38,6 +39,7 @@ MAGIC = b"OWP\x01"
 DEFAULT_PORT = 7117
 
 _HEADER = struct.Struct("<4sBBH7Q")
+_WHOLE = 0xFFFF
 _HELLO = struct.Struct("<Q")
 _ASK = struct.Struct("<IIQ")
 _DUMP = struct.Struct("<IIIHH")
@@ -195,6 +197,9 @@ class Datagram:
 
     body: memoryview
 
+    missing: float = 0.0
+    """The share of what we have sent to its sender in the last seconds that is not there, 0 to 1."""
+
     @property
     def nonce(self) -> int:
         """Of HELLO and ANSWER."""
@@ -247,7 +252,14 @@ ALL_PARTS = (1 << PARTS) - 1
 
 
 def pack(
-    keys: Keys, kind: Kind, route: Route, sequence: int, clock: int, body: bytes | memoryview, count: int = 0
+    keys: Keys,
+    kind: Kind,
+    route: Route,
+    sequence: int,
+    clock: int,
+    body: bytes | memoryview,
+    count: int = 0,
+    missing: float = 0.0,
 ) -> bytes:
     """A datagram.
 
@@ -259,9 +271,11 @@ def pack(
         clock: the sender's monotonic clock, ns.
         body: as `hello_body`, `ask_body`, `dump_body` or entries have it.
         count: elements in it (digests or entries).
+        missing: the share of the recipient's datagrams that do not arrive here, 0 to 1.
     """
+    share = math.ceil(missing * _WHOLE)
     header = _HEADER.pack(
-        MAGIC, kind, count, 0, keys.fleet, route.sender, route.recipient, route.life, route.to_life, sequence, clock
+        MAGIC, kind, count, share, keys.fleet, route.sender, route.recipient, route.life, route.to_life, sequence, clock
     )
     data = header + body
     return data + keys.sign(data)
@@ -292,7 +306,7 @@ def unpack(keys: Keys, data: memoryview, sender: int, recipient: int) -> Datagra
     size = len(data)
     if not SHORTEST <= size <= LONGEST:
         return Refusal.TRUNCATED
-    magic, kind_number, count, _, fleet, of, to, life, to_life, sequence, clock = _HEADER.unpack_from(data)
+    magic, kind_number, count, share, fleet, of, to, life, to_life, sequence, clock = _HEADER.unpack_from(data)
     if magic != MAGIC or fleet != keys.fleet:
         return Refusal.FOREIGN
     if of != sender:
@@ -304,7 +318,7 @@ def unpack(keys: Keys, data: memoryview, sender: int, recipient: int) -> Datagra
         return Refusal.TRUNCATED
     if not hmac.compare_digest(keys.sign(data[:-TAG]), data[-TAG:]):
         return Refusal.FORGED
-    return Datagram(Kind(kind_number), life, to_life, sequence, clock, data[_HEADER.size : -TAG])
+    return Datagram(Kind(kind_number), life, to_life, sequence, clock, data[_HEADER.size : -TAG], share / _WHOLE)
 
 
 # Offsets for the socket's filter, which sees the UDP header in front.

@@ -28,6 +28,7 @@ class Outage:
     member: int
     since: float
     until: float | None = None
+    """When its servers, or its link, were there again: from then on it has no excuse, in rotation or not."""
 
 
 @dataclass

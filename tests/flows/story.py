@@ -104,7 +104,10 @@ class Story:
 
     @contextmanager
     def outage(self, member: str) -> Iterator[None]:
-        """In this block the member is dead, and what it had is lost."""
+        """In this block the member is dead, and what it had is lost.
+
+        The block ends when its servers are there again, not when directors send it flows again.
+        """
         outage = Outage(member_number(member), time.time())
         self.outages.append(outage)
         yield
@@ -214,14 +217,14 @@ def _dies(
     begin: Callable[[str], object],
     pause_s: float,
 ) -> None:
+    story.happens(f"crash {member} ({how})")
     with story.outage(member):
-        story.happens(f"crash {member} ({how})")
         end(member)
         story.fleet.until(lambda: story.fleet.in_rotation(member, False), f"{member} is out everywhere")
         story.passes(pause_s)
         story.happens(f"recover {member}")
         begin(member)
-        story.fleet.until(lambda: story.fleet.in_rotation(member, True), f"{member} is in rotation everywhere")
+    story.fleet.until(lambda: story.fleet.in_rotation(member, True), f"{member} is in rotation everywhere")
     story.passes(pause_s)
 
 
@@ -256,8 +259,8 @@ def all_at_once(story: Story, pause_s: float) -> None:
     fleet.member("drain", "m6")
     story.happens("remove m1")
     fleet.reload({"removal": without("m1")})
+    story.happens("crash m9 (servers killed)")
     with story.outage("m9"):
-        story.happens("crash m9 (servers killed)")
         fleet.kill_servers("m9")
         story.passes(1)
         story.happens("lose d1 (killed)")
@@ -269,7 +272,7 @@ def all_at_once(story: Story, pause_s: float) -> None:
         fleet.start_director("d1")
         story.happens("recover m9")
         fleet.start_servers("m9")
-        fleet.until(lambda: fleet.in_rotation("m9", True), "m9 is in rotation everywhere")
+    fleet.until(lambda: fleet.in_rotation("m9", True), "m9 is in rotation everywhere")
     story.happens("ready m6")
     fleet.member("ready", "m6")
     story.happens("add m1")
@@ -323,8 +326,8 @@ def short(story: Story, pause_s: float) -> None:
     story.happens("remove m4")
     story.fleet.reload({"removal": without("m4"), "weight": with_ratio("m5", 3)})
     story.passes(pause_s)
+    story.happens("crash m8 (servers killed)")
     with story.outage("m8"):
-        story.happens("crash m8 (servers killed)")
         story.fleet.kill_servers("m8")
         story.happens("lose d2 (killed)")
         story.fleet.kill_director("d2")
@@ -335,8 +338,8 @@ def short(story: Story, pause_s: float) -> None:
         story.fleet.start_director("d2")
         story.happens("recover m8")
         story.fleet.start_servers("m8")
-        story.fleet.until(lambda: routed(story, "d2"), "d2 has its routes back")
-        story.fleet.until(lambda: story.fleet.in_rotation("m8", True), "m8 is in rotation everywhere")
+    story.fleet.until(lambda: routed(story, "d2"), "d2 has its routes back")
+    story.fleet.until(lambda: story.fleet.in_rotation("m8", True), "m8 is in rotation everywhere")
     story.happens("ready m2")
     story.fleet.member("ready", "m2")
     story.happens("add m4")

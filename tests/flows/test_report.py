@@ -1,6 +1,9 @@
 """The account, the edits and the size of the load: what `tests/run flows` says is what was."""
 
+import itertools
+import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -9,6 +12,7 @@ from appliance.lab import topology
 from tests.flows.__main__ import loads
 from tests.flows.fleet import CLIENTS, DIRECTORS, MEMBERS, ROUTERS, TOPOLOGY, with_ratio, without
 from tests.flows.report import Happening, Outage, account, causes, died_with_its_member, examples, table
+from tests.flows.story import Story, all_at_once, crashed, cut_off, short
 from tests.flows.workload import Broken
 
 FLOW = Broken(
@@ -48,6 +52,46 @@ FLOW = Broken(
 def test_only_flows_of_a_dead_member_are_lost_with_it(flow, lost):
     """Every other broken flow counts, whenever it broke and whoever broke it."""
     assert died_with_its_member(flow, [Outage(3, since=110.0, until=150.0)]) is lost
+
+
+@pytest.mark.parametrize("tell", [partial(crashed, member="m8"), partial(cut_off, member="m8"), all_at_once, short])
+def test_an_outage_ends_with_the_restart(tell, monkeypatch):
+    """A flow that began once the servers ran again is broken, however long directors take to send the member flows."""
+    seconds = itertools.count(100.0)
+    monkeypatch.setattr("time.time", lambda: next(seconds))
+    fleet, story = RecordedFleet(seconds), Story.__new__(Story)
+    story.fleet, story.outages, story.happens, story.passes = fleet, [], lambda text: None, lambda seconds: None
+    tell(story, pause_s=0.0)
+    (outage,) = story.outages
+    born = fleet.began + 2
+    assert fleet.killed < fleet.began <= outage.until < born < fleet.in_rotation_again
+    assert outage.since < fleet.killed
+    late = replace(FLOW, member=outage.member, born=born, cause=born + 50)
+    assert not died_with_its_member(late, [outage])
+    assert died_with_its_member(replace(late, born=outage.since - 1), [outage])
+
+
+class RecordedFleet:
+    """Notes when a member was killed, began again, and was waited for; nothing runs."""
+
+    def __init__(self, seconds):
+        self._seconds = seconds
+
+    def kill_servers(self, member):
+        self.killed = next(self._seconds)
+
+    def start_servers(self, member):
+        self.began = next(self._seconds)
+
+    unplug, plug_in = kill_servers, start_servers
+
+    def until(self, so, what):
+        if re.fullmatch(r"m[89] is in rotation everywhere", what):
+            for _ in range(10):
+                self.in_rotation_again = next(self._seconds)
+
+    def __getattr__(self, name):
+        return lambda *args: None
 
 
 def test_a_member_that_never_comes_back_has_lost_its_flows_for_good():

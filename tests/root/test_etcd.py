@@ -19,10 +19,11 @@ import pytest
 import uvloop
 
 from appliance.fleet.agreement import Basis
-from appliance.fleet.client import Store, StoreError, UnavailableError
+from appliance.fleet.client import AT_ONCE, Store, StoreError, UnavailableError
 from appliance.fleet.etcd import EtcdStore
+from appliance.fleet.giving import give
 from appliance.fleet.store import Source
-from appliance.model import Delivery, DsrType, Encapsulation, Etcd
+from appliance.model import AdminState, Delivery, DsrType, Encapsulation, Etcd, Order
 from appliance.state import LogEntry
 from tests.netns import PATIENCE
 from tests.netns import until as wait_until
@@ -231,6 +232,37 @@ def test_compaction_under_a_watcher(cluster: Cluster, prefix: str) -> None:
         await asyncio.to_thread(compact_all, cluster.nodes)
 
     uvloop.run(contract.says_what_is_forgotten(cluster.store(prefix), compact))
+
+
+def test_orders_are_given_all_or_none(cluster: Cluster, prefix: str) -> None:
+    """Those of one command have one revision in etcd; without a quorum none of them is taken, and the error says so."""
+    drain = Order(AdminState.DRAIN, 1000.0, 1600.0)
+    members = [f"pool{number}/web1" for number in range(AT_ONCE)]
+
+    def found() -> dict[str, int]:
+        first = base64.b64encode(prefix.encode()).decode()
+        end = base64.b64encode((prefix[:-1] + "0").encode()).decode()
+        answer = cluster.nodes[0].ask("kv/range", {"key": first, "range_end": end})
+        return {base64.b64decode(kv["key"]).decode(): int(kv["mod_revision"]) for kv in answer.get("kvs", [])}
+
+    async def main() -> None:
+        await give(cluster.store(prefix), dict.fromkeys(members, drain))
+        before = await asyncio.to_thread(found)
+        assert before.keys() == {f"{prefix}orders/{member}" for member in members}
+        assert len(set(before.values())) == 1
+        await give(cluster.store(prefix), {members[0]: None, members[1]: drain})
+        after = await asyncio.to_thread(found)
+        assert before.keys() - after.keys() == {f"{prefix}orders/{members[0]}"}
+        cluster.kill(*cluster.nodes[1:])
+        try:
+            with pytest.raises(StoreError):
+                await give(cluster.store(prefix), dict.fromkeys(members))
+        finally:
+            cluster.start()
+        await store_is_back(cluster)
+        assert await asyncio.to_thread(found) == after
+
+    uvloop.run(main())
 
 
 def test_leases_run_out(cluster: Cluster, prefix: str) -> None:

@@ -1,5 +1,7 @@
 """What can be said of the composition without running it."""
 
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,29 @@ plane = "auto"
 [fleet]
 secret_file = "fleet.key"
 """
+
+
+@pytest.mark.parametrize("step", [-1000.0, 1000.0])
+async def test_decisions_do_not_follow_a_step_of_the_clock(tmp_path: Path, monkeypatch, step: float) -> None:
+    """Whoever sets the machine's clock ends no window: all that decides has the time of the start, and counts on."""
+    (tmp_path / "fleet.key").write_bytes(bytes(range(32)))
+    (tmp_path / "fleet.key").chmod(0o600)
+    path = tmp_path / "onward.toml"
+    path.write_text(
+        CONFIG.replace('name = "d1"', f'name = "d1"\nruntime_dir = "{tmp_path}"').replace('"auto"', '"raw"')
+    )
+    read = partial(app._load, path, None)
+    director = app.Director(path, read, read())
+    began, real = time.monotonic(), time.time()
+    monkeypatch.setattr(time, "time", lambda: real + step)
+    clocks = {
+        "decisions": director._reconciler._clock,
+        "orders": director._control._clock,
+        "verdicts": director._fleet._wall,
+        "flows and reloads": director._now,
+    }
+    for what, clock in clocks.items():
+        assert abs(clock() - (real + time.monotonic() - began)) < 1, what
 
 
 def test_the_plane_of_the_command_line_beats_the_file(tmp_path: Path) -> None:

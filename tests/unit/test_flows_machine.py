@@ -37,6 +37,9 @@ from appliance.ring.transition import TAIL_S, Course, PinFacts, Step, follow, is
 from appliance.state import LogEntry, LoggedMember, first_needed
 from tests.fuzz.flows import Say, Tuple
 
+WHOLE = tuple(say for say in Say if say not in (Say.FIRST, Say.LATER))
+"""Packets that are placed by themselves."""
+
 MEMBERS, DIRECTORS, SIZE = 4, 2, 3
 MAC = bytes.fromhex("027100000002")
 INGRESS = Ingress(2, MAC, 1500)

@@ -213,13 +213,20 @@ def sample_channel() -> ChannelStatus:
 
     def peer(name: str, state: PeerState, **changes: Any) -> FleetPeerStatus:
         values: dict[str, Any] = {"heard_s_ago": 0.2, "sent": 40, "received": 12, "refused": {}, "mismatches": {}}
+        lost = {"lost_in": 0.25, "lost_out": 0.0}
         address = f"192.0.2.1{name[1:]} port 7117"
         return FleetPeerStatus(
-            name=name, address=address, state=state, round_trip_s=0.001, dropped=0, trouble="", **values | changes
+            name=name,
+            address=address,
+            state=state,
+            round_trip_s=0.001,
+            dropped=0,
+            trouble="",
+            **lost | values | changes,
         )
 
     silent = {"heard_s_ago": None, "sent": 0, "received": 0, "refused": {"forged": 3}}
-    counts = dict.fromkeys(COUNTS, 0) | {"openings": 30, "openings_refused": 2}
+    counts = dict.fromkeys(COUNTS, 0) | {"openings": 30, "openings_refused": 2, "openings_unsent": 1}
     return ChannelStatus(
         "192.0.2.11 port 7117", (peer("d2", PeerState.JOINED), peer("d3", PeerState.SILENT, **silent)), counts
     )

@@ -18,7 +18,7 @@ from appliance.model import AdminState, Health, Order, PortRange
 from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.state import State
 from tests.builders import config, member, pool, service, snapshot
-from tests.netns import until
+from tests.unit.fleet.ends import until
 
 CLIENT, VIP = bytes([192, 0, 2, 5]), bytes([198, 51, 100, 7])
 
@@ -156,6 +156,49 @@ async def test_waiting_ends_when_nothing_is_left(director, capsys):
     assert "nothing is left" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("order", ["ready", "maint"])
+@pytest.mark.parametrize("limit", [[], ["--wait-timeout", "60"]])
+@pytest.mark.parametrize("words", [["member", "drain", "web/web1"], ["node", "drain", "203.0.113.1"]])
+async def test_waiting_ends_when_the_drain_is_taken_back(director, capsys, words, limit, order):
+    """From another shell: the command says so, with a code of its own, and speaks of no flows that may be left."""
+    director.remember(40001, 0)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(onward(director, *words, "--wait", *limit))
+        await until(lambda: "web/web1" in director.state.orders, "it has been ordered")
+        director.decide()
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        assert await onward(director, "member", order, "web/web1") == 0
+        director.decide()
+        capsys.readouterr()
+    assert waiting.result() == 6
+    said = capsys.readouterr().err
+    assert "web/web1 does not drain any more" in said
+    assert ("taken the drain back" in said) == (order == "ready")
+    assert "silent ones" not in said
+
+
+async def test_waiting_for_a_node(tmp_path, capsys):
+    """All its members, in all pools; who is not drained is named."""
+    made = Director(tmp_path)
+    pools = [replace(pool(member(1)), name=name) for name in ("a", "b")]
+    made.state.set_config(
+        config(*(service(name=p.name, pool=p, ports=(PortRange(n, n),)) for n, p in enumerate(pools, 1)))
+    )
+    for p in pools:
+        made.state.set_health(f"{p.name}/web1", Health.UP)
+    made.decide()
+    await made.server.start()
+    assert await onward(made, "node", "drain", "203.0.113.1", "--wait", "--wait-timeout", "0.4") == 1
+    said = capsys.readouterr().err
+    assert "a/web1 is not drained after 0.4 s" in said
+    assert "b/web1 is not drained after 0.4 s" in said
+    made.applied = decide(made.state.snapshot(), None, time.time())
+    assert await onward(made, "node", "drain", "203.0.113.1", "--wait") == 0
+    assert "a/web1: nothing is left, b/web1: nothing is left" in capsys.readouterr().err
+    await made.server.close()
+
+
 @pytest.mark.parametrize(
     ("method", "resource", "body", "status"),
     [
@@ -184,6 +227,42 @@ async def test_an_order_that_cannot_be_kept_is_not_taken(director, capsys):
     assert await onward(director, "member", "drain", "web/web1") == 1
     assert "not taken" in capsys.readouterr().err
     assert director.state.orders == {}
+
+
+async def test_orders_at_the_same_time(director):
+    """None of them is lost, neither in memory nor on the disk, however long it takes to tell the fleet."""
+    gate = asyncio.Event()
+
+    async def share(given):
+        if "web/web1" in given:
+            await gate.wait()
+
+    director.server._controls = replace(director.server._controls, share=share)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        tasks.create_task(onward(director, "member", "drain", "web/web1"))
+        await asyncio.sleep(0.3)
+        tasks.create_task(onward(director, "member", "maint", "web/web2"))
+        tasks.create_task(onward(director, "member", "weight", "web/web1", "5"))
+        await asyncio.sleep(0.3)
+        director.state.set_order("web/web3", Order(AdminState.DRAIN, 1.0))  # the fleet has agreed on that meanwhile
+        gate.set()
+    states = {name: order.state for name, order in director.state.orders.items()}
+    assert states == {"web/web1": "drain", "web/web2": "maint", "web/web3": "drain"}
+    assert director.state.orders["web/web1"].ratio == 5
+    assert orders.load(director.file) == director.state.orders
+
+
+async def test_an_order_that_the_fleet_has_is_taken(director, capsys):
+    """Even if it cannot be kept here: a refusal would be a lie."""
+    given = []
+
+    async def share(orders):
+        given.append(orders)
+
+    director.server._controls = replace(director.server._controls, share=share)
+    director.file.mkdir()
+    assert await onward(director, "member", "drain", "web/web1") == 0
+    assert given == [director.state.orders]
 
 
 async def test_nobody_there(tmp_path, capsys):

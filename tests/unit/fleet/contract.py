@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from appliance.fleet.client import Change, CompactedError, LeaseGoneError, Store
+from appliance.fleet.client import AT_ONCE, Change, CompactedError, LeaseGoneError, Store
 
 
 async def reads_what_was_written(store: Store) -> None:
@@ -16,6 +16,17 @@ async def reads_what_was_written(store: Store) -> None:
         reading = await session.read()
     assert {key: entry.value for key, entry in reading.entries.items()} == {"a/1": "uno", "b/ü": "drei", "empty": ""}
     assert reading.entries["b/ü"].revision < reading.entries["a/1"].revision <= reading.revision
+
+
+async def writes_all_at_once(store: Store) -> None:
+    async with store.session() as session:
+        await session.write({"old": "1"})
+        after = (await session.read()).revision
+        puts = {f"key/{number}": str(number) for number in range(AT_ONCE - 1)}
+        await session.write(puts, ["old"])
+        entries = (await session.read()).entries
+        assert entries.keys() == puts.keys()
+        assert {entry.revision for entry in entries.values()} == {after + 1}
 
 
 async def writes_more_than_a_transaction_holds(store: Store) -> None:
@@ -98,6 +109,7 @@ async def _first(happening: AsyncGenerator[tuple[Change, ...], None]) -> tuple[C
 
 BASIC = (
     reads_what_was_written,
+    writes_all_at_once,
     writes_more_than_a_transaction_holds,
     swaps_once,
     leases_take_their_entries_along,

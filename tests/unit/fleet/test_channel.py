@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import select
 import socket
 from dataclasses import replace
 from ipaddress import ip_address
@@ -10,7 +11,15 @@ import numpy as np
 import pytest
 import structlog
 
-from appliance.fleet.channel import OPENINGS, OPENINGS_AT_ONCE, ChannelStatus, PeerState, PeerStatus, PinChannel
+from appliance.fleet.channel import (
+    OPENINGS,
+    OPENINGS_AT_ONCE,
+    UNSENT_NS,
+    ChannelStatus,
+    PeerState,
+    PeerStatus,
+    PinChannel,
+)
 from appliance.packet.placement import Pin, PinState
 from tests.unit.fleet.ends import SECRET, directors, flow, hashes, keep, known, members, network, running, table, until
 
@@ -118,6 +127,71 @@ def test_how_many_new_connections_can_be_told_of():
     assert one.status().counts["openings_refused"] == 5 + 1 + 100 - OPENINGS // 1000
 
 
+def test_an_icmp_error_keeps_no_connection_from_being_told(run):
+    """Whoever says that nobody listens there, in answer to an earlier datagram, does not cost the next one."""
+
+    async def main():
+        a, b = directors("a", "b")
+        mine = table()
+        one = channel(a, [b], mine)
+        mine.herald = one
+        async with running(one):
+            await until(lambda: one.status().counts["datagrams_sent"] >= 2, "greetings that nobody hears")
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+                sock = one._peers["b"].sock
+                one._near = tuple(one._peers.values())
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                sock.send(b"nobody listens")
+                with pytest.raises(ConnectionRefusedError):  # so an error waits for the next datagram
+                    sock.send(b"nobody listens")
+                sock.send(b"nobody listens")
+                listening.bind((str(b.address), b.port))
+                listening.settimeout(1)
+                mine.keep(Pin(2, PinState.NEW), flow(1), mine.now(), tell=True)
+                assert flow(1).hash64.to_bytes(8, "little") in listening.recv(2048)
+                assert one.status().counts["openings"] == 1
+                assert one.status().counts["openings_unsent"] == 0
+
+    run(main())
+
+
+def test_connections_that_cannot_be_told_of_are_counted_and_no_more_begin(run):
+    """With a socket that takes nothing, they begin with the previous owner for a while; then it is tried again."""
+    a, b = directors("a", "b")
+    ns = 10**9
+    mine = table()
+    one = channel(a, [b], mine, clock_ns=lambda: ns)
+    mine.herald = one
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        ours.setblocking(False)
+        fill(ours)
+        one._peers["b"].sock = ours
+        one._near = tuple(one._peers.values())
+        ns += 10**9
+        assert one.grant(1) == 1
+        mine.keep(Pin(2, PinState.NEW), flow(1), mine.now(), tell=True)
+        counts = one.status().counts
+        assert (counts["openings"], counts["openings_unsent"]) == (0, 1)
+        ns += UNSENT_NS - 1
+        assert one.grant(3) == 0
+        assert one.status().counts["openings_refused"] == 3
+        while not select.select([], [ours], [], 0)[1]:
+            theirs.recv(1000, socket.MSG_DONTWAIT)
+        ns += 1
+        assert one.grant(3) == 3
+        mine.keep(Pin(2, PinState.NEW), flow(2), mine.now(), tell=True)
+        assert one.status().counts["openings"] == 1
+
+
+def fill(sock: socket.socket) -> None:
+    while True:
+        try:
+            sock.send(bytes(1000))
+        except BlockingIOError:
+            return
+
+
 def test_nobody_to_wait_for(run):
     """A director alone, or one whose peers are all dead, begins without pins."""
 
@@ -153,6 +227,36 @@ def test_loss_reordering_repetition_and_delay_do_no_harm(run):
                 assert set(known(there).values()) == {50, 52}
                 assert peer(other).refused["replayed"] > 0
                 assert peer(other).refused.keys() <= {"replayed", "other_life", "unasked"}
+
+    run(main())
+
+
+def test_no_connections_begin_that_a_peer_would_not_hear_of(run):
+    """What is lost on the way to it is known from its answers: connections stay with the previous owner meanwhile."""
+
+    async def main():
+        a, b, a_seen, b_seen = directors("a", "b", "a", "b")
+        here, there = table(), table()
+        async with network(a, b, {"a": b_seen, "b": a_seen}) as (to_b, _):
+            one, other = channel(a, [b_seen], here), channel(b, [a_seen], there)
+            async with running(one, other):
+                await until(lambda: met(one, other) and one.is_heard, "they have met")
+                await asyncio.sleep(0.3)
+                assert one.grant(1) == 1
+                to_b.loss = 0.5
+                for number in range(100):
+                    keep(here, [number])
+                    await asyncio.sleep(0.01)
+                await until(lambda: peer(one).lost_out > 0.2, "it is told what is lost")
+                assert peer(other).lost_in > 0.2
+                assert peer(one).lost_in == peer(other).lost_out == 0
+                assert "of our datagrams" in peer(one).trouble
+                assert one.grant(5) == 0
+                assert one.status().counts["openings_refused"] == 5
+                assert other.grant(1) == 1, "the other way nothing is lost"
+                to_b.loss = 0
+                await until(lambda: one.grant(1) == 1, "it is over")
+                assert peer(one).trouble == ""
 
     run(main())
 

@@ -168,3 +168,18 @@ def test_a_peer_whose_clock_stood_still_is_believed_again():
     assert us.judge(datagram(sequence=2, clock=SECOND), 100 * SECOND) is Refusal.LATE
     meet(us, now_ns=100 * SECOND, clock=SECOND, sequence=3)
     assert us.judge(datagram(sequence=4, clock=2 * SECOND), 101 * SECOND) is None
+
+
+def test_what_is_missing_counts_once_the_peer_knows_us():
+    """What it has sent to an earlier life of ours is not meant to arrive; from its first word to this one on it is."""
+    us = session()
+    meet(us, sequence=1)
+    assert us.judge(datagram(sequence=100), MS) is None
+    assert us.missing(2 * MS) == 0
+    for sequence in range(102, 121, 2):
+        assert us.judge(datagram(sequence=sequence), 3 * MS) is None
+    assert us.missing(4 * MS) == 0.5
+    assert us.judge(datagram(sequence=120), 5 * MS) is Refusal.REPLAYED
+    assert us.missing(6 * MS) == 0.5, "a replay is not the one that is missing"
+    meet(us, 7 * MS, life=12, sequence=5000)
+    assert us.missing(8 * MS) == 0, "another life has other numbers"

@@ -10,6 +10,7 @@ import pytest
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Why, decide
 from appliance.fleet.channel import PeerState
+from appliance.fleet.client import RefusedError, UnavailableError
 from appliance.fleet.entries import encode_order
 from appliance.fleet.fake import FakeCluster, FakeStore
 from appliance.fleet.side import FleetSide
@@ -237,3 +238,34 @@ async def test_a_director_waits_a_while_for_what_the_fleet_has_agreed_on(fleet, 
         assert one.state.orders == ({"web/web1": order} if returns else {})
         for task in running:
             task.cancel()
+
+
+async def test_orders_of_one_command_reach_the_store_together(fleet):
+    """At one revision, so whatever happens to the store in between, all directors see all of them or none."""
+    cluster = FakeCluster(time.monotonic)
+    one = Director("d1", fleet[0].state.config.fleet.directors, Etcd(("http://192.0.2.1:2379",), "/onward/"))
+    one.side._store = FakeStore(cluster)
+    drain = Order(AdminState.DRAIN, 1.0)
+    await one.side.order({"a/x": drain, "b/x": drain, "c/x": None})
+    await one.side.order({"a/x": None, "b/x": replace(drain, since=2.0)})
+    revisions = [cluster.entries["orders/b/x"].revision]
+    assert cluster.entries.keys() == {"orders/b/x"}
+    first, changes = await cluster.since(1)
+    assert {change.key for change in changes} == {"orders/a/x", "orders/b/x"}
+    second, changes = await cluster.since(first)
+    assert {change.key for change in changes} == {"orders/a/x", "orders/b/x"}
+    assert revisions == [second] == [cluster.revision]
+
+
+async def test_orders_that_the_store_does_not_take(fleet):
+    """A store that is away, and more than it takes at once: an error, and nothing of it is in the store."""
+    cluster = FakeCluster(time.monotonic)
+    one = Director("d1", fleet[0].state.config.fleet.directors, Etcd(("http://192.0.2.1:2379",), "/onward/"))
+    one.side._store = FakeStore(cluster)
+    drain = Order(AdminState.DRAIN, 1.0)
+    with pytest.raises(RefusedError, match="101 orders at once"):
+        await one.side.order({f"pool{number}/x": drain for number in range(101)})
+    await cluster.stop()
+    with pytest.raises(UnavailableError):
+        await one.side.order({"a/x": drain, "b/x": drain})
+    assert cluster.entries == {}

@@ -63,6 +63,14 @@ def read(data: bytes, keys: Keys = KEYS, sender: int = A, recipient: int = B) ->
     return unpack(keys, memoryview(data), sender, recipient)
 
 
+@pytest.mark.parametrize("share", [0.0, 1e-6, 0.02, 0.5, 1.0])
+def test_what_is_missing_is_told(share):
+    """As a share in 16 bits, never too small."""
+    datagram = read(pack(KEYS, Kind.ASK, ROUTE, 4, 5, ask_body(Ask(1, 2, ALL_PARTS)), missing=share))
+    assert isinstance(datagram, Datagram)
+    assert share <= datagram.missing <= min(1.0, share + 1 / 0xFFFF)
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_what_is_written_can_be_read(kind):
     """Every kind of datagram comes out as it went in."""
