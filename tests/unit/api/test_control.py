@@ -313,7 +313,7 @@ async def test_one_can_wait_until_the_director_is_drained(director, moved, capsy
     """The exit code tells whether traffic had moved by then."""
     async with asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(onward(director, "drain", "--wait"))
-        await asyncio.to_thread(until, lambda: director.state.drain is not None, "ordered")
+        await until(lambda: director.state.drain is not None, "ordered")
         director.state.set_drain(replace(director.state.drain, over="because", moved=moved))
     assert waiting.result() == (0 if moved else 1)
     assert "d1 is drained: because" in capsys.readouterr().err
