@@ -161,22 +161,23 @@ class Bfd:
     async def _talk(self, ours: socket.socket) -> None:
         """Renew the lease, take reports, until the process ends or hangs."""
         loop = asyncio.get_running_loop()
-        silences, renew_at = 0, 0.0
-        while silences < MAX_SILENCES:
+        heard_at, renew_at = loop.time(), 0.0
+        while loop.time() - heard_at < MAX_SILENCES * RENEW_S:
             if loop.time() >= renew_at:
                 renew_at = loop.time() + RENEW_S
                 self._send(lease_message(LEASE_S))
             try:
-                data = await asyncio.wait_for(loop.sock_recv(ours, MAX_BYTES), renew_at - loop.time())
+                # uvloop's clock has whole milliseconds: a wait for less than one would not let it go on.
+                wait_s = max(0.001, renew_at - loop.time())
+                data = await asyncio.wait_for(loop.sock_recv(ours, MAX_BYTES), wait_s)
             except TimeoutError:
-                silences += 1
                 continue
             except ConnectionError:
                 data = b""
             if not data:
                 self._detail = "the BFD process ended; starting again"
                 return
-            silences = 0
+            heard_at = loop.time()
             self._take(report_of(data))
         self._detail = "the BFD process does not answer; starting another"
 
