@@ -19,6 +19,7 @@ import structlog
 from bgp import exabgp_text as text
 from bgp.client import GuardLink
 from bgp.config import BgpSpeakerConfig, problems
+from bgp.pauses import Pauses
 from bgp.route import Route
 from bgp.speaker import PeerStatus, Session, SpeakerError, SpeakerStatus
 from bgp.supervisor import EXABGP, ExaBgpProcess
@@ -34,10 +35,6 @@ SENT_S = 1.0
 APPEAR_S = 30.0
 """How long a started ExaBGP may take until its guard answers."""
 
-MIN_PAUSE_S = 0.2
-MAX_PAUSE_S = 5.0
-STEADY_S = 10.0
-"""An ExaBGP that has lived this long counts as healthy: when it ends the pauses start small again."""
 
 POLL_S = 0.02
 
@@ -121,7 +118,7 @@ class ExaBgpSpeaker:
     async def run(self) -> None:
         """Keep ExaBGP running and talk to its guard, until cancelled or closed."""
         self._ended.clear()
-        pause = MIN_PAUSE_S
+        pauses = Pauses()
         try:
             while not self._closing.is_set():
                 began = time.monotonic()
@@ -136,13 +133,7 @@ class ExaBgpSpeaker:
                 if self._closing.is_set():
                     break
                 log.warning("bgp.interrupted", detail=self._detail)
-                if time.monotonic() - began > STEADY_S:
-                    pause = MIN_PAUSE_S
-                try:
-                    await asyncio.wait_for(self._closing.wait(), pause)
-                except TimeoutError:
-                    pass
-                pause = min(2 * pause, MAX_PAUSE_S)
+                await pauses.rest(time.monotonic() - began, self._closing)
         finally:
             if not self._closing.is_set():
                 self._process.release()

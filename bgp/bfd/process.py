@@ -26,6 +26,7 @@ from bgp.bfd.messages import (
     sessions_message,
 )
 from bgp.bfd.packet import State, diag_name
+from bgp.pauses import Pauses
 
 log = structlog.get_logger()
 
@@ -39,10 +40,6 @@ MAX_SILENCES = 10
 loop was stuck, reports that have been there all the time must not count against it."""
 
 END_S = 1.0
-MIN_PAUSE_S = 0.2
-MAX_PAUSE_S = 5.0
-STEADY_S = 10.0
-"""A process that has lived this long counts as healthy: when it ends the pauses start small again."""
 
 _PACKAGE_ROOT = Path(__file__).parents[2]
 _START = f"import sys; sys.path.append({str(_PACKAGE_ROOT)!r}); from bgp.bfd.engine import main; main()"
@@ -100,7 +97,7 @@ class Bfd:
     async def run(self) -> None:
         """Keep the process running while there are sessions, until cancelled or closed."""
         self._ended.clear()
-        pause = MIN_PAUSE_S
+        pauses = Pauses()
         try:
             while not self._closing.is_set():
                 if not self._wanted:
@@ -115,13 +112,7 @@ class Bfd:
                 if self._closing.is_set():
                     break
                 log.warning("bgp.bfd_interrupted", detail=self._detail)
-                if time.monotonic() - began > STEADY_S:
-                    pause = MIN_PAUSE_S
-                try:
-                    await asyncio.wait_for(self._closing.wait(), pause)
-                except TimeoutError:
-                    pass
-                pause = min(2 * pause, MAX_PAUSE_S)
+                await pauses.rest(time.monotonic() - began, self._closing)
         finally:
             self._ended.set()
 
@@ -161,8 +152,8 @@ class Bfd:
     async def _talk(self, ours: socket.socket) -> None:
         """Renew the lease, take reports, until the process ends or hangs."""
         loop = asyncio.get_running_loop()
-        heard_at, renew_at = loop.time(), 0.0
-        while loop.time() - heard_at < MAX_SILENCES * RENEW_S:
+        silences, renew_at = 0, 0.0
+        while silences < MAX_SILENCES:
             if loop.time() >= renew_at:
                 renew_at = loop.time() + RENEW_S
                 self._send(lease_message(LEASE_S))
@@ -171,13 +162,14 @@ class Bfd:
                 wait_s = max(0.001, renew_at - loop.time())
                 data = await asyncio.wait_for(loop.sock_recv(ours, MAX_BYTES), wait_s)
             except TimeoutError:
+                silences += loop.time() >= renew_at  # a wait to its end, and not what rounding has left of one
                 continue
             except ConnectionError:
                 data = b""
             if not data:
                 self._detail = "the BFD process ended; starting again"
                 return
-            heard_at = loop.time()
+            silences = 0
             self._take(report_of(data))
         self._detail = "the BFD process does not answer; starting another"
 

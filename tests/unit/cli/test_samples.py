@@ -9,9 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -20,32 +17,9 @@ from appliance.api.views import samples
 from appliance.cli import samples as module
 from appliance.cli.root import call
 from tests.unit.api.samples import observed
+from tests.unit.cli.directors import director
 
-
-@contextmanager
-def director(body: str, status: int = 200, path: str = "/api/v1/samples") -> Iterator[str]:
-    """Something that answers every GET so; yields its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            assert self.path == path
-            content = body.encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join(5)
+PATH = "/api/v1/samples"
 
 
 @pytest.fixture
@@ -69,7 +43,7 @@ LINES = """\
 @pytest.mark.usefixtures("utc")
 def test_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     """Time of day, what and why, interface, from where to where by which protocol, length; the newest last."""
-    with director(json.dumps(samples(observed()))) as url:
+    with director(PATH, json.dumps(samples(observed()))) as url:
         assert call(["samples", "--url", url]) == 0
     assert capsys.readouterr().out == LINES
 
@@ -85,14 +59,14 @@ def test_colour_changes_nothing_but_colour(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_json_is_what_the_director_says(capsys: pytest.CaptureFixture[str]) -> None:
     """--json prints the list as it is."""
-    with director(json.dumps(samples(observed()))) as url:
+    with director(PATH, json.dumps(samples(observed()))) as url:
         assert call(["samples", "--json", "--url", url]) == 0
     assert json.loads(capsys.readouterr().out) == samples(observed())
 
 
 def test_nothing_yet_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     """Silence could be mistaken for a failure; but whoever reads through a pipe gets nothing."""
-    with director("[]") as url:
+    with director(PATH, "[]") as url:
         assert call(["samples", "--url", url]) == 0
     output = capsys.readouterr()
     assert (output.out, output.err) == ("", "No samples yet.\n")
@@ -127,7 +101,7 @@ def test_follow_shows_what_is_new(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_follow_ends_with_sigint() -> None:
     """The real thing: Ctrl-C ends it with 0 and without a trace."""
-    with director(json.dumps(samples(observed()))) as url:
+    with director(PATH, json.dumps(samples(observed()))) as url:
         command = [sys.executable, "-m", "appliance", "samples", "-f", "--url", url]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
@@ -141,7 +115,7 @@ def test_follow_ends_with_sigint() -> None:
 @pytest.mark.parametrize(("body", "status"), [("{}", 200), ("nonsense", 200), ("[]", 404)])
 def test_not_a_director(body: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
     """What answers and is none, or an older one, is said, with exit code 1."""
-    with director(body, status) as url:
+    with director(PATH, body, status) as url:
         assert call(["samples", "--url", url]) == 1
     assert f"HTTP status {status} and no samples" in capsys.readouterr().err
 
