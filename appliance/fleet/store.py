@@ -35,7 +35,6 @@ from appliance.fleet.entries import (
     CONFIG,
     DIRECTORS,
     LOG,
-    ORDERS,
     VERDICTS,
     DirectorCard,
     Logged,
@@ -257,22 +256,6 @@ class Agreement:
             await self._swap(self._connected(), key, entries.encode_log(after))
             if logged := self._picture.logged(ring):
                 return logged[-1].entry
-
-    async def order(self, member: str, order: Order | None) -> None:
-        """What an operator wants of a member, on all directors; None takes it back.
-
-        Args:
-            member: `pool/member`.
-            order: what is wanted.
-
-        Raises:
-            StoreError: the store cannot be reached.
-        """
-        key = f"{ORDERS}/{member}"
-        if order is None:
-            await self._connected().write({}, [key])
-        else:
-            await self._connected().write({key: entries.encode_order(order)})
 
     async def share_config(self, text: str) -> None:
         """Make this the shared configuration.

@@ -9,6 +9,7 @@ import pytest
 from appliance.fleet.agreement import Basis, Patience
 from appliance.fleet.client import StoreError
 from appliance.fleet.fake import FakeCluster, FakeStore
+from appliance.fleet.giving import give
 from appliance.fleet.store import Source, Timing
 from appliance.model import AdminState, Delivery, DsrType, Encapsulation, Order
 from appliance.state import LogEntry
@@ -327,20 +328,20 @@ async def test_orders_and_configuration_reach_all() -> None:
     order = Order(AdminState.DRAIN, 1000.0, 1600.0)
     async with running(d1, d2):
         await fleet.in_step()
-        await d1.agreement.order("web/web1", order)
+        await give(FakeStore(fleet.cluster), {"web/web1": order})
         await d1.agreement.share_config("schema_version = 1\n")
         await until(lambda: d2.agreed.orders == {"web/web1": order}, "the order")
         await until(lambda: d2.agreed.config == "schema_version = 1\n", "the configuration")
-        await d2.agreement.order("web/web1", None)
+        await give(FakeStore(fleet.cluster), {"web/web1": None})
         await until(lambda: d1.agreed.orders == {}, "no order")
 
 
 async def test_writing_without_the_store_says_so() -> None:
-    """An order that cannot be shared is an error with a reason, not silence."""
+    """What cannot be shared is an error with a reason, not silence."""
     fleet = Fleet(1)
     (d1,) = fleet.directors
     with pytest.raises(StoreError, match="not been reached"):
-        await d1.agreement.order("web/web1", None)
+        await d1.agreement.append(RING, LogEntry(1.0, ()))
     async with running(d1):
         await fleet.in_step()
         await fleet.cut_off()
