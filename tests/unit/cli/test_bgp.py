@@ -7,14 +7,14 @@ import pytest
 from appliance.api.announced import announced_document
 from appliance.cli.root import call
 from tests.unit.api.samples import observed
-from tests.unit.cli.test_samples import director
+from tests.unit.cli.directors import director
 
 PATH = "/api/v1/bgp"
 
 
 @pytest.fixture
 def url():
-    with director(json.dumps(announced_document(observed())), path=PATH) as made:
+    with director(PATH, json.dumps(announced_document(observed()))) as made:
         yield made
 
 
@@ -72,5 +72,5 @@ def test_a_vip_that_is_not_there(url, capsys):
 def test_nobody_answers_or_somebody_else(capsys):
     """Exit codes tell these apart."""
     assert call(["bgp", "peers", "--url", "http://127.0.0.1:1"]) == 3
-    with director("{}", path=PATH) as made:
+    with director(PATH, "{}") as made:
         assert call(["bgp", "routes", "--url", made]) == 1
