@@ -76,7 +76,7 @@ MUTANTS = (
         "ip->version_class >> 4 != 6",
     ),
     Mutant("slots, last bits", MAIN, "((at & 3) * 16)", "((at & 1) * 16)"),
-    Mutant("a SYN is not remembered", PLACE, "pin(q, member_at(g, primary), PIN_NEW, now)", "pin(q, NOBODY, 0, now)"),
+    Mutant("a SYN is not remembered", PLACE, "pin(q, member_at(g, q->way), PIN_NEW, now)", "pin(q, NOBODY, 0, now)"),
     Mutant("a flow never gets younger", PLACE, "state, age ? now : word)", "state, word)"),
     Mutant("retransmission, a tick too long", PLACE, "age < RETRANSMISSION_TICKS", "age <= RETRANSMISSION_TICKS"),
     Mutant("retransmission of a closed connection", PLACE, "state < PIN_FIN && age <", "state < PIN_RST && age <"),

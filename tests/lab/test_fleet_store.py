@@ -532,7 +532,7 @@ def test_the_store_is_gone_and_comes_back(site: Site, request: pytest.FixtureReq
             refused = site.fleet.node("d1").run(["onward", "member", "drain", "web/m5"], check=False)
             print(refused.stderr.strip())
             assert refused.returncode == 1
-            assert "the fleet cannot be told, so the order is not taken: fleet: " in refused.stderr
+            assert "the fleet cannot be told, so the order is not taken: http" in refused.stderr
             assert "203.0.113.20:2379" in refused.stderr
 
             died = time.time()

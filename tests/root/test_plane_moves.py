@@ -58,7 +58,7 @@ class Director:
     def look(self) -> None:
         assert self._decided is not None
         live, _, _ = self._plane.ask("remembered")
-        found = seen(live, self._decided, services_of(live, self._decided))
+        found = seen(live, self._decided, services_of(live, self._decided), self.now)
         self.state.set_pins(found, signal=False)
 
     def packets(self, member: str) -> int:

@@ -182,12 +182,13 @@ def serve_tcp(space: Namespace, address: str) -> Callable[[], None]:
             except TimeoutError:
                 continue
             with connection:
+                connection.settimeout(30)  # a test that fails leaves its connections open
                 size = 0
                 try:
                     while data := connection.recv(65536):
                         size += len(data)
                     connection.sendall(str(size).encode())
-                except ConnectionResetError:
+                except (ConnectionResetError, TimeoutError):
                     pass  # the client has lost patience
 
     thread = threading.Thread(target=serve)
