@@ -86,7 +86,8 @@ def drain(
     """Give a member no new flows; those that it has go on.
 
     With --wait: shows what is left until nothing is. Flows from before the drain that have been silent since are not
-    known one by one: they may be there until the window closes (transition_window, transition_quiet of the pool).
+    known one by one: they may be there until the window closes (transition_window of the pool; where there is no fleet
+    also transition_quiet).
 
     Exit codes: 0 done; 1 refused, or --wait-timeout is over with flows left; 3 nobody answers; 5 no such member; 6
     somebody has taken the drain back, or ordered maint, while we waited.
