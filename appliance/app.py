@@ -31,13 +31,16 @@ from typing import IO
 import structlog
 import uvloop
 
-from appliance import drain, history, orders
+from appliance import drain, history, notify, orders
 from appliance import log as logging
+from appliance.api.configuring import ConfigRoutes
 from appliance.api.control import SOCKET, Controls, ControlServer
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
 from appliance.clock import steady
-from appliance.config.load import ConfigError, load
+from appliance.config.document import Document, DocumentError, read_document
+from appliance.config.load import Loaded, load_document
+from appliance.consequences import NO_FLOWS, Consequences, consequences
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
 from appliance.decide import Desired, slot_tables
@@ -51,11 +54,13 @@ from appliance.path.gate import Gate, segments_of
 from appliance.path.segments import Segments
 from appliance.path.steer import SteerError
 from appliance.reconcile import Reconciler
+from appliance.revisions import Author, RevisionError, Revisions
 from appliance.ring.algorithms import ALGORITHMS
-from appliance.seen import outdated, seen, services_of
+from appliance.seen import flows_of, outdated, seen, services_of
 from appliance.state import Learning, PinsSeen, State
 from appliance.stats import Seen, member_stats
-from appliance.wiring import agents, bfd_sessions, counting, health_of, learning_limit_s, needs_restart, probes
+from appliance.transaction import Effects, Outcome, ProgramError, Step, Transactions
+from appliance.wiring import agents, bfd_sessions, counting, health_of, learning_limit_s, probes
 from bgp.bfd.messages import Change
 from bgp.bfd.packet import diag_name
 from bgp.bfd.process import Bfd
@@ -76,6 +81,10 @@ LEARN_S, LEARN_AGAIN_S = 15.0, 5.0
 """How long a director waits at most, once a VIP could be announced, to hear of all members: when it is new, and when it
 was cut off. In the second case other directors may have withdrawn, too, and everybody waits for us."""
 
+PROGRAM_S = 60.0
+"""How long a new configuration may take until the data plane follows it. A thousand pools of a hundred members take
+some ten seconds on a busy machine."""
+
 TURN_AWAY_S = 0.5
 """How long we go on forwarding after the withdrawal: routers take some 100 ms to program it (FRR 75, BIRD 25)."""
 
@@ -84,12 +93,13 @@ class StartError(Exception):
     """The director cannot start; the text says why and what to do."""
 
 
-def run(path: Path, plane: PlaneKind | None = None) -> int:
+def run(path: Path, plane: PlaneKind | None = None, at: Callable[[Step], None] = lambda _: None) -> int:
     """Run a director in the foreground until SIGTERM or SIGINT.
 
     Args:
         path: the configuration file.
         plane: the data plane to use whatever the file says, now and after every reload.
+        at: is told of every step of a change of the configuration as it begins.
 
     Returns:
         The exit code: 0 after an orderly stop, 1 when it could not start or a part of it died.
@@ -97,18 +107,18 @@ def run(path: Path, plane: PlaneKind | None = None) -> int:
     Raises:
         ConfigError: the configuration has mistakes; nothing was started.
     """
-    read = partial(_load, path, plane)
-    config = read()
+    parse = partial(parsed, plane=plane)
+    loaded = parse(read_document(path))
     logging.configure()
     _raise_file_limit()
     try:
-        lock = _lock(Path(config.director.runtime_dir))
+        lock = _lock(Path(loaded.config.director.runtime_dir))
     except StartError as error:
         print(f"onward: {error}", file=sys.stderr)
         return 1
     with lock:
         try:
-            uvloop.run(_direct(path, read, config))
+            uvloop.run(_direct(loaded, parse, at))
         except Exception as error:
             for leaf in _leaves(error):
                 if isinstance(leaf, StartError | DataPlaneError | ApiError | SpeakerError | SteerError):
@@ -119,14 +129,22 @@ def run(path: Path, plane: PlaneKind | None = None) -> int:
     return 0
 
 
-def _load(path: Path, plane: PlaneKind | None) -> Config:
-    config = load(path)
-    return config if plane is None else replace(config, director=replace(config.director, plane=plane))
+def parsed(document: Document, plane: PlaneKind | None) -> Loaded:
+    """What a document says, but for the data plane, where another one is wanted.
+
+    Raises:
+        ConfigError: it has mistakes.
+    """
+    loaded = load_document(document)
+    config = loaded.config
+    if plane is None:
+        return loaded
+    return replace(loaded, config=replace(config, director=replace(config.director, plane=plane)))
 
 
-async def _direct(path: Path, read: Callable[[], Config], config: Config) -> None:
+async def _direct(loaded: Loaded, parse: Callable[[Document], Loaded], at: Callable[[Step], None]) -> None:
     """Build it where the loop runs: some parts ask for the running loop."""
-    await Director(path, read, config).run()
+    await Director(loaded, parse, at).run()
 
 
 def _leaves(error: BaseException) -> Iterable[BaseException]:
@@ -166,15 +184,16 @@ def _lock(runtime_dir: Path) -> IO[str]:
 class Director:
     """The composition of one running instance."""
 
-    def __init__(self, path: Path, read: Callable[[], Config], config: Config) -> None:
+    def __init__(
+        self, loaded: Loaded, parse: Callable[[Document], Loaded], at: Callable[[Step], None] = lambda _: None
+    ) -> None:
         """
         Args:
-            path: the configuration file, for people.
-            read: reads it anew.
-            config: what it says now.
+            loaded: the configuration to begin with.
+            parse: what another one says; raises ConfigError.
+            at: is told of every step of a change of the configuration.
         """
-        self._path = path
-        self._read = read
+        config = loaded.config
         self._started_at = time.time()
         self._now = steady()
         """For all decisions, and for the facts that they rest on; what people are shown has the machine's clock."""
@@ -209,7 +228,21 @@ class Director:
         self._verdicts: dict[Key, Verdict] = {}
         self._counting: Mapping[str, frozenset[Key]] = {}
         self._segments: dict[Key, Segments] = {}
-        self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=str(path), digest=config.digest)
+        self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=config.source, digest=config.digest)
+        self._transactions = Transactions(
+            Effects(
+                read=partial(read_document, loaded.document.path),
+                parse=parse,
+                foresee=self._foresee,
+                program=self._program,
+                done=self._changed_config,
+                wall=time.time,
+                clock=time.monotonic,
+            ),
+            Revisions(Path(config.director.state_dir) / "revisions"),
+            loaded,
+            at,
+        )
         self._api = ApiServer(
             config.director.api.address,
             config.director.api.port,
@@ -244,6 +277,7 @@ class Director:
                 save_drain=partial(drain.save, self._drain_path),
             ),
             self._now,
+            ConfigRoutes(self._transactions).routes(),
         )
 
     async def run(self) -> None:
@@ -282,6 +316,7 @@ class Director:
                 own.append(tasks.create_task(self._bfd.run(), name="bfd"))
             await self._make_way(config)
             self._follow(config)
+            await self._begin_revisions()
             await self._api.start()
             await self._control.start()
             log.info("director.started", name=config.director.name, config=config.source, pid=os.getpid())
@@ -475,33 +510,107 @@ class Director:
         while True:
             await self._reload.wait()
             self._reload.clear()
-            try:
-                config = await asyncio.to_thread(self._read)
-            except ConfigError as error:
-                self._rejected(str(problem) for problem in error.problems)
-                continue
-            if fixed := list(needs_restart(self._state.config, config)):
-                self._rejected(fixed)
-                continue
-            unchanged = config.digest == self._state.config.digest
-            try:
-                await self._make_way(config)
-            except SteerError as error:
-                self._rejected([f"{config.source}: {error} (nothing was applied)"])
-                continue
-            self._last_reload = ReloadStatus(ok=True, at=time.time(), source=str(self._path), digest=config.digest)
-            self._state.set_config(config, self._now())
-            self._follow(self._state.config)
-            log.info("config.reloaded", source=config.source, unchanged=unchanged)
+            await self._transactions.reload(Author("", "signal", "SIGHUP"))
 
-    def _rejected(self, problems: Iterable[str]) -> None:
-        """The old configuration stays in force, and everybody can see that and why."""
-        texts = tuple(problems)
+    async def _begin_revisions(self) -> None:
+        """What the director begins with is a revision; not to be able to keep it is no reason not to forward."""
+        try:
+            revision = await self._transactions.begin(Author("", "start"))
+        except (RevisionError, DocumentError) as error:
+            log.warning("config.not_kept", error=str(error))
+            return
+        if revision is not None:
+            self._last_reload = replace(self._last_reload, revision=revision.number)
+
+    async def _foresee(self, loaded: Loaded) -> Consequences:
+        applied, twin = self._reconciler.applied, self._state.twin()
+        in_force = self._transactions.in_force.config
+
+        def look() -> Consequences:
+            flows = NO_FLOWS if applied is None else flows_of(self._plane.pins.live(), applied)
+            return consequences(twin, applied, in_force, loaded.config, self._gate.way, self._now(), flows)
+
+        try:
+            return await asyncio.to_thread(look)
+        except ValueError as error:  # with the members that still leave there are too many
+            raise ProgramError(f"this configuration cannot be put into force now: {error}") from error
+
+    async def _program(self, loaded: Loaded, before: Loaded) -> None:
+        """Put a configuration into force, or the one before again.
+
+        Raises:
+            ProgramError: it could not be; what was in force is.
+        """
+        try:
+            await self._make_way(loaded.config)
+        except SteerError as error:
+            raise ProgramError(str(error)) from error
+        # What does not forward already says nothing about a new configuration, which may be the way out.
+        proves = self._reconciler.applied is not None and self._state.plane_error is None
+        why = await self._put(loaded.config, proves=proves)
+        if why is not None:
+            again = await self._put(before.config, proves=True)
+            trouble = "" if again is None else f"; and the one before is not in force again yet: {again}"
+            raise ProgramError(f"the data plane does not take this configuration: {why}{trouble}")
+
+    async def _put(self, config: Config, *, proves: bool) -> str | None:
+        """Make it the one that counts; why the data plane does not follow it, if it does not and is to prove it."""
+        generation = self._state.generation
+        self._state.set_config(config, self._now())
+        self._follow(self._state.config)
+        if not proves or self._state.generation == generation:
+            return None
+        try:
+            async with asyncio.timeout(PROGRAM_S):
+                await self._reconciler.follows(self._state.generation)
+        except DataPlaneError as error:
+            return str(error)
+        except TimeoutError:
+            return f"it did not follow within {PROGRAM_S:g} s"
+        return None
+
+    def _changed_config(self, outcome: Outcome) -> None:
+        """Everybody can see what became of a change of the configuration, and why."""
+        config, author = self._transactions.in_force.config, outcome.author
+        if outcome.dry_run:
+            return
+        by = {"who": author.who, "via": author.via, "why": author.why}
+        revision = outcome.revision.number if outcome.revision is not None else None
+        texts = tuple(str(problem) for problem in outcome.problems)
         self._last_reload = ReloadStatus(
-            ok=False, at=time.time(), source=str(self._path), digest=self._state.config.digest, problems=texts
+            ok=outcome.ok,
+            at=time.time(),
+            source=config.source,
+            digest=config.digest,
+            problems=texts,
+            step=str(outcome.step),
+            revision=revision,
         )
-        for text in texts:
-            log.error("config.rejected", problem=text)
+        if not outcome.ok:
+            for text in texts:
+                log.error("config.rejected", problem=text, step=str(outcome.step), **by)
+            self._notify(f"STATUS=configuration refused ({outcome.step}): {texts[0]}")
+            return
+        moves = outcome.consequences.moves
+        log.info(
+            "config.reloaded",
+            source=config.source,
+            unchanged=outcome.unchanged,
+            revision=revision,
+            summary=outcome.consequences.summary,
+            services_moving=len(moves),
+            largest_share=round(max((one.slots for one in moves), default=0.0), 4),
+            flows_moved=sum(one.flows_moved for one in moves),
+            seconds=round(outcome.seconds, 3),
+            **by,
+        )
+        self._notify(f"STATUS=revision {revision} of {config.source} is in force")
+
+    def _notify(self, text: str) -> None:
+        try:
+            notify.tell(text, os.environ)
+        except OSError as error:
+            log.debug("config.not_told", error=str(error))
 
     def _ready(self) -> tuple[tuple[str, bool, str], ...]:
         """The parts that must work before traffic is welcome: (name, works, detail)."""

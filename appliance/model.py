@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -16,6 +16,7 @@ IP_HEADER = {4: 20, 6: 40}
 """Bytes of an IP header without options and extensions, by version."""
 
 TCP_HEADER = 20
+STATE_DIR = PurePosixPath("/var/lib/onward")
 OUTER_TTL = 64
 """TTL or hop limit of outer headers where nothing else is configured."""
 
@@ -547,6 +548,9 @@ class Director:
     api: ApiConfig
     pins: int = 1 << 17
     """Flows that are remembered at once, at most; 0: none are, and every change is at once and for all packets."""
+
+    state_dir: PurePath = STATE_DIR
+    """What outlives a restart of the machine."""
 
     drain_on_stop_s: float = 0.0
     """How long a director that is to end waits at most until routers have taken other ways."""

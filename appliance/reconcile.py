@@ -59,6 +59,7 @@ class Reconciler:
         self._told: Desired | None = None
         self._announced: frozenset[Route] = frozenset()
         self._trouble = ""
+        self._trials: dict[int, asyncio.Future[None]] = {}
         self.applied: Desired | None = None
         """What is in force; None before the first round that succeeded."""
 
@@ -78,10 +79,26 @@ class Reconciler:
             else:
                 await wait(self._changed, max(0.0, self.applied.recheck_at - self._clock()))
 
+    async def follows(self, generation: int) -> None:
+        """Wait until a configuration is in force: by number, `State.generation`.
+
+        Until it is, a plane that refuses its tables says something about the configuration, and nothing is withdrawn
+        for it: whoever waits here puts the one before back, whose tables are still followed.
+
+        Raises:
+            DataPlaneError: its tables were not taken.
+        """
+        trial = self._trials.setdefault(generation, asyncio.get_running_loop().create_future())
+        try:
+            await trial
+        finally:
+            self._trials.pop(generation, None)
+
     async def once(self) -> bool:
         """One round. False when something is left to do and only time can help."""
+        snapshot = self._state.snapshot()
         # Pure, and maybe tens of milliseconds when a ring is built: the loop has leases to renew meanwhile.
-        desired = await asyncio.to_thread(decide, self._state.snapshot(), self._told, self._clock())
+        desired = await asyncio.to_thread(decide, snapshot, self._told, self._clock())
         done = True
         gone = diff(self._announced, desired.routes).withdraw
         if gone:
@@ -93,6 +110,9 @@ class Reconciler:
                 await asyncio.to_thread(self._plane.pins.forget, mask(desired.remembered))
             await self._plane.check()
         except DataPlaneError as error:
+            if self.applied is not None and self._fail(snapshot.generation, error):
+                self._tell(self.applied)
+                return False
             # Routers may not be told of what is not certain to be carried: the store turns this error into "announce
             # nothing", and that is the next round.
             if self._state.snapshot().plane_error != str(error):
@@ -100,11 +120,22 @@ class Reconciler:
             self._state.set_plane_error(str(error))
             return False
         self.applied = desired
+        for generation, trial in self._trials.items():
+            if generation <= snapshot.generation and not trial.done():
+                trial.set_result(None)
         self._on_applied(desired)
         self._state.set_plane_error(None)
         if desired.gone or desired.moved:
             self._state.forget(desired.gone, desired.moved)
         return await self._speak(desired.routes) and done
+
+    def _fail(self, generation: int, error: DataPlaneError) -> bool:
+        """Whether somebody is waiting for this configuration, who has been told now that it cannot be."""
+        trial = self._trials.get(generation)
+        if trial is None or trial.done():
+            return False
+        trial.set_exception(error)
+        return True
 
     async def _speak(self, routes: frozenset[Route]) -> bool:
         """A speaker remembers what it was told, and does it when it can; so what counts is what it was told last."""

@@ -5,8 +5,10 @@ from ipaddress import ip_address
 import numpy as np
 import numpy.typing as npt
 
+from appliance.consequences import FlowsSeen
 from appliance.dataplane.pins import LivePins, addresses
 from appliance.decide import Desired, course_key
+from appliance.forwarding import SLOTS
 from appliance.packet.placement import TICK_S, idle_ticks
 from appliance.ring.slots import unpack
 from appliance.ring.transition import pin_facts
@@ -68,6 +70,21 @@ def outdated(
     wanted = np.array([*ticks, 0], np.uint16)[services]
     wrong = (services >= 0) & (live.flows["idle"] != wanted)
     return live.position[wrong], wanted[wrong]
+
+
+def flows_of(live: LivePins, desired: Desired) -> FlowsSeen:
+    """All flows that are remembered, those of members that do not serve included.
+
+    Args:
+        live: a plane's live pins.
+        desired: the decision that is in force.
+    """
+    service = services_of(live, desired)
+    known = np.flatnonzero(service >= 0)
+    ports = (live.flows["ports"][known] >> np.uint32(16)).astype(np.uint16).byteswap()
+    hash32 = live.flows["hash32"][known].astype(np.uint64)
+    slot = (hash32 * np.uint64(SLOTS) >> np.uint64(32)).astype(np.int64)
+    return FlowsSeen(service[known], ports.astype(np.int64), slot, live.member[known].astype(np.int64))
 
 
 def _course_numbers(desired: Desired) -> npt.NDArray[np.int64]:

@@ -5,6 +5,7 @@ never changes under their hands. Pure: no I/O, no clock; the signal is a plain c
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -171,6 +172,9 @@ class Snapshot:
     drain: Drain | None = None
     """This director is to be left by its traffic, or was."""
 
+    generation: int = 0
+    """How many configurations there were before this one."""
+
     def undecided(self, pool: Pool) -> list[str]:
         """Names of members of which it is not known yet whether they will be in rotation."""
         how = self.learning.get(pool.name)
@@ -247,6 +251,11 @@ def _names(config: Config) -> frozenset[str]:
     return frozenset(pool.name for pool in config.pools)
 
 
+def _dicts_of(thing: object) -> dict[str, object]:
+    """Copies of its attributes that may change in place."""
+    return {name: dict(value) for name, value in vars(thing).items() if isinstance(value, dict)}
+
+
 class IndexAllocator:
     """Gives each way to a member a number that is its own for life.
 
@@ -275,6 +284,12 @@ class IndexAllocator:
             if way not in self._given:
                 self._given[way] = self._take()
         return dict(self._given)
+
+    def twin(self) -> "IndexAllocator":
+        """One of its own that goes on as this one would."""
+        twin = copy(self)
+        vars(twin).update(_dicts_of(self))
+        return twin
 
     def _take(self) -> int:
         if self._next < MAX_MEMBERS:
@@ -306,12 +321,29 @@ class State:
         self._joining: str | None = None
         self._away: frozenset[str] = frozenset()
         self._drain: Drain | None = None
+        self._generation = 0
         self._indices = self._allocator.update(ways(config))
+
+    def twin(self) -> "State":
+        """A store of its own that knows the same, to try things out: what becomes of it, nobody hears."""
+        twin = copy(self)
+        vars(twin).update(_dicts_of(self), _changed=lambda: None, _allocator=self._allocator.twin())
+        return twin
 
     @property
     def config(self) -> Config:
         """In force; with members that are leaving."""
         return self._config
+
+    @property
+    def generation(self) -> int:
+        """How many configurations there were before the one in force."""
+        return self._generation
+
+    @property
+    def plane_error(self) -> str | None:
+        """As in `Snapshot`."""
+        return self._plane_error
 
     @property
     def orders(self) -> Mapping[str, Order]:
@@ -341,6 +373,7 @@ class State:
             joining=self._joining,
             away=self._away,
             drain=self._drain,
+            generation=self._generation,
         )
 
     def set_config(self, config: Config, now: float = 0.0) -> None:
@@ -353,6 +386,7 @@ class State:
         config, renamed = with_leaving(config, self._config)
         if config == self._config:
             return
+        self._generation += 1
         for old, new in renamed.items():
             if old in self._health:
                 self._health[new] = self._health[old]

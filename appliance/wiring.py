@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
+from appliance.config.problems import Problem
 from appliance.model import (
     BgpConfig,
     Config,
@@ -165,8 +166,8 @@ def bfd_sessions(config: Config) -> Iterable[SessionSettings]:
             )
 
 
-def needs_restart(old: Config, new: Config) -> Iterable[str]:
-    """What cannot change under a running director, as sentences. Other directors may come and go."""
+def needs_restart(old: Config, new: Config) -> Iterable[Problem]:
+    """What cannot change under a running director. Other directors may come and go."""
     for section, before, after, why in (
         ("director", old.director, new.director, ""),
         ("bgp", _sessions(old.bgp), _sessions(new.bgp), ""),
@@ -175,7 +176,8 @@ def needs_restart(old: Config, new: Config) -> Iterable[str]:
         ("fleet", old.fleet.etcd, new.fleet.etcd, ": it would agree by another store"),
     ):
         if before != after:
-            yield f"{new.source}: [{section}] changed{why}; that takes a restart of the director (nothing was applied)"
+            remedy = "that takes a restart of the director (nothing was applied)"
+            yield Problem(new.source, None, "", f"[{section}] changed{why}", remedy)
 
 
 def _sessions(bgp: BgpConfig | None) -> BgpConfig | None:

@@ -8,6 +8,7 @@
     GET  /v1/director                                   whether this director is in service
     POST /v1/director/drain                             {"timeout_s": 60, "reason": "..."}, all optional
     POST /v1/director/undrain                           {"reason": "..."}
+    ...  /v1/config...                                  configuring.py
 
 Who may open the socket may give orders. Every one is logged with the user that gave it, and kept over restarts. Errors
 are `application/problem+json` (RFC 9457).
@@ -44,6 +45,9 @@ SOCKET = "control.sock"
 MAX_TIMEOUT_S = 432_000
 DRAIN_S = 60.0
 MAX_FLOWS = 10_000
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes: the texts of a large configuration, as JSON."""
+
 _PEER = struct.Struct("3i")
 
 
@@ -68,7 +72,9 @@ _Ways = list[tuple[MemberView, float | None]]
 """The ways to a member, and when the window ends that may fall back to each."""
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
+    """What was asked for is not done; the text says why."""
+
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
         self.status = status
@@ -77,13 +83,21 @@ class _RefusedError(Exception):
 class ControlServer:
     """Takes orders."""
 
-    def __init__(self, path: Path, controls: Controls, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        controls: Controls,
+        clock: Callable[[], float] = time.time,
+        more: Iterable[web.RouteDef] = (),
+    ) -> None:
         """
         Args:
             path: of the socket.
             controls: what to work with.
             clock: seconds since 1970.
+            more: what else can be asked for there.
         """
+        self._more = more
         self._path = path
         self._controls = controls
         self._clock = clock
@@ -97,7 +111,7 @@ class ControlServer:
         Raises:
             ApiError: the socket cannot be made.
         """
-        app = web.Application(middlewares=[_problems])
+        app = web.Application(middlewares=[_problems], client_max_size=MAX_BODY)
         app.add_routes(
             [
                 web.get("/v1/members", self._members),
@@ -108,6 +122,7 @@ class ControlServer:
                 web.get("/v1/director", self._director),
                 web.post("/v1/director/drain", self._drain),
                 web.post("/v1/director/undrain", self._undrain),
+                *self._more,
             ]
         )
         try:
@@ -140,10 +155,10 @@ class ControlServer:
         try:
             limit = int(request.query.get("limit", "100"))
         except ValueError:
-            raise _RefusedError(400, f"limit={request.query['limit']} is not a number") from None
+            raise RefusedError(400, f"limit={request.query['limit']} is not a number") from None
         views = self._views()
         if name not in views:
-            raise _RefusedError(409, f"{name} is not in force yet; the director has just started")
+            raise RefusedError(409, f"{name} is not in force yet; the director has just started")
         (document,) = await asyncio.to_thread(self._documents, [views[name]], max(0, min(limit, MAX_FLOWS)))
         return web.json_response(document)
 
@@ -156,7 +171,7 @@ class ControlServer:
         try:
             address = ip_address(text)
         except ValueError:
-            raise _RefusedError(400, f"{text} is not an IP address") from None
+            raise RefusedError(400, f"{text} is not an IP address") from None
         names = [
             f"{pool.name}/{member.name}"
             for pool in self._pools()
@@ -165,15 +180,15 @@ class ControlServer:
         ]
         if not names:
             there = sorted({str(member.address) for pool in self._pools() for member in pool.members})
-            raise _RefusedError(404, f"no member has the address {address}; there are: {', '.join(there)}")
+            raise RefusedError(404, f"no member has the address {address}; there are: {', '.join(there)}")
         return await self._order(request, names)
 
     async def _order(self, request: web.Request, names: list[str]) -> web.Response:
-        body = await _body(request, {"timeout_s", "reason"})
+        body = await body_of(request, {"timeout_s", "reason"})
         state = AdminState(request.match_info["order"])
         timeout_s = _number(body, "timeout_s", MAX_TIMEOUT_S)
         if timeout_s is not None and state is not AdminState.DRAIN:
-            raise _RefusedError(400, "timeout_s is for drain only")
+            raise RefusedError(400, "timeout_s is for drain only")
         limits = {pool.name: pool.drain_timeout_s for pool in self._pools()} if state is AdminState.DRAIN else {}
         async with self._giving:
             now = self._clock()
@@ -190,10 +205,10 @@ class ControlServer:
 
     async def _weigh(self, request: web.Request) -> web.Response:
         name = self._known(request)
-        body = await _body(request, {"ratio", "reason"})
+        body = await body_of(request, {"ratio", "reason"})
         ratio = _number(body, "ratio", MAX_WEIGHT)
         if ratio is not None and ratio != int(ratio):
-            raise _RefusedError(400, f"ratio = {ratio} is not a whole number")
+            raise RefusedError(400, f"ratio = {ratio} is not a whole number")
         async with self._giving:
             before = self._controls.state.orders.get(name) or Order(AdminState.READY, self._clock())
             order = replace(before, ratio=None if ratio is None else int(ratio))
@@ -204,30 +219,30 @@ class ControlServer:
         return web.json_response(self._own_document())
 
     async def _drain(self, request: web.Request) -> web.Response:
-        body = await _body(request, {"timeout_s", "reason"})
+        body = await body_of(request, {"timeout_s", "reason"})
         timeout_s = _number(body, "timeout_s", MAX_TIMEOUT_S)
         if self._controls.state.config.bgp is None:
-            raise _RefusedError(409, "nothing is announced: there is no [bgp]; tell the network by hand")
+            raise RefusedError(409, "nothing is announced: there is no [bgp]; tell the network by hand")
         now = self._clock()
         drain = Drain(now, now + (DRAIN_S if timeout_s is None else timeout_s))
         before = self._controls.state.drain
         if before is not None:  # an order given twice is one order, whose end may be another
             drain = replace(before, until=drain.until)
         self._take(drain)
-        log.info("director.drain_ordered", until=drain.until, reason=str(body.get("reason") or ""), **_who(request))
+        log.info("director.drain_ordered", until=drain.until, reason=str(body.get("reason") or ""), **who_of(request))
         return web.json_response(self._own_document())
 
     async def _undrain(self, request: web.Request) -> web.Response:
-        body = await _body(request, {"reason"})
+        body = await body_of(request, {"reason"})
         self._take(None)
-        log.info("director.undrained", reason=str(body.get("reason") or ""), **_who(request))
+        log.info("director.undrained", reason=str(body.get("reason") or ""), **who_of(request))
         return web.json_response(self._own_document())
 
     def _take(self, drain: Drain | None) -> None:
         try:
             self._controls.save_drain(drain)
         except OSError as error:
-            raise _RefusedError(500, f"the order cannot be kept over a restart, so it is not taken: {error}") from error
+            raise RefusedError(500, f"the order cannot be kept over a restart, so it is not taken: {error}") from error
         self._controls.state.set_drain(drain)
 
     def _own_document(self) -> dict[str, object]:
@@ -245,18 +260,18 @@ class ControlServer:
             if self._controls.share is not None:
                 await self._controls.share(given)
         except StoreError as error:
-            raise _RefusedError(503, f"the fleet cannot be told, so the order is not taken: {error}") from error
+            raise RefusedError(503, f"the fleet cannot be told, so the order is not taken: {error}") from error
         # Not before the fleet has been told: meanwhile others may have come from there.
         now = {**self._controls.state.orders, **given}
         try:
             self._controls.save({name: order for name, order in now.items() if order is not None})
         except OSError as error:
             if self._controls.share is None:
-                raise _RefusedError(
+                raise RefusedError(
                     500, f"the order cannot be kept over a restart, so it is not taken: {error}"
                 ) from error
             log.warning("orders.not_written", error=str(error))  # the fleet has it already
-        who = _who(request)
+        who = who_of(request)
         for name, order in orders.items():
             self._controls.state.set_order(name, given[name])
             log.info(
@@ -274,7 +289,7 @@ class ControlServer:
         names = [f"{pool.name}/{member.name}" for pool in self._pools() for member in pool.members]
         if name not in names:
             near = did_you_mean(name, names)
-            raise _RefusedError(404, f"there is no member {name}; {near}members: {', '.join(sorted(names)[:20])}")
+            raise RefusedError(404, f"there is no member {name}; {near}members: {', '.join(sorted(names)[:20])}")
         return name
 
     def _pools(self) -> Iterable[Pool]:
@@ -352,16 +367,21 @@ def _flow(flow: Flow) -> dict[str, object]:
     }
 
 
-async def _body(request: web.Request, known: set[str]) -> Mapping[str, object]:
+async def body_of(request: web.Request, known: set[str]) -> Mapping[str, object]:
+    """The JSON object that was sent, without other keys than those.
+
+    Raises:
+        RefusedError: it is something else.
+    """
     text = await request.text()
     try:
         body = json.loads(text) if text.strip() else {}
     except ValueError as error:
-        raise _RefusedError(400, f"the body is not JSON: {error}") from None
+        raise RefusedError(400, f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
-        raise _RefusedError(400, "the body is not a JSON object")
+        raise RefusedError(400, "the body is not a JSON object")
     if unknown := sorted(body.keys() - known):
-        raise _RefusedError(400, f"unknown: {', '.join(unknown)}; known here: {', '.join(sorted(known))}")
+        raise RefusedError(400, f"unknown: {', '.join(unknown)}; known here: {', '.join(sorted(known))}")
     return body
 
 
@@ -370,11 +390,11 @@ def _number(body: Mapping[str, object], key: str, most: float) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise _RefusedError(400, f"{key} = {json.dumps(value)} is not a number from 0 to {most}")
+        raise RefusedError(400, f"{key} = {json.dumps(value)} is not a number from 0 to {most}")
     return value
 
 
-def _who(request: web.Request) -> dict[str, object]:
+def who_of(request: web.Request) -> dict[str, object]:
     """The user and process at the other end of the socket."""
     transport = request.transport
     peer = transport.get_extra_info("socket") if transport is not None else None
@@ -393,7 +413,7 @@ async def _problems(
 ) -> web.StreamResponse:
     try:
         return await handler(request)
-    except _RefusedError as error:
+    except RefusedError as error:
         return _problem(error.status, str(error))
     except web.HTTPException as error:
         return _problem(error.status, f"{request.method} {request.path}: {error.reason}")

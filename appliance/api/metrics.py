@@ -122,6 +122,12 @@ def _director(observed: Observed) -> Iterator[Metric]:
         [((), observed.reload.at)],
     )
     yield _gauge(
+        "onward_config_revision",
+        "Number of the configuration in force, 0: it could not be kept.",
+        (),
+        [((), observed.reload.revision or 0)],
+    )
+    yield _gauge(
         "onward_plane_up",
         "1 when the data plane has proved that it forwards by the tables in force.",
         (),

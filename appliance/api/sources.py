@@ -31,6 +31,11 @@ class ReloadStatus:
     """Of the configuration in force, whatever became of the attempt."""
 
     problems: tuple[str, ...] = ()
+    step: str = ""
+    """Of `transaction.Step`: where it ended; empty: the start."""
+
+    revision: int | None = None
+    """Number of what is in force; None: it could not be kept."""
 
 
 Part = tuple[str, bool, str]

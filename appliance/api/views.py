@@ -128,7 +128,9 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
                 "ok": observed.reload.ok,
                 "at": observed.reload.at,
                 "problems": list(observed.reload.problems),
+                "step": observed.reload.step,
             },
+            "revision": observed.reload.revision,
         },
         "services": [
             _service(view, pools[pool_key(view.service)], announcements, observed.counters, since)

@@ -4,7 +4,7 @@ import http.client
 import json
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -59,7 +59,15 @@ def where(socket_path: Path | None, config: Path | None) -> Path:
         raise OrderError(f"{config}: cannot be read: {error}; try `onward check {config}`", Exit.CONFIG) from error
 
 
-def ask(path: Path, method: str, resource: str, body: Mapping[str, object] | None = None) -> Document:
+def ask(
+    path: Path,
+    method: str,
+    resource: str,
+    body: Mapping[str, object] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    also: Container[int] = (),
+) -> Document:
     """Talk to a director.
 
     Args:
@@ -67,11 +75,13 @@ def ask(path: Path, method: str, resource: str, body: Mapping[str, object] | Non
         method: of HTTP.
         resource: what is asked for.
         body: what is ordered.
+        timeout_s: how long the answer may take.
+        also: statuses from 400 on whose documents are answers all the same.
 
     Raises:
         OrderError: nobody answers, or the director refuses.
     """
-    connection = _Connection(path)
+    connection = _Connection(path, timeout_s)
     try:
         connection.request(method, resource, None if body is None else json.dumps(body))
         response = connection.getresponse()
@@ -89,7 +99,7 @@ def ask(path: Path, method: str, resource: str, body: Mapping[str, object] | Non
         raise OrderError(f"{path}: what answers is no director of this version", Exit.FAILED) from error
     finally:
         connection.close()
-    if response.status >= 400:
+    if response.status >= 400 and response.status not in also:
         code = Exit.NOT_FOUND if response.status == 404 else Exit.FAILED
         raise OrderError(str(document.get("detail", document)), code)
     return dict(document)
@@ -119,11 +129,12 @@ def refused(error: OrderError) -> int:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("onward", timeout=TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("onward", timeout=timeout_s)
         self._path = path
+        self._timeout_s = timeout_s
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self._timeout_s)
         self.sock.connect(str(self._path))

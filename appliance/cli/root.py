@@ -18,6 +18,8 @@ COMMANDS = {
     "run": ("appliance.cli.run:run", "Run a director in the foreground."),
     "check": ("appliance.cli.check:check", "Check a configuration file; needs neither root nor a daemon."),
     "explain": ("appliance.cli.explain:explain", "Say which member a flow gets, and why."),
+    "reload": ("appliance.cli.reload:reload", "Let a running director read its configuration again."),
+    "config": ("appliance.cli.config:app", "See what configurations were in force, what a new one would do; go back."),
     "status": ("appliance.cli.status:app", "Show what a running director does."),
     "bgp": ("appliance.cli.bgp:app", "Show who is told of which VIPs, with which attributes, and why not."),
     "member": ("appliance.cli.member:app", "Drain, stop, release or weight members; see what is left of their flows."),

@@ -1,22 +1,24 @@
 """From the text of a configuration file to a `Config`, or to all mistakes at once."""
 
-import errno
+import gc
 import hashlib
 import re
 import ssl
-import stat
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from types import UnionType
-from typing import Any, BinaryIO, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from appliance.config import values
-from appliance.config.locate import Lines
+from appliance.config.document import Document, read_document
+from appliance.config.files import IrregularFileError, as_a_whole, decode, files_beside, opened, read_text
+from appliance.config.merge import Merged, Part, merge
 from appliance.config.monitors import Kind, settings_of, tls_of
 from appliance.config.problems import (
     BadValueError,
@@ -25,13 +27,13 @@ from appliance.config.problems import (
     Location,
     Problem,
     did_you_mean,
-    path_text,
     shown,
 )
 from appliance.config.rules import RULES
 from appliance.config.schema import (
     AnnouncingTable,
     BfdTable,
+    DirectorTable,
     File,
     MemberTable,
     MonitorTable,
@@ -42,6 +44,7 @@ from appliance.config.schema import (
 )
 from appliance.model import (
     OUTER_TTL,
+    STATE_DIR,
     Announcing,
     ApiConfig,
     Bfd,
@@ -66,106 +69,72 @@ from appliance.model import (
     Vantage,
     VirtualService,
 )
-from health.secure import context_of, reason_of
+from health.secure import Tls, context_of, reason_of
 
-__all__ = ["ConfigError", "Problem", "decode", "files_beside", "load", "parse", "read_text"]
+__all__ = ["ConfigError", "Loaded", "Problem", "decode", "files_beside", "load", "load_document", "parse", "read_text"]
 
 SECRET_BYTES = 16
 """The flow hash wants a key of 128 bits or more."""
-
-MAX_SECRET_BYTES = 65536
-"""Of the secret's file; more adds nothing."""
-
-MAX_BYTES = 16 * 1024 * 1024
-"""A file larger than this is something else (an image, a log)."""
 
 _IDLE_TIMEOUT_S = {ProfileType.TCP_FAST_PATH: 300, ProfileType.UDP_FAST_PATH: 10}
 _RECEIVE_TIMEOUT_S = 4.0
 
 
 def load(path: Path) -> Config:
-    """Read and check a configuration file; the files it names are looked up from where it stands.
+    """Read and check a configuration: the file, and the files of `conf.d` beside it. Files that they name are looked up
+    from where the main one stands.
 
     Raises:
         ConfigError: it cannot be read or used; every mistake is in `problems`.
     """
-    return parse(read_text(path), str(path), files_beside(path))
+    return load_document(read_document(path)).config
 
 
-def files_beside(path: Path) -> Callable[[str], bytes]:
-    """Reads files by the names a configuration at *path* gives them."""
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration, and what it was made of."""
 
-    def read(name: str) -> bytes:
-        with _opened(path.parent / name) as file:
-            return file.read(MAX_SECRET_BYTES)
+    document: Document
+    config: Config
+    named: Mapping[str, str]
+    """Digests of the files that it names: secrets, passwords, certificates."""
 
-    return read
-
-
-class _IrregularFileError(OSError):
-    """It is a FIFO, a socket or a device: reading one may last for ever, and merely opening it may do something."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(errno.EINVAL, "not a regular file", str(path))
-
-
-def _opened(path: Path) -> BinaryIO:
-    """A file to read; raises OSError at once where there is none."""
-    kind = path.stat().st_mode
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a folder has an error of its own in `open`
-        raise _IrregularFileError(path)
-    return path.open("rb")
+    def still(self, document: Document) -> bool:
+        """Whether *document*, and the files that it names, say the same as these have said."""
+        if document.digest != self.document.digest:
+            return False
+        read = files_beside(self.document.path)
+        try:
+            return all(_digest(read(name)) == known for name, known in self.named.items())
+        except OSError:
+            return False
 
 
-def read_text(path: Path) -> str:
-    """The text of a configuration file.
+def load_document(document: Document) -> Loaded:
+    """Check what is written.
 
     Raises:
-        ConfigError: it cannot be read, or is not text.
+        ConfigError: it cannot be used; every mistake is in `problems`.
     """
-    source = str(path)
-    try:
-        with _opened(path) as file:
-            content = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise _as_a_whole(source, "no such file", "give the path of a configuration file") from None
-    except IsADirectoryError:
-        raise _as_a_whole(source, "this is a folder", "give the path of a configuration file in it") from None
-    except PermissionError:
-        raise _as_a_whole(source, "permission denied", "make the file readable for this user") from None
-    except _IrregularFileError:
-        remedy = "give the path of a file; `onward check -` reads standard input"
-        raise _as_a_whole(source, "this is not a regular file", remedy) from None
-    except OSError as error:
-        raise _as_a_whole(source, f"cannot be read: {error.strerror}", "give the path of a readable file") from None
-    return decode(content, source)
+    read = files_beside(document.path)
+    named: dict[str, str] = {}
+
+    def noting(name: str) -> bytes:
+        content = read(name)
+        named[name] = _digest(content)
+        return content
+
+    config = parse_parts(document.parts, noting)
+    for monitor in {monitor.name: monitor for pool in config.pools for monitor in pool.monitors}.values():
+        for _, setting in monitor.settings:
+            if isinstance(setting, Tls):
+                for name in setting.files:
+                    noting(name)
+    return Loaded(document, config, named)
 
 
-def decode(content: bytes, source: str) -> str:
-    """The text of a configuration file's content.
-
-    Raises:
-        ConfigError: it is not text, empty, or far too long.
-    """
-    if len(content) > MAX_BYTES:
-        raise _as_a_whole(source, f"more than {MAX_BYTES >> 20} MiB", "give the path of a configuration file")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        problem = Problem(source, line, "", f"byte {error.start} is not UTF-8 text", "a configuration is a TOML file")
-        raise ConfigError([problem]) from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        problem = Problem(source, line, "", "a NUL byte: this is not text", "a configuration is a TOML file")
-        raise ConfigError([problem])
-    if not text.strip():
-        raise _as_a_whole(source, "the file is empty", "begin with schema_version = 1, then [director] and [fleet]")
-    return text
-
-
-def _as_a_whole(source: str, message: str, remedy: str) -> ConfigError:
-    return ConfigError([Problem(source, None, "", message, remedy)])
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def parse(
@@ -174,28 +143,52 @@ def parse(
     read_file: Callable[[str], bytes],
     kept_from_us: Callable[[str], None] | None = None,
 ) -> Config:
-    """Check the text of a configuration file.
+    """Check the text of a configuration that is one file; as `parse_parts`."""
+    return parse_parts((Part(source, text),), read_file, kept_from_us)
+
+
+def parse_parts(
+    parts: Sequence[Part],
+    read_file: Callable[[str], bytes],
+    kept_from_us: Callable[[str], None] | None = None,
+) -> Config:
+    """Check the texts of a configuration.
 
     Args:
-        text: TOML.
-        source: what to call it in messages.
-        read_file: gives the content of a file by the name that stands in the text; raises OSError.
+        parts: TOML; the main file first.
+        read_file: gives the content of a file by the name that stands in a text; raises OSError.
         kept_from_us: told the names of monitors' certificates and keys that this user may not read, for who only
             checks; None: that is a mistake like others.
 
     Raises:
         ConfigError: it cannot be used; every mistake is in `problems`.
     """
+    with _without_collection():
+        return _parse(parts, read_file, kept_from_us)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """A large file becomes a million objects that all stay: to look for garbage among them meanwhile takes a third of
+    the time."""
+    was = gc.isenabled()
+    gc.disable()
     try:
-        data = tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError is one; numbers of thousands of digits give a plain one
-        raise ConfigError([_syntax_problem(error, text, source)]) from None
-    except RecursionError:
-        raise _as_a_whole(source, "lists or tables are nested too deeply", "no key needs more than three") from None
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _parse(
+    parts: Sequence[Part], read_file: Callable[[str], bytes], kept_from_us: Callable[[str], None] | None
+) -> Config:
+    merged = merge(parts, _contents(parts))
+    data = merged.data
     file, findings = _shape(data)
     if isinstance(data.get("schema_version"), int) and data["schema_version"] != 1:
         # Another version's keys would all be wrong here: that is one mistake, not fifty.
-        raise _with_lines([found for found in findings if found.location == ("schema_version",)], text, source)
+        raise _with_lines([found for found in findings if found.location == ("schema_version",)], merged)
     for rule in RULES:
         findings += rule(data)
     secret = b""
@@ -204,9 +197,10 @@ def parse(
     except BadValueError as error:
         findings.append(Finding(("fleet", "secret_file"), error.message, error.remedy))
     findings += _bad_certificates(file.health_monitor if file is not None else (), kept_from_us)
-    if findings or file is None:
-        raise _with_lines(findings, text, source)
-    digest = hashlib.sha256(text.encode() + b"\0" + secret).hexdigest()
+    if findings or merged.findings or file is None:
+        raise _with_lines(findings, merged)
+    text = "\0".join(part.text for part in parts)
+    digest = _digest(text.encode() + b"\0" + secret)
     password = ""
     try:
         password = _password(file.fleet.etcd.password_file if file.fleet.etcd is not None else None, read_file) or ""
@@ -220,17 +214,32 @@ def parse(
         except BadValueError as error:
             findings.append(Finding(("bgp", "peer", i, "password_file"), error.message, error.remedy))
     if findings:
-        raise _with_lines(findings, text, source)
-    return _resolve(file, secret, password, peer_passwords, source, digest)
+        raise _with_lines(findings, merged)
+    return _resolve(file, secret, password, peer_passwords, parts[0].source, digest)
 
 
-def _with_lines(findings: Iterable[Finding], text: str, source: str) -> ConfigError:
-    lines = Lines(text)
-    problems = [
-        Problem(source, lines.of(found.location), path_text(found.location), found.message, found.remedy)
-        for found in findings
-    ]
-    return ConfigError(sorted(problems, key=lambda problem: problem.line or 1))
+def _contents(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """
+    Raises:
+        ConfigError: some of the texts are not TOML.
+    """
+    contents, problems = [], []
+    for part in parts:
+        try:
+            contents.append(tomllib.loads(part.text))
+        except ValueError as error:  # TOMLDecodeError is one; numbers of thousands of digits give a plain one
+            problems.append(_syntax_problem(error, part.text, part.source))
+        except RecursionError:
+            problems += as_a_whole(
+                part.source, "lists or tables are nested too deeply", "no key needs more than three"
+            ).problems
+    if problems:
+        raise ConfigError(problems)
+    return contents
+
+
+def _with_lines(findings: Sequence[Finding], merged: Merged) -> ConfigError:
+    return ConfigError(merged.problems(findings))
 
 
 def _syntax_problem(error: ValueError, text: str, source: str) -> Problem:
@@ -263,7 +272,7 @@ def _secret(data: Mapping[str, Any], read_file: Callable[[str], bytes]) -> bytes
         raise BadValueError(f"{shown(name)}: no such file", make_one) from None
     except PermissionError:
         raise BadValueError(f"{shown(name)}: permission denied", "make it readable for this user") from None
-    except _IrregularFileError:
+    except IrregularFileError:
         raise BadValueError(f"{shown(name)}: not a regular file", f"keep the key in a file; {make_one}") from None
     except OSError as error:
         raise BadValueError(f"{shown(name)}: cannot be read: {error.strerror}", "name a readable file") from None
@@ -284,7 +293,7 @@ def _bad_certificates(
             name = getattr(table, key)
             try:
                 if name is not None:
-                    _opened(Path(name)).close()
+                    opened(Path(name)).close()
             except OSError as error:
                 unread += 1
                 if isinstance(error, PermissionError) and kept_from_us is not None:
@@ -430,6 +439,7 @@ def _resolve(
             runtime_dir=file.director.runtime_dir,
             api=ApiConfig(file.api.address, file.api.port),
             pins=file.director.pins,
+            state_dir=_state_dir(file.director),
             drain_on_stop_s=float(file.director.drain_on_stop),
         ),
         secret=secret,
@@ -441,6 +451,14 @@ def _resolve(
         source=source,
         digest=digest,
     )
+
+
+def _state_dir(table: DirectorTable) -> PurePosixPath:
+    """An instance that has a runtime directory of its own must not share what it keeps with another one either."""
+    if table.state_dir is not None:
+        return table.state_dir
+    usual = table.runtime_dir == DirectorTable.model_fields["runtime_dir"].default
+    return STATE_DIR if usual else table.runtime_dir
 
 
 def _fleet(file: File, password: str) -> Fleet:

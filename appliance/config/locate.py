@@ -25,12 +25,13 @@ class Lines:
     def __init__(self, text: str) -> None:
         """Scan *text*, which must be valid TOML."""
         self._ends = [match.start() for match in re.finditer("\n", text)]
-        self._offsets = _Scanner(text).offsets
+        self.offsets = _Scanner(text).offsets
+        """Where each thing begins, by its location: the bracket of a table's header, or a key."""
 
     def of(self, location: Location) -> int:
         """The line of *location*, or of the nearest thing around it that is written down; the file is around all."""
         for length in range(len(location), 0, -1):
-            offset = self._offsets.get(location[:length])
+            offset = self.offsets.get(location[:length])
             if offset is not None:
                 return bisect.bisect_left(self._ends, offset) + 1
         return 1

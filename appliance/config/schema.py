@@ -122,6 +122,11 @@ class DirectorTable(Table):
     runtime_dir: Annotated[PurePosixPath, Parsed(values.runtime_dir, {"type": "string", "pattern": "^/"})] = Field(
         default=PurePosixPath("/run/onward"), description="Folder for sockets and generated files, absolute."
     )
+    state_dir: Annotated[PurePosixPath, Parsed(values.state_dir, {"type": "string", "pattern": "^/"})] | None = Field(
+        default=None,
+        description="Folder for what outlives a restart of the machine (revisions of the configuration), absolute; "
+        "/var/lib/onward by default, or a runtime_dir that is another one than the default.",
+    )
 
 
 class ApiTable(Table):
@@ -513,8 +518,8 @@ class PoolTable(Table):
     )
     transition_quiet: Seconds = Field(
         default=300,
-        description="Seconds without a packet for the members from before a change after which the window closes; not in a "
-        "fleet, whose windows all end with transition_window.",
+        description="Seconds without a packet for the members from before a change after which the window closes; "
+        "not in a fleet, whose windows all end with transition_window.",
     )
     drain_timeout: Annotated[int, Parsed(values.integer(0, 432000, "a number of seconds"), _whole(0, 432000))] = Field(
         default=0,

@@ -214,6 +214,13 @@ def runtime_dir(value: object) -> PurePosixPath:
     return folder
 
 
+def state_dir(value: object) -> PurePosixPath:
+    folder = PurePosixPath(path(value))
+    if not folder.is_absolute() or ".." in folder.parts:
+        raise BadValueError(f"{shown(value)} is not an absolute path", 'use a folder such as "/var/lib/onward"')
+    return folder
+
+
 def port_range(value: object) -> PortRange:
     """80, "8000-8099" or "*"."""
     remedy = 'use 1..65535 or "first-last"'

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance import app
+from appliance.config.document import read_document
 from appliance.config.load import ConfigError
 from appliance.model import PlaneKind
 
@@ -32,8 +33,8 @@ async def test_decisions_do_not_follow_a_step_of_the_clock(tmp_path: Path, monke
     path.write_text(
         CONFIG.replace('name = "d1"', f'name = "d1"\nruntime_dir = "{tmp_path}"').replace('"auto"', '"raw"')
     )
-    read = partial(app._load, path, None)
-    director = app.Director(path, read, read())
+    parse = partial(app.parsed, plane=None)
+    director = app.Director(parse(read_document(path)), parse)
     began, real = time.monotonic(), time.time()
     monkeypatch.setattr(time, "time", lambda: real + step)
     clocks = {
@@ -52,8 +53,8 @@ def test_the_plane_of_the_command_line_beats_the_file(tmp_path: Path) -> None:
     (tmp_path / "fleet.key").chmod(0o600)
     path = tmp_path / "onward.toml"
     path.write_text(CONFIG)
-    assert app._load(path, None).director.plane is PlaneKind.AUTO
-    assert app._load(path, PlaneKind.RAW).director.plane is PlaneKind.RAW
+    assert app.parsed(read_document(path), None).config.director.plane is PlaneKind.AUTO
+    assert app.parsed(read_document(path), PlaneKind.RAW).config.director.plane is PlaneKind.RAW
     path.write_text(CONFIG.replace("auto", "both"))
     with pytest.raises(ConfigError):
-        app._load(path, PlaneKind.RAW)
+        app.parsed(read_document(path), PlaneKind.RAW)

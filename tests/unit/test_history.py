@@ -16,7 +16,7 @@ def test_what_is_kept_is_what_comes_back(tmp_path):
     kept = {("web", L3): log, ("web", L2): log[:1]}
     history.save(path, kept)
     assert history.load(path) == kept
-    assert not path.with_suffix(".new").exists()
+    assert not path.with_name(f"{path.name}.new").exists()
 
 
 def test_what_is_kept_makes_the_same_decision(tmp_path):

@@ -164,7 +164,8 @@ def test_a_reload_may_not_change_what_the_process_stands_on():
     """Interfaces, BGP and the fleet's secret take a restart; services do not."""
     old = config()
     assert list(needs_restart(old, config(service(min_members=2)))) == []
-    (sentence,) = needs_restart(old, replace(old, secret=b"another sixteen bytes"))
+    (problem,) = needs_restart(old, replace(old, secret=b"another sixteen bytes"))
+    sentence = str(problem)
     assert "[fleet] changed" in sentence
     assert "restart" in sentence
     assert len(list(needs_restart(old, replace(old, bgp=None)))) == 1
@@ -190,7 +191,7 @@ ETCD = Etcd(("http://192.0.2.21:2379",), "/onward/")
 )
 def test_other_directors_may_come_and_go(before, after, why):
     """A reload takes the others of the fleet as they are now; its own entry and the store take a restart."""
-    sentences = list(needs_restart(replace(config(), fleet=before), replace(config(), fleet=after)))
+    sentences = list(map(str, needs_restart(replace(config(), fleet=before), replace(config(), fleet=after))))
     assert len(sentences) == (0 if why is None else 1)
     assert all("[fleet] changed" in sentence and why in sentence for sentence in sentences)
 

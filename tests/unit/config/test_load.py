@@ -13,7 +13,8 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.config.load import MAX_BYTES, load, parse
+from appliance.config.files import MAX_BYTES
+from appliance.config.load import load, parse
 from appliance.config.problems import ConfigError
 from appliance.model import (
     Algorithm,

@@ -1,0 +1,193 @@
+"""`onward config`: configurations that were in force, what another one would do, and the way back."""
+
+import time
+from difflib import unified_diff
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from appliance.cli.help import HelpFormatter
+from appliance.cli.orders import ConfigOption, Document, OrderError, ReasonOption, SocketOption, ask, refused, where
+from appliance.cli.output import Exit, complain, print_json, print_problems, table
+from appliance.cli.plans import exit_of, show_outcome
+from appliance.cli.reload import REFUSED, TIMEOUT_S
+from appliance.config.document import read_document
+from appliance.config.problems import ConfigError
+
+app = App(
+    name="config",
+    help="Configurations that were in force, and what another one would do.",
+    help_formatter=HelpFormatter(),
+)
+
+JsonOption = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON.")]
+ForceOption = Annotated[
+    bool,
+    Parameter(
+        name="--force",
+        negative="",
+        show_default=False,
+        help="Also where the files say something else than what is in force; that is lost.",
+    ),
+]
+_BROKEN = 2
+"""Of `diff`, as diff(1): 0 the same, 1 different, 2 trouble."""
+
+
+@app.command
+def history(*, json: JsonOption = False, config: ConfigOption = None, socket: SocketOption = None) -> int:
+    """List the revisions: what was in force since when, by whom, and why. The latest comes first."""
+    try:
+        document = ask(where(socket, config), "GET", "/v1/config/revisions", timeout_s=TIMEOUT_S)
+    except OrderError as error:
+        return refused(error)
+    if json:
+        print_json(document)
+        return Exit.OK
+    rows = (
+        (
+            f"{revision['number']}{'*' if revision['number'] == document['in_force'] else ''}",
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(revision["at"])),
+            revision["who"] or "-",
+            revision["via"],
+            revision["summary"] or "-",
+            revision["why"],
+        )
+        for revision in document["revisions"]
+    )
+    print(table(("REVISION", "SINCE", "WHO", "BY", "WHAT", "WHY"), rows))
+    return Exit.OK
+
+
+@app.command
+def show(
+    revision: int | None = None,
+    /,
+    *,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+) -> int:
+    """Print the texts of a revision, or of what is in force.
+
+    Parameters
+    ----------
+    revision
+        A number from `onward config history`.
+    """
+    try:
+        document = _texts_of(where(socket, config), revision)
+    except OrderError as error:
+        return refused(error)
+    if json:
+        print_json(document)
+        return Exit.OK
+    texts = document["texts"]
+    for name, text in texts.items():
+        if len(texts) > 1:
+            print(f"# ---- {name}")
+        print(text, end="" if text.endswith("\n") else "\n")
+    return Exit.OK
+
+
+@app.command
+def diff(
+    other: str | None = None,
+    /,
+    *,
+    text: Annotated[bool, Parameter(name="--text", negative="", show_default=False)] = False,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+) -> int:
+    """Say what another configuration would do: services, slots and flows that move, routes, members to be asked.
+
+    Nothing is changed. Exit code 0 when nothing is different, 1 when something is, 2 or more when it cannot be said or
+    would be refused.
+
+    Parameters
+    ----------
+    other
+        A revision's number, or a configuration file; by default the files of the director as they are now.
+    text
+        Print the lines that differ.
+    """
+    try:
+        path = where(socket, config)
+        in_force = _texts_of(path, None)
+        texts = _other(path, other, in_force)
+        if text:
+            lines = list(_unified(in_force["texts"], texts))
+            print("".join(lines), end="")
+            return 1 if lines else Exit.OK
+        body = {"texts": texts, "dry_run": True}
+        outcome = ask(path, "PUT", "/v1/config", body, timeout_s=TIMEOUT_S, also=REFUSED)
+    except ConfigError as error:
+        print_problems(error.problems)
+        return Exit.CONFIG
+    except OrderError as error:
+        complain(str(error))
+        return max(error.code, _BROKEN)
+    show_outcome(outcome, json=json)
+    if outcome["ok"]:
+        return Exit.OK if outcome["unchanged"] else 1
+    return max(exit_of(outcome), _BROKEN)
+
+
+@app.command
+def rollback(
+    revision: int,
+    /,
+    *,
+    dry_run: Annotated[bool, Parameter(name="--dry-run", negative="")] = False,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    reason: ReasonOption = "",
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+) -> int:
+    """Put an earlier revision into force again, and its texts into the files.
+
+    It becomes a revision of its own, so this can be undone as well.
+
+    Parameters
+    ----------
+    revision
+        A number from `onward config history`.
+    dry_run
+        Say what would happen, and do nothing.
+    """
+    body = {"revision": revision, "dry_run": dry_run, "force": force, "reason": reason}
+    try:
+        path = where(socket, config)
+        outcome = ask(path, "POST", "/v1/config/rollback", body, timeout_s=TIMEOUT_S, also=REFUSED)
+    except OrderError as error:
+        return refused(error)
+    return show_outcome(outcome, json=json)
+
+
+def _texts_of(path: Path, revision: int | None) -> Document:
+    resource = "/v1/config" if revision is None else f"/v1/config/revisions/{revision}"
+    return ask(path, "GET", resource, timeout_s=TIMEOUT_S)
+
+
+def _other(path: Path, other: str | None, in_force: Document) -> dict[str, str]:
+    """The texts to compare with, by the names that they would have with the director.
+
+    Raises:
+        ConfigError, OrderError: they cannot be read.
+    """
+    if other is not None and other.isdecimal():
+        return dict(_texts_of(path, int(other))["texts"])
+    main = Path(in_force["path"])
+    document = read_document(main if other is None else Path(other))
+    return {main.name if name == document.path.name else name: text for name, text in document.texts.items()}
+
+
+def _unified(before: dict[str, str], after: dict[str, str]) -> "list[str]":
+    lines: list[str] = []
+    for name in {**before, **after}:
+        old, new = (texts.get(name, "").splitlines(keepends=True) for texts in (before, after))
+        lines += unified_diff(old, new, f"in force/{name}", f"new/{name}")
+    return lines

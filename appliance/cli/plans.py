@@ -1,0 +1,103 @@
+"""What a change of the configuration does, or did, as text."""
+
+import sys
+from collections.abc import Iterator
+
+from appliance.cli.orders import Document
+from appliance.cli.output import Exit, complain, paint, print_json, table
+
+MANY = 20
+"""Lines of one kind that are shown."""
+
+_COLOURS = {"+": "32", "-": "31", "~": "33"}
+
+
+def show_outcome(outcome: Document, *, json: bool) -> int:
+    """Print what became of a change.
+
+    Args:
+        outcome: as `transaction.as_document` has it.
+        json: print JSON.
+
+    Returns:
+        The exit code.
+    """
+    code = exit_of(outcome)
+    if json:
+        print_json(outcome)
+        return code
+    for problem in outcome["problems"]:
+        print(problem["text"], file=sys.stderr)
+    if not outcome["ok"] and not outcome["dry_run"]:
+        complain(f"refused ({outcome['step']}); what was in force is")
+        return code
+    print("\n".join(_lines(outcome)))
+    return code
+
+
+def exit_of(outcome: Document) -> int:
+    """0 taken; 4 the configuration is what is wrong; 1 it could not be put into force or kept."""
+    if outcome["ok"]:
+        return Exit.OK
+    return Exit.CONFIG if outcome["step"] in ("parse", "validate", "diff") else Exit.FAILED
+
+
+def _lines(outcome: Document) -> Iterator[str]:
+    if outcome["unchanged"]:
+        yield "nothing is different: what is written is in force"
+        return
+    yield from plan(outcome["consequences"])
+    if outcome["dry_run"]:
+        yield "nothing was changed (dry run)"
+    else:
+        revision = outcome["revision"]
+        yield f"revision {revision} is in force, after {outcome['seconds']:.2f} s"
+
+
+def plan(found: Document) -> Iterator[str]:
+    """Consequences as lines of text.
+
+    Args:
+        found: as `consequences.as_document` has them.
+    """
+    yield from _some([_painted(change["text"]) for change in found["changes"]])
+    if not found["changes"]:
+        yield "nothing is written otherwise, but for comments and order"
+    if found["moves"]:
+        rows = [
+            (
+                moves["service"],
+                f"{moves['slots']:.2%}",
+                f"{moves['slots_later']:.2%}",
+                moves["flows"],
+                moves["flows_moved"],
+                "expected: the hash changes" if moves["hash_changes"] else "",
+            )
+            for moves in found["moves"]
+        ]
+        header = ("VIRTUAL SERVICE", "SLOTS MOVE", "WHEN ALL ARE UP", "FLOWS REMEMBERED", "OF THESE BREAK", "")
+        yield ""
+        yield from _some(table(header, rows, right=header[1:5]).splitlines(), MANY + 1)
+    elif found["changes"]:
+        yield "no slot changes hands"
+    routes, members = found["routes"], found["members"]
+    for title, lines in (
+        ("routes to withdraw", routes["withdraw"]),
+        ("routes to announce", routes["announce"]),
+        ("members to be asked", members["asked"]),
+        ("members asked no more", members["not_asked"]),
+        ("takes a restart", found["refused"]),
+    ):
+        if lines:
+            yield f"\n{title}:"
+            yield from _some([f"  {line}" for line in lines])
+
+
+def _some(lines: list[str], most: int = MANY) -> Iterator[str]:
+    yield from lines[:most]
+    if len(lines) > most:
+        yield f"  ... and {len(lines) - most} more; --json has all"
+
+
+def _painted(text: str) -> str:
+    return paint(text, _COLOURS.get(text[:1], "0"), sys.stdout)

@@ -1,0 +1,235 @@
+"""Changes of single things in the texts of a configuration that leave everything else as somebody has written it:
+comments, order, blank lines. Pure.
+
+    edit.put(document, "pool", "web", {"name": "web", "member": [{"address": "203.0.113.21"}]})
+
+gives the texts for `Transactions.change`. What comes out is read again and compared with what was meant, so a text that
+cannot be changed this way is refused and not damaged.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import tomlkit
+from tomlkit.items import AoT, Item
+
+from appliance.config.document import Document
+from appliance.config.locate import Lines
+from appliance.config.problems import ConfigError, Location, Problem
+
+NAMED = ("network_profile", "health_monitor", "pool", "virtual_service")
+"""Kinds of which there are many, by name."""
+
+SINGLE = ("director", "api", "fleet", "bgp")
+"""Kinds of which there is one."""
+
+_IDENTITY = ("name", "address")
+"""What tells the elements of a list of tables apart."""
+
+
+_TRAILING = re.compile(r"^[ \t]*\n(?:^[ \t]*(?:#[^\n]*)?(?:\n|\Z))*\Z", re.MULTILINE)
+"""Blank lines and comments at the end, from the first blank line on."""
+
+_COMMENTS = re.compile(r"(?:^[ \t]*#[^\n]*\n)+\Z", re.MULTILINE)
+"""Comments right above what follows."""
+
+
+def put(document: Document, kind: str, name: str | None, values: Mapping[str, Any]) -> Mapping[str, str]:
+    """One thing becomes what *values* say; one that is not there yet is added to the main file.
+
+    Args:
+        document: what is written now.
+        kind: of NAMED, or of SINGLE.
+        name: of the thing; None for SINGLE.
+        values: all its keys, as in TOML. Keys that it has and *values* have not are taken out.
+
+    Raises:
+        ConfigError: the kind is unknown, or the text cannot be changed this way.
+    """
+    file, position = _find(document, kind, name)
+    text = document.texts[file]
+    if position is None:
+        added = tomlkit.document()
+        added.add(kind, _tables([values]) if name is not None else _table(values))
+        new = f"{text.rstrip()}\n\n{tomlkit.dumps(added).strip()}\n"
+    else:
+        start, end = _range(text, position)
+        scattered = (start, end) == (0, len(text))
+        # Comments behind a blank line are about what follows: what is added comes before them.
+        end -= len(text[start:end]) - len(_TRAILING.sub("", text[start:end]))
+        block: Any = tomlkit.parse(text[start:end])
+        if name is None:
+            _update(block[kind], values)
+        else:
+            _update(block[kind][position[1] if scattered else 0], values)
+        new = text[:start] + tomlkit.dumps(block) + text[end:]
+    return _checked(document, file, new, _meant(text, kind, position, dict(values), named=name is not None))
+
+
+def remove(document: Document, kind: str, name: str | None) -> Mapping[str, str]:
+    """One thing is taken out, with the comments that stand right above it.
+
+    Args:
+        document: what is written now.
+        kind: of NAMED, or of SINGLE.
+        name: of the thing; None for SINGLE.
+
+    Raises:
+        ConfigError: there is none, or the text cannot be changed this way.
+    """
+    file, position = _find(document, kind, name)
+    if position is None:
+        raise _problem(document.path.name, kind, f"there is no {kind} {name or ''}".rstrip(), "nothing was changed")
+    text = document.texts[file]
+    start, end = _range(text, position)
+    if start == 0 and end == len(text):
+        raise _problem(file, kind, "its tables are scattered over the file", "change the file by hand")
+    above, below = text[:start], text[end:]
+    kept = _COMMENTS.search(text, start, end) if below else None
+    new = _COMMENTS.sub("", above) + (kept[0] if kept else "") + below
+    return _checked(document, file, new, _meant(text, kind, position, None, named=name is not None))
+
+
+def _find(document: Document, kind: str, name: str | None) -> tuple[str, Location | None]:
+    """The file that has it, and where in there; the main file where none has it."""
+    if kind not in (NAMED if name is not None else SINGLE):
+        known = ", ".join(NAMED if name is not None else SINGLE)
+        raise _problem(document.path.name, kind, "there is no such kind of thing", f"known: {known}")
+    for file, text in document.texts.items():
+        found = tomllib.loads(text).get(kind)
+        if name is None and isinstance(found, dict):
+            return file, (kind,)
+        if name is not None and isinstance(found, list):
+            for i, table in enumerate(found):
+                if isinstance(table, dict) and table.get("name") == name:
+                    return file, (kind, i)
+    return document.path.name, None
+
+
+def _range(text: str, position: Location) -> tuple[int, int]:
+    """From where to where the tables at *position* stand; the whole text where others stand between them.
+
+    A large file takes a second to look through, and minutes to be read by what keeps comments.
+    """
+    offsets = Lines(text).offsets
+    mine = [offset for location, offset in offsets.items() if location[: len(position)] == position]
+    others = [offset for location, offset in offsets.items() if location[: len(position)] != position[: len(location)]]
+    start = min(mine)
+    end = min((offset for offset in others if offset > start), default=len(text))
+    if text[start] != "[" or max(mine) >= end:
+        return 0, len(text)
+    return start, end
+
+
+def _update(there: Any, values: Mapping[str, Any]) -> None:
+    """A table gets these values, and no others. What has them already is not touched."""
+    table: MutableMapping[str, Any] = there
+    for key in [key for key in table if key not in values]:
+        del table[key]
+    for key, value in values.items():
+        known = table.get(key)
+        if known is not None and _plain(known) == value:
+            continue
+        if isinstance(value, Mapping) and isinstance(known, MutableMapping):
+            _update(known, value)
+        elif isinstance(known, AoT) and _is_tables(value):
+            _update_tables(known, value)
+        elif _is_tables(value):
+            table.pop(key, None)
+            table[key] = _tables(value)
+        else:
+            table[key] = _inline(value)
+
+
+def _update_tables(there: AoT, values: Sequence[Mapping[str, Any]]) -> None:
+    """A list of tables: those that are there and stay keep their comments, in the order of *values* where that is the
+    order they have."""
+    known = {_identity(_plain(table)): table for table in there}
+    wanted = [_identity(value) for value in values]
+    stay = [identity for identity in known if identity in wanted]
+    if stay != [identity for identity in wanted if identity in known]:
+        for i in reversed(range(len(there))):
+            del there[i]
+        for value in values:
+            there.append(_table(value))
+        return
+    for i in reversed(range(len(there))):
+        if _identity(_plain(there[i])) not in wanted:
+            del there[i]
+    for i, value in enumerate(values):
+        if i < len(there) and _identity(_plain(there[i])) == _identity(value):
+            _update(there[i], value)
+        else:
+            there.insert(i, _table(value))
+
+
+def _identity(table: Mapping[str, Any]) -> Any:
+    return next((table[key] for key in _IDENTITY if key in table), None)
+
+
+def _is_tables(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
+
+
+def _table(values: Mapping[str, Any]) -> Any:
+    table = tomlkit.table()
+    # What are tables of their own comes behind the plain values, or those would belong to them.
+    for key, value in sorted(values.items(), key=lambda pair: _is_tables(pair[1])):
+        table.add(key, _tables(value) if _is_tables(value) else _inline(value))
+    return table
+
+
+def _tables(values: Sequence[Mapping[str, Any]]) -> AoT:
+    tables = tomlkit.aot()
+    for value in values:
+        tables.append(_table(value))
+    return tables
+
+
+def _inline(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        table = tomlkit.inline_table()
+        for key, inner in value.items():
+            table.append(key, _inline(inner))
+        return table
+    return tomlkit.item(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.unwrap() if isinstance(value, Item) else value
+
+
+def _meant(
+    text: str, kind: str, position: Location | None, values: dict[str, Any] | None, *, named: bool
+) -> dict[str, Any]:
+    """What the text is to say; *values* None: without that thing."""
+    data = tomllib.loads(text)
+    if not named:
+        data.pop(kind, None)
+        return data if values is None else {**data, kind: values}
+    there = data.setdefault(kind, [])
+    if position is None:
+        there.append(values)
+    elif values is None:
+        del there[position[1]]
+        if not there:
+            del data[kind]
+    else:
+        there[position[1]] = values
+    return data
+
+
+def _checked(document: Document, file: str, text: str, meant: dict[str, Any]) -> Mapping[str, str]:
+    try:
+        says = tomllib.loads(text)
+    except ValueError as error:
+        raise _problem(file, "", f"cannot be changed without damage: {error}", "change the file by hand") from None
+    if says != meant:
+        raise _problem(file, "", "cannot be changed without damage to something else", "change the file by hand")
+    return {**document.texts, file: text}
+
+
+def _problem(source: str, path: str, message: str, remedy: str) -> ConfigError:
+    return ConfigError([Problem(source, None, path, message, remedy)])

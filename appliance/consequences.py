@@ -1,0 +1,431 @@
+"""What a new configuration will do: from what is known and decided now, and the configuration, to everything that will
+be otherwise. Pure.
+
+Nothing is estimated that can be decided: a twin of the store takes the configuration, and `decide` says what follows,
+as it will when the store itself takes it. That is what happens at once. Members that are new are out at first, until
+they have been looked up and asked; what slots change hands when all of them turn out well is told beside it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from ipaddress import IPv4Address
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.decide import Desired, ServiceView, decide
+from appliance.forwarding import NO_MEMBER, NextHop, Placement, TableService
+from appliance.model import Config, Health, IPAddress, VirtualService
+from appliance.ring.algorithms import ALGORITHMS
+from appliance.ring.slots import unpack
+from appliance.state import Snapshot, State, Unresolved
+from appliance.wiring import WayTo, needs_restart, probes
+from bgp.route import Route, diff
+
+
+@dataclass(frozen=True)
+class FlowsSeen:
+    """Flows that are remembered, column by column."""
+
+    service: npt.NDArray[np.int64]
+    """TableService.index in the tables in force."""
+    port: npt.NDArray[np.int64]
+    """The VIP's."""
+    slot: npt.NDArray[np.int64]
+    member: npt.NDArray[np.int64]
+    """TableMember.index."""
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+
+NO_FLOWS = FlowsSeen(*(np.zeros(0, np.int64) for _ in range(4)))
+
+
+@dataclass(frozen=True)
+class Change:
+    """One value that is written otherwise."""
+
+    kind: str
+    """`virtual_service`, `pool`, `member`, `health_monitor`, `network_profile`, `director`, `bgp`, `fleet`."""
+
+    name: str
+    what: str
+    """Which of its values; empty: the whole thing."""
+
+    before: str
+    """Empty: there was none."""
+    after: str
+    """Empty: there is none any more."""
+
+    def __str__(self) -> str:
+        what = f"{self.kind} {self.name}".rstrip() + (f": {self.what}" if self.what else "")
+        if not self.what:
+            return f"+ {what} {self.after}".rstrip() if self.after else f"- {what}"
+        return f"~ {what} {self.before or '(none)'} -> {self.after or '(none)'}"
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What changes hands in one virtual service. Machines count, not their names or pools."""
+
+    service: str
+    slots: float
+    """Share of its slots, 0..1, whose new flows go to another machine at once."""
+
+    slots_later: float
+    """The same, when all members that are to be asked have turned out well."""
+
+    flows: int
+    """Flows of it that are remembered now."""
+
+    flows_moved: int
+    """Of these, so many go on at another machine, or nowhere: they break."""
+
+    hash_changes: bool = False
+    """It hashes something else: every flow has another slot, and the shares are what to expect of many flows."""
+
+
+@dataclass(frozen=True)
+class Consequences:
+    """Everything that will be otherwise."""
+
+    changes: tuple[Change, ...] = ()
+    added: tuple[str, ...] = ()
+    """Virtual services."""
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    moves: tuple[Moves, ...] = ()
+    """Of virtual services that were there before, where anything moves."""
+
+    announce: frozenset[Route] = frozenset()
+    """Routes that routers are told anew, or with other attributes."""
+    withdraw: frozenset[Route] = frozenset()
+    asked: tuple[str, ...] = ()
+    """Members, as `pool/member`, that are asked something which nobody asks them now."""
+    not_asked: tuple[str, ...] = ()
+    """Members that are asked no more."""
+    refused: tuple[str, ...] = ()
+    """Why it cannot come into force in this process."""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether everything is as before."""
+        return self == Consequences()
+
+    @property
+    def summary(self) -> str:
+        """In a line."""
+        parts = [
+            f"{len(names)} virtual service{'s' if len(names) > 1 else ''} {what}"
+            for names, what in ((self.added, "added"), (self.changed, "changed"), (self.removed, "removed"))
+            if names
+        ]
+        others = len(self.changes) - sum(change.kind == "virtual_service" for change in self.changes)
+        if others:
+            parts.append(f"{others} other change{'s' if others > 1 else ''}")
+        return ", ".join(parts) or "nothing is different"
+
+
+def consequences(
+    state: State,
+    before: Desired | None,
+    in_force: Config,
+    config: Config,
+    way: WayTo,
+    now: float,
+    flows: FlowsSeen = NO_FLOWS,
+) -> Consequences:
+    """What follows from a new configuration.
+
+    Args:
+        state: a twin of the store (`State.twin`); it is changed.
+        before: the decision in force; None: nothing is decided yet.
+        in_force: the configuration as it was read; the store's own has members that are leaving as well.
+        config: the new one.
+        way: as for `wiring.probes`.
+        now: seconds since 1970.
+        flows: what is remembered of flows, by the tables of *before*.
+    """
+    first = state.snapshot()
+    known = before if before is not None else decide(first, None, now)
+    probed = frozenset(probes(state.config, way))
+    state.set_config(config, now)
+    probed_then = frozenset(probes(state.config, way))
+    after = decide(state.snapshot(), known, now)
+    asked = _ids(probe.target.id for probe in probed_then - probed)
+    still = {probe.target.id for probe in probed_then}
+    routes = diff(known.routes, after.routes)
+    old, new = ({one.name: one for one in each.services} for each in (in_force, config))
+    return Consequences(
+        changes=tuple(changes(in_force, config)),
+        added=tuple(name for name in new if name not in old),
+        changed=tuple(name for name, service in new.items() if name in old and service != old[name]),
+        removed=tuple(name for name in old if name not in new),
+        moves=tuple(_moves(known, after, _when_all_is_well(state, after, now, asked), first, state.snapshot(), flows)),
+        announce=routes.announce,
+        withdraw=routes.withdraw,
+        asked=asked,
+        not_asked=_ids(probe.target.id for probe in probed if probe.target.id not in still),
+        refused=tuple(map(str, needs_restart(in_force, config))),
+    )
+
+
+def _ids(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(names)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What moves
+
+_SOMEWHERE = NextHop(0, "", bytes(6), bytes(6), 1500, IPv4Address(0), direct=True)
+
+
+def _when_all_is_well(state: State, after: Desired, now: float, asked: Sequence[str]) -> Desired:
+    """The decision when those who are to be asked have answered, and everybody new has been found."""
+    snapshot = state.snapshot()
+    hops: dict[IPAddress, NextHop] = {
+        member.address: _SOMEWHERE
+        for pool in snapshot.config.pools
+        for member in pool.members
+        if _not_looked_up(snapshot.next_hops.get(member.address))
+    }
+    well = {name: Health.UP for name in asked if snapshot.health.get(name, Health.UNKNOWN) is Health.UNKNOWN}
+    if not hops and not well:
+        return after
+    full = replace(snapshot, health={**snapshot.health, **well}, next_hops={**snapshot.next_hops, **hops}, learning={})
+    return decide(full, after, now)
+
+
+def _not_looked_up(hop: NextHop | Unresolved | None) -> bool:
+    return hop is None or (isinstance(hop, Unresolved) and hop.reason == "not_looked_up")
+
+
+def _moves(
+    before: Desired, after: Desired, later: Desired, first: Snapshot, then: Snapshot, flows: FlowsSeen
+) -> Iterator[Moves]:
+    old, new = _machines(first, then)
+    remembered, broken = _flows(before, after, flows, old, new)
+    views_after = {view.service.name: view for view in after.services}
+    views_later = {view.service.name: view for view in later.services}
+    shares: dict[tuple[object, ...], tuple[float, bool]] = {}
+
+    def share(one: ServiceView, other: ServiceView) -> tuple[float, bool]:
+        # Services that share their words are compared once.
+        key = id(one.course), id(other.course), *_rule(one.service), *_rule(other.service)
+        if key not in shares:
+            shares[key] = _share(one, other, old, new)
+        return shares[key]
+
+    for view in before.services:
+        name = view.service.name
+        if name not in views_after:
+            yield Moves(name, 1.0, 1.0, remembered[name], broken[name])
+            continue
+        at_once, hash_changes = share(view, views_after[name])
+        eventually, _ = share(view, views_later[name])
+        if at_once or eventually or broken[name]:
+            yield Moves(name, at_once, eventually, remembered[name], broken[name], hash_changes)
+
+
+def _rule(service: VirtualService) -> tuple[object, ...]:
+    return service.enabled, service.hash_mode, _placement(service)
+
+
+def _placement(service: VirtualService) -> Placement:
+    return Placement.PER_PACKET if service.profile.per_packet else ALGORITHMS[service.pool.algorithm].placement
+
+
+_Machines = npt.NDArray[np.int64]
+"""By member index, a number for the machine behind it; -1 is nobody."""
+
+
+def _machines(first: Snapshot, then: Snapshot) -> tuple[_Machines, _Machines]:
+    numbers: dict[IPAddress, int] = {}
+    tables = []
+    for snapshot in (first, then):
+        table = np.full(NO_MEMBER + 1, -1, np.int64)
+        for way, index in snapshot.indices.items():
+            table[index] = numbers.setdefault(way.address, len(numbers))
+        tables.append(table)
+    return tables[0], tables[1]
+
+
+def _share(before: ServiceView, after: ServiceView, old: _Machines, new: _Machines) -> tuple[float, bool]:
+    """The share of slots that change hands, and whether flows change slots besides.
+
+    Where flows are placed one by one, no slot says where a new one goes, and none moves.
+    """
+    if before.course is None or not before.service.enabled or _placement(before.service) is not Placement.HASH:
+        return 0.0, False
+    owner = old[unpack(before.course.slots)[0]]
+    owned = owner >= 0
+    if not owned.any():
+        return 0.0, False
+    if after.course is None or not after.service.enabled:
+        return float(owned.mean()), False
+    heir = new[unpack(after.course.slots)[0]]
+    if before.service.hash_mode is after.service.hash_mode:
+        return float((owned & (owner != heir)).mean()), False
+    size = int(max(owner.max(), heir.max())) + 1
+    parts = [np.bincount(each[each >= 0], minlength=size) / len(each) for each in (owner, heir)]
+    return float(owned.mean() - parts[0] @ parts[1]), True
+
+
+def _flows(
+    before: Desired, after: Desired, flows: FlowsSeen, old: _Machines, new: _Machines
+) -> tuple[Counter[str], Counter[str]]:
+    """By virtual service: flows that are remembered, and those that go on elsewhere or nowhere (packet/placement)."""
+    remembered: Counter[str] = Counter()
+    broken: Counter[str] = Counter()
+    order = np.argsort(flows.service << 16 | flows.port, kind="stable")
+    places = (flows.service << 16 | flows.port)[order]
+    for rows in np.split(order, np.flatnonzero(np.diff(places)) + 1) if len(order) else ():
+        was = before.tables.services[int(flows.service[rows[0]])]
+        then = after.tables.find(was.vip, was.protocol, int(flows.port[rows[0]]))
+        slot, member = flows.slot[rows], flows.member[rows]
+        here = old[_goes_to(was, before, slot, member)]
+        there = np.full(len(rows), -1) if then is None else new[_goes_to(then, after, slot, member)]
+        remembered[was.name] += len(rows)
+        broken[was.name] += int(np.count_nonzero((here >= 0) & (here != there)))
+    return remembered, broken
+
+
+def _goes_to(
+    service: TableService, desired: Desired, slot: npt.NDArray[np.int64], member: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The member that the next packets of flows go to."""
+    serves = np.zeros(NO_MEMBER + 1, np.bool_)
+    serves[list(desired.tables.members)] = True
+    primary, previous = (half[slot].astype(np.int64) for half in unpack(service.slots))
+    fallback = np.where(previous == NO_MEMBER, primary, previous)
+    if service.placement is Placement.HASH:
+        return np.where((primary != previous) & serves[member], member, fallback)
+    return np.where(serves[member], member, fallback)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is written otherwise
+
+
+def changes(old: Config, new: Config) -> Iterator[Change]:
+    """Every value that is written otherwise, things that have a name by their names. Secrets are told as such."""
+    yield from _values("director", "", old.director, new.director)
+    if old.secret != new.secret:
+        yield Change("fleet", "", "secret_file", "(secret)", "(another secret)")
+    yield from _values("fleet", "", old.fleet, new.fleet)
+    if (old.bgp is None) != (new.bgp is None):
+        yield Change("bgp", "", "", "" if old.bgp is None else "there", "" if new.bgp is None else "announced from now")
+    elif old.bgp is not None and new.bgp is not None:
+        yield from _values("bgp", "", old.bgp, new.bgp)
+    for kind, find in _KINDS:
+        before, after = find(old), find(new)
+        for name in (*before, *(name for name in after if name not in before)):
+            if name not in after:
+                yield Change(kind, name, "", "there", "")
+            elif name not in before:
+                yield Change(kind, name, "", "", _in_a_word(after[name]))
+            else:
+                yield from _values(kind, name, before[name], after[name])
+
+
+def _pools(config: Config) -> Mapping[str, object]:
+    return {pool.name: pool for pool in config.pools}
+
+
+def _members(config: Config) -> Mapping[str, object]:
+    return {f"{pool.name}/{member.name}": member for pool in config.pools for member in pool.members}
+
+
+def _monitors(config: Config) -> Mapping[str, object]:
+    return {monitor.name: monitor for pool in config.pools for monitor in pool.monitors}
+
+
+def _profiles(config: Config) -> Mapping[str, object]:
+    return {service.profile.name: service.profile for service in config.services}
+
+
+def _services(config: Config) -> Mapping[str, object]:
+    return {service.name: service for service in config.services}
+
+
+_KINDS: tuple[tuple[str, Callable[[Config], Mapping[str, object]]], ...] = (
+    ("network_profile", _profiles),
+    ("health_monitor", _monitors),
+    ("pool", _pools),
+    ("member", _members),
+    ("virtual_service", _services),
+)
+
+_BY_REFERENCE = {"profile": "network_profile", "pool": "pool", "monitors": "health_monitors"}
+"""Values that are things with a name of their own: that they have another name is a change here, what is different in
+them is one of theirs."""
+
+_ELSEWHERE = {"name", "members", "former", "leaving", "source", "digest"}
+
+
+def _values(kind: str, name: str, old: object, new: object, prefix: str = "") -> Iterator[Change]:
+    """What differs between two values of one class, down to the single value."""
+    if old == new:
+        return
+    for one in fields(old):  # type: ignore[arg-type]
+        before, after = getattr(old, one.name), getattr(new, one.name)
+        if one.name in _ELSEWHERE or before == after:
+            continue
+        what = f"{prefix}{one.name}"
+        if one.name in _BY_REFERENCE:
+            before, after = _names(before), _names(after)
+            if before != after:
+                yield Change(kind, name, _BY_REFERENCE[one.name], before, after)
+        elif not one.repr:
+            yield Change(kind, name, what, "(secret)", "(another secret)")
+        elif is_dataclass(before) and type(before) is type(after):
+            yield from _values(kind, name, before, after, f"{what}.")
+        else:
+            yield Change(kind, name, what, _text(before), _text(after))
+
+
+def _names(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(str(one.name) for one in value)
+    return str(getattr(value, "name", value))
+
+
+def _in_a_word(value: object) -> str:
+    if isinstance(value, VirtualService):
+        ports = ", ".join(map(str, value.ports))
+        return f"{', '.join(map(str, value.vips))} {value.protocol} {ports} -> pool {value.pool.name}"
+    address = getattr(value, "address", None)
+    return str(address) if address is not None else "there"
+
+
+def _text(value: object) -> str:
+    """A value for people, without what is nobody's business."""
+    if value is None:
+        return ""
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_text, value))
+    if isinstance(value, frozenset | set):
+        return ", ".join(sorted(map(_text, value)))
+    if is_dataclass(value) and type(value).__str__ is object.__str__:
+        shown = (f"{one.name}={_text(getattr(value, one.name))}" for one in fields(value) if one.repr)
+        return f"({', '.join(shown)})"
+    return str(value)
+
+
+def as_document(found: Consequences) -> dict[str, Any]:
+    """As plain values, for JSON."""
+    return {
+        "changes": [{**asdict(change), "text": str(change)} for change in found.changes],
+        "services": {"added": list(found.added), "changed": list(found.changed), "removed": list(found.removed)},
+        "moves": [asdict(moves) for moves in found.moves],
+        "routes": {
+            "announce": [str(route) for route in sorted(found.announce)],
+            "withdraw": [str(route) for route in sorted(found.withdraw)],
+        },
+        "members": {"asked": list(found.asked), "not_asked": list(found.not_asked)},
+        "refused": list(found.refused),
+        "summary": found.summary,
+    }

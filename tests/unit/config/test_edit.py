@@ -1,0 +1,132 @@
+"""Single things change in the text of a configuration, and everything else stays as somebody has written it."""
+
+import difflib
+import tomllib
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import appliance.config
+from appliance.config import edit
+from appliance.config.document import Document
+from appliance.config.problems import ConfigError
+
+EXAMPLE = (Path(appliance.config.__file__).parent / "example.toml").read_text()
+DOCUMENT = Document(Path("/etc/onward/onward.toml"), {"onward.toml": EXAMPLE})
+DATA = tomllib.loads(EXAMPLE)
+
+
+def changed_lines(before: str, after: str) -> list[str]:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
+    return [line for line in lines if line[0] in "+-" and line[:3] not in ("---", "+++")]
+
+
+def put(kind: str, name: str | None, values: dict[str, Any]) -> list[str]:
+    return changed_lines(EXAMPLE, edit.put(DOCUMENT, kind, name, values)["onward.toml"])
+
+
+def test_a_value_changes_and_its_comment_stays() -> None:
+    """One line of the file is another one."""
+    pool = deepcopy(DATA["pool"][0])
+    pool["member"][0]["ratio"] = 5
+    assert put("pool", "web", pool) == [
+        "-ratio = 2                          # gets twice the flows of web2; 0 takes none",
+        "+ratio = 5                          # gets twice the flows of web2; 0 takes none",
+    ]
+
+
+def test_a_member_comes_and_another_one_goes() -> None:
+    """The others, and what is commented out beside them, stay."""
+    pool = deepcopy(DATA["pool"][0])
+    pool["member"].append({"name": "web3", "address": "203.0.113.23"})
+    assert put("pool", "web", pool) == ["+[[pool.member]]", '+name = "web3"', '+address = "203.0.113.23"']
+    del pool["member"][0]
+    text = edit.put(DOCUMENT, "pool", "web", pool)["onward.toml"]
+    assert tomllib.loads(text)["pool"][0]["member"] == pool["member"]
+    assert "# max_connections = 0" in text
+
+
+def test_values_are_added_to_the_thing_and_not_to_what_follows() -> None:
+    """Also those that are tables, in a table that has lists of tables behind it."""
+    bgp = deepcopy(DATA["bgp"])
+    bgp["hold_down"] = 5
+    bgp["peer"][0]["bfd"] = {"interval": 0.2}
+    assert put("bgp", None, bgp) == ["+hold_down = 5", "+bfd = {interval = 0.2}"]
+
+
+def test_a_thing_goes_with_the_comments_above_it() -> None:
+    """What stands above the next thing is about that."""
+    shop = "# the shop\n[[pool]]\nname = 'shop'\n[[pool.member]]\naddress = 'x'\n# y\n"
+    text = f"a = 1\n\n{shop}\n# the blog\n[[pool]]\nname = 'blog'\n"
+    document = Document(Path("/x/onward.toml"), {"onward.toml": text})
+    left = edit.remove(document, "pool", "shop")["onward.toml"]
+    assert left == "a = 1\n\n# the blog\n[[pool]]\nname = 'blog'\n"
+    document = Document(Path("/x/onward.toml"), {"onward.toml": left})
+    assert edit.remove(document, "pool", "blog")["onward.toml"] == "a = 1\n\n"
+
+
+def test_a_thing_is_changed_in_the_file_that_has_it() -> None:
+    """A new one comes into the main file."""
+    fragment = (
+        "# of the shop\n[[pool]]\nname = 'shop' # !\nhash = 'source_ip'\n[[pool.member]]\naddress = '203.0.113.1'\n"
+    )
+    document = Document(Path("/x/onward.toml"), {"onward.toml": EXAMPLE, "conf.d/shop.toml": fragment})
+    texts = edit.put(document, "pool", "shop", {"name": "shop", "member": [{"address": "203.0.113.2"}]})
+    assert texts["onward.toml"] == EXAMPLE
+    assert "# of the shop\n[[pool]]\nname = 'shop' # !\n" in texts["conf.d/shop.toml"]
+    texts = edit.put(document, "pool", "new", {"name": "new", "member": [{"address": "203.0.113.3"}]})
+    assert texts["conf.d/shop.toml"] == fragment
+    assert tomllib.loads(texts["onward.toml"])["pool"][-1]["name"] == "new"
+
+
+def test_tables_that_are_scattered_can_be_changed_and_not_removed() -> None:
+    """Others stand between a pool and its members."""
+    text = "[[pool]]\nname = 'a' # !\n[[network_profile]]\nname = 'p'\n[[pool.member]]\naddress = 'x'\n"
+    document = Document(Path("/x/onward.toml"), {"onward.toml": text})
+    new = edit.put(document, "pool", "a", {"name": "a", "member": [{"address": "y"}]})["onward.toml"]
+    assert tomllib.loads(new)["pool"] == [{"name": "a", "member": [{"address": "y"}]}]
+    assert "name = 'a' # !" in new
+    with pytest.raises(ConfigError, match="scattered"):
+        edit.remove(document, "pool", "a")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("pol", "web"), ("pool", "wep"), ("director", "d1"), ("pool", None)])
+def test_what_is_not_there_cannot_be_removed(kind: str, name: str | None) -> None:
+    """Neither unknown kinds nor unknown names."""
+    with pytest.raises(ConfigError, match="there is no"):
+        edit.remove(DOCUMENT, kind, name)
+
+
+MEMBERS = st.lists(
+    st.fixed_dictionaries(
+        {"name": st.sampled_from(["web1", "web2", "web3", "web4"])},
+        optional={"address": st.sampled_from(["203.0.113.1", "203.0.113.2"]), "ratio": st.integers(0, 9)},
+    ),
+    unique_by=lambda member: member["name"],
+    min_size=1,
+)
+POOLS = st.fixed_dictionaries(
+    {"name": st.just("web"), "member": MEMBERS},
+    optional={
+        "hash": st.sampled_from(["source_ip", "five_tuple"]),
+        "slow_start": st.integers(0, 9),
+        "health_monitors": st.lists(st.sampled_from(["http", 'a "b"\n'])),
+    },
+)
+
+
+@given(first=POOLS, second=POOLS)
+def test_whatever_is_put_is_what_the_text_says(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """And nothing else in it has changed: comments of other things are all there."""
+    document = DOCUMENT
+    for pool in (first, second):
+        document = document.having(edit.put(document, "pool", "web", pool))
+    text = document.texts["onward.toml"]
+    assert tomllib.loads(text) == {**DATA, "pool": [second, *DATA["pool"][1:]]}
+    above, below = EXAMPLE.index('[[pool]]\nname = "web"'), EXAMPLE.index('[[pool]]\nname = "dns"')
+    assert text.startswith(EXAMPLE[:above])
+    assert text.endswith(EXAMPLE[below:])
