@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from appliance.decide import Desired, ServiceView, decide
+from appliance.decide import Desired, decide
 from appliance.forwarding import NO_MEMBER, NextHop, Placement, TableService
 from appliance.model import Config, Health, IPAddress, VirtualService
-from appliance.ring.algorithms import ALGORITHMS
 from appliance.ring.slots import unpack
 from appliance.state import Snapshot, State, Unresolved
 from appliance.wiring import WayTo, needs_restart, probes
@@ -208,34 +207,31 @@ def _moves(
 ) -> Iterator[Moves]:
     old, new = _machines(first, then)
     remembered, broken = _flows(before, after, flows, old, new)
-    views_after = {view.service.name: view for view in after.services}
-    views_later = {view.service.name: view for view in later.services}
+    tables_before, tables_after, tables_later = map(_tables, (before, after, later))
+    configured = {view.service.name for view in after.services}
     shares: dict[tuple[object, ...], tuple[float, bool]] = {}
 
-    def share(one: ServiceView, other: ServiceView) -> tuple[float, bool]:
+    def share(one: TableService | None, other: TableService | None) -> tuple[float, bool]:
         # Services that share their words are compared once.
-        key = id(one.course), id(other.course), *_rule(one.service), *_rule(other.service)
+        key = tuple((id(each.slots), each.placement, each.hash_mode) if each else None for each in (one, other))
         if key not in shares:
             shares[key] = _share(one, other, old, new)
         return shares[key]
 
     for view in before.services:
         name = view.service.name
-        if name not in views_after:
+        if name not in configured:
             yield Moves(name, 1.0, 1.0, remembered[name], broken[name])
             continue
-        at_once, hash_changes = share(view, views_after[name])
-        eventually, _ = share(view, views_later[name])
+        at_once, hash_changes = share(tables_before.get(name), tables_after.get(name))
+        eventually, _ = share(tables_before.get(name), tables_later.get(name))
         if at_once or eventually or broken[name]:
             yield Moves(name, at_once, eventually, remembered[name], broken[name], hash_changes)
 
 
-def _rule(service: VirtualService) -> tuple[object, ...]:
-    return service.enabled, service.hash_mode, _placement(service)
-
-
-def _placement(service: VirtualService) -> Placement:
-    return Placement.PER_PACKET if service.profile.per_packet else ALGORITHMS[service.pool.algorithm].placement
+def _tables(desired: Desired) -> Mapping[str, TableService]:
+    """By name, virtual services that are on the network. All VIPs of one have the same slots."""
+    return {table.name: table for table in desired.tables.services}
 
 
 _Machines = npt.NDArray[np.int64]
@@ -253,21 +249,21 @@ def _machines(first: Snapshot, then: Snapshot) -> tuple[_Machines, _Machines]:
     return tables[0], tables[1]
 
 
-def _share(before: ServiceView, after: ServiceView, old: _Machines, new: _Machines) -> tuple[float, bool]:
+def _share(
+    before: TableService | None, after: TableService | None, old: _Machines, new: _Machines
+) -> tuple[float, bool]:
     """The share of slots that change hands, and whether flows change slots besides.
 
     Where flows are placed one by one, no slot says where a new one goes, and none moves.
     """
-    if before.course is None or not before.service.enabled or _placement(before.service) is not Placement.HASH:
+    if before is None or before.placement is not Placement.HASH:
         return 0.0, False
-    owner = old[unpack(before.course.slots)[0]]
+    owner = old[unpack(before.slots)[0]]
     owned = owner >= 0
-    if not owned.any():
-        return 0.0, False
-    if after.course is None or not after.service.enabled:
+    if after is None or not owned.any():
         return float(owned.mean()), False
-    heir = new[unpack(after.course.slots)[0]]
-    if before.service.hash_mode is after.service.hash_mode:
+    heir = new[unpack(after.slots)[0]]
+    if before.hash_mode is after.hash_mode:
         return float((owned & (owner != heir)).mean()), False
     size = int(max(owner.max(), heir.max())) + 1
     parts = [np.bincount(each[each >= 0], minlength=size) / len(each) for each in (owner, heir)]

@@ -1,0 +1,204 @@
+"""Changes of the configuration of whole directors, and directors that are killed in the middle of them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.cli.orders import OrderError, ask
+from appliance.cli.root import call
+from appliance.transaction import Step
+from tests.netns import Namespace, namespaces, until, veth
+from tests.root.plane_rig import REPOSITORY
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+
+MAIN = """# The main file.
+schema_version = 1
+
+[director]
+name = "d1"
+interfaces = ["e0"]
+plane = "raw"
+runtime_dir = "{folder}/run"
+
+[fleet]
+secret_file = "fleet.key"
+
+[[network_profile]]
+name = "tcp"
+type = "tcp_fast_path"
+dsr = {{ type = "l3" }}
+"""
+
+WEB = """# {comment}
+[[pool]]
+name = "{name}"
+[[pool.member]]
+name = "one"
+address = "{address}"
+
+[[virtual_service]]
+name = "{name}"
+vips = ["{vip}"]
+ports = [80]
+network_profile = "tcp"
+pool = "{name}"
+"""
+
+
+def web(name: str, vip: str, address: str, comment: str = "as it was") -> str:
+    return WEB.format(name=name, vip=vip, address=address, comment=comment)
+
+
+@pytest.fixture
+def space() -> Iterator[Namespace]:
+    with namespaces("d1", "s1", prefix="owtx") as (made, other):
+        veth(made, "e0", other, "e0")
+        made.ip("address add 192.0.2.11/24 dev e0")
+        yield made
+
+
+class Director:
+    """A process with a configuration of three files."""
+
+    def __init__(self, space: Namespace, folder: Path) -> None:
+        self.space, self.folder = space, folder
+        self.path = folder / "onward.toml"
+        self.socket = folder / "run" / "control.sock"
+        (folder / "conf.d").mkdir()
+        (folder / "fleet.key").write_bytes(bytes(range(32)))
+        self.old = {
+            "onward.toml": MAIN.format(folder=folder),
+            "conf.d/10-web.toml": web("web", "198.51.100.7", "192.0.2.99"),
+            "conf.d/20-shop.toml": web("shop", "198.51.100.8", "192.0.2.98"),
+        }
+        self.new = {
+            "onward.toml": self.old["onward.toml"].replace("The main file", "The main file, later"),
+            "conf.d/10-web.toml": web("web", "198.51.100.7", "192.0.2.97", "changed"),
+            "conf.d/30-blog.toml": web("blog", "198.51.100.9", "192.0.2.96", "new"),
+        }
+        self.write(self.old)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def write(self, texts: dict[str, str]) -> None:
+        for name, text in texts.items():
+            (self.folder / name).write_text(text)
+
+    def on_disk(self) -> dict[str, str]:
+        files = [self.path, *sorted((self.folder / "conf.d").glob("*.toml"))]
+        return {str(file.relative_to(self.folder)): file.read_text() for file in files}
+
+    def start(self, *words: str) -> None:
+        program = words or ("-m", "appliance", "run", str(self.path))
+        self.process = subprocess.Popen(self.space.command(sys.executable, *program), cwd=REPOSITORY)
+        until(self._answers, "the director answers", 60)
+
+    def doomed(self, step: Step, number: int = 1) -> None:
+        self.start("-m", "tests.root.doomed_director", str(self.path), step, str(number))
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, "the director has ended"
+        try:
+            return bool(self.get("/v1/config"))
+        except OrderError:
+            return False
+
+    def get(self, resource: str) -> Any:
+        return ask(self.socket, "GET", resource)
+
+    def put(self, texts: dict[str, str]) -> Any:
+        body = {"texts": texts, "reason": "a test"}
+        return ask(self.socket, "PUT", "/v1/config", body, timeout_s=60, also=(422, 500))
+
+    def services(self) -> list[str]:
+        """Those of the members in force."""
+        return sorted(member["id"].partition("/")[0] for member in self.get("/v1/members")["members"])
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+        if self.process is not None:
+            self.process.wait(30)
+
+
+@pytest.fixture
+def director(space: Namespace, tmp_path: Path) -> Iterator[Director]:
+    made = Director(space, tmp_path)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+STEPS = [(step, 1) for step in Step] + [(Step.FILE, 2), (Step.FILE, 4)]
+OLD = (Step.PARSE, Step.VALIDATE, Step.DIFF, Step.PROGRAM, Step.PROGRAMMED, Step.PERSIST)
+
+
+@pytest.mark.parametrize(("step", "number"), STEPS, ids=lambda value: str(value))
+def test_a_director_killed_at_any_step_begins_anew_with_one_whole_configuration(
+    director: Director, step: Step, number: int
+) -> None:
+    """A change of four files: until it was decided on, the next process has all that was, and from then on all that was
+    to be; in force, on the disk and as the latest revision."""
+    director.doomed(step, number)
+    with pytest.raises(OrderError):
+        director.put(director.new)
+    assert director.process is not None
+    assert director.process.wait(30) == -signal.SIGKILL
+    director.start()
+    expected = director.old if step in OLD else director.new
+    assert director.get("/v1/config")["texts"] == expected
+    assert director.on_disk() == expected
+    assert not (director.folder / ".onward.toml.pending").exists()
+    latest = director.get("/v1/config/revisions")["revisions"][0]
+    assert director.get(f"/v1/config/revisions/{latest['number']}")["texts"] == expected
+    assert latest["why"] == ("" if expected is director.old else "a test")
+    wanted = ["shop", "web"] if expected is director.old else ["blog", "web"]
+    until(lambda: director.services() == wanted, "the services are in force")
+
+
+def test_a_reload_a_dry_run_a_mistake_and_the_way_back(director: Director, capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGHUP and the commands are one path: the files as they are now, whole or not at all; every one a revision."""
+    director.start()
+    options = ("--socket", str(director.socket))
+    assert call(["reload", *options]) == 0
+    assert "nothing is different" in capsys.readouterr().out
+
+    (director.folder / "conf.d/30-blog.toml").write_text(director.new["conf.d/30-blog.toml"])
+    assert call(["reload", "--dry-run", *options]) == 0
+    output = capsys.readouterr().out
+    assert "+ virtual_service blog 198.51.100.9 tcp 80 -> pool blog" in output
+    assert "dry run" in output
+    assert director.services() == ["shop", "web"]
+    assert call(["config", "diff", *options]) == 1
+
+    assert director.process is not None
+    os.kill(director.process.pid, signal.SIGHUP)
+    until(lambda: director.services() == ["blog", "shop", "web"], "the reload is in force")
+    until(lambda: director.get("/v1/config")["revision"] == 2, "it is a revision")
+    assert call(["config", "diff", *options]) == 0
+    capsys.readouterr()
+
+    (director.folder / "conf.d/30-blog.toml").write_text("[[pol]]\n")
+    assert call(["reload", *options]) == 4
+    error = capsys.readouterr().err
+    assert f"{director.folder}/conf.d/30-blog.toml:1: pol: unknown key; did you mean `pool`?" in error
+    assert director.services() == ["blog", "shop", "web"]
+
+    assert call(["config", "rollback", "1", "--reason", "no blog", *options]) == 4
+    assert "the files say something else" in capsys.readouterr().err
+    assert call(["config", "rollback", "1", "--force", "--reason", "no blog", *options]) == 0
+    until(lambda: director.services() == ["shop", "web"], "the rollback is in force")
+    assert director.on_disk() == director.old
+    capsys.readouterr()
+    assert call(["config", "history", *options]) == 0
+    first = capsys.readouterr().out.splitlines()[1].split()
+    assert first[0] == "3*"
+    assert first[-2:] == ["no", "blog"]

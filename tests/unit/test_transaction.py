@@ -1,0 +1,288 @@
+"""The one way to another configuration: every step, and what is in force when one of them fails. A real store, a real
+reconciler and real files; a data plane in memory that refuses when it is told to."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from appliance import app
+from appliance.config.document import read_document
+from appliance.consequences import Consequences, consequences
+from appliance.dataplane.base import DataPlaneError
+from appliance.dataplane.fake import FakeDataPlane
+from appliance.reconcile import Reconciler
+from appliance.revisions import Author, RevisionError, Revisions
+from appliance.state import State
+from appliance.transaction import Effects, Outcome, ProgramError, Step, Transactions
+from bgp.speaker import RecordingSpeaker
+from tests.builders import To, hop
+from tests.unit.config.test_document import MAIN, web
+
+ME = Author("me", "reload", "because")
+
+
+class Director:
+    """What `app.py` puts together, as far as configurations go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "onward.toml"
+        (folder / "conf.d").mkdir()
+        (folder / "fleet.key").write_bytes(bytes(range(32)))
+        self.path.write_text(MAIN + '[bgp]\nlocal_as = 65010\nrouter_id = "192.0.2.11"\n' + self.peer)
+        self.write("a", web("a", 1))
+        parse = partial(app.parsed, plane=None)
+        loaded = parse(read_document(self.path))
+        self.changed = asyncio.Event()
+        self.state = State(loaded.config, self.changed.set)
+        self.plane, self.speaker = FakeDataPlane(), RecordingSpeaker()
+        self.told: list[set[str]] = []
+        """VIPs that routers were told of, one set after the other."""
+        self.heard = asyncio.Condition()
+        inner = self.speaker.set
+
+        async def speak(routes) -> None:
+            await inner(routes)
+            async with self.heard:
+                self.told.append({str(route.vip) for route in routes})
+                self.heard.notify_all()
+
+        self.speaker.set = speak  # type: ignore[method-assign]
+        self.reconciler = Reconciler(self.state, self.plane, self.speaker, self.changed)
+        self.outcomes: list[Outcome] = []
+        self.steps: list[Step] = []
+        self.revisions = Revisions(folder / "revisions")
+        effects = Effects(
+            read=partial(read_document, self.path),
+            parse=parse,
+            foresee=self.foresee,
+            program=self.program,
+            done=self.outcomes.append,
+            wall=lambda: 1000.0,
+            clock=lambda: 0.0,
+        )
+        self.transactions = Transactions(effects, self.revisions, loaded, self.steps.append)
+
+    peer = '[[bgp.peer]]\naddress = "192.0.2.1"\nremote_as = 65000\n'
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / "conf.d" / f"{name}.toml").write_text(text)
+
+    def find_members(self) -> None:
+        addresses = [member.address for pool in self.state.config.pools for member in pool.members]
+        self.state.set_next_hops({address: hop() for address in addresses})
+
+    async def foresee(self, loaded) -> Consequences:
+        in_force = self.transactions.in_force.config
+        return consequences(self.state.twin(), self.reconciler.applied, in_force, loaded.config, To, 1000.0)
+
+    async def program(self, loaded, before) -> None:
+        for config, last in ((loaded.config, False), (before.config, True)):
+            self.state.set_config(config, 1000.0)
+            self.find_members()
+            try:
+                await self.reconciler.follows(self.state.generation)
+            except DataPlaneError as error:
+                if last:
+                    raise ProgramError("neither") from error
+                why = error
+                self.plane.fail(self.heals)
+            else:
+                if last:
+                    raise ProgramError(str(why))
+                return
+
+    heals: str | None = None
+
+    @property
+    def in_force(self) -> list[str]:
+        return sorted(service.name for service in self.plane.tables.services)
+
+    def revision(self) -> int:
+        latest = self.revisions.latest()
+        return latest.number if latest is not None else 0
+
+
+@pytest.fixture
+async def director(tmp_path: Path) -> AsyncIterator[Director]:
+    made = Director(tmp_path)
+    made.find_members()
+    await made.plane.start()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(made.reconciler.run())
+        await made.transactions.begin(Author("", "start"))
+        async with made.heard:
+            await made.heard.wait_for(lambda: {"198.51.100.1"} in made.told)
+        yield made
+        running.cancel()
+
+
+async def test_a_reload_takes_every_step_in_order(director: Director) -> None:
+    """And becomes a revision, with who and why; files that came from an editor are not written."""
+    director.write("b", web("b", 2))
+    outcome = await director.transactions.reload(ME)
+    assert outcome.ok
+    expected = ["parse", "validate", "diff", "program", "programmed", "persist", "revision", "event"]
+    assert director.steps == expected
+    assert director.in_force == ["a", "b"]
+    assert outcome.consequences.added == ("b",)
+    revision, texts = director.revisions.read(2)
+    assert (revision.author, revision.summary) == (ME, "1 virtual service added, 2 other changes")
+    assert texts == dict(read_document(director.path).texts)
+    assert director.outcomes == [outcome]
+
+
+async def test_the_same_again_is_nothing(director: Director) -> None:
+    """No revision, no new tables; comments alone are a revision, since the text is what is kept."""
+    sets = director.plane.sets
+    outcome = await director.transactions.reload(ME)
+    assert (outcome.ok, outcome.unchanged, director.revision()) == (True, True, 1)
+    assert director.steps == ["parse", "event"]
+    assert director.plane.sets == sets
+    director.write("a", "# a comment\n" + web("a", 1))
+    outcome = await director.transactions.reload(ME)
+    assert (outcome.ok, outcome.unchanged, director.revision()) == (True, False, 2)
+    assert outcome.consequences.nothing
+
+
+async def test_a_dry_run_ends_after_the_diff(director: Director) -> None:
+    """Nothing is changed, and what would happen is told, also when it would be refused."""
+    director.write("b", web("b", 2))
+    outcome = await director.transactions.reload(ME, dry_run=True)
+    assert (outcome.ok, outcome.step, director.in_force) == (True, Step.DIFF, ["a"])
+    assert outcome.consequences.added == ("b",)
+    director.path.write_text(director.path.read_text().replace("eth1", "eth2"))
+    outcome = await director.transactions.reload(ME, dry_run=True)
+    assert not outcome.ok
+    assert "[director] changed" in str(outcome.problems[0])
+    assert outcome.consequences.added == ("b",)
+    assert director.revision() == 1
+
+
+def break_parse(director: Director) -> None:
+    director.write("b", "[[pol]]")
+
+
+def break_validate(director: Director) -> None:
+    director.path.write_text(director.path.read_text().replace("eth1", "eth2"))
+
+
+def break_program(director: Director) -> None:
+    director.plane.fail("no room")
+
+
+def break_revision(director: Director) -> None:
+    shutil.rmtree(director.folder / "revisions")
+    (director.folder / "revisions").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "step", "text"),
+    [
+        (break_parse, Step.PARSE, "unknown key"),
+        (break_validate, Step.VALIDATE, "takes a restart"),
+        (break_program, Step.PROGRAM, "no room"),
+        (break_revision, Step.REVISION, "Not a directory"),
+    ],
+)
+async def test_a_step_that_fails_leaves_what_was_in_force(
+    director: Director, spoil: Callable[[Director], None], step: Step, text: str
+) -> None:
+    """It is told which one it was and why; routers are told of the old VIP all the time, and later changes work."""
+    director.write("b", web("b", 2))
+    good = dict(read_document(director.path).texts)
+    spoil(director)
+    before = len(director.told)
+    outcome = await director.transactions.reload(ME)
+    assert (outcome.ok, outcome.step) == (False, step)
+    assert text in str(outcome.problems[0])
+    assert director.in_force == ["a"]
+    assert all("198.51.100.1" in vips for vips in director.told[before:])
+    assert director.transactions.in_force.config.digest == director.state.config.digest
+    assert director.state.plane_error is None
+
+    if (director.folder / "revisions").is_file():
+        (director.folder / "revisions").unlink()
+    for name, content in good.items():
+        (director.folder / name).write_text(content)
+    assert (await director.transactions.reload(ME)).ok
+    assert director.in_force == ["a", "b"]
+
+
+async def test_a_change_is_written_to_the_files(director: Director) -> None:
+    """All of them, and those that are not wanted any more are removed."""
+    main = director.path.read_text()
+    texts = {"onward.toml": main + "# later\n", "conf.d/b.toml": web("b", 2)}
+    outcome = await director.transactions.change(lambda _: texts, ME)
+    assert outcome.ok
+    assert dict(read_document(director.path).texts) == texts
+    assert not (director.folder / "conf.d" / "a.toml").exists()
+    assert not (director.folder / ".onward.toml.pending").exists()
+    assert director.in_force == ["b"]
+    assert director.steps.count(Step.FILE) == 3
+
+
+async def test_a_change_for_another_document_is_refused(director: Director) -> None:
+    """Somebody else was faster; or has written to the files, and nobody has looked at that yet."""
+    base = director.transactions.in_force.document.digest
+    texts = {**director.transactions.in_force.document.texts, "conf.d/b.toml": web("b", 2)}
+    assert (await director.transactions.change(lambda _: texts, ME, base=base)).ok
+    outcome = await director.transactions.change(lambda _: texts, ME, base=base)
+    assert "changed meanwhile" in str(outcome.problems[0])
+    director.write("a", "# mine\n" + web("a", 1))
+    outcome = await director.transactions.change(lambda _: {**texts, "conf.d/c.toml": web("c", 3)}, ME)
+    assert "the files say something else" in str(outcome.problems[0])
+    assert (director.folder / "conf.d" / "a.toml").read_text().startswith("# mine")
+
+
+@pytest.mark.parametrize("where", [".onward.toml.pending.new", "onward.toml.new", "conf.d/b.toml.new"])
+async def test_files_that_cannot_be_written_are_put_back(director: Director, where: str) -> None:
+    """Wherever that is noticed: the old texts stand on the disk, and the old configuration is in force."""
+    before = dict(read_document(director.path).texts)
+    (director.folder / where).mkdir()
+    texts = {"onward.toml": before["onward.toml"] + "# later\n", "conf.d/b.toml": web("b", 2)}
+    outcome = await director.transactions.change(lambda _: texts, ME)
+    assert not outcome.ok
+    assert "cannot write" in str(outcome.problems[0])
+    assert dict(read_document(director.path).texts) == before
+    assert director.in_force == ["a"]
+    (director.folder / where).rmdir()
+    assert (await director.transactions.change(lambda _: texts, ME)).ok
+    assert director.in_force == ["b"]
+
+
+async def test_the_way_back(director: Director) -> None:
+    """A rollback is a change to the texts of a revision, and a revision itself; forced, it also mends broken files."""
+    director.write("b", web("b", 2))
+    await director.transactions.reload(ME)
+    director.write("b", "[[pol")
+    outcome = await director.transactions.rollback(1, ME)
+    assert not outcome.ok
+    outcome = await director.transactions.rollback(2, ME, force=True)
+    assert (outcome.ok, outcome.unchanged) == (True, True)
+    assert "[[pol" not in (director.folder / "conf.d" / "b.toml").read_text()
+    outcome = await director.transactions.rollback(1, ME)
+    assert outcome.ok
+    assert director.in_force == ["a"]
+    assert not (director.folder / "conf.d" / "b.toml").exists()
+    assert director.revision() == 4
+    with pytest.raises(RevisionError):
+        await director.transactions.rollback(9, ME)
+
+
+async def test_changes_wait_for_each_other(director: Director) -> None:
+    """Two at once are two, one after the other, and both are in force."""
+
+    def adding(name: str, number: int):
+        return lambda document: {**document.texts, f"conf.d/{name}.toml": web(name, number)}
+
+    outcomes = await asyncio.gather(
+        director.transactions.change(adding("b", 2), ME), director.transactions.change(adding("c", 3), ME)
+    )
+    # The second one was made for what was in force when its turn came.
+    assert [outcome.ok for outcome in outcomes] == [True, True]
+    assert director.in_force == ["a", "b", "c"]
