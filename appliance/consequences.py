@@ -102,6 +102,9 @@ class Consequences:
     announce: frozenset[Route] = frozenset()
     """Routes that routers are told anew, or with other attributes."""
     withdraw: frozenset[Route] = frozenset()
+    announce_later: frozenset[Route] = frozenset()
+    """Routes besides, when all members that are to be asked have turned out well."""
+
     asked: tuple[str, ...] = ()
     """Members, as `pool/member`, that are asked something which nobody asks them now."""
     not_asked: tuple[str, ...] = ()
@@ -156,6 +159,7 @@ def consequences(
     after = decide(state.snapshot(), known, now)
     asked = _ids(probe.target.id for probe in probed_then - probed)
     still = {probe.target.id for probe in probed_then}
+    later = _when_all_is_well(state, after, now, asked)
     routes = diff(known.routes, after.routes)
     old, new = ({one.name: one for one in each.services} for each in (in_force, config))
     return Consequences(
@@ -163,9 +167,10 @@ def consequences(
         added=tuple(name for name in new if name not in old),
         changed=tuple(name for name, service in new.items() if name in old and service != old[name]),
         removed=tuple(name for name in old if name not in new),
-        moves=tuple(_moves(known, after, _when_all_is_well(state, after, now, asked), first, state.snapshot(), flows)),
+        moves=tuple(_moves(known, after, later, first, state.snapshot(), flows)),
         announce=routes.announce,
         withdraw=routes.withdraw,
+        announce_later=diff(after.routes, later.routes).announce,
         asked=asked,
         not_asked=_ids(probe.target.id for probe in probed if probe.target.id not in still),
         refused=tuple(map(str, needs_restart(in_force, config))),
@@ -420,6 +425,7 @@ def as_document(found: Consequences) -> dict[str, Any]:
         "routes": {
             "announce": [str(route) for route in sorted(found.announce)],
             "withdraw": [str(route) for route in sorted(found.withdraw)],
+            "announce_later": [str(route) for route in sorted(found.announce_later)],
         },
         "members": {"asked": list(found.asked), "not_asked": list(found.not_asked)},
         "refused": list(found.refused),

@@ -537,7 +537,10 @@ class State:
 
     def _learn(self, pools: Iterable[Pool]) -> None:
         """Which of these pools are known well enough, and of which nothing is usable any more."""
-        snapshot = self.snapshot()
+        # Without copies: a verdict on each of thousands of members must not copy what is known of all of them.
+        snapshot = Snapshot(
+            config=self._config, health=self._health, next_hops=self._next_hops, learning=self._learning
+        )
         for pool in pools:
             if pool.name not in self._learning:
                 if not snapshot.usable(pool):

@@ -10,8 +10,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from appliance.cli.output import Exit, print_json, print_problems, table, warn
-from appliance.config.load import SECRET_BYTES, decode, files_beside, parse, read_text
+from appliance.cli.host import HostError, about_host, link_mtu, this_host
+from appliance.cli.output import Exit, complain, print_json, print_problems, table, warn
+from appliance.config.document import read_document
+from appliance.config.files import decode, files_beside
+from appliance.config.load import SECRET_BYTES, parse_parts
+from appliance.config.merge import Part
 from appliance.config.problems import ConfigError
 from appliance.config.values import WILDCARD
 from appliance.model import Algorithm, BgpPeer, Config, Delivery, DfPolicy, MonitorSpec, Pool, Protocol, VirtualService
@@ -35,8 +39,9 @@ def check(
     *,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False,
     json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    host: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> int:
-    """Check a configuration file. Needs neither root nor a daemon.
+    """Check a configuration: the file, and `conf.d/*.toml` beside it. Needs neither root nor a daemon.
 
     Parameters
     ----------
@@ -46,6 +51,8 @@ def check(
         Print mistakes only.
     json:
         Print JSON.
+    host:
+        Check as well whether it fits this machine: interfaces, addresses, routes, kernel. Exit code 1 when it does not.
     """
     notes: list[str] = []
     try:
@@ -61,24 +68,41 @@ def check(
     if not checked.services:
         notes.append("no [[virtual_service]]: this director would forward nothing")
     notes += [*_about_flows(checked), *_about_algorithms(checked), *_about_tunnels(checked), *_about_monitors(checked)]
+    mtu, unfit = _LINK_MTU, []
+    if host:
+        try:
+            here = this_host()
+        except HostError as error:
+            complain(str(error))
+            return Exit.FAILED
+        found = list(about_host(checked, here))
+        notes += [one.text for one in found if not one.fatal]
+        unfit = [one.text for one in found if one.fatal]
+        mtu = link_mtu(checked, here) or mtu
+    code = Exit.FAILED if unfit else Exit.OK
     if json:
-        print_json({"ok": True, "notes": notes, **_document(checked)})
-        return Exit.OK
+        print_json({"ok": not unfit, "notes": notes, "host": unfit, **_document(checked, mtu)})
+        return code
     for note in notes:
         warn(note)
+    for text in unfit:
+        complain(text)
     if not quiet:
-        print(_summary(checked))
-    return Exit.OK
+        print(_summary(checked, mtu))
+    return code
 
 
 def _read(config: Path, notes: list[str]) -> Config:
-    source = "(standard input)" if str(config) == "-" else str(config)
-    text = decode(sys.stdin.buffer.read(), source) if str(config) == "-" else read_text(config)
+    if str(config) == "-":
+        source = "(standard input)"
+        parts: tuple[Part, ...] = (Part(source, decode(sys.stdin.buffer.read(), source)),)
+    else:
+        parts = read_document(config).parts
 
     def kept_from_us(name: str) -> None:
         notes.append(f"{name} cannot be read by this user, so the certificates of its health monitor were not checked")
 
-    return parse(text, source, lenient_reader(files_beside(config), config.parent, notes), kept_from_us)
+    return parse_parts(parts, lenient_reader(files_beside(config), config.parent, notes), kept_from_us)
 
 
 def lenient_reader(read: Callable[[str], bytes], folder: Path, notes: list[str]) -> Callable[[str], bytes]:
@@ -198,7 +222,7 @@ def _connects(monitor: MonitorSpec) -> bool:
     return monitor.kind in ("http", "https", "tls", "grpc") or settings.get("transport") == "tcp"
 
 
-def _summary(config: Config) -> str:
+def _summary(config: Config, mtu: int) -> str:
     services = table(
         ("VIRTUAL SERVICE", "VIP", "PROTOCOL", "PORTS", "DELIVERY", "HASH", "POOL"),
         (row for service in config.services for row in _service_rows(service)),
@@ -208,14 +232,14 @@ def _summary(config: Config) -> str:
         (row for pool in config.pools for row in _member_rows(pool)),
         right=("RATIO", "SHARE"),
     )
-    return "\n".join(_paragraphs(config, services, members))
+    return "\n".join(_paragraphs(config, services, members, mtu))
 
 
-def _paragraphs(config: Config, services: str, members: str) -> Iterator[str]:
+def _paragraphs(config: Config, services: str, members: str, mtu: int) -> Iterator[str]:
     yield f"{config.source}: ok, {_totals(config)}"
     if config.services:
         yield f"\n{services}\n\n{members}"
-    rooms = _rooms(config, _LINK_MTU)
+    rooms = _rooms(config, mtu)
     if rooms:
         rows = (
             (
@@ -227,7 +251,7 @@ def _paragraphs(config: Config, services: str, members: str) -> Iterator[str]:
         header = ("POOL", "DELIVERY", "OVER", "BYTES MORE", "LARGEST PACKET", "MSS IPV4", "MSS IPV6")
         yield f"\n{table(header, rows, right=header[3:])}"
         yield (
-            f"\nTunnels take room: on links of {_LINK_MTU} bytes, members must advertise these MSS or less to clients "
+            f"\nTunnels take room: on links of {mtu} bytes, members must advertise these MSS or less to clients "
             "(advmss of their routes)."
         )
     yield ""
@@ -328,7 +352,7 @@ def _member_rows(pool: Pool) -> Iterator[tuple[object, ...]]:
         )
 
 
-def _document(config: Config) -> dict[str, object]:
+def _document(config: Config, mtu: int) -> dict[str, object]:
     return {
         "source": config.source,
         "digest": config.digest,
@@ -370,11 +394,11 @@ def _document(config: Config) -> dict[str, object]:
                 "delivery": room.delivery,
                 "outer_version": room.outer_version,
                 "overhead": room.overhead,
-                "mtu": _LINK_MTU,
+                "mtu": mtu,
                 "largest_packet": room.largest_packet,
                 "mss": {f"ipv{version}": mss for version, mss in room.mss.items()},
             }
-            for room in _rooms(config, _LINK_MTU)
+            for room in _rooms(config, mtu)
         ],
         "bgp": None
         if config.bgp is None

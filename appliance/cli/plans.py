@@ -84,6 +84,7 @@ def plan(found: Document) -> Iterator[str]:
     for title, lines in (
         ("routes to withdraw", routes["withdraw"]),
         ("routes to announce", routes["announce"]),
+        ("routes to announce when all members are up", routes["announce_later"]),
         ("members to be asked", members["asked"]),
         ("members asked no more", members["not_asked"]),
         ("takes a restart", found["refused"]),

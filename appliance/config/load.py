@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from appliance.config import values
 from appliance.config.document import Document, read_document
-from appliance.config.files import IrregularFileError, as_a_whole, decode, files_beside, opened, read_text
+from appliance.config.files import IrregularFileError, as_a_whole, files_beside, opened
 from appliance.config.merge import Merged, Part, merge
 from appliance.config.monitors import Kind, settings_of, tls_of
 from appliance.config.problems import (
@@ -70,8 +70,6 @@ from appliance.model import (
     VirtualService,
 )
 from health.secure import Tls, context_of, reason_of
-
-__all__ = ["ConfigError", "Loaded", "Problem", "decode", "files_beside", "load", "load_document", "parse", "read_text"]
 
 SECRET_BYTES = 16
 """The flow hash wants a key of 128 bits or more."""

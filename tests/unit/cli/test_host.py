@@ -1,0 +1,97 @@
+"""What of a configuration does not fit a machine."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from appliance.cli.host import Host, Link, about_host, link_mtu, this_host, why_no_way
+from appliance.cli.root import call
+from appliance.model import BgpPeer, Config, Fleet, FleetPeer, PlaneKind
+from tests.builders import L2, config, member, pool, service
+
+FINE = Host(
+    links={"lo": Link(65536, True), "eth1": Link(1500, True)},
+    addresses=frozenset({ip_address("127.0.0.1"), ip_address("192.0.2.11")}),
+    networks=(ip_network("192.0.2.0/24"), ip_network("203.0.113.0/24")),
+    release="6.1.0-13-amd64",
+    tun=True,
+    rp_filter={"all": 0, "eth1": 2},
+)
+XDP = replace(config(), director=replace(config().director, plane=PlaneKind.XDP))
+ON_SEGMENT = config(service(profile=replace(service().profile, delivery=L2)))
+OF_FLEET = replace(config(), fleet=Fleet((FleetPeer("d1", ip_address("192.0.2.99")),)))
+
+
+def found(given: Config, host: Host, no_way: str = "") -> list[tuple[bool, str]]:
+    return [(one.fatal, one.text) for one in about_host(given, host, lambda _: no_way)]
+
+
+def test_a_machine_that_fits_is_not_complained_of() -> None:
+    """Nothing is said for its own sake."""
+    assert found(config(), FINE) == []
+    assert link_mtu(config(), FINE) == 1500
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "fatal", "text"),
+    [
+        (config(), replace(FINE, links={"lo": Link(65536, True)}), True, "no interface eth1"),
+        (config(), replace(FINE, links={"eth1": Link(1500, False)}), True, "eth1 is down"),
+        (
+            config(),
+            replace(FINE, addresses=frozenset({ip_address("198.51.100.7")})),
+            True,
+            "198.51.100.7 is an address",
+        ),
+        (ON_SEGMENT, replace(FINE, networks=()), True, "members web/web1, web/web2, web/web3: on no segment"),
+        (XDP, replace(FINE, release="5.10.0-1"), True, "too old for XDP"),
+        (config(), replace(FINE, tun=False), True, "no /dev/net/tun"),
+        (config(), replace(FINE, rp_filter={"all": 1}), False, "rp_filter = 1 (strict) on eth1"),
+        (OF_FLEET, FINE, True, "192.0.2.99 is no address of this machine"),
+    ],
+)
+def test_what_does_not_fit_is_told(given: Config, host: Host, fatal: bool, text: str) -> None:
+    """With a way out; and whether the director could live with it."""
+    ((is_fatal, said),) = found(given, host)
+    assert is_fatal is fatal
+    assert text in said
+
+
+def test_a_session_needs_its_own_address() -> None:
+    """The peer is named."""
+    bgp = config().bgp
+    assert bgp is not None
+    peer = BgpPeer(ip_address("192.0.2.1"), 65000, 9, local_address=ip_address("192.0.2.12"))
+    ((fatal, text),) = found(replace(config(), bgp=replace(bgp, peers=(peer,))), FINE)
+    assert fatal
+    assert text == "bgp peer 192.0.2.1: local_address 192.0.2.12 is no address of this machine"
+
+
+def test_many_members_with_one_trouble_are_one_note() -> None:
+    """Some are named, the others counted."""
+    members = tuple(member(number) for number in range(1, 10))
+    ((fatal, text),) = found(config(service(pool=pool(*members))), FINE, "network is unreachable")
+    assert not fatal
+    assert (
+        text == "no way to members web/web1, web/web2, web/web3, web/web4, web/web5 and 4 more: network is unreachable"
+    )
+
+
+def test_this_machine_can_be_looked_at() -> None:
+    """By anybody: the loopback interface is there, and there is a way to it."""
+    host = this_host()
+    assert host.links["lo"].mtu > 0
+    assert ip_address("127.0.0.1") in host.addresses
+    assert why_no_way(ip_address("127.0.0.1")) == ""
+
+
+def test_check_says_it_and_exits_with_1(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An interface that no machine has: the file is well, and this is no place for it."""
+    (tmp_path / "fleet.key").write_bytes(bytes(range(32)))
+    path = tmp_path / "onward.toml"
+    head = 'schema_version = 1\n[director]\nname = "d1"\ninterfaces = ["nowhere0"]\n'
+    path.write_text(head + '[fleet]\nsecret_file = "fleet.key"\n')
+    assert call(["check", "-q", str(path)]) == 0
+    assert call(["check", "-q", "--host", str(path)]) == 1
+    assert "there is no interface nowhere0" in capsys.readouterr().err
