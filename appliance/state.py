@@ -251,11 +251,6 @@ def _names(config: Config) -> frozenset[str]:
     return frozenset(pool.name for pool in config.pools)
 
 
-def _dicts_of(thing: object) -> dict[str, object]:
-    """Copies of its attributes that may change in place."""
-    return {name: dict(value) for name, value in vars(thing).items() if isinstance(value, dict)}
-
-
 class IndexAllocator:
     """Gives each way to a member a number that is its own for life.
 
@@ -267,9 +262,11 @@ class IndexAllocator:
         self._given: dict[MemberWay, int] = {}
         self._free: dict[int, None] = {}
         self._next = 0
+        self._shown: Mapping[MemberWay, int] = {}
 
     def update(self, wanted: Iterable[MemberWay]) -> Mapping[MemberWay, int]:
-        """Free the numbers of ways that are gone, number the new ones; returns the whole assignment.
+        """Free the numbers of ways that are gone, number the new ones; returns the whole assignment, as the same object
+        while nothing is different.
 
         Raises:
             ValueError: more than MAX_MEMBERS ways.
@@ -283,12 +280,14 @@ class IndexAllocator:
         for way in wanted:
             if way not in self._given:
                 self._given[way] = self._take()
-        return dict(self._given)
+        if self._given != self._shown:
+            self._shown = dict(self._given)
+        return self._shown
 
     def twin(self) -> "IndexAllocator":
         """One of its own that goes on as this one would."""
         twin = copy(self)
-        vars(twin).update(_dicts_of(self))
+        vars(twin).update(_given=dict(self._given), _free=dict(self._free))
         return twin
 
     def _take(self) -> int:
@@ -327,7 +326,16 @@ class State:
     def twin(self) -> "State":
         """A store of its own that knows the same, to try things out: what becomes of it, nobody hears."""
         twin = copy(self)
-        vars(twin).update(_dicts_of(self), _changed=lambda: None, _allocator=self._allocator.twin())
+        # What is never changed in place stays the same object, by which `decide` knows that nothing is new.
+        vars(twin).update(
+            _changed=lambda: None,
+            _allocator=self._allocator.twin(),
+            _health=dict(self._health),
+            _learning=dict(self._learning),
+            _orders=dict(self._orders),
+            _up_since=dict(self._up_since),
+            _off_since=dict(self._off_since),
+        )
         return twin
 
     @property

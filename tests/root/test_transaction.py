@@ -97,7 +97,7 @@ class Director:
     def start(self, *words: str) -> None:
         program = words or ("-m", "appliance", "run", str(self.path))
         self.process = subprocess.Popen(self.space.command(sys.executable, *program), cwd=REPOSITORY)
-        until(self._answers, "the director answers", 60)
+        until(self._answers, "the director answers", 120)
 
     def doomed(self, step: Step, number: int = 1) -> None:
         self.start("-m", "tests.root.doomed_director", str(self.path), step, str(number))
@@ -113,9 +113,20 @@ class Director:
     def get(self, resource: str) -> Any:
         return ask(self.socket, "GET", resource)
 
-    def put(self, texts: dict[str, str]) -> Any:
-        body = {"texts": texts, "reason": "a test"}
-        return ask(self.socket, "PUT", "/v1/config", body, timeout_s=60, also=(422, 500))
+    def put(self, texts: dict[str, str], why: str) -> Any:
+        body = {"texts": texts, "reason": why}
+        return ask(self.socket, "PUT", "/v1/config", body, timeout_s=120, also=(422, 500))
+
+    def check(self, texts: dict[str, str], why: str) -> None:
+        """That this and nothing else is the configuration, and why it came."""
+        assert self.get("/v1/config")["texts"] == texts
+        assert self.on_disk() == texts
+        assert not (self.folder / ".onward.toml.pending").exists()
+        latest = self.get("/v1/config/revisions")["revisions"][0]
+        assert self.get(f"/v1/config/revisions/{latest['number']}")["texts"] == texts
+        assert latest["why"] == why
+        wanted = ["shop", "web"] if texts == self.old else ["blog", "web"]
+        until(lambda: self.services() == wanted, "the services are in force", 60)
 
     def services(self) -> list[str]:
         """Those of the members in force."""
@@ -125,7 +136,7 @@ class Director:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
         if self.process is not None:
-            self.process.wait(30)
+            self.process.wait(60)
 
 
 @pytest.fixture
@@ -137,31 +148,29 @@ def director(space: Namespace, tmp_path: Path) -> Iterator[Director]:
         made.stop()
 
 
-STEPS = [(step, 1) for step in Step] + [(Step.FILE, 2), (Step.FILE, 4)]
+EVERY = [(step, 1) for step in Step] + [(Step.FILE, 2), (Step.FILE, 4)]
+TELLING = [(Step.PROGRAM, 1), (Step.PERSIST, 1), (Step.DECIDED, 1), (Step.FILE, 3), (Step.REVISION, 1)]
 OLD = (Step.PARSE, Step.VALIDATE, Step.DIFF, Step.PROGRAM, Step.PROGRAMMED, Step.PERSIST)
 
 
-@pytest.mark.parametrize(("step", "number"), STEPS, ids=lambda value: str(value))
+@pytest.mark.timeout(900)
 def test_a_director_killed_at_any_step_begins_anew_with_one_whole_configuration(
-    director: Director, step: Step, number: int
+    director: Director, request: pytest.FixtureRequest
 ) -> None:
-    """A change of four files: until it was decided on, the next process has all that was, and from then on all that was
-    to be; in force, on the disk and as the latest revision."""
-    director.doomed(step, number)
-    with pytest.raises(OrderError):
-        director.put(director.new)
-    assert director.process is not None
-    assert director.process.wait(30) == -signal.SIGKILL
+    """Changes of four files, back and forth: until one was decided on, the next process has all that was, and from then
+    on all that was to be; in force, on the disk and as the latest revision. With `--long`, all steps there are."""
+    texts, other, why = director.old, director.new, ""
+    for step, number in EVERY if request.config.getoption("--long") else TELLING:
+        director.doomed(step, number)
+        director.check(texts, why)
+        with pytest.raises(OrderError):
+            director.put(other, f"to be killed at {step} {number}")
+        assert director.process is not None
+        assert director.process.wait(60) == -signal.SIGKILL
+        if step not in OLD:
+            texts, other, why = other, texts, f"to be killed at {step} {number}"
     director.start()
-    expected = director.old if step in OLD else director.new
-    assert director.get("/v1/config")["texts"] == expected
-    assert director.on_disk() == expected
-    assert not (director.folder / ".onward.toml.pending").exists()
-    latest = director.get("/v1/config/revisions")["revisions"][0]
-    assert director.get(f"/v1/config/revisions/{latest['number']}")["texts"] == expected
-    assert latest["why"] == ("" if expected is director.old else "a test")
-    wanted = ["shop", "web"] if expected is director.old else ["blog", "web"]
-    until(lambda: director.services() == wanted, "the services are in force")
+    director.check(texts, why)
 
 
 def test_a_reload_a_dry_run_a_mistake_and_the_way_back(director: Director, capsys: pytest.CaptureFixture[str]) -> None:
