@@ -113,11 +113,6 @@ class Consequences:
     """Why it cannot come into force in this process."""
 
     @property
-    def nothing(self) -> bool:
-        """Whether everything is as before."""
-        return self == Consequences()
-
-    @property
     def summary(self) -> str:
         """In a line."""
         parts = [

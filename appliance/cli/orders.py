@@ -12,6 +12,9 @@ from urllib.parse import quote
 from cyclopts import Parameter
 
 from appliance.cli.output import Exit, complain
+from appliance.config.document import read_document
+from appliance.config.merge import merge
+from appliance.config.problems import ConfigError
 
 RUNTIME_DIR = Path("/run/onward")
 SOCKET = "control.sock"
@@ -53,9 +56,10 @@ def where(socket_path: Path | None, config: Path | None) -> Path:
     if config is None:
         return RUNTIME_DIR / SOCKET
     try:
-        director = tomllib.loads(config.read_text()).get("director", {})
+        parts = read_document(config).parts
+        director = merge(parts, [tomllib.loads(part.text) for part in parts]).data.get("director", {})
         return Path(director.get("runtime_dir", RUNTIME_DIR)) / SOCKET
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (ConfigError, ValueError, AttributeError, TypeError) as error:
         raise OrderError(f"{config}: cannot be read: {error}; try `onward check {config}`", Exit.CONFIG) from error
 
 

@@ -1,7 +1,7 @@
 """One configuration out of several files: tables are joined, lists of tables follow each other, and nothing that is
 said in one file can be said otherwise in another. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,14 +100,11 @@ def _add(merged: Merged, into: dict[str, Any], location: Location, key: str, val
         merged.begins[location].append((len(there), part))
         there.extend(value)
     elif location != ("schema_version",) or value != there:
-        other = merged.parts[next(_parts_of(merged, location))]
+        first = merged.owners[location] if location in merged.owners else merged.begins[location][0][1]
+        other = merged.parts[first]
         finding = Finding(location, f"{other.source} says this already", "leave it out in one of the two files")
         merged.findings.append((part, finding))
 
 
 def _is_tables(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
-
-
-def _parts_of(merged: Merged, location: Location) -> Iterator[int]:
-    yield merged.owners[location] if location in merged.owners else merged.begins[location][0][1]

@@ -146,7 +146,7 @@ async def test_the_same_again_is_nothing(director: Director) -> None:
     director.write("a", "# a comment\n" + web("a", 1))
     outcome = await director.transactions.reload(ME)
     assert (outcome.ok, outcome.unchanged, director.revision()) == (True, False, 2)
-    assert outcome.consequences.nothing
+    assert outcome.consequences == Consequences()
 
 
 async def test_a_dry_run_ends_after_the_diff(director: Director) -> None:
