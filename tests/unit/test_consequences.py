@@ -282,7 +282,7 @@ def test_what_is_remembered_in_a_steady_slot_does_not_count() -> None:
     director = Director(config(service(pool=pool(member(1), member(2)))))
     (table,) = director.decided.tables.services
     for port in range(1, 50):
-        ports, hash64 = bytes([0, port, 0, 80]), port << 33 | port
+        ports, hash64 = bytes([0, port, 0, 80]), port << 57 | port
         facts = FlowFacts(bytes([192, 0, 2, 1]), VIPS[0].packed, ports, 6, hash64, port << 24, 0)
         owner = int(unpack(table.slots)[0][slot_of(port << 24, SLOTS)])
         director.pins.keep(Pin(1 - owner, PinState.OPEN), facts, director.pins.now())
