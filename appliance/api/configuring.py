@@ -3,6 +3,9 @@
     GET  /v1/config                    what is in force: revision, digest and texts
     PUT  /v1/config                    {"texts": {name: text}, "base": digest, "reason": "...", "dry_run": true,
                                         "force": true}
+    PUT  /v1/config/objects/KIND/NAME  {"values": {...}} and as above: one thing, with all its keys as in TOML; comments
+                                       of everything else stay. KIND alone for what there is one of: bgp, fleet, ...
+    DELETE /v1/config/objects/KIND/NAME, with the same body but for values
     POST /v1/config/reload             {"reason": "...", "dry_run": true}
     POST /v1/config/rollback           {"revision": N, "reason": "...", "dry_run": true, "force": true}
     GET  /v1/config/revisions          who, when and why, the latest first
@@ -12,12 +15,14 @@ All keys of bodies are optional, but for `texts` and `revision`. What came of it
 not: 200 taken, 422 the configuration has mistakes or takes a restart, 500 it could not be put into force or kept.
 """
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pwd import getpwuid
 
 from aiohttp import web
 
 from appliance.api.control import RefusedError, body_of, who_of
+from appliance.config import edit
+from appliance.config.document import Document
 from appliance.revisions import Author, Revision, RevisionError
 from appliance.transaction import Outcome, Step, Transactions, as_document
 
@@ -35,6 +40,11 @@ class ConfigRoutes:
         return [
             web.get("/v1/config", self._in_force),
             web.put("/v1/config", self._put),
+            *(
+                web.route(method, f"/v1/config/objects/{place}", handler)
+                for place in ("{kind}/{name}", "{kind}")
+                for method, handler in (("PUT", self._put_one), ("DELETE", self._remove_one))
+            ),
             web.post("/v1/config/reload", self._reload),
             web.post("/v1/config/rollback", self._rollback),
             web.get("/v1/config/revisions", self._revisions),
@@ -54,16 +64,33 @@ class ConfigRoutes:
 
     async def _put(self, request: web.Request) -> web.Response:
         body = await body_of(request, {"texts", "base", "reason", "dry_run", "force"})
-        texts, base = body.get("texts"), body.get("base")
+        texts = body.get("texts")
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
             raise RefusedError(400, "texts is not an object of texts by file name")
+        return await self._change(request, body, lambda _: texts)
+
+    async def _put_one(self, request: web.Request) -> web.Response:
+        body = await body_of(request, {"values", "base", "reason", "dry_run", "force"})
+        values = body.get("values")
+        if not isinstance(values, dict):
+            raise RefusedError(400, "values is not an object")
+        kind, name = request.match_info["kind"], request.match_info.get("name")
+        return await self._change(request, body, lambda document: edit.put(document, kind, name, values))
+
+    async def _remove_one(self, request: web.Request) -> web.Response:
+        body = await body_of(request, {"base", "reason", "dry_run", "force"})
+        kind, name = request.match_info["kind"], request.match_info.get("name")
+        return await self._change(request, body, lambda document: edit.remove(document, kind, name))
+
+    async def _change(
+        self, request: web.Request, body: Mapping[str, object], change: Callable[[Document], Mapping[str, str]]
+    ) -> web.Response:
+        base = body.get("base")
         if base is not None and not isinstance(base, str):
             raise RefusedError(400, "base is not a digest")
         dry_run, force = _flag(body, "dry_run"), _flag(body, "force")
         author = _author(request, body, "api")
-        return await _answer(
-            self._transactions.change(lambda _: texts, author, base=base, dry_run=dry_run, force=force)
-        )
+        return await _answer(self._transactions.change(change, author, base=base, dry_run=dry_run, force=force))
 
     async def _reload(self, request: web.Request) -> web.Response:
         body = await body_of(request, {"reason", "dry_run"})

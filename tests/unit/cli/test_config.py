@@ -147,3 +147,34 @@ async def test_nobody_writes_beside_the_configuration(served: Served, tmp_path: 
     assert not outcome["ok"]
     assert "no place for a configuration" in outcome["problems"][0]["text"]
     assert not (tmp_path.parent / "evil.toml").exists()
+
+
+async def test_one_thing_changes_and_comments_stay(served: Served) -> None:
+    """A pool gets another member, in the file that has it. It cannot go before its virtual service."""
+    served.director.write("b", "# of b\n" + web("b", 2))
+    assert await served.onward("reload") == 0
+    values = {"name": "b", "member": [{"address": "203.0.113.2"}, {"address": "203.0.113.9"}]}
+    outcome = await served.ask("PUT", "/v1/config/objects/pool/b", {"values": values, "reason": "more room"})
+    assert outcome["ok"], outcome
+    assert outcome["consequences"]["members"]["asked"] == []
+    assert [str(change["text"]) for change in outcome["consequences"]["changes"]] == [
+        "+ member b/203.0.113.9 203.0.113.9"
+    ]
+    text = (served.director.folder / "conf.d" / "b.toml").read_text()
+    assert text.startswith("# of b\n[[pool]]\n")
+    assert '"203.0.113.9"' in text
+    outcome = await served.ask("DELETE", "/v1/config/objects/pool/b", {})
+    assert 'no pool is named "b"' in outcome["problems"][0]["text"]
+    outcome = await served.ask("DELETE", "/v1/config/objects/virtual_service/b", {})
+    assert outcome["ok"], outcome
+    assert served.director.in_force == ["a"]
+    outcome = await served.ask("PUT", "/v1/config/objects/pol/b", {"values": {}})
+    assert "there is no such kind of thing" in outcome["problems"][0]["text"]
+
+
+async def test_one_thing_of_which_there_is_one(served: Served) -> None:
+    """By its kind alone; a dry run says what would come of it."""
+    values = {"local_as": 65010, "router_id": "192.0.2.11", "hold_down": 3}
+    values["peer"] = [{"address": "192.0.2.1", "remote_as": 65000}]
+    outcome = await served.ask("PUT", "/v1/config/objects/bgp", {"values": values, "dry_run": True})
+    assert [change["text"] for change in outcome["consequences"]["changes"]] == ["~ bgp: hold_down_s 10.0 -> 3.0"]
