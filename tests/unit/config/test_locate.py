@@ -160,4 +160,4 @@ def test_every_key_of_any_text_has_its_own_line(statements: list[tuple[str, str]
     data = tomllib.loads(text)
     lines = Lines(text)
     assert {location: lines.of(location) for location in wanted} == wanted
-    assert set(leaves(data)) <= set(lines._offsets)
+    assert set(leaves(data)) <= set(lines.offsets)
