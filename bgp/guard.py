@@ -44,6 +44,9 @@ LATE_S = 0.5
 BFD_DOWN = 10
 """The reason that a peer is given, should it hear of it: RFC 9384."""
 
+TOGETHER = 50
+"""Routes in one command for ExaBGP, at most."""
+
 KILL_AFTER_S = 3.0
 """SIGTERM did not end ExaBGP within this time: SIGKILL."""
 
@@ -189,8 +192,10 @@ class Guard:
 
     def _withdraw_all(self, why: str) -> None:
         self.leased = False
-        for prefix in self.routes:
-            self._command(f"withdraw route {prefix}", lambda _ok: None)
+        for is_v6 in (False, True):
+            prefixes = [prefix for prefix in self.routes if (":" in prefix) is is_v6]
+            for begin in range(0, len(prefixes), TOGETHER):
+                self._command(withdrawal(prefixes[begin : begin + TOGETHER]), lambda _ok: None)
         self.routes.clear()
         # Commands with later numbers were not yet here: they are not undone, but answered in their turn.
         self._tell(json.dumps({"guard": "withdrawn", "why": why, "after": self.last_number}))
@@ -233,15 +238,15 @@ class Guard:
         elif verb == "announce" and not self.leased:
             answer(False, "the lease has ended")
         elif verb == "announce":
-            prefix, _, command = rest.partition(" ")
-            self.routes[prefix] = None
+            prefixes, _, command = rest.partition(" ")
+            self.routes.update(dict.fromkeys(prefixes.split(",")))
             self._command(command, answer)
         elif verb == "withdraw":
-            prefix, *peers = rest.split()
-            if not peers:  # else others keep it
+            listed, *peers = rest.split()
+            for prefix in listed.split(",") if not peers else ():  # else others keep it
                 self.routes.pop(prefix, None)
             whom = " , ".join(f"neighbor {peer}" for peer in peers)
-            self._command(f"{whom} withdraw route {prefix}".strip(), answer)
+            self._command(f"{whom} {withdrawal(listed.split(','))}".strip(), answer)
         elif verb == "teardown":
             self._command(f"neighbor {rest} teardown {BFD_DOWN}", answer)
         else:
@@ -350,6 +355,14 @@ class Guard:
                 self._from_speaker(line)
             except ValueError:
                 self._lost(f"the speaker sent {line[:80]!r}")
+
+
+def withdrawal(prefixes: list[str]) -> str:
+    """ExaBGP's command for prefixes of one IP version. It wants a next hop for several, and does not look at it."""
+    if len(prefixes) == 1:
+        return f"withdraw route {prefixes[0]}"
+    next_hop = "::" if ":" in prefixes[0] else "0.0.0.0"  # noqa: S104 - nobody's address
+    return f"withdraw attributes next-hop {next_hop} nlri {' '.join(prefixes)}"
 
 
 def listen(path: str) -> socket.socket:

@@ -170,8 +170,7 @@ def test_withdraws_when_the_lease_ends(stage):
     speaker = exabgp.speaker()
     speaker.hello()
     speaker.send("lease 1 0.5", announce(2), announce(3, OTHER))
-    exabgp.commands.until(f"withdraw route {ROUTE}")
-    exabgp.commands.until(f"withdraw route {OTHER}")
+    exabgp.commands.until(f"withdraw attributes next-hop 0.0.0.0 nlri {ROUTE} {OTHER}")
     withdrawn = json.loads(speaker.until('"guard": "withdrawn"'))
     assert withdrawn == {"guard": "withdrawn", "why": "the lease has ended", "after": 3}
     speaker.send(announce(4))
