@@ -7,6 +7,7 @@ import time
 import pytest
 
 from bgp.guard import ADOPTION_LEASE_S
+from bgp.launch import BEAT_S, SILENCES
 from tests.netns import until
 from tests.root.bgp_lab import V4, V6, Speaker, alive, children, kill_exabgp, lab
 
@@ -165,3 +166,20 @@ def test_lingers_then_ends(where, start):
     pid = speaker.exabgp_pid
     speaker.kill()
     until(lambda: not alive(pid), "ExaBGP ended", 5.0)
+
+
+def test_a_guard_that_hangs_does_not_keep_the_routes_of_a_speaker_that_dies(where, start):
+    """Guard and speaker gone at the same moment: ExaBGP ends by itself, and the router has no route any more."""
+    speaker = start()
+    announced(where, speaker)
+    pid = speaker.exabgp_pid
+    (guard,) = children(pid)
+    os.kill(guard, signal.SIGSTOP)
+    speaker.kill()
+    try:
+        gone = where.fib_becomes()
+        print(f"\n{where.name}: guard SIGSTOP, speaker SIGKILL -> FIB gone {gone:.3f} s")
+        assert gone < BEAT_S * SILENCES + 1.5
+        assert not alive(pid)
+    finally:
+        os.kill(guard, signal.SIGKILL)

@@ -73,7 +73,9 @@ class Stage:
 
     def __init__(self, folder: Path, linger_s: float, watchdog_s: float) -> None:
         self.path = folder / "g.sock"
-        run = f'"{sys.executable}" -I -S "{GUARD}" --socket "{self.path}" --linger {linger_s} --watchdog {watchdog_s}'
+        beat = self.path.with_name("beat")
+        run = f'"{sys.executable}" -I -S "{GUARD}" --socket "{self.path}" --beat "{beat}"'
+        run += f" --linger {linger_s} --watchdog {watchdog_s}"
         configuration = folder / "exabgp.conf"
         configuration.write_text(f"process guard {{\n    run {run};\n}}\nneighbor 192.0.2.1 {{\n}}\n")
         self.process = subprocess.Popen(
