@@ -1,11 +1,11 @@
 """A router made of bare BGP messages: it takes routes and says when, or misbehaves in every way that it is told.
 
-    raw_bgp.py AS PORT [WAY...]
+    raw_bgp.py AS PORT ADDRESS [WAY...]
 
 Prints a line of JSON for what happens: `{"listens": port}`, `{"open": way}` for each session that came up, `{"at":
 seconds, "announced": n, "withdrawn": n}` for each UPDATE, `{"closed": way}`, by the monotonic clock of the machine. For
 each connection it takes the next way, and for the last one as often as it takes; without any it only listens to what
-it is told. The ways are the keys of `WAYS`.
+it is told. `WAYS` has all.
 """
 
 import json
@@ -225,8 +225,10 @@ def prefixes(data: bytes) -> int:
     return count
 
 
-ENDLESS = ("flood", "deaf", "listen", "flap", "reset")
-WAYS = (*BROKEN, "silent", "wrong-as", "old-version", "no-hold-time", *ENDLESS)
+OPENINGS = ("silent", "wrong-as", "old-version", "no-hold-time", "reset")
+"""Ways in which a session does not come up, or is gone in the same moment."""
+ENDLESS = ("flood", "flap", "deaf", "listen")
+WAYS = (*BROKEN, *OPENINGS, *ENDLESS)
 
 
 def say(**what: object) -> None:
@@ -234,9 +236,9 @@ def say(**what: object) -> None:
 
 
 def main() -> None:
-    number, port, ways = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or ["listen"]
+    number, port, address, ways = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:] or ["listen"]
     assert set(ways) <= set(WAYS), ways
-    with socket.create_server(("", port)) as listener:
+    with socket.create_server((address, port)) as listener:
         say(listens=port)
         while True:
             connection, _ = listener.accept()
