@@ -3,10 +3,11 @@
     ends.py client ADDRESS   a datagram of each of FLOWS flows every EVERY_S seconds, until standard input ends
     ends.py member ADDRESS   sends back what comes to that address, and takes TCP connections of health checks
 
-Both print a line when they are ready. In the end the client prints, as JSON, how many datagrams it has sent, how many
-of them were not answered, and each outage of a flow: from when its first unanswered datagram went until when the next
-one did that was answered (null: none was), on the machine's monotonic clock. So a client that was itself held up counts
-nothing for it.
+Both print a line when they are ready. When standard input has ended, the client goes on until every flow has had an
+answer, for GIVE_UP_S at most. Then it prints, as JSON, how many datagrams it had sent until standard input ended, how
+many of them were not answered, and each outage of a flow: from when its first unanswered datagram went until when the
+next one did that was answered (null: none was), on the machine's monotonic clock. So a client that was itself held up
+counts nothing for it.
 """
 
 import json
@@ -19,8 +20,7 @@ FLOWS = 16
 EVERY_S = 0.01
 PORT = 53
 CHECK_PORT = 8080
-PATIENCE_S = 0.5
-"""How long to wait for the last answers."""
+GIVE_UP_S = 10.0
 
 
 def client(address: str) -> None:
@@ -51,10 +51,15 @@ def client(address: str) -> None:
 
     print("ready", flush=True)
     due, turn = time.monotonic(), 0
-    while True:
+    measured: list[int] | None = None
+    end = float("inf")
+    while measured is None or not all(map(after, answered, measured)):
         if hear(due - time.monotonic()):
+            poll.unregister(0)
+            measured, end = list(map(len, sent)), time.monotonic() + GIVE_UP_S
+        if (now := time.monotonic()) > end:
             break
-        if (now := time.monotonic()) < due:
+        if now < due:
             continue
         number = turn % FLOWS
         try:
@@ -64,22 +69,24 @@ def client(address: str) -> None:
         sent[number].append(now)
         turn += 1
         due = max(due + EVERY_S / FLOWS, now)
-    poll.unregister(0)
-    end = time.monotonic() + PATIENCE_S
-    while (left := end - time.monotonic()) > 0:
-        hear(left)
-    outages = [outage for times, good in zip(sent, answered, strict=True) for outage in gaps(times, good)]
-    count = sum(map(len, sent))
-    print(json.dumps({"sent": count, "lost": count - sum(map(len, answered)), "outages": outages}))
+    flows_seen = list(zip(sent, answered, measured or [], strict=True))
+    outages = [outage for times, good, count in flows_seen for outage in gaps(times, good, count)]
+    lost = sum(number not in good for _, good, count in flows_seen for number in range(count))
+    print(json.dumps({"sent": sum(measured or []), "lost": lost, "outages": outages}))
 
 
-def gaps(times: list[float], good: set[int]) -> list[tuple[float, float | None]]:
-    """From which first unanswered datagram of one flow to which next answered one."""
+def after(good: set[int], count: int) -> bool:
+    """Whether something was answered that was sent after so many."""
+    return max(good, default=-1) >= count
+
+
+def gaps(times: list[float], good: set[int], count: int) -> list[tuple[float, float | None]]:
+    """From which first unanswered datagram of one flow, among the first so many, to which next answered one."""
     found: list[tuple[float, float | None]] = []
     began = None
     for number, at in enumerate(times):
         if number not in good:
-            began = at if began is None else began
+            began = at if began is None and number < count else began
         elif began is not None:
             found.append((began, at))
             began = None

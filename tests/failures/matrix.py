@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -165,8 +165,8 @@ ROUTER = Failure("router's BGP process: SIGKILL", _router_dies, moves=False)
 DETACHED = Failure("XDP program detached", _detach, moves=False)
 
 MATRIX: tuple[tuple[str, dict[str, object], tuple[Failure, ...]], ...] = (
-    ("raw", {}, (SIGKILL, SIGSTOP, EXABGP, GUARD, CUT, DOWN, FROZEN, ROUTER)),
-    ("raw, without BFD", {"bfd": False}, (CUT, FROZEN)),
+    ("raw", {}, (SIGKILL, SIGSTOP, EXABGP, CUT, DOWN, FROZEN, ROUTER)),
+    ("raw, without BFD", {"bfd": False}, (GUARD, replace(CUT, goal_ms=None), replace(FROZEN, goal_ms=None))),
     ("raw, active-standby", {"ha": "active_standby"}, (SIGKILL, CUT)),
     ("XDP", {"plane": "xdp"}, (SIGKILL, SIGSTOP, DETACHED)),
 )
@@ -188,14 +188,11 @@ def updates(stage: Stage) -> Iterator[Callable[[], list[tuple[float, str]]]]:
     """Who sends BGP UPDATEs to the router, and when: by the machine's clock."""
     command = stage.spaces["r"].command(executable, "-m", "tests.root.ha_wire")
     wire = Popen(command, stdout=PIPE, text=True)
-    seen: list[tuple[float, str]] = []
 
     def end() -> list[tuple[float, str]]:
         wire.kill()
-        for line in wire.communicate()[0].splitlines():
-            at, source = line.split()
-            seen.append((float(at), source))
-        return seen
+        assert wire.stdout is not None
+        return [(float(at), source) for at, source in map(str.split, wire.stdout)]
 
     try:
         assert wire.stdout is not None
@@ -203,7 +200,9 @@ def updates(stage: Stage) -> Iterator[Callable[[], list[tuple[float, str]]]]:
         yield end
     finally:
         wire.kill()
-        wire.communicate()
+        wire.wait()
+        if wire.stdout is not None:
+            wire.stdout.close()
 
 
 def members_lost(stage: Stage) -> Withdrawal:

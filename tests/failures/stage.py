@@ -14,10 +14,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,7 @@ secret_file = "fleet.key"
 [bgp]
 local_as = 65010
 router_id = "{address}"
+hold_down = 0
 
 [[bgp.peer]]
 address = "192.0.2.1"
@@ -154,10 +157,6 @@ class Stage:
                 self.processes[name] = subprocess.Popen(
                     self.spaces[name].command(*command), stdout=output, stderr=output
                 )
-
-    def ended(self, name: str) -> None:
-        """Wait for a director that was killed, and be sure that its ExaBGP does not go on without it."""
-        self.processes[name].wait()
 
     def exabgp(self, name: str) -> int | None:
         path = self.folder / name / "exabgp.pid"
@@ -229,6 +228,38 @@ class Stage:
 
     def fib_becomes(self, *names: str, deadline_s: float = 30.0) -> None:
         until(lambda: self.fib() == set(names), f"{VIP} by {names}, not by {self.fib()}", deadline_s)
+
+    @contextmanager
+    def never_without_a_route(self) -> Iterator[None]:
+        """
+        Raises:
+            AssertionError: the router's kernel had no route for the VIP at some moment, looked at every few ms.
+        """
+        assert self.routing is not None
+        table = Path(f"/proc/{self.routing.pid}/net/route")
+        entry = f"\t{int.from_bytes(ip_address(VIP).packed, 'little'):08X}\t"
+        missing: list[float] = []
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.wait(0.005):
+                if entry not in table.read_text():
+                    missing.append(time.monotonic())
+
+        assert entry in table.read_text()
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+        assert not missing, f"no route for the VIP {len(missing)} times, first {missing[0]:.3f}"
+
+    def order(self, name: str, *arguments: str) -> None:
+        """A command for a director's control socket."""
+        command = [sys.executable, "-m", "appliance", *arguments, "--config", str(self.folder / f"{name}.toml")]
+        subprocess.run(self.spaces[name].command(*command), check=True, capture_output=True)
 
     def left(self, *gone: str) -> set[str]:
         """The directors that are to have the VIP when some are gone."""
@@ -429,7 +460,6 @@ def version(router: str) -> str:
     return f"{router.upper()} {found[0] if found else '?'}"
 
 
-def worst_ms(said: dict[str, Any], now: float | None = None) -> float:
-    """The longest time that any flow had no service."""
-    now = time.monotonic() if now is None else now
-    return 1000 * max(((now if end is None else end) - began for began, end in said["outages"]), default=0.0)
+def worst_ms(said: dict[str, Any]) -> float:
+    """The longest time that any flow had no service; infinite when it did not come back."""
+    return 1000 * max((float("inf") if end is None else end - began for began, end in said["outages"]), default=0.0)
