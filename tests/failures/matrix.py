@@ -84,6 +84,11 @@ def _go_on(stage: Stage, name: str) -> None:
     stage.processes[name].send_signal(signal.SIGCONT)
 
 
+def _block(stage: Stage, name: str) -> None:
+    """For some seconds; it goes on by itself."""
+    stage.processes[name].send_signal(signal.SIGUSR2)
+
+
 def _kill_exabgp(stage: Stage, name: str) -> None:
     old = stage.exabgp(name)
     assert old is not None
@@ -156,6 +161,7 @@ def _router_dies(stage: Stage, _: str) -> None:
 
 SIGKILL = Failure("director: SIGKILL", _kill, _again, goal_ms=1000)
 SIGSTOP = Failure("director: SIGSTOP", _stop, _go_on)
+BLOCKED = Failure("director: event loop blocked", _block)
 EXABGP = Failure("ExaBGP: SIGKILL", _kill_exabgp, moves=False)
 GUARD = Failure("guard: SIGSTOP, and director: SIGKILL", _guard_stopped_and_director_killed, _end_guards)
 CUT = Failure("director's cable cut behind a switch", _cut, _mend_link, goal_ms=500)
@@ -165,7 +171,7 @@ ROUTER = Failure("router's BGP process: SIGKILL", _router_dies, moves=False)
 DETACHED = Failure("XDP program detached", _detach, moves=False)
 
 MATRIX: tuple[tuple[str, dict[str, object], tuple[Failure, ...]], ...] = (
-    ("raw", {}, (SIGKILL, SIGSTOP, EXABGP, CUT, DOWN, FROZEN, ROUTER)),
+    ("raw", {}, (SIGKILL, SIGSTOP, BLOCKED, EXABGP, CUT, DOWN, FROZEN, ROUTER)),
     ("raw, without BFD", {"bfd": False}, (GUARD, replace(CUT, goal_ms=None), replace(FROZEN, goal_ms=None))),
     ("raw, active-standby", {"ha": "active_standby"}, (SIGKILL, CUT)),
     ("XDP", {"plane": "xdp"}, (SIGKILL, SIGSTOP, DETACHED)),

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,14 @@ from typing import Any
 from tests.failures.ends import CHECK_PORT, PORT
 from tests.netns import Namespace, namespaces, until, veth
 from tests.root.bgp_lab import alive, children
+from tests.root.plane_rig import inside
 
 VIP = "198.51.100.7"
 ROUTER = "192.0.2.1"
 BFD_MS = 100
 HOLD_S = 9
 HOSTILE_AS = 65001
+API = ("127.0.0.1", 8080)
 
 FRR = """
 for place in /run/frr /etc/frr /var/tmp/frr; do
@@ -153,7 +157,7 @@ class Stage:
     def start(self, *names: str) -> None:
         for name in names:
             with (self.folder / f"{name}.log").open("a") as output:
-                command = [sys.executable, "-m", "appliance", "run", str(self.folder / f"{name}.toml")]
+                command = [sys.executable, "-m", "tests.failures.director", "run", str(self.folder / f"{name}.toml")]
                 self.processes[name] = subprocess.Popen(
                     self.spaces[name].command(*command), stdout=output, stderr=output
                 )
@@ -169,9 +173,16 @@ class Stage:
         return [int(word) for word in listed.stdout.split()]
 
     def status(self, name: str) -> dict[str, Any]:
-        command = self.spaces[name].command(sys.executable, "-m", "appliance", "status", "--json")
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return json.loads(done.stdout) if done.stdout.startswith("{") else {}
+        """What its API says; empty when it does not answer."""
+        connection = HTTPConnection(*API, timeout=5.0)
+        try:
+            connection.sock = inside(self.spaces[name], lambda: socket.create_connection(API, 5.0))
+            connection.request("GET", "/api/v1/status")
+            return dict(json.loads(connection.getresponse().read()))
+        except (OSError, HTTPException):
+            return {}
+        finally:
+            connection.close()
 
     def events(self, name: str) -> list[dict[str, Any]]:
         lines = (self.folder / f"{name}.log").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Fleets with spares: whoever dies, as many directors as there should be have the VIP again, and there is always one."""
+"""Fleets with spares: whoever dies, as many directors as there should be have the VIP again; always one at least."""
 
 import time
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def fleet(folder, primaries: int, spares: int) -> Iterator[Stage]:
 
 
 def survives(made: Stage, *gone: str) -> None:
-    """Let directors die at the same moment; as many as there should be have the VIP again. Then they come back."""
+    """Directors die at the same moment; as many as there should be have the VIP again. Then they come back."""
     began = time.monotonic()
     for name in gone:
         made.processes[name].kill()
