@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from tests.failures.matrix import MATRIX, Failure, members_lost, run
+from tests.failures.matrix import MATRIX, Failure, Withdrawal, members_lost, run
 from tests.failures.stage import stage, version
 
 WITHDRAW_GOAL_MS = 100.0
@@ -67,7 +67,7 @@ def _report(router: str, fleet: str, failure: Failure, runs: list[tuple[float, d
     return failure.goal_ms is not None and median(times) > failure.goal_ms
 
 
-def _report_members(router: str, runs: list) -> bool:
+def _report_members(router: str, runs: list[Withdrawal]) -> bool:
     times = [each for one in runs for each in one.took_ms]
     back = median(one.back_s for one in runs)
     row = [router, "raw", "all members down: verdict to withdrawal on the wire", len(runs)]

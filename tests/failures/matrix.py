@@ -25,6 +25,8 @@ STEADY_S = 0.5
 UNDER_WAY_S = 0.25
 """A datagram may be so old when it gets lost by what happens."""
 
+ATTEMPTS = 3
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -46,6 +48,19 @@ def run(stage: Stage, failure: Failure) -> tuple[float, dict]:
     Returns:
         The longest time that any flow had no service, in ms, and what the client says.
     """
+    for _ in range(ATTEMPTS):
+        began, said = _once(stage, failure)
+        # On a machine that stands still for a while routers leave directors by themselves: that says nothing.
+        if not [outage for outage in said["outages"] if outage[0] < began - UNDER_WAY_S]:
+            break
+    else:
+        raise AssertionError(f"{failure.name}: {ATTEMPTS} times there was no service before anything had happened")
+    assert all(end is not None for _, end in said["outages"]), f"{failure.name}: flows without service to the end"
+    return worst_ms(said), said
+
+
+def _once(stage: Stage, failure: Failure) -> tuple[float, dict]:
+    """When it happened, and what the client says."""
     stage.gets_well()
     name = stage.best[0]
     try:
@@ -60,10 +75,7 @@ def run(stage: Stage, failure: Failure) -> tuple[float, dict]:
             time.sleep(STEADY_S)
     finally:
         failure.mended(stage, name)
-    early = [outage for outage in said["outages"] if outage[0] < began - UNDER_WAY_S]
-    assert not early, f"{failure.name}: no service before anything has happened: {early}"
-    assert all(end is not None for _, end in said["outages"]), f"{failure.name}: flows without service to the end"
-    return worst_ms(said), said
+    return began, said
 
 
 def _kill(stage: Stage, name: str) -> None:

@@ -1,5 +1,6 @@
 """Routes reach real routers and leave them again, whoever dies. FRR: eBGP, IPv4, MD5. BIRD: iBGP over IPv6."""
 
+import json
 import os
 import signal
 import time
@@ -67,6 +68,34 @@ def test_announces_and_withdraws(where, start):
     print(f"\n{where.name}: close {time.monotonic() - began:.3f} s, then FIB {where.fib_becomes():.3f} s")
     assert not alive(pid)
     assert list(speaker.runtime_dir.iterdir()) == []
+
+
+MANY = [f"203.0.113.{number}" for number in range(1, 121)] + [f"2001:db8:e::{number:x}" for number in range(1, 121)]
+
+
+def kernel(where):
+    """Which of MANY the router's kernel has a route for."""
+    routes = json.loads(where.router.ip("-j route show")) + json.loads(where.router.ip("-j -6 route show"))
+    return {route["dst"] for route in routes} & set(MANY)
+
+
+def test_many_routes_go_together(where, start):
+    """More than fit into one command, of both families: announced, some of them withdrawn, others made worse; and the
+    guard withdraws all by itself."""
+    speaker = start()
+    speaker.is_up()
+    began = time.monotonic()
+    speaker.sets(*MANY)
+    until(lambda: kernel(where) == set(MANY), "all of them", 30.0)
+    print(f"\n{where.name}: {len(MANY)} routes -> FIB {time.monotonic() - began:.3f} s")
+    worse = [{"vip": vip, "med": 7, "communities": ["65010:7"]} for vip in MANY[10:120]]
+    until(lambda: not speaker.refusal("set", *worse, *MANY[120:]), "set", 30.0)
+    until(lambda: kernel(where) == set(MANY[10:]), "without ten", 30.0)
+    assert speaker.status()["announced"] == sorted(f"{vip}/{128 if ':' in vip else 32}" for vip in MANY[10:])
+    speaker.call("renewing", False)
+    until(lambda: not kernel(where), "none without the lease", 30.0)
+    speaker.call("renewing", True)
+    until(lambda: kernel(where) == set(MANY[10:]), "back with it", 30.0)
 
 
 def test_replays_after_exabgp_died(where, start):
