@@ -199,7 +199,14 @@ class Director:
         self._bfd = Bfd(self._on_bfd)
         self._netlink = Netlink(self._state.set_next_hops)
         self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets
-        self._fleet = FleetSide(config, self._state, lambda: self._plane.pins, self._look_at_pins, self._now)
+        self._fleet = FleetSide(
+            config,
+            self._state,
+            lambda: self._plane.pins,
+            self._look_at_pins,
+            self._now,
+            self._speaker.reached if isinstance(self._speaker, ExaBgpSpeaker) else None,
+        )
         self._reconciler = Reconciler(
             self._state, self._plane, self._speaker, self._changed, self._now, self._fleet.applied
         )

@@ -926,7 +926,8 @@ def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: V
     stands = None
     if service.ha is not HaMode.ACTIVE_ACTIVE:
         ranked = order(service, vip, [director.name for director in fleet.directors])
-        stands = standing(service, ranked, snapshot.config.director.name, snapshot.away)
+        away = snapshot.away | snapshot.absent.get(vip, frozenset())
+        stands = standing(service, ranked, snapshot.config.director.name, away)
     leaving = snapshot.drain is not None
     told = routes(vip, service.announcing, bgp, stands, leaving=leaving) if bgp is not None else frozenset[Route]()
     no = _why_not_announced(snapshot, vip, users)

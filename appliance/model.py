@@ -167,8 +167,8 @@ class HaMode(StrEnum):
     ACTIVE_STANDBY = "active_standby"
     """One, and the others in a fixed order when it is gone."""
     N_PLUS_M = "n_plus_m"
-    """So many of the fleet, chosen anew for each VIP, and the others when all of these are gone. One that has not been
-    heard of for a while is replaced."""
+    """So many of the fleet, chosen anew for each VIP, and the others when all of these are gone. One that is not heard
+    of, or says that routers do not have the VIP from it, is replaced."""
 
 
 class PlaneKind(StrEnum):

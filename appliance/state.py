@@ -168,6 +168,9 @@ class Snapshot:
     away: frozenset[str] = frozenset()
     """Other directors of whom nothing is heard, or not for long enough again."""
 
+    absent: Mapping[IPAddress, frozenset[str]] = field(default_factory=dict)
+    """By VIP: other directors that say that routers do not have it from them, or have said so not long enough ago."""
+
     drain: Drain | None = None
     """This director is to be left by its traffic, or was."""
 
@@ -305,6 +308,7 @@ class State:
         self._history: Mapping[RingKey, tuple[LogEntry, ...]] = {}
         self._joining: str | None = None
         self._away: frozenset[str] = frozenset()
+        self._absent: Mapping[IPAddress, frozenset[str]] = {}
         self._drain: Drain | None = None
         self._indices = self._allocator.update(ways(config))
 
@@ -340,6 +344,7 @@ class State:
             history=self._history,
             joining=self._joining,
             away=self._away,
+            absent=self._absent,
             drain=self._drain,
         )
 
@@ -439,10 +444,10 @@ class State:
             self._joining = why
             self._changed()
 
-    def set_away(self, directors: frozenset[str]) -> None:
-        """Other directors that cannot be counted on."""
-        if directors != self._away:
-            self._away = directors
+    def set_away(self, directors: frozenset[str], absent: Mapping[IPAddress, frozenset[str]]) -> None:
+        """Other directors that cannot be counted on: at all, and by VIP."""
+        if (directors, absent) != (self._away, self._absent):
+            self._away, self._absent = directors, absent
             self._changed()
 
     @property

@@ -19,7 +19,9 @@ from appliance.fleet.channel import (
     PeerState,
     PeerStatus,
     PinChannel,
+    Presence,
 )
+from appliance.fleet.wire import NAMES
 from appliance.packet.placement import Pin, PinState
 from tests.unit.fleet.ends import SECRET, directors, flow, hashes, keep, known, members, network, running, table, until
 
@@ -288,6 +290,47 @@ def test_a_peer_that_restarts(run):
                     assert set(known(here).values()) == {2}
                     keep(again, [500])
                     await until(lambda: known(here).keys() == known(again).keys(), "the new life goes on")
+
+    run(main())
+
+
+def test_others_hear_of_vips_that_routers_do_not_have_from_us(run):
+    """At once, again and again, all of them also when there are many; and no more when they have them."""
+    vips = [f"2001:db8::{number:x}" for number in range(2 * NAMES + 1)]
+
+    async def main():
+        a, b = directors("a", "b")
+        one, other = channel(a, [b], table()), channel(b, [a], table())
+        async with running(one, other):
+            await until(lambda: met(one, other), "they have met")
+            for each in (one, other):
+                each.set_absent(vips, [])
+            assert one.presence() == Presence(frozenset({"b"}), {"b": {}})
+            other.set_absent(vips, vips)
+            await until(lambda: one.presence().absent["b"].keys() == set(vips), "all are told", 0.9)
+            await asyncio.sleep(1.5)
+            assert max(one.presence().absent["b"].values()) < 1.4, "told again"
+            other.set_absent(vips, vips[:1])
+            await until(lambda: one.presence().absent["b"][vips[1]] > 1.5, "the others are not told again", 5.0)
+            assert one.presence().absent["b"][vips[0]] < 1.4
+            one.set_absent(vips[1:], [])
+            assert other.presence().absent == {"a": {}}
+
+    run(main())
+
+
+def test_a_peer_whose_process_is_gone_is_missed_sooner_than_one_that_is_silent(run):
+    """Its machine says that nobody has the port, which counts for presence only: pins are told on."""
+
+    async def main():
+        a, b = directors("a", "b")
+        one = channel(a, [b], table())
+        async with running(one):
+            async with running(other := channel(b, [a], table())):
+                await until(lambda: met(one, other), "they have met")
+                assert one.presence().heard == {"b"}
+            await until(lambda: not one.presence().heard, "it is missed", 2.4)
+            assert peer(one).state is PeerState.JOINED
 
     run(main())
 
