@@ -108,8 +108,8 @@ class _Question:
 class Monitors:
     """Probes any number of targets, each by itself: never two probes of one monitor and target at a time.
 
-    Probes of several monitors or members that ask the same of the same address and port are one question, which is asked
-    once. What we lack ourselves (files, time) delays a question and is counted, and is never a result.
+    Probes of several monitors or members that ask the same of the same address and port are one question, which is
+    asked once. What we lack ourselves (files, time) delays a question and is counted, and is never a result.
 
     Lives in the event loop's thread.
     """
@@ -275,9 +275,10 @@ class Monitors:
             if result is None:
                 pace_s = min(AGAIN_S, probe.interval_s)
             else:
+                quick = False
                 for watch in tuple(question.watches.values()):
                     self._take(watch, result)
-                quick = any([self._quick(watch) for watch in question.watches.values()])
+                    quick |= self._quick(watch)
                 pace_s = self._quick_s(probe) if quick else probe.interval_s
             # The pace is from start to start; a probe that took longer delays the next one, never overlaps it.
             pause_s = pace_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER) - (self._clock() - start)

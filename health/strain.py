@@ -88,10 +88,10 @@ class Durations:
 class Strain:
     """Probes of all monitors together, as it is now."""
 
-    under_way: int
-    limit: int
-    delayed: dict[Delay, int]
-    """Only grow."""
+    under_way: int = 0
+    limit: int = AT_ONCE
+    delayed: dict[Delay, int] = field(default_factory=lambda: dict.fromkeys(Delay, 0))
+    """They only grow."""
 
-    durations: dict[str, Durations]
+    durations: dict[str, Durations] = field(default_factory=dict)
     """By monitor."""

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from health.damper import Damper
 from health.spec import Code, Result, Verdict
 
-
 RESULTS = {
     "+": Result(Code.OK),
     "-": Result(Code.CONNECTION_REFUSED),
@@ -18,7 +17,7 @@ RESULTS = {
 
 
 def verdicts(damper: Damper, results: str) -> list[str]:
-    """The verdict after each result; `+` is a good one, `-` a bad one, with `m` the member says that it is worked on."""
+    """The verdict after each result; `+` is a good one, `-` a bad one, in `m` the member says that it is worked on."""
     steps = accumulate(results, lambda state, result: state.after(RESULTS[result]), initial=damper)
     return [state.verdict.value for state in list(steps)[1:]]
 
