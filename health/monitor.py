@@ -17,7 +17,8 @@ from health.strain import AT_ONCE, BEAT_S, IN_A_ROW, LATE_PART, Delay, Durations
 log = structlog.get_logger()
 
 _JITTER = 0.1
-"""Intervals vary by this fraction to both sides, so that the probes of many targets do not fall into step."""
+"""Intervals are shorter by up to this fraction, so that the probes of many targets do not fall into step; and never
+longer: how soon a member is known to be down can be counted on."""
 
 QUICK_PER_S = 1000
 """Where more questions than that begin at once, first probes follow each other less quickly."""
@@ -281,7 +282,7 @@ class Monitors:
                     quick |= self._quick(watch)
                 pace_s = self._quick_s(probe) if quick else probe.interval_s
             # The pace is from start to start; a probe that took longer delays the next one, never overlaps it.
-            pause_s = pace_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER) - (self._clock() - start)
+            pause_s = pace_s * self._rng.uniform(1 - _JITTER, 1) - (self._clock() - start)
             await self._sleep(max(0.0, pause_s))
 
     def _quick_s(self, probe: Probe) -> float:

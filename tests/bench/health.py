@@ -257,7 +257,7 @@ def figures(options: argparse.Namespace) -> Iterator[Figure]:
         naive = baseline(rig, options)
         with ExitStack() as stack:
             process, log = start(rig, options, stack)
-            took = settled(log, options, 60 + 4 * options.interval)
+            took = settled(log, options, 120 + 4 * options.interval)
             yield at_most("health.start_s", took, "s", None, "until every member has a verdict")
             yield from measure(rig, options, process, "alone", naive)
             if options.flood:
