@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from health.checks import CHECKS, TOLD_WHO
 from health.checks.errors import SHORT_OF
 from health.damper import Damper
 from health.spec import TURNS, Check, Code, Result, Status, Target, Turn, Verdict
-from health.strain import AT_ONCE, BEAT_S, IN_A_ROW, LATE_PART, Delay, Durations, Stalls, Strain
+from health.strain import AT_ONCE, BEAT_S, BUSY_S, IN_A_ROW, LATE_PART, LONGEST_WAITS, Delay, Durations, Stalls, Strain
 
 log = structlog.get_logger()
 
@@ -141,11 +142,12 @@ class Monitors:
         self._report = report
         self._rng = rng
         self._at_once = at_once
-        self._room = asyncio.Semaphore(at_once)
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._under_way = 0
         self._delayed = dict.fromkeys(Delay, 0)
         self._stalls = Stalls()
         self._beat_due = float("inf")
+        self._beat_late_s = 0.0
         self._said_at = float("-inf")
         self._durations: dict[str, Durations] = {}
         self._checks = checks
@@ -265,7 +267,8 @@ class Monitors:
             self._beat_due = self._clock() + BEAT_S
             await self._sleep(BEAT_S)
             now = self._clock()
-            self._stalls.note(now, now - self._beat_due)
+            self._beat_late_s = now - self._beat_due
+            self._stalls.note(now, self._beat_late_s)
 
     async def _keep_up(self, question: _Question) -> None:
         probe = question.probe
@@ -297,25 +300,55 @@ class Monitors:
 
     async def _ask(self, question: _Question) -> Result | None:
         """One result; None when nothing is known of the member, and it has to be asked again."""
-        if self._room.locked():
-            self._delayed[Delay.LIMIT] += 1
-        async with self._room:
-            self._under_way += 1
-            began = self._clock()
-            try:
-                result = await question.check.probe(question.probe.target)
-            except OSError as error:
-                if error.errno not in SHORT_OF:
-                    raise
-                self._lacking(error)
-                return None
-            finally:
-                self._under_way -= 1
+        await self._turn(question.probe.interval_s)
+        began = self._clock()
+        try:
+            result = await question.check.probe(question.probe.target)
+        except OSError as error:
+            if error.errno not in SHORT_OF:
+                raise
+            self._lacking(error)
+            return None
+        finally:
+            self._pass_on()
         if self._was_late(question, result, began):
             self._delayed[Delay.LATE] += 1
             return None
         target = question.probe.target
         return result if target.way is None else target.way.judge(result, target)
+
+    async def _turn(self, interval_s: float) -> None:
+        """Wait until one more probe may begin, and take its place."""
+        if self._behind_s() > BUSY_S:
+            self._delayed[Delay.BUSY] += 1
+            end = self._clock() + LONGEST_WAITS * interval_s
+            while self._behind_s() > BUSY_S and self._clock() < end:
+                await self._sleep(self._rng.uniform(BEAT_S, min(interval_s, 8 * BEAT_S)))
+        if self._under_way < self._at_once:
+            self._under_way += 1
+            return
+        self._delayed[Delay.LIMIT] += 1
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            await place  # who leaves gives us its place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        """Leave: the place is for who has waited longest."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._under_way -= 1
+
+    def _behind_s(self) -> float:
+        """How late the event loop was lately, or is."""
+        return max(self._beat_late_s, self._clock() - self._beat_due)
 
     def _was_late(self, question: _Question, result: Result, began: float) -> bool:
         """Whether a probe may have run out of time since we did not look in time."""

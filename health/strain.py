@@ -32,9 +32,17 @@ class Delay(StrEnum):
     """As many as may be were under way."""
     NO_RESOURCES = "no_resources"
     """The kernel had no file, memory or port for it."""
+    BUSY = "busy"
+    """The event loop was behind: with more to do it would come too late for the answers that it waits for."""
     LATE = "late"
     """The event loop came so late that nobody knows whether the answer was in time."""
 
+
+BUSY_S = 0.1
+"""So late, and no probe begins."""
+
+LONGEST_WAITS = 4
+"""Intervals that a probe waits at most for a loop that is behind."""
 
 BEAT_S = 0.25
 """How often somebody looks how late the event loop is."""

@@ -15,6 +15,7 @@ HEADER = ("MEMBER", "STATE", "MONITOR", "ASKS", "VERDICT", "SINCE", "GOOD", "BAD
 DELAYS = {
     "limit": "waited for their turn, since as many were under way as may be",
     "no_resources": "could not be made, since files, memory or ports were used up",
+    "busy": "waited for the director, which had too much to do",
     "late": "were made again, since the director itself was late",
 }
 

@@ -38,6 +38,7 @@ from appliance.path.segments import Segments, segments
 from appliance.path.steer import SteerError, Steering
 from appliance.ring.hash import derive_keys, flow_words, hash_words
 from appliance.state import Unresolved
+from health.checks.sockets import text
 from health.spec import Result, Status, Target
 
 log = structlog.get_logger()
@@ -117,12 +118,13 @@ class PathWay:
         self, sock: socket.socket, address: IPAddress, protocol: int, word: bytes, *, half_open: bool = False
     ) -> Iterator[None]:
         """See `health.ways.Way`."""
-        flow = ip_address(sock.getsockname()[0]).packed, address.packed, protocol, word
+        source = socket.inet_pton(socket.AF_INET if address.version == 4 else socket.AF_INET6, sock.getsockname()[0])
+        flow = source, address.packed, protocol, word
         with self.gate.carrying(flow, self, half_open=half_open):
             try:
                 yield
             finally:
-                if self.gate.is_crowded and sock.type == socket.SOCK_STREAM:
+                if protocol == socket.IPPROTO_TCP and self.gate.is_crowded:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def judge(self, result: Result, target: Target) -> Result:
@@ -139,7 +141,7 @@ class PathWay:
         if isinstance(self.gate.hop(address), Unresolved):
             return None
         if isinstance(hop, NextHop) and hop.source.version == address.version:
-            return str(hop.source)
+            return text(hop.source)
         return _source_to(self.member if self.member.version == address.version else address)
 
     def _why_not(self, address: IPAddress) -> str:

@@ -8,7 +8,6 @@ reset besides. What the router lets through to whom is recorded, packet by packe
 """
 
 import json
-import re
 import socket
 import struct
 import subprocess
@@ -64,6 +63,7 @@ dsr = {{ type = "l3", encapsulation = "ipip" }}
 [[pool]]
 name = "many"
 health_monitors = ["alive"]
+{of_pool}
 {members}
 [[virtual_service]]
 name = "many"
@@ -222,13 +222,14 @@ def _tap(interface: str) -> socket.socket:
 
 
 @contextmanager
-def many(plane: str, dead_ones: str, folder: Path) -> Iterator[Many]:
+def many(plane: str, dead_ones: str, folder: Path, of_pool: str = "") -> Iterator[Many]:
     """The director runs, and all members are in rotation.
 
     Args:
         plane: raw or xdp.
         dead_ones: "refuses" or "silent".
         folder: for files.
+        of_pool: further settings of the pool.
     """
     members = "".join(
         f'[[pool.member]]\nname = "m{number}"\naddress = "{address(number)}"\n' for number in range(MEMBERS)
@@ -236,7 +237,7 @@ def many(plane: str, dead_ones: str, folder: Path) -> Iterator[Many]:
     (folder / "onward.toml").write_text(
         CONFIGURATION.format(
             plane=plane, folder=folder, monitor=MONITORS[dead_ones], members=members, vip=VIP, port=PORT,
-            interval=INTERVAL_S, limit=LIMIT_S, fall=FALL,
+            of_pool=of_pool, interval=INTERVAL_S, limit=LIMIT_S, fall=FALL,
         )
     )  # fmt: skip
     (folder / "fleet.key").write_text("0123456789abcdef")
@@ -310,7 +311,7 @@ def _wire(made: Many) -> None:
     made.router.run(
         "nft",
         "table inet many { set dead { type ipv4_addr; }; chain pass { type filter hook forward priority 0; "
-        f"ip daddr @dead tcp dport {SERVICE_PORT} counter reject with tcp reset; ip daddr @dead counter drop; }}; }}",
+        f"ip daddr @dead tcp dport {SERVICE_PORT} reject with tcp reset; ip daddr @dead drop; }}; }}",
     )
 
 
@@ -330,9 +331,3 @@ def lost(traffic: Traffic, alive: Sequence[int]) -> tuple[int, int]:
         for flow in mine
     )
     return missing + elsewhere, sum(len(got[flow]) for flow in mine)
-
-
-def count_of(name: str, text: str) -> int:
-    """The value of a counter in nftables' own words."""
-    found = re.search(rf"{name}.*?packets (\d+)", text)
-    return int(found[1]) if found else 0

@@ -516,3 +516,23 @@ async def test_first_probes_of_many_do_not_come_at_once() -> None:
     seconds = [int(at - 1000) for at, _ in world.asked]
     assert max(seconds.count(second) for second in range(15)) < 4000
     assert min(seconds.count(second) for second in range(5, 15)) > 1500
+
+
+async def test_no_probe_begins_while_the_loop_is_behind() -> None:
+    """More to do would make a loop that is behind come too late for answers: probes wait until it has caught up, four
+    intervals at most; the waits are counted."""
+    world = World()
+    world.monitors.set(frozenset(probe(number, interval_s=1.0, timeout_s=0.5) for number in range(1, 11)))
+    async with world.running_monitors():
+        await world.time.advance(10)
+        for _ in range(6):  # never on time for three seconds
+            world.time.stall(0.5)
+            await world.time.advance(0.01)
+        asked = len(world.asked)
+        world.time.stall(0.5)
+        await world.time.advance(0.01)
+        assert len(world.asked) == asked
+        assert world.monitors.strain().delayed[Delay.BUSY] >= 5
+        await world.time.advance(5)
+        assert len(world.asked) >= asked + 10
+        assert {status.verdict for status in world.monitors.statuses()} == {Verdict.UP}
