@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -40,6 +41,9 @@ SETTLE_S = 0.02
 """Events come in bursts (a link coming up is a dozen); one look after the burst is enough."""
 
 LOOK_ANYWAY_S = 5.0
+
+AGAIN = 1000
+"""So many routes at most are asked for anew when nothing has happened: of more members, each time others."""
 
 BREATH_S = 0.001
 """Between batches of questions: other threads have work to do."""
@@ -168,17 +172,26 @@ class Netlink:
             async for entry in await kernel.neigh("dump")
         }
         nudged: set[tuple[int, str]] = set()
-        if (now := asyncio.get_running_loop().time()) - self._asked_at >= LOOK_ANYWAY_S:
-            self._routes, self._asked_at = {}, now
         known = self._routes
+        if (now := asyncio.get_running_loop().time()) - self._asked_at >= LOOK_ANYWAY_S:
+            self._asked_at = now
+            for target in tuple(islice(known, AGAIN)):  # the oldest answers come first
+                del known[target]
         missing = sorted(targets - known.keys(), key=int)
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
             known |= zip(batch, routes.to(batch), strict=True)
             await asyncio.sleep(BREATH_S)
-        hops: dict[IPAddress, NextHop | Unresolved] = {
-            target: await self._hop(kernel, target, known[target], links, neighbours, nudged) for target in targets
-        }
+        hops: dict[IPAddress, NextHop | Unresolved] = {}
+        by_gateway: dict[Route, NextHop | Unresolved] = {}
+        for target in targets:
+            route = known[target]
+            hop = by_gateway.get(route) if route is not None else None
+            if hop is None:
+                hop = await self._hop(kernel, target, route, links, neighbours, nudged)
+                if route is not None and route.gateway is not None and isinstance(hop, NextHop):
+                    by_gateway[route] = hop
+            hops[target] = hop
         if vips:
             own = {ip_address(address.get("address")) async for address in await kernel.addr("dump")}
             hops |= {vip: Unresolved(LOCAL_ADDRESS, f"{vip} is an address of this director") for vip in vips & own}
