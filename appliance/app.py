@@ -65,6 +65,7 @@ from bgp.speaker import RecordingSpeaker, Speaker, SpeakerError
 from health.load import Loads, LoadStatus
 from health.monitor import Key, Monitors, key_of
 from health.spec import Status, Verdict
+from health.strain import room
 
 log = structlog.get_logger()
 
@@ -198,7 +199,11 @@ class Director:
         self._speaker = _speaker(config)
         self._bfd = Bfd(self._on_bfd)
         self._netlink = Netlink(self._state.set_next_hops)
-        self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets
+        self._monitors = Monitors(
+            self._on_health,
+            random.Random(),  # noqa: S311 - jitter, not secrets
+            at_once=room(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        )
         self._fleet = FleetSide(
             config,
             self._state,
@@ -227,6 +232,7 @@ class Director:
                 speaker=self._speaker.status if config.bgp else lambda: None,
                 bfd=self._bfd.status,
                 health=self._monitors.statuses,
+                strain=self._monitors.strain,
                 plane=self._plane.describe,
                 samples=self._plane.samples,
                 reload=lambda: self._last_reload,
@@ -377,13 +383,15 @@ class Director:
         self._fleet.follow(config)
 
     def _on_health(self, status: Status) -> None:
-        """A member is up when all its monitors say so, and down when one says that."""
+        """What a monitor has found; see `wiring.health_of`."""
         member, key = status.target.id, key_of(status.monitor, status.target)
         self._look_at_mss(key, status)
         self._verdicts[key] = status.verdict
-        if member.partition("/")[0] in {pool.name for pool in self._state.config.pools}:
+        of_pool = member.partition("/")[0]
+        if any(pool.name == of_pool for pool in self._state.config.pools):
             counted = self._counting.get(member, frozenset({key}))
-            health = health_of({self._verdicts.get(each, Verdict.UNKNOWN) for each in counted})
+            least = next(pool.min_monitors_up for pool in self._state.config.pools if pool.name == of_pool)
+            health = health_of({each: self._verdicts.get(each, Verdict.UNKNOWN) for each in counted}, least)
             if health is not None:
                 self._fleet.judge(member, health)
 

@@ -17,6 +17,7 @@ import numpy as np
 from appliance.announce import routes
 from appliance.damping import NEW, Record, held_until
 from appliance.damping import follow as follow_vip
+from appliance.flapping import Flap, held, reuse_at
 from appliance.forwarding import (
     NO_CHOICES,
     NO_MEMBER,
@@ -35,6 +36,7 @@ from appliance.model import (
     Delivery,
     DsrType,
     EffectiveState,
+    Flapping,
     HaMode,
     Health,
     IPAddress,
@@ -80,6 +82,10 @@ class Why(StrEnum):
     """Ordered by an operator."""
     HEALTH_UNKNOWN = "health_unknown"
     HEALTH_DOWN = "health_down"
+    MAINTENANCE = "maintenance_response"
+    """The member itself says that it is worked on."""
+    FLAPPING = "flapping"
+    """It is well, but went down so often lately that it has to be well for a while first."""
     UNREACHABLE = "unreachable"
     """No next hop; the detail says what is missing."""
     NOT_ON_SEGMENT = "not_on_segment"
@@ -411,7 +417,10 @@ def _ring(
     undecided = tuple(snapshot.undecided(pool))
     health = tuple(map(snapshot.health.get, pool.member_ids))
     orders = tuple(map(snapshot.orders.get, pool.member_ids))
-    since = tuple((snapshot.up_since.get(name), snapshot.off_since.get(name)) for name in pool.member_ids)
+    since = tuple(
+        (snapshot.up_since.get(name), snapshot.off_since.get(name), snapshot.maintained_since.get(name))
+        for name in pool.member_ids
+    )
     paths = tuple(_path_mtu(snapshot, member, delivery) for member in pool.members)
     inputs = (undecided, health, orders, since, paths)
     if (
@@ -426,10 +435,13 @@ def _ring(
     panic = _panic(pool, health, before)
     believed = dict(zip(pool.member_ids, health, strict=True))
     if panic is not None and before is not None:
-        believed |= dict.fromkeys(before.good & believed.keys(), Health.UP)
+        # A member that says what it is doing is believed.
+        believed |= {name: Health.UP for name in before.good & believed.keys() if not _tells(believed[name])}
+    flaps = _flaps(snapshot, pool)
+    flapping = held(flaps, pool.flapping, frozenset(n for n, h in believed.items() if h is Health.UP), now)
     hops = {view.index: view.next_hop for view in before.judged} if before is not None else {}
     judged = tuple(
-        _judge(snapshot, pool, member, delivery, believed, hops, _came_up(pool, member, log), now)
+        _judge(snapshot, pool, member, delivery, believed, hops, _came_up(pool, member, log), now, flapping)
         for member in pool.members
     )
     known = before if before is not None and before.undecided == undecided else None
@@ -451,7 +463,7 @@ def _ring(
         choices=NO_CHOICES,
         undecided=undecided,
         table_members=table_members,
-        recheck_at=min(_turns(pool, judged, snapshot, now), default=None),
+        recheck_at=min((*_turns(pool, judged, snapshot, now), *_ends(pool, flaps, now)), default=None),
     )
     return _with_choices(ring, snapshot, use, before)
 
@@ -506,6 +518,7 @@ def _judge(
     hops: Mapping[int, NextHop | None],
     came_up: float | None,
     now: float,
+    flapping: Mapping[str, Flap],
 ) -> MemberView:
     member_id = f"{pool.name}/{member.name}"
     health = (believed[member_id] or Health.UNKNOWN) if pool.monitors else Health.UP
@@ -520,6 +533,8 @@ def _judge(
         hop = last  # its flows stall; another member would reset them
     cut = _why_cut(order, health, until, now) or _why_unreachable(member, hop, delivery)
     no = cut or _why_nothing_new(member, ratio, health, order) or unreachable
+    if no is None and pool.flapping is not None and (flap := flapping.get(member_id)) is not None:
+        no = _why_flapping(flap, pool.flapping)
     up_since = snapshot.up_since.get(member_id, came_up)
     state = EffectiveState.OUT if cut else EffectiveState.DRAINING if no else EffectiveState.IN_ROTATION
     return MemberView(
@@ -553,7 +568,7 @@ def _until(snapshot: Snapshot, pool: Pool, member_id: str, order: Order | None) 
     """When what is left of a member's flows is cut."""
     if order is not None and order.state is AdminState.DRAIN:
         return order.until
-    off = snapshot.off_since.get(member_id)
+    off = snapshot.off_since.get(member_id, snapshot.maintained_since.get(member_id))
     return off + pool.drain_timeout_s if off is not None and pool.drain_timeout_s is not None else None
 
 
@@ -585,9 +600,38 @@ def _why_nothing_new(member: Member, ratio: int, health: Health, order: Order | 
         return No(Why.DISABLED)
     if ratio == 0:
         return No(Why.RATIO_ZERO)
+    if health is Health.MAINTENANCE:
+        return No(Why.MAINTENANCE, "says that it is worked on; keeps the flows that it has")
     if health is Health.UNKNOWN:
         return No(Why.HEALTH_UNKNOWN, "no verdict yet")
     return None
+
+
+def _why_flapping(flap: Flap, terms: Flapping) -> No:
+    times = "once" if flap.downs == 1 else f"{flap.downs} times"
+    return No(
+        Why.FLAPPING,
+        f"went down {times} lately: penalty {flap.penalty:.0f}, more than {terms.suppress:g}; takes new flows "
+        f"when it has been well for {reuse_at(flap, terms) - flap.at:.0f} s",
+    )
+
+
+def _tells(health: Health | None) -> bool:
+    return health is Health.MAINTENANCE
+
+
+def _flaps(snapshot: Snapshot, pool: Pool) -> Mapping[str, Flap]:
+    """What is held against members, by `pool/member`; nothing where the pool does not want it."""
+    if not pool.monitors or pool.flapping is None:
+        return {}
+    return {name: flap for name in pool.member_ids if (flap := snapshot.flaps.get(name)) is not None}
+
+
+def _ends(pool: Pool, flaps: Mapping[str, Flap], now: float) -> Iterable[float]:
+    """When members that come and go are taken again."""
+    for flap in flaps.values():
+        if pool.flapping is not None and (ends := reuse_at(flap, pool.flapping)) > now:
+            yield ends
 
 
 def _came_up(pool: Pool, member: Member, log: Iterable[LogEntry]) -> float | None:

@@ -106,6 +106,8 @@ class Health(StrEnum):
     UNKNOWN = "unknown"
     UP = "up"
     DOWN = "down"
+    MAINTENANCE = "maintenance"
+    """The member itself says that it is worked on: it keeps what it has, and takes nothing new."""
 
 
 class AdminState(StrEnum):
@@ -318,6 +320,18 @@ class MemberStats:
 
 
 @dataclass(frozen=True)
+class Flapping:
+    """How members that come and go are held, in the words of RFC 2439: see `appliance/flapping.py`."""
+
+    half_life_s: float = 300.0
+    """In which a penalty halves."""
+    suppress: float = 2500.0
+    """Above it a member takes nothing new."""
+    reuse: float = 1000.0
+    """Below it a member does again."""
+
+
+@dataclass(frozen=True)
 class Pool:
     name: str
     algorithm: Algorithm
@@ -342,6 +356,12 @@ class Pool:
 
     panic_percent: int = 0
     """With more than this part of its members down at once, a pool stays as it was; 0 is never."""
+
+    min_monitors_up: int = 0
+    """So many monitors that say "up" suffice for a member to be up; 0 is all."""
+
+    flapping: "Flapping | None" = None
+    """How members that come and go are held; None: not at all."""
 
     @cached_property
     def member_ids(self) -> tuple[str, ...]:

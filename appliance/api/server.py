@@ -25,6 +25,7 @@ import structlog
 from aiohttp import web
 
 from appliance.api.announced import announced_document
+from appliance.api.health import health_document
 from appliance.api.metrics import exposition
 from appliance.api.mtu import mtu_document
 from appliance.api.page import render_main, render_page
@@ -105,6 +106,7 @@ class ApiServer:
                 web.get("/api/v1/bgp", self._bgp),
                 web.get("/api/v1/samples", self._samples),
                 web.get("/api/v1/mtu", self._mtu),
+                web.get("/api/v1/health", self._health),
                 web.get("/favicon.ico", self._favicon),
                 *(web.get(f"/{name}", self._serve_asset) for name in _ASSETS),
             ]
@@ -184,6 +186,12 @@ class ApiServer:
     async def _mtu(self, _request: web.Request) -> web.Response:
         body = await self._rendered(
             "mtu", lambda observed, _: f"{json.dumps(mtu_document(observed), indent=2)}\n".encode()
+        )
+        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        body = await self._rendered(
+            "health", lambda observed, _: f"{json.dumps(health_document(observed), indent=2)}\n".encode()
         )
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 

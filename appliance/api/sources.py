@@ -16,6 +16,7 @@ from appliance.state import Snapshot
 from bgp.bfd.process import BfdStatus
 from bgp.speaker import SpeakerStatus
 from health.spec import Status
+from health.strain import Strain
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class StatusSources:
 
     bfd: Callable[[], BfdStatus] = BfdStatus
     path_mtu: Callable[[], PathMtuFacts] = PathMtuFacts
+    strain: Callable[[], Strain] = Strain
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Observed:
     channel: ChannelStatus | None = None
     bfd: BfdStatus = field(default_factory=BfdStatus)
     path_mtu: PathMtuFacts = field(default_factory=PathMtuFacts)
+    strain: Strain = field(default_factory=Strain)
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -143,4 +146,5 @@ async def observe(sources: StatusSources) -> Observed:
         channel=sources.channel(),
         bfd=sources.bfd(),
         path_mtu=sources.path_mtu(),
+        strain=sources.strain(),
     )

@@ -170,8 +170,9 @@ def _about_vantages(config: Config) -> Iterator[str]:
     )
     if connections > CONNECTIONS_PER_S:
         yield (
-            f"health monitors connect through the DSR path {connections:.0f} times a second, and ports last for "
-            f"{CONNECTIONS_PER_S}; use longer intervals, or half_open"
+            f"health monitors connect through the DSR path {connections:.0f} times a second, and ports would "
+            f"last for {CONNECTIONS_PER_S}: connections end with an RST, which servers may note; use longer "
+            "intervals, or half_open"
         )
     for pool in config.pools:
         users = [service for service in config.services if service.pool == pool and service.enabled]

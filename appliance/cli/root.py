@@ -22,6 +22,7 @@ COMMANDS = {
     "bgp": ("appliance.cli.bgp:app", "Show who is told of which VIPs, with which attributes, and why not."),
     "member": ("appliance.cli.member:app", "Drain, stop, release or weight members; see what is left of their flows."),
     "node": ("appliance.cli.node:app", "The same for a machine, in all pools that it is a member of."),
+    "health": ("appliance.cli.health:health", "Show what every health monitor says of every member."),
     "mtu": ("appliance.cli.mtu:mtu", "Show how large packets to each member may be."),
     "drain": ("appliance.cli.drain:drain", "Take the director itself out of service, without cutting anybody off."),
     "undrain": ("appliance.cli.drain:undrain", "Put it back into service."),

@@ -54,6 +54,7 @@ from appliance.model import (
     DsrType,
     Encapsulation,
     Etcd,
+    Flapping,
     Fleet,
     FleetPeer,
     Member,
@@ -557,6 +558,10 @@ def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec]) -> Pool:
         drain_timeout_s=float(table.drain_timeout) or None,
         slow_start_s=float(table.slow_start),
         panic_percent=table.panic_percent,
+        min_monitors_up=table.min_monitors_up,
+        flapping=Flapping(float(table.flap_half_life), float(table.flap_suppress), float(table.flap_reuse))
+        if table.flap_half_life
+        else None,
     )
 
 

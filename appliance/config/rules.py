@@ -318,6 +318,34 @@ def too_many_min_members(data: Raw) -> Iterator[Finding]:
             )
 
 
+def too_many_min_monitors(data: Raw) -> Iterator[Finding]:
+    for place, pool in tables(data, "pool", EACH):
+        wanted = read(values.integer(0, 50, ""), pool.get("min_monitors_up"))
+        monitors = pool.get("health_monitors", [])
+        if wanted is not None and isinstance(monitors, list) and wanted > len(monitors):
+            yield Finding(
+                (*place, "min_monitors_up"),
+                f"{wanted} is more than the {len(monitors)} monitors of the pool, so no member would ever be up",
+                f"use 1..{len(monitors)}, or leave it out: then all must say so" if monitors else "leave it out",
+            )
+
+
+def flap_contradictions(data: Raw) -> Iterator[Finding]:
+    value = values.integer(1, 100000, "")
+    for place, pool in tables(data, "pool", EACH):
+        suppress, reuse = (read(value, pool.get(f"flap_{key}", default)) for key, default in FLAP_DEFAULTS)
+        if suppress is not None and reuse is not None and reuse >= suppress:
+            key = "flap_reuse" if "flap_reuse" in pool else "flap_suppress"
+            yield Finding(
+                (*place, key),
+                f"flap_reuse {reuse} is not less than flap_suppress {suppress}, so nobody would be held",
+                "use a smaller flap_reuse, or flap_half_life = 0 to hold nobody",
+            )
+
+
+FLAP_DEFAULTS = (("suppress", 2500), ("reuse", 1000))
+
+
 def too_many_members(data: Raw) -> Iterator[Finding]:
     pools = _by_name(data, "pool")
     profiles = _by_name(data, "network_profile")
@@ -697,6 +725,8 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     nothing_to_probe,
     no_share_for_anyone,
     too_many_min_members,
+    too_many_min_monitors,
+    flap_contradictions,
     too_many_members,
     used_addresses,
     port_conflicts,

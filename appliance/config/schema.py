@@ -528,6 +528,24 @@ class PoolTable(Table):
         description="With more than so many percent of its members down at once, the pool stays as it was and says so: "
         "mostly the monitor is what broke. 0 is never.",
     )
+    min_monitors_up: Annotated[int, Parsed(values.integer(0, 50, "a number of monitors"), _whole(0, 50))] = Field(
+        default=0,
+        description="So many health monitors that say a member is up are enough; 0 is all of them. All ports of the "
+        "virtual service must be open in any case, where they are asked.",
+    )
+    flap_half_life: Annotated[int, Parsed(values.integer(0, 86400, "a number of seconds"), _whole(0, 86400))] = Field(
+        default=300,
+        description="A member that goes down gets a penalty of 1000, which halves in so many seconds. 0: members that "
+        "come and go are taken as they are.",
+    )
+    flap_suppress: Annotated[int, Parsed(values.integer(1, 100000, "a penalty"), _whole(1, 100000))] = Field(
+        default=2500,
+        description="A member with a higher penalty takes no new flows, and keeps those that it has. 2500 is reached "
+        "by going down three times within a minute or so, and not by a restart.",
+    )
+    flap_reuse: Annotated[int, Parsed(values.integer(1, 100000, "a penalty"), _whole(1, 100000))] = Field(
+        default=1000, description="It takes new flows again when its penalty has fallen below this."
+    )
     member: list[MemberTable] = Field(
         description="The members.", min_length=1, examples=[[{"address": "203.0.113.21"}]]
     )
