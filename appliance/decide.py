@@ -888,6 +888,7 @@ def _table_service(
         placement,
         ring.method.order if placement is not Placement.HASH else ChoiceOrder.SEQUENCE,
         ring.choices if placement is not Placement.HASH else NO_CHOICES,
+        service.protection,
     )
     old = before.tables.services if before else ()
     if index < len(old) and old[index].slots is made.slots and old[index].choices is made.choices:

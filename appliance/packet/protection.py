@@ -1,18 +1,18 @@
 """Who may come, and how many at once: what all data planes hold packets for a protected virtual service to.
 
 *Prefixes.* Of all that hold the client's address, the longest one decides; without any, the client may come. They are
-kept as boundaries in ascending order, at each of which the answer turns: an address is denied when an odd number of them
-is not above it. So there is one search, whatever the number and nesting of prefixes.
+kept as boundaries in ascending order, at each of which the answer turns: an address is denied when an odd number of
+them is not above it. So there is one search, whatever the number and nesting of prefixes.
 
-*Rates* count new connections: SYNs without ACK, whatever other flags they have. UDP has no beginning and no limits. Each
-limit is a meter of one number, the time from which it is full again ("due"), by the virtual scheduling algorithm (ITU-T
-I.371, annex A: the same as a leaky bucket, or a token bucket). A connection is refused when due is more than the
+*Rates* count new connections: SYNs without ACK, whatever other flags they have. UDP has no beginning and no limits.
+Each limit is a meter of one number, the time from which it is full again ("due"), by the virtual scheduling algorithm
+(ITU-T I.371, annex A: the same as a leaky bucket, or a token bucket). A connection is refused when due is more than the
 tolerance ahead, and then nothing is written; taken, it moves due on by the interval, beginning at now where that is
-later. A due further ahead than a meter can get by itself is what an earlier, slower limit left behind, and counts as over.
+later. A due further ahead than a meter can get by itself is what an earlier, slower limit left behind, and is over.
 
 The limits of the virtual service, of the VIP and of the source are looked at in this order, and a connection that none
-of them refuses is taken by all; one that is refused, by none. Nothing else is ever asked: packets of connections that are
-there pass at any rate.
+of them refuses is taken by all; one that is refused, by none. Nothing else is ever asked: packets of connections that
+are there pass at any rate.
 """
 
 from bisect import bisect_right

@@ -95,7 +95,9 @@ def _protection(rnd: random.Random, service: Raw) -> Raw:
             per_s = 1e9 / (TICK_NS * rnd.choice((3, 50, 20_000)) + TICK_NS // 2)
             protection[name] = {"per_s": per_s, "burst": rnd.choice((1, 2, 20))}
     both = set(protection.get("deny", ())) & set(protection.get("allow", ()))
-    protection = {name: [one for one in said if one not in both] if name == "deny" else said for name, said in protection.items()}
+    protection = {
+        name: [one for one in said if one not in both] if name == "deny" else said for name, said in protection.items()
+    }
     return {"protection": protection} if protection else {}
 
 

@@ -824,7 +824,13 @@ def parsing_file() -> File:
         for name, source in MARTIANS[version]:
             for protocol in ("tcp", "udp"):
                 packet = ip(version, source=source) / segment(protocol)
-                bad(f"P2-ipv{version}-martian-{name}-{protocol}", "Nobody has such an address.", version, packet, "martian")
+                bad(
+                    f"P2-ipv{version}-martian-{name}-{protocol}",
+                    "Nobody has such an address.",
+                    version,
+                    packet,
+                    "martian",
+                )
         for number, source in enumerate(NEARLY_MARTIANS[version]):
             flow = flow_of(version, "tcp", source=source)
             packet = ip(version, source=source) / segment("tcp")

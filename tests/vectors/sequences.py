@@ -1487,7 +1487,9 @@ def protection_file() -> File:
         run.set(old, protection={"per_source": {"per_s": 0.01, "burst": 1}, "per_service": {"per_s": 0.01, "burst": 2}})
         run.comes(one, "service_rate", by_hand=True)
 
-    for run in in_all(file, WAYS[:2], "R4-flags", "Every SYN without ACK counts, whatever other flags it has; none else."):
+    for run in in_all(
+        file, WAYS[:2], "R4-flags", "Every SYN without ACK counts, whatever other flags it has; none else."
+    ):
         one = CLIENTS[run.version][0]
         run.set(old, protection={"per_source": {"per_s": 0.01, "burst": 3}})
         for flags in ("SA", "A", "R", "F", "none", "PA"):

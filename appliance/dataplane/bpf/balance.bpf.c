@@ -385,6 +385,8 @@ INLINE int is_extension(u8 header)
 /* Multicast, ten zero bytes, or the destination itself. */
 INLINE int is_martian6(const u32 *s, const u32 *d)
 {
+	if (likely((u8)s[0] != 0xff && s[0] && s[3] != d[3]))
+		return 0;
 	return (u8)s[0] == 0xff || !(s[0] | s[1] | (u16)s[2]) ||
 	       !((s[0] ^ d[0]) | (s[1] ^ d[1]) | (s[2] ^ d[2]) | (s[3] ^ d[3]));
 }

@@ -1,10 +1,10 @@
 """Classic BPF for the packet sockets: which frames the vectorised path takes, which ones the slow path takes.
 
 A frame for a VIP of ours is *plain* when it has no VLAN tag left, no IPv4 options or IPv6 extension headers, is no
-fragment, carries TCP or UDP with a TTL to spare, fits the link, has a sender that can be, and when nothing in its headers
-contradicts itself, the IPv4 header checksum included. One program classifies; the ring's socket admits what is plain, the slow socket the rest,
-so that no frame is ever in both or in none. Judging shapes here costs some 20 ns a packet on the receiving CPU, and a
-flood of broken packets never reaches the ring.
+fragment, carries TCP or UDP with a TTL to spare, fits the link, has a sender that can be, and when nothing in its
+headers contradicts itself, the IPv4 header checksum included. One program classifies; the ring's socket admits what is
+plain, the slow socket the rest, so that no frame is ever in both or in none. Judging shapes here costs some 20 ns a
+packet on the receiving CPU, and a flood of broken packets never reaches the ring.
 
 A jump in classic BPF reaches 255 instructions and a program has at most 4096. VIPs are therefore found by a binary tree
 whose long way is an unconditional jump (which reaches anywhere); when they are too many, everything of the family is

@@ -181,9 +181,7 @@ class Compiled:
         self.guarded = np.array([guard is not None for guard in self.guards], np.bool_)
         self.any_guarded = bool(self.guarded.any())
         self.meters = meters
-        self._boundaries = {
-            number: _boundaries(guard) for number, guard in enumerate(self.guards) if guard is not None
-        }
+        self._boundaries = {number: _boundaries(guard) for number, guard in enumerate(self.guards) if guard is not None}
         self.tables = tables
         self.pins = pins
         self.turns = turns or ColumnTurns()
@@ -356,7 +354,8 @@ def _in_order(words: U64) -> npt.NDArray[Any]:
     """Addresses from their words, so that they compare as numbers do: IPv4 as such, IPv6 as strings (of which NumPy
     takes zeros at the end for padding, and pads with them when it compares)."""
     if len(words) == 1:
-        return words[0].astype("<u4").byteswap().astype(np.uint64)
+        numbers: U64 = words[0].astype("<u4").byteswap().astype(np.uint64)
+        return numbers
     return np.ascontiguousarray(words.T.astype("<u4")).view("S16").reshape(-1)
 
 

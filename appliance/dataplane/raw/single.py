@@ -95,7 +95,9 @@ class SinglePath:
         guard, source = tables.guards[service], b""
         opening = protocol == Protocol.TCP and memory[l4 + 13] & _SYN_ACK == _SYN
         if guard is not None:
-            source = bytes(memory[base + IP + 12 : base + IP + 16] if version == 4 else memory[base + IP + 8 : base + IP + 24])
+            source = bytes(
+                memory[base + IP + 12 : base + IP + 16] if version == 4 else memory[base + IP + 8 : base + IP + 24]
+            )
             if guard.denies(source):
                 return None
             if opening and tables.admit(guard, source, look_only=True) is not None:

@@ -83,7 +83,19 @@ class Outcome:
 class _Batch:
     """Frames of one family on their way through the passes; `keep` takes some of them out of all columns."""
 
-    __slots__ = ("admitted", "hash32", "link", "outcome", "protocol", "rows", "service", "total", "version", "way", "words")
+    __slots__ = (
+        "admitted",
+        "hash32",
+        "link",
+        "outcome",
+        "protocol",
+        "rows",
+        "service",
+        "total",
+        "version",
+        "way",
+        "words",
+    )
 
     def __init__(
         self,

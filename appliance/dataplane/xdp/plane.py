@@ -456,7 +456,9 @@ class XdpDataPlane:
                     program.tables.stage(tables, self._member_egress, same_egress=True)
                 except NoRoomError as reason:
                     needs = needs_of(tables, build(tables.services, tables.secret))
-                    self._spare = Program(program.tables.capacity.holding(needs), pin_maps=program.pin_maps(), meters=program.meters)
+                    self._spare = Program(
+                        program.tables.capacity.holding(needs), pin_maps=program.pin_maps(), meters=program.meters
+                    )
                     log.info("plane.xdp_larger_maps", reason=str(reason))
                     self._spare.tables.stage(tables, self._member_egress)
                     for attachment in self._attached.values():
