@@ -448,6 +448,9 @@ class VirtualService:
     """Keep announcing when too few members are in rotation."""
 
     announcing: Announcing = Announcing()
+    arp: bool = False
+    """Whether a director answers for the VIPs on the segment."""
+
     protection: Protection | None = None
     """None: everybody is welcome."""
 

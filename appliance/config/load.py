@@ -589,6 +589,7 @@ def _service(table: ServiceTable, profile: NetworkProfile, pool: Pool) -> Virtua
         min_members=table.min_members,
         advertise_down=table.advertise_down,
         announcing=_announcing(table.bgp),
+        arp=table.arp,
         protection=_protection(table.protection) if table.protection is not None else None,
     )
 

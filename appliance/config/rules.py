@@ -689,6 +689,26 @@ def fleet_contradictions(data: Raw) -> Iterator[Finding]:
             yield Finding(("fleet", "etcd"), "it is not used", 'set store = "etcd" in [fleet], or leave it out')
 
 
+def arp_contradictions(data: Raw) -> Iterator[Finding]:
+    """A segment has one answer for an address."""
+    fleet = sum(1 for _ in find(data, "fleet", "director", EACH))
+    first: dict[IPAddress, tuple[Location, bool]] = {}
+    for place, service in tables(data, "virtual_service", EACH):
+        arp = service.get("arp") is True
+        if arp and fleet > 1 and read(values.ha_mode, service.get("ha", "active_active")) is not HaMode.ACTIVE_STANDBY:
+            yield Finding(
+                (*place, "arp"), "one director answers for a VIP, and the others stand by", 'write ha = "active_standby"'
+            )
+        for location, vip in found(service, values.unicast_address, "vips", EACH):
+            where, other = first.setdefault(vip, (place, arp))
+            if other != arp:
+                yield Finding(
+                    (*place, *location),
+                    f"{vip} is {'not ' if arp else ''}answered for by {path_text(where)}",
+                    "write the same arp in both",
+                )
+
+
 LIMITS = ("per_source", "per_vip", "per_service")
 
 
@@ -758,6 +778,7 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     nothing_to_remember_by,
     window_contradictions,
     fleet_contradictions,
+    arp_contradictions,
     protection_contradictions,
     too_many_limits,
 )

@@ -671,6 +671,11 @@ class ServiceTable(Table):
     bgp: AnnouncingTable = Field(
         default=AnnouncingTable(), description="Whom routers are told of the VIPs, and with which attributes."
     )
+    arp: Boolean = Field(
+        default=False,
+        description="Whether a director answers ARP and neighbour solicitations for the VIPs on its interfaces: for a "
+        "segment without BGP. In a fleet, with active_standby.",
+    )
     protection: ProtectionTable | None = Field(
         default=None, description="Whose packets are not taken, and how many new connections; all are by default."
     )
