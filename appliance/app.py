@@ -234,6 +234,7 @@ class Director:
                 agreed=self._fleet.agreed,
                 channel=self._fleet.pins_status,
                 path_mtu=self._hearing.facts,
+                arp=lambda: self._arp.statuses(),
             ),
         )
 

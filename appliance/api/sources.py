@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from appliance import __version__
+from appliance.arp.side import VipStatus
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired
@@ -79,6 +80,7 @@ class StatusSources:
 
     bfd: Callable[[], BfdStatus] = BfdStatus
     path_mtu: Callable[[], PathMtuFacts] = PathMtuFacts
+    arp: Callable[[], tuple[VipStatus, ...]] = tuple
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Observed:
     channel: ChannelStatus | None = None
     bfd: BfdStatus = field(default_factory=BfdStatus)
     path_mtu: PathMtuFacts = field(default_factory=PathMtuFacts)
+    arp: tuple[VipStatus, ...] = ()
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -143,4 +146,5 @@ async def observe(sources: StatusSources) -> Observed:
         channel=sources.channel(),
         bfd=sources.bfd(),
         path_mtu=sources.path_mtu(),
+        arp=sources.arp(),
     )

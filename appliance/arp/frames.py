@@ -150,7 +150,8 @@ def _arp(operation: int, mac: bytes, sender: bytes, target_mac: bytes, target: b
 
 
 def _advertise(vip: IPv6Address, mac: bytes, destination: bytes, to: bytes, flags: int) -> bytes:
-    message = struct.pack("!BBHB3x", _ADVERTISEMENT, 0, 0, flags | _OVERRIDE) + vip.packed + bytes((_TARGET_LINK, 1)) + mac
+    head = struct.pack("!BBHB3x", _ADVERTISEMENT, 0, 0, flags | _OVERRIDE)
+    message = head + vip.packed + bytes((_TARGET_LINK, 1)) + mac
     return to + mac + _IPV6 + _packet(vip.packed, destination, message)
 
 

@@ -20,7 +20,7 @@ segment of machines that answers within 100 ms is what it is for.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 PROBES = 3
@@ -34,6 +34,8 @@ CONFLICT_S = 3.0
 probe at the same moment do not do so again."""
 RANK_S = 0.7
 DEFEND_S = 10.0
+GRACE_S = 0.3
+"""Who is heard on the segment may be a director that has said so to others a moment ago: news take 10 ms."""
 
 
 class Claim(IntEnum):
@@ -93,6 +95,8 @@ class Owner:
         self._next = 0.0
         self._count = 0
         self._defended: float | None = None
+        self._suspect: tuple[bytes, float, bool] | None = None
+        """Whoever was heard of last: the MAC address, when, and whether it asked."""
         self._claim = Claim.NONE
 
     @property
@@ -110,19 +114,19 @@ class Owner:
             leaving: whether others are to take it, if there are any.
         """
         others = list(others)
-        do = Do()
+        do = self._look_at_suspect(now, others)
         if no:
             self._be(now, Phase.SILENT, no)
         elif other := self._relieved_by(others, leaving=leaving):
             self._be(now, Phase.SILENT, other)
         elif self.phase is Phase.ANSWERING:
-            do = self._announce(now)
+            do = do if do.announce else self._announce(now)
         elif any(other.claim >= Claim.ANSWERING for other in others):
             do = self._begin(now)  # a director has it and will let go of it: the segment need not be asked
         elif self.phase is Phase.SILENT or (self.phase is Phase.CONFLICT and now >= self._next):
             self._be(now, Phase.PROBING, "asks whether somebody has it")
             self._next, self._count = now + PROBE_S, 1
-            do = Do(probe=True)
+            do = replace(do, probe=True)
         elif self.phase is Phase.PROBING and now >= self._next:
             if self._count >= PROBES:
                 do = self._begin(now)
@@ -132,21 +136,38 @@ class Owner:
         self._say(no, leaving=leaving)
         return do
 
-    def heard(self, now: float, mac: bytes, others: Iterable[Other]) -> Do:
-        """Somebody else has the VIP, or is about to take it: by a frame from the segment."""
-        if any(other.claim >= Claim.ANSWERING or (other.better and other.claim) for other in others):
-            return Do()  # one of us: that is settled between directors
+    def heard(self, now: float, mac: bytes, others: Iterable[Other], *, probes: bool = False) -> None:
+        """Somebody else has the VIP, or is about to take it: by a frame from the segment.
+
+        Args:
+            now: the time.
+            mac: who.
+            others: directors that are there.
+            probes: whether it asks as one does who is about to take it.
+        """
+        if self.phase not in (Phase.PROBING, Phase.ANSWERING) or _is_one_of_us(others, probes=probes):
+            return
+        if self._suspect is None:
+            self._suspect = mac, now, probes
         if self.phase is Phase.PROBING:
-            first = mac != self.foreign
-            self.foreign = mac
             self._be(now, Phase.CONFLICT, f"{mac.hex(':')} has it")
             self._next = now + CONFLICT_S + self.rank * RANK_S
+
+    def _look_at_suspect(self, now: float, others: list[Other]) -> Do:
+        """Who was heard was no director, if none has said so meanwhile."""
+        if self._suspect is None or now < self._suspect[1] + GRACE_S:
+            return Do()
+        (mac, _, probes), self._suspect = self._suspect, None
+        if _is_one_of_us(others, probes=probes) or self.phase in (Phase.SILENT, Phase.PROBING):
+            return Do()
+        if self.phase is Phase.CONFLICT:
+            first, self.foreign = mac != self.foreign, mac
             return Do(conflict=first)
-        if self.phase is Phase.ANSWERING and (self._defended is None or now - self._defended >= DEFEND_S):
-            self._defended, self.foreign = now, mac
-            self.why = f"{mac.hex(':')} has it as well"
-            return Do(announce=True, conflict=True)
-        return Do()
+        if self._defended is not None and now - self._defended < DEFEND_S:
+            return Do()
+        self._defended, self.foreign = now, mac
+        self.why = f"{mac.hex(':')} has it as well"
+        return Do(announce=True, conflict=True)
 
     def _relieved_by(self, others: list[Other], *, leaving: bool) -> str:
         """Why another director is to answer instead; empty: none is."""
@@ -162,7 +183,7 @@ class Owner:
 
     def _begin(self, now: float) -> Do:
         self._be(now, Phase.ANSWERING, "")
-        self._count, self._defended, self.foreign = 0, None, None
+        self._count, self._defended, self._suspect, self.foreign = 0, None, None, None
         return self._announce(now)
 
     def _announce(self, now: float) -> Do:
@@ -181,3 +202,8 @@ class Owner:
             self._claim = Claim.LEAVING if leaving else Claim.ANSWERING
         else:
             self._claim = Claim.NONE if no or leaving or self.phase is Phase.CONFLICT else Claim.READY
+
+
+def _is_one_of_us(others: Iterable[Other], *, probes: bool) -> bool:
+    """Whether a director explains what was heard: one that answers, or is about to; that is settled between them."""
+    return any(other.claim >= Claim.ANSWERING or (other.claim and (other.better or probes)) for other in others)

@@ -18,12 +18,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import structlog
 
+from appliance.arp.frames import Heard, What, announcement, answer, probe, read, solicited_node
+from appliance.arp.owner import Claim, Do, Other, Owner, Phase
 from appliance.dataplane.raw import kernel
 from appliance.decide import Desired
 from appliance.model import Config, IPAddress
 from appliance.ranks import order
-from appliance.arp.frames import Heard, What, announcement, answer, probe, read, solicited_node
-from appliance.arp.owner import Claim, Do, Other, Owner, Phase
 
 log = structlog.get_logger()
 
@@ -297,8 +297,9 @@ class ArpSide:
             asyncio.get_running_loop().add_reader(one.fileno(), self._read, port, one)
 
     def _hear(self, port: _Port, heard: Heard) -> None:
-        if heard.what is What.ASKS and (has := self._of(heard.sender)) is not None:
-            self._somebody_has(*has, heard)  # whoever asks with a VIP as its own address has it, or thinks so
+        if heard.what is What.ASKS and (has := self._vips.get(ip_address(heard.sender))) is not None:
+            # Whoever asks with a VIP as its own address has it, or thinks so (RFC 5227, 2.4).
+            has.owner.heard(self._clock(), heard.mac, self._others(has))
         one = self._vips.get(heard.address)
         if one is None:
             return
@@ -306,15 +307,7 @@ class ArpSide:
             one.answers += 1
             self._send(port, heard.address, answer(heard, heard.address, port.interface.mac))
         elif heard.what is not What.ASKS:
-            self._somebody_has(heard.address, one, heard)
-
-    def _of(self, sender: bytes) -> tuple[IPAddress, _Vip] | None:
-        address = ip_address(sender)
-        one = self._vips.get(address)
-        return (address, one) if one is not None else None
-
-    def _somebody_has(self, vip: IPAddress, one: _Vip, heard: Heard) -> None:
-        self._do(vip, one, one.owner.heard(self._clock(), heard.mac, self._others(one)))
+            one.owner.heard(self._clock(), heard.mac, self._others(one), probes=heard.what is What.PROBES)
 
     def _send(self, port: _Port, vip: IPAddress, frame: bytes) -> None:
         try:

@@ -695,10 +695,10 @@ def arp_contradictions(data: Raw) -> Iterator[Finding]:
     first: dict[IPAddress, tuple[Location, bool]] = {}
     for place, service in tables(data, "virtual_service", EACH):
         arp = service.get("arp") is True
-        if arp and fleet > 1 and read(values.ha_mode, service.get("ha", "active_active")) is not HaMode.ACTIVE_STANDBY:
-            yield Finding(
-                (*place, "arp"), "one director answers for a VIP, and the others stand by", 'write ha = "active_standby"'
-            )
+        mode = read(values.ha_mode, service.get("ha", "active_active"))
+        if arp and fleet > 1 and mode is not HaMode.ACTIVE_STANDBY:
+            what = "one director answers for a VIP, and the others stand by"
+            yield Finding((*place, "arp"), what, 'write ha = "active_standby"')
         for location, vip in found(service, values.unicast_address, "vips", EACH):
             where, other = first.setdefault(vip, (place, arp))
             if other != arp:
