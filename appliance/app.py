@@ -36,6 +36,7 @@ from appliance import log as logging
 from appliance.api.control import SOCKET, Controls, ControlServer
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
+from appliance.arp.side import ArpSide
 from appliance.clock import steady
 from appliance.config.load import ConfigError, load
 from appliance.dataplane.base import DataPlane, DataPlaneError
@@ -211,9 +212,11 @@ class Director:
             self._look_at_pins,
             self._now,
             self._speaker.reached if isinstance(self._speaker, ExaBgpSpeaker) else None,
+            lambda: self._arp.claims(),
         )
+        self._arp = ArpSide(config.director.interfaces, self._fleet.told, self._fleet.say_claims)
         self._reconciler = Reconciler(
-            self._state, self._plane, self._speaker, self._changed, self._now, self._fleet.applied
+            self._state, self._plane, self._speaker, self._changed, self._now, self._on_applied, self._arp.decided
         )
         self._hearing = Hearing(self._state, lambda: self._reconciler.applied)
         self._lag = LoopLag()
@@ -243,6 +246,7 @@ class Director:
                 agreed=self._fleet.agreed,
                 channel=self._fleet.pins_status,
                 path_mtu=self._hearing.facts,
+                arp=lambda: self._arp.statuses(),
             ),
         )
 
@@ -289,6 +293,7 @@ class Director:
                 tasks.create_task(self._watch_drain(), name="drain"),
                 tasks.create_task(self._fleet.run(), name="fleet"),
                 tasks.create_task(self._hearing.run(), name="hearing"),
+                tasks.create_task(self._arp.run(), name="arp"),
             ]
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))
@@ -301,7 +306,7 @@ class Director:
             try:
                 await self._stop.wait()
                 log.info("director.stopping")
-                await self._drain_before_the_end()
+                await asyncio.gather(self._drain_before_the_end(), self._arp.leave())
                 reconcile.cancel()  # nobody may announce again
                 await self._speaker.close()
                 await self._bfd.close()  # not before: routers end BGP with it, and with that the routes, out of order
@@ -381,6 +386,7 @@ class Director:
         self._agents.set(frozenset(agents(config)))
         self._bfd.set(bfd_sessions(config))
         self._fleet.follow(config)
+        self._arp.follow(config)
 
     def _on_health(self, status: Status) -> None:
         """What a monitor has found; see `wiring.health_of`."""
@@ -408,6 +414,10 @@ class Director:
             self._loads.pop(status.target.id, None)
         else:
             self._loads[status.target.id] = status.load
+
+    def _on_applied(self, desired: Desired) -> None:
+        self._fleet.applied(desired)
+        self._arp.applied(desired)
 
     def _on_bfd(self, change: Change) -> None:
         if change.path_lost and isinstance(self._speaker, ExaBgpSpeaker):

@@ -201,6 +201,12 @@ class VipView:
     no: No | None
     """Why it is not to be announced; None when it is."""
 
+    down: No | None = None
+    """Why it is not up here, whoever may be told of it; None when it is."""
+
+    arp: bool = False
+    """Whether directors answer for it on the segment."""
+
     routes: frozenset[Route] = frozenset()
     """What peers are told of it when it is announced."""
 
@@ -232,11 +238,19 @@ class Desired:
     remembered: frozenset[int] = frozenset()
     """Members whose flows are worth remembering, by index: those that serve, and all of pools that are not decided."""
 
+    draining: bool = False
+    """Whether this director is to be left by its traffic."""
+
     recheck_at: float | None = None
     """When time alone will change something, in seconds since 1970; None is never."""
 
     log: Mapping[RingKey, tuple[LogEntry, ...]] = field(default_factory=dict, repr=False, compare=False)
     """How the rings became what they are, as far back as it matters: what a process that follows has to know."""
+
+    @property
+    def attracts(self) -> bool:
+        """Whether any traffic is asked for: by routes, or on a segment."""
+        return bool(self.routes) or any(view.arp and view.down is None for view in self.vips)
 
     courses: Mapping[CourseKey, Course] = field(default_factory=dict, repr=False, compare=False)
     rings: Mapping[RingKey, "_Ring"] = field(default_factory=dict, repr=False, compare=False)
@@ -296,6 +310,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         routes=frozenset(route for view in vip_views if view.no is None for route in view.routes),
         services=tuple(views),
         vips=vip_views,
+        draining=snapshot.drain is not None,
         gone=gone,
         moved=moved,
         remembered=frozenset(
@@ -932,6 +947,7 @@ def _table_service(
         placement,
         ring.method.order if placement is not Placement.HASH else ChoiceOrder.SEQUENCE,
         ring.choices if placement is not Placement.HASH else NO_CHOICES,
+        service.protection,
     )
     old = before.tables.services if before else ()
     if index < len(old) and old[index].slots is made.slots and old[index].choices is made.choices:
@@ -974,7 +990,8 @@ def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: V
         stands = standing(service, ranked, snapshot.config.director.name, away)
     leaving = snapshot.drain is not None
     told = routes(vip, service.announcing, bgp, stands, leaving=leaving) if bgp is not None else frozenset[Route]()
-    no = _why_not_announced(snapshot, vip, users)
+    down = _why_down(snapshot, vip, users)
+    no = No(Why.NO_BGP) if bgp is None else down
     if no is None and not told:
         no = No(Why.NO_PEER, "see peer_labels of its virtual services, and next hops")
     fell = before is not None and before.no is None and no is not None and no.why not in MEANT
@@ -984,16 +1001,15 @@ def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: V
     if held is not None:
         times = len(record.withdrawn)
         no = No(Why.HELD_DOWN, f"withdrawn {times} times in a minute; to be well for {hold_down_s:g} s first")
-    return VipView(vip, tuple(view.service.name for view in users), no, told, ranked, stands, record, held)
+    names = tuple(view.service.name for view in users)
+    return VipView(vip, names, no, down, service.arp, told, ranked, stands, record, held)
 
 
-def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:
-    """A VIP is announced while any of its virtual services can serve: one that is down must not take the others along.
+def _why_down(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:
+    """A VIP is up while any of its virtual services can serve: one that is down must not take the others along.
 
-    `advertise_down` keeps an enabled service's VIP announced without members, but never without a data plane.
+    `advertise_down` keeps an enabled service's VIP up without members, but never without a data plane.
     """
-    if snapshot.config.bgp is None:
-        return No(Why.NO_BGP)
     if _is_ours(snapshot, vip):
         return No(Why.LOCAL_ADDRESS, f"remove {vip} from this machine's interfaces")
     if snapshot.plane_error is not None:

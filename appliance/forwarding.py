@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 import numpy as np
 import numpy.typing as npt
 
-from appliance.model import Delivery, HashMode, IPAddress, PortRange, Protocol
+from appliance.model import Delivery, HashMode, IPAddress, PortRange, Protection, Protocol
 
 SLOTS = 65537
 """Slots of a pool's table. Maglev needs a prime, and well over a hundred slots per member keep the shares even
@@ -131,6 +131,9 @@ class TableService:
     choice_order: ChoiceOrder = ChoiceOrder.SEQUENCE
     choices: ChoiceArray = field(default_factory=lambda: NO_CHOICES, repr=False, compare=False)
     """For placements other than HASH. Empty: nobody takes new flows."""
+
+    protection: Protection | None = None
+    """Whose packets are not taken, and how many new connections; None: all are."""
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import PurePath
 
 IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
 
 IP_HEADER = {4: 20, 6: 40}
 """Bytes of an IP header without options and extensions, by version."""
@@ -401,6 +402,49 @@ class Announcing:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """So many a second, and so many at once after a while without any."""
+
+    per_s: float
+    burst: int
+    """At least 1."""
+
+    @property
+    def interval_ns(self) -> int:
+        """From one to the next."""
+        return round(1e9 / self.per_s)
+
+    @property
+    def tolerance_ns(self) -> int:
+        """How much too early one may come."""
+        return (self.burst - 1) * self.interval_ns
+
+
+@dataclass(frozen=True)
+class Protection:
+    """Whose packets a virtual service does not take, and how many new connections."""
+
+    deny: tuple[IPNetwork, ...] = ()
+    """Clients whose packets are dropped."""
+
+    allow: tuple[IPNetwork, ...] = ()
+    """Exceptions: of prefixes that hold an address, the longest one decides."""
+
+    per_source: Rate | None = None
+    """New connections of one client: an IPv4 address, an IPv6 /64. None: no limit."""
+
+    per_vip: Rate | None = None
+    """To each VIP."""
+
+    per_service: Rate | None = None
+    """To all VIPs together."""
+
+    @property
+    def limits(self) -> bool:
+        return (self.per_source, self.per_vip, self.per_service) != (None, None, None)
+
+
+@dataclass(frozen=True)
 class VirtualService:
     """VIPs, a protocol and ports, with a pool."""
 
@@ -424,6 +468,12 @@ class VirtualService:
     """Keep announcing when too few members are in rotation."""
 
     announcing: Announcing = Announcing()
+    arp: bool = False
+    """Whether a director answers for the VIPs on the segment."""
+
+    protection: Protection | None = None
+    """None: everybody is welcome."""
+
     former: tuple[Pool, ...] = ()
     """Pools that it used before a reload, the latest first: their members go on with the flows that they have, and take
     new ones until it is known who of the new pool can."""

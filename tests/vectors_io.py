@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ from appliance.model import (
     Encapsulation,
     HashMode,
     PortRange,
+    Protection,
     Protocol,
+    Rate,
     TtlPolicy,
 )
 from appliance.packet.action import Action, By, Reason, Reply, Verdict
@@ -256,6 +258,7 @@ SMALL_FRAME = 68
 """Frames up to this size may have Ethernet's padding, two tags included, and the XDP program may leave it in place."""
 
 _AFTER_LOOPS = (Reason.TTL_EXPIRED, Reason.TOO_BIG)
+_PROTECTION = (Reason.DENIED, Reason.SERVICE_RATE, Reason.VIP_RATE, Reason.SOURCE_RATE)
 
 
 def excuses(frame: bytes, action: Action) -> set[str]:
@@ -290,7 +293,7 @@ def excuses(frame: bytes, action: Action) -> set[str]:
             found.add("slow_extension_header")
     if protocol == icmp:
         found.add("slow_icmp")
-    judged_last = action.verdict is Verdict.TRANSMIT or action.reason in (*_AFTER_LOOPS, Reason.NO_MEMBER)
+    judged_last = action.verdict is Verdict.TRANSMIT or action.reason in (*_AFTER_LOOPS, *_PROTECTION, Reason.NO_MEMBER)
     if judged_last and len(frame) > SMALL_FRAME and len(packet) > length:
         found.add("slow_trailer")
     return found
@@ -395,6 +398,7 @@ def read_tables(raw: dict[str, Any]) -> ForwardingTables:
             placement=Placement(service.get("placement", "hash")),
             choice_order=ChoiceOrder(service.get("choice_order", "sequence")),
             choices=_choices(tuple(service.get("choices", ()))),
+            protection=_protection(service["protection"]) if "protection" in service else None,
         )
         for index, service in enumerate(raw["services"])
     ]
@@ -404,6 +408,12 @@ def read_tables(raw: dict[str, Any]) -> ForwardingTables:
         {member.index: member for member in members},
         frozenset(map(ip_address, raw.get("answering", ()))),
     )
+
+
+def _protection(raw: dict[str, Any]) -> Protection:
+    rates = {name: Rate(**raw[name]) for name in ("per_source", "per_vip", "per_service") if name in raw}
+    deny, allow = (tuple(map(ip_network, raw.get(name, ()))) for name in ("deny", "allow"))
+    return Protection(deny, allow, **rates)
 
 
 def _member(index: int, raw: dict[str, Any]) -> TableMember:

@@ -500,6 +500,25 @@ def _routing(document: Document, bfd: BfdStatus) -> Iterator[Metric]:
         ("vip",),
         [((address,), vip["announced"]) for address, vip in vips.items()],
     )
+    answered = {address: vip["arp"] for address, vip in vips.items() if vip["arp"] is not None}
+    yield _gauge(
+        "onward_arp_answering",
+        "1 when this director answers ARP and neighbour solicitations for a VIP.",
+        ("vip",),
+        [((address,), arp["phase"] == "answering") for address, arp in answered.items()],
+    )
+    yield _counter(
+        "onward_arp_answers_total",
+        "Questions for a VIP that were answered.",
+        ("vip",),
+        [((address,), arp["answers"]) for address, arp in answered.items()],
+    )
+    yield _counter(
+        "onward_arp_conflicts_total",
+        "How often somebody had a VIP who is no director.",
+        ("vip",),
+        [((address,), arp["conflicts"]) for address, arp in answered.items()],
+    )
     bgp = document["bgp"]
     if bgp is None:
         return

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from appliance import __version__
+from appliance.arp.side import VipStatus
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired
@@ -81,6 +82,7 @@ class StatusSources:
     bfd: Callable[[], BfdStatus] = BfdStatus
     path_mtu: Callable[[], PathMtuFacts] = PathMtuFacts
     strain: Callable[[], Strain] = Strain
+    arp: Callable[[], tuple[VipStatus, ...]] = tuple
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Observed:
     bfd: BfdStatus = field(default_factory=BfdStatus)
     path_mtu: PathMtuFacts = field(default_factory=PathMtuFacts)
     strain: Strain = field(default_factory=Strain)
+    arp: tuple[VipStatus, ...] = ()
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -147,4 +150,5 @@ async def observe(sources: StatusSources) -> Observed:
         bfd=sources.bfd(),
         path_mtu=sources.path_mtu(),
         strain=sources.strain(),
+        arp=sources.arp(),
     )

@@ -253,9 +253,10 @@ def vip_views(observed: Observed) -> tuple[VipView, ...]:
         for service in observed.snapshot.config.services:
             for vip in service.vips:
                 users.setdefault(vip, []).append(service.name)
-        views = tuple(VipView(vip, tuple(names), None) for vip, names in users.items())
+        asked = {vip for service in observed.snapshot.config.services if service.arp for vip in service.vips}
+        views = tuple(VipView(vip, tuple(names), None, arp=vip in asked) for vip, names in users.items())
     no = _not_programmed(observed.snapshot)
-    return tuple(VipView(view.vip, view.services, view.no or no) for view in views)
+    return tuple(VipView(view.vip, view.services, view.no or no, arp=view.arp) for view in views)
 
 
 def _not_programmed(snapshot: Snapshot) -> No:
@@ -281,6 +282,23 @@ def _announcement(view: VipView, observed: Observed, acknowledged: Set[IPAddress
         "reason": str(why) or None,
         "detail": detail,
         "sent_to": sent_to,
+        "arp": _arp(view, observed),
+    }
+
+
+def _arp(view: VipView, observed: Observed) -> Document | None:
+    """Who answers for a VIP on the segment; None where it is not for directors to answer."""
+    if not view.arp:
+        return None
+    found = next((one for one in observed.arp if one.vip == view.vip), None)
+    if found is None:
+        return {"phase": "silent", "why": "has not begun", "since": None, "answers": 0, "conflicts": 0}
+    return {
+        "phase": str(found.phase),
+        "why": found.why,
+        "since": found.since,
+        "answers": found.answers,
+        "conflicts": found.conflicts,
     }
 
 
@@ -741,6 +759,8 @@ def _down(document: Mapping[str, Any]) -> Iterator[str]:
                 if vip["vip"] not in reported:
                     yield f"VIP {vip['vip']} is not announced: {because(vip)}"
                 reported.add(vip["vip"])
+            if vip["arp"] is not None and vip["arp"]["phase"] == "conflict":
+                yield f"VIP {vip['vip']} is not answered for: {vip['arp']['why']}"
 
 
 def _degraded(document: Mapping[str, Any]) -> Iterator[str]:

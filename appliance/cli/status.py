@@ -295,6 +295,18 @@ def _service(service: Document, pool: Document, look: Look) -> Iterator[str]:
         ],
         look,
     )
+    yield from _columns(
+        [
+            (
+                ("  " + vip["vip"], ""),
+                (f"ARP: {arp['phase']}", {"answering": "good", "conflict": "bad"}.get(arp["phase"], "faint")),
+                (arp["why"], "faint"),
+            )
+            for vip in service["vips"]
+            if (arp := vip["arp"]) is not None
+        ],
+        look,
+    )
     moving = service["transition"]
     if moving["window"] or moving["tail"]:
         text = f"{moving['window']} slots in a window, {moving['tail']} in the tail: flows are remembered there"

@@ -38,6 +38,8 @@ from appliance.config.schema import (
     PeerTable,
     PoolTable,
     ProfileTable,
+    ProtectionTable,
+    RateTable,
     ServiceTable,
 )
 from appliance.model import (
@@ -62,6 +64,8 @@ from appliance.model import (
     NetworkProfile,
     Pool,
     ProfileType,
+    Protection,
+    Rate,
     Step,
     TtlPolicy,
     Vantage,
@@ -590,4 +594,19 @@ def _service(table: ServiceTable, profile: NetworkProfile, pool: Pool) -> Virtua
         min_members=table.min_members,
         advertise_down=table.advertise_down,
         announcing=_announcing(table.bgp),
+        arp=table.arp,
+        protection=_protection(table.protection) if table.protection is not None else None,
+    )
+
+
+def _protection(table: ProtectionTable) -> Protection:
+    def rate(limit: RateTable | None) -> Rate | None:
+        return None if limit is None else Rate(limit.rate, limit.burst or limit.rate)
+
+    return Protection(
+        deny=tuple(table.deny),
+        allow=tuple(table.allow),
+        per_source=rate(table.per_source),
+        per_vip=rate(table.per_vip),
+        per_service=rate(table.per_service),
     )

@@ -34,6 +34,9 @@ Raw = Mapping[str, Any]
 MAX_WAYS = 65535
 """Slots name members by 16-bit numbers, of which one means nobody (forwarding.MAX_MEMBERS)."""
 
+MAX_METERS = 1 << 14
+"""As dataplane/meters.py has them, one of which is nobody's."""
+
 
 class _Any(Enum):
     ELEMENT = "every element of a list"
@@ -714,6 +717,71 @@ def fleet_contradictions(data: Raw) -> Iterator[Finding]:
             yield Finding(("fleet", "etcd"), "it is not used", 'set store = "etcd" in [fleet], or leave it out')
 
 
+def arp_contradictions(data: Raw) -> Iterator[Finding]:
+    """A segment has one answer for an address."""
+    fleet = sum(1 for _ in find(data, "fleet", "director", EACH))
+    first: dict[IPAddress, tuple[Location, bool]] = {}
+    for place, service in tables(data, "virtual_service", EACH):
+        arp = service.get("arp") is True
+        mode = read(values.ha_mode, service.get("ha", "active_active"))
+        if arp and fleet > 1 and mode is not HaMode.ACTIVE_STANDBY:
+            what = "one director answers for a VIP, and the others stand by"
+            yield Finding((*place, "arp"), what, 'write ha = "active_standby"')
+        for location, vip in found(service, values.unicast_address, "vips", EACH):
+            where, other = first.setdefault(vip, (place, arp))
+            if other != arp:
+                yield Finding(
+                    (*place, *location),
+                    f"{vip} is {'not ' if arp else ''}answered for by {path_text(where)}",
+                    "write the same arp in both",
+                )
+
+
+LIMITS = ("per_source", "per_vip", "per_service")
+
+
+def protection_contradictions(data: Raw) -> Iterator[Finding]:
+    profiles = _by_name(data, "network_profile")
+    for place, service in tables(data, "virtual_service", EACH):
+        protection = service.get("protection")
+        if not isinstance(protection, dict):
+            continue
+        profile = profiles.get(read(values.name, service.get("network_profile")))
+        if profile is not None and _profile_type(profile) is ProfileType.UDP_FAST_PATH:
+            for key in LIMITS:
+                if key in protection:
+                    yield Finding(
+                        (*place, "protection", key),
+                        "nobody can tell which datagram is the first of its flow",
+                        "leave it out; deny and allow are for UDP, too",
+                    )
+        denied = {network for _, network in found(protection, values.prefix, "deny", EACH)}
+        for location, network in found(protection, values.prefix, "allow", EACH):
+            if network in denied:
+                yield Finding(
+                    (*place, "protection", *location), f"{network} is denied as well", "leave one of them out"
+                )
+        if protection.get("allow") and not protection.get("deny"):
+            yield Finding(
+                (*place, "protection", "allow"),
+                "nobody is denied, so this makes no difference",
+                'to let nobody else in, write deny = ["0.0.0.0/0", "::/0"]',
+            )
+
+
+def too_many_limits(data: Raw) -> Iterator[Finding]:
+    """Data planes have a meter for each virtual service with limits, and for each of its VIPs."""
+    total = 0
+    for place, service in tables(data, "virtual_service", EACH):
+        protection = service.get("protection")
+        if isinstance(protection, dict) and any(key in protection for key in LIMITS):
+            total += 1 + sum(1 for _ in find(service, "vips", EACH))
+            if total >= MAX_METERS:
+                remedy = "limit the largest ones only, or spread the virtual services over two fleets"
+                yield Finding((*place, "protection"), f"more than {MAX_METERS - 1} limited services and VIPs", remedy)
+                return
+
+
 RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     duplicate_names,
     unknown_references,
@@ -740,5 +808,8 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     nothing_to_remember_by,
     window_contradictions,
     fleet_contradictions,
+    arp_contradictions,
+    protection_contradictions,
+    too_many_limits,
 )
 """Every rule is asked, whatever the others find."""

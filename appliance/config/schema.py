@@ -24,6 +24,7 @@ from appliance.model import (
     HaMode,
     HashMode,
     IPAddress,
+    IPNetwork,
     PlaneKind,
     PortRange,
     ProfileType,
@@ -617,6 +618,40 @@ class AnnouncingTable(Table):
     ] = Field(default=[], description="Large communities (RFC 8092).", examples=[["4200000010:1:7"]], max_length=16)
 
 
+Prefix = Annotated[IPNetwork, Parsed(values.prefix, {"type": "string", "pattern": "^[0-9a-fA-F.:]+(/[0-9]{1,3})?$"})]
+Connections = Annotated[int, Parsed(values.integer(1, 1000000, "a number of connections"), _whole(1, 1000000))]
+
+
+class RateTable(Table):
+    """So many new connections a second."""
+
+    rate: Connections = Field(description="New connections a second.", examples=[100])
+    burst: Connections | None = Field(
+        default=None, description="So many at once, after a while without any; as many as rate by default."
+    )
+
+
+class ProtectionTable(Table):
+    """Whose packets a virtual service does not take, and how many new connections. Each director counts for itself."""
+
+    deny: list[Prefix] = Field(
+        default=[], description="Clients whose packets are dropped.", examples=[["192.0.2.0/24"]], max_length=65536
+    )
+    allow: list[Prefix] = Field(
+        default=[],
+        description="Exceptions from deny: of all prefixes that hold an address, the longest one decides.",
+        examples=[["192.0.2.7/32"]],
+        max_length=65536,
+    )
+    per_source: RateTable | None = Field(
+        default=None, description="TCP: new connections of one client (an IPv4 address, an IPv6 /64)."
+    )
+    per_vip: RateTable | None = Field(default=None, description="TCP: new connections to each VIP.")
+    per_service: RateTable | None = Field(
+        default=None, description="TCP: new connections to all VIPs of the virtual service together."
+    )
+
+
 class ServiceTable(Table):
     """VIPs, a protocol and ports, with a pool."""
 
@@ -654,6 +689,14 @@ class ServiceTable(Table):
     )
     bgp: AnnouncingTable = Field(
         default=AnnouncingTable(), description="Whom routers are told of the VIPs, and with which attributes."
+    )
+    arp: Boolean = Field(
+        default=False,
+        description="Whether a director answers ARP and neighbour solicitations for the VIPs on its interfaces: for a "
+        "segment without BGP. In a fleet, with active_standby.",
+    )
+    protection: ProtectionTable | None = Field(
+        default=None, description="Whose packets are not taken, and how many new connections; all are by default."
     )
 
 

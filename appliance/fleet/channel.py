@@ -102,6 +102,8 @@ _UNHEARD_NS = 2_500 * _MS
 wrongly does no harm by it."""
 _FIRST_HELLOS_NS, _FIRST_NS = 100 * _MS, 3 * _SECOND
 """At the beginning somebody waits for us: greetings come in quick succession for a while."""
+_CLAIMS_NS = 250 * _MS
+"""Between greetings, for those who take the place of directors that are silent."""
 _CHALLENGE_NS = 100 * _MS
 _REST_NS = 5 * _MS
 _LOOK_NS = 30 * _MS
@@ -238,6 +240,7 @@ class _Peer:
     """When its machine said last that nobody has the port open. Anybody may say so in its name."""
     absent: dict[str, int] = field(default_factory=dict)
     """VIPs that routers do not have from it, and when it said so last, ns."""
+    claims: dict[str, int] = field(default_factory=dict)
 
 
 class PinChannel:
@@ -251,6 +254,7 @@ class PinChannel:
         pins: PinTable,
         *,
         tables: Callable[[], Mapping[str, int]] = dict,
+        claims: Callable[[], Mapping[str, int]] = dict,
         rate: int = RATE,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         random: Callable[[int], int] = randbits,
@@ -262,6 +266,7 @@ class PinChannel:
             secret: the fleet's.
             pins: what the data plane remembers.
             tables: digests (64 bits) of what all directors should have alike, by name.
+            claims: numbers of 64 bits that others are to know, by name. While there are any, we are heard more often.
             rate: bytes a second, at most.
             clock_ns: the monotonic clock.
             random: so many random bits that nobody can guess.
@@ -275,6 +280,7 @@ class PinChannel:
         self._life = random(64) | 1
         self._pins = pins
         self._tables = tables
+        self._claims = claims
         self._rate = rate
         self._clock_ns = clock_ns
         self._random = random
@@ -291,6 +297,7 @@ class PinChannel:
         self._allowance = 0.0
         self._told_ns = self._looked_ns = clock_ns()
         self._names: dict[int, str] = {}
+        self._claimed: dict[int, str] = {}
         self._digests: dict[str, int] = {}
         self._digest_rows = np.zeros(0, DIGEST)
         self._digests_ns: int | None = None
@@ -389,6 +396,22 @@ class PinChannel:
             if peer.differs and peer.is_near
         }
 
+    def claims(self) -> Mapping[str, tuple[float, Mapping[str, int]]]:
+        """By peer that is there: how many seconds ago it was heard, and what it claims, as far as we claim the same."""
+        now_ns = self._clock_ns()
+        with self._lock:
+            return {
+                name: ((now_ns - peer.session.heard_ns) / 1e9, dict(peer.claims))
+                for name, peer in self._peers.items()
+                if peer.is_near and peer.session.heard_ns is not None
+            }
+
+    def say_claims(self) -> None:
+        """Have peers hear of our claims with the next round."""
+        with self._lock:
+            for peer in self._peers.values():
+                peer.hello_ns = 0
+
     def status(self) -> ChannelStatus:
         with self._lock:
             return self._status(self._clock_ns())
@@ -483,7 +506,8 @@ class PinChannel:
                 self._rest(peer, resting=False)
             if now_ns >= peer.hello_ns:
                 first = peer.session.heard_ns is None and now_ns < peer.opened_ns + _FIRST_NS
-                peer.hello_ns = now_ns + (_FIRST_HELLOS_NS if first else _SECOND)
+                often = _CLAIMS_NS if self._claims() else _SECOND
+                peer.hello_ns = now_ns + (_FIRST_HELLOS_NS if first else often)
                 self._greet(peer, now_ns)
             self._look_after(peer, now_ns)
         self._near = tuple(peer for peer in self._peers.values() if peer.is_near)
@@ -649,11 +673,14 @@ class PinChannel:
             self._digest_rows = np.zeros(len(self._digests), DIGEST)
             self._digest_rows["name"] = list(self._names)
             self._digest_rows["digest"] = list(self._digests.values())
-        rows = self._digest_rows
-        if len(rows) > DIGESTS:
-            rows = np.roll(rows, -self._digests_at)[:DIGESTS]
-            self._digests_at = (self._digests_at + DIGESTS) % len(self._digest_rows)
-        return rows
+        claims = self._claims()
+        self._claimed = {self._keys.pool(name): name for name in claims}
+        first = np.array(list(zip(self._claimed, claims.values(), strict=True))[: DIGESTS // 2], DIGEST)
+        rows, room = self._digest_rows, DIGESTS - len(first)
+        if len(rows) > room:
+            rows = np.roll(rows, -self._digests_at)[:room]
+            self._digests_at = (self._digests_at + room) % len(self._digest_rows)
+        return np.concatenate([first, rows])
 
     def _begin_asking(self, peer: _Peer, now_ns: int) -> None:
         """Ask for its whole table, once everything that has come in with this datagram is answered."""
@@ -798,13 +825,17 @@ class PinChannel:
         return datagram
 
     def _compare(self, peer: _Peer, digests: npt.NDArray[np.void], now_ns: int) -> None:
+        claims = {}
         for name, digest in digests.tolist():
+            if (claim := self._claimed.get(name)) is not None:
+                claims[claim] = digest
             if (table := self._names.get(name)) is None:
                 continue
             if self._digests[table] == digest:
                 peer.differs.pop(table, None)
             else:
                 peer.differs.setdefault(table, now_ns)
+        peer.claims = claims
 
     # Floods
 

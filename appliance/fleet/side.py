@@ -64,6 +64,7 @@ class FleetSide:
         look: Callable[[], Awaitable[None]],
         wall: Callable[[], float] = time.time,
         reached: Callable[[], frozenset[str]] | None = None,
+        claims: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         """
         Args:
@@ -73,14 +74,16 @@ class FleetSide:
             look: puts what is remembered into the store, for the next decision.
             wall: seconds since 1970.
             reached: prefixes that at least one router has from us now; None: whatever is announced is reached.
+            claims: what others are to know of us; see `PinChannel`.
         """
+        self._claims = claims
         self._look = look
         self._reached = reached
         self._wall = wall
         self._state = state
         self._pins = pins
         self._secret = config.secret
-        self._announces = config.bgp is not None
+        self._announces = config.bgp is not None or any(service.arp for service in config.services)
         self._me = config.myself
         self._others = _others(config)
         self._own: dict[str, Health] = {}
@@ -111,7 +114,7 @@ class FleetSide:
                 clock=time.monotonic,
                 rng=rng,
             )
-        if self._others and config.bgp is not None:
+        if self._others and self._announces:
             state.set_joining("has not heard of the other directors' flows yet")
 
     async def run(self) -> None:
@@ -119,7 +122,12 @@ class FleetSide:
         async with asyncio.TaskGroup() as tasks:
             if self._me is not None:
                 self.channel = PinChannel(
-                    self._me, self._others, self._secret, self._pins(), tables=lambda: self._compared
+                    self._me,
+                    self._others,
+                    self._secret,
+                    self._pins(),
+                    tables=lambda: self._compared,
+                    claims=self._claims,
                 )
                 tasks.create_task(apart(self.channel.run, "pins"), name="fleet:pins")
                 self._pins().herald = self.channel
@@ -257,6 +265,15 @@ class FleetSide:
         """The pin channel; None without other directors."""
         return self.channel.status() if self.channel is not None and self._others else None
 
+    def told(self) -> Mapping[str, tuple[float, Mapping[str, int]]]:
+        """What other directors claim; see `PinChannel.claims`."""
+        return self.channel.claims() if self.channel is not None else {}
+
+    def say_claims(self) -> None:
+        """Have others hear of our claims now."""
+        if self.channel is not None:
+            self.channel.say_claims()
+
     def _on_agreed(self, agreed: Agreed) -> None:
         now = self._wall()
         for member, judged in agreed.members.items():
@@ -282,7 +299,7 @@ class FleetSide:
                 self._state.set_joining(None)
                 seconds = round(joined.seconds, 2)
                 log.info("fleet.joined", pins=dict(joined.pins), missing=joined.missing, seconds=seconds)
-            await self._until(lambda: self._applied is not None and bool(self._applied.routes))
+            await self._until(lambda: self._applied is not None and self._applied.attracts)
             await self._until(self._is_cut_off)
             if self._others:
                 self._state.set_joining("has announced nothing for a while, and asks what became of flows meanwhile")
@@ -303,14 +320,14 @@ class FleetSide:
 
     def _is_cut_off(self) -> bool:
         """Nothing is announced; what has become of flows meanwhile we have not heard, or not all of it."""
-        return self._state.snapshot().plane_error is not None or self._applied is None or not self._applied.routes
+        return self._state.snapshot().plane_error is not None or self._applied is None or not self._applied.attracts
 
     def _could_announce(self) -> bool:
         """Nothing but the others keeps us from announcing."""
         if self._applied is None or self._state.snapshot().plane_error is not None:
             return False
         serves = any(view.no is None or view.service.advertise_down for view in self._applied.services)
-        return serves and any(view.no is not None and view.no.why is Why.JOINING for view in self._applied.vips)
+        return serves and any(view.down is not None and view.down.why is Why.JOINING for view in self._applied.vips)
 
     async def _share_log(self, agreement: Agreement) -> None:
         """How pools become what they are, for a director that starts anew."""

@@ -29,6 +29,7 @@ class Bench:
         self.program = Program(Capacity(slots=40 * 65568), pins=64)
         self._ahead = 0
         self.pins = self.program.pin_table(lambda: time.monotonic_ns() + self._ahead)
+        self.program.meters.clock_ns = self.pins.clock_ns
 
     def wait(self, seconds: float) -> None:
         self._ahead += round(seconds * 1e9)
@@ -72,7 +73,7 @@ def test_sequence(bench: Bench, sequence: Sequence) -> None:
             return action
         assert step.action is not None
         assert outcome.exit in excuses(step.frame, step.action)
-        path = PacketPath(tables, bench.pins, turns, fragments)
+        path = PacketPath(tables, bench.pins, turns, fragments, bench.program.meters)
         return path.forward(step.frame, ingress, sequence.ident, waited=step.waited)
 
     assert run_sequence(sequence, bench.wait, bench.follow, forward) == ""

@@ -51,6 +51,30 @@ ROUTER = "02:00:00:00:00:01"
 INGRESS = {"ifindex": 2, "mac": US, "mtu": 1500}
 TCP_NUMBER, UDP_NUMBER = 6, 17
 TYPE = {4: 0x0800, 6: 0x86DD}
+MARTIANS = {
+    4: (
+        ("zero", "0.0.0.0"),
+        ("this-network", "0.255.255.255"),
+        ("loopback", "127.0.0.1"),
+        ("multicast", "224.0.0.5"),
+        ("reserved", "240.0.0.1"),
+        ("broadcast", "255.255.255.255"),
+        ("vip", V4),
+    ),
+    6: (
+        ("unspecified", "::"),
+        ("loopback", "::1"),
+        ("compatible", "::192.0.2.1"),
+        ("mapped", "::ffff:192.0.2.1"),
+        ("multicast", "ff02::1"),
+        ("vip", V6),
+    ),
+}
+NEARLY_MARTIANS = {
+    4: ("1.0.0.0", "126.255.255.255", "128.0.0.0", "223.255.255.255", "198.51.100.6"),
+    6: ("0:0:0:0:1::", "::1:0:0:0", "64:ff9b::192.0.2.1", "feff::", "2001:db8:f::8", "2001:db8:e::7"),
+}
+"""Sources that somebody may have."""
 
 
 # ---- the hash, a second time ----------------------------------------------------------------------------------------
@@ -154,6 +178,10 @@ def usual_services(slots: str, mode: str = "five_tuple") -> list[dict[str, Any]]
         for version in (4, 6)
         for name, protocol, port in (("web", "tcp", 80), ("dns", "udp", 53))
     ]
+
+
+def protected(protection: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one | {"protection": protection} for one in usual_services("pool")]
 
 
 USUAL = {(4, "tcp"): 0, (4, "udp"): 1, (6, "tcp"): 2, (6, "udp"): 3}
@@ -791,6 +819,27 @@ def parsing_file() -> File:
 
     def tcp_packet(version: int) -> Callable[[int], Packet]:
         return lambda ttl: ip(version, ttl=ttl) / segment("tcp")
+
+    for version in (4, 6):
+        for name, source in MARTIANS[version]:
+            for protocol in ("tcp", "udp"):
+                packet = ip(version, source=source) / segment(protocol)
+                bad(
+                    f"P2-ipv{version}-martian-{name}-{protocol}",
+                    "Nobody has such an address.",
+                    version,
+                    packet,
+                    "martian",
+                )
+        for number, source in enumerate(NEARLY_MARTIANS[version]):
+            flow = flow_of(version, "tcp", source=source)
+            packet = ip(version, source=source) / segment("tcp")
+            file.add(
+                f"P2-ipv{version}-no-martian-{number}",
+                "The addresses beside those that nobody has may come.",
+                tag(packet, version),
+                file.sent(l2_out(near, packet, version), flow=flow, service=USUAL[version, "tcp"]),
+            )
 
     # P1
     both(
@@ -1628,33 +1677,15 @@ def mtu_file() -> File:
             1480,
             "over4",
         )
-    for name, source in (
-        ("zero", "0.0.0.0"),
-        ("loopback", "127.0.0.1"),
-        ("multicast", "224.0.0.5"),
-        ("broadcast", "255.255.255.255"),
-        ("reserved", "240.0.0.1"),
-        ("vip", V4),
-    ):
-        add(
-            f"M1-no-answer-{name}",
-            "A source that is no single host gets no answer.",
-            4,
-            sized(4, 1481, source=source),
-            None,
-            "over4",
-            source=source,
-        )
-    for name, source in (("unspecified", "::"), ("loopback", "::1"), ("multicast", "ff02::1"), ("vip", V6)):
-        add(
-            f"M2-no-answer-{name}",
-            "A source that is no single host gets no answer.",
-            6,
-            sized(6, 1481, source=source),
-            None,
-            "over4",
-            source=source,
-        )
+    for version, sources in MARTIANS.items():
+        for name, source in sources:
+            file.add(
+                f"M{1 if version == 4 else 2}-no-answer-{name}",
+                "A source that is no single host gets no answer, and gets nowhere.",
+                tag(sized(version, 1481, source=source), version),
+                dropped("martian"),
+                using="over4",
+            )
     add(
         "M1-no-answer-group-mac",
         "A frame from a group MAC address gets no answer.",
@@ -1812,6 +1843,8 @@ def icmp_file() -> File:
             "up": tables([near]) | {"answering": [V4, V6]},
             "up-4": tables([near]) | {"answering": [V4]},
             "up-6": tables([near]) | {"answering": [V6]},
+            "no-client": tables([near], services=protected({"deny": [f"{C4}/32", f"{C6}/128"]})),
+            "no-hop": tables([near], services=protected({"deny": ["192.0.2.0/24", "2001:db8:7::/64"]})),
         }
         | {mode: tables(members, {"pool": {"cycle": [0, 1, 2, 3]}}, usual_services("pool", mode)) for mode in modes},
     )
@@ -1890,6 +1923,24 @@ def icmp_file() -> File:
                     ),
                     protocol,
                 )
+            denied = error(version, too_big(version, 1400), answer(version, protocol)[:room])
+            file.add(
+                f"I1-{name}-{protocol}-denied-client",
+                "An error about a flow of a client that may not come goes no further.",
+                tag(denied, version),
+                dropped("denied", service=USUAL[version, protocol]),
+                using="no-client",
+            )
+            relayed(
+                f"I1-{name}-{protocol}-denied-router",
+                "Of an error, the flow's client counts, and not who sends it.",
+                version,
+                lambda ttl, version=version, protocol=protocol, room=room: error(
+                    version, too_big(version, 1400), answer(version, protocol)[:room], ttl
+                ),
+                protocol,
+                using="no-hop",
+            )
             bad(
                 f"I1-{name}-{protocol}-quote-3",
                 "A quote without both ports names no flow.",
@@ -2221,7 +2272,7 @@ def icmp_file() -> File:
             "A source that is no single host gets no answer.",
             version,
             ping(version, source=none),
-            reason="protocol",
+            reason="martian",
         )
     pinged("I5-ipv4-options", "Options do not come back.", 4, ping(4, options=[IPOption_NOP()] * 4))
     for what, part in (("first", {"flags": "MF"}), ("later", {"flags": 0, "frag": 1})):

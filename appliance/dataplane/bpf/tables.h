@@ -22,7 +22,7 @@ struct control {
 	u32 tick_shift; /* a tick is 2^tick_shift nanoseconds */
 	u32 pin_sets;	/* sets of pins */
 	u32 opening_limit; /* connections that one CPU may leave to the slow path in a tick, which tells others of them */
-	u32 spare;
+	u32 source_sets;
 	u64 clock;	/* what the clock of pins is ahead of the monotonic one, nanoseconds; 0 but in tests */
 };
 
@@ -41,7 +41,7 @@ struct generation {
 	u32 stations;
 	u32 policies_first;
 	u32 member_ways_first;
-	u32 spare;
+	u32 guards_first;
 	u64 loops[1024]; /* a bit for each value of the last two bytes of a MAC address that no client has */
 };
 
@@ -56,7 +56,33 @@ struct entry {
 	u32 ports_mask;
 	u32 slots; /* the first one */
 	u32 size;  /* how many; 0 for an entry without a service */
-	u32 previous; /* the first one of the slots' previous owners; 0 when all slots are steady */
+	u32 previous; /* the first one of the slots' previous owners, 0 when all slots are steady; and GUARDED */
+};
+enum entry_flags { GUARDED = 1u << 31 };
+
+/* What protects a virtual service: packet/protection.py. By the number of its counters. */
+enum scope { SCOPE_SERVICE, SCOPE_VIP, SCOPE_SOURCE, SCOPES };
+struct guard {
+	u64 interval[SCOPES]; /* nanoseconds from one new connection to the next; 0: no limit */
+	u64 tolerance[SCOPES]; /* how much too early one may come */
+	u32 boundaries_first;
+	u32 boundaries;
+	u32 meter[2]; /* of service and VIP */
+};
+
+/* An address at which the answer to "may it come?" turns; IPv4 in the lower half. Host byte order. */
+struct boundary {
+	u64 upper, lower;
+};
+
+enum meter { SOURCE_PLACES = 4, METER_SLACK_NS = 1000000000 };
+
+/* dataplane/meters.py. */
+struct source {
+	u64 key, due;
+};
+struct source_set {
+	struct source place[SOURCE_PLACES];
 };
 
 /* How a virtual service's flows find their members; by the number of its counters. */
@@ -170,6 +196,11 @@ enum exit {
 	EXIT_DROP_PROTOCOL,
 	EXIT_DROP_NO_SERVICE,
 	EXIT_DROP_LOOP,
+	EXIT_DROP_MARTIAN,
+	EXIT_DROP_DENIED,
+	EXIT_DROP_SERVICE_RATE,
+	EXIT_DROP_VIP_RATE,
+	EXIT_DROP_SOURCE_RATE,
 	EXIT_DROP_NO_MEMBER,
 	EXIT_DROP_TX_FAILED,
 	EXIT_DROP_SLOW_PATH_FULL,
@@ -202,6 +233,7 @@ struct cpu {
 	u32 pin_tick;	     /* and what it said, in ticks of pins */
 	u64 opening_tick;
 	u64 opening; /* connections left to the slow path in this tick */
+	u64 sources_forgotten; /* that had to make room for others while they counted */
 };
 
 /* What has decided on the member. */
@@ -276,6 +308,9 @@ struct types {
 	enum choice_order order;
 	enum pin_state pin_state;
 	enum pin pin;
+	enum entry_flags entry_flags;
+	enum scope scope;
+	enum meter meter;
 };
 
 /* Numbers of elements are for opening the object; user space sizes the maps before it loads them. */
@@ -293,6 +328,10 @@ SHARED_ARRAY(generations, struct generation, 2);
 SHARED_ARRAY(buckets, struct bucket, 2);
 SHARED_ARRAY(entries, struct entry, 2);
 SHARED_ARRAY(ranges, struct range, 2);
+SHARED_ARRAY(guards, struct guard, 2);
+SHARED_ARRAY(boundaries, struct boundary, 2);
+SHARED_ARRAY(dues, u64, 1);
+SHARED_ARRAY(sources, struct source_set, 1);
 SHARED_ARRAY(ways, struct way, 2);
 SHARED_ARRAY(stations, u64, 2); /* MAC addresses that no client has, in ascending order */
 SHARED_ARRAY(slots, u64, 1); /* four slots each */

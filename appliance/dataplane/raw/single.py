@@ -92,6 +92,16 @@ class SinglePath:
         flow = (*addresses, ports & masks.ports, protocol & masks.protocol)
         hash32 = hash_words(tables.keys.numbers, flow)
         slot = tables.offsets[service] + (hash32 * tables.sizes[service] >> 32)
+        guard, source = tables.guards[service], b""
+        opening = protocol == Protocol.TCP and memory[l4 + 13] & _SYN_ACK == _SYN
+        if guard is not None:
+            source = bytes(
+                memory[base + IP + 12 : base + IP + 16] if version == 4 else memory[base + IP + 8 : base + IP + 24]
+            )
+            if guard.denies(source):
+                return None
+            if opening and tables.admit(guard, source, look_only=True) is not None:
+                return None
         number = int(tables.ways[slot])
         if number == tables.no_way:
             kind = KIND_LIST[memory[l4 + 13]] if protocol == Protocol.TCP else UDP
@@ -101,13 +111,15 @@ class SinglePath:
         way = tables.way_list[number]
         if total > way.limit:
             return None
+        if guard is not None and opening:
+            tables.admit(guard, source)
 
         traffic = tables.traffic
         traffic.service_packets[service] += 1
         traffic.service_bytes[service] += total
         traffic.way_packets[number] += 1
         traffic.way_bytes[number] += total
-        if protocol == Protocol.TCP and memory[l4 + 13] & _SYN_ACK == _SYN:
+        if opening:
             traffic.service_flows[service] += 1
             traffic.way_flows[number] += 1
 

@@ -24,6 +24,7 @@ from appliance.dataplane.raw.rules import KIND_OF_FLAGS, UDP
 from appliance.model import Encapsulation, HashMode, Protocol
 from appliance.packet.action import Reason
 from appliance.packet.encap import TUNNELS
+from appliance.packet.protection import Guard
 from appliance.ring.hash import FINAL, MASKS
 
 _ETHERTYPE4 = 0x0008
@@ -82,7 +83,19 @@ class Outcome:
 class _Batch:
     """Frames of one family on their way through the passes; `keep` takes some of them out of all columns."""
 
-    __slots__ = ("hash32", "link", "outcome", "protocol", "rows", "service", "total", "version", "way", "words")
+    __slots__ = (
+        "admitted",
+        "hash32",
+        "link",
+        "outcome",
+        "protocol",
+        "rows",
+        "service",
+        "total",
+        "version",
+        "way",
+        "words",
+    )
 
     def __init__(
         self,
@@ -105,6 +118,8 @@ class _Batch:
         self.service: int | I64 = NOT_VIP
         self.hash32: U64 = total
         self.way = _NOBODY
+        self.admitted: dict[int, tuple[Guard, bytes]] = {}
+        """By row: new connections that meters have taken."""
 
     def numbers(self) -> npt.NDArray[np.intp]:
         if isinstance(self.rows, slice):
@@ -255,6 +270,13 @@ class VectorPath:
                 batch.outcome.dropped.append(batch.keep(~looped))
                 if not len(index):
                     return
+        if tables.any_guarded:
+            welcome = self._welcome(batch, tables)
+            if welcome is not None:
+                index = index[welcome]
+                batch.outcome.dropped.append(batch.keep(welcome))
+                if not len(index):
+                    return
         batch.way = way = tables.ways.take(index.view(np.int64)).astype(np.intp)
         if tables.gaps and int(way.max()) == tables.no_way:
             self._place(batch, index.view(np.int64), tables)
@@ -269,6 +291,8 @@ class VectorPath:
             too_big = batch.total > tables.limits.take(way)
             if too_big.any():
                 rows = batch.keep(~too_big)
+                for row in batch.admitted.keys() & set(rows.tolist()) if batch.admitted else ():
+                    tables.give_back(*batch.admitted[row])  # whoever answers judges it anew
                 batch.outcome.answer.extend(rows[: self._answers].tolist())
                 self.reasons[Reason.TOO_BIG] += len(rows[self._answers :])
                 batch.outcome.dropped.append(rows[self._answers :])
@@ -277,6 +301,44 @@ class VectorPath:
                     return
         self._count(batch, tables)
         self._send(batch, tables)
+
+    def _welcome(self, batch: _Batch, tables: Compiled) -> npt.NDArray[np.bool_] | None:
+        """Which frames protection lets through; None: all."""
+        service = batch.service
+        if isinstance(service, int):
+            if tables.guards[service] is None:
+                return None
+            guarded, numbers = np.arange(len(batch.total)), np.full(len(batch.total), service)
+        else:
+            guarded = np.flatnonzero(tables.guarded.take(service))
+            numbers = service[guarded]
+        welcome = np.ones(len(batch.total), np.bool_)
+        words = batch.words[3:4] if batch.version == 4 else batch.words[2:6]
+        for number in np.flatnonzero(np.bincount(numbers)).tolist():
+            mine = guarded[numbers == number]
+            welcome[mine[tables.denied(number, words[:, mine])]] = False
+        denied = len(welcome) - int(np.count_nonzero(welcome))
+        if denied:
+            self.reasons[Reason.DENIED] += denied
+        flags = (self._columns.tcp_flags4 if batch.version == 4 else self._columns.tcp_flags6)[batch.rows]
+        opening = ((flags & _SYN_ACK) == _SYN) & (batch.protocol == _TCP) & welcome
+        rows, over = batch.numbers(), dict[int, Reason]()
+        for at in guarded[opening[guarded]].tolist():
+            number = service if isinstance(service, int) else int(service[at])
+            guard = tables.guards[number]
+            if guard is None:
+                continue
+            source = words[:, at].astype("<u4").tobytes()
+            # A batch comes at one moment: what takes no more from anybody takes no more of it.
+            refused = over.get(number) or tables.admit(guard, source, look_only=self._look_only)
+            if refused is not None:
+                welcome[at] = False
+                self.reasons[refused] += 1
+                if refused is not Reason.SOURCE_RATE:
+                    over[number] = refused
+            elif not self._look_only and guard.limited:
+                batch.admitted[int(rows[at])] = guard, source
+        return None if welcome.all() else welcome
 
     def _place(self, batch: _Batch, index: I64, tables: Compiled) -> None:
         """Find the ways of frames whose slot does not tell."""

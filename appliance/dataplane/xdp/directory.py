@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from appliance.dataplane.intervals import NO_SERVICE, PORTS, port_intervals
 from appliance.dataplane.xdp import layout
-from appliance.dataplane.xdp.layout import BUCKET, ENTRY, POLICY, PROBES, RANGE, VIP, what
+from appliance.dataplane.xdp.layout import BOUNDARY, BUCKET, ENTRY, GUARD, POLICY, PROBES, RANGE, VIP, what
 from appliance.forwarding import ChoiceOrder, Placement, TableService
 from appliance.model import IPAddress, Protocol
 from appliance.packet.placement import idle_ticks
+from appliance.packet.protection import Guard, guards
 from appliance.ring.hash import FINAL, MASKS, derive_keys, derive_pin_keys, flow_words
 
 U64 = npt.NDArray[np.uint64]
@@ -94,6 +95,44 @@ class Directory:
             ],
             POLICY,
         )
+
+    @cached_property
+    def guards(self) -> tuple[Guard | None, ...]:
+        """Of each service; None for those that are open to all."""
+        return tuple(guards(self.services))
+
+    @cached_property
+    def guarded(self) -> npt.NDArray[np.bool_]:
+        return np.array([guard is not None for guard in self.guards], np.bool_)
+
+    @cached_property
+    def boundaries(self) -> Records:
+        """BOUNDARY of all guards, those that have the same once."""
+        marks = [mark for one in self._boundaries for mark in one]
+        return np.array([(mark >> 64, mark & _M64) for mark in marks], BOUNDARY)
+
+    @cached_property
+    def _boundaries(self) -> dict[tuple[int, ...], int]:
+        """Where those of each guard begin."""
+        found: dict[tuple[int, ...], int] = {}
+        total = 0
+        for guard in self.guards:
+            if guard is not None and guard.boundaries not in found:
+                found[guard.boundaries] = total
+                total += len(guard.boundaries)
+        return found
+
+    @cached_property
+    def guard_rows(self) -> Records:
+        """GUARD of each service; `meter` is left to be filled in, and `boundaries_first` counts from the first."""
+        rows = np.zeros(len(self.services), GUARD)
+        for row, guard in zip(rows, self.guards, strict=True):
+            if guard is not None:
+                row["interval"] = [rate.interval_ns if rate is not None else 0 for rate in guard.rates]
+                row["tolerance"] = [rate.tolerance_ns if rate is not None else 0 for rate in guard.rates]
+                row["boundaries_first"] = self._boundaries[guard.boundaries]
+                row["boundaries"] = len(guard.boundaries)
+        return rows
 
     @cached_property
     def choosing(self) -> tuple[int, ...]:

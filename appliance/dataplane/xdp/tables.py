@@ -17,6 +17,7 @@ import numpy.typing as npt
 from appliance.bpf.libbpf import BpfError, Object
 from appliance.bpf.rcu import wait_for_readers
 from appliance.dataplane.base import Traffic
+from appliance.dataplane.meters import METERS, SOURCE, SOURCE_SETS, MeterTable
 from appliance.dataplane.pins import DELAY, FLOW, JOURNAL, WAYS
 from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.xdp import layout
@@ -83,6 +84,7 @@ class Capacity:
     buckets: int = 1024
     entries: int = 256
     ranges: int = 256
+    boundaries: int = 256
     stations: int = 256
     ways: int = 256
     services: int = 256
@@ -113,6 +115,7 @@ class Capacity:
             buckets=max(self.buckets, needs.buckets),
             entries=more(self.entries, needs.entries),
             ranges=more(self.ranges, needs.ranges),
+            boundaries=more(self.boundaries, needs.boundaries),
             stations=more(self.stations, needs.stations),
             ways=min(more(self.ways, 2 * needs.ways), layout.MAX_WAYS),
             services=more(self.services, 2 * needs.services),
@@ -254,13 +257,14 @@ class _Staged:
 class Tables:
     """The maps of one loaded object, and who has which number in them. One thread at a time."""
 
-    def __init__(self, loaded: Object, capacity: Capacity, cpus: int, pin_sets: int) -> None:
+    def __init__(self, loaded: Object, capacity: Capacity, cpus: int, pin_sets: int, meters: MeterTable) -> None:
         """
         Args:
             loaded: the object, its maps sized by `sizes`.
             capacity: what it was sized for.
             cpus: possible ones.
             pin_sets: of places to remember flows in.
+            meters: those in this object's maps.
         """
         self.capacity = capacity
         self._rows = cpus + 1
@@ -294,6 +298,7 @@ class Tables:
         self._settled = True
         self._gone_services: dict[tuple[str, str], Traffic] = {}
         self._gone_members: dict[str, Traffic] = {}
+        self.meters = meters
         self._start(pin_sets)
 
     def _start(self, pin_sets: int) -> None:
@@ -304,6 +309,7 @@ class Tables:
         control["rows"], control["services"], control["ways"] = self._cpus, self.capacity.services, self.capacity.ways
         control["ident_step"], control["slow_limit"], control["tick_shift"] = step, SLOW_PER_TICK, TICK_SHIFT
         control["pin_sets"], control["opening_limit"] = pin_sets, OPENINGS_PER_TICK
+        control["source_sets"] = SOURCE_SETS
         self._views["cpus"]["ident"] = np.arange(self._rows)
 
     def idents(self) -> Idents:
@@ -443,7 +449,11 @@ class Tables:
         rows = self._views["cpus"][: self._cpus]
         evicted = rows["pins_evicted"].sum(axis=0).tolist()
         by_state = {f"pins_evicted_{state.name.lower()}": evicted[state] for state in PinState}
-        return {"pins_made": int(rows["pins_made"].sum()), **by_state}
+        return {
+            "pins_made": int(rows["pins_made"].sum()),
+            **by_state,
+            "limit_sources_forgotten": int(rows["sources_forgotten"].sum()),
+        }
 
     def exits(self) -> dict[str, int]:
         """Packets by their way out, without those that went to members."""
@@ -485,7 +495,7 @@ class Tables:
     def _fit(self, directory: Directory, tables: ForwardingTables) -> None:
         """What is not written piece by piece has to fit as a whole."""
         capacity, needs = self.capacity, _fixed_needs(tables, directory)
-        for name in ("buckets", "entries", "ranges", "ways", "services"):
+        for name in ("buckets", "entries", "ranges", "boundaries", "ways", "services"):
             if getattr(needs, name) > getattr(capacity, name):
                 raise NoRoomError(f"{getattr(needs, name)} {name}, room for {getattr(capacity, name)}")
 
@@ -498,6 +508,7 @@ class Tables:
         self._service_numbers.take(directory.names)
         self._write_entries(staged, directory, number, offsets)
         self._write_policies(staged, directory, number)
+        self._write_guards(directory, number, staged.tables.secret)
         generation = self._generation(number)
         stations = np.array(sorted(int.from_bytes(mac, "little") for mac in staged.stations), np.uint64)
         if len(stations) > self.capacity.stations:
@@ -623,6 +634,23 @@ class Tables:
         self._views["policies"][first + counters] = policies
         self._generation(number)["policies_first"] = first
 
+    def _write_guards(self, directory: Directory, number: int, secret: bytes) -> None:
+        """Whose packets services do not take, and how many connections."""
+        first = number * self.capacity.services
+        self._generation(number)["guards_first"] = first
+        if not directory.guarded.any():
+            return
+        self.meters.assign(directory.guards, secret)
+        rows = directory.guard_rows.copy()
+        first_boundary = number * self.capacity.boundaries
+        rows["boundaries_first"] += np.uint32(first_boundary)
+        for row, guard in zip(rows, directory.guards, strict=True):
+            if guard is not None and guard.limited:
+                row["meter"] = self.meters.numbers(guard)
+        counters = np.array([self._service_numbers.of[name] for name in directory.names], np.int64)
+        self._views["guards"][first + counters] = rows
+        self._views["boundaries"][first_boundary : first_boundary + len(directory.boundaries)] = directory.boundaries
+
     def _write_entries(
         self, staged: _Staged, directory: Directory, number: int, offsets: npt.NDArray[np.uint32]
     ) -> None:
@@ -632,7 +660,9 @@ class Tables:
         services = directory.owned_services
         entries["slots"][directory.owned] = offsets[services, 0] if len(services) else 0
         entries["size"][directory.owned] = offsets[services, 1] if len(services) else 0
-        entries["previous"][directory.owned] = offsets[services, 2] if len(services) else 0
+        if len(services):
+            flags = directory.guarded[services] * np.uint32(layout.GUARDED)
+            entries["previous"][directory.owned] = offsets[services, 2] | flags
         counters = np.array([self._service_numbers.of[name] for name in directory.names], np.uint32)
         entries["service"][directory.owned] = counters[services] if len(services) else 0
         self._views["entries"][first : first + len(entries)] = entries
@@ -723,6 +753,7 @@ def _fixed_needs(tables: ForwardingTables, directory: Directory) -> Capacity:
         buckets=len(directory.buckets),
         entries=len(directory.entries),
         ranges=len(directory.ranges),
+        boundaries=len(directory.boundaries),
         stations=0,
         ways=len(tables.members),
         services=len(tables.services),
@@ -742,8 +773,12 @@ PIN_MAPS = {
 """The maps that remember flows: which part of `pins.layout` each of them is, and what stands in it."""
 
 
+METER_MAPS = {"dues": ("dues", np.dtype("<u8")), "sources": ("sources", SOURCE)}
+"""The maps that count connections: which part of `meters.layout` each of them is, and what stands in it."""
+
+
 def pin_sizes(pin_sets: int, cpus: int) -> dict[str, int]:
-    """How many elements each of them is to have, for writers on all CPUs and one in user space."""
+    """How many elements each of these maps is to have, for writers on all CPUs and one in user space."""
     writers = cpus + 1
     return {
         "pin_words": pin_sets,
@@ -752,6 +787,8 @@ def pin_sizes(pin_sets: int, cpus: int) -> dict[str, int]:
         "pin_heads": writers,
         "pin_delays": 1 << 16,
         "pin_gate": 1,
+        "dues": METERS,
+        "sources": SOURCE_SETS,
     }
 
 
@@ -768,6 +805,8 @@ def _maps(capacity: Capacity, cpus: int) -> Mapping[str, tuple[np.dtype[Any], in
         "buckets": (layout.BUCKET, twice * capacity.buckets),
         "entries": (layout.ENTRY, twice * capacity.entries),
         "ranges": (layout.RANGE, twice * capacity.ranges),
+        "guards": (layout.GUARD, twice * capacity.services),
+        "boundaries": (layout.BOUNDARY, twice * capacity.boundaries),
         "stations": (np.dtype("<u8"), twice * capacity.stations),
         "ways": (layout.WAY, twice * capacity.ways),
         "slots": (np.dtype("<u8"), capacity.slots // 4),

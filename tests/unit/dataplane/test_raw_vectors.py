@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import PinTable
 from appliance.dataplane.raw import bpf
 from appliance.dataplane.raw.compiled import Compiled
@@ -52,7 +53,8 @@ def test_sequence(sequence: Sequence, passes: Passes) -> None:
     ns = 5_000_000_000
     pins, turns, fragments = PinTable.in_memory(64, lambda: ns), ColumnTurns(), Fragments(lambda: ns)
     ingress = sequence.ingress
-    compiled = Compiled(ForwardingTables(), [ingress], pins, turns, fragments)
+    meters = MeterTable.in_memory(lambda: ns, sets=256)
+    compiled = Compiled(ForwardingTables(), [ingress], pins, turns, fragments, meters)
 
     def wait(seconds: float) -> None:
         nonlocal ns
@@ -60,12 +62,13 @@ def test_sequence(sequence: Sequence, passes: Passes) -> None:
 
     def follow(tables: ForwardingTables) -> None:
         nonlocal compiled
-        compiled = Compiled(tables, [ingress], pins, turns, fragments)
+        compiled = Compiled(tables, [ingress], pins, turns, fragments, meters)
 
     def forward(step: Step) -> Action:
         before = pins.words.copy()
         action = explain(compiled, ingress, 0, step.frame)
         assert np.array_equal(pins.words, before)
+        assert explain(compiled, ingress, 0, step.frame) == action
         tables = compiled.tables
         plain, _ = bpf.classifier(sorted(tables.vips_v4), sorted(tables.vips_v6), ingress.mtu, bpf.Class.PLAIN)
         if step.frame[:6] != ingress.mac or not bpf.run(plain, step.frame):
