@@ -26,6 +26,7 @@ from appliance.forwarding import (
     ForwardingTables,
     NextHop,
     Placement,
+    QuicServers,
     SlotArray,
     TableMember,
     TableService,
@@ -51,6 +52,7 @@ from appliance.ranks import order, standing
 from appliance.ring.algorithms import ALGORITHMS, Candidate, Method, remarks
 from appliance.ring.slots import RingMember, build_slots, shares
 from appliance.ring.transition import Course, PinFacts, Step, follow, is_quiet, pin_facts, replay, start
+from appliance.server_ids import server_ids
 from appliance.state import (
     LOCAL_ADDRESS,
     CourseKey,
@@ -295,9 +297,10 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         course = courses.get(words)
         views.append(ServiceView(service, ring.members, _why_not_serving(service, ring), course, ring.panic))
         if service.enabled:
+            quic = _quic(service, rings, config.secret)
             for vip in service.vips:
                 if not _is_ours(snapshot, vip):
-                    table_services.append(_table_service(len(table_services), service, vip, ring, course, before))
+                    table_services.append(_table_service(len(table_services), service, vip, ring, course, quic, before))
     views, gone = _drained(views, courses, rings, snapshot)
     moved = {
         service.name: service.former
@@ -930,7 +933,13 @@ def _left(view: MemberView, needed: bool, remark: str) -> MemberView:
 
 
 def _table_service(
-    index: int, service: VirtualService, vip: IPAddress, ring: _Ring, course: Course | None, before: Desired | None
+    index: int,
+    service: VirtualService,
+    vip: IPAddress,
+    ring: _Ring,
+    course: Course | None,
+    quic: tuple[QuicServers, ...],
+    before: Desired | None,
 ) -> TableService:
     if service.former:
         service = replace(service, pool=ring.pool)  # whose hash its words go by
@@ -948,11 +957,30 @@ def _table_service(
         ring.method.order if placement is not Placement.HASH else ChoiceOrder.SEQUENCE,
         ring.choices if placement is not Placement.HASH else NO_CHOICES,
         service.protection,
+        quic,
     )
     old = before.tables.services if before else ()
     if index < len(old) and old[index].slots is made.slots and old[index].choices is made.choices:
         return old[index] if old[index] == made else made
     return made
+
+
+def _quic(service: VirtualService, rings: "Rings", secret: bytes) -> tuple[QuicServers, ...]:
+    """Who is named by connection IDs: members of the service's pools that serve, those that drain included. What a
+    former pool means by a config ID counts where the present one does not use it, or means the same."""
+    if service.protocol is not Protocol.UDP or not any(pool.quic for pool in service.pools):
+        return ()
+    found: dict[int, QuicServers] = {}
+    for pool in service.pools:
+        ring = rings[pool.name, service.profile.delivery]
+        serving = {view.name: view.index for view in ring.judged if view.index in ring.table_members}
+        for config in pool.quic:
+            ids = server_ids(ring.pool, config, secret)
+            servers = {ids[name]: index for name, index in serving.items() if name in ids}
+            known = found.setdefault(config.config_id, QuicServers(config, servers))
+            if replace(known.config, key_file=None) == replace(config, key_file=None):
+                found[config.config_id] = QuicServers(known.config, {**servers, **known.servers})
+    return tuple(found.values())
 
 
 def _why_not_serving(service: VirtualService, ring: _Ring) -> No | None:

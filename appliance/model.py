@@ -285,6 +285,41 @@ class MonitorSpec:
     """None: the path, for virtual services that have the monitor's port; else the member's own address."""
 
 
+QUIC_KEY = 16
+"""Bytes of a key for connection IDs: AES-128."""
+
+QUIC_LENGTH = 19
+"""Server ID and nonce together, bytes at most: QUIC version 1 has connection IDs of 20."""
+
+
+@dataclass(frozen=True)
+class QuicConfig:
+    """How connection IDs of QUIC name the member that has made them (draft-ietf-quic-load-balancers)."""
+
+    config_id: int
+    """0..6: the first three bits of the connection ID. 7 says that it names nobody."""
+
+    server_id_length: int
+    """Bytes, 1..15."""
+
+    nonce_length: int
+    """Bytes, 4..18; both together at most 19."""
+
+    key: bytes | None = field(default=None, repr=False)
+    """16 bytes, for AES; None: server IDs can be read by anybody."""
+
+    key_file: str | None = None
+    """Where the key comes from, as it is written down."""
+
+    encode_length: bool = False
+    """Whether the other five bits of the first byte are the number of bytes behind it."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of server ID and nonce: what follows the first byte."""
+        return self.server_id_length + self.nonce_length
+
+
 @dataclass(frozen=True)
 class Member:
     """One address in a pool."""
@@ -303,6 +338,9 @@ class Member:
 
     load_port: int | None = None
     """Where it tells its load (`least_load`)."""
+
+    server_id: bytes | None = None
+    """Its name in connection IDs of QUIC; None: one that follows from its name (`server_ids`)."""
 
 
 @dataclass(frozen=True)
@@ -363,6 +401,9 @@ class Pool:
 
     flapping: "Flapping | None" = None
     """How members that come and go are held; None: not at all."""
+
+    quic: tuple[QuicConfig, ...] = ()
+    """How its members name themselves in connection IDs of QUIC: new ones by the first of these."""
 
     @cached_property
     def member_ids(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ COMMANDS = {
     "node": ("appliance.cli.node:app", "The same for a machine, in all pools that it is a member of."),
     "health": ("appliance.cli.health:health", "Show what every health monitor says of every member."),
     "mtu": ("appliance.cli.mtu:mtu", "Show how large packets to each member may be."),
+    "quic": ("appliance.cli.quic:app", "Show what members need to make connection IDs of QUIC, and whose one is."),
     "drain": ("appliance.cli.drain:drain", "Take the director itself out of service, without cutting anybody off."),
     "undrain": ("appliance.cli.drain:undrain", "Put it back into service."),
     "samples": ("appliance.cli.samples:samples", "Show what became of single packets lately."),

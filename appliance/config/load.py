@@ -39,11 +39,13 @@ from appliance.config.schema import (
     PoolTable,
     ProfileTable,
     ProtectionTable,
+    QuicTable,
     RateTable,
     ServiceTable,
 )
 from appliance.model import (
     OUTER_TTL,
+    QUIC_KEY,
     Announcing,
     ApiConfig,
     Bfd,
@@ -65,12 +67,14 @@ from appliance.model import (
     Pool,
     ProfileType,
     Protection,
+    QuicConfig,
     Rate,
     Step,
     TtlPolicy,
     Vantage,
     VirtualService,
 )
+from appliance.server_ids import collisions
 from health.secure import context_of, reason_of
 
 __all__ = ["ConfigError", "Problem", "decode", "files_beside", "load", "parse", "read_text"]
@@ -211,7 +215,15 @@ def parse(
     findings += _bad_certificates(file.health_monitor if file is not None else (), kept_from_us)
     if findings or file is None:
         raise _with_lines(findings, text, source)
-    digest = hashlib.sha256(text.encode() + b"\0" + secret).hexdigest()
+    quic_keys = {}
+    for i, pool in enumerate(file.pool):
+        for j, quic in enumerate(pool.quic):
+            try:
+                if quic.key_file is not None:
+                    quic_keys[i, j] = _quic_key(quic.key_file, read_file)
+            except BadValueError as error:
+                findings.append(Finding(("pool", i, "quic", j, "key_file"), error.message, error.remedy))
+    digest = hashlib.sha256(b"\0".join((text.encode(), secret, *quic_keys.values()))).hexdigest()
     password = ""
     try:
         password = _password(file.fleet.etcd.password_file if file.fleet.etcd is not None else None, read_file) or ""
@@ -226,7 +238,45 @@ def parse(
             findings.append(Finding(("bgp", "peer", i, "password_file"), error.message, error.remedy))
     if findings:
         raise _with_lines(findings, text, source)
-    return _resolve(file, secret, password, peer_passwords, source, digest)
+    config = _resolve(file, secret, password, peer_passwords, quic_keys, source, digest)
+    if findings := list(_same_server_ids(file, config)):
+        raise _with_lines(findings, text, source)
+    return config
+
+
+def _same_server_ids(file: File, config: Config) -> Iterator[Finding]:
+    """Members with the same server ID, mostly since it has few bytes."""
+    used = {pool.name: pool for pool in config.pools}
+    for i, table in enumerate(file.pool):
+        pool = used.get(table.name)
+        for j, quic in enumerate(pool.quic if pool is not None else ()):
+            for name, other in collisions(used[table.name], quic, config.secret):
+                yield Finding(
+                    ("pool", i, "quic", j),
+                    f"{name} and {other} have the same server ID of {quic.server_id_length} bytes",
+                    "use more of them, or give members a server_id",
+                )
+
+
+def _quic_key(name: str, read_file: Callable[[str], bytes]) -> bytes:
+    """The key in a file: 32 hexadecimal digits; white space and colons may stand between bytes.
+
+    Raises:
+        BadValueError: the file cannot be read, or has no key.
+    """
+    make_one = "make one with `head -c 16 /dev/urandom | xxd -p`, the same on every director and member"
+    try:
+        text = read_file(name)
+    except OSError as error:
+        why = error.strerror.lower() if error.strerror else "it cannot be read"
+        raise BadValueError(f"{shown(name)}: {why}", make_one) from None
+    try:
+        key = bytes.fromhex(text.decode("ascii").replace(":", ""))
+    except ValueError:
+        raise BadValueError(f"{shown(name)} is not hexadecimal", make_one) from None
+    if len(key) != QUIC_KEY:
+        raise BadValueError(f"{shown(name)} has {len(key)} bytes, a key has {QUIC_KEY}", make_one)
+    return key
 
 
 def _with_lines(findings: Iterable[Finding], text: str, source: str) -> ConfigError:
@@ -421,12 +471,21 @@ def _is_list(annotation: object) -> bool:
 
 
 def _resolve(
-    file: File, secret: bytes, password: str, peer_passwords: Mapping[int, str], source: str, digest: str
+    file: File,
+    secret: bytes,
+    password: str,
+    peer_passwords: Mapping[int, str],
+    quic_keys: Mapping[tuple[int, int], bytes],
+    source: str,
+    digest: str,
 ) -> Config:
     """References become the things they name; the rules have made sure that they exist."""
     profiles = {table.name: _profile(table) for table in file.network_profile}
     monitors = {table.name: _monitor(table) for table in file.health_monitor}
-    pools = {table.name: _pool(table, monitors) for table in file.pool}
+    pools = {
+        table.name: _pool(table, monitors, {j: key for (of, j), key in quic_keys.items() if of == i})
+        for i, table in enumerate(file.pool)
+    }
     return Config(
         director=Director(
             name=file.director.name,
@@ -550,7 +609,7 @@ def _monitor(table: MonitorTable) -> MonitorSpec:
     )
 
 
-def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec]) -> Pool:
+def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec], quic_keys: Mapping[int, bytes]) -> Pool:
     return Pool(
         name=table.name,
         algorithm=table.algorithm,
@@ -566,6 +625,13 @@ def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec]) -> Pool:
         flapping=Flapping(float(table.flap_half_life), float(table.flap_suppress), float(table.flap_reuse))
         if table.flap_half_life
         else None,
+        quic=tuple(_quic(quic, quic_keys.get(j)) for j, quic in enumerate(table.quic)),
+    )
+
+
+def _quic(table: QuicTable, key: bytes | None) -> QuicConfig:
+    return QuicConfig(
+        table.config_id, table.server_id_length, table.nonce_length, key, table.key_file, table.encode_length
     )
 
 
@@ -577,6 +643,7 @@ def _member(table: MemberTable) -> Member:
         table.enabled,
         max_connections=table.max_connections,
         load_port=table.load_port,
+        server_id=table.server_id,
     )
 
 

@@ -16,6 +16,7 @@ from appliance.config import monitors, values
 from appliance.config.monitors import Kind
 from appliance.config.problems import BadValueError, Finding, Location, did_you_mean, path_text
 from appliance.model import (
+    QUIC_LENGTH,
     Algorithm,
     DsrType,
     FleetStore,
@@ -659,6 +660,74 @@ def per_packet_is_for_udp(data: Raw) -> Iterator[Finding]:
                 )
 
 
+def quic_contradictions(data: Raw) -> Iterator[Finding]:
+    lengths = {"server_id_length": (values.integer(1, 15, ""), 4), "nonce_length": (values.integer(4, 18, ""), 12)}
+    for place, pool in tables(data, "pool", EACH):
+        known = list(tables(pool, "quic", EACH))
+        ids = [((*place, *at, "config_id"), read(values.integer(0, 6, ""), one.get("config_id"))) for at, one in known]
+        yield from _duplicates(
+            ((where, number) for where, number in ids if number is not None),
+            "is the config ID of another configuration of this pool",
+            "give each its own, 0 to 6",
+        )
+        sizes: set[int | None] = set()
+        for at, one in known:
+            server, nonce = (read(parse, one.get(key, default)) for key, (parse, default) in lengths.items())
+            sizes.add(server)
+            if server is not None and nonce is not None and server + nonce > QUIC_LENGTH:
+                yield Finding(
+                    (*place, *at),
+                    f"{server} bytes of server ID and {nonce} of nonce are {server + nonce}, and QUIC has room for 19",
+                    f"set nonce_length = {QUIC_LENGTH - server}, or less",
+                )
+        yield from _own_server_ids(place, pool, [one for _, one in known], sizes)
+
+
+def _own_server_ids(place: Location, pool: Raw, known: list[Raw], sizes: set[int | None]) -> Iterator[Finding]:
+    """Server IDs that members are given."""
+    own = [((*place, *at), name) for at, name in found(pool, values.server_id, "member", EACH, "server_id")]
+    yield from _duplicates(
+        ((where, name.hex()) for where, name in own),
+        "is the server ID of another member of this pool",
+        "choose another",
+    )
+    if own and "quic" not in pool:
+        yield Finding(own[0][0], "the pool has no [[pool.quic]]", "write one, with config_id = 0, or leave it out")
+    for where, name in own:
+        if known and None not in sizes and len(name) not in sizes:
+            wanted = ", ".join(map(str, sorted(size for size in sizes if size is not None)))
+            yield Finding(
+                where, f"{name.hex()} has {len(name)} bytes, and server_id_length is {wanted}", "make them equal"
+            )
+    if own and any("key_file" in one for one in known) and any("key_file" not in one for one in known):
+        yield Finding(
+            own[0][0],
+            "some configurations have a key and some have not, and server IDs must not be the same in both",
+            "leave server_id out: what follows from names is another for each config ID",
+        )
+
+
+def quic_is_over_udp(data: Raw) -> Iterator[Finding]:
+    profiles = _by_name(data, "network_profile")
+    services = [one for _, one in tables(data, "virtual_service", EACH)]
+    for place, pool in tables(data, "pool", EACH):
+        if not any(True for _ in tables(pool, "quic", EACH)):
+            continue
+        used = [profiles.get(one.get("network_profile"), {}) for one in services if one.get("pool") == pool.get("name")]
+        if used and all(_profile_type(profile) is ProfileType.TCP_FAST_PATH for profile in used):
+            yield Finding(
+                (*place, "quic"),
+                "only TCP services use the pool, and QUIC is over UDP",
+                "add a virtual service with a UDP profile, or leave it out",
+            )
+        if any(profile.get(key) is True for profile in used for key in ("per_packet", "per_pkt_loadbalance")):
+            yield Finding(
+                (*place, "quic"),
+                "a virtual service spreads the pool's datagrams one by one (per_packet)",
+                "leave per_packet out: connections of QUIC stay at their member",
+            )
+
+
 def nothing_to_remember_by(data: Raw) -> Iterator[Finding]:
     """Algorithms that decide flow by flow, on a director that remembers no flows."""
     if next((pins for _, pins in found(data, values.integer(0, 1 << 22, ""), "director", "pins")), 1):
@@ -805,6 +874,8 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     bfd_contradictions,
     missing_next_hops,
     per_packet_is_for_udp,
+    quic_contradictions,
+    quic_is_over_udp,
     nothing_to_remember_by,
     window_contradictions,
     fleet_contradictions,

@@ -488,6 +488,40 @@ class MemberTable(Table):
     load_port: Port | None = Field(
         default=None, description="TCP port where an agent tells how much of it is free, for least_load."
     )
+    server_id: (
+        Annotated[bytes, Parsed(values.server_id, {"type": "string", "pattern": "^([0-9A-Fa-f]{2}:?){1,15}$"})] | None
+    ) = Field(
+        default=None,
+        description="Its name in QUIC's connection IDs, hexadecimal. By default it follows from the member's name.",
+        examples=["0a1b2c3d"],
+    )
+
+
+class QuicTable(Table):
+    """How members name themselves in QUIC's connection IDs (draft-ietf-quic-load-balancers): they make new ones by the
+    first of these, and all are understood."""
+
+    config_id: Annotated[int, Parsed(values.integer(0, 6, "a config ID"), _whole(0, 6))] = Field(
+        description="What connection IDs by this configuration begin with: its name.", examples=[0]
+    )
+    server_id_length: Annotated[int, Parsed(values.integer(1, 15, "a number of bytes"), _whole(1, 15))] = Field(
+        default=4, description="Bytes of a server ID."
+    )
+    nonce_length: Annotated[int, Parsed(values.integer(4, 18, "a number of bytes"), _whole(4, 18))] = Field(
+        default=12,
+        description="Bytes that are never the same twice. Both together are at most 19; 16 are encrypted best.",
+    )
+    key_file: Text | None = Field(
+        default=None,
+        description="File with the key: 16 bytes as 32 hexadecimal digits. Without it, everybody can read the server "
+        "ID, and so tell that connections from two addresses may be one.",
+        examples=["quic0.key"],
+    )
+    encode_length: Boolean = Field(
+        default=False,
+        description="Whether connection IDs begin with their own length beside the config ID, for devices in front of "
+        "members. Those that tell another length name nobody.",
+    )
 
 
 class PoolTable(Table):
@@ -514,8 +548,8 @@ class PoolTable(Table):
     )
     transition_quiet: Seconds = Field(
         default=300,
-        description="Seconds without a packet for the members from before a change after which the window closes; not in a "
-        "fleet, whose windows all end with transition_window.",
+        description="Seconds without a packet for the members from before a change after which the window closes; not in "
+        "a fleet, whose windows all end with transition_window.",
     )
     drain_timeout: Annotated[int, Parsed(values.integer(0, 432000, "a number of seconds"), _whole(0, 432000))] = Field(
         default=0,
@@ -546,6 +580,11 @@ class PoolTable(Table):
     )
     flap_reuse: Annotated[int, Parsed(values.integer(1, 100000, "a penalty"), _whole(1, 100000))] = Field(
         default=1000, description="It takes new flows again when its penalty has fallen below this."
+    )
+    quic: list[QuicTable] = Field(
+        default=[],
+        description="UDP services of the pool carry QUIC, whose connection IDs name the member.",
+        max_length=7,
     )
     member: list[MemberTable] = Field(
         description="The members.", min_length=1, examples=[[{"address": "203.0.113.21"}]]

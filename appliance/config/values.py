@@ -335,6 +335,20 @@ def _parts(value: object) -> list[int] | None:
     return [int(part) for part in value.split(":")]
 
 
+def server_id(value: object) -> bytes:
+    """A server ID of QUIC: 1 to 15 bytes as hexadecimal digits; colons may stand between bytes."""
+    remedy = 'write two hexadecimal digits for each byte, like "0a1b2c3d"'
+    if not isinstance(value, str):
+        raise BadValueError(f"{shown(value)} is not a server ID", remedy)
+    try:
+        made = bytes.fromhex(value.replace(":", ""))
+    except ValueError:
+        raise BadValueError(f"{shown(value)} is not a server ID", remedy) from None
+    if not 1 <= len(made) <= 15:
+        raise BadValueError(f"{shown(value)} has {len(made)} bytes", "a server ID has 1 to 15 of them")
+    return made
+
+
 def schema_version(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadValueError(f"{shown(value)} is not a schema version", "write schema_version = 1")

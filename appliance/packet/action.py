@@ -76,6 +76,8 @@ class By(StrEnum):
     """What is remembered of the flow."""
     CHOICE = "choice"
     """The pool's algorithm, for this flow or packet."""
+    CONNECTION_ID = "connection_id"
+    """QUIC's: it names the member that has made it (C13)."""
     FIRST = "first"
     """What was decided on the first fragment of the same datagram (F2)."""
 

@@ -35,6 +35,10 @@ transmitted in pieces (M3, `split`), each in an outer packet of its own. IPv6 pa
 everybody may send whatever he is told, go out if only they fit the link, whatever was learned of the way behind it:
 over IPv4 without DF, so that routers may fragment them (RFC 4213, 3.2.2).
 
+A datagram of a service that carries QUIC goes to the member that its connection ID names (C13, `quic`), whatever its
+addresses, its slot and what is remembered of its flow; and nothing is remembered of it. Where it names nobody who
+serves, it goes as any other. Errors about such flows go by their addresses and ports.
+
 Who takes a flow is decided by `placement.place`; what is remembered of it counts from the moment it is transmitted.
 
 From line 9 on, an ICMP error about a flow is taken for a packet of that flow: whole and unchanged, it goes the same way
@@ -48,7 +52,7 @@ from functools import partial
 
 from appliance.forwarding import NO_MEMBER, ChoiceOrder, ForwardingTables, Placement, TableMember, TableService
 from appliance.model import DfPolicy, DsrType, HashMode, Protocol, TtlPolicy
-from appliance.packet import icmp, relay
+from appliance.packet import icmp, quic, relay
 from appliance.packet.action import Action, By, Datagram, Reason, Verdict
 from appliance.packet.encap import decrement_hop_limit, encapsulate, ethernet
 from appliance.packet.fragments import Decided, Fragments, datagram_of
@@ -296,6 +300,10 @@ class PacketPath:
         """Where the packet goes, and what there is to be written down of its flow."""
         if first is not None:
             return Placed(first.member if first.member in self.tables.members else NO_MEMBER, By.FIRST), None
+        if service.quic and ip.protocol == Protocol.UDP and ip.part is not Part.LATER:
+            named = quic.member_of(_udp_payload(packet, ip), service.quic)
+            if named is not None and named in self.tables.members:
+                return Placed(named, By.CONNECTION_ID), None
         word, idle = int(service.slots[slot]), self._idle[service.index]
         rules = Slot(word & 0xFFFF, word >> 16, service.placement, idle)
         kind = _kind(packet, ip, flow)
@@ -320,6 +328,12 @@ class PacketPath:
         if flow.ports is None:
             return services.without_port()
         return services.find(int.from_bytes(flow.ports[2:], "big")) or Reason.NO_SERVICE
+
+
+def _udp_payload(packet: bytes, ip: IpHeader) -> bytes:
+    """What a datagram carries, as far as this packet has it."""
+    length = int.from_bytes(packet[ip.l4 + 4 : ip.l4 + 6], "big")
+    return packet[ip.l4 + 8 : min(ip.l4 + length, ip.length)]
 
 
 def _always() -> bool:
@@ -392,7 +406,10 @@ class _Ports:
     def without_port(self) -> TableService | Reason:
         """The service that a packet belongs to as far as its member is concerned, whatever its ports."""
         first = self._all[0]
-        if all(other.hash_mode is HashMode.SOURCE_IP and other.slots is first.slots for other in self._all):
+        if all(
+            other.hash_mode is HashMode.SOURCE_IP and other.slots is first.slots and not other.quic
+            for other in self._all
+        ):
             return first
         return Reason.FRAGMENT
 

@@ -424,7 +424,8 @@ class ProgramRun:
         if kind != "transmit" and result.frame != frame:
             return f"{way_out} has changed the frame to\n{result.frame.hex()}"
         if got is None:
-            allowed = excuses(frame, action)
+            encrypted = any(one.config.key for service in tables.services for one in service.quic)
+            allowed = excuses(frame, action, encrypted=encrypted)
             if case.flags & layout.PORT_PARTIAL and way_out == "slow_partial_checksum" and _looks_partial(frame):
                 allowed.add(way_out)
             out = case.egress.get(tables.members[action.member].next_hop.ifindex) if action.member is not None else None

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from appliance.forwarding import SLOTS
+from appliance.model import QUIC_LENGTH
 from tests.unit.dataplane.frames import VIPS
 
 OUR_MAC = "02:71:00:00:00:02"
@@ -56,6 +57,9 @@ def random_tables(rnd: random.Random) -> Raw:
         services = [service | _choosing(rnd, service, members) for service in services]
     if rnd.random() < 0.4:
         services = [service | _protection(rnd, service) for service in services]
+    for service in services:
+        if service["protocol"] == "udp" and service.get("placement") != "per_packet" and rnd.random() < 0.4:
+            service["quic"] = _quic(rnd, members)
     return {"secret": rnd.randbytes(16).hex(), "members": members, "slots": slots, "services": services}
 
 
@@ -74,6 +78,15 @@ def changed_tables(rnd: random.Random, raw: Raw) -> Raw:
         if "placement" in service and rnd.random() < 0.3:
             service = {key: value for key, value in service.items() if key not in CHOOSING}
             service |= _choosing(rnd, service, members)
+        if "quic" in service:
+            # Members go, and come to other names.
+            quic = [
+                one | {"servers": {name: index for name, index in one["servers"].items() if index in there}}
+                for one in service["quic"]
+            ]
+            service = service | {"quic": quic if rnd.random() < 0.8 else _quic(rnd, members)}
+            if service.get("placement") == "per_packet":
+                del service["quic"]
         if not set(service.get("choices", ())) <= there:
             service = service | {"choices": [index for index in service["choices"] if index in there]}
         if rnd.random() < 0.2 and "protection" in raw["services"][0]:
@@ -107,6 +120,25 @@ def _prefix(rnd: random.Random, vip: str) -> str:
     length = rnd.choice((0, 1, 2, 3, 4, 8, 16, 24, bits - 1, bits))
     network = rnd.getrandbits(bits) >> bits - length << bits - length if length else 0
     return f"{(IPv4Address if bits == 32 else IPv6Address)(network)}/{length}"
+
+
+def _quic(rnd: random.Random, members: list[Raw]) -> list[Raw]:
+    """What connection IDs mean: of every length, few of them encrypted, since the program leaves those alone."""
+    configs = []
+    for config_id in sorted(rnd.sample(range(7), rnd.choice((1, 1, 2, 4)))):
+        length = rnd.choice((5, 7, 8, 16, QUIC_LENGTH, rnd.randrange(5, QUIC_LENGTH + 1)))
+        server = min(15, rnd.choice((1, length - 4, rnd.randrange(1, length - 3))))
+        names = [rnd.randbytes(server) for _ in members]
+        if server > 2:  # the same but for one byte
+            names = [names[0][:at] + bytes((names[0][at] ^ 1,)) + names[0][at + 1 :] for at in range(server)] + names
+        config = {"config_id": config_id, "server_id_length": server, "nonce_length": length - server}
+        config["servers"] = {name.hex(): rnd.choice(members)["index"] for name in names}
+        if rnd.random() < 0.3:
+            config["key"] = rnd.randbytes(16).hex()
+        if rnd.random() < 0.5:
+            config["encode_length"] = True
+        configs.append(config)
+    return configs
 
 
 def _choosing(rnd: random.Random, service: Raw, members: list[Raw]) -> Raw:

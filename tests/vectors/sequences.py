@@ -211,6 +211,8 @@ class Sequence:
             rules["idle_timeout"] = (300 if protocol == "tcp" else 30) if idle is None else idle
             if not (more.get("placement") == "per_packet" and protocol == "tcp"):
                 rules |= more
+            if protocol == "tcp":
+                rules.pop("quic", None)
             services.append(rules)
         members = [self._way.member(number) | {"index": number} for number in range(3) if number not in without]
         made = tables(members, {"pool": slots}, services)
@@ -292,10 +294,18 @@ class Sequence:
         self._buckets |= left
         return ""
 
-    def udp(self, to: int | None, by: str = "", *, client: int = 40000) -> None:
+    def udp(self, to: int | None, by: str = "", *, client: int = 40000, payload: bytes = b"payload") -> None:
         """A datagram."""
-        packet = lambda ttl: bytes(self._ip(ttl) / segment("udp", sport=client) / Raw(b"payload"))  # noqa: E731
+        packet = lambda ttl: bytes(self._ip(ttl) / segment("udp", sport=client) / Raw(payload))  # noqa: E731
         self._packet("udp", "UDP", client, to, by, packet)
+
+    def quic(self, to: int, *, client: int = 40000, mark: int = 0) -> None:
+        """A QUIC datagram whose connection ID names a member."""
+        payload = bytes((0x40, 0x07, 0xC4, 0x60, to, mark, 2, 3, 4)) + bytes(20)
+        packet = lambda ttl: bytes(self._ip(ttl) / segment("udp", sport=client) / Raw(payload))  # noqa: E731
+        hash32 = flow_hash(*flow_of(self._way.version, "udp", client), self._set["services"][1]["hash"])
+        action = self._sent("udp", hash32, hash32 * SLOTS >> 32, to, "connection_id", packet, ident=False)
+        self._steps.append({"at": self._now, "frame": tag(packet(57), self._way.version).hex(), "action": action})
 
     def error(self, protocol: str, to: int | None, by: str = "", *, client: int = 40000) -> None:
         """An ICMP error about what the VIP has sent to the client."""
@@ -1606,8 +1616,73 @@ def protection_file() -> File:
     return file
 
 
+# ---- QUIC -----------------------------------------------------------------------------------------------------------
+
+
+def connections_file() -> File:
+    file = File("connections", "QUIC: what connection IDs and what is remembered have to do with each other.")
+    config = {"config_id": 0, "server_id_length": 3, "nonce_length": 4, "encode_length": True}
+    quic = [config | {"servers": {f"c460{number:02x}": number for number in range(3)}}]
+
+    for run in in_all(file, (*WAYS, *MIXED), "C13-handshake", "First by slot, then by ID, from wherever it comes."):
+        run.set(0, quic=quic)
+        run.udp(0, "slot")
+        run.quic(1)
+        run.quic(0, client=40001)
+        run.quic(2, client=40002)
+        run.udp(0, "slot", client=40001)
+        run.tcp("S", 0, "slot")
+
+    for run in in_all(file, WAYS, "C13-window", "In a window nothing is remembered of who goes by an ID."):
+        run.set(0, 2, quic=quic)
+        run.quic(1)
+        run.quic(1, client=40001)
+        run.udp(2, "previous", client=40001)
+        run.after(2)
+        run.quic(0, client=40001)
+        run.udp(2, "pin", client=40001)
+        run.quic(1, mark=9)
+
+    for run in in_all(file, WAYS, "C13-tail", "In the tail, pins count for those who name nobody."):
+        run.set(0, 2, quic=quic)
+        run.udp(2, "previous")
+        run.after(2)
+        run.set(0, NOBODY, quic=quic)
+        run.quic(1)
+        run.udp(2, "pin")
+        run.udp(0, "slot", client=40001)
+
+    for run in in_all(file, WAYS, "C13-turns", "Who goes by an ID takes nobody's turn."):
+        run.set(0, quic=quic, placement="per_flow", choices=[1, 0, 2])
+        run.udp(1, "choice")
+        run.quic(2)
+        run.quic(2, client=40001)
+        run.udp(0, "choice", client=40001)
+        run.after(2)
+        run.udp(1, "pin")
+
+    for run in in_all(file, WAYS, "C13-steady", "In a steady slot nothing counts that was remembered before."):
+        run.set(0, 2, quic=quic)
+        run.udp(2, "previous")
+        run.after(2)
+        run.set(0, quic=quic)
+        run.udp(0, "slot")
+        run.quic(1)
+
+    for run in in_all(file, WAYS, "C13-gone", "The ID of a member that is gone names nobody."):
+        run.set(0, quic=quic)
+        run.quic(1)
+        run.after(2)
+        left = [config | {"servers": {"c46000": 0, "c46002": 2}}]
+        run.set(0, quic=left, without=(1,))
+        run.quic(2)
+        payload = bytes((0x40, 0x07, 0xC4, 0x60, 1, 0, 2, 3, 4)) + bytes(20)
+        run.udp(0, "slot", payload=payload)
+    return file
+
+
 def main() -> None:
-    for make in (transitions_file, pins_file, algorithms_file, datagrams_file, protection_file):
+    for make in (transitions_file, pins_file, algorithms_file, datagrams_file, protection_file, connections_file):
         make().write()
 
 

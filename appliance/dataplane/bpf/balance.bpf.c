@@ -11,6 +11,7 @@
 #include "guard.h"
 #include "lookup.h"
 #include "place.h"
+#include "quic.h"
 #include "send.h"
 #include "tables.h"
 
@@ -78,15 +79,25 @@ INLINE enum exit judge_source(const struct run *run, const struct entry *entry, 
 	return admit(guard_at, *hash64, run->row, ADMIT_LOOK);
 }
 
-/* Who takes a packet whose slot has LOOK_CLOSER: a way or NOBODY. What is to be kept of it stands in the question. */
+/* Who takes a packet whose slot has LOOK_CLOSER: a way, NOBODY or more. What is to be kept of it stands in the question. */
 INLINE u32 look_closer(struct question *q, const struct run *run, const struct entry *entry, const struct inner *inner,
 		       const void *l3, const struct l4 *l4, u64 hash64, u32 chosen, u32 slot)
 {
 	const struct generation *g = run->generation;
-	u32 way;
+	const struct policy *policy = AT(policies, g->policies_first + entry->service);
+	u32 way = NOBODY, quic = policy ? policy->quic : 0;
 
-	way = recall(hash64, g->policies_first + entry->service, g->member_ways_first, chosen,
-		     run->row << 8 | l4->flags);
+	if (unlikely(quic)) {
+		way = way_by_connection_id(run->ctx, inner->l2 + (inner->type == BE16(ETH_P_IP) ? 20 : 40), quic);
+		if (way != NOBODY) {
+			q->by = BY_CONNECTION_ID;
+			return way;
+		}
+	}
+	/* Slots of QUIC's services may be steady, and then nothing is remembered. */
+	if (likely(!quic || policy->placement != PLACEMENT_HASH))
+		way = recall(hash64, g->policies_first + entry->service, g->member_ways_first, chosen,
+			     run->row << 8 | l4->flags);
 	if (likely(way != NOBODY)) {
 		q->by = BY_PIN;
 		return way;
@@ -162,6 +173,12 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 		q.tell = 0;
 		chosen = look_closer(&q, run, entry, inner, l3, l4, hash64, chosen, slot);
 		by = q.by;
+		if (unlikely(chosen > NOBODY)) {
+			/* What is at its end is odd to the slow path, too. */
+			if (chosen == NAMED_BEYOND || *hop_limit <= 1)
+				return slow(run, chosen == NAMED_BEYOND ? EXIT_SLOW_SPLIT_HEADER : EXIT_SLOW_QUIC);
+			return pass(run, EXIT_SLOW_QUIC);
+		}
 		if (unlikely(q.tell)) {
 			count_exit(run, EXIT_SLOW_NEW_FLOW);
 			note(run, EXIT_SLOW_NEW_FLOW, number, chosen, by, slot, service, inner->hash);

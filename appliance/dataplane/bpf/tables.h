@@ -93,9 +93,31 @@ struct policy {
 	u32 choices;  /* the first one */
 	u32 length;   /* of choices */
 	u32 stamp;    /* another one whenever the choices are others */
+	u32 quic;     /* the first of its eight quic_configs; 0 when it carries no QUIC */
+	u32 spare[3];
 };
 enum placement { PLACEMENT_HASH, PLACEMENT_PER_FLOW, PLACEMENT_PER_PACKET };
 enum choice_order { ORDER_SEQUENCE, ORDER_RANDOM };
+
+/* What connection IDs mean that begin with three bits: one of eight. */
+struct quic_config {
+	u8 kind;
+	u8 length; /* of server ID and nonce */
+	u8 server_id_length;
+	u8 encode_length; /* whether it stands in the ID's first byte */
+	u32 first;	  /* of its servers, in ascending order of their keys */
+	u32 count;
+	u32 spare;
+};
+enum quic_kind { QUIC_NONE, QUIC_PLAIN, QUIC_KEY };
+enum quic { QUIC_SERVER_ID = 15 }; /* bytes, at most */
+
+struct server {
+	u64 key;	/* both of these, spread: one number is compared in few branches */
+	u64 head, tail; /* of its ID: the first eight bytes, and the others, as big-endian numbers */
+	u32 way;
+	u32 spare;
+};
 
 /* Whose turn it is on one CPU. */
 struct turn {
@@ -215,6 +237,7 @@ enum exit {
 	EXIT_SLOW_EGRESS,
 	EXIT_SLOW_SPLIT_HEADER,
 	EXIT_SLOW_NEW_FLOW,
+	EXIT_SLOW_QUIC,
 	EXITS
 };
 
@@ -237,7 +260,7 @@ struct cpu {
 };
 
 /* What has decided on the member. */
-enum by { BY_SLOT, BY_PREVIOUS, BY_PIN, BY_CHOICE };
+enum by { BY_SLOT, BY_PREVIOUS, BY_PIN, BY_CHOICE, BY_CONNECTION_ID };
 
 /* What became of the last packet of a test run. */
 struct outcome {
@@ -311,6 +334,8 @@ struct types {
 	enum entry_flags entry_flags;
 	enum scope scope;
 	enum meter meter;
+	enum quic_kind quic_kind;
+	enum quic quic;
 };
 
 /* Numbers of elements are for opening the object; user space sizes the maps before it loads them. */
@@ -338,6 +363,8 @@ SHARED_ARRAY(slots, u64, 1); /* four slots each */
 SHARED_ARRAY(policies, struct policy, 2);
 SHARED_ARRAY(choices, u64, 1);	   /* four indices of members each */
 SHARED_ARRAY(member_ways, u64, 2); /* by index of a member: its way, or NOBODY; four each */
+SHARED_ARRAY(quic_configs, struct quic_config, 2);
+SHARED_ARRAY(servers, struct server, 2);
 SHARED_ARRAY(turns, struct turn, 1);
 SHARED_ARRAY(ports, struct port, TEST_PORT + 1);
 SHARED_ARRAY(service_traffic, struct traffic, 1);

@@ -226,10 +226,10 @@ class Compiled:
         self.protocol_masks = np.array([mask.protocol for mask in self.masks], np.uint64)
 
     def _index_slots(self, services: Sequence[TableService]) -> None:
-        tables: dict[tuple[int, Placement], tuple[int, SlotArray]] = {}
+        tables: dict[tuple[int, Placement, bool], tuple[int, SlotArray]] = {}
         total = 0
         for service in services:
-            key = id(service.slots), service.placement
+            key = _slots_key(service)
             if key not in tables:
                 tables[key] = total, service.slots
                 total += len(service.slots)
@@ -237,8 +237,8 @@ class Compiled:
         """The slot tables of all services, one behind the other, with ways in them; `no_way` where a frame's way does
         not follow from the slot alone, or nobody has it."""
 
-        for (_, placement), (offset, slots) in tables.items():
-            if placement is Placement.HASH:
+        for (_, placement, closer), (offset, slots) in tables.items():
+            if placement is Placement.HASH and not closer:
                 primary = slots & np.uint32(NO_MEMBER)
                 ways = self.dense_column.take(primary)
                 ways[primary != slots >> np.uint32(16)] = self.no_way
@@ -253,13 +253,15 @@ class Compiled:
         if self.gaps:
             self.slots = np.concatenate([slots for _, slots in tables.values()])
             self.rules = np.concatenate(
-                [_slot_rules(placement, slots) for (_, placement), (_, slots) in tables.items()]
+                [_slot_rules(placement, slots) for (_, placement, _), (_, slots) in tables.items()]
             )
 
-        self.offsets = [tables[id(service.slots), service.placement][0] for service in services]
+        self.offsets = [tables[_slots_key(service)][0] for service in services]
         self.sizes = [len(service.slots) for service in services]
         self.offsets_column = np.array(self.offsets, np.uint64)
         self.sizes_column = np.array(self.sizes, np.uint64)
+        self.quic = [service.quic for service in services]
+        self.any_quic = any(self.quic)
         self.remembering = [service.placement is not Placement.PER_PACKET for service in services]
         """Whether what is remembered of flows can make a difference, by service."""
 
@@ -414,6 +416,11 @@ class TrafficColumns:
 
     def way(self, way: int) -> Traffic:
         return Traffic(*(int(column[way]) for column in (self.way_packets, self.way_bytes, self.way_flows)))
+
+
+def _slots_key(service: TableService) -> tuple[int, Placement, bool]:
+    """Services with the same one share slots here. Where connection IDs decide, no slot says everything."""
+    return id(service.slots), service.placement, bool(service.quic)
 
 
 def _slot_rules(placement: Placement, slots: SlotArray) -> npt.NDArray[np.uint16]:

@@ -12,6 +12,7 @@ from appliance.dataplane.raw.layout import ETHERNET, IP, OUTER4, OUTER6, Frames
 from appliance.dataplane.raw.placing import place_one
 from appliance.dataplane.raw.rules import KIND_LIST, UDP
 from appliance.model import HashMode, Protocol
+from appliance.packet.quic import HEAD, member_of
 from appliance.ring.hash import MASKS, hash_words
 
 _WORDS4, _WORDS6 = struct.Struct("<6I"), struct.Struct("<11I")
@@ -103,6 +104,10 @@ class SinglePath:
             if opening and tables.admit(guard, source, look_only=True) is not None:
                 return None
         number = int(tables.ways[slot])
+        if number == tables.no_way and tables.quic[service]:
+            end = l4 + (memory[l4 + 4] << 8 | memory[l4 + 5])
+            named = member_of(bytes(memory[l4 + 8 : min(end, l4 + 8 + HEAD)]), tables.quic[service])
+            number = tables.no_way if named is None else tables.dense.get(named, tables.no_way)
         if number == tables.no_way:
             kind = KIND_LIST[memory[l4 + 13]] if protocol == Protocol.TCP else UDP
             number = place_one(tables, service, slot, kind, whole, hash32, total)

@@ -17,10 +17,12 @@ import numpy.typing as npt
 from appliance.dataplane.intervals import NO_SERVICE
 from appliance.dataplane.raw.between import BETWEEN
 from appliance.dataplane.raw.compiled import I64, NOT_VIP, U32, U64, Compiled, Group, Keys, Kind
+from appliance.dataplane.raw.connection_ids import SEEN, members_of
 from appliance.dataplane.raw.idents import Idents
-from appliance.dataplane.raw.layout import ETHERNET, OUTER4, OUTER6, Columns, Rows, alike
+from appliance.dataplane.raw.layout import ETHERNET, IP, OUTER4, OUTER6, Columns, Rows, alike
 from appliance.dataplane.raw.placing import Flows, place
 from appliance.dataplane.raw.rules import KIND_OF_FLAGS, UDP
+from appliance.forwarding import QuicServers
 from appliance.model import Encapsulation, HashMode, Protocol
 from appliance.packet.action import Reason
 from appliance.packet.encap import TUNNELS
@@ -342,7 +344,11 @@ class VectorPath:
 
     def _place(self, batch: _Batch, index: I64, tables: Compiled) -> None:
         """Find the ways of frames whose slot does not tell."""
+        if tables.any_quic:
+            self._place_by_connection_id(batch, tables)
         open_ = np.flatnonzero(batch.way == tables.no_way)
+        if not len(open_):
+            return
         rows = None if len(open_) == len(index) else open_
         words = batch.words if rows is None else batch.words[:, rows]
         sources, destinations, ports = (
@@ -382,6 +388,24 @@ class VectorPath:
             protocol,
         )
         batch.way[slice(None) if rows is None else rows] = place(tables, flows, look_only=self._look_only)
+
+    def _place_by_connection_id(self, batch: _Batch, tables: Compiled) -> None:
+        """Find the ways of QUIC's datagrams that name their member."""
+        services = tables.quic
+        asked: list[tuple[tuple[QuicServers, ...], npt.NDArray[np.intp] | None]]
+        if isinstance(batch.service, int):
+            asked = [(services[batch.service], None)] if services[batch.service] else []
+        else:
+            numbers = np.flatnonzero(np.bincount(batch.service)).tolist()
+            asked = [
+                (services[number], np.flatnonzero(batch.service == number)) for number in numbers if services[number]
+            ]
+        at = IP + (20 if batch.version == 4 else 40)
+        for known, rows in asked:
+            where = batch.rows if rows is None else batch.numbers()[rows]
+            found = members_of(self._columns.frames[where, at : at + SEEN], known)
+            way = tables.dense_column.take(found).astype(np.intp)
+            batch.way[slice(None) if rows is None else rows] = way
 
     def _drop_all(self, batch: _Batch, reason: Reason | None) -> None:
         rows = batch.numbers()

@@ -87,10 +87,10 @@ class Directory:
 
     @cached_property
     def policies(self) -> Records:
-        """POLICY of each service; `choices`, `length` and `stamp` are left to be filled in."""
+        """POLICY of each service; `choices`, `length`, `stamp` and `quic` are left to be filled in."""
         return np.array(
             [
-                (PLACEMENTS[one.placement], ORDERS[one.choice_order], idle_ticks(one.idle_timeout_s), 0, 0, 0)
+                (PLACEMENTS[one.placement], ORDERS[one.choice_order], idle_ticks(one.idle_timeout_s), 0, 0, 0, 0, 0)
                 for one in self.services
             ],
             POLICY,
@@ -138,6 +138,11 @@ class Directory:
     def choosing(self) -> tuple[int, ...]:
         """The services that have choices."""
         return tuple(one.index for one in self.services if one.placement is not Placement.HASH)
+
+    @cached_property
+    def carrying_quic(self) -> tuple[int, ...]:
+        """The services that connection IDs decide about."""
+        return tuple(one.index for one in self.services if one.quic)
 
 
 def build(services: tuple[TableService, ...], secret: bytes) -> Directory:

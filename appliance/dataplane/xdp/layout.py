@@ -65,8 +65,22 @@ POLICY = np.dtype(
         ("choices", "<u4"),
         ("length", "<u4"),
         ("stamp", "<u4"),
+        ("quic", "<u4"),
+        ("spare", "<u4", 3),
     ]
 )
+QUIC_CONFIG = np.dtype(
+    [
+        ("kind", "u1"),
+        ("length", "u1"),
+        ("server_id_length", "u1"),
+        ("encode_length", "u1"),
+        ("first", "<u4"),
+        ("count", "<u4"),
+        ("spare", "<u4"),
+    ]
+)
+SERVER = np.dtype([("key", "<u8"), ("head", "<u8"), ("tail", "<u8"), ("way", "<u4"), ("spare", "<u4")])
 TURN = np.dtype([("stamp", "<u4"), ("next", "<u4")])
 VIP = np.dtype(
     [
@@ -142,6 +156,8 @@ STRUCTS = {
     "generation": GENERATION,
     "entry": ENTRY,
     "policy": POLICY,
+    "quic_config": QUIC_CONFIG,
+    "server": SERVER,
     "turn": TURN,
     "vip": VIP,
     "bucket": BUCKET,
@@ -168,7 +184,7 @@ EVENT_HEAD = 96
 PORTS, LOOPBACK = 256, 1
 TEST_PORT = 2 * PORTS
 PROBES = 4
-EXITS = 28
+EXITS = 29
 LOOK_CLOSER, NOBODY = 0x8000, 0xFFFF
 WAY_L2, WAY_OUTER4, WAY_OUTER6, WAY_FAMILY = 0, 4, 6, 0x0F
 WAY_CLEAR, WAY_GRE, WAY_GUE = 0x10, 0x40, 0xC0
@@ -176,6 +192,8 @@ WAY_ROUTED, WAY_SLOW, WAY_LINEAR = 1, 2, 4
 PORT_QUIET, PORT_NO_TRANSMIT, PORT_PARTIAL, PORT_REMEMBER = 1, 2, 4, 8
 PLACEMENT_HASH, PLACEMENT_PER_FLOW, PLACEMENT_PER_PACKET = range(3)
 ORDER_SEQUENCE, ORDER_RANDOM = range(2)
+QUIC_NONE, QUIC_PLAIN, QUIC_KEY = range(3)
+QUIC_SERVER_ID = 15
 PIN_NEW, PIN_OPEN, PIN_FIN, PIN_RST = placement.PinState
 PIN_STATES = len(placement.PinState)
 WHEN_BITS, STATE_SHIFT, MEMBER_SHIFT, TAG_SHIFT = pins.WHEN_BITS, pins.STATE_SHIFT, pins.MEMBER_SHIFT, pins.TAG_SHIFT

@@ -23,12 +23,12 @@ from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.directory import Directory, build
 from appliance.dataplane.xdp.layout import LOOK_CLOSER, NOBODY
-from appliance.forwarding import SLOTS, ChoiceArray, ForwardingTables, Placement, SlotArray, TableMember
+from appliance.forwarding import SLOTS, ChoiceArray, ForwardingTables, Placement, SlotArray, TableMember, TableService
 from appliance.model import DfPolicy, DsrType, TtlPolicy
 from appliance.packet.action import By
 from appliance.packet.headers import ETHERNET
 from appliance.packet.placement import PinState
-from appliance.ring.hash import KEYS, derive_keys
+from appliance.ring.hash import FINAL, KEYS, derive_keys
 
 GENERATIONS = 2
 STORES_IN_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
@@ -49,6 +49,9 @@ SLOW_PER_TICK = 2048
 OPENINGS_PER_TICK = 512
 """Connections that a CPU leaves to the slow path in a tick, since other directors have to be told of them. Each costs
 it some 50 microseconds when they come one by one."""
+
+QUIC_CONFIGS = 8
+"""Of a service: one for each config ID, that of nobody included."""
 
 TICK_SHIFT = 26
 """A tick is 2^26 ns: 67 ms."""
@@ -91,6 +94,9 @@ class Capacity:
     slots: int = 16 * TABLE  # 2 MiB
     """A table in transition takes twice as many as there are in it."""
     choices: int = 1 << 15
+    quic: int = 64
+    """Configurations of connection IDs: eight for each service that has others than those before."""
+    servers: int = 256
 
     @classmethod
     def planned(cls, slot_tables: int) -> "Capacity":
@@ -121,6 +127,8 @@ class Capacity:
             services=more(self.services, 2 * needs.services),
             slots=max(self.slots, 2 * needs.slots + 4 * TABLE),
             choices=more(self.choices, 2 * needs.choices),
+            quic=more(self.quic, needs.quic),
+            servers=more(self.servers, needs.servers),
         )
 
 
@@ -495,7 +503,7 @@ class Tables:
     def _fit(self, directory: Directory, tables: ForwardingTables) -> None:
         """What is not written piece by piece has to fit as a whole."""
         capacity, needs = self.capacity, _fixed_needs(tables, directory)
-        for name in ("buckets", "entries", "ranges", "boundaries", "ways", "services"):
+        for name in ("buckets", "entries", "ranges", "boundaries", "ways", "services", "quic", "servers"):
             if getattr(needs, name) > getattr(capacity, name):
                 raise NoRoomError(f"{getattr(needs, name)} {name}, room for {getattr(capacity, name)}")
 
@@ -578,7 +586,7 @@ class Tables:
         self._generation(number)["member_ways_first"] = number << 16
         offsets = np.zeros((len(staged.tables.services), 3), np.uint32)
         for service in staged.tables.services:
-            array, closer = service.slots, service.placement is not Placement.HASH
+            array, closer = service.slots, _looks_closer(service)
             key = id(array), closer
             stretch = staged.stretches.get(key)
             if stretch is None:
@@ -629,6 +637,7 @@ class Tables:
             staged.choices[id(array)] = choices
             row = policies[index]
             row["choices"], row["length"], row["stamp"] = choices.first, len(array), choices.stamp
+        self._write_quic(staged, directory, number, policies)
         first = number * self.capacity.services
         counters = np.array([self._service_numbers.of[name] for name in directory.names], np.int64)
         self._views["policies"][first + counters] = policies
@@ -650,6 +659,38 @@ class Tables:
         counters = np.array([self._service_numbers.of[name] for name in directory.names], np.int64)
         self._views["guards"][first + counters] = rows
         self._views["boundaries"][first_boundary : first_boundary + len(directory.boundaries)] = directory.boundaries
+
+    def _write_quic(self, staged: _Staged, directory: Directory, number: int, policies: npt.NDArray[np.void]) -> None:
+        """What connection IDs mean, by service."""
+        configs, servers = self._views["quic_configs"], self._views["servers"]
+        at, server_at = number * self.capacity.quic, number * self.capacity.servers
+        written: dict[int, int] = {}
+        for index in directory.carrying_quic:
+            known = staged.tables.services[index].quic
+            if id(known) not in written:
+                at += QUIC_CONFIGS  # so that nobody's stand at 0
+                written[id(known)] = at
+                configs[at : at + QUIC_CONFIGS] = np.zeros((), layout.QUIC_CONFIG)
+                for one in known:
+                    rows = [
+                        (*_server_id(name), self._way_number(staged, owner), 0) for name, owner in one.servers.items()
+                    ]
+                    servers[server_at : server_at + len(rows)] = np.array(sorted(rows), layout.SERVER)
+                    configs[at + one.config.config_id] = (
+                        layout.QUIC_PLAIN if one.config.key is None else layout.QUIC_KEY,
+                        one.config.length,
+                        one.config.server_id_length,
+                        one.config.encode_length,
+                        server_at,
+                        len(rows),
+                        0,
+                    )
+                    server_at += len(rows)
+            policies[index]["quic"] = written[id(known)]
+
+    def _way_number(self, staged: _Staged, index: int) -> int:
+        member = staged.tables.members.get(index)
+        return NOBODY if member is None else self._way_numbers.of[index, member.id]
 
     def _write_entries(
         self, staged: _Staged, directory: Directory, number: int, offsets: npt.NDArray[np.uint32]
@@ -733,9 +774,7 @@ class Outcome:
 
 def needs_of(tables: ForwardingTables, directory: Directory) -> Capacity:
     """Exactly what these tables take."""
-    arrays = {
-        (id(service.slots), service.placement is not Placement.HASH): service.slots for service in tables.services
-    }
+    arrays = {(id(service.slots), _looks_closer(service)): service.slots for service in tables.services}
     choices = {id(service.choices): len(service.choices) for service in tables.services}
     return replace(
         _fixed_needs(tables, directory),
@@ -749,6 +788,7 @@ def needs_of(tables: ForwardingTables, directory: Directory) -> Capacity:
 
 def _fixed_needs(tables: ForwardingTables, directory: Directory) -> Capacity:
     """The same without what takes a closer look."""
+    quic = {id(service.quic): service.quic for service in tables.services if service.quic}.values()
     return Capacity(
         buckets=len(directory.buckets),
         entries=len(directory.entries),
@@ -759,7 +799,26 @@ def _fixed_needs(tables: ForwardingTables, directory: Directory) -> Capacity:
         services=len(tables.services),
         slots=0,
         choices=0,
+        quic=QUIC_CONFIGS * (len(quic) + 1),
+        servers=sum(len(one.servers) for known in quic for one in known),
     )
+
+
+def _looks_closer(service: TableService) -> bool:
+    """Whether no slot of a service says everything, steady or not."""
+    return service.placement is not Placement.HASH or bool(service.quic)
+
+
+def _server_id(name: bytes) -> tuple[int, int, int]:
+    head, tail = int.from_bytes(name[:8], "big"), int.from_bytes(name[8:], "big")
+    return _spread((_spread(head) + tail) & _M64), head, tail
+
+
+def _spread(number: int) -> int:
+    return (number ^ number >> 32) * FINAL & _M64
+
+
+_M64 = (1 << 64) - 1
 
 
 PIN_MAPS = {
@@ -812,6 +871,8 @@ def _maps(capacity: Capacity, cpus: int) -> Mapping[str, tuple[np.dtype[Any], in
         "slots": (np.dtype("<u8"), capacity.slots // 4),
         "policies": (layout.POLICY, twice * capacity.services),
         "choices": (np.dtype("<u8"), capacity.choices // 4),
+        "quic_configs": (layout.QUIC_CONFIG, twice * capacity.quic),
+        "servers": (layout.SERVER, twice * capacity.servers),
         "member_ways": (np.dtype("<u8"), twice * (1 << 16) // 4),
         "turns": (layout.TURN, rows * capacity.services),
         "ports": (layout.PORT, layout.TEST_PORT + 1),

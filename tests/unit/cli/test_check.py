@@ -101,7 +101,8 @@ def test_json_of_an_invalid_file(capsys: pytest.CaptureFixture[str]) -> None:
         "line": 38,
         "path": "pool[0].member[0].ration",
         "message": "unknown key",
-        "remedy": "did you mean `ratio`? known here: name, address, ratio, enabled, max_connections, load_port",
+        "remedy": "did you mean `ratio`? known here: name, address, ratio, enabled, max_connections, load_port, "
+        "server_id",
     }
 
 
