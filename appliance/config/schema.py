@@ -513,8 +513,8 @@ class PoolTable(Table):
     )
     transition_quiet: Seconds = Field(
         default=300,
-        description="Seconds without a packet for the members from before a change after which the window closes; not in "
-        "a fleet, whose windows all end with transition_window.",
+        description="Seconds without a packet for the members from before a change after which the window closes; "
+        "not in a fleet, whose windows all end with transition_window.",
     )
     drain_timeout: Annotated[int, Parsed(values.integer(0, 432000, "a number of seconds"), _whole(0, 432000))] = Field(
         default=0,
