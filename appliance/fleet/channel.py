@@ -100,6 +100,8 @@ _SECOND = 1_000_000_000
 _UNHEARD_NS = 2_500 * _MS
 """A peer of whom nothing was heard for so long may be gone. Sooner than it counts as silent for pins: whoever thinks so
 wrongly does no harm by it."""
+_ABSENT_NS = 60 * _SECOND
+"""For so long it is remembered that a peer did not have a VIP."""
 _FIRST_HELLOS_NS, _FIRST_NS = 100 * _MS, 3 * _SECOND
 """At the beginning somebody waits for us: greetings come in quick succession for a while."""
 _CLAIMS_NS = 250 * _MS
@@ -369,6 +371,8 @@ class PinChannel:
     def presence(self) -> Presence:
         now_ns = self._clock_ns()
         with self._lock:
+            for peer in self._peers.values():
+                peer.absent = {vip: at_ns for vip, at_ns in peer.absent.items() if now_ns - at_ns < _ABSENT_NS}
             return Presence(
                 frozenset(
                     name

@@ -11,7 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, ip_network
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +95,8 @@ class FleetSide:
         """What the store's logs have been told last of each ring."""
         self._absent_of: tuple[Config | None, Desired | None, Drain | None, frozenset[str] | None] = (None,) * 4
         """What the others have been told of absent VIPs follows from these."""
+        self._ranked: Mapping[str, IPAddress] = {}
+        """VIPs that the directors take by rank, by the names that all have for them."""
         self._named: object = None
         self._took_over = False
         self._to_look = asyncio.Event()
@@ -212,8 +214,9 @@ class FleetSide:
             there = {name for name, at in since.items() if now - at >= RETURN_S}
             absent: dict[IPAddress, frozenset[str]] = {}
             for name, vips in presence.absent.items():
-                for vip in (ip_address(vip) for vip, seconds_ago in vips.items() if seconds_ago < RETURN_S):
-                    absent[vip] = absent.get(vip, frozenset()) | {name}
+                for vip in (self._ranked.get(vip) for vip, seconds_ago in vips.items() if seconds_ago < RETURN_S):
+                    if vip is not None:  # else it has been taken out of the configuration
+                        absent[vip] = absent.get(vip, frozenset()) | {name}
             self._state.set_away(frozenset(peer.name for peer in self._others) - there, absent)
             await asyncio.sleep(WATCH_S)
 
@@ -233,7 +236,8 @@ class FleetSide:
             there = {view.vip for view in self._applied.vips if view.no is None}
             if reached is not None:
                 there = {vip for vip in there & ranked if str(ip_network(vip)) in reached}
-        channel.set_absent({str(vip) for vip in ranked}, {str(vip) for vip in ranked - there})
+        self._ranked = {str(vip): vip for vip in ranked}
+        channel.set_absent(self._ranked, {str(vip) for vip in ranked - there})
 
     async def _look_at_late_ones(self) -> None:
         """Flows that others had told of before their member was known here go on where they are: once there are tables

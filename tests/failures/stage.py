@@ -294,7 +294,7 @@ class Stage:
         bgp = self.status(name).get("bgp") or {"peers": []}
         return next((peer for peer in bgp["peers"] if peer["address"] == ROUTER), {})
 
-    def gets_well(self, deadline_s: float = 60.0) -> None:
+    def gets_well(self, deadline_s: float = 100.0) -> None:
         until(self.is_well, f"all is well; {VIP} by {self.fib()}", deadline_s)
 
     # -- the member
@@ -394,7 +394,7 @@ def stage(
         for number, ways in enumerate(hostile):
             made.start_hostile(number, ways)
         made.start(*names)
-        made.gets_well(90.0)
+        made.gets_well()
         yield made
 
 
