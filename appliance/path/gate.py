@@ -37,9 +37,9 @@ from appliance.path.causes import Heard, Trouble, explained, heard
 from appliance.path.segments import Segments, segments
 from appliance.path.steer import SteerError, Steering
 from appliance.ring.hash import derive_keys, flow_words, hash_words
-from appliance.state import Unresolved
+from appliance.state import NEIGHBOUR_UNRESOLVED, Unresolved
 from health.checks.sockets import text
-from health.spec import Result, Status, Target
+from health.spec import Code, Result, Status, Target
 
 log = structlog.get_logger()
 
@@ -132,7 +132,9 @@ class PathWay:
         if result.good and result.answered:
             self.gate.forget(self, target.address)
         elif not result.good and (why := self._why_not(target.address)):
-            return replace(result, detail=why)
+            hop = self.gate.hop(self.member)
+            silent = isinstance(hop, Unresolved) and hop.reason == NEIGHBOUR_UNRESOLVED
+            return replace(result, code=Code.ARP_UNRESOLVED if silent else result.code, detail=why)
         return explained(result, target, self.delivery, self.gate.known(self, target.address))
 
     def _source(self, address: IPAddress) -> str | None:

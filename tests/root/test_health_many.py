@@ -44,7 +44,7 @@ def test_thirty_of_a_hundred_die_at_once(plane: str, how: str, tmp_path: Path) -
         assert missing == 0
         took_s = max(event["at"] for event in out.values()) - began
         promised_s = FALL * INTERVAL_S + (LIMIT_S if how == "silent" else 0.0)
-        late = [one for one in traffic.seen if one.member in killed and one.at > began + took_s + 0.02]
+        late = [one for one in traffic.seen if one.member in killed and one.at > began + took_s + PATIENCE]
         print(
             f"\n{plane}, {how}: all out after {took_s:.3f} s, promised {promised_s + 0.02:.2f}; {_reaction(bench, out)}"
         )

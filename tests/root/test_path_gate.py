@@ -27,7 +27,7 @@ from appliance.packet.headers import ETH_IPV4, ETH_IPV6
 from appliance.path.causes import heard
 from appliance.path.gate import Gate
 from appliance.path.steer import Steering
-from appliance.state import Unresolved
+from appliance.state import NEIGHBOUR_UNRESOLVED, Unresolved
 from health.checks import CHECKS
 from health.spec import Code, Result, Target
 from tests.netns import Namespace, namespaces, veth
@@ -255,6 +255,14 @@ def test_a_director_without_an_address_of_the_vips_family(cable: Cable) -> None:
     gone = ip_address("203.0.113.77")
     result = cable.probe("tcp", lambda gate: Target("web/m", VIP4, 80, gate.way(gone, L2)))
     assert "no way to 203.0.113.77" in result.detail
+    cable.hops[gone] = Unresolved(NEIGHBOUR_UNRESOLVED, "203.0.113.77 does not answer on d1")
+    try:
+        result = cable.probe("tcp", lambda gate: Target("web/m", VIP4, 80, gate.way(gone, L2)))
+    finally:
+        del cable.hops[gone]
+    assert (result.code, result.detail) == (
+        Code.ARP_UNRESOLVED, "neighbour_unresolved: 203.0.113.77 does not answer on d1",
+    )  # fmt: skip
 
 
 def test_a_packet_waits_for_its_next_hop(cable: Cable) -> None:
