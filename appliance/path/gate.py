@@ -63,6 +63,10 @@ MOST_LINGERING = 8192
 """So many flows at most go on their way after their checks. Where there are more in a minute, connections end with an
 RST instead of waiting for the last packet of the other side: else ports would run out."""
 
+_TAKEN_AT_ONCE = 1024
+"""Packets of checks in one turn of the event loop, some 20 ms: a loop that has much to do takes few turns, and
+meanwhile thousands of checks may send."""
+
 _BATCH = 64
 _PAUSE_S = 0.1
 _LENGTH = 65536
@@ -322,7 +326,7 @@ class Gate:
     # -- packets of checks ---------------------------------------------------------------------------------------
 
     def _take(self) -> None:
-        for _ in range(_BATCH):
+        for _ in range(_TAKEN_AT_ONCE):
             try:
                 packet = os.read(self._steering.fd, _LENGTH)
             except BlockingIOError:
