@@ -43,6 +43,7 @@ from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
 from appliance.decide import Desired, slot_tables
 from appliance.fleet.side import FleetSide
+from appliance.forwarding import Placement
 from appliance.hearing import Hearing
 from appliance.lease import renew
 from appliance.looplag import LoopLag
@@ -470,7 +471,14 @@ class Director:
         live = pins.live()
         services = services_of(live, applied)
         pins.set_idle(*outdated(live, applied, services))
-        ids = {index: member.id for index, member in applied.tables.members.items()}
+        # Of a pool that goes by the hash alone nobody asks for numbers, and they take a while with thousands of members.
+        asking = {
+            pool.name
+            for view in applied.services
+            for pool in view.service.pools
+            if ALGORITHMS[pool.algorithm].placement is not Placement.HASH or view.service.profile.per_packet
+        }
+        ids = {i: member.id for i, member in applied.tables.members.items() if member.id.partition("/")[0] in asking}
         stats = member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
         return seen(live, applied, services, self._now()), stats
 
