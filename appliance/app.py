@@ -471,7 +471,7 @@ class Director:
         live = pins.live()
         services = services_of(live, applied)
         pins.set_idle(*outdated(live, applied, services))
-        # Of a pool that goes by the hash alone nobody asks for numbers, and they take a while with thousands of members.
+        # Of a pool that goes by the hash alone nobody asks for numbers, which take a while with thousands of members.
         asking = {
             pool.name
             for view in applied.services
