@@ -16,6 +16,7 @@ A page-long tour:
 
 import asyncio
 import fcntl
+import gc
 import os
 import random
 import resource
@@ -43,6 +44,7 @@ from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
 from appliance.decide import Desired, slot_tables
 from appliance.fleet.side import FleetSide
+from appliance.forwarding import Placement
 from appliance.hearing import Hearing
 from appliance.lease import renew
 from appliance.looplag import LoopLag
@@ -78,6 +80,10 @@ LEARN_S, LEARN_AGAIN_S = 15.0, 5.0
 """How long a director waits at most, once a VIP could be announced, to hear of all members: when it is new, and when it
 was cut off. In the second case other directors may have withdrawn, too, and everybody waits for us."""
 
+GC_THRESHOLDS = 50_000, 20, 100
+"""When Python looks for garbage in cycles, which is rare here. With Python's own numbers and thousands of members it
+would look through millions of objects several times a minute, and stop all threads for half a second each time."""
+
 TURN_AWAY_S = 0.5
 """How long we go on forwarding after the withdrawal: routers take some 100 ms to program it (FRR 75, BIRD 25)."""
 
@@ -103,6 +109,7 @@ def run(path: Path, plane: PlaneKind | None = None) -> int:
     config = read()
     logging.configure()
     _raise_file_limit()
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         lock = _lock(Path(config.director.runtime_dir))
     except StartError as error:
@@ -302,6 +309,7 @@ class Director:
             self._follow(config)
             await self._api.start()
             await self._control.start()
+            gc.freeze()  # what there is now stays
             log.info("director.started", name=config.director.name, config=config.source, pid=os.getpid())
             try:
                 await self._stop.wait()
@@ -480,7 +488,14 @@ class Director:
         live = pins.live()
         services = services_of(live, applied)
         pins.set_idle(*outdated(live, applied, services))
-        ids = {index: member.id for index, member in applied.tables.members.items()}
+        # Of a pool that goes by the hash alone nobody asks for numbers, which take a while with thousands of members.
+        asking = {
+            pool.name
+            for view in applied.services
+            for pool in view.service.pools
+            if ALGORITHMS[pool.algorithm].placement is not Placement.HASH or view.service.profile.per_packet
+        }
+        ids = {i: member.id for i, member in applied.tables.members.items() if member.id.partition("/")[0] in asking}
         stats = member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
         return seen(live, applied, services, self._now()), stats
 

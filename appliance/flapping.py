@@ -65,7 +65,7 @@ def held(flaps: Mapping[str, Flap | None], terms: Flapping | None, up: Set[str],
     Args:
         flaps: by member.
         terms: the pool's; None: nobody is held.
-        up: members that would take new flows otherwise.
+        up: members that are up.
         now: seconds since 1970.
     """
     if terms is None:

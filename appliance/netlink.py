@@ -26,7 +26,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from appliance.forwarding import NextHop
 from appliance.model import IPAddress
 from appliance.routes import BATCH, RTN_LOCAL, RTN_UNICAST, Route, Routes
-from appliance.state import LOCAL_ADDRESS, Unresolved
+from appliance.state import LOCAL_ADDRESS, NEIGHBOUR_UNRESOLVED, Unresolved
 
 log = structlog.get_logger()
 
@@ -222,7 +222,7 @@ class Netlink:
             nudged.add((ifindex, via))
             await _use(kernel, ifindex, via)
         if not usable or lladdr is None:
-            return Unresolved("neighbour_unresolved", f"{via} does not answer on {link.name}")
+            return Unresolved(NEIGHBOUR_UNRESOLVED, f"{via} does not answer on {link.name}")
         if route.source is None:
             return Unresolved("no_source_address", f"{link.name} has no address to send to {target} from")
         return NextHop(

@@ -19,6 +19,10 @@ LOCAL_ADDRESS = "local_address"
 """The reason of an address that is this machine's own. Of a VIP nothing else is ever looked up."""
 
 
+NEIGHBOUR_UNRESOLVED = "neighbour_unresolved"
+"""The reason where nobody answers for a MAC address."""
+
+
 @dataclass(frozen=True)
 class Unresolved:
     """Why there is no next hop to an address at this moment."""

@@ -24,6 +24,9 @@ longer: how soon a member is known to be down can be counted on."""
 QUICK_PER_S = 1000
 """Where more questions than that begin at once, first probes follow each other less quickly."""
 
+RELEASED_AT_ONCE = 250
+"""Of probes that were held since the event loop was behind, so many begin with each beat."""
+
 AGAIN_S = 1.0
 """After which a probe for which we lacked something is made again, at most."""
 
@@ -143,6 +146,8 @@ class Monitors:
         self._rng = rng
         self._at_once = at_once
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._held: deque[tuple[asyncio.Future[None], float]] = deque()
+        """Probes that wait for the loop to catch up, and until when they do at most."""
         self._under_way = 0
         self._delayed = dict.fromkeys(Delay, 0)
         self._stalls = Stalls()
@@ -269,6 +274,16 @@ class Monitors:
             now = self._clock()
             self._beat_late_s = now - self._beat_due
             self._stalls.note(now, self._beat_late_s)
+            self._release(now)
+
+    def _release(self, now: float) -> None:
+        """Let probes begin that were held since the loop was behind: some at a time, or they would hold it up again."""
+        some = RELEASED_AT_ONCE if self._beat_late_s <= BUSY_S else 0
+        while self._held and (some > 0 or self._held[0][1] <= now):
+            held, _ = self._held.popleft()
+            if not held.done():
+                held.set_result(None)
+                some -= 1
 
     async def _keep_up(self, question: _Question) -> None:
         probe = question.probe
@@ -321,9 +336,9 @@ class Monitors:
         """Wait until one more probe may begin, and take its place."""
         if self._behind_s() > BUSY_S:
             self._delayed[Delay.BUSY] += 1
-            end = self._clock() + LONGEST_WAITS * interval_s
-            while self._behind_s() > BUSY_S and self._clock() < end:
-                await self._sleep(self._rng.uniform(BEAT_S, min(interval_s, 8 * BEAT_S)))
+            held = asyncio.get_running_loop().create_future()
+            self._held.append((held, self._clock() + LONGEST_WAITS * interval_s))
+            await held
         if self._under_way < self._at_once:
             self._under_way += 1
             return

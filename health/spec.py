@@ -22,6 +22,8 @@ class Code(StrEnum):
     CONNECTION_ERROR = "connection_error"
     """The connection ended in the middle of an answer."""
     SERVER_UNREACHABLE = "server_unreachable"
+    ARP_UNRESOLVED = "arp_unresolved"
+    """Nobody answers when we ask for the MAC address that leads to the member (by ARP or neighbour discovery)."""
     PORT_UNREACHABLE = "port_unreachable"
     """ICMP says that nothing listens on the UDP port."""
     NO_RESPONSE = "no_response"

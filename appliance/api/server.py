@@ -6,6 +6,7 @@
     /api/v1/bgp         who is told of which VIPs, with which attributes, and why not; JSON
     /api/v1/samples     what became of single packets lately: some of them, never all; a JSON list, the newest last
     /api/v1/mtu         how large packets to each member may be, and who was told, JSON
+    /api/v1/health      what all health monitors say of all members, JSON
     /metrics            Prometheus
     /healthz            200 while the event loop answers
     /readyz             200 when all parts work, else 503 with those that do not
@@ -292,7 +293,7 @@ async def _problems(
     except web.HTTPException as error:
         detail = {
             404: f"nothing is at {request.path}; there are /, /api/v1/status, /api/v1/stream, /api/v1/bgp, "
-            "/api/v1/samples, "
+            "/api/v1/samples, /api/v1/mtu, /api/v1/health, "
             "/metrics, /healthz, /readyz",
             405: f"{request.method} is not possible here; this server only shows",
         }.get(error.status, error.text or "")

@@ -37,9 +37,9 @@ from appliance.path.causes import Heard, Trouble, explained, heard
 from appliance.path.segments import Segments, segments
 from appliance.path.steer import SteerError, Steering
 from appliance.ring.hash import derive_keys, flow_words, hash_words
-from appliance.state import Unresolved
+from appliance.state import NEIGHBOUR_UNRESOLVED, Unresolved
 from health.checks.sockets import text
-from health.spec import Result, Status, Target
+from health.spec import Code, Result, Status, Target
 
 log = structlog.get_logger()
 
@@ -62,6 +62,10 @@ _TRIES, _TRY_AGAIN_S, _MAX_WAITING = 20, 0.05, 1000
 MOST_LINGERING = 8192
 """So many flows at most go on their way after their checks. Where there are more in a minute, connections end with an
 RST instead of waiting for the last packet of the other side: else ports would run out."""
+
+_TAKEN_AT_ONCE = 1024
+"""Packets of checks in one turn of the event loop, some 20 ms: a loop that has much to do takes few turns, and
+meanwhile thousands of checks may send."""
 
 _BATCH = 64
 _PAUSE_S = 0.1
@@ -132,7 +136,9 @@ class PathWay:
         if result.good and result.answered:
             self.gate.forget(self, target.address)
         elif not result.good and (why := self._why_not(target.address)):
-            return replace(result, detail=why)
+            hop = self.gate.hop(self.member)
+            silent = isinstance(hop, Unresolved) and hop.reason == NEIGHBOUR_UNRESOLVED
+            return replace(result, code=Code.ARP_UNRESOLVED if silent else result.code, detail=why)
         return explained(result, target, self.delivery, self.gate.known(self, target.address))
 
     def _source(self, address: IPAddress) -> str | None:
@@ -320,7 +326,7 @@ class Gate:
     # -- packets of checks ---------------------------------------------------------------------------------------
 
     def _take(self) -> None:
-        for _ in range(_BATCH):
+        for _ in range(_TAKEN_AT_ONCE):
             try:
                 packet = os.read(self._steering.fd, _LENGTH)
             except BlockingIOError:

@@ -71,7 +71,9 @@ def measure(plane: str, rounds: int) -> Iterator[Figure]:
     waits, scripts = [], []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onward-bench-")))
-        bench = stack.enter_context(many(plane, "refuses", folder, "flap_half_life = 0"))
+        bench = stack.enter_context(
+            many(plane, "refuses", folder, interval_s=1.0, limit_s=0.5, of_pool="flap_half_life = 0")
+        )
         traffic = stack.enter_context(bench.flows(1, PACKETS_PER_S))
         until(lambda: traffic.seen, "the flow arrives", 20)
         for _ in range(rounds):

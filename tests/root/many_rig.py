@@ -31,8 +31,7 @@ VIP, PORT = "198.51.100.7", 5000
 SERVICE_PORT = 80
 """Of members' own addresses: what the direct monitor asks."""
 
-INTERVAL_S, FALL = 1.0, 2
-LIMIT_S = 0.5
+FALL = 2
 _SO_TIMESTAMPNS = 35
 
 CONFIGURATION = """
@@ -76,8 +75,9 @@ pool = "many"
 MONITORS = {
     "refuses": f'type = "tcp"\nvantage = "direct"\nmonitor_port = {SERVICE_PORT}',
     "silent": 'type = "udp"\nvantage = "path"\nrequest = "?"\nresponse = "?"',
+    "says so": f'type = "http"\nvantage = "direct"\nmonitor_port = {SERVICE_PORT}\nmaintenance_codes = [503]',
 }
-"""How members are asked, by what a dead one does."""
+"""How members are asked, by what a dead one does, or one that is worked on."""
 
 
 def address(member: int) -> str:
@@ -115,6 +115,7 @@ class Many:
     router: Namespace
     members: Namespace
     log: Path
+    worked_on: Path
     traffic: Traffic = field(default_factory=Traffic)
 
     def kill(self, members: Sequence[int]) -> float:
@@ -123,6 +124,10 @@ class Many:
         now = time.time()
         self.router.run("nft", f"add element inet many dead {{ {elements} }}")
         return now
+
+    def work_on(self, members: Sequence[int]) -> None:
+        """These answer that they are worked on, and nobody else does."""
+        self.worked_on.write_text("\n".join(map(address, members)))
 
     def revive(self) -> None:
         self.router.run("nft", "flush set inet many dead")
@@ -222,13 +227,17 @@ def _tap(interface: str) -> socket.socket:
 
 
 @contextmanager
-def many(plane: str, dead_ones: str, folder: Path, of_pool: str = "") -> Iterator[Many]:
+def many(
+    plane: str, dead_ones: str, folder: Path, *, interval_s: float, limit_s: float, of_pool: str = ""
+) -> Iterator[Many]:
     """The director runs, and all members are in rotation.
 
     Args:
         plane: raw or xdp.
-        dead_ones: "refuses" or "silent".
+        dead_ones: one of MONITORS.
         folder: for files.
+        interval_s: how often members are asked.
+        limit_s: how long an answer may take.
         of_pool: further settings of the pool.
     """
     members = "".join(
@@ -237,12 +246,12 @@ def many(plane: str, dead_ones: str, folder: Path, of_pool: str = "") -> Iterato
     (folder / "onward.toml").write_text(
         CONFIGURATION.format(
             plane=plane, folder=folder, monitor=MONITORS[dead_ones], members=members, vip=VIP, port=PORT,
-            of_pool=of_pool, interval=INTERVAL_S, limit=LIMIT_S, fall=FALL,
+            of_pool=of_pool, interval=interval_s, limit=limit_s, fall=FALL,
         )
     )  # fmt: skip
     (folder / "fleet.key").write_text("0123456789abcdef")
     with namespaces("c", "d", "r", "s", prefix="owmany") as (client, director, router, space), ExitStack() as stack:
-        made = Many(client, director, router, space, folder / "director.log")
+        made = Many(client, director, router, space, folder / "director.log", folder / "worked_on")
         _wire(made)
 
         def start(where: Namespace, log: Path, *words: str) -> None:
@@ -257,7 +266,8 @@ def many(plane: str, dead_ones: str, folder: Path, of_pool: str = "") -> Iterato
 
             stack.callback(end)
 
-        start(space, folder / "members.log", "-c", SERVERS)
+        made.work_on([])
+        start(space, folder / "members.log", "-c", SERVERS, str(made.worked_on))
         outer = [word for number in range(MEMBERS) for word in ("--address", address(number))]
         decap = ["decap", "run", "--interface", "s0", "--from", "192.0.2.0/24", "--vip", VIP, *outer]
         start(space, folder / "decap.log", "-m", "appliance", *decap)
@@ -268,11 +278,19 @@ def many(plane: str, dead_ones: str, folder: Path, of_pool: str = "") -> Iterato
 
 
 SERVERS = f"""
-import socket, threading
+import socket, sys, threading
 tcp = socket.create_server(("", {SERVICE_PORT}), backlog=256)
 def accept():
     while True:
-        tcp.accept()[0].close()
+        connection, _ = tcp.accept()
+        with connection:
+            try:
+                if connection.recv(1000):
+                    worked_on = connection.getsockname()[0] in open(sys.argv[1]).read().split()
+                    status = b"503 Service Unavailable" if worked_on else b"200 OK"
+                    connection.sendall(b"HTTP/1.1 " + status + b"\\r\\nContent-Length: 0\\r\\n\\r\\n")
+            except OSError:
+                pass
 threading.Thread(target=accept, daemon=True).start()
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 udp.bind(("{VIP}", {PORT}))
