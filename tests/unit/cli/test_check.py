@@ -141,7 +141,7 @@ def test_vips_on_a_segment_are_named(example: Path, capsys: pytest.CaptureFixtur
     example.write_text(example.read_text().replace("# arp = false", "arp = true #", 1))
     assert call(["check", str(example)]) == Exit.OK, capsys.readouterr().err
     said = capsys.readouterr().out
-    assert "Questions for 198.51.100.7, 2001:db8:f::7 on eth1 (ARP, neighbour solicitations) are answered" in said
+    assert "Questions for 198.51.100.7, 2001:db8:f::7 on eth1 (ARP, neighbour solicitations) are answered by us" in said
 
 
 def test_a_hyphen_reads_standard_input(
