@@ -450,12 +450,12 @@ class Rate:
     burst: int
     """At least 1."""
 
-    @property
+    @cached_property
     def interval_ns(self) -> int:
         """From one to the next."""
         return round(1e9 / self.per_s)
 
-    @property
+    @cached_property
     def tolerance_ns(self) -> int:
         """How much too early one may come."""
         return (self.burst - 1) * self.interval_ns

@@ -232,6 +232,10 @@ def _paragraphs(config: Config, services: str, members: str) -> Iterator[str]:
             "(advmss of their routes)."
         )
     yield ""
+    answered = list(dict.fromkeys(str(vip) for service in config.services if service.arp for vip in service.vips))
+    if answered:
+        where = ", ".join(config.director.interfaces)
+        yield f"Questions for {', '.join(answered)} on {where} (ARP, neighbour solicitations) are answered by us."
     if config.bgp is None:
         yield "Nothing is announced: there is no [bgp]."
         return

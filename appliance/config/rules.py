@@ -35,6 +35,9 @@ Raw = Mapping[str, Any]
 MAX_WAYS = 65535
 """Slots name members by 16-bit numbers, of which one means nobody (forwarding.MAX_MEMBERS)."""
 
+MAX_ANSWERED = 1024
+"""VIPs of which directors can tell each other who answers, in one greeting (fleet/channel.py)."""
+
 MAX_METERS = 1 << 14
 """As dataplane/meters.py has them, one of which is nobody's."""
 
@@ -804,6 +807,10 @@ def arp_contradictions(data: Raw) -> Iterator[Finding]:
                     f"{vip} is {'not ' if arp else ''}answered for by {path_text(where)}",
                     "write the same arp in both",
                 )
+    answered = [where for where, arp in first.values() if arp]
+    if len(answered) > MAX_ANSWERED:
+        remedy = "spread them over two fleets, or announce them by BGP"
+        yield Finding((*answered[MAX_ANSWERED], "arp"), f"more than {MAX_ANSWERED} VIPs to answer for", remedy)
 
 
 LIMITS = ("per_source", "per_vip", "per_service")

@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Protocol as Contract
 
@@ -93,6 +93,26 @@ def boundaries(deny: Iterable[IPNetwork], allow: Iterable[IPNetwork], version: i
     return tuple(marks)
 
 
+class _Same:
+    """Something that is equal to itself only: long lists of prefixes are not to be compared one by one."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: Protection) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.it is self.it
+
+
+@lru_cache(maxsize=1024)  # tables come anew every second, with the same protection in them
+def _boundaries_of(protection: _Same, version: int) -> tuple[int, ...]:
+    return boundaries(protection.it.deny, protection.it.allow, version)
+
+
 @dataclass(frozen=True)
 class Guard:
     """The protection of one VIP of a virtual service, made ready for its packets."""
@@ -107,7 +127,7 @@ class Guard:
 
     @cached_property
     def boundaries(self) -> tuple[int, ...]:
-        return boundaries(self.protection.deny, self.protection.allow, 4 if len(self.vip) == 4 else 6)
+        return _boundaries_of(_Same(self.protection), 4 if len(self.vip) == 4 else 6)
 
     def denies(self, source: bytes) -> bool:
         """Whether a client may not come, by the bytes of its address."""

@@ -214,7 +214,13 @@ def staged(folder: Path, plane: str) -> Iterator[Stage]:
             stage.end()
 
 
-@pytest.fixture(scope="module", params=("raw", "xdp"))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The XDP plane has the raw one behind it, so it shows both; with --long, the raw plane by itself as well."""
+    planes = ("xdp", "raw") if metafunc.config.getoption("--long") else ("xdp",)
+    metafunc.parametrize("stage", planes, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("arp")
     try:

@@ -137,6 +137,14 @@ def test_a_director_without_services_is_warned_of(tmp_path: Path, capsys: pytest
     assert "Nothing is announced: there is no [bgp]." in output.out
 
 
+def test_vips_on_a_segment_are_named(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever turns arp on sees for which VIPs and where."""
+    example.write_text(example.read_text().replace("# arp = false", "arp = true #", 1))
+    assert call(["check", str(example)]) == Exit.OK, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "Questions for 198.51.100.7, 2001:db8:f::7 on eth1 (ARP, neighbour solicitations) are answered by us" in said
+
+
 def test_a_hyphen_reads_standard_input(
     example: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

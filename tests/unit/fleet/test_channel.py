@@ -529,6 +529,36 @@ def test_tables_that_differ_are_noticed(run):
     run(main())
 
 
+def test_claims_are_heard_of_at_once_and_often(run):
+    """What a director claims, others know when it says so, beside any number of tables; of names that they do not claim
+    themselves they know nothing. While there are claims, a director is heard several times a second."""
+
+    async def main():
+        a, b = directors("a", "b")
+        tables = {f"pool{i}": i for i in range(150)}
+        mine, theirs = {"arp 192.0.2.1": 1, "arp 192.0.2.2": 7}, {"arp 192.0.2.1": 2**64 - 1, "other": 5}
+        one = channel(a, [b], table(), tables=lambda: tables, claims=lambda: mine)
+        other = channel(b, [a], table(), tables=lambda: tables, claims=lambda: theirs)
+        assert one.claims() == {}
+        async with running(one, other):
+            await until(lambda: met(one, other), "they have met")
+            await until(lambda: one.claims()["b"][1] == {"arp 192.0.2.1": 2**64 - 1}, "it is known")
+            assert other.claims()["a"][1] == {"arp 192.0.2.1": 1}
+            theirs["arp 192.0.2.1"] = 3
+            other.say_claims()
+            await until(lambda: one.claims()["b"][1] == {"arp 192.0.2.1": 3}, "it is known anew", 0.2)
+            ages = []
+            for _ in range(20):
+                await asyncio.sleep(0.05)
+                ages.append(one.claims()["b"][0])
+            assert sorted(ages)[10] < 0.3
+            theirs.clear()
+            other.say_claims()
+            await until(lambda: one.claims()["b"][1] == {}, "nothing is claimed any more", 0.5)
+
+    run(main())
+
+
 def test_an_address_that_is_not_here_and_a_port_in_use(run):
     """The channel says what is wrong, tries again, and goes on by itself: nothing of this stops forwarding."""
 
