@@ -46,10 +46,8 @@ def one_by_one(slots: Frames, compiled: Compiled) -> bytes | None:
     return None if made is None else bytes(single.bytes_of(made))
 
 
-@pytest.mark.parametrize("passes", [by_columns, one_by_one])
-@pytest.mark.parametrize("sequence", sequences(), ids=lambda sequence: sequence.id)
-def test_sequence(sequence: Sequence, passes: Passes) -> None:
-    """Frame after frame: what the plane says that it will do is what it does, and what the sequence says."""
+def by_raw(sequence: Sequence, passes: Passes) -> str:
+    """How the raw plane's parts differ from a sequence."""
     ns = 5_000_000_000
     pins, turns, fragments = PinTable.in_memory(64, lambda: ns), ColumnTurns(), Fragments(lambda: ns)
     ingress = sequence.ingress
@@ -83,4 +81,11 @@ def test_sequence(sequence: Sequence, passes: Passes) -> None:
             return action
         return replace(action, verdict=Verdict.TRANSMIT, frame=sent)
 
-    assert run_sequence(sequence, wait, follow, forward) == ""
+    return run_sequence(sequence, wait, follow, forward)
+
+
+@pytest.mark.parametrize("passes", [by_columns, one_by_one])
+@pytest.mark.parametrize("sequence", sequences(), ids=lambda sequence: sequence.id)
+def test_sequence(sequence: Sequence, passes: Passes) -> None:
+    """Frame after frame: what the plane says that it will do is what it does, and what the sequence says."""
+    assert by_raw(sequence, passes) == ""
