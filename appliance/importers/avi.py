@@ -10,7 +10,7 @@ from appliance.config import values
 from appliance.config.problems import ConfigError
 from appliance.importers import avi_bgp
 from appliance.importers.avi_monitors import monitor
-from appliance.importers.avi_objects import ANYTHING, Objects, Unused, name_of
+from appliance.importers.avi_objects import ANYTHING, NOTHING, Objects, Unused, name_of
 from appliance.importers.base import Grade, Imported, Site, Source, State, frame, no_bgp
 from appliance.importers.document import Draft, Names, Table, Value
 from appliance.importers.jsontree import Json
@@ -22,9 +22,9 @@ _PASSIVE = "replies do not come back through a director"
 _UNUSED_SERVICE: Unused = {
     "type": ("VS_TYPE_NORMAL", _L7, ""),
     "application_profile_ref": (ANYTHING, _L7, ""),
-    "analytics_profile_ref": (ANYTHING, "there are metrics, and samples of packets", "see /metrics, `onward samples`"),
-    "analytics_policy": (ANYTHING, "there are metrics, and samples of packets", "see /metrics, `onward samples`"),
-    "se_group_ref": (ANYTHING, "all directors of a fleet have all virtual services", "see ha"),
+    "analytics_profile_ref": (NOTHING, "there are metrics, and samples of packets", "see /metrics, `onward samples`"),
+    "analytics_policy": (NOTHING, "there are metrics, and samples of packets", "see /metrics, `onward samples`"),
+    "se_group_ref": (NOTHING, "all directors of a fleet have all virtual services", "see ha"),
     "server_network_profile_ref": (ANYTHING, _L7, ""),
     "ssl_profile_ref": (ANYTHING, "TLS ends at the members", ""),
     "ssl_key_and_certificate_refs": (ANYTHING, "TLS ends at the members", ""),
@@ -73,12 +73,12 @@ _UNUSED_SERVICE: Unused = {
     "host_name_xlate": (ANYTHING, _L7, ""),
     "east_west_placement": (False, "all directors of a fleet have all virtual services", ""),
     "nsx_securitygroup": (ANYTHING, "it is for a cloud", ""),
-    "service_metadata": (ANYTHING, "it is for a cloud", ""),
+    "service_metadata": (NOTHING, "it is for a cloud", ""),
     "sideband_profile": (ANYTHING, _L7, ""),
     "topology_policies": (ANYTHING, _L7, ""),
     "vh_type": ("VS_TYPE_VH_SNI", _L7, ""),
     "vh_domain_name": (ANYTHING, _L7, ""),
-    "vsvip_cloud_config_cksum": (ANYTHING, "it is for the controller", ""),
+    "vsvip_cloud_config_cksum": (NOTHING, "it is for the controller", ""),
     "vip_ssl_profile": (ANYTHING, "TLS ends at the members", ""),
 }
 _UNUSED_PORT: Unused = {
@@ -89,15 +89,15 @@ _UNUSED_PORT: Unused = {
     "is_active_ftp_data_port": (False, _L7, ""),
 }
 _UNUSED_VSVIP: Unused = {
-    "name": (ANYTHING, "VIPs stand in the virtual service", ""),
+    "name": (NOTHING, "VIPs stand in the virtual service", ""),
     "dns_info": (ANYTHING, "names are not put into DNS", ""),
     "east_west_placement": (False, "all directors of a fleet have all virtual services", ""),
-    "vsvip_cloud_config_cksum": (ANYTHING, "it is for the controller", ""),
-    "use_standard_alb": (ANYTHING, "it is for a cloud", ""),
-    "tier1_lr": (ANYTHING, "it is for a cloud", ""),
+    "vsvip_cloud_config_cksum": (NOTHING, "it is for the controller", ""),
+    "use_standard_alb": (NOTHING, "it is for a cloud", ""),
+    "tier1_lr": (NOTHING, "it is for a cloud", ""),
 }
 _UNUSED_VIP: Unused = {
-    "vip_id": (ANYTHING, "VIPs have no numbers", ""),
+    "vip_id": (NOTHING, "VIPs have no numbers", ""),
     "prefix_length": (32, "a VIP is one address", "write a VIP for each"),
     "auto_allocate_ip": (False, "addresses are not given out by anybody", "write the VIP"),
     "auto_allocate_ip_type": ("V4_ONLY", "addresses are not given out by anybody", "write the VIP"),
@@ -107,16 +107,16 @@ _UNUSED_VIP: Unused = {
     "floating_ip": (ANYTHING, "it is for a cloud", ""),
     "floating_ip6": (ANYTHING, "it is for a cloud", ""),
     "ipam_network_subnet": (ANYTHING, "addresses are not given out by anybody", ""),
-    "placement_networks": (ANYTHING, "a VIP is on no network: routers bring it to the directors", ""),
-    "subnet": (ANYTHING, "a VIP is on no network: routers bring it to the directors", ""),
-    "subnet6": (ANYTHING, "a VIP is on no network: routers bring it to the directors", ""),
-    "network_ref": (ANYTHING, "a VIP is on no network: routers bring it to the directors", ""),
-    "port_uuid": (ANYTHING, "it is for a cloud", ""),
-    "subnet_uuid": (ANYTHING, "it is for a cloud", ""),
+    "placement_networks": (NOTHING, "a VIP is on no network: routers bring it to the directors", ""),
+    "subnet": (NOTHING, "a VIP is on no network: routers bring it to the directors", ""),
+    "subnet6": (NOTHING, "a VIP is on no network: routers bring it to the directors", ""),
+    "network_ref": (NOTHING, "a VIP is on no network: routers bring it to the directors", ""),
+    "port_uuid": (NOTHING, "it is for a cloud", ""),
+    "subnet_uuid": (NOTHING, "it is for a cloud", ""),
     "availability_zone": (ANYTHING, "it is for a cloud", ""),
 }
 _UNUSED_PROFILE: Unused = {
-    "description": (ANYTHING, "profiles have no description", ""),
+    "description": (NOTHING, "profiles have no description", ""),
     "connection_mirror": (
         False,
         "directors tell each other of remembered flows",
@@ -128,11 +128,10 @@ _UNUSED_FAST_PATH: Unused = {
     "snat": (True, "with DSR there is no SNAT", ""),
 }
 _UNUSED_POOL: Unused = {
-    "description": (ANYTHING, "pools have no description", ""),
-    "default_server_port": (ANYTHING, "DSR delivers to the port that clients use", ""),
-    "use_service_port": (ANYTHING, "DSR delivers to the port that clients use", ""),
-    "default_port": (ANYTHING, "DSR delivers to the port that clients use", ""),
-    "ignore_server_port": (ANYTHING, "DSR delivers to the port that clients use", ""),
+    "description": (NOTHING, "pools have no description", ""),
+    "use_service_port": (NOTHING, "DSR delivers to the port that clients use", ""),
+    "default_port": (NOTHING, "DSR delivers to the port that clients use", ""),
+    "ignore_server_port": (NOTHING, "DSR delivers to the port that clients use", ""),
     "inline_health_monitor": (True, _PASSIVE, ""),
     "min_health_monitors_up": (ANYTHING, "all monitors of a pool must be content", ""),
     "graceful_hm_down_disable_timeout": (-1, "a member that is down hands its slots over at once", ""),
@@ -145,8 +144,8 @@ _UNUSED_POOL: Unused = {
     "lb_algorithm_core_nonaffinity": (2, _L7, ""),
     "lb_algorithm_consistent_hash_hdr": ("", _L7, ""),
     "fewest_tasks_feedback_delay": (10, "tasks are not counted", ""),
-    "analytics_policy": (ANYTHING, "metrics are always there", ""),
-    "analytics_profile_ref": (ANYTHING, "metrics are always there", ""),
+    "analytics_policy": (NOTHING, "metrics are always there", ""),
+    "analytics_profile_ref": (NOTHING, "metrics are always there", ""),
     "autoscale_policy_ref": (ANYTHING, "members are not made by anybody", ""),
     "autoscale_networks": (ANYTHING, "members are not made by anybody", ""),
     "autoscale_launch_config_ref": (ANYTHING, "members are not made by anybody", ""),
@@ -158,10 +157,10 @@ _UNUSED_POOL: Unused = {
     "gslb_sp_enabled": (False, "it is for several sites", ""),
     "host_check_enabled": (False, "TLS ends at the members", ""),
     "ipaddrgroup_ref": (ANYTHING, "members are listed one by one", "write a [[pool.member]] for each"),
-    "networks": (ANYTHING, "members are listed one by one", ""),
+    "networks": (NOTHING, "members are listed one by one", ""),
     "nsx_securitygroup": (ANYTHING, "it is for a cloud", ""),
     "pki_profile_ref": (ANYTHING, "TLS ends at the members", ""),
-    "placement_networks": (ANYTHING, "the way to members is what the kernel's routes say", ""),
+    "placement_networks": (NOTHING, "the way to members is what the kernel's routes say", ""),
     "request_queue_enabled": (False, _L7, ""),
     "request_queue_depth": (128, _L7, ""),
     "resolve_pool_by_dns": (False, "members have addresses", "write them"),
@@ -170,17 +169,17 @@ _UNUSED_POOL: Unused = {
     "routing_pool": (False, _L7, ""),
     "server_name": (ANYTHING, "TLS ends at the members", ""),
     "server_reselect": (ANYTHING, _L7, ""),
-    "service_metadata": (ANYTHING, "it is for a cloud", ""),
+    "service_metadata": (NOTHING, "it is for a cloud", ""),
     "sni_enabled": (True, "TLS ends at the members", ""),
     "ssl_profile_ref": (ANYTHING, "TLS ends at the members", ""),
     "ssl_key_and_certificate_ref": (ANYTHING, "TLS ends at the members", ""),
-    "tier1_lr": (ANYTHING, "it is for a cloud", ""),
+    "tier1_lr": (NOTHING, "it is for a cloud", ""),
     "use_service_ssl_mode": (False, "TLS ends at the members", ""),
     "fail_action": (ANYTHING, "without members packets are dropped, and the VIP is withdrawn", ""),
 }
 _UNUSED_SERVER: Unused = {
     "port": (ANYTHING, "DSR delivers to the port that clients use", "have the server listen on it"),
-    "description": (ANYTHING, "members have no description", ""),
+    "description": (NOTHING, "members have no description", ""),
     "mac_address": (ANYTHING, "MAC addresses are what the kernel says", ""),
     "resolve_server_by_dns": (False, "members have addresses", "write the address"),
     "rewrite_host_header": (False, _L7, ""),
@@ -188,16 +187,16 @@ _UNUSED_SERVER: Unused = {
     "verify_network": (False, "it is for the controller", ""),
     "autoscaling_group_name": (ANYTHING, "it is for a cloud", ""),
     "availability_zone": (ANYTHING, "it is for a cloud", ""),
-    "discovered_networks": (ANYTHING, "it is for a cloud", ""),
-    "discovered_network_ref": (ANYTHING, "it is for a cloud", ""),
-    "discovered_subnet": (ANYTHING, "it is for a cloud", ""),
-    "external_orchestration_id": (ANYTHING, "it is for a cloud", ""),
-    "external_uuid": (ANYTHING, "it is for a cloud", ""),
+    "discovered_networks": (NOTHING, "it is for a cloud", ""),
+    "discovered_network_ref": (NOTHING, "it is for a cloud", ""),
+    "discovered_subnet": (NOTHING, "it is for a cloud", ""),
+    "external_orchestration_id": (NOTHING, "it is for a cloud", ""),
+    "external_uuid": (NOTHING, "it is for a cloud", ""),
     "location": (ANYTHING, "it is for several sites", ""),
-    "nw_ref": (ANYTHING, "it is for a cloud", ""),
+    "nw_ref": (NOTHING, "it is for a cloud", ""),
     "prst_hdr_val": (ANYTHING, _L7, ""),
-    "server_node": (ANYTHING, "it is for a cloud", ""),
-    "vm_ref": (ANYTHING, "it is for a cloud", ""),
+    "server_node": (NOTHING, "it is for a cloud", ""),
+    "vm_ref": (NOTHING, "it is for a cloud", ""),
 }
 _HA = {
     "HA_MODE_SHARED_PAIR": (Grade.IGNORED, "all directors of a fleet take flows of all VIPs: ha = active_active", ""),
@@ -214,11 +213,20 @@ _HA = {
 }
 _OTHERS = {
     "META": (Grade.IGNORED, "it is about the export, not about objects"),
+    "Tenant": (Grade.IGNORED, "there are no tenants"),
+    "Cloud": (Grade.IGNORED, "there are no clouds: a director runs on any Linux machine"),
+    "ApplicationProfile": (Grade.IGNORED, "virtual services that name it say what was made of it"),
     "ApplicationPersistenceProfile": (Grade.IGNORED, "pools say what was made of it"),
 }
 _FAST_PATHS = {"System-TCP-Fast-Path": "tcp", "System-UDP-Fast-Path": "udp", "System-UDP-Per-Pkt": "udp"}
 """Profiles that every controller has, none of which is for DSR."""
 
+_PROTOCOLS = {
+    "PROTOCOL_TYPE_TCP_FAST_PATH": "tcp",
+    "PROTOCOL_TYPE_TCP_PROXY": "tcp",
+    "PROTOCOL_TYPE_UDP_FAST_PATH": "udp",
+    "PROTOCOL_TYPE_UDP_PROXY": "udp",
+}
 _L4_APPLICATION = "System-L4-Application"
 _BY_ADDRESS = ("System-Persistence-Client-IP", "PERSISTENCE_TYPE_CLIENT_IP_ADDRESS")
 
@@ -235,6 +243,9 @@ class _Pool:
     name: str
     enabled: bool
     min_members: int
+    node: Json
+    port: int
+    """Where monitors ask that have no port of their own."""
 
 
 def read(source: Source, site: Site) -> Imported:
@@ -267,6 +278,7 @@ class _Reader:
         bgp = avi_bgp.bgp_of(objects, self.draft)
         for service in objects.of["VirtualService"]:
             self._service(service, bgp)
+        self._ports_of_monitors()
         for group in objects.of["ServiceEngineGroup"]:
             self._engines(group)
         self._leftovers()
@@ -359,6 +371,41 @@ class _Reader:
         self.vips.update(vips)
         self._application(node)
         objects.tell_rest(node, _UNUSED_SERVICE)
+
+    def _ports_of_monitors(self) -> None:
+        """Give monitors a port that would have none, and tell where they ask elsewhere than they did."""
+        for pool in self.pools.values():
+            if pool is None:
+                continue
+            specs = [
+                spec
+                for service in self.draft.services
+                if service.values["pool"] == pool.name and isinstance(ports := service.values["ports"], list)
+                for spec in ports
+            ]
+            (table,) = (table for table, _ in self.draft.pools if table.values["name"] == pool.name)
+            listed = table.values.get("health_monitors", [])
+            monitors = {each.values["name"]: each for each in self.draft.monitors}
+            portless = [
+                monitors[name]
+                for name in (listed if isinstance(listed, list) else ())
+                if monitors[name].values["type"] != "ping" and "monitor_port" not in monitors[name].values
+            ]
+            place = pool.node.get("default_server_port") or pool.node
+            if "*" in specs and isinstance(listed, list):
+                for each in portless:
+                    values = {key: value for key, value in each.values.items() if key != "name"}
+                    wanted = f"{each.values['name']}-{pool.port}"
+                    name = self.draft.monitor(wanted, values | {"monitor_port": pool.port}, each.comments[0])
+                    listed[listed.index(each.values["name"])] = name
+            elif portless and specs and pool.port not in specs:
+                names = ", ".join(str(each.values["name"]) for each in portless)
+                self.report.about(
+                    Grade.CHANGED,
+                    place,
+                    f"monitors without a port ({names}) ask the ports of the virtual service, where packets go, not "
+                    f"port {pool.port}",
+                )
 
     def _named(self, node: Json, name: str, called: str) -> None:
         if called != name and (place := node.get("name")) is not None:
@@ -498,8 +545,10 @@ class _Reader:
         for select in selects.items if selects is not None else ():
             first = objects.whole(select, 0, 1, 65535, "service_port")
             last = objects.whole(select, 0, 0, 65535, "service_port_range_end") or first
-            protocol = objects.text(select, "service_protocol") or ""
-            protocol = "tcp" if "TCP" in protocol else "udp" if "UDP" in protocol else ""
+            written = objects.text(select, "service_protocol")
+            protocol = _PROTOCOLS.get(written or "", "")
+            if written is not None and not protocol:
+                self.report.lost(select.keys["service_protocol"], "this protocol is not balanced", "use TCP or UDP")
             pool = self._pool_of(select, name, "service_pool_ref", "service_pool_group_ref")
             if pool is not None:
                 found[first if first == last else f"{first}-{last}", protocol] = pool
@@ -610,16 +659,16 @@ class _Reader:
             if pool is not None:
                 rank = int(priority[:9]) if priority[:9].isascii() and priority[:9].isdigit() else 0
                 found.append((rank, ratio, pool, member))
-            objects.tell_rest(member, {"deployment_state": (ANYTHING, "pools have no such states", "")})
+            objects.tell_rest(member, {"deployment_state": (NOTHING, "pools have no such states", "")})
         found.sort(key=lambda each: each[:2], reverse=True)
-        for _, _, _, member in found[1:]:
+        for rank, ratio, _, member in found[1:]:
             self.report.lost(
-                member, f"a virtual service has one pool: of the pool group {name} the first one is used",
+                member,
+                f"a virtual service has one pool, and of the pool group {name} that with priority {found[0][0]} and "
+                f"ratio {found[0][1]} is used, not this with priority {rank} and ratio {ratio}",
                 "put the members of both into one pool, with ratios",
-            )  # fmt: skip
-        objects.tell_rest(
-            group, {"min_servers": (0, "see min_members", ""), "description": (ANYTHING, "none here", "")}
-        )
+            )
+        objects.tell_rest(group, {"min_servers": (0, "see min_members", ""), "description": (NOTHING, "none here", "")})
         return found[0][2] if found else None
 
     def _pool(self, node: Json, service: str) -> _Pool | None:
@@ -635,6 +684,7 @@ class _Reader:
             settings["health_monitors"] = list(monitors)
         self._times(node, settings)
         wanted = objects.whole(node, 0, 0, 65535, "min_servers_up")
+        port = objects.whole(node, 80, 1, 65535, "default_server_port")
         if (action := node.get("fail_action", "type")) is not None and action.value == "FAIL_ACTION_CLOSE_CONN":
             self.report.ignored(action, "without members packets are dropped, and the VIP is withdrawn")
         if wanted > len(members) > 0:
@@ -649,7 +699,7 @@ class _Reader:
         comment = f"From {node.place}: {name}"
         called = self.draft.pool(name, settings, members, [comment])
         self._named(node, name, called)
-        return _Pool(called, enabled, min(wanted, len(members)))
+        return _Pool(called, enabled, min(wanted, len(members)), node, port)
 
     def _algorithm(self, node: Json) -> dict[str, Value]:
         objects = self.objects

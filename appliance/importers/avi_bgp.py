@@ -1,10 +1,11 @@
 """BGP of Avi: the profile of a VRF. Pure."""
 
+import re
 from dataclasses import dataclass, field
 
 from appliance.config import values
 from appliance.config.problems import BadValueError
-from appliance.importers.avi_objects import ANYTHING, Objects, Unused
+from appliance.importers.avi_objects import ANYTHING, NOTHING, Objects, Unused
 from appliance.importers.base import Grade, Site
 from appliance.importers.document import Draft, Names, Table, Value
 from appliance.importers.jsontree import Json
@@ -16,7 +17,7 @@ _UNUSED_VRF: Unused = {
     "gateway_mon": (ANYTHING, "gateways are not watched; next hops are what the kernel says", ""),
     "internal_gateway_monitor": (ANYTHING, "gateways are not watched; next hops are what the kernel says", ""),
     "debugvrfcontext": (ANYTHING, "there is no such debugging", ""),
-    "description": (ANYTHING, "there are no VRFs", ""),
+    "description": (NOTHING, "there are no VRFs", ""),
     "lldp_enable": (True, "the director speaks no LLDP", ""),
     "attrs": (ANYTHING, "it is for the controller's cloud", ""),
 }
@@ -31,9 +32,9 @@ _UNUSED_PEER: Unused = {
     "advertise_snat_ip": (True, "with DSR there is no SNAT", ""),
     "connect_timer": (10, "how often a connection is tried is not set", ""),
     "advertisement_interval": (5, "changes are told at once", ""),
-    "subnet": (ANYTHING, "the way to a peer is what the kernel's routes say", ""),
-    "subnet6": (ANYTHING, "the way to a peer is what the kernel's routes say", ""),
-    "network_ref": (ANYTHING, "the way to a peer is what the kernel's routes say", ""),
+    "subnet": (NOTHING, "the way to a peer is what the kernel's routes say", ""),
+    "subnet6": (NOTHING, "the way to a peer is what the kernel's routes say", ""),
+    "network_ref": (NOTHING, "the way to a peer is what the kernel's routes say", ""),
     "ibgp_local_as_override": (False, "a director has one AS", ""),
 }
 
@@ -77,9 +78,12 @@ def _profile(objects: Objects, draft: Draft, vrf: Json, profile: Json) -> Bgp:
     found = Bgp()
     _announcing(objects, profile, found)
     bfd = _bfd(objects, vrf)
+    kind = profile.get("ibgp")
+    if kind is not None and any(peer.get("remote_as") for peer in _items(profile.get("peers"))):
+        objects.report.about(Grade.IGNORED, kind, "whether a peer is of our own AS is said by its remote_as")
     draft.bgp.append(Table("bgp", {"local_as": local_as, "router_id": ""}, [f"From {profile.place}."], array=False))
     peers = profile.get("peers")
-    for peer in peers.items if peers is not None else ():
+    for peer in _items(peers):
         _peer(objects, draft, peer, found, (local_as, inside, hold_time, bfd))
     if peers is not None and not peers.parts:
         peers.use()
@@ -122,7 +126,12 @@ def _announcing(objects: Objects, profile: Json, found: Bgp) -> None:
 
 def _bfd(objects: Objects, vrf: Json) -> dict[str, Value]:
     profile = vrf.get("bfd_profile") or Json("", "", None, "")
-    slowest = max(objects.whole(profile, 1000, 50, 4000000, key) for key in ("mintx", "minrx"))
+    sent, heard = (objects.whole(profile, 1000, 50, 4000000, key) for key in ("mintx", "minrx"))
+    slowest = max(sent, heard)
+    if sent != heard:
+        objects.report.about(
+            Grade.CHANGED, profile, f"BFD has one interval for both directions: {slowest} ms, not {sent} and {heard}"
+        )
     multiplier = objects.whole(profile, 3, 3, 255, "multi")
     return {"interval": min(slowest, 10000) / 1000, "multiplier": multiplier}
 
@@ -131,16 +140,16 @@ def _peer(
     objects: Objects, draft: Draft, peer: Json, found: Bgp, common: tuple[int, bool, int, dict[str, Value]]
 ) -> None:
     local_as, inside, hold_time, bfd = common
+    for key, meaning in (("shutdown", True), ("advertise_vip", False)):
+        if objects.flag(peer, not meaning, key) is meaning:
+            objects.report.lost(peer, f"{key} is {str(meaning).lower()}: this peer is told of nothing, and left out")
+            return
     remote_as = objects.whole(peer, local_as if inside else 0, 1, 4294967295, "remote_as")
     addresses = [
         address
         for key in ("peer_ip", "peer_ip6")
         if (address := objects.address(peer.get(key), values.unicast_address)) is not None
     ]
-    for key, meaning in (("shutdown", True), ("advertise_vip", False)):
-        if objects.flag(peer, not meaning, key) is meaning:
-            objects.report.lost(peer, f"{key} is {str(meaning).lower()}: this peer is told of nothing, and left out")
-            return
     if not addresses:
         if not objects.problems:
             objects.bad(peer, "there is no peer_ip in it", "give the export as it is")
@@ -189,11 +198,17 @@ def _password(objects: Objects, peer: Json, table: dict[str, Value]) -> None:
     if node is None or secret is None:
         return
     try:
+        if re.fullmatch(r"<.*>", secret):  # what exports write in place of secrets
+            raise BadValueError("it was taken out", "")
         table["password"] = values.password(secret)
     except BadValueError:
         objects.report.todo(node, "this password cannot be used, or was taken out by the export", "write password_file")
     else:
         objects.report.todo(node, "the password stands in the configuration", "put it into a file: password_file")
+
+
+def _items(node: Json | None) -> list[Json]:
+    return node.items if node is not None else []
 
 
 def finish(objects: Objects, draft: Draft, site: Site, vips: set[IPAddress]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from appliance.config import monitors as kinds
 from appliance.config.problems import BadValueError
-from appliance.importers.avi_objects import ANYTHING, Objects, Unused
+from appliance.importers.avi_objects import ANYTHING, NOTHING, Objects, Unused
 from appliance.importers.base import Grade
 from appliance.importers.document import Draft, Value
 from appliance.importers.jsontree import Json
@@ -17,7 +17,7 @@ _UNUSED: Unused = {
         "checks say no passwords",
         "use a page that needs none, or a monitor of type external",
     ),
-    "description": (ANYTHING, "monitors have no description", ""),
+    "description": (NOTHING, "monitors have no description", ""),
 }
 _UNUSED_HTTP: Unused = {
     "exact_http_request": (False, "requests have the header fields of ours", "see path, host and method"),

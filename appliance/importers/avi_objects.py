@@ -29,9 +29,13 @@ TYPES = (
 _CANONICAL = {name.lower(): name for name in TYPES}
 
 Unused = Mapping[str, tuple[Any, str, str]]
-"""Keys without an equivalent: their default, what is missing, and a remedy. ANYTHING as the default: whatever it is."""
+"""Keys without an equivalent: their default, what is missing, and a remedy."""
 
 ANYTHING = object()
+"""As a default: the key is lost whatever it says."""
+
+NOTHING = object()
+"""As a default: it makes no difference, whatever it says."""
 
 COMMON: Mapping[str, str] = {
     "uuid": "objects have names here",
@@ -214,8 +218,11 @@ class Objects:
                 self.report.ignored(child, COMMON[key])
             elif key in unused:
                 default, message, remedy = unused[key]
-                # 0 is not False here.
-                if default is not ANYTHING and type(child.value) is type(default) and child.value == default:
+                if default is NOTHING:
+                    self.report.ignored(child, message)
+                elif (
+                    default is not ANYTHING and type(child.value) is type(default) and child.value == default
+                ):  # 0 is not False
                     self.report.ignored(child, "this is the default, and does nothing")
                 elif child.value is None or (not child.parts and (child.is_table or child.is_list)):
                     self.report.ignored(child, "it is empty")

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from appliance.config.problems import ConfigError, Problem
 from appliance.importers.base import Node, Source, broken
 
-MAX_LINES = 200_000
+MAX_LINES = 50_000
+"""That definitions are replaced by."""
+
 MAX_FILES = 256
 MAX_DEPTH = 32
 """Of blocks in blocks; there are five in keepalived."""
@@ -141,13 +143,9 @@ class _Parser:
         self._last: Directive | None = None
         """What an opening brace belongs to."""
 
-        seen = 0
+        self._replaced = 0
         while self._lines:
-            seen += 1
-            line = self._lines.popleft()
-            if seen > MAX_LINES:
-                raise _bad(line, "definitions or includes go on for ever", "see whether one has itself in it")
-            self._take(line)
+            self._take(self._lines.popleft())
         if self._open:
             directive, line = self._open[-1]
             raise _bad(line, f"the block of `{directive.text}` is not closed", "write a } where it ends")
@@ -167,6 +165,9 @@ class _Parser:
             self._define(match[1], match[2], line)
             return
         if (lines := self._block_of_lines(line)) is not None:
+            self._replaced += len(lines)
+            if self._replaced > MAX_LINES:
+                raise _bad(line, "definitions go on for ever", "see whether one has itself in it")
             self._lines.extendleft(reversed(lines))
             return
         line = _Line(line.source, line.number, self._substituted(line))

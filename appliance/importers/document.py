@@ -146,4 +146,10 @@ class Draft:
     def tables(self, director: Table, fleet: Table) -> tuple[Table, ...]:
         """All of them in the order of the example file."""
         pools = [table for pool, members in self.pools for table in (pool, *members)]
-        return (director, fleet, *self.bgp, *self.profiles, *self.monitors, *pools, *self.services)
+        named = {name for table, _ in self.pools for name in _strings(table.values.get("health_monitors"))}
+        monitors = [table for table in self.monitors if table.values["name"] in named]
+        return (director, fleet, *self.bgp, *self.profiles, *monitors, *pools, *self.services)
+
+
+def _strings(value: Value | None) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from appliance.config import values
 from appliance.config.problems import BadValueError, ConfigError, Problem, shown
-from appliance.importers.base import Grade, Imported, Node, Report, Site, Source, frame, no_bgp
+from appliance.importers.base import Grade, Imported, Node, Report, Site, Source, broken, frame, no_bgp
 from appliance.importers.document import Draft
 from appliance.importers.lvs import IDLE_LIMITS_S, Method, Real, Virtual, add
 from appliance.model import IPAddress
@@ -99,6 +99,8 @@ class _Reader:
                 self.root.parts.append(command)
                 if not self.problems or self.problems[-1].line != number:
                     self._command(command)
+        if not self.root.parts:
+            raise broken(self.source.name, None, "", "there is no command in it", "give the output of `ipvsadm -Sn`")
         if self.problems:
             raise ConfigError(self.problems)
         draft = Draft()

@@ -456,7 +456,7 @@ class _Reader:
             node=server,
             address=address,
             port=self.port(server, 1),
-            method=self._method(self.take([server], "lvs_method", "lb_kind"), virtual.method or Method.NAT),
+            method=self._method(self.take([server], "lvs_method"), virtual.method or Method.NAT),
             weight=self.number(weight, 1),
             weight_node=weight,
             most=self.number(most, 0, (1 << 32) - 1),
