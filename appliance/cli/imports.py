@@ -163,7 +163,7 @@ def _import(kind: str, file: Path, output: Path | None, force: bool, report: str
             complain(f"{error.filename or output} cannot be written: {(error.strerror or str(error)).lower()}")
             return Exit.FAILED
         if made is not None:
-            message = f"made {made} by chance, as there was none"
+            message = f"made {made} of random bytes, as there was none"
             findings.append(
                 Finding(Grade.TODO, str(output), "", message, "copy it to the other directors of the fleet")
             )
@@ -257,10 +257,12 @@ def _write(output: Path, text: str, secret_file: str) -> Path | None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(b64encode(secrets.token_bytes(32)) + b"\n")
         made = secret
+    beside = output.with_name(f"{output.name}.new")
     # A peer's password may be in it.
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
+    beside.replace(output)
     return made
 
 

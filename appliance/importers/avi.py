@@ -456,13 +456,13 @@ class _Reader:
         objects = self.objects
         _, shared = objects.ref_at("VsVip", node, "vsvip_ref")
         found: dict[str, Value] = dict(bgp.announcing) if bgp is not None else {}
-        announced = node.get("enable_rhi")
-        if announced is not None:
-            wanted = objects.flag(node, False, "enable_rhi")
-            if bgp is not None and not wanted:
-                self.report.changed(
-                    announced, "with [bgp] all VIPs are announced", "give the peers labels of their own"
-                )
+        if not objects.flag(node, False, "enable_rhi") and bgp is not None:
+            self.report.about(
+                Grade.CHANGED,
+                node.get("enable_rhi") or node,
+                f"virtual service {objects.text(node, 'name')} was not announced, and with [bgp] all VIPs are",
+                "leave it out, or give it a peer_label of its own",
+            )
         labels: list[Value] = []
         for holder in (shared, node):
             listed = holder.get("bgp_peer_labels") if holder is not None else None

@@ -46,12 +46,12 @@ class Node:
     _count = itertools.count()
 
     def __init__(self, place: str, text: str) -> None:
-        """Args:
-        place: where it stands, for people: `keepalived.conf:12`, `Pool[0].servers[1].port`.
-        text: what stands there, shortened.
-        """
         self.place = place
+        """Where it stands, for people: `keepalived.conf:12`, `Pool[0].servers[1].port`."""
+
         self.text = text
+        """What stands there, shortened."""
+
         self.parts: list[Node] = []
         self.state = State.UNREAD
         self.order = next(self._count)

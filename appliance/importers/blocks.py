@@ -6,7 +6,6 @@ Follows keepalived.conf(5): `#` and `!` begin comments, double quotes keep words
 
 import re
 from collections import deque
-from collections.abc import Iterator
 
 from appliance.config.problems import ConfigError, Problem
 from appliance.importers.base import Node, Source, broken
@@ -42,7 +41,7 @@ class Word(Node):
 class Directive(Node):
     """A keyword with its words, and what stands in braces behind it."""
 
-    __slots__ = ("block", "keyword", "words")
+    __slots__ = ("_of", "block", "keyword", "words")
 
     def __init__(self, place: str, words: list[str]) -> None:
         secret = words[0] in SECRETS
@@ -51,6 +50,9 @@ class Directive(Node):
         self.keyword = words[0]
         self.words = [Word(place, word) for word in words]
         self.block: list[Directive] = []
+        self._of: dict[str, list[Directive]] = {}
+        """What is in the block, by keyword."""
+
         self.parts = list(self.words)
         if secret:
             for word in self.words[1:]:
@@ -58,6 +60,7 @@ class Directive(Node):
 
     def has(self, directive: "Directive") -> None:
         self.block.append(directive)
+        self._of.setdefault(directive.keyword, []).append(directive)
         self.parts.append(directive)
 
     @property
@@ -79,8 +82,10 @@ class Directive(Node):
             word.use()
         return self.arguments
 
-    def each(self, *keywords: str) -> Iterator["Directive"]:
-        return (directive for directive in self.block if directive.keyword in keywords)
+    def each(self, *keywords: str) -> list["Directive"]:
+        """What is in the block with one of these keywords, in the order of the file."""
+        found = [directive for keyword in keywords for directive in self._of.get(keyword, ())]
+        return found if len(keywords) == 1 else sorted(found, key=lambda directive: directive.order)
 
 
 class Missing(Directive):

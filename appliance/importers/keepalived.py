@@ -140,7 +140,8 @@ _TIMING = ("delay_loop", "connect_timeout", "retry", "nb_get_retry", "delay_befo
 
 _INTERVAL_S, _TIMEOUT_S = 60.0, 5.0
 _RETRIES = {"DNS_CHECK": 3, "MISC_CHECK": 0}
-"""Keepalived's defaults; one retry for other kinds."""
+_DELAYS_S = {"HTTP_GET": 3, "SSL_GET": 3}
+"""Keepalived's defaults; for other kinds one retry, after a second."""
 
 
 @dataclass
@@ -151,6 +152,8 @@ class _Check:
     kind: str
     settings: dict[str, Value]
     timing: dict[str, Value]
+    later: str
+    """How a failure is told later than in keepalived."""
 
 
 def read(source: Source, site: Site) -> Imported:
@@ -221,7 +224,7 @@ class _Reader:
     def take(self, blocks: Sequence[Directive], *keywords: str) -> Directive | None:
         """The directive that counts: the last one of the first block that has it. Earlier ones are told."""
         for block in blocks:
-            found = list(block.each(*keywords))
+            found = block.each(*keywords)
             for earlier in found[:-1]:
                 self.report.ignored(earlier, f"line {found[-1].place.rpartition(':')[2]} counts instead")
             if found:
@@ -330,7 +333,7 @@ class _Reader:
         quorum = self.take([block], "quorum")
         virtual.quorum, virtual.quorum_node = self.number(quorum, 1), quorum
         checks: list[tuple[Real, list[_Check]]] = []
-        servers = list(block.each("real_server"))
+        servers = block.each("real_server")
         for server in servers:
             real = self._real_server(server, virtual)
             if real is not None:
@@ -489,7 +492,7 @@ class _Reader:
                     continue
                 if kind != "ping" and port:
                     settings["monitor_port"] = port
-                yield _Check(node, kind, settings, self._timing(checker, (checker, server, block)))
+                yield _Check(node, kind, settings, *self._timing(checker, (checker, server, block)))
             for directive in checker.block:
                 self._told(directive)
                 for inner in directive.block:
@@ -508,38 +511,46 @@ class _Reader:
             return port or real.port or None
         return port if port and port != real.port else 0
 
-    def _timing(self, checker: Directive, blocks: Sequence[Directive]) -> dict[str, Value]:
-        interval = self.seconds(self.take(blocks, "delay_loop"), _INTERVAL_S)
-        interval = min(max(interval, 0.1), 3600.0)
+    def _timing(self, checker: Directive, blocks: Sequence[Directive]) -> tuple[dict[str, Value], str]:
+        """The times of a monitor, and how a failure is told later than in keepalived; empty: it was said already."""
+        loop = self.take(blocks, "delay_loop")
+        wanted = self.seconds(loop, _INTERVAL_S)
+        interval = min(max(wanted, 0.1), 3600.0)
+        if interval != wanted and loop is not None:
+            self.report.about(Grade.CHANGED, loop, f"send_interval is 0.1 to 3600 s: {interval:g} s")
         if checker.keyword == "MISC_CHECK":
             limit = self.take([checker], "misc_timeout")
             timeout = self.seconds(limit, interval)
         else:
             limit = self.take(blocks, "connect_timeout")
             timeout = self.seconds(limit, _TIMEOUT_S)
-        if timeout >= interval or timeout <= 0:
-            shorter = round(0.8 * interval, 2)
+        if timeout >= interval or not 0.05 <= timeout <= 2400:
+            timeout = min(max(timeout, 0.05), 2400.0, round(0.8 * interval, 2))
             self.report.about(
                 Grade.CHANGED,
                 limit or checker,
-                f"a check has to end before the next one begins: receive_timeout is {shorter:g} s",
+                f"a check has to end before the next one begins, in 0.05 to 2400 s: receive_timeout is {timeout:g} s",
             )
-            timeout = shorter
         retry = self.take(blocks, "retry", "nb_get_retry")
         retries = self.number(retry, _RETRIES.get(checker.keyword, 1))
         if retries > 49 and retry is not None:
             self.report.changed(retry, "failed_checks is 50 at most")
         delay = self.take(blocks, "delay_before_retry")
+        usual = interval if checker.keyword == "DNS_CHECK" else _DELAYS_S.get(checker.keyword, 1)
+        later = ""
         if delay is not None:
             self.report.changed(
-                delay, f"checks that failed are repeated after send_interval, {interval:g} s, as all are", ""
+                delay, f"checks that failed are repeated after send_interval, {interval:g} s, as all are"
             )
-        return {
+        elif retries and usual < interval:
+            later = f"checks that failed are repeated after send_interval, {interval:g} s, and not after {usual:g} s"
+        times: dict[str, Value] = {
             "send_interval": _plain(interval),
             "receive_timeout": _plain(timeout),
             "successful_checks": 1,
             "failed_checks": min(retries + 1, 50),
         }
+        return times, later
 
     def _monitors(self, virtual: Virtual, checks: Sequence[tuple[Real, list[_Check]]]) -> list[str]:
         """The monitors of a pool: those that all checked members have."""
@@ -551,8 +562,11 @@ class _Reader:
             if all(any(_same(check, other) for other in found) for _, found in checked)
         ]
         for check in shared:
+            known = len(self.draft.monitors)
             comment = f"From {check.node.place}: {check.node.text}"
             name = self.draft.monitor(check.kind, {"type": check.kind, **check.settings, **check.timing}, comment)
+            if check.later and len(self.draft.monitors) > known:
+                self.report.about(Grade.CHANGED, check.node, f"{check.later} (health monitor {name})")
             if name not in names:
                 names.append(name)
         for real, found in checks:
@@ -587,7 +601,7 @@ class _Reader:
 
     def http(self, checker: Directive, blocks: Sequence[Directive], _real: Real) -> Iterator["_Made"]:
         secure = checker.keyword == "SSL_GET"
-        urls = list(checker.each("url"))
+        urls = checker.each("url")
         if not urls:
             self.report.lost(checker, "it has no url", "write one")
         for url in urls:
@@ -621,7 +635,7 @@ class _Reader:
         if regex is None:
             return
         text = " ".join(regex.arguments)
-        if text and not re.search(r"[\\^$.|?*+()\[\]{}]", text) and not list(url.each("regex_no_match")):
+        if text and not re.search(r"[\\^$.|?*+()\[\]{}]", text) and not url.each("regex_no_match"):
             regex.all()
             settings["response"] = text
         else:
@@ -660,6 +674,8 @@ class _Reader:
                 settings["request"] = text
             else:
                 self.report.lost(payload, "what is sent has to be text", "write a request")
+        else:
+            self.report.about(Grade.CHANGED, checker, "an empty datagram is sent, and not one of random bytes")
         reply = self.take([checker], "require_reply")
         if reply is not None:
             text = _text_of_hex("".join(reply.arguments))

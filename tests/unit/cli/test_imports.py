@@ -37,7 +37,7 @@ def test_a_file_with_a_key_beside_it(rules: Path, capsys: pytest.CaptureFixture[
     assert call(["import", "ipvsadm", str(rules), "-o", str(path)]) == Exit.OK
     output = capsys.readouterr()
     assert output.out == ""
-    assert f"made {key} by chance" in output.err
+    assert f"made {key} of random bytes" in output.err
     assert key.stat().st_mode & 0o777 == 0o600
     assert path.stat().st_mode & 0o007 == 0
     secret = key.read_text()
