@@ -592,14 +592,15 @@ class _Reader:
         settings: dict[str, Value] = {"type": f"{protocol}_fast_path"}
         path = inner.get(f"{protocol}_fast_path_profile")
         dsr = path.get("dsr_profile") if path is not None else None
+        delivery = self._dsr(dsr) if dsr is not None and dsr.value is not None else None
         if path is not None:
             self._fast_path(path, protocol, settings)
-        if dsr is not None and dsr.value is not None:
-            settings["dsr"] = self._dsr(dsr)
+        if delivery is not None:
+            settings["dsr"] = delivery
         objects.tell_rest(inner, {})
         objects.tell_rest(node, _UNUSED_PROFILE)
         called = self.draft.profile(name, settings, f"From {node.place}: {name}")
-        return _Profile(called, protocol, dsr is not None and dsr.value is not None)
+        return _Profile(called, protocol, delivery is not None)
 
     def _fast_path(self, path: Json, protocol: str, settings: dict[str, Value]) -> None:
         objects = self.objects

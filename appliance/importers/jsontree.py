@@ -1,6 +1,7 @@
 """JSON as a tree of nodes with paths. Pure."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -10,9 +11,7 @@ from appliance.importers.base import Node, Source
 MAX_DEPTH = 64
 """Of tables and lists in each other; a controller's objects have some ten."""
 
-SECRETS = frozenset(
-    {"md5_secret", "password", "secret", "shared_secret", "private_key", "passphrase", "key_passphrase"}
-)
+_SECRET = re.compile(r"secret|password|passphrase|private_key|token|community_string")
 """Keys whose values are not repeated."""
 
 _Path = tuple[str | int, ...]
@@ -82,6 +81,11 @@ def parse(source: Source) -> Json:
     return root
 
 
+def is_secret(key: str | int) -> bool:
+    """Whether the value of a key is nothing for reports."""
+    return isinstance(key, str) and _SECRET.search(key) is not None
+
+
 def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is not a number of JSON")
 
@@ -90,8 +94,9 @@ def _node(value: object, path: _Path, source: str, problems: list[Problem]) -> J
     if isinstance(value, str):
         value = value.encode("utf-8", "replace").decode()  # halves of a character cannot be written again
     key = path[-1] if path else ""
-    secret = key in SECRETS
-    text = "…" if secret else "a table" if isinstance(value, _Pairs) else "null" if value is None else shown(value)
+    text = "a table" if isinstance(value, _Pairs) else "null" if value is None else shown(value)
+    if is_secret(key) and isinstance(value, str):
+        text = "…"
     node = Json(path_text(path) or source, key, value, text)
     if len(path) > MAX_DEPTH:
         problems.append(

@@ -188,7 +188,7 @@ class _Reader:
             self._virtual_server(server)
         for directive in self.root.block:
             if directive.keyword in _TOP:
-                self.report.tell(_TOP[directive.keyword][0], directive, *_TOP[directive.keyword][1:])
+                self._tell(directive, _TOP)
         for group in self.groups.values():
             if any(leaf.state is State.UNREAD for leaf in group.leaves()):
                 self.report.ignored(group, "no virtual server is made of it")
@@ -267,10 +267,6 @@ class _Reader:
             return None
         return int(word)
 
-    def on(self, directive: Directive | None) -> bool:
-        """Whether a switch is on; without a word it is."""
-        return directive is not None and (directive.argument() or "on").lower() in ("on", "true", "yes")
-
     # -----------------------------------------------------------------------------------------------------------------
     # Blocks
 
@@ -284,7 +280,7 @@ class _Reader:
             self._timeouts(timeouts)
         for directive in block.block:
             if directive.keyword in _GLOBAL:
-                self.report.tell(_GLOBAL[directive.keyword][0], directive, *_GLOBAL[directive.keyword][1:])
+                self._tell(directive, _GLOBAL)
             elif directive.keyword.startswith("vrrp_"):
                 self.report.lost(directive, *_VRRP)
 
@@ -315,10 +311,10 @@ class _Reader:
             )
             self.report.lost(block, what, "write a [[virtual_service]] with VIPs and ports" if protocol else "")
             return
+        mistakes = len(self.problems)
         listens = self._listens(block)
-        if not listens:
-            if not self.problems:
-                self.report.lost(block, "nothing of it can be imported")
+        if not listens and len(self.problems) == mistakes:
+            self.report.lost(block, "it has no VIP that could be imported", "write a [[virtual_service]]")
             return
         virtual = Virtual(
             node=block,
@@ -450,28 +446,18 @@ class _Reader:
         virtual.per_packet = self.take([block], "ops")
 
     def _real_server(self, server: Directive, virtual: Virtual) -> Real | None:
-        address = self.address(server)
-        if address is None:
-            return None
-        weight = self.take([server], "weight")
-        most = self.take([server], "uthreshold")
-        return Real(
-            node=server,
-            address=address,
-            port=self.port(server, 1),
-            method=self._method(self.take([server], "lvs_method"), virtual.method or Method.NAT),
-            weight=self.number(weight, 1),
-            weight_node=weight,
-            most=self.number(most, 0, (1 << 32) - 1),
-            most_node=most,
-        )
+        address, port = self.address(server), self.port(server, 1)
+        method = self._method(self.take([server], "lvs_method"), virtual.method or Method.NAT)
+        weight, most = self.take([server], "weight"), self.take([server], "uthreshold")
+        ratio, connections = self.number(weight, 1), self.number(most, 0, (1 << 32) - 1)
+        return None if address is None else Real(server, address, port, method, ratio, weight, connections, most)
 
     def _rest_of(self, block: Directive, servers: Sequence[Directive]) -> None:
         """Tell what virtual and real servers have besides."""
         for each in (block, *servers):
             for directive in each.block:
                 if directive.keyword in _SERVER:
-                    self.report.tell(_SERVER[directive.keyword][0], directive, *_SERVER[directive.keyword][1:])
+                    self._tell(directive, _SERVER)
                 elif directive.keyword in _TIMING and directive.words[0].state is State.UNREAD:
                     self.report.ignored(directive, "no check takes it from here")
 
@@ -500,7 +486,13 @@ class _Reader:
 
     def _told(self, directive: Directive) -> None:
         if directive.keyword in _CHECK:
-            self.report.tell(_CHECK[directive.keyword][0], directive, *_CHECK[directive.keyword][1:])
+            self._tell(directive, _CHECK)
+
+    def _tell(self, directive: Directive, what: Mapping[str, tuple[Grade, str, str]]) -> None:
+        if [word.lower() for word in directive.arguments] in (["off"], ["false"], ["no"]):
+            self.report.ignored(directive, "it is off")
+        else:
+            self.report.tell(what[directive.keyword][0], directive, *what[directive.keyword][1:])
 
     def _monitor_port(self, checker: Directive, real: Real, virtual: Virtual) -> int | None:
         """The port to ask; 0: that of the virtual service; None: there is none."""

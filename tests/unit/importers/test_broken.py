@@ -48,7 +48,7 @@ BROKEN = [
     (
         "keepalived",
         "virtual_server 198.51.100.7 80 {\nreal_server x 80 {\nweight y\n}\nquorum -1\n}",
-        '`-1` is not a number from 0 to 2147483648; correct it|"x" is not an IP address',
+        '`-1` is not a number from 0 to 2147483648; correct it|"x" is not an IP address|weight y: `y` is not a number',
     ),
     ("ipvsadm", "# nothing\n", "ipvsadm.txt: there is no command in it"),
     ("ipvsadm", "hello", 'ipvsadm.txt:1: "hello" is no command of ipvsadm'),

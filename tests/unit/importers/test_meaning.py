@@ -246,3 +246,18 @@ def test_bgp_waits_for_what_no_export_has() -> None:
     bare = IMPORTERS["avi"](source, Site())
     assert "bgp" not in document(bare)
     assert "[bgp] needs router_id, which no export has" in told(bare, Grade.TODO)
+
+
+def test_secrets_are_not_in_the_report() -> None:
+    """Neither those that are imported, nor those that nobody knows; the keys of BGP sessions stand in the document."""
+    peer = {"peer_ip": {"addr": "192.0.2.1", "type": "V4"}, "remote_as": 65000, "md5_secret": "hush-1"}
+    found = avi(
+        VrfContext=[{"bgp_profile": {"local_as": 65010, "peers": [peer]}}],
+        Pool={"some_password": "hush-2", "servers": [{"ip": {"addr": "203.0.113.1", "type": "V4"}}]},
+    )
+    report = "\n".join(map(str, found.findings))
+    assert "Pool[0].some_password: …: it is not known here" in report
+    assert "hush" not in report
+    assert document(found)["bgp"]["peer"][0]["password"] == "hush-1"
+    text = "vrrp_instance V {\nauthentication {\nauth_pass hush-3\n}\n}\nauth_pass hush-4\n"
+    assert "hush" not in "\n".join(map(str, imported("keepalived", text).findings))

@@ -10,7 +10,7 @@ import pytest
 
 from appliance.config.problems import ConfigError
 from appliance.importers.base import Finding, Grade, Imported, Node, State
-from appliance.importers.jsontree import SECRETS, Json
+from appliance.importers.jsontree import Json, is_secret
 from tests.unit.importers.samples import FOLDER, KINDS, imported, result, sample
 
 WHOLE = (Grade.LOST, Grade.IGNORED, Grade.TODO)
@@ -120,7 +120,7 @@ def changed_leaves(kind: str, text: str) -> Iterator[tuple[Node, str]]:
     root = imported(kind).root
     if kind == "avi":
         for leaf in root.leaves():
-            if isinstance(leaf, Json) and leaf.state is State.USED and leaf.key not in SECRETS:
+            if isinstance(leaf, Json) and leaf.state is State.USED and not is_secret(leaf.key):
                 yield leaf, changed_json(text, leaf)
         return
     lines = text.splitlines()
