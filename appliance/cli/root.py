@@ -17,6 +17,7 @@ EPILOGUE = """Exit codes: 0 ok; 1 failed; 2 wrong usage; 3 the daemon does not a
 COMMANDS = {
     "run": ("appliance.cli.run:run", "Run a director in the foreground."),
     "check": ("appliance.cli.check:check", "Check a configuration file; needs neither root nor a daemon."),
+    "import": ("appliance.cli.imports:app", "Turn a configuration of another load balancer into one of ours."),
     "explain": ("appliance.cli.explain:explain", "Say which member a flow gets, and why."),
     "status": ("appliance.cli.status:app", "Show what a running director does."),
     "bgp": ("appliance.cli.bgp:app", "Show who is told of which VIPs, with which attributes, and why not."),
