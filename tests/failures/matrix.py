@@ -149,14 +149,25 @@ def _interface_up(stage: Stage, name: str) -> None:
     stage.spaces[name].ip("link set eth1 up")
 
 
+def _xdp_links(pid: int) -> list[int]:
+    """The descriptors by which a process keeps its XDP program on interfaces; without those that are detached."""
+    found = []
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        try:
+            text = path.read_text()
+            if re.search(r"^link_type:\s+xdp$", text, re.MULTILINE) and not re.search(
+                r"^ifindex:\s+0$", text, re.MULTILINE
+            ):
+                found.append(int(path.name))
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return found
+
+
 def _detach(stage: Stage, name: str) -> None:
     """Somebody takes the XDP program off, behind the director's back."""
     pid = stage.processes[name].pid
-    (number,) = [
-        int(path.name)
-        for path in Path(f"/proc/{pid}/fdinfo").iterdir()
-        if re.search(r"^link_type:\s+xdp$", path.read_text(), re.MULTILINE)
-    ]
+    number = until(lambda: _xdp_links(pid), "the program is attached", 30.0)[0]
     process = os.pidfd_open(pid)
     link = ctypes.CDLL(None).syscall(PIDFD_GETFD, process, number, 0)
     try:
