@@ -173,9 +173,9 @@ class Clock:
 class Reference:
     """The reference path with its memory."""
 
-    def __init__(self, pins: PinTable, clock: Clock, meters: MeterTable) -> None:
+    def __init__(self, pins: PinTable, clock: Clock, meters: MeterTable | None = None) -> None:
         self.pins = pins
-        self._meters = meters
+        self._meters = meters or MeterTable.in_memory(clock.now)
         self._turns, self._fragments = Turns(), Fragments(clock.now)
         self._path = PacketPath(ForwardingTables())
 
@@ -560,9 +560,7 @@ class RawRun:
     def __init__(self, case: Case, tables: list[ForwardingTables], ingress: Ingress) -> None:
         self._case, self._tables, self._ingress = case, tables, ingress
         self._clock = Clock(case.begin)
-        self._reference = Reference(
-            PinTable.in_memory(PINS, self._clock.now), self._clock, MeterTable.in_memory(self._clock.now)
-        )
+        self._reference = Reference(PinTable.in_memory(PINS, self._clock.now), self._clock)
         self._news = News(self._reference.pins)
         self._planes = [RawPlane(name, case, ingress, self._clock) for name in ("vector", "single")]
         self._findings: list[Finding] = []
