@@ -83,8 +83,11 @@ def hold(compiled: Path, adapter: Adapter) -> Result:
 
 def without_memory(result: Result) -> Iterator[tuple[Vector, TableMember]]:
     """The vectors that any director can be asked, and the member of each; the others are counted."""
+    known: dict[int, TableMember | None] = {}  # by identity: vectors of a file share tables
     for vector in packet_vectors():
-        member = the_member(vector.tables)
+        if id(vector.tables) not in known:
+            known[id(vector.tables)] = the_member(vector.tables)
+        member = known[id(vector.tables)]
         if not 14 <= len(vector.frame) <= LONGEST_TEST_FRAME:
             result.left_out["too short or too long for a test run"] += 1
         elif member is None:
