@@ -443,6 +443,13 @@ class _Reader:
                 self.report.ignored(persistence, "0 is no persistence")
             else:
                 virtual.persistent = persistence
+        elif any(0 in ports for _, ports in virtual.listens):
+            self.report.about(
+                Grade.CHANGED,
+                block,
+                "keepalived makes a virtual server of every port persistent; this one is not",
+                'write algorithm = "consistent_hash" and hash = "source_ip" in the pool',
+            )
         virtual.per_packet = self.take([block], "ops")
 
     def _real_server(self, server: Directive, virtual: Virtual) -> Real | None:

@@ -97,7 +97,7 @@ class Virtual:
     """`tcp` or `udp`."""
 
     method: Method | None = None
-    """What real servers have unless they say otherwise; None: they all say it."""
+    """What real servers have that say nothing else; None: they all say it."""
 
     scheduler: str = "wlc"
     scheduler_node: Node | None = None
@@ -169,11 +169,11 @@ def _one_for_each_address(report: Report, virtual: Virtual) -> list[Real]:
 
 
 def _method(virtual: Virtual, reals: Sequence[Real]) -> Method:
-    """The method of the virtual service: its own, else that of most real servers, NAT only where all have it."""
-    if virtual.method is not None and virtual.method is not Method.NAT:
-        return virtual.method
+    """The method of most real servers, of several that of the virtual service; NAT only where all have it."""
     counted = Counter(real.method for real in reals if real.method is not Method.NAT)
-    return counted.most_common(1)[0][0] if counted else Method.NAT
+    if not counted:
+        return Method.NAT
+    return max(counted, key=lambda method: (counted[method], method is virtual.method))
 
 
 def _pool_settings(report: Report, virtual: Virtual) -> dict[str, Value]:
@@ -192,10 +192,13 @@ def _pool_settings(report: Report, virtual: Virtual) -> dict[str, Value]:
     by_port = False
     for name, flag in virtual.flags:
         full = f"{virtual.scheduler}-{FLAGS_BY_NUMBER[name]}" if name in FLAGS_BY_NUMBER else name
-        if virtual.scheduler not in ("sh", "mh") or not full.startswith(f"{virtual.scheduler}-"):
-            report.lost(flag, f"the flag {name} of {virtual.scheduler} has no equivalent")
-        elif full.endswith("-fallback"):
+        hashes = virtual.scheduler in ("sh", "mh")
+        if hashes and full == f"{virtual.scheduler}-fallback":
             report.ignored(flag, "consistent_hash always takes another member when one is down")
+        elif not hashes or full != f"{virtual.scheduler}-port":
+            report.lost(flag, f"the flag {name} of {virtual.scheduler} has no equivalent")
+        elif virtual.persistent is not None:
+            report.ignored(flag, "persistence goes by the client's address alone")
         else:
             flag.use()
             by_port = True
@@ -208,7 +211,6 @@ def _pool_settings(report: Report, virtual: Virtual) -> dict[str, Value]:
             )
         else:
             report.changed(virtual.persistent, "clients stay with their member by their address; there is no time-out")
-        by_port = False
     settings: dict[str, Value] = {}
     if scheduler.algorithm == _HASH or virtual.persistent is not None:
         settings["algorithm"] = _HASH

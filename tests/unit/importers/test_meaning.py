@@ -90,6 +90,21 @@ def test_ways_to_forward(way: str, dsr: dict[str, str], enabled: bool) -> None:
     assert ("NAT has no equivalent" in told(found, Grade.CHANGED)) is not enabled
 
 
+def test_the_method_of_most_real_servers_is_that_of_all() -> None:
+    """Others are there, but get no packets until somebody has looked at them; a tie is for the virtual server's own."""
+    text = "virtual_server 198.51.100.7 0 {\nlvs_method TUN\nlb_algo wrr\n%s}\n"
+    own, other = "real_server 203.0.113.%d 0 {\n}\n", "real_server 203.0.113.%d 0 {\nlvs_method DR\n}\n"
+    for servers, kind, enabled in (
+        (own % 1 + other % 2, "l3", [True, False]),
+        (other % 1 + own % 2 + other % 3, "l2", [True, False, True]),
+    ):
+        found = imported("keepalived", text % servers)
+        result = document(found)
+        assert result["network_profile"][0]["dsr"]["type"] == kind
+        assert [member.get("enabled", True) for member in result["pool"][0]["member"]] == enabled
+        assert "makes a virtual server of every port persistent" in told(found, Grade.CHANGED)
+
+
 def test_a_quorum_of_weights_is_one_of_members() -> None:
     """So many that any of them have the weight."""
     text = "virtual_server 198.51.100.7 80 {\nlb_kind TUN\nlb_algo wrr\nquorum 5\n%s}\n"
