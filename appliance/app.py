@@ -16,6 +16,7 @@ A page-long tour:
 
 import asyncio
 import fcntl
+import gc
 import os
 import random
 import resource
@@ -37,6 +38,7 @@ from appliance.api.configuring import ConfigRoutes
 from appliance.api.control import SOCKET, Controls, ControlServer
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
+from appliance.arp.side import ArpSide
 from appliance.clock import steady
 from appliance.config.document import Document, DocumentError, pending, read_document
 from appliance.config.load import Loaded, load_document
@@ -45,6 +47,7 @@ from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
 from appliance.decide import Desired, slot_tables
 from appliance.fleet.side import FleetSide
+from appliance.forwarding import Placement
 from appliance.hearing import Hearing
 from appliance.lease import renew
 from appliance.looplag import LoopLag
@@ -70,6 +73,7 @@ from bgp.speaker import RecordingSpeaker, Speaker, SpeakerError
 from health.load import Loads, LoadStatus
 from health.monitor import Key, Monitors, key_of
 from health.spec import Status, Verdict
+from health.strain import room
 
 log = structlog.get_logger()
 
@@ -84,6 +88,10 @@ was cut off. In the second case other directors may have withdrawn, too, and eve
 PROGRAM_S = 60.0
 """How long a new configuration may take until the data plane follows it. To build the tables of 500 pools of a hundred
 members has taken 8 s on a busy machine (`tests/run bench config`)."""
+
+GC_THRESHOLDS = 50_000, 20, 100
+"""When Python looks for garbage in cycles, which is rare here. With Python's own numbers and thousands of members it
+would look through millions of objects several times a minute, and stop all threads for half a second each time."""
 
 TURN_AWAY_S = 0.5
 """How long we go on forwarding after the withdrawal: routers take some 100 ms to program it (FRR 75, BIRD 25)."""
@@ -111,6 +119,7 @@ def run(path: Path, plane: PlaneKind | None = None, at: Callable[[Step], None] =
     loaded = parse(read_document(path))
     logging.configure()
     _raise_file_limit()
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         lock = _lock(Path(loaded.config.director.runtime_dir))
     except StartError as error:
@@ -217,10 +226,23 @@ class Director:
         self._speaker = _speaker(config)
         self._bfd = Bfd(self._on_bfd)
         self._netlink = Netlink(self._state.set_next_hops)
-        self._monitors = Monitors(self._on_health, random.Random())  # noqa: S311 - jitter, not secrets
-        self._fleet = FleetSide(config, self._state, lambda: self._plane.pins, self._look_at_pins, self._now)
+        self._monitors = Monitors(
+            self._on_health,
+            random.Random(),  # noqa: S311 - jitter, not secrets
+            at_once=room(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        )
+        self._fleet = FleetSide(
+            config,
+            self._state,
+            lambda: self._plane.pins,
+            self._look_at_pins,
+            self._now,
+            self._speaker.reached if isinstance(self._speaker, ExaBgpSpeaker) else None,
+            lambda: self._arp.claims(),
+        )
+        self._arp = ArpSide(config.director.interfaces, self._fleet.told, self._fleet.say_claims)
         self._reconciler = Reconciler(
-            self._state, self._plane, self._speaker, self._changed, self._now, self._fleet.applied
+            self._state, self._plane, self._speaker, self._changed, self._now, self._on_applied, self._arp.decided
         )
         self._hearing = Hearing(self._state, lambda: self._reconciler.applied)
         self._lag = LoopLag()
@@ -253,6 +275,7 @@ class Director:
                 speaker=self._speaker.status if config.bgp else lambda: None,
                 bfd=self._bfd.status,
                 health=self._monitors.statuses,
+                strain=self._monitors.strain,
                 plane=self._plane.describe,
                 samples=self._plane.samples,
                 reload=lambda: self._last_reload,
@@ -263,6 +286,7 @@ class Director:
                 agreed=self._fleet.agreed,
                 channel=self._fleet.pins_status,
                 path_mtu=self._hearing.facts,
+                arp=lambda: self._arp.statuses(),
             ),
         )
 
@@ -310,6 +334,7 @@ class Director:
                 tasks.create_task(self._watch_drain(), name="drain"),
                 tasks.create_task(self._fleet.run(), name="fleet"),
                 tasks.create_task(self._hearing.run(), name="hearing"),
+                tasks.create_task(self._arp.run(), name="arp"),
             ]
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))
@@ -319,11 +344,12 @@ class Director:
             await self._begin_revisions()
             await self._api.start()
             await self._control.start()
+            gc.freeze()  # what there is now stays
             log.info("director.started", name=config.director.name, config=config.source, pid=os.getpid())
             try:
                 await self._stop.wait()
                 log.info("director.stopping")
-                await self._drain_before_the_end()
+                await asyncio.gather(self._drain_before_the_end(), self._arp.leave())
                 reconcile.cancel()  # nobody may announce again
                 await self._speaker.close()
                 await self._bfd.close()  # not before: routers end BGP with it, and with that the routes, out of order
@@ -403,15 +429,18 @@ class Director:
         self._agents.set(frozenset(agents(config)))
         self._bfd.set(bfd_sessions(config))
         self._fleet.follow(config)
+        self._arp.follow(config)
 
     def _on_health(self, status: Status) -> None:
-        """A member is up when all its monitors say so, and down when one says that."""
+        """What a monitor has found; see `wiring.health_of`."""
         member, key = status.target.id, key_of(status.monitor, status.target)
         self._look_at_mss(key, status)
         self._verdicts[key] = status.verdict
-        if member.partition("/")[0] in {pool.name for pool in self._state.config.pools}:
+        of_pool = member.partition("/")[0]
+        if any(pool.name == of_pool for pool in self._state.config.pools):
             counted = self._counting.get(member, frozenset({key}))
-            health = health_of({self._verdicts.get(each, Verdict.UNKNOWN) for each in counted})
+            least = next(pool.min_monitors_up for pool in self._state.config.pools if pool.name == of_pool)
+            health = health_of({each: self._verdicts.get(each, Verdict.UNKNOWN) for each in counted}, least)
             if health is not None:
                 self._fleet.judge(member, health)
 
@@ -428,6 +457,10 @@ class Director:
             self._loads.pop(status.target.id, None)
         else:
             self._loads[status.target.id] = status.load
+
+    def _on_applied(self, desired: Desired) -> None:
+        self._fleet.applied(desired)
+        self._arp.applied(desired)
 
     def _on_bfd(self, change: Change) -> None:
         if change.path_lost and isinstance(self._speaker, ExaBgpSpeaker):
@@ -490,7 +523,14 @@ class Director:
         live = pins.live()
         services = services_of(live, applied)
         pins.set_idle(*outdated(live, applied, services))
-        ids = {index: member.id for index, member in applied.tables.members.items()}
+        # Of a pool that goes by the hash alone nobody asks for numbers, which take a while with thousands of members.
+        asking = {
+            pool.name
+            for view in applied.services
+            for pool in view.service.pools
+            if ALGORITHMS[pool.algorithm].placement is not Placement.HASH or view.service.profile.per_packet
+        }
+        ids = {i: member.id for i, member in applied.tables.members.items() if member.id.partition("/")[0] in asking}
         stats = member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
         return seen(live, applied, services, self._now()), stats
 

@@ -17,6 +17,7 @@ import numpy as np
 from appliance.announce import routes
 from appliance.damping import NEW, Record, held_until
 from appliance.damping import follow as follow_vip
+from appliance.flapping import Flap, held, reuse_at
 from appliance.forwarding import (
     NO_CHOICES,
     NO_MEMBER,
@@ -25,6 +26,7 @@ from appliance.forwarding import (
     ForwardingTables,
     NextHop,
     Placement,
+    QuicServers,
     SlotArray,
     TableMember,
     TableService,
@@ -35,6 +37,7 @@ from appliance.model import (
     Delivery,
     DsrType,
     EffectiveState,
+    Flapping,
     HaMode,
     Health,
     IPAddress,
@@ -49,6 +52,7 @@ from appliance.ranks import order, standing
 from appliance.ring.algorithms import ALGORITHMS, Candidate, Method, remarks
 from appliance.ring.slots import RingMember, build_slots, shares
 from appliance.ring.transition import Course, PinFacts, Step, follow, is_quiet, pin_facts, replay, start
+from appliance.server_ids import server_ids
 from appliance.state import (
     LOCAL_ADDRESS,
     CourseKey,
@@ -80,6 +84,10 @@ class Why(StrEnum):
     """Ordered by an operator."""
     HEALTH_UNKNOWN = "health_unknown"
     HEALTH_DOWN = "health_down"
+    MAINTENANCE = "maintenance_response"
+    """The member itself says that it is worked on."""
+    FLAPPING = "flapping"
+    """It is well, but went down so often lately that it has to be well for a while first."""
     UNREACHABLE = "unreachable"
     """No next hop; the detail says what is missing."""
     NOT_ON_SEGMENT = "not_on_segment"
@@ -195,6 +203,12 @@ class VipView:
     no: No | None
     """Why it is not to be announced; None when it is."""
 
+    down: No | None = None
+    """Why it is not up here, whoever may be told of it; None when it is."""
+
+    arp: bool = False
+    """Whether directors answer for it on the segment."""
+
     routes: frozenset[Route] = frozenset()
     """What peers are told of it when it is announced."""
 
@@ -226,11 +240,19 @@ class Desired:
     remembered: frozenset[int] = frozenset()
     """Members whose flows are worth remembering, by index: those that serve, and all of pools that are not decided."""
 
+    draining: bool = False
+    """Whether this director is to be left by its traffic."""
+
     recheck_at: float | None = None
     """When time alone will change something, in seconds since 1970; None is never."""
 
     log: Mapping[RingKey, tuple[LogEntry, ...]] = field(default_factory=dict, repr=False, compare=False)
     """How the rings became what they are, as far back as it matters: what a process that follows has to know."""
+
+    @property
+    def attracts(self) -> bool:
+        """Whether any traffic is asked for: by routes, or on a segment."""
+        return bool(self.routes) or any(view.arp and view.down is None for view in self.vips)
 
     courses: Mapping[CourseKey, Course] = field(default_factory=dict, repr=False, compare=False)
     rings: Mapping[RingKey, "_Ring"] = field(default_factory=dict, repr=False, compare=False)
@@ -275,9 +297,10 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         course = courses.get(words)
         views.append(ServiceView(service, ring.members, _why_not_serving(service, ring), course, ring.panic))
         if service.enabled:
+            quic = _quic(service, rings, config.secret)
             for vip in service.vips:
                 if not _is_ours(snapshot, vip):
-                    table_services.append(_table_service(len(table_services), service, vip, ring, course, before))
+                    table_services.append(_table_service(len(table_services), service, vip, ring, course, quic, before))
     views, gone = _drained(views, courses, rings, snapshot)
     moved = {
         service.name: service.former
@@ -290,6 +313,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         routes=frozenset(route for view in vip_views if view.no is None for route in view.routes),
         services=tuple(views),
         vips=vip_views,
+        draining=snapshot.drain is not None,
         gone=gone,
         moved=moved,
         remembered=frozenset(
@@ -411,7 +435,10 @@ def _ring(
     undecided = tuple(snapshot.undecided(pool))
     health = tuple(map(snapshot.health.get, pool.member_ids))
     orders = tuple(map(snapshot.orders.get, pool.member_ids))
-    since = tuple((snapshot.up_since.get(name), snapshot.off_since.get(name)) for name in pool.member_ids)
+    since = tuple(
+        (snapshot.up_since.get(name), snapshot.off_since.get(name), snapshot.maintained_since.get(name))
+        for name in pool.member_ids
+    )
     paths = tuple(_path_mtu(snapshot, member, delivery) for member in pool.members)
     inputs = (undecided, health, orders, since, paths)
     if (
@@ -426,10 +453,13 @@ def _ring(
     panic = _panic(pool, health, before)
     believed = dict(zip(pool.member_ids, health, strict=True))
     if panic is not None and before is not None:
-        believed |= dict.fromkeys(before.good & believed.keys(), Health.UP)
+        # A member that says what it is doing is believed.
+        believed |= {name: Health.UP for name in before.good & believed.keys() if not _tells(believed[name])}
+    flaps = _flaps(snapshot, pool)
+    flapping = held(flaps, pool.flapping, frozenset(n for n, h in believed.items() if h is Health.UP), now)
     hops = {view.index: view.next_hop for view in before.judged} if before is not None else {}
     judged = tuple(
-        _judge(snapshot, pool, member, delivery, believed, hops, _came_up(pool, member, log), now)
+        _judge(snapshot, pool, member, delivery, believed, hops, _came_up(pool, member, log), now, flapping)
         for member in pool.members
     )
     known = before if before is not None and before.undecided == undecided else None
@@ -451,7 +481,7 @@ def _ring(
         choices=NO_CHOICES,
         undecided=undecided,
         table_members=table_members,
-        recheck_at=min(_turns(pool, judged, snapshot, now), default=None),
+        recheck_at=min((*_turns(pool, judged, snapshot, now), *_ends(pool, flaps, now)), default=None),
     )
     return _with_choices(ring, snapshot, use, before)
 
@@ -506,6 +536,7 @@ def _judge(
     hops: Mapping[int, NextHop | None],
     came_up: float | None,
     now: float,
+    flapping: Mapping[str, Flap],
 ) -> MemberView:
     member_id = f"{pool.name}/{member.name}"
     health = (believed[member_id] or Health.UNKNOWN) if pool.monitors else Health.UP
@@ -520,6 +551,8 @@ def _judge(
         hop = last  # its flows stall; another member would reset them
     cut = _why_cut(order, health, until, now) or _why_unreachable(member, hop, delivery)
     no = cut or _why_nothing_new(member, ratio, health, order) or unreachable
+    if no is None and pool.flapping is not None and (flap := flapping.get(member_id)) is not None:
+        no = _why_flapping(flap, pool.flapping)
     up_since = snapshot.up_since.get(member_id, came_up)
     state = EffectiveState.OUT if cut else EffectiveState.DRAINING if no else EffectiveState.IN_ROTATION
     return MemberView(
@@ -553,7 +586,7 @@ def _until(snapshot: Snapshot, pool: Pool, member_id: str, order: Order | None) 
     """When what is left of a member's flows is cut."""
     if order is not None and order.state is AdminState.DRAIN:
         return order.until
-    off = snapshot.off_since.get(member_id)
+    off = snapshot.off_since.get(member_id, snapshot.maintained_since.get(member_id))
     return off + pool.drain_timeout_s if off is not None and pool.drain_timeout_s is not None else None
 
 
@@ -585,9 +618,38 @@ def _why_nothing_new(member: Member, ratio: int, health: Health, order: Order | 
         return No(Why.DISABLED)
     if ratio == 0:
         return No(Why.RATIO_ZERO)
+    if health is Health.MAINTENANCE:
+        return No(Why.MAINTENANCE, "says that it is worked on; keeps the flows that it has")
     if health is Health.UNKNOWN:
         return No(Why.HEALTH_UNKNOWN, "no verdict yet")
     return None
+
+
+def _why_flapping(flap: Flap, terms: Flapping) -> No:
+    times = "once" if flap.downs == 1 else f"{flap.downs} times"
+    return No(
+        Why.FLAPPING,
+        f"went down {times} lately: penalty {flap.penalty:.0f}, more than {terms.suppress:g}; takes new flows "
+        f"when it has been well for {reuse_at(flap, terms) - flap.at:.0f} s",
+    )
+
+
+def _tells(health: Health | None) -> bool:
+    return health is Health.MAINTENANCE
+
+
+def _flaps(snapshot: Snapshot, pool: Pool) -> Mapping[str, Flap]:
+    """What is held against members, by `pool/member`; nothing where the pool does not want it."""
+    if not pool.monitors or pool.flapping is None:
+        return {}
+    return {name: flap for name in pool.member_ids if (flap := snapshot.flaps.get(name)) is not None}
+
+
+def _ends(pool: Pool, flaps: Mapping[str, Flap], now: float) -> Iterable[float]:
+    """When members that come and go are taken again."""
+    for flap in flaps.values():
+        if pool.flapping is not None and (ends := reuse_at(flap, pool.flapping)) > now:
+            yield ends
 
 
 def _came_up(pool: Pool, member: Member, log: Iterable[LogEntry]) -> float | None:
@@ -871,7 +933,13 @@ def _left(view: MemberView, needed: bool, remark: str) -> MemberView:
 
 
 def _table_service(
-    index: int, service: VirtualService, vip: IPAddress, ring: _Ring, course: Course | None, before: Desired | None
+    index: int,
+    service: VirtualService,
+    vip: IPAddress,
+    ring: _Ring,
+    course: Course | None,
+    quic: tuple[QuicServers, ...],
+    before: Desired | None,
 ) -> TableService:
     if service.former:
         service = replace(service, pool=ring.pool)  # whose hash its words go by
@@ -888,11 +956,31 @@ def _table_service(
         placement,
         ring.method.order if placement is not Placement.HASH else ChoiceOrder.SEQUENCE,
         ring.choices if placement is not Placement.HASH else NO_CHOICES,
+        service.protection,
+        quic,
     )
     old = before.tables.services if before else ()
     if index < len(old) and old[index].slots is made.slots and old[index].choices is made.choices:
         return old[index] if old[index] == made else made
     return made
+
+
+def _quic(service: VirtualService, rings: "Rings", secret: bytes) -> tuple[QuicServers, ...]:
+    """Who is named by connection IDs: members of the service's pools that serve, those that drain included. What a
+    former pool means by a config ID counts where the present one does not use it, or means the same."""
+    if service.protocol is not Protocol.UDP or not any(pool.quic for pool in service.pools):
+        return ()
+    found: dict[int, QuicServers] = {}
+    for pool in service.pools:
+        ring = rings[pool.name, service.profile.delivery]
+        serving = {view.name: view.index for view in ring.judged if view.index in ring.table_members}
+        for config in pool.quic:
+            ids = server_ids(ring.pool, config, secret)
+            servers = {ids[name]: index for name, index in serving.items() if name in ids}
+            known = found.setdefault(config.config_id, QuicServers(config, servers))
+            if replace(known.config, key_file=None) == replace(config, key_file=None):
+                found[config.config_id] = QuicServers(known.config, {**servers, **known.servers})
+    return tuple(found.values())
 
 
 def _why_not_serving(service: VirtualService, ring: _Ring) -> No | None:
@@ -926,10 +1014,12 @@ def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: V
     stands = None
     if service.ha is not HaMode.ACTIVE_ACTIVE:
         ranked = order(service, vip, [director.name for director in fleet.directors])
-        stands = standing(service, ranked, snapshot.config.director.name, snapshot.away)
+        away = snapshot.away | snapshot.absent.get(vip, frozenset())
+        stands = standing(service, ranked, snapshot.config.director.name, away)
     leaving = snapshot.drain is not None
     told = routes(vip, service.announcing, bgp, stands, leaving=leaving) if bgp is not None else frozenset[Route]()
-    no = _why_not_announced(snapshot, vip, users)
+    down = _why_down(snapshot, vip, users)
+    no = No(Why.NO_BGP) if bgp is None else down
     if no is None and not told:
         no = No(Why.NO_PEER, "see peer_labels of its virtual services, and next hops")
     fell = before is not None and before.no is None and no is not None and no.why not in MEANT
@@ -939,16 +1029,15 @@ def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: V
     if held is not None:
         times = len(record.withdrawn)
         no = No(Why.HELD_DOWN, f"withdrawn {times} times in a minute; to be well for {hold_down_s:g} s first")
-    return VipView(vip, tuple(view.service.name for view in users), no, told, ranked, stands, record, held)
+    names = tuple(view.service.name for view in users)
+    return VipView(vip, names, no, down, service.arp, told, ranked, stands, record, held)
 
 
-def _why_not_announced(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:
-    """A VIP is announced while any of its virtual services can serve: one that is down must not take the others along.
+def _why_down(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:
+    """A VIP is up while any of its virtual services can serve: one that is down must not take the others along.
 
-    `advertise_down` keeps an enabled service's VIP announced without members, but never without a data plane.
+    `advertise_down` keeps an enabled service's VIP up without members, but never without a data plane.
     """
-    if snapshot.config.bgp is None:
-        return No(Why.NO_BGP)
     if _is_ours(snapshot, vip):
         return No(Why.LOCAL_ADDRESS, f"remove {vip} from this machine's interfaces")
     if snapshot.plane_error is not None:

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 import numpy as np
 import numpy.typing as npt
 
-from appliance.model import Delivery, HashMode, IPAddress, PortRange, Protocol
+from appliance.model import Delivery, HashMode, IPAddress, PortRange, Protection, Protocol, QuicConfig
 
 SLOTS = 65537
 """Slots of a pool's table. Maglev needs a prime, and well over a hundred slots per member keep the shares even
@@ -110,6 +110,15 @@ class TableMember:
 
 
 @dataclass(frozen=True)
+class QuicServers:
+    """Whose the connection IDs of one configuration are."""
+
+    config: QuicConfig
+    servers: Mapping[bytes, int] = field(hash=False)
+    """TableMember.index by server ID; of members that serve."""
+
+
+@dataclass(frozen=True)
 class TableService:
     """One VIP of one virtual service."""
 
@@ -131,6 +140,13 @@ class TableService:
     choice_order: ChoiceOrder = ChoiceOrder.SEQUENCE
     choices: ChoiceArray = field(default_factory=lambda: NO_CHOICES, repr=False, compare=False)
     """For placements other than HASH. Empty: nobody takes new flows."""
+
+    protection: Protection | None = None
+    """Whose packets are not taken, and how many new connections; None: all are."""
+
+    quic: tuple[QuicServers, ...] = ()
+    """Of UDP: datagrams are QUIC's, and who is named by their connection ID has them, whatever else is said here. One
+    for each config ID at most."""
 
 
 @dataclass(frozen=True)

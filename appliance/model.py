@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import PurePath, PurePosixPath
 
 IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
 
 IP_HEADER = {4: 20, 6: 40}
 """Bytes of an IP header without options and extensions, by version."""
@@ -107,6 +108,8 @@ class Health(StrEnum):
     UNKNOWN = "unknown"
     UP = "up"
     DOWN = "down"
+    MAINTENANCE = "maintenance"
+    """The member itself says that it is worked on: it keeps what it has, and takes nothing new."""
 
 
 class AdminState(StrEnum):
@@ -168,8 +171,8 @@ class HaMode(StrEnum):
     ACTIVE_STANDBY = "active_standby"
     """One, and the others in a fixed order when it is gone."""
     N_PLUS_M = "n_plus_m"
-    """So many of the fleet, chosen anew for each VIP, and the others when all of these are gone. One that has not been
-    heard of for a while is replaced."""
+    """So many of the fleet, chosen anew for each VIP, and the others when all of these are gone. One that is not heard
+    of, or says that routers do not have the VIP from it, is replaced."""
 
 
 class PlaneKind(StrEnum):
@@ -283,6 +286,41 @@ class MonitorSpec:
     """None: the path, for virtual services that have the monitor's port; else the member's own address."""
 
 
+QUIC_KEY = 16
+"""Bytes of a key for connection IDs: AES-128."""
+
+QUIC_LENGTH = 19
+"""Server ID and nonce together, bytes at most: QUIC version 1 has connection IDs of 20."""
+
+
+@dataclass(frozen=True)
+class QuicConfig:
+    """How connection IDs of QUIC name the member that has made them (draft-ietf-quic-load-balancers)."""
+
+    config_id: int
+    """0..6: the first three bits of the connection ID. 7 says that it names nobody."""
+
+    server_id_length: int
+    """Bytes, 1..15."""
+
+    nonce_length: int
+    """Bytes, 4..18; both together at most 19."""
+
+    key: bytes | None = field(default=None, repr=False)
+    """16 bytes, for AES; None: server IDs can be read by anybody."""
+
+    key_file: str | None = None
+    """Where the key comes from, as it is written down."""
+
+    encode_length: bool = False
+    """Whether the other five bits of the first byte are the number of bytes behind it."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of server ID and nonce: what follows the first byte."""
+        return self.server_id_length + self.nonce_length
+
+
 @dataclass(frozen=True)
 class Member:
     """One address in a pool."""
@@ -302,6 +340,9 @@ class Member:
     load_port: int | None = None
     """Where it tells its load (`least_load`)."""
 
+    server_id: bytes | None = None
+    """Its name in connection IDs of QUIC; None: one that follows from its name (`server_ids`)."""
+
 
 @dataclass(frozen=True)
 class MemberStats:
@@ -316,6 +357,18 @@ class MemberStats:
 
     load: float | None = None
     """0 is idle, 1 is full; None when it does not say."""
+
+
+@dataclass(frozen=True)
+class Flapping:
+    """How members that come and go are held, in the words of RFC 2439: see `appliance/flapping.py`."""
+
+    half_life_s: float = 300.0
+    """In which a penalty halves."""
+    suppress: float = 2500.0
+    """Above it a member takes nothing new."""
+    reuse: float = 1000.0
+    """Below it a member does again."""
 
 
 @dataclass(frozen=True)
@@ -343,6 +396,15 @@ class Pool:
 
     panic_percent: int = 0
     """With more than this part of its members down at once, a pool stays as it was; 0 is never."""
+
+    min_monitors_up: int = 0
+    """So many monitors that say "up" suffice for a member to be up; 0 is all."""
+
+    flapping: "Flapping | None" = None
+    """How members that come and go are held; None: not at all."""
+
+    quic: tuple[QuicConfig, ...] = ()
+    """How its members name themselves in connection IDs of QUIC: new ones by the first of these."""
 
     @cached_property
     def member_ids(self) -> tuple[str, ...]:
@@ -382,6 +444,49 @@ class Announcing:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """So many a second, and so many at once after a while without any."""
+
+    per_s: float
+    burst: int
+    """At least 1."""
+
+    @cached_property
+    def interval_ns(self) -> int:
+        """From one to the next."""
+        return round(1e9 / self.per_s)
+
+    @cached_property
+    def tolerance_ns(self) -> int:
+        """How much too early one may come."""
+        return (self.burst - 1) * self.interval_ns
+
+
+@dataclass(frozen=True)
+class Protection:
+    """Whose packets a virtual service does not take, and how many new connections."""
+
+    deny: tuple[IPNetwork, ...] = ()
+    """Clients whose packets are dropped."""
+
+    allow: tuple[IPNetwork, ...] = ()
+    """Exceptions: of prefixes that hold an address, the longest one decides."""
+
+    per_source: Rate | None = None
+    """New connections of one client: an IPv4 address, an IPv6 /64. None: no limit."""
+
+    per_vip: Rate | None = None
+    """To each VIP."""
+
+    per_service: Rate | None = None
+    """To all VIPs together."""
+
+    @property
+    def limits(self) -> bool:
+        return (self.per_source, self.per_vip, self.per_service) != (None, None, None)
+
+
+@dataclass(frozen=True)
 class VirtualService:
     """VIPs, a protocol and ports, with a pool."""
 
@@ -405,6 +510,12 @@ class VirtualService:
     """Keep announcing when too few members are in rotation."""
 
     announcing: Announcing = Announcing()
+    arp: bool = False
+    """Whether a director answers for the VIPs on the segment."""
+
+    protection: Protection | None = None
+    """None: everybody is welcome."""
+
     former: tuple[Pool, ...] = ()
     """Pools that it used before a reload, the latest first: their members go on with the flows that they have, and take
     new ones until it is known who of the new pool can."""

@@ -10,12 +10,13 @@ sends around the kernel.
 """
 
 import asyncio
-import errno
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -24,11 +25,11 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from appliance.forwarding import NextHop
 from appliance.model import IPAddress
-from appliance.state import LOCAL_ADDRESS, Unresolved
+from appliance.routes import BATCH, RTN_LOCAL, RTN_UNICAST, Route, Routes
+from appliance.state import LOCAL_ADDRESS, NEIGHBOUR_UNRESOLVED, Unresolved
 
 log = structlog.get_logger()
 
-RTN_UNICAST, RTN_LOCAL = 1, 2
 IFF_UP, IFF_LOWER_UP = 1 << 0, 1 << 16
 NTF_USE = 1 << 0
 
@@ -40,6 +41,15 @@ SETTLE_S = 0.02
 """Events come in bursts (a link coming up is a dozen); one look after the burst is enough."""
 
 LOOK_ANYWAY_S = 5.0
+
+AGAIN = 1000
+"""So many routes at most are asked for anew when nothing has happened: of more members, each time others."""
+
+BREATH_S = 0.001
+"""Between batches of questions: other threads have work to do."""
+
+_NEIGHBOURS = {"RTM_NEWNEIGH", "RTM_DELNEIGH"}
+"""Events that change no routes."""
 
 NextHops = Mapping[IPAddress, NextHop | Unresolved]
 
@@ -68,6 +78,9 @@ class Netlink:
         self._outer: asyncio.AbstractEventLoop | None = None
         self._ended: Future[None] = Future()
         self._wake: asyncio.Event | None = None
+        self._asked_at = float("-inf")
+        self._routes: dict[IPAddress, Route | None] = {}
+        """As they were asked for last; empty when that may not be true any more."""
         self._stopping = False
 
     async def run(self) -> None:
@@ -122,24 +135,34 @@ class Netlink:
         # Two sockets: an error answered to a request would end the iteration over events on the same one.
         async with AsyncIPRoute() as kernel, AsyncIPRoute() as listener:
             await listener.bind()
-            async with asyncio.TaskGroup() as tasks:
-                events = tasks.create_task(_events(listener, self._wake), name="netlink-events")
-                while not self._stopping:
-                    self._wake.clear()
-                    self._publish(await self._look(kernel))
-                    try:
-                        await asyncio.wait_for(self._wake.wait(), LOOK_ANYWAY_S)
-                    except TimeoutError:
-                        pass
-                    await asyncio.sleep(SETTLE_S)
-                events.cancel()
+            with closing(Routes()) as routes:
+                async with asyncio.TaskGroup() as tasks:
+                    events = tasks.create_task(self._events(listener, self._wake), name="netlink-events")
+                    while not self._stopping:
+                        self._wake.clear()
+                        self._publish(await self._look(kernel, routes))
+                        try:
+                            await asyncio.wait_for(self._wake.wait(), LOOK_ANYWAY_S)
+                        except TimeoutError:
+                            pass
+                        await asyncio.sleep(SETTLE_S)
+                    events.cancel()
+
+    async def _events(self, listener: AsyncIPRoute, wake: asyncio.Event) -> None:
+        """Any event will do: the look that follows sees what there is. Only routes need not be asked for again when
+        nothing but neighbours has changed."""
+        while True:
+            async for event in listener.get():
+                if event["event"] not in _NEIGHBOURS:
+                    self._routes = {}
+                wake.set()
 
     def _publish(self, hops: NextHops) -> None:
         if hops != self._last and self._outer is not None and not self._stopping:
             self._last = hops
             self._outer.call_soon_threadsafe(self._report, hops)
 
-    async def _look(self, kernel: AsyncIPRoute) -> NextHops:
+    async def _look(self, kernel: AsyncIPRoute, routes: Routes) -> NextHops:
         targets, vips = self._targets, self._vips
         if not targets and not vips:
             return {}
@@ -149,9 +172,26 @@ class Netlink:
             async for entry in await kernel.neigh("dump")
         }
         nudged: set[tuple[int, str]] = set()
-        hops: dict[IPAddress, NextHop | Unresolved] = {
-            target: await self._hop(kernel, target, links, neighbours, nudged) for target in sorted(targets, key=str)
-        }
+        known = self._routes
+        if (now := asyncio.get_running_loop().time()) - self._asked_at >= LOOK_ANYWAY_S:
+            self._asked_at = now
+            for target in tuple(islice(known, AGAIN)):  # the oldest answers come first
+                del known[target]
+        missing = sorted(targets - known.keys(), key=int)
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            known |= zip(batch, routes.to(batch), strict=True)
+            await asyncio.sleep(BREATH_S)
+        hops: dict[IPAddress, NextHop | Unresolved] = {}
+        by_gateway: dict[Route, NextHop | Unresolved] = {}
+        for target in targets:
+            route = known[target]
+            hop = by_gateway.get(route) if route is not None else None
+            if hop is None:
+                hop = await self._hop(kernel, target, route, links, neighbours, nudged)
+                if route is not None and route.gateway is not None and isinstance(hop, NextHop):
+                    by_gateway[route] = hop
+            hops[target] = hop
         if vips:
             own = {ip_address(address.get("address")) async for address in await kernel.addr("dump")}
             hops |= {vip: Unresolved(LOCAL_ADDRESS, f"{vip} is an address of this director") for vip in vips & own}
@@ -161,48 +201,39 @@ class Netlink:
         self,
         kernel: AsyncIPRoute,
         target: IPAddress,
+        route: Route | None,
         links: Mapping[int, _Link],
         neighbours: Mapping[tuple[int, str | None], tuple[int, str | None]],
         nudged: set[tuple[int, str]],
     ) -> NextHop | Unresolved:
-        route = await _route(kernel, target)
-        if isinstance(route, Unresolved):
-            return route
-        ifindex = route.get("RTA_OIF")
+        why_none = _why_none(route, target)
+        if route is None or why_none is not None:
+            return why_none or Unresolved("no_route", f"to {target}")
+        ifindex = route.interface
         link = links.get(ifindex) if ifindex is not None else None
         if link is None or ifindex is None:
             return Unresolved("no_route", f"to {target}")
         if not link.up:
             return Unresolved("interface_down", link.name)
-        gateway = _gateway(route)
-        via = gateway or str(target)
+        via = route.gateway or str(target)
         state, lladdr = neighbours.get((ifindex, via), (0, None))
         usable = bool(state & NUD_USABLE) and lladdr is not None
         if (not usable or state & NUD_STALE) and (ifindex, via) not in nudged:
             nudged.add((ifindex, via))
             await _use(kernel, ifindex, via)
         if not usable or lladdr is None:
-            return Unresolved("neighbour_unresolved", f"{via} does not answer on {link.name}")
-        source = route.get("RTA_PREFSRC")
-        if source is None:
+            return Unresolved(NEIGHBOUR_UNRESOLVED, f"{via} does not answer on {link.name}")
+        if route.source is None:
             return Unresolved("no_source_address", f"{link.name} has no address to send to {target} from")
-        metrics = dict(route["RTA_METRICS"]["attrs"]) if "RTA_METRICS" in route else {}
         return NextHop(
             ifindex=ifindex,
             interface=link.name,
             source_mac=link.mac,
             mac=_mac(lladdr),
-            mtu=min(link.mtu, metrics.get("RTAX_MTU", link.mtu)),
-            source=ip_address(source),
-            direct=gateway is None,
+            mtu=min(link.mtu, route.mtu or link.mtu),
+            source=route.source,
+            direct=route.gateway is None,
         )
-
-
-async def _events(listener: AsyncIPRoute, wake: asyncio.Event) -> None:
-    """Any event will do: the look that follows sees what there is."""
-    while True:
-        async for _ in listener.get():
-            wake.set()
 
 
 def _link(message: Any) -> _Link:
@@ -221,28 +252,13 @@ def _mac(text: str | None) -> bytes:
     return parsed if len(parsed) == 6 else bytes(6)
 
 
-async def _route(kernel: AsyncIPRoute, target: IPAddress) -> dict[str, Any] | Unresolved:
-    try:
-        answers = await kernel.route("get", dst=str(target))
-    except NetlinkError as error:
-        if error.code in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EINVAL, errno.EACCES}:
-            return Unresolved("no_route", f"to {target}")
-        raise
-    answer = next(iter(answers), None)
-    if answer is None:
+def _why_none(route: Route | None, target: IPAddress) -> Unresolved | None:
+    if route is None:
         return Unresolved("no_route", f"to {target}")
-    if answer["type"] == RTN_LOCAL:
+    if route.kind == RTN_LOCAL:
         return Unresolved(LOCAL_ADDRESS, f"{target} is an address of this director")
-    if answer["type"] != RTN_UNICAST:
+    if route.kind != RTN_UNICAST:
         return Unresolved("no_route", f"to {target}: the route is of another type (blackhole, prohibit, ...)")
-    return dict(answer["attrs"])
-
-
-def _gateway(route: Mapping[str, Any]) -> str | None:
-    if "RTA_GATEWAY" in route:
-        return str(route["RTA_GATEWAY"])
-    if "RTA_VIA" in route:  # an IPv4 route through an IPv6 neighbour (RFC 8950)
-        return str(route["RTA_VIA"]["addr"])
     return None
 
 

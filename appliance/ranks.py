@@ -37,8 +37,8 @@ def standing(service: VirtualService, ranked: Sequence[str], me: str, away: Set[
         service: whose mode counts.
         ranked: what `order` says.
         me: this director.
-        away: those of whom nothing has been heard lately. Whoever wrongly takes another one for gone is one more with
-            the best rank.
+        away: those of whom nothing has been heard lately, and those that do not announce the VIP. Whoever wrongly takes
+            another one for gone is one more with the best rank.
     """
     if service.ha is HaMode.ACTIVE_ACTIVE or me not in ranked:
         return 0

@@ -40,6 +40,7 @@ class Reconciler:
         changed: asyncio.Event,
         clock: Callable[[], float] = time.time,
         on_applied: Callable[[Desired], None] = lambda _: None,
+        on_decided: Callable[[Desired], None] = lambda _: None,
     ) -> None:
         """
         Args:
@@ -49,7 +50,9 @@ class Reconciler:
             changed: set whenever the store has changed.
             clock: seconds since 1970.
             on_applied: is told of everything that has come into force.
+            on_decided: is told of everything before it does, together with the withdrawal of routes.
         """
+        self._on_decided = on_decided
         self._state = state
         self._plane = plane
         self._speaker = speaker
@@ -103,6 +106,7 @@ class Reconciler:
         gone = diff(self._announced, desired.routes).withdraw
         if gone:
             done &= await self._speak(self._announced - gone)
+        self._on_decided(desired)
         self._tell(desired)
         try:
             await self._plane.set(desired.tables)

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
+from appliance.flapping import Flap, flapped, went_down
 from appliance.forwarding import MAX_MEMBERS, NextHop
 from appliance.leaving import with_latecomers, with_leaving, with_pools
 from appliance.model import Config, Delivery, Drain, Health, IPAddress, Member, MemberStats, Order, Pool
@@ -16,6 +18,10 @@ from appliance.ring.transition import PinFacts
 
 LOCAL_ADDRESS = "local_address"
 """The reason of an address that is this machine's own. Of a VIP nothing else is ever looked up."""
+
+
+NEIGHBOUR_UNRESOLVED = "neighbour_unresolved"
+"""The reason where nobody answers for a MAC address."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,12 @@ class Snapshot:
     off_since: Mapping[str, float] = field(default_factory=dict)
     """By `pool/member`: when the configuration took it out, under a running director."""
 
+    maintained_since: Mapping[str, float] = field(default_factory=dict)
+    """By `pool/member`: since when it says itself that it is worked on, in seconds since 1970."""
+
+    flaps: Mapping[str, Flap] = field(default_factory=dict)
+    """By `pool/member`: what is held against those that came and went."""
+
     pins: PinsSeen = PinsSeen()
     stats: Mapping[int, MemberStats] = field(default_factory=dict)
     """By member index; only where an algorithm asks."""
@@ -168,6 +180,9 @@ class Snapshot:
 
     away: frozenset[str] = frozenset()
     """Other directors of whom nothing is heard, or not for long enough again."""
+
+    absent: Mapping[IPAddress, frozenset[str]] = field(default_factory=dict)
+    """By VIP: other directors that say that routers do not have it from them, or have said so not long enough ago."""
 
     drain: Drain | None = None
     """This director is to be left by its traffic, or was."""
@@ -192,7 +207,7 @@ class Snapshot:
 
     def _open(self, pool: Pool, member: Member, how: "Learning") -> bool:
         health = self.health.get(f"{pool.name}/{member.name}", Health.UNKNOWN) if pool.monitors else Health.UP
-        if health is Health.UP:
+        if health in (Health.UP, Health.MAINTENANCE):
             return not isinstance(self.next_hops.get(member.address), NextHop)
         return how is Learning.AGAIN or health is Health.UNKNOWN
 
@@ -229,6 +244,19 @@ def _leaving(history: Mapping[RingKey, tuple[LogEntry, ...]]) -> Mapping[str, li
         for member in log[-1].members if log else ():
             if member.leaving and member.serving:
                 found.setdefault(pool, []).append(Member(member.name, member.address, leaving=True))
+    return found
+
+
+def _downs(history: Mapping[RingKey, tuple[LogEntry, ...]], pool: str) -> Mapping[str, list[float]]:
+    """When members that took new flows went out all at once, by `pool/member`. Who drains first was meant to go."""
+    found: dict[str, list[float]] = {}
+    for log in [log for (name, _), log in history.items() if name == pool][:1]:  # all deliveries tell the same
+        taking: set[str] = set()
+        for entry in log:
+            serving = {member.name for member in entry.members if member.serving}
+            for name in sorted(taking - serving):
+                found.setdefault(f"{pool}/{name}", []).append(entry.at)
+            taking = {member.name for member in entry.members if member.eligible}
     return found
 
 
@@ -314,11 +342,14 @@ class State:
         self._orders: dict[str, Order] = {}
         self._up_since: dict[str, float] = {}
         self._off_since: dict[str, float] = {}
+        self._maintained_since: dict[str, float] = {}
+        self._flaps: dict[str, Flap] = {}
         self._pins = PinsSeen()
         self._stats: Mapping[int, MemberStats] = {}
         self._history: Mapping[RingKey, tuple[LogEntry, ...]] = {}
         self._joining: str | None = None
         self._away: frozenset[str] = frozenset()
+        self._absent: Mapping[IPAddress, frozenset[str]] = {}
         self._drain: Drain | None = None
         self._generation = 0
         self._indices = self._allocator.update(ways(config))
@@ -375,11 +406,14 @@ class State:
             orders=dict(self._orders),
             up_since=dict(self._up_since),
             off_since=dict(self._off_since),
+            maintained_since=dict(self._maintained_since),
+            flaps=dict(self._flaps),
             pins=self._pins,
             stats=self._stats,
             history=self._history,
             joining=self._joining,
             away=self._away,
+            absent=self._absent,
             drain=self._drain,
             generation=self._generation,
         )
@@ -398,11 +432,17 @@ class State:
         for old, new in renamed.items():
             if old in self._health:
                 self._health[new] = self._health[old]
+            if old in self._flaps:  # the other address is another machine
+                self._flaps[new] = self._flaps.pop(old)
+            if old in self._maintained_since:
+                self._maintained_since[new] = self._maintained_since.pop(old)
         self._note_what_is_off(config, now)
         self._indices = self._allocator.update(ways(config))
         self._config = config
         known = _ids(config)
         self._health = {member: health for member, health in self._health.items() if member in known}
+        self._flaps = {member: flap for member, flap in self._flaps.items() if member in known}
+        self._maintained_since = {member: at for member, at in self._maintained_since.items() if member in known}
         # A pool that is new to a running director is no reason to hold its VIPs back: nobody else has flows on it yet.
         names = _names(config)
         self._learning = {name: how for name, how in self._learning.items() if name in names}
@@ -432,12 +472,17 @@ class State:
         before = _ids(self._config)
         self._config = with_pools(replace(self._config, services=services), pools)
         gone = before - _ids(self._config)
-        for known in (self._health, self._up_since, self._off_since, self._orders):
+        for known in self._by_member():
             for member in gone:
                 known.pop(member, None)
         self._learning = {name: how for name, how in self._learning.items() if name in _names(self._config)}
         self._indices = self._allocator.update(ways(self._config))
         self._changed()
+
+    def _by_member(self) -> tuple[dict[str, Any], ...]:
+        return (
+            self._health, self._up_since, self._off_since, self._orders, self._maintained_since, self._flaps,
+        )  # fmt: skip
 
     def set_order(self, member: str, order: Order | None) -> None:
         """What an operator wants of a member; None takes earlier orders back.
@@ -469,6 +514,12 @@ class State:
         if history == self._history:
             return
         self._history = history
+        for pool in self._config.pools:
+            if pool.flapping is not None and pool.name in self._learning:  # else we were there
+                for member, downs in _downs(history, pool.name).items():
+                    flap = flapped(downs, pool.flapping)
+                    if member in pool.member_ids and flap is not None:
+                        self._flaps.setdefault(member, flap)
         config = with_latecomers(self._config, _leaving(history))
         if config is not self._config:
             self._config = config
@@ -481,10 +532,10 @@ class State:
             self._joining = why
             self._changed()
 
-    def set_away(self, directors: frozenset[str]) -> None:
-        """Other directors that cannot be counted on."""
-        if directors != self._away:
-            self._away = directors
+    def set_away(self, directors: frozenset[str], absent: Mapping[IPAddress, frozenset[str]]) -> None:
+        """Other directors that cannot be counted on: at all, and by VIP."""
+        if (directors, absent) != (self._away, self._absent):
+            self._away, self._absent = directors, absent
             self._changed()
 
     @property
@@ -516,9 +567,17 @@ class State:
                 self._up_since[member] = now
             elif health is not Health.UP:
                 self._up_since.pop(member, None)
+            if health is Health.MAINTENANCE:
+                self._maintained_since[member] = now
+            else:
+                self._maintained_since.pop(member, None)
             self._health[member] = health
             name = member.partition("/")[0]
-            self._learn(pool for pool in self._config.pools if pool.name == name)
+            pools = [pool for pool in self._config.pools if pool.name == name]
+            # Not one that was worked on and said so: it was meant to go.
+            if (before, health) == (Health.UP, Health.DOWN) and pools and pools[0].flapping is not None:
+                self._flaps[member] = went_down(self._flaps.get(member), pools[0].flapping, now)
+            self._learn(pools)
             self._changed()
 
     def set_next_hops(self, next_hops: Mapping[IPAddress, NextHop | Unresolved]) -> None:

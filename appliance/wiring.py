@@ -133,17 +133,45 @@ def agents(config: Config) -> Iterable[Agent]:
                 yield Agent(target, LOAD_INTERVAL_S, LOAD_TIMEOUT_S)
 
 
-def health_of(verdicts: Set[Verdict]) -> Health | None:
+def health_of(verdicts: Mapping[Key, Verdict], least: int = 0) -> Health | None:
     """What the verdicts of all of a member's monitors make of it; None: what it was before.
 
-    One monitor that says "down" is enough. A monitor without a verdict beside others that have one is new, and a reload
-    that adds one must not take members out.
+    A monitor without a verdict beside others that have one is new, and a reload that adds one must not take members
+    out.
+
+    Args:
+        verdicts: of all probes that count.
+        least: so many monitors that say "up" are enough; 0 is all of them. What asks whether ports are open is not
+            among these: it always has to be content.
     """
-    if Verdict.DOWN in verdicts:
+    found: dict[str, set[Verdict]] = {}
+    for (monitor, _, _), verdict in verdicts.items():
+        found.setdefault(monitor, set()).add(verdict)
+    ports = [_together(found.pop(name)) for name in PORTS.values() if name in found]
+    monitors = [_together(each) for each in found.values()]
+    needed = min(least, len(monitors)) if least else len(monitors)
+    health = _enough([*ports, *monitors], needed + len(ports), fixed=ports)
+    return Health.UNKNOWN if health is None and set(verdicts.values()) == {Verdict.UNKNOWN} else health
+
+
+_GRAVEST_FIRST = (Verdict.DOWN, Verdict.MAINTENANCE, Verdict.UNKNOWN, Verdict.UP)
+
+
+def _together(verdicts: Set[Verdict]) -> Verdict:
+    """What one monitor's probes of one member say: all must be content."""
+    return next(verdict for verdict in _GRAVEST_FIRST if verdict in verdicts)
+
+
+def _enough(verdicts: Sequence[Verdict], needed: int, fixed: Sequence[Verdict]) -> Health | None:
+    """What follows when so many verdicts must be "up", those in *fixed* among them; None: that is not known yet."""
+    up, unknown, maintenance = (verdicts.count(each) for each in (Verdict.UP, Verdict.UNKNOWN, Verdict.MAINTENANCE))
+    if Verdict.DOWN in fixed or up + unknown + maintenance < needed:
         return Health.DOWN
-    if Verdict.UNKNOWN not in verdicts:
+    if Verdict.MAINTENANCE in fixed or up + unknown < needed:
+        return Health.MAINTENANCE
+    if Verdict.UNKNOWN not in fixed and up >= needed:
         return Health.UP
-    return Health.UNKNOWN if verdicts == {Verdict.UNKNOWN} else None
+    return None
 
 
 def learning_limit_s(pool: Pool, longest_s: float) -> float:

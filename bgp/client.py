@@ -7,9 +7,10 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -37,9 +38,9 @@ class _Request:
     done: asyncio.Future[str | None]
     """Becomes the error, or None when acknowledged."""
 
-    prefix: str | None = None
-    route: Route | None = None
-    """None: withdraw."""
+    prefixes: tuple[str, ...] = ()
+    routes: tuple[Route, ...] = ()
+    """Of these prefixes, one each; none: withdraw."""
 
     lease: bool = False
 
@@ -99,30 +100,47 @@ class GuardLink:
         for route in sorted(routes):
             prefix = str(route.prefix)
             wanted[prefix] = wanted.get(prefix, frozenset()) | {route}
-        for prefix in [prefix for prefix in self._told if prefix not in wanted]:
+        unwanted = [prefix for prefix in self._told if prefix not in wanted]
+        for prefix in unwanted:
             del self._told[prefix]
             self._acknowledged.pop(prefix, None)
-            number = next(self._numbers)
-            self._ask(number, text.withdraw(number, prefix), prefix)
+        self._withdraw(unwanted)
         if self.leased:
-            for prefix, now in wanted.items():
-                self._tell(prefix, now)
+            self._tell({prefix: now for prefix, now in wanted.items() if self._told.get(prefix) != now})
 
-    def _tell(self, prefix: str, routes: frozenset[Route]) -> None:
-        """Make the routes of one prefix be just these: first those who are to have another one, then those who are to
+    def _tell(self, wanted: Mapping[str, frozenset[Route]]) -> None:
+        """Make the routes of prefixes be just these: first those who are to have another one, then those who are to
         have none."""
-        told = self._told.get(prefix, frozenset[Route]())
-        if told == routes:
-            return
-        self._told[prefix] = routes
-        for route in sorted(routes if told is None else routes - told):
-            number = next(self._numbers)
-            next_hop = self._config.next_hop(route.vip.version)
-            self._ask(number, text.announce(number, route, next_hop), prefix, route)
-        had = self._peers if told is None else self._of(told)
-        if gone := had - self._of(routes):
-            number = next(self._numbers)
-            self._ask(number, text.withdraw(number, prefix, gone), prefix)
+        routes: list[Route] = []
+        gone: dict[frozenset[IPAddress], list[str]] = {}
+        for prefix, now in wanted.items():
+            told = self._told.get(prefix, frozenset[Route]())
+            self._told[prefix] = now
+            routes += sorted(now if told is None else now - told)
+            had = self._peers if told is None else self._of(told)
+            if lost := had - self._of(now):
+                gone.setdefault(lost, []).append(prefix)
+        self._announce(routes)
+        for peers, prefixes in gone.items():
+            self._withdraw(prefixes, peers)
+
+    def _announce(self, routes: Iterable[Route]) -> None:
+        """Ask for them, those together that have the same attributes."""
+        alike: dict[tuple[object, ...], list[Route]] = {}
+        for route in routes:
+            alike.setdefault((route.vip.version, route.next_hop, route.attributes, route.peers), []).append(route)
+        for together in alike.values():
+            next_hop = self._config.next_hop(together[0].vip.version)
+            for some in _portions(together):
+                number = next(self._numbers)
+                prefixes = [str(route.prefix) for route in some]
+                self._ask(number, text.announce(number, some, next_hop), prefixes, some)
+
+    def _withdraw(self, prefixes: Sequence[str], peers: Iterable[IPAddress] = ()) -> None:
+        for is_v6 in (False, True):
+            for some in _portions([prefix for prefix in prefixes if (":" in prefix) is is_v6]):
+                number = next(self._numbers)
+                self._ask(number, text.withdraw(number, some, peers), some)
 
     @property
     def _peers(self) -> frozenset[IPAddress]:
@@ -138,15 +156,16 @@ class GuardLink:
             SpeakerError: no answer came for *patience_s*.
         """
         errors = []
-        for request in [request for request in self._owed.values() if request.prefix is not None]:
-            done, _ = await asyncio.wait([request.done], timeout=patience_s)
-            if not done:
-                raise SpeakerError(
-                    f"ExaBGP did not acknowledge {request.route or request.prefix} within {patience_s:g} s;"
-                    " it is restarted if it hangs, and the routes are announced then"
-                )
-            if error := request.done.result():
-                errors.append(f"{request.route or request.prefix}: {error}")
+        while requests := [request for request in self._owed.values() if request.prefixes]:
+            for request in requests:
+                done, _ = await asyncio.wait([request.done], timeout=patience_s)
+                if not done:
+                    raise SpeakerError(
+                        f"ExaBGP did not acknowledge {_named(request)} within {patience_s:g} s;"
+                        " it is restarted if it hangs, and the routes are announced then"
+                    )
+                if error := request.done.result():
+                    errors.append(f"{_named(request)}: {error}")
         return errors
 
     def renew(self, seconds: float) -> None:
@@ -207,9 +226,10 @@ class GuardLink:
             self._answer(number, "the connection to the guard ended")
 
     def _ask(
-        self, number: int, line: str, prefix: str | None = None, route: Route | None = None, *, lease: bool = False
+        self, number: int, line: str, prefixes: Iterable[str] = (), routes: Iterable[Route] = (), *, lease: bool = False
     ) -> None:
-        self._owed[number] = _Request(asyncio.get_running_loop().create_future(), prefix, route, lease)
+        done = asyncio.get_running_loop().create_future()
+        self._owed[number] = _Request(done, tuple(prefixes), tuple(routes), lease)
         self._writer.write(line.encode() + b"\n")
 
     def _answer(self, number: int, error: str | None) -> _Request | None:
@@ -225,39 +245,64 @@ class GuardLink:
                 self._told = dict.fromkeys(event.routes)
                 self.want(self._wanted)
             case text.Reply(number, error):
-                self._replied(self._answer(number, error), error)
+                self._replied(number, error)
             case text.Withdrawn(why, after):
                 self.leased = False
                 self._acknowledged.clear()
-                later: dict[str | None, set[Route]] = {}
+                later: dict[str, set[Route]] = {}
                 for number, request in self._owed.items():
-                    if number > after and request.route is not None:
-                        later.setdefault(request.prefix, set()).add(request.route)
+                    for prefix, route in zip(request.prefixes, request.routes, strict=False) if number > after else ():
+                        later.setdefault(prefix, set()).add(route)
                 self._told = {
                     prefix: None if routes is None else routes & later[prefix]
                     for prefix, routes in self._told.items()
                     if prefix in later
                 }
                 for number, request in list(self._owed.items()):
-                    if number <= after and request.route is not None:
+                    if number <= after and request.routes:
                         self._answer(number, f"withdrawn: {why}")
         self._on_event(event)
 
-    def _replied(self, request: _Request | None, error: str | None) -> None:
+    def _replied(self, number: int, error: str | None) -> None:
+        request = self._owed.get(number)
         if request is None:
             return
+        if error is not None and len(request.routes) > 1 and self.leased:
+            # One that is refused must not keep the others from being announced: each by itself.
+            self._answer(number, None)
+            for prefix, route in zip(request.prefixes, request.routes, strict=True):
+                if route in (self._told.get(prefix) or ()):
+                    self._announce([route])
+            return
+        self._answer(number, error)
         if request.lease:
             if error is None and not self.leased:
                 self.leased = True
                 self.want(self._wanted)
-        elif request.prefix is not None and request.route in (
-            told := self._told.get(request.prefix) or frozenset[Route]()
-        ):
+            return
+        for prefix, route in zip(request.prefixes, request.routes, strict=False):  # a withdrawal has no routes
+            told = self._told.get(prefix) or frozenset[Route]()
+            if route not in told:
+                continue
             if error is None:
-                known = self._acknowledged.get(request.prefix, frozenset[Route]())
-                self._acknowledged[request.prefix] = known & told | {request.route}
+                known = self._acknowledged.get(prefix, frozenset[Route]())
+                self._acknowledged[prefix] = known & told | {route}
                 self.acknowledged_at = time.time()
             else:
                 # Some peers may have it all the same: to be withdrawn when nobody wants it any more.
-                self._told[request.prefix] = None
-                self._acknowledged.pop(request.prefix, None)
+                self._told[prefix] = None
+                self._acknowledged.pop(prefix, None)
+
+
+_Item = TypeVar("_Item")
+
+
+def _portions(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    for begin in range(0, len(items), text.TOGETHER):
+        yield items[begin : begin + text.TOGETHER]
+
+
+def _named(request: _Request) -> str:
+    """A command by its first route, for people."""
+    first = str(request.routes[0]) if request.routes else request.prefixes[0]
+    return first if len(request.prefixes) == 1 else f"{first} and {len(request.prefixes) - 1} more"

@@ -80,6 +80,11 @@ class BgpSpeakerConfig:
         return self.runtime_dir / "exabgp.pid"
 
     @property
+    def beat_path(self) -> Path:
+        """Of a socket: the guard shows there that it lives."""
+        return self.runtime_dir / "exabgp.beat"
+
+    @property
     def log_path(self) -> Path:
         """A named pipe."""
         return self.runtime_dir / "exabgp.log"

@@ -102,6 +102,12 @@ class ExaBgpSpeaker:
             detail=self._detail,
         )
 
+    def reached(self) -> frozenset[str]:
+        """Prefixes that at least one peer has from us now."""
+        return frozenset[str]().union(
+            *(status.routes_sent for status in self._peers.values() if status.session is Session.UP)
+        )
+
     def lost(self, peer: str, why: str) -> None:
         """There is no way to *peer* any more, says somebody who knows sooner than ExaBGP does by its hold time.
 

@@ -8,7 +8,8 @@ remembers what is announced and withdraws all of it when
 * the speaker's connection ends (the process died).
 
 It also kills an ExaBGP that hangs, because routers see a closed connection at once but a silent one only after the
-hold time; and it ends an ExaBGP to which no speaker comes back.
+hold time; and it ends an ExaBGP to which no speaker comes back. Should the guard itself hang, ExaBGP is ended by what
+has started it (launch.py), to which it shows all the time that it lives.
 
 Runs by itself, as ExaBGP's child: standard library only, no imports from this package. `exabgp_text.py` describes the
 lines that the speaker sends and gets. One thread, one `select` loop, no call that can wait.
@@ -43,6 +44,12 @@ LATE_S = 0.5
 
 BFD_DOWN = 10
 """The reason that a peer is given, should it hear of it: RFC 9384."""
+
+BEAT_S = 0.2
+"""How often to show that we live."""
+
+TOGETHER = 50
+"""Routes in one command for ExaBGP, at most."""
 
 KILL_AFTER_S = 3.0
 """SIGTERM did not end ExaBGP within this time: SIGKILL."""
@@ -100,10 +107,13 @@ class Guard:
         self.parent = os.getppid()
         self.exabgp = Lines(0, 1)
         self.listener = listen(options.socket)
+        self.beat_path: str = options.beat
+        self.beats = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.beats.setblocking(False)
         self.speaker: Lines | None = None
         self.connection: socket.socket | None = None
 
-        self.now = time.monotonic()
+        self.now = self.beat_at = time.monotonic()
         self.routes: dict[str, None] = {}  # an ordered set
         self.leased = False
         self.lease_ends = self.now
@@ -189,8 +199,10 @@ class Guard:
 
     def _withdraw_all(self, why: str) -> None:
         self.leased = False
-        for prefix in self.routes:
-            self._command(f"withdraw route {prefix}", lambda _ok: None)
+        for is_v6 in (False, True):
+            prefixes = [prefix for prefix in self.routes if (":" in prefix) is is_v6]
+            for begin in range(0, len(prefixes), TOGETHER):
+                self._command(withdrawal(prefixes[begin : begin + TOGETHER]), lambda _ok: None)
         self.routes.clear()
         # Commands with later numbers were not yet here: they are not undone, but answered in their turn.
         self._tell(json.dumps({"guard": "withdrawn", "why": why, "after": self.last_number}))
@@ -233,15 +245,15 @@ class Guard:
         elif verb == "announce" and not self.leased:
             answer(False, "the lease has ended")
         elif verb == "announce":
-            prefix, _, command = rest.partition(" ")
-            self.routes[prefix] = None
+            prefixes, _, command = rest.partition(" ")
+            self.routes.update(dict.fromkeys(prefixes.split(",")))
             self._command(command, answer)
         elif verb == "withdraw":
-            prefix, *peers = rest.split()
-            if not peers:  # else others keep it
+            listed, *peers = rest.split()
+            for prefix in listed.split(",") if not peers else ():  # else others keep it
                 self.routes.pop(prefix, None)
             whom = " , ".join(f"neighbor {peer}" for peer in peers)
-            self._command(f"{whom} withdraw route {prefix}".strip(), answer)
+            self._command(f"{whom} {withdrawal(listed.split(','))}".strip(), answer)
         elif verb == "teardown":
             self._command(f"neighbor {rest} teardown {BFD_DOWN}", answer)
         else:
@@ -272,6 +284,12 @@ class Guard:
 
     def _watch(self) -> None:
         """Act on everything that has come due."""
+        if self.now >= self.beat_at:
+            self.beat_at = self.now + BEAT_S
+            try:
+                self.beats.sendto(b"\n", self.beat_path)
+            except OSError:
+                pass  # it does not listen, or has more than enough to read
         if self.leased and self.now >= self.lease_ends:
             self._withdraw_all("the lease has ended")
         limit = self.watchdog_s if self.greeted else START_S
@@ -296,7 +314,7 @@ class Guard:
 
     def _until_due(self) -> float:
         """Seconds until `_watch` has to look again."""
-        due = [self.heard + self.watchdog_s / 3 if not self.owed else self.now + self.watchdog_s / 3]
+        due = [self.heard + self.watchdog_s / 3 if not self.owed else self.now + self.watchdog_s / 3, self.beat_at]
         if self.leased:
             due.append(self.lease_ends)
         if self.terminated_at is not None:
@@ -352,6 +370,14 @@ class Guard:
                 self._lost(f"the speaker sent {line[:80]!r}")
 
 
+def withdrawal(prefixes: list[str]) -> str:
+    """ExaBGP's command for prefixes of one IP version. It wants a next hop for several, and does not look at it."""
+    if len(prefixes) == 1:
+        return f"withdraw route {prefixes[0]}"
+    next_hop = "::" if ":" in prefixes[0] else "0.0.0.0"  # noqa: S104 - nobody's address
+    return f"withdraw attributes next-hop {next_hop} nlri {' '.join(prefixes)}"
+
+
 def listen(path: str) -> socket.socket:
     """A socket for our own user only. It appears under its name when it is ready, in the place of an earlier one."""
     fresh = f"{path}.new"
@@ -371,6 +397,7 @@ def listen(path: str) -> socket.socket:
 def main() -> None:
     parser = argparse.ArgumentParser(description="guards the routes that ExaBGP announces; ExaBGP starts it")
     parser.add_argument("--socket", required=True, help="where the speaker connects")
+    parser.add_argument("--beat", required=True, help="where to show that we live")
     parser.add_argument("--linger", type=float, required=True, help="seconds until ExaBGP is ended without a speaker")
     parser.add_argument("--watchdog", type=float, required=True, help="seconds until a silent ExaBGP is killed")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -7,6 +7,7 @@ tells one run of ours about the other is on disk, in the runtime directory:
     exabgp.pid    its process id; ExaBGP holds a lock on the open file for as long as it lives
     exabgp.log    a named pipe: unlike an ordinary one it can be read by the next run, and does not break meanwhile
     exabgp.sock   the guard's
+    exabgp.beat   where the guard shows that it lives (launch.py)
 """
 
 import asyncio
@@ -33,7 +34,8 @@ from bgp.speaker import SpeakerError
 
 log = structlog.get_logger()
 
-EXABGP = (sys.executable, "-P", str(Path(__file__).with_name("launch.py")))
+LAUNCH = Path(__file__).with_name("launch.py")
+EXABGP = (sys.executable, "-P", str(LAUNCH))
 GUARD = Path(__file__).with_name("guard.py")
 STOP_S = 2.0
 VALIDATE_S = 60.0
@@ -117,7 +119,7 @@ class ExaBgpProcess:
             os.close(self._log_fd)
             self._log_fd = None
         config = self._config
-        for path in (config.socket_path, config.pid_path, config.log_path, config.configuration_path):
+        for path in (config.socket_path, config.beat_path, config.pid_path, config.log_path, config.configuration_path):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -168,13 +170,15 @@ class ExaBgpProcess:
             str(GUARD),
             "--socket",
             str(config.socket_path),
+            "--beat",
+            str(config.beat_path),
             "--linger",
             f"{config.linger_s:g}",
             "--watchdog",
             f"{config.watchdog_s:g}",
         )
         # After an upgrade the files may have the same names and other contents.
-        guard = hashlib.sha256(GUARD.read_bytes()).hexdigest()[:16]
+        guard = hashlib.sha256(GUARD.read_bytes() + LAUNCH.read_bytes()).hexdigest()[:16]
         stamp = f"exabgp {version('exabgp')}, guard {guard}"
         return text.configuration(replace(config, neighbors=tuple(map(_located, config.neighbors))), run, stamp)
 

@@ -25,7 +25,7 @@ from enum import StrEnum
 
 import structlog
 
-from health.checks.errors import excerpt
+from health.checks.errors import SHORT_OF, excerpt
 from health.checks.probing import Progress, within
 from health.checks.sockets import connected
 from health.spec import Code, Result, Target
@@ -136,7 +136,7 @@ async def ask(agent: Agent) -> tuple[Result, Reply]:
     """Ask once. Never takes longer than the agent's time limit; every failure of the agent is a Result.
 
     Raises:
-        OSError: we are out of files or memory.
+        OSError: we are out of files, memory or ports.
     """
     reply = Reply()
 
@@ -246,7 +246,11 @@ class Loads:
         await self._sleep(self._rng.uniform(0, min(agent.interval_s, 1.0)))
         while True:
             start = self._clock()
-            self._take(watch, *await self._asking(agent))
+            try:
+                self._take(watch, *await self._asking(agent))
+            except OSError as error:
+                if error.errno not in SHORT_OF:  # what we lack ourselves says nothing about the agent
+                    raise
             # From start to start; an answer that took longer delays the next question, never overlaps it.
             pause_s = agent.interval_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER) - (self._clock() - start)
             await self._sleep(max(0.0, pause_s))

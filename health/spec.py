@@ -1,6 +1,7 @@
 """The contract of a health check, and the values that travel. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
@@ -21,6 +22,8 @@ class Code(StrEnum):
     CONNECTION_ERROR = "connection_error"
     """The connection ended in the middle of an answer."""
     SERVER_UNREACHABLE = "server_unreachable"
+    ARP_UNRESOLVED = "arp_unresolved"
+    """Nobody answers when we ask for the MAC address that leads to the member (by ARP or neighbour discovery)."""
     PORT_UNREACHABLE = "port_unreachable"
     """ICMP says that nothing listens on the UDP port."""
     NO_RESPONSE = "no_response"
@@ -99,6 +102,8 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
     UP = "up"
     DOWN = "down"
+    MAINTENANCE = "maintenance"
+    """The member itself says that it is worked on."""
 
 
 class Check(Protocol):
@@ -109,7 +114,11 @@ class Check(Protocol):
     """
 
     async def probe(self, target: Target) -> Result:
-        """Ask once. Never takes longer than the check's own time limit; every failure of the member is a Result."""
+        """Ask once. Never takes longer than the check's own time limit; every failure of the member is a Result.
+
+        Raises:
+            OSError: nothing is known of the member, since we ourselves are short of something (`health.checks.errors`).
+        """
 
 
 TURNS = 3
@@ -144,6 +153,11 @@ class Status:
     good: int = 0
     """Results so far, by outcome; they only grow."""
     bad: int = 0
+    maintenance: int = 0
+    """Those in which the member said that it is worked on."""
+
+    turned: Mapping[Verdict, int] = field(default_factory=dict)
+    """How often the verdict has become each."""
 
     turns: tuple[Turn, ...] = ()
     """The latest TURNS, the newest first."""

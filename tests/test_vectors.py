@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import PinTable
 from appliance.forwarding import ForwardingTables
 from appliance.packet.action import Action, By, Datagram
@@ -89,12 +90,13 @@ class Clock:
 def by_reference(sequence: Sequence, clock: Clock, pins: Pins, fragments: Fragments | None = None) -> str:
     """How the reference differs from a sequence."""
     turns, path = Turns(), PacketPath(ForwardingTables())
+    meters = MeterTable.in_memory(lambda: clock.ns, sets=256)
     if fragments is None:
         fragments = Fragments(lambda: clock.ns)
 
     def follow(tables: ForwardingTables) -> None:
         nonlocal path
-        path = PacketPath(tables, pins, turns, fragments)
+        path = PacketPath(tables, pins, turns, fragments, meters)
 
     def forward(step: Step) -> Action:
         seen = path.forward(step.frame, sequence.ingress, sequence.ident, look_only=True, waited=step.waited)

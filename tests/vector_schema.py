@@ -11,6 +11,7 @@ from tests.vectors_io import DIRECTORY
 _TYPES = {"object": dict, "array": list, "string": str, "boolean": bool}
 _KNOWN = {
     *("type", "const", "enum", "oneOf", "$ref", "required", "properties", "additionalProperties", "minProperties"),
+    "propertyNames",
     *("items", "minItems", "maxItems", "minLength", "pattern", "minimum", "maximum"),
     *("$schema", "$defs", "title", "description"),
 }
@@ -72,6 +73,7 @@ def _check_object(value: dict[str, Any], rule: dict[str, Any], where: str) -> It
     yield from _check_size(len(value), rule, "Properties", where)
     others = rule.get("additionalProperties", {})
     for name, item in value.items():
+        yield from _check(name, rule.get("propertyNames", {}), f"the name {where}.{name}")
         known = rule.get("properties", {}).get(name, others)
         if known is False:
             yield f"{where} has {name}, which nothing is known about"

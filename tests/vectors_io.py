@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from appliance.forwarding import (
     ForwardingTables,
     NextHop,
     Placement,
+    QuicServers,
     SlotArray,
     TableMember,
     TableService,
@@ -33,7 +34,10 @@ from appliance.model import (
     Encapsulation,
     HashMode,
     PortRange,
+    Protection,
     Protocol,
+    QuicConfig,
+    Rate,
     TtlPolicy,
 )
 from appliance.packet.action import Action, By, Reason, Reply, Verdict
@@ -256,9 +260,10 @@ SMALL_FRAME = 68
 """Frames up to this size may have Ethernet's padding, two tags included, and the XDP program may leave it in place."""
 
 _AFTER_LOOPS = (Reason.TTL_EXPIRED, Reason.TOO_BIG)
+_PROTECTION = (Reason.DENIED, Reason.SERVICE_RATE, Reason.VIP_RATE, Reason.SOURCE_RATE)
 
 
-def excuses(frame: bytes, action: Action) -> set[str]:
+def excuses(frame: bytes, action: Action, *, encrypted: bool = False) -> set[str]:
     """The ways to the slow path that the XDP program may take with a frame, by their names in `enum exit`.
 
     There are none for plain packets, which the program has to decide, nor for what it has to leave to the kernel.
@@ -266,6 +271,7 @@ def excuses(frame: bytes, action: Action) -> set[str]:
     Args:
         frame: for a VIP or not.
         action: what the reference does with it.
+        encrypted: whether some service's connection IDs are, so that the program cannot read them.
     """
     if action.verdict is Verdict.PASS or action.reason is Reason.OVERSIZED_FRAME:
         return set()
@@ -290,7 +296,9 @@ def excuses(frame: bytes, action: Action) -> set[str]:
             found.add("slow_extension_header")
     if protocol == icmp:
         found.add("slow_icmp")
-    judged_last = action.verdict is Verdict.TRANSMIT or action.reason in (*_AFTER_LOOPS, Reason.NO_MEMBER)
+    if protocol == Protocol.UDP and encrypted:
+        found.add("slow_quic")
+    judged_last = action.verdict is Verdict.TRANSMIT or action.reason in (*_AFTER_LOOPS, *_PROTECTION, Reason.NO_MEMBER)
     if judged_last and len(frame) > SMALL_FRAME and len(packet) > length:
         found.add("slow_trailer")
     return found
@@ -395,6 +403,8 @@ def read_tables(raw: dict[str, Any]) -> ForwardingTables:
             placement=Placement(service.get("placement", "hash")),
             choice_order=ChoiceOrder(service.get("choice_order", "sequence")),
             choices=_choices(tuple(service.get("choices", ()))),
+            protection=_protection(service["protection"]) if "protection" in service else None,
+            quic=tuple(map(_quic, service.get("quic", ()))),
         )
         for index, service in enumerate(raw["services"])
     ]
@@ -404,6 +414,24 @@ def read_tables(raw: dict[str, Any]) -> ForwardingTables:
         {member.index: member for member in members},
         frozenset(map(ip_address, raw.get("answering", ()))),
     )
+
+
+def _protection(raw: dict[str, Any]) -> Protection:
+    rates = {name: Rate(**raw[name]) for name in ("per_source", "per_vip", "per_service") if name in raw}
+    deny, allow = (tuple(map(ip_network, raw.get(name, ()))) for name in ("deny", "allow"))
+    return Protection(deny, allow, **rates)
+
+
+def _quic(raw: dict[str, Any]) -> QuicServers:
+    key = bytes.fromhex(raw["key"]) if "key" in raw else None
+    config = QuicConfig(
+        raw["config_id"],
+        raw["server_id_length"],
+        raw["nonce_length"],
+        key,
+        encode_length=raw.get("encode_length", False),
+    )
+    return QuicServers(config, {bytes.fromhex(name): index for name, index in raw["servers"].items()})
 
 
 def _member(index: int, raw: dict[str, Any]) -> TableMember:

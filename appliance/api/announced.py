@@ -42,6 +42,7 @@ def _vip(view: VipView, service: VirtualService, bgp: BgpConfig, observed: Obser
         "ranked": list(view.ranked),
         "standing": view.standing,
         "away": sorted(observed.snapshot.away & set(view.ranked)),
+        "absent": sorted(observed.snapshot.absent.get(view.vip, frozenset()) & set(view.ranked)),
         "peers": [_told(view, service, bgp, peer, observed) for peer in bgp.peers],
     }
 

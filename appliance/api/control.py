@@ -221,7 +221,8 @@ class ControlServer:
     async def _drain(self, request: web.Request) -> web.Response:
         body = await body_of(request, {"timeout_s", "reason"})
         timeout_s = _number(body, "timeout_s", MAX_TIMEOUT_S)
-        if self._controls.state.config.bgp is None:
+        config = self._controls.state.config
+        if config.bgp is None and not any(service.arp for service in config.services):
             raise RefusedError(409, "nothing is announced: there is no [bgp]; tell the network by hand")
         now = self._clock()
         drain = Drain(now, now + (DRAIN_S if timeout_s is None else timeout_s))

@@ -20,6 +20,7 @@ from appliance.api.views import (
     PASSES,
     Document,
     PoolView,
+    flap_document,
     plane_modes,
     pool_key,
     pool_views,
@@ -28,7 +29,7 @@ from appliance.api.views import (
     tcp_pools,
 )
 from appliance.dataplane.base import Counters, Traffic
-from appliance.decide import MemberView, ServiceView
+from appliance.decide import MemberView, ServiceView, Why
 from appliance.fleet.channel import PeerState
 from appliance.looplag import BOUNDS_S
 from appliance.model import EffectiveState, Health, Protocol, VirtualService
@@ -37,6 +38,9 @@ from appliance.path.gate import segments_of
 from bgp.bfd.packet import State
 from bgp.bfd.process import BfdStatus
 from bgp.speaker import Session
+from health.spec import Verdict
+from health.strain import BOUNDS_S as BOUNDS_OF_CHECKS_S
+from health.strain import Strain
 
 _ONE_WAY = " Client to member only: replies never pass a director (DSR)."
 
@@ -70,7 +74,7 @@ def families(observed: Observed, document: Document) -> Iterator[Metric]:
     pools = pool_views(views)
     yield from _director(observed)
     yield from _services(views, pools)
-    yield from _members(pools)
+    yield from _members(observed, pools)
     yield from _mtus(observed)
     if observed.counters is not None:
         yield from _traffic(observed.counters, [view.service for view in views])
@@ -192,7 +196,7 @@ def _services(views: Sequence[ServiceView], pools: Mapping[str, PoolView]) -> It
     )
 
 
-def _members(pools: Mapping[str, PoolView]) -> Iterator[Metric]:
+def _members(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[Metric]:
     """By pool, not by virtual service: those that share one would all say the same. Members of former pools are found
     with the services that go on to use them, maybe several times, and count for their own pool."""
     ways = {
@@ -212,6 +216,19 @@ def _members(pools: Mapping[str, PoolView]) -> Iterator[Metric]:
         "What the health monitors say of a member, taken together: 1 for what holds.",
         ("pool", "member", "health"),
         (sample for key, member in by_id.items() for sample in _states(key, member.health, Health)),
+    )
+    flaps = {key: flap for key, member in by_id.items() if (flap := flap_document(observed, member.id)) is not None}
+    yield _gauge(
+        "onward_member_flap_penalty",
+        "Penalty of a member that went down; it halves with time. No sample where none did.",
+        ("pool", "member"),
+        [(key, flap["penalty"]) for key, flap in flaps.items()],
+    )
+    yield _gauge(
+        "onward_member_flap_held",
+        "1 while a member takes no new flows since it went down too often; no sample where none did.",
+        ("pool", "member"),
+        [(key, (no := by_id[key].no) is not None and no.why is Why.FLAPPING) for key in flaps],
     )
     yield _gauge(
         "onward_member_ratio",
@@ -345,9 +362,24 @@ def _checks(observed: Observed) -> Iterator[Metric]:
         (
             ((*key, result), count)
             for key, status in keyed
-            for result, count in (("good", status.good), ("bad", status.bad))
+            for result, count in (
+                ("good", status.good),
+                ("bad", status.bad),
+                ("maintenance", status.maintenance),
+            )
         ),
     )
+    yield _counter(
+        "onward_check_turns_total",
+        "How often a health monitor's verdict on a member has become up, down, or maintenance.",
+        ("monitor", "member", "path", "verdict"),
+        (
+            ((*key, str(verdict)), status.turned.get(verdict, 0))
+            for key, status in keyed
+            for verdict in (Verdict.UP, Verdict.DOWN, Verdict.MAINTENANCE)
+        ),
+    )
+    yield from _strain(observed.strain)
     yield _gauge(
         "onward_check_last_duration_seconds",
         "How long the latest probe took.",
@@ -369,6 +401,25 @@ def _checks(observed: Observed) -> Iterator[Metric]:
             ("member", "vip", "port", "delivery"),
             [(key, getattr(found, number)) for key, found in seen.items()],
         )
+
+
+def _strain(strain: Strain) -> Iterator[Metric]:
+    histogram = HistogramMetricFamily(
+        "onward_check_duration_seconds", "How long probes took, by health monitor.", labels=("monitor",)
+    )
+    bounds = [*map(str, BOUNDS_OF_CHECKS_S), "+Inf"]
+    for monitor, kept in strain.durations.items():
+        buckets = list(zip(bounds, accumulate(kept.buckets), strict=True))
+        histogram.add_metric((monitor,), buckets, sum_value=kept.sum_s)
+    yield histogram
+    yield _gauge("onward_checks_under_way", "Probes that wait for their answers.", (), [((), strain.under_way)])
+    yield _gauge("onward_checks_limit", "Probes that may be under way at a time.", (), [((), strain.limit)])
+    yield _counter(
+        "onward_checks_delayed_total",
+        "Probes that came later or are made again, by what this director lacked. They are no bad results.",
+        ("reason",),
+        [((str(reason),), count) for reason, count in strain.delayed.items()],
+    )
 
 
 def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[Metric]:
@@ -454,6 +505,25 @@ def _routing(document: Document, bfd: BfdStatus) -> Iterator[Metric]:
         "1 when a VIP is announced by this director: confirmed by the speaker, with a session up.",
         ("vip",),
         [((address,), vip["announced"]) for address, vip in vips.items()],
+    )
+    answered = {address: vip["arp"] for address, vip in vips.items() if vip["arp"] is not None}
+    yield _gauge(
+        "onward_arp_answering",
+        "1 when this director answers ARP and neighbour solicitations for a VIP.",
+        ("vip",),
+        [((address,), arp["phase"] == "answering") for address, arp in answered.items()],
+    )
+    yield _counter(
+        "onward_arp_answers_total",
+        "Questions for a VIP that were answered.",
+        ("vip",),
+        [((address,), arp["answers"]) for address, arp in answered.items()],
+    )
+    yield _counter(
+        "onward_arp_conflicts_total",
+        "How often somebody had a VIP who is no director.",
+        ("vip",),
+        [((address,), arp["conflicts"]) for address, arp in answered.items()],
     )
     bgp = document["bgp"]
     if bgp is None:

@@ -89,6 +89,7 @@ _TONES = {
     "draining": _WARN,
     "out": _BAD,
     "unknown": _WARN,
+    "maintenance": _WARN,
 }
 
 
@@ -350,7 +351,8 @@ def _checks(member: Item) -> Iterable[Html]:
             "div",
             _badge(_TONES[check["verdict"]], check["verdict"]),
             h("small", f"{check['monitor']}: {probe_text(check)}"),
-            title=f"{check['good']} good, {check['bad']} bad probes of " + (check["path"] or f"port {check['port']}"),
+            title=f"{check['good']} good, {check['bad'] + check['maintenance']} bad probes of "
+            + (check["path"] or f"port {check['port']}"),
         )
         for check in member["checks"]
     ]

@@ -6,6 +6,7 @@
     /api/v1/bgp         who is told of which VIPs, with which attributes, and why not; JSON
     /api/v1/samples     what became of single packets lately: some of them, never all; a JSON list, the newest last
     /api/v1/mtu         how large packets to each member may be, and who was told, JSON
+    /api/v1/health      what all health monitors say of all members, JSON
     /metrics            Prometheus
     /healthz            200 while the event loop answers
     /readyz             200 when all parts work, else 503 with those that do not
@@ -25,6 +26,7 @@ import structlog
 from aiohttp import web
 
 from appliance.api.announced import announced_document
+from appliance.api.health import health_document
 from appliance.api.metrics import exposition
 from appliance.api.mtu import mtu_document
 from appliance.api.page import render_main, render_page
@@ -105,6 +107,7 @@ class ApiServer:
                 web.get("/api/v1/bgp", self._bgp),
                 web.get("/api/v1/samples", self._samples),
                 web.get("/api/v1/mtu", self._mtu),
+                web.get("/api/v1/health", self._health),
                 web.get("/favicon.ico", self._favicon),
                 *(web.get(f"/{name}", self._serve_asset) for name in _ASSETS),
             ]
@@ -184,6 +187,12 @@ class ApiServer:
     async def _mtu(self, _request: web.Request) -> web.Response:
         body = await self._rendered(
             "mtu", lambda observed, _: f"{json.dumps(mtu_document(observed), indent=2)}\n".encode()
+        )
+        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        body = await self._rendered(
+            "health", lambda observed, _: f"{json.dumps(health_document(observed), indent=2)}\n".encode()
         )
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
@@ -284,7 +293,7 @@ async def _problems(
     except web.HTTPException as error:
         detail = {
             404: f"nothing is at {request.path}; there are /, /api/v1/status, /api/v1/stream, /api/v1/bgp, "
-            "/api/v1/samples, "
+            "/api/v1/samples, /api/v1/mtu, /api/v1/health, "
             "/metrics, /healthz, /readyz",
             405: f"{request.method} is not possible here; this server only shows",
         }.get(error.status, error.text or "")

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from appliance import __version__
+from appliance.arp.side import VipStatus
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired
@@ -16,6 +17,7 @@ from appliance.state import Snapshot
 from bgp.bfd.process import BfdStatus
 from bgp.speaker import SpeakerStatus
 from health.spec import Status
+from health.strain import Strain
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class StatusSources:
 
     bfd: Callable[[], BfdStatus] = BfdStatus
     path_mtu: Callable[[], PathMtuFacts] = PathMtuFacts
+    strain: Callable[[], Strain] = Strain
+    arp: Callable[[], tuple[VipStatus, ...]] = tuple
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class Observed:
     channel: ChannelStatus | None = None
     bfd: BfdStatus = field(default_factory=BfdStatus)
     path_mtu: PathMtuFacts = field(default_factory=PathMtuFacts)
+    strain: Strain = field(default_factory=Strain)
+    arp: tuple[VipStatus, ...] = ()
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -148,4 +154,6 @@ async def observe(sources: StatusSources) -> Observed:
         channel=sources.channel(),
         bfd=sources.bfd(),
         path_mtu=sources.path_mtu(),
+        strain=sources.strain(),
+        arp=sources.arp(),
     )

@@ -16,6 +16,7 @@ from appliance.api.sources import Observed
 from appliance.dataplane.base import Counters, Traffic
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import MemberView, No, ServiceView, VipView, Why
+from appliance.flapping import penalty, reuse_at
 from appliance.fleet.agreement import Judged
 from appliance.fleet.channel import PeerState
 from appliance.model import (
@@ -59,7 +60,7 @@ RATE_WINDOW_S = 15.0
 LATEST_SAMPLES = 10
 """So many stand in the document; all are at `/api/v1/samples`."""
 
-MEANT = (Why.DISABLED, Why.RATIO_ZERO, Why.REMOVED, Why.DRAIN, Why.DRAIN_OVER, Why.MAINT)
+MEANT = (Why.DISABLED, Why.RATIO_ZERO, Why.REMOVED, Why.DRAIN, Why.DRAIN_OVER, Why.MAINT, Why.MAINTENANCE)
 """Reasons of a member to be out that somebody has wanted."""
 
 MODES = ("native", "generic", "none")
@@ -254,9 +255,10 @@ def vip_views(observed: Observed) -> tuple[VipView, ...]:
         for service in observed.snapshot.config.services:
             for vip in service.vips:
                 users.setdefault(vip, []).append(service.name)
-        views = tuple(VipView(vip, tuple(names), None) for vip, names in users.items())
+        asked = {vip for service in observed.snapshot.config.services if service.arp for vip in service.vips}
+        views = tuple(VipView(vip, tuple(names), None, arp=vip in asked) for vip, names in users.items())
     no = _not_programmed(observed.snapshot)
-    return tuple(VipView(view.vip, view.services, view.no or no) for view in views)
+    return tuple(VipView(view.vip, view.services, view.no or no, arp=view.arp) for view in views)
 
 
 def _not_programmed(snapshot: Snapshot) -> No:
@@ -282,6 +284,23 @@ def _announcement(view: VipView, observed: Observed, acknowledged: Set[IPAddress
         "reason": str(why) or None,
         "detail": detail,
         "sent_to": sent_to,
+        "arp": _arp(view, observed),
+    }
+
+
+def _arp(view: VipView, observed: Observed) -> Document | None:
+    """Who answers for a VIP on the segment; None where it is not for directors to answer."""
+    if not view.arp:
+        return None
+    found = next((one for one in observed.arp if one.vip == view.vip), None)
+    if found is None:
+        return {"phase": "silent", "why": "has not begun", "since": None, "answers": 0, "conflicts": 0}
+    return {
+        "phase": str(found.phase),
+        "why": found.why,
+        "since": found.since,
+        "answers": found.answers,
+        "conflicts": found.conflicts,
     }
 
 
@@ -387,7 +406,8 @@ def _members(
             "fleet": _judged(judged[member.id]) if member.id in judged else None,
             "index": member.index,
             "next_hop": _next_hop(member),
-            "checks": [_check(status) for status in by_member.get(member.id, ())],
+            "flap": flap_document(observed, member.id),
+            "checks": [check_document(status) for status in by_member.get(member.id, ())],
             "finding": finding(by_member.get(member.id, ())),
             "segments": [_segments(found) for found in _seen_segments(by_member.get(member.id, ()), observed)],
             "replies": NOT_VISIBLE,
@@ -441,6 +461,7 @@ def _judged(judged: Judged) -> Document:
         "overruled": judged.overruled,
         "up": list(judged.up),
         "down": list(judged.down),
+        "maintenance": list(judged.maintenance),
     }
 
 
@@ -516,7 +537,28 @@ def _next_hop(member: MemberView) -> Document | None:
     }
 
 
-def _check(status: Status) -> Document:
+def flap_document(observed: Observed, member: str) -> Document | None:
+    """What is held against a member that came and went; None: nothing.
+
+    Args:
+        observed: what was seen.
+        member: `pool/member`.
+    """
+    flap = observed.snapshot.flaps.get(member)
+    name = member.partition("/")[0]
+    terms = next((pool.flapping for pool in observed.snapshot.config.pools if pool.name == name), None)
+    if flap is None or terms is None:
+        return None
+    ends = reuse_at(flap, terms)
+    return {
+        "penalty": penalty(flap, terms, observed.at),
+        "downs": flap.downs,
+        "until": ends if ends > observed.at else None,
+    }
+
+
+def check_document(status: Status) -> Document:
+    """What a monitor knows of one target."""
     last = status.last
     return {
         "monitor": status.monitor,
@@ -528,6 +570,7 @@ def _check(status: Status) -> Document:
         "last": {"code": str(last.code), "detail": last.detail, "duration_s": last.duration_s} if last else None,
         "good": status.good,
         "bad": status.bad,
+        "maintenance": status.maintenance,
         "turns": [
             {
                 "verdict": str(turn.verdict),
@@ -718,6 +761,8 @@ def _down(document: Mapping[str, Any]) -> Iterator[str]:
                 if vip["vip"] not in reported:
                     yield f"VIP {vip['vip']} is not announced: {because(vip)}"
                 reported.add(vip["vip"])
+            if vip["arp"] is not None and vip["arp"]["phase"] == "conflict":
+                yield f"VIP {vip['vip']} is not answered for: {vip['arp']['why']}"
 
 
 def _degraded(document: Mapping[str, Any]) -> Iterator[str]:

@@ -154,6 +154,8 @@ def _why(vip: Document) -> Iterator[str]:
     yield f"  used by {', '.join(vip['services'])}"
     if vip["ranked"]:
         away = f"; nothing is heard of {', '.join(vip['away'])}" if vip["away"] else ""
+        if absent := sorted(set(vip["absent"]) - set(vip["away"])):
+            away += f"; routers do not have it from {', '.join(absent)}, or not for long"
         place = "among the best" if vip["standing"] == 0 else f"{vip['standing']} steps worse than the best"
         yield f"  {vip['ha']}: ranks {', '.join(vip['ranked'])}; this director is {place}{away}"
     else:

@@ -194,8 +194,9 @@ def _about_vantages(config: Config) -> Iterator[str]:
     )
     if connections > CONNECTIONS_PER_S:
         yield (
-            f"health monitors connect through the DSR path {connections:.0f} times a second, and ports last for "
-            f"{CONNECTIONS_PER_S}; use longer intervals, or half_open"
+            f"health monitors connect through the DSR path {connections:.0f} times a second, and ports would "
+            f"last for {CONNECTIONS_PER_S}: connections end with an RST, which servers may note; use longer "
+            "intervals, or half_open"
         )
     for pool in config.pools:
         users = [service for service in config.services if service.pool == pool and service.enabled]
@@ -255,6 +256,10 @@ def _paragraphs(config: Config, services: str, members: str, mtu: int) -> Iterat
             "(advmss of their routes)."
         )
     yield ""
+    answered = list(dict.fromkeys(str(vip) for service in config.services if service.arp for vip in service.vips))
+    if answered:
+        where = ", ".join(config.director.interfaces)
+        yield f"Questions for {', '.join(answered)} on {where} (ARP, neighbour solicitations) are answered by us."
     if config.bgp is None:
         yield "Nothing is announced: there is no [bgp]."
         return

@@ -69,8 +69,9 @@ def paint(text: str, code: str, stream: TextIO) -> str:
     return f"\033[{code}m{text}\033[0m" if colour_wanted(stream) else text
 
 
-def print_json(document: Mapping[str, object]) -> None:
-    print(json.dumps({"apiVersion": API_VERSION, **document}, indent=2, ensure_ascii=False))
+def print_json(document: Mapping[str, object], stream: TextIO | None = None) -> None:
+    """One document with a version, on standard output unless said otherwise."""
+    print(json.dumps({"apiVersion": API_VERSION, **document}, indent=2, ensure_ascii=False), file=stream)
 
 
 def complain(message: str) -> None:

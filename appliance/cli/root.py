@@ -17,6 +17,7 @@ EPILOGUE = """Exit codes: 0 ok; 1 failed; 2 wrong usage; 3 the daemon does not a
 COMMANDS = {
     "run": ("appliance.cli.run:run", "Run a director in the foreground."),
     "check": ("appliance.cli.check:check", "Check a configuration file; needs neither root nor a daemon."),
+    "import": ("appliance.cli.imports:app", "Turn a configuration of another load balancer into one of ours."),
     "explain": ("appliance.cli.explain:explain", "Say which member a flow gets, and why."),
     "reload": ("appliance.cli.reload:reload", "Let a running director read its configuration again."),
     "config": ("appliance.cli.config:app", "See what configurations were in force, what a new one would do; go back."),
@@ -24,7 +25,9 @@ COMMANDS = {
     "bgp": ("appliance.cli.bgp:app", "Show who is told of which VIPs, with which attributes, and why not."),
     "member": ("appliance.cli.member:app", "Drain, stop, release or weight members; see what is left of their flows."),
     "node": ("appliance.cli.node:app", "The same for a machine, in all pools that it is a member of."),
+    "health": ("appliance.cli.health:health", "Show what every health monitor says of every member."),
     "mtu": ("appliance.cli.mtu:mtu", "Show how large packets to each member may be."),
+    "quic": ("appliance.cli.quic:app", "Show what members need to make connection IDs of QUIC, and whose one is."),
     "drain": ("appliance.cli.drain:drain", "Take the director itself out of service, without cutting anybody off."),
     "undrain": ("appliance.cli.drain:undrain", "Put it back into service."),
     "samples": ("appliance.cli.samples:samples", "Show what became of single packets lately."),

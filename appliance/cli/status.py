@@ -23,7 +23,7 @@ WATCH_S = 1.0
 ENDLESS = sys.maxsize
 """A width that cuts nothing."""
 
-MEANT = ("disabled", "ratio_zero", "removed", "drain", "drain_over", "maint")
+MEANT = ("disabled", "ratio_zero", "removed", "drain", "drain_over", "maint", "maintenance_response")
 """Reasons of a member to be out that somebody has wanted."""
 
 _EXIT_CODES = {"healthy": 0, "degraded": 10, "down": 11}
@@ -206,7 +206,7 @@ def render(document: Document, look: Look) -> str:
 def _lines(document: Document, look: Look) -> Iterator[str]:
     director, health = document["director"], document["health"]
     state = _paint(health["state"], _TONES[health["state"]], look)
-    uptime = f"up {_duration(director['uptime_s'])}, "
+    uptime = f"up {duration(director['uptime_s'])}, "
     used = len(director["name"]) + len(health["state"]) + len(uptime) + 4
     yield f"{_paint(director['name'], 'bold', look)}  {state}  {uptime}" + _fit(
         f"{document['plane']['name']}, hash key {director['hash_key']}, version {director['version']}",
@@ -292,6 +292,18 @@ def _service(service: Document, pool: Document, look: Look) -> Iterator[str]:
                 (_because(vip) if vip["reason"] else _to(vip["sent_to"]), "faint"),
             )
             for vip in service["vips"]
+        ],
+        look,
+    )
+    yield from _columns(
+        [
+            (
+                ("  " + vip["vip"], ""),
+                (f"ARP: {arp['phase']}", {"answering": "good", "conflict": "bad"}.get(arp["phase"], "faint")),
+                (arp["why"], "faint"),
+            )
+            for vip in service["vips"]
+            if (arp := vip["arp"]) is not None
         ],
         look,
     )
@@ -415,7 +427,8 @@ def _number(value: int | None) -> str:
     return str(value)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as `3 min 4 s`."""
     seconds = max(0, int(seconds))
     days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
     if days:

@@ -40,10 +40,14 @@ from appliance.config.schema import (
     PeerTable,
     PoolTable,
     ProfileTable,
+    ProtectionTable,
+    QuicTable,
+    RateTable,
     ServiceTable,
 )
 from appliance.model import (
     OUTER_TTL,
+    QUIC_KEY,
     STATE_DIR,
     Announcing,
     ApiConfig,
@@ -57,6 +61,7 @@ from appliance.model import (
     DsrType,
     Encapsulation,
     Etcd,
+    Flapping,
     Fleet,
     FleetPeer,
     Member,
@@ -64,11 +69,15 @@ from appliance.model import (
     NetworkProfile,
     Pool,
     ProfileType,
+    Protection,
+    QuicConfig,
+    Rate,
     Step,
     TtlPolicy,
     Vantage,
     VirtualService,
 )
+from appliance.server_ids import collisions
 from health.secure import Tls, context_of, reason_of
 
 SECRET_BYTES = 16
@@ -197,8 +206,16 @@ def _parse(
     findings += _bad_certificates(file.health_monitor if file is not None else (), kept_from_us)
     if findings or merged.findings or file is None:
         raise _with_lines(findings, merged)
+    quic_keys = {}
+    for i, pool in enumerate(file.pool):
+        for j, quic in enumerate(pool.quic):
+            try:
+                if quic.key_file is not None:
+                    quic_keys[i, j] = _quic_key(quic.key_file, read_file)
+            except BadValueError as error:
+                findings.append(Finding(("pool", i, "quic", j, "key_file"), error.message, error.remedy))
     text = "\0".join(part.text for part in parts)
-    digest = _digest(text.encode() + b"\0" + secret)
+    digest = _digest(b"\0".join((text.encode(), secret, *quic_keys.values())))
     password = ""
     try:
         password = _password(file.fleet.etcd.password_file if file.fleet.etcd is not None else None, read_file) or ""
@@ -213,7 +230,45 @@ def _parse(
             findings.append(Finding(("bgp", "peer", i, "password_file"), error.message, error.remedy))
     if findings:
         raise _with_lines(findings, merged)
-    return _resolve(file, secret, password, peer_passwords, parts[0].source, digest)
+    config = _resolve(file, secret, password, peer_passwords, quic_keys, parts[0].source, digest)
+    if findings := list(_same_server_ids(file, config)):
+        raise _with_lines(findings, merged)
+    return config
+
+
+def _same_server_ids(file: File, config: Config) -> Iterator[Finding]:
+    """Members with the same server ID, mostly since it has few bytes."""
+    used = {pool.name: pool for pool in config.pools}
+    for i, table in enumerate(file.pool):
+        pool = used.get(table.name)
+        for j, quic in enumerate(pool.quic if pool is not None else ()):
+            for name, other in collisions(used[table.name], quic, config.secret):
+                yield Finding(
+                    ("pool", i, "quic", j),
+                    f"{name} and {other} have the same server ID of {quic.server_id_length} bytes",
+                    "use more of them, or give members a server_id",
+                )
+
+
+def _quic_key(name: str, read_file: Callable[[str], bytes]) -> bytes:
+    """The key in a file: 32 hexadecimal digits; white space and colons may stand between bytes.
+
+    Raises:
+        BadValueError: the file cannot be read, or has no key.
+    """
+    make_one = "make one with `head -c 16 /dev/urandom | xxd -p`, the same on every director and member"
+    try:
+        text = read_file(name)
+    except OSError as error:
+        why = error.strerror.lower() if error.strerror else "it cannot be read"
+        raise BadValueError(f"{shown(name)}: {why}", make_one) from None
+    try:
+        key = bytes.fromhex(text.decode("ascii").replace(":", ""))
+    except ValueError:
+        raise BadValueError(f"{shown(name)} is not hexadecimal", make_one) from None
+    if len(key) != QUIC_KEY:
+        raise BadValueError(f"{shown(name)} has {len(key)} bytes, a key has {QUIC_KEY}", make_one)
+    return key
 
 
 def _contents(parts: Sequence[Part]) -> list[dict[str, Any]]:
@@ -423,12 +478,21 @@ def _is_list(annotation: object) -> bool:
 
 
 def _resolve(
-    file: File, secret: bytes, password: str, peer_passwords: Mapping[int, str], source: str, digest: str
+    file: File,
+    secret: bytes,
+    password: str,
+    peer_passwords: Mapping[int, str],
+    quic_keys: Mapping[tuple[int, int], bytes],
+    source: str,
+    digest: str,
 ) -> Config:
     """References become the things they name; the rules have made sure that they exist."""
     profiles = {table.name: _profile(table) for table in file.network_profile}
     monitors = {table.name: _monitor(table) for table in file.health_monitor}
-    pools = {table.name: _pool(table, monitors) for table in file.pool}
+    pools = {
+        table.name: _pool(table, monitors, {j: key for (of, j), key in quic_keys.items() if of == i})
+        for i, table in enumerate(file.pool)
+    }
     return Config(
         director=Director(
             name=file.director.name,
@@ -561,7 +625,7 @@ def _monitor(table: MonitorTable) -> MonitorSpec:
     )
 
 
-def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec]) -> Pool:
+def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec], quic_keys: Mapping[int, bytes]) -> Pool:
     return Pool(
         name=table.name,
         algorithm=table.algorithm,
@@ -573,6 +637,17 @@ def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec]) -> Pool:
         drain_timeout_s=float(table.drain_timeout) or None,
         slow_start_s=float(table.slow_start),
         panic_percent=table.panic_percent,
+        min_monitors_up=table.min_monitors_up,
+        flapping=Flapping(float(table.flap_half_life), float(table.flap_suppress), float(table.flap_reuse))
+        if table.flap_half_life
+        else None,
+        quic=tuple(_quic(quic, quic_keys.get(j)) for j, quic in enumerate(table.quic)),
+    )
+
+
+def _quic(table: QuicTable, key: bytes | None) -> QuicConfig:
+    return QuicConfig(
+        table.config_id, table.server_id_length, table.nonce_length, key, table.key_file, table.encode_length
     )
 
 
@@ -584,6 +659,7 @@ def _member(table: MemberTable) -> Member:
         table.enabled,
         max_connections=table.max_connections,
         load_port=table.load_port,
+        server_id=table.server_id,
     )
 
 
@@ -601,4 +677,19 @@ def _service(table: ServiceTable, profile: NetworkProfile, pool: Pool) -> Virtua
         min_members=table.min_members,
         advertise_down=table.advertise_down,
         announcing=_announcing(table.bgp),
+        arp=table.arp,
+        protection=_protection(table.protection) if table.protection is not None else None,
+    )
+
+
+def _protection(table: ProtectionTable) -> Protection:
+    def rate(limit: RateTable | None) -> Rate | None:
+        return None if limit is None else Rate(limit.rate, limit.burst or limit.rate)
+
+    return Protection(
+        deny=tuple(table.deny),
+        allow=tuple(table.allow),
+        per_source=rate(table.per_source),
+        per_vip=rate(table.per_vip),
+        per_service=rate(table.per_service),
     )

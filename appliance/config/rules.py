@@ -16,6 +16,7 @@ from appliance.config import monitors, values
 from appliance.config.monitors import Kind
 from appliance.config.problems import BadValueError, Finding, Location, did_you_mean, path_text
 from appliance.model import (
+    QUIC_LENGTH,
     Algorithm,
     DsrType,
     FleetStore,
@@ -33,6 +34,12 @@ Raw = Mapping[str, Any]
 
 MAX_WAYS = 65535
 """Slots name members by 16-bit numbers, of which one means nobody (forwarding.MAX_MEMBERS)."""
+
+MAX_ANSWERED = 1024
+"""VIPs of which directors can tell each other who answers, in one greeting (fleet/channel.py)."""
+
+MAX_METERS = 1 << 14
+"""As dataplane/meters.py has them, one of which is nobody's."""
 
 
 class _Any(Enum):
@@ -316,6 +323,34 @@ def too_many_min_members(data: Raw) -> Iterator[Finding]:
                 f"{wanted} is more than the {len(members)} in the pool, so the VIPs would never be announced",
                 f"use 1..{len(members)}",
             )
+
+
+def too_many_min_monitors(data: Raw) -> Iterator[Finding]:
+    for place, pool in tables(data, "pool", EACH):
+        wanted = read(values.integer(0, 50, ""), pool.get("min_monitors_up"))
+        monitors = pool.get("health_monitors", [])
+        if wanted is not None and isinstance(monitors, list) and wanted > len(monitors):
+            yield Finding(
+                (*place, "min_monitors_up"),
+                f"{wanted} is more than the {len(monitors)} monitors of the pool, so no member would ever be up",
+                f"use 1..{len(monitors)}, or leave it out: then all must say so" if monitors else "leave it out",
+            )
+
+
+def flap_contradictions(data: Raw) -> Iterator[Finding]:
+    value = values.integer(1, 100000, "")
+    for place, pool in tables(data, "pool", EACH):
+        suppress, reuse = (read(value, pool.get(f"flap_{key}", default)) for key, default in FLAP_DEFAULTS)
+        if suppress is not None and reuse is not None and reuse >= suppress:
+            key = "flap_reuse" if "flap_reuse" in pool else "flap_suppress"
+            yield Finding(
+                (*place, key),
+                f"flap_reuse {reuse} is not less than flap_suppress {suppress}, so nobody would be held",
+                "use a smaller flap_reuse, or flap_half_life = 0 to hold nobody",
+            )
+
+
+FLAP_DEFAULTS = (("suppress", 2500), ("reuse", 1000))
 
 
 def too_many_members(data: Raw) -> Iterator[Finding]:
@@ -628,6 +663,74 @@ def per_packet_is_for_udp(data: Raw) -> Iterator[Finding]:
                 )
 
 
+def quic_contradictions(data: Raw) -> Iterator[Finding]:
+    lengths = {"server_id_length": (values.integer(1, 15, ""), 4), "nonce_length": (values.integer(4, 18, ""), 12)}
+    for place, pool in tables(data, "pool", EACH):
+        known = list(tables(pool, "quic", EACH))
+        ids = [((*place, *at, "config_id"), read(values.integer(0, 6, ""), one.get("config_id"))) for at, one in known]
+        yield from _duplicates(
+            ((where, number) for where, number in ids if number is not None),
+            "is the config ID of another configuration of this pool",
+            "give each its own, 0 to 6",
+        )
+        sizes: set[int | None] = set()
+        for at, one in known:
+            server, nonce = (read(parse, one.get(key, default)) for key, (parse, default) in lengths.items())
+            sizes.add(server)
+            if server is not None and nonce is not None and server + nonce > QUIC_LENGTH:
+                yield Finding(
+                    (*place, *at),
+                    f"{server} bytes of server ID and {nonce} of nonce are {server + nonce}, and QUIC has room for 19",
+                    f"set nonce_length = {QUIC_LENGTH - server}, or less",
+                )
+        yield from _own_server_ids(place, pool, [one for _, one in known], sizes)
+
+
+def _own_server_ids(place: Location, pool: Raw, known: list[Raw], sizes: set[int | None]) -> Iterator[Finding]:
+    """Server IDs that members are given."""
+    own = [((*place, *at), name) for at, name in found(pool, values.server_id, "member", EACH, "server_id")]
+    yield from _duplicates(
+        ((where, name.hex()) for where, name in own),
+        "is the server ID of another member of this pool",
+        "choose another",
+    )
+    if own and "quic" not in pool:
+        yield Finding(own[0][0], "the pool has no [[pool.quic]]", "write one, with config_id = 0, or leave it out")
+    for where, name in own:
+        if known and None not in sizes and len(name) not in sizes:
+            wanted = ", ".join(map(str, sorted(size for size in sizes if size is not None)))
+            yield Finding(
+                where, f"{name.hex()} has {len(name)} bytes, and server_id_length is {wanted}", "make them equal"
+            )
+    if own and any("key_file" in one for one in known) and any("key_file" not in one for one in known):
+        yield Finding(
+            own[0][0],
+            "some configurations have a key and some have not, and server IDs must not be the same in both",
+            "leave server_id out: what follows from names is another for each config ID",
+        )
+
+
+def quic_is_over_udp(data: Raw) -> Iterator[Finding]:
+    profiles = _by_name(data, "network_profile")
+    services = [one for _, one in tables(data, "virtual_service", EACH)]
+    for place, pool in tables(data, "pool", EACH):
+        if not any(True for _ in tables(pool, "quic", EACH)):
+            continue
+        used = [profiles.get(one.get("network_profile"), {}) for one in services if one.get("pool") == pool.get("name")]
+        if used and all(_profile_type(profile) is ProfileType.TCP_FAST_PATH for profile in used):
+            yield Finding(
+                (*place, "quic"),
+                "only TCP services use the pool, and QUIC is over UDP",
+                "add a virtual service with a UDP profile, or leave it out",
+            )
+        if any(profile.get(key) is True for profile in used for key in ("per_packet", "per_pkt_loadbalance")):
+            yield Finding(
+                (*place, "quic"),
+                "a virtual service spreads the pool's datagrams one by one (per_packet)",
+                "leave per_packet out: connections of QUIC stay at their member",
+            )
+
+
 def nothing_to_remember_by(data: Raw) -> Iterator[Finding]:
     """Algorithms that decide flow by flow, on a director that remembers no flows."""
     if next((pins for _, pins in found(data, values.integer(0, 1 << 22, ""), "director", "pins")), 1):
@@ -686,6 +789,75 @@ def fleet_contradictions(data: Raw) -> Iterator[Finding]:
             yield Finding(("fleet", "etcd"), "it is not used", 'set store = "etcd" in [fleet], or leave it out')
 
 
+def arp_contradictions(data: Raw) -> Iterator[Finding]:
+    """A segment has one answer for an address."""
+    fleet = sum(1 for _ in find(data, "fleet", "director", EACH))
+    first: dict[IPAddress, tuple[Location, bool]] = {}
+    for place, service in tables(data, "virtual_service", EACH):
+        arp = service.get("arp") is True
+        mode = read(values.ha_mode, service.get("ha", "active_active"))
+        if arp and fleet > 1 and mode is not HaMode.ACTIVE_STANDBY:
+            what = "one director answers for a VIP, and the others stand by"
+            yield Finding((*place, "arp"), what, 'write ha = "active_standby"')
+        for location, vip in found(service, values.unicast_address, "vips", EACH):
+            where, other = first.setdefault(vip, (place, arp))
+            if other != arp:
+                yield Finding(
+                    (*place, *location),
+                    f"{vip} is {'not ' if arp else ''}answered for by {path_text(where)}",
+                    "write the same arp in both",
+                )
+    answered = [where for where, arp in first.values() if arp]
+    if len(answered) > MAX_ANSWERED:
+        remedy = "spread them over two fleets, or announce them by BGP"
+        yield Finding((*answered[MAX_ANSWERED], "arp"), f"more than {MAX_ANSWERED} VIPs to answer for", remedy)
+
+
+LIMITS = ("per_source", "per_vip", "per_service")
+
+
+def protection_contradictions(data: Raw) -> Iterator[Finding]:
+    profiles = _by_name(data, "network_profile")
+    for place, service in tables(data, "virtual_service", EACH):
+        protection = service.get("protection")
+        if not isinstance(protection, dict):
+            continue
+        profile = profiles.get(read(values.name, service.get("network_profile")))
+        if profile is not None and _profile_type(profile) is ProfileType.UDP_FAST_PATH:
+            for key in LIMITS:
+                if key in protection:
+                    yield Finding(
+                        (*place, "protection", key),
+                        "nobody can tell which datagram is the first of its flow",
+                        "leave it out; deny and allow are for UDP, too",
+                    )
+        denied = {network for _, network in found(protection, values.prefix, "deny", EACH)}
+        for location, network in found(protection, values.prefix, "allow", EACH):
+            if network in denied:
+                yield Finding(
+                    (*place, "protection", *location), f"{network} is denied as well", "leave one of them out"
+                )
+        if protection.get("allow") and not protection.get("deny"):
+            yield Finding(
+                (*place, "protection", "allow"),
+                "nobody is denied, so this makes no difference",
+                'to let nobody else in, write deny = ["0.0.0.0/0", "::/0"]',
+            )
+
+
+def too_many_limits(data: Raw) -> Iterator[Finding]:
+    """Data planes have a meter for each virtual service with limits, and for each of its VIPs."""
+    total = 0
+    for place, service in tables(data, "virtual_service", EACH):
+        protection = service.get("protection")
+        if isinstance(protection, dict) and any(key in protection for key in LIMITS):
+            total += 1 + sum(1 for _ in find(service, "vips", EACH))
+            if total >= MAX_METERS:
+                remedy = "limit the largest ones only, or spread the virtual services over two fleets"
+                yield Finding((*place, "protection"), f"more than {MAX_METERS - 1} limited services and VIPs", remedy)
+                return
+
+
 RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     duplicate_names,
     unknown_references,
@@ -697,6 +869,8 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     nothing_to_probe,
     no_share_for_anyone,
     too_many_min_members,
+    too_many_min_monitors,
+    flap_contradictions,
     too_many_members,
     used_addresses,
     port_conflicts,
@@ -707,8 +881,13 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     bfd_contradictions,
     missing_next_hops,
     per_packet_is_for_udp,
+    quic_contradictions,
+    quic_is_over_udp,
     nothing_to_remember_by,
     window_contradictions,
     fleet_contradictions,
+    arp_contradictions,
+    protection_contradictions,
+    too_many_limits,
 )
 """Every rule is asked, whatever the others find."""

@@ -24,6 +24,7 @@ from appliance.model import (
     HaMode,
     HashMode,
     IPAddress,
+    IPNetwork,
     PlaneKind,
     PortRange,
     ProfileType,
@@ -492,6 +493,40 @@ class MemberTable(Table):
     load_port: Port | None = Field(
         default=None, description="TCP port where an agent tells how much of it is free, for least_load."
     )
+    server_id: (
+        Annotated[bytes, Parsed(values.server_id, {"type": "string", "pattern": "^([0-9A-Fa-f]{2}:?){1,15}$"})] | None
+    ) = Field(
+        default=None,
+        description="Its name in QUIC's connection IDs, hexadecimal. By default it follows from the member's name.",
+        examples=["0a1b2c3d"],
+    )
+
+
+class QuicTable(Table):
+    """How members name themselves in QUIC's connection IDs (draft-ietf-quic-load-balancers): they make new ones by the
+    first of these, and all are understood."""
+
+    config_id: Annotated[int, Parsed(values.integer(0, 6, "a config ID"), _whole(0, 6))] = Field(
+        description="What connection IDs by this configuration begin with: its name.", examples=[0]
+    )
+    server_id_length: Annotated[int, Parsed(values.integer(1, 15, "a number of bytes"), _whole(1, 15))] = Field(
+        default=4, description="Bytes of a server ID."
+    )
+    nonce_length: Annotated[int, Parsed(values.integer(4, 18, "a number of bytes"), _whole(4, 18))] = Field(
+        default=12,
+        description="Bytes that are never the same twice. Both together are at most 19; 16 are encrypted best.",
+    )
+    key_file: Text | None = Field(
+        default=None,
+        description="File with the key: 16 bytes as 32 hexadecimal digits. Without it, everybody can read the server "
+        "ID, and so tell that connections from two addresses may be one.",
+        examples=["quic0.key"],
+    )
+    encode_length: Boolean = Field(
+        default=False,
+        description="Whether connection IDs begin with their own length beside the config ID, for devices in front of "
+        "members. Those that tell another length name nobody.",
+    )
 
 
 class PoolTable(Table):
@@ -532,6 +567,29 @@ class PoolTable(Table):
         default=0,
         description="With more than so many percent of its members down at once, the pool stays as it was and says so: "
         "mostly the monitor is what broke. 0 is never.",
+    )
+    min_monitors_up: Annotated[int, Parsed(values.integer(0, 50, "a number of monitors"), _whole(0, 50))] = Field(
+        default=0,
+        description="So many health monitors that say a member is up are enough; 0 is all of them. All ports of the "
+        "virtual service must be open in any case, where they are asked.",
+    )
+    flap_half_life: Annotated[int, Parsed(values.integer(0, 86400, "a number of seconds"), _whole(0, 86400))] = Field(
+        default=300,
+        description="A member that goes down gets a penalty of 1000, which halves in so many seconds. 0: members that "
+        "come and go are taken as they are.",
+    )
+    flap_suppress: Annotated[int, Parsed(values.integer(1, 100000, "a penalty"), _whole(1, 100000))] = Field(
+        default=2500,
+        description="A member with a higher penalty takes no new flows, and keeps those that it has. 2500 is reached "
+        "by going down three times within a minute or so, and not by a restart.",
+    )
+    flap_reuse: Annotated[int, Parsed(values.integer(1, 100000, "a penalty"), _whole(1, 100000))] = Field(
+        default=1000, description="It takes new flows again when its penalty has fallen below this."
+    )
+    quic: list[QuicTable] = Field(
+        default=[],
+        description="UDP services of the pool carry QUIC, whose connection IDs name the member.",
+        max_length=7,
     )
     member: list[MemberTable] = Field(
         description="The members.", min_length=1, examples=[[{"address": "203.0.113.21"}]]
@@ -604,6 +662,40 @@ class AnnouncingTable(Table):
     ] = Field(default=[], description="Large communities (RFC 8092).", examples=[["4200000010:1:7"]], max_length=16)
 
 
+Prefix = Annotated[IPNetwork, Parsed(values.prefix, {"type": "string", "pattern": "^[0-9a-fA-F.:]+(/[0-9]{1,3})?$"})]
+Connections = Annotated[int, Parsed(values.integer(1, 1000000, "a number of connections"), _whole(1, 1000000))]
+
+
+class RateTable(Table):
+    """So many new connections a second."""
+
+    rate: Connections = Field(description="New connections a second.", examples=[100])
+    burst: Connections | None = Field(
+        default=None, description="So many at once, after a while without any; as many as rate by default."
+    )
+
+
+class ProtectionTable(Table):
+    """Whose packets a virtual service does not take, and how many new connections. Each director counts for itself."""
+
+    deny: list[Prefix] = Field(
+        default=[], description="Clients whose packets are dropped.", examples=[["192.0.2.0/24"]], max_length=65536
+    )
+    allow: list[Prefix] = Field(
+        default=[],
+        description="Exceptions from deny: of all prefixes that hold an address, the longest one decides.",
+        examples=[["192.0.2.7/32"]],
+        max_length=65536,
+    )
+    per_source: RateTable | None = Field(
+        default=None, description="TCP: new connections of one client (an IPv4 address, an IPv6 /64)."
+    )
+    per_vip: RateTable | None = Field(default=None, description="TCP: new connections to each VIP.")
+    per_service: RateTable | None = Field(
+        default=None, description="TCP: new connections to all VIPs of the virtual service together."
+    )
+
+
 class ServiceTable(Table):
     """VIPs, a protocol and ports, with a pool."""
 
@@ -641,6 +733,14 @@ class ServiceTable(Table):
     )
     bgp: AnnouncingTable = Field(
         default=AnnouncingTable(), description="Whom routers are told of the VIPs, and with which attributes."
+    )
+    arp: Boolean = Field(
+        default=False,
+        description="Whether a director answers ARP and neighbour solicitations for the VIPs on its interfaces: for a "
+        "segment without BGP. In a fleet, with active_standby.",
+    )
+    protection: ProtectionTable | None = Field(
+        default=None, description="Whose packets are not taken, and how many new connections; all are by default."
     )
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from appliance.model import (
     HaMode,
     HashMode,
     IPAddress,
+    IPNetwork,
     PlaneKind,
     PortRange,
     ProfileType,
@@ -42,6 +43,8 @@ _PASSWORD_BYTES = 80
 """TCP_MD5SIG_MAXKEYLEN of linux/tcp.h."""
 
 _ADDRESS_EXAMPLES = '"192.0.2.10" or "2001:db8::10"'
+
+_PREFIX_EXAMPLES = '"192.0.2.0/24" or "2001:db8::/32"'
 
 _RESERVED_AS = {0: "RFC 7607", 23456: "AS_TRANS, RFC 6793", 65535: "RFC 7300", 4294967295: "RFC 7300"}
 
@@ -79,6 +82,22 @@ def any_address(value: object) -> IPAddress:
     if not isinstance(value, str):
         raise BadValueError(f"{shown(value)} is not an IP address", f"use a string such as {_ADDRESS_EXAMPLES}")
     return _any_address(value)
+
+
+def prefix(value: object) -> IPNetwork:
+    """An IPv4 or IPv6 prefix; an address alone is one of full length."""
+    if not isinstance(value, str):
+        raise BadValueError(f"{shown(value)} is not a prefix", f"use a string such as {_PREFIX_EXAMPLES}")
+    try:
+        found = ip_network(value, strict=False)
+    except ValueError:
+        raise BadValueError(f"{shown(value)} is not a prefix", f"use a prefix such as {_PREFIX_EXAMPLES}") from None
+    bare, slash, length = value.partition("/")
+    if slash and not length.isdecimal():
+        raise BadValueError(f"{shown(value)} has a mask", f'write its length: "{found}"')
+    if ip_address(bare) != found.network_address:
+        raise BadValueError(f"{shown(value)} goes on behind its length", f'use "{found}", or "{bare}" alone')
+    return found
 
 
 def unicast_address(value: object) -> IPAddress:
@@ -321,6 +340,20 @@ def _parts(value: object) -> list[int] | None:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,10}(:[0-9]{1,10})*", value):
         return None
     return [int(part) for part in value.split(":")]
+
+
+def server_id(value: object) -> bytes:
+    """A server ID of QUIC: 1 to 15 bytes as hexadecimal digits; colons may stand between bytes."""
+    remedy = 'write two hexadecimal digits for each byte, like "0a1b2c3d"'
+    if not isinstance(value, str):
+        raise BadValueError(f"{shown(value)} is not a server ID", remedy)
+    try:
+        made = bytes.fromhex(value.replace(":", ""))
+    except ValueError:
+        raise BadValueError(f"{shown(value)} is not a server ID", remedy) from None
+    if not 1 <= len(made) <= 15:
+        raise BadValueError(f"{shown(value)} has {len(made)} bytes", "a server ID has 1 to 15 of them")
+    return made
 
 
 def schema_version(value: object) -> int:

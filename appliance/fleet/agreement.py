@@ -43,6 +43,7 @@ class Judged:
     up: tuple[str, ...] = ()
     """Directors that say so, as far as is known, by name."""
     down: tuple[str, ...] = ()
+    maintenance: tuple[str, ...] = ()
 
     @property
     def overruled(self) -> bool:
@@ -85,21 +86,28 @@ def agree(terms: PoolTerms, views: Mapping[str, Verdicts], before: Verdicts, min
 def count(member: str, views: Mapping[str, Verdicts], before: Health, mine: str) -> Judged:
     """The majority of those that can speak, which are those with a verdict. Nobody: unknown.
 
-    A tie leaves what was agreed last. Without that, up: that one director reaches the member proves that it serves;
-    that another one does not proves nothing.
+    First whether the member is down: who hears that it is worked on has heard from it. Then, among those that hear from
+    it, what it says. A tie leaves what was agreed last. Without that, up: that one director reaches the member proves
+    that it serves; that another one does not proves nothing.
     """
     said = {name: view.get(member, Health.UNKNOWN) for name, view in sorted(views.items())}
-    up = tuple(name for name, health in said.items() if health is Health.UP)
-    down = tuple(name for name, health in said.items() if health is Health.DOWN)
-    basis = Basis.MAJORITY
-    if len(up) != len(down):
-        health = Health.UP if len(up) > len(down) else Health.DOWN
-    elif up:
-        basis = Basis.TIE
-        health = Health.UP if before is Health.UNKNOWN else before
-    else:
+    up, down, maintenance = (
+        tuple(name for name, health in said.items() if health is each)
+        for each in (Health.UP, Health.DOWN, Health.MAINTENANCE)
+    )
+    alive, basis = len(up) + len(maintenance), Basis.MAJORITY
+    if len(down) > alive:
+        health = Health.DOWN
+    elif down and len(down) == alive and before is Health.DOWN:
+        health, basis = Health.DOWN, Basis.TIE
+    elif not alive:
         health = Health.UNKNOWN
-    return Judged(health, basis, said.get(mine, Health.UNKNOWN), up, down)
+    elif len(up) != len(maintenance):
+        health = Health.UP if len(up) > len(maintenance) else Health.MAINTENANCE
+        basis = Basis.TIE if len(down) == alive else Basis.MAJORITY
+    else:
+        health, basis = Health.MAINTENANCE if before is Health.MAINTENANCE else Health.UP, Basis.TIE
+    return Judged(health, basis, said.get(mine, Health.UNKNOWN), up, down, maintenance)
 
 
 def guard(terms: PoolTerms, judged: Mapping[str, Judged], before: Verdicts) -> dict[str, Judged]:
@@ -171,8 +179,9 @@ def without_store(
     * No news of our own about a member: it stays as agreed. This includes what the fleet overruled us in, for
       `split_s`: that we alone see a member otherwise was so before, and is no reason to move flows just because the
       store is away. After that nobody knows any more what the others see, and our own verdict counts.
-    * Bad news, a member that we saw up or not at all turns down: at once. Nothing goes to a dead member because of the
-      store. Should we be the only one to see it so, what we send there would be lost all the same.
+    * Bad news, a member turns down that we saw up or not at all, or says that it is worked on: at once. Nothing goes to
+      a dead member because of the store. Should we be the only one to see it so, what we send there would be lost all
+      the same.
     * Good news, a member turns up: after `hold_s`. A leader's election takes 1 to 2 s, and it is better that a member
       waits for so long than that the tables of a fleet differ.
     * Nothing was agreed of it yet: our own verdict, at once.
@@ -207,6 +216,8 @@ def _own_counts(mine: Health, agreed: Health, said: Health, away_s: float, patie
         return True
     if mine is not agreed and mine is said:
         return away_s >= patience.split_s
+    if mine is Health.MAINTENANCE and agreed is Health.UP:
+        return True  # it keeps what it has
     return (mine is Health.DOWN and mine is not agreed) or away_s >= patience.hold_s
 
 

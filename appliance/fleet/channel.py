@@ -2,7 +2,8 @@
 
     every 10 ms    what is new goes to all peers that are there (news first, then what has to be told again: telling.py)
     at once        what the forwarding thread must not keep to itself (`PinChannel.tell`)
-    every second   a HELLO to each peer, there or not; the ANSWER proves that it lives (session.py)
+    every second   a HELLO to each peer, there or not; the ANSWER proves that it lives (session.py). Behind it, what
+                   routers do not have from us, so that others need not wait for us there; at once when that changes
     a new life     of a peer, or one that has come back: we ask it for its whole table
 
 A whole table is asked for block by block (dump.py). News that come in meanwhile are the same kind of statement, so
@@ -29,7 +30,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from secrets import randbits
@@ -48,6 +49,8 @@ from appliance.fleet.wire import (
     DIGEST,
     DIGESTS,
     ENTRY,
+    NAME,
+    NAMES,
     PARTS,
     PER_DATAGRAM,
     SHORTEST,
@@ -94,8 +97,15 @@ BUFFER = 4 << 20
 
 _MS = 1_000_000
 _SECOND = 1_000_000_000
+_UNHEARD_NS = 2_500 * _MS
+"""A peer of whom nothing was heard for so long may be gone. Sooner than it counts as silent for pins: whoever thinks so
+wrongly does no harm by it."""
+_ABSENT_NS = 60 * _SECOND
+"""For so long it is remembered that a peer did not have a VIP."""
 _FIRST_HELLOS_NS, _FIRST_NS = 100 * _MS, 3 * _SECOND
 """At the beginning somebody waits for us: greetings come in quick succession for a while."""
+_CLAIMS_NS = 250 * _MS
+"""Between greetings, for those who take the place of directors that are silent."""
 _CHALLENGE_NS = 100 * _MS
 _REST_NS = 5 * _MS
 _LOOK_NS = 30 * _MS
@@ -163,6 +173,16 @@ class ChannelStatus:
 
 
 @dataclass(frozen=True)
+class Presence:
+    """What others can do for routers, as far as we know."""
+
+    heard: frozenset[str]
+    """Names of peers that were heard of lately, and whose ports are open."""
+    absent: Mapping[str, Mapping[str, float]]
+    """By peer: the VIPs that routers do not have from it, and how many seconds ago it said so last."""
+
+
+@dataclass(frozen=True)
 class Joined:
     """What a director got from the others before it began."""
 
@@ -218,6 +238,11 @@ class _Peer:
     warned_ns: int | None = None
     differs: dict[str, int] = field(default_factory=dict)
     """Since when, ns."""
+    closed_ns: int = -1
+    """When its machine said last that nobody has the port open. Anybody may say so in its name."""
+    absent: dict[str, int] = field(default_factory=dict)
+    """VIPs that routers do not have from it, and when it said so last, ns."""
+    claims: dict[str, int] = field(default_factory=dict)
 
 
 class PinChannel:
@@ -231,6 +256,7 @@ class PinChannel:
         pins: PinTable,
         *,
         tables: Callable[[], Mapping[str, int]] = dict,
+        claims: Callable[[], Mapping[str, int]] = dict,
         rate: int = RATE,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         random: Callable[[int], int] = randbits,
@@ -242,6 +268,7 @@ class PinChannel:
             secret: the fleet's.
             pins: what the data plane remembers.
             tables: digests (64 bits) of what all directors should have alike, by name.
+            claims: numbers of 64 bits that others are to know, by name. While there are any, we are heard more often.
             rate: bytes a second, at most.
             clock_ns: the monotonic clock.
             random: so many random bits that nobody can guess.
@@ -255,6 +282,7 @@ class PinChannel:
         self._life = random(64) | 1
         self._pins = pins
         self._tables = tables
+        self._claims = claims
         self._rate = rate
         self._clock_ns = clock_ns
         self._random = random
@@ -271,10 +299,13 @@ class PinChannel:
         self._allowance = 0.0
         self._told_ns = self._looked_ns = clock_ns()
         self._names: dict[int, str] = {}
+        self._claimed: dict[int, str] = {}
         self._digests: dict[str, int] = {}
         self._digest_rows = np.zeros(0, DIGEST)
         self._digests_ns: int | None = None
         self._digests_at = 0
+        self._vips: dict[int, str] = {}
+        self._absent = np.zeros(0, NAME)
         self._rows = [memoryview(bytearray(2048)) for _ in range(AT_ONCE)]
         self._epoll: select.epoll | None = None
         self._broken: Exception | None = None
@@ -322,6 +353,40 @@ class PinChannel:
                     self._begin_asking(peer, self._clock_ns())
             return taken
 
+    def set_absent(self, vips: Collection[str], absent: Collection[str]) -> None:
+        """
+        Args:
+            vips: all VIPs of which others tell us, by the names that all directors have for them.
+            absent: those of them that routers do not have from us, or soon will not have.
+        """
+        with self._lock:
+            if set(vips) != set(self._vips.values()):
+                self._vips = {self._keys.pool(vip): vip for vip in vips}
+            names = np.array(sorted(self._keys.pool(vip) for vip in absent), NAME)
+            if not np.array_equal(names, self._absent):
+                self._absent = names
+                for peer in self._peers.values():
+                    self._tell_absent(peer)
+
+    def presence(self) -> Presence:
+        now_ns = self._clock_ns()
+        with self._lock:
+            for peer in self._peers.values():
+                peer.absent = {vip: at_ns for vip, at_ns in peer.absent.items() if now_ns - at_ns < _ABSENT_NS}
+            return Presence(
+                frozenset(
+                    name
+                    for name, peer in self._peers.items()
+                    if peer.is_near
+                    and (heard_ns := peer.session.heard_ns) is not None
+                    and heard_ns > max(peer.closed_ns, now_ns - _UNHEARD_NS)
+                ),
+                {
+                    name: {vip: (now_ns - at_ns) / 1e9 for vip, at_ns in peer.absent.items()}
+                    for name, peer in self._peers.items()
+                },
+            )
+
     def mismatches(self) -> Mapping[str, Mapping[str, float]]:
         """By peer: tables in which it differs from us, and for how many seconds."""
         now_ns = self._clock_ns()
@@ -334,6 +399,22 @@ class PinChannel:
             for name, peer in self._peers.items()
             if peer.differs and peer.is_near
         }
+
+    def claims(self) -> Mapping[str, tuple[float, Mapping[str, int]]]:
+        """By peer that is there: how many seconds ago it was heard, and what it claims, as far as we claim the same."""
+        now_ns = self._clock_ns()
+        with self._lock:
+            return {
+                name: ((now_ns - peer.session.heard_ns) / 1e9, dict(peer.claims))
+                for name, peer in self._peers.items()
+                if peer.is_near and peer.session.heard_ns is not None
+            }
+
+    def say_claims(self) -> None:
+        """Have peers hear of our claims with the next round."""
+        with self._lock:
+            for peer in self._peers.values():
+                peer.hello_ns = 0
 
     def status(self) -> ChannelStatus:
         with self._lock:
@@ -429,7 +510,8 @@ class PinChannel:
                 self._rest(peer, resting=False)
             if now_ns >= peer.hello_ns:
                 first = peer.session.heard_ns is None and now_ns < peer.opened_ns + _FIRST_NS
-                peer.hello_ns = now_ns + (_FIRST_HELLOS_NS if first else _SECOND)
+                often = _CLAIMS_NS if self._claims() else _SECOND
+                peer.hello_ns = now_ns + (_FIRST_HELLOS_NS if first else often)
                 self._greet(peer, now_ns)
             self._look_after(peer, now_ns)
         self._near = tuple(peer for peer in self._peers.values() if peer.is_near)
@@ -556,8 +638,10 @@ class PinChannel:
         data = self._datagram(peer, kind, body, count, self._clock_ns() if at_ns is None else at_ns, to_life)
         try:
             _send(peer.sock, data)
-        except (BlockingIOError, ConnectionRefusedError):
+        except (BlockingIOError, ConnectionRefusedError) as error:
             self._counts["send_failed"] += 1
+            if isinstance(error, ConnectionRefusedError):
+                peer.closed_ns = self._clock_ns()
         except OSError as error:
             self._counts["send_failed"] += 1
             peer.trouble = f"cannot send to {peer.spec.address}: {error}; see whether there is a route to it"
@@ -576,6 +660,13 @@ class PinChannel:
     def _greet(self, peer: _Peer, now_ns: int) -> None:
         digests = self._next_digests(now_ns)
         self._send(peer, Kind.HELLO, hello_body(peer.session.greet(now_ns), digests), len(digests))
+        self._tell_absent(peer)
+
+    def _tell_absent(self, peer: _Peer) -> None:
+        if peer.is_near:
+            for begin in range(0, len(self._absent), NAMES):
+                part = self._absent[begin : begin + NAMES]
+                self._send(peer, Kind.ABSENT, part.tobytes(), len(part))
 
     def _next_digests(self, now_ns: int) -> npt.NDArray[np.void]:
         """Digests of tables; when there are many, these come in turn."""
@@ -586,11 +677,14 @@ class PinChannel:
             self._digest_rows = np.zeros(len(self._digests), DIGEST)
             self._digest_rows["name"] = list(self._names)
             self._digest_rows["digest"] = list(self._digests.values())
-        rows = self._digest_rows
-        if len(rows) > DIGESTS:
-            rows = np.roll(rows, -self._digests_at)[:DIGESTS]
-            self._digests_at = (self._digests_at + DIGESTS) % len(self._digest_rows)
-        return rows
+        claims = self._claims()
+        self._claimed = {self._keys.pool(name): name for name in claims}
+        first = np.array(list(zip(self._claimed, claims.values(), strict=True))[: DIGESTS // 2], DIGEST)
+        rows, room = self._digest_rows, DIGESTS - len(first)
+        if len(rows) > room:
+            rows = np.roll(rows, -self._digests_at)[:room]
+            self._digests_at = (self._digests_at + room) % len(self._digest_rows)
+        return np.concatenate([first, rows])
 
     def _begin_asking(self, peer: _Peer, now_ns: int) -> None:
         """Ask for its whole table, once everything that has come in with this datagram is answered."""
@@ -658,8 +752,10 @@ class PinChannel:
                 size = sock.recv_into(row)
             except BlockingIOError:
                 break
-            except OSError:
-                continue  # an ICMP error about what we have sent; whoever wrote it proves nothing
+            except OSError as error:  # an ICMP error about what we have sent; whoever wrote it proves nothing
+                if isinstance(error, ConnectionRefusedError):
+                    peer.closed_ns = now_ns
+                continue
             read += 1
             datagram = self._judge(peer, unpack(self._keys, row[:size], peer.id, self._id), now_ns)
             if isinstance(datagram, Refusal):
@@ -669,6 +765,9 @@ class PinChannel:
                 doubtful += not peer.session.knows(datagram)  # maybe a recording, answered all the same
             elif datagram.kind is Kind.ASK:
                 asks.append(datagram.ask)
+            elif datagram.kind is Kind.ABSENT:
+                named = (self._vips.get(name) for name in datagram.names.tolist())
+                peer.absent.update((vip, now_ns) for vip in named if vip is not None)
             elif datagram.kind in (Kind.PINS, Kind.DUMP):
                 told.append(datagram)
         self._counts["datagrams_received"] += read
@@ -730,13 +829,17 @@ class PinChannel:
         return datagram
 
     def _compare(self, peer: _Peer, digests: npt.NDArray[np.void], now_ns: int) -> None:
+        claims = {}
         for name, digest in digests.tolist():
+            if (claim := self._claimed.get(name)) is not None:
+                claims[claim] = digest
             if (table := self._names.get(name)) is None:
                 continue
             if self._digests[table] == digest:
                 peer.differs.pop(table, None)
             else:
                 peer.differs.setdefault(table, now_ns)
+        peer.claims = claims
 
     # Floods
 

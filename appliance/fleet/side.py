@@ -11,7 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,14 @@ from appliance import __version__
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Desired, PoolUse, Why, pool_uses
 from appliance.fleet.apart import apart
-from appliance.fleet.channel import ChannelStatus, PeerState, PinChannel
+from appliance.fleet.channel import ChannelStatus, PinChannel
 from appliance.fleet.client import Store, StoreError
 from appliance.fleet.entries import DirectorCard
 from appliance.fleet.etcd import EtcdStore
 from appliance.fleet.giving import give
 from appliance.fleet.store import Agreed, Agreement, Source
 from appliance.forwarding import NextHop, TableMember
-from appliance.model import Config, FleetPeer, Health, Order
+from appliance.model import Config, Drain, FleetPeer, HaMode, Health, IPAddress, Order
 from appliance.ring.slots import unpack
 from appliance.state import LogEntry, RingKey, State, same_ring
 
@@ -43,6 +43,7 @@ FIRST_S, RETURN_S = 3.0, 10.0
 """Who is heard of within the first seconds was there before us. Who comes later is counted on after a while only: it
 has to learn before it announces, and might not stay."""
 
+WATCH_S = 0.1
 COMPARE_S = 0.5
 MISMATCH_S = 5.0
 """Tables that differ for so long are worth an alarm: changes do not reach all directors at the same moment."""
@@ -62,6 +63,8 @@ class FleetSide:
         pins: Callable[[], PinTable],
         look: Callable[[], Awaitable[None]],
         wall: Callable[[], float] = time.time,
+        reached: Callable[[], frozenset[str]] | None = None,
+        claims: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         """
         Args:
@@ -70,13 +73,17 @@ class FleetSide:
             pins: what the data plane remembers, once it has started.
             look: puts what is remembered into the store, for the next decision.
             wall: seconds since 1970.
+            reached: prefixes that at least one router has from us now; None: whatever is announced is reached.
+            claims: what others are to know of us; see `PinChannel`.
         """
+        self._claims = claims
         self._look = look
+        self._reached = reached
         self._wall = wall
         self._state = state
         self._pins = pins
         self._secret = config.secret
-        self._announces = config.bgp is not None
+        self._announces = config.bgp is not None or any(service.arp for service in config.services)
         self._me = config.myself
         self._others = _others(config)
         self._own: dict[str, Health] = {}
@@ -86,6 +93,10 @@ class FleetSide:
         """Digests that other directors are told."""
         self._shared: dict[RingKey, LogEntry] = {}
         """What the store's logs have been told last of each ring."""
+        self._absent_of: tuple[Config | None, Desired | None, Drain | None, frozenset[str] | None] = (None,) * 4
+        """What the others have been told of absent VIPs follows from these."""
+        self._ranked: Mapping[str, IPAddress] = {}
+        """VIPs that the directors take by rank, by the names that all have for them."""
         self._named: object = None
         self._took_over = False
         self._to_look = asyncio.Event()
@@ -105,7 +116,7 @@ class FleetSide:
                 clock=time.monotonic,
                 rng=rng,
             )
-        if self._others and config.bgp is not None:
+        if self._others and self._announces:
             state.set_joining("has not heard of the other directors' flows yet")
 
     async def run(self) -> None:
@@ -113,7 +124,12 @@ class FleetSide:
         async with asyncio.TaskGroup() as tasks:
             if self._me is not None:
                 self.channel = PinChannel(
-                    self._me, self._others, self._secret, self._pins(), tables=lambda: self._compared
+                    self._me,
+                    self._others,
+                    self._secret,
+                    self._pins(),
+                    tables=lambda: self._compared,
+                    claims=self._claims,
                 )
                 tasks.create_task(apart(self.channel.run, "pins"), name="fleet:pins")
                 self._pins().herald = self.channel
@@ -159,6 +175,8 @@ class FleetSide:
         """These tables are in force."""
         self._applied = desired
         self._name_members()
+        if self.channel is not None:
+            self._tell_absent(self.channel)
         if self._took_over:
             self._took_over = False
             self._to_look.set()
@@ -188,13 +206,38 @@ class FleetSide:
         began = time.monotonic()
         since: dict[str, float] = {}
         while True:
+            self._tell_absent(channel)  # sessions with routers come and go without a decision
             now = time.monotonic()
             news = now if now - began > FIRST_S else float("-inf")  # else it was there before us
-            heard = (peer.name for peer in channel.status().peers if peer.state is not PeerState.SILENT)
-            since = {name: since.get(name, news) for name in heard}
+            presence = channel.presence()
+            since = {name: since.get(name, news) for name in presence.heard}
             there = {name for name, at in since.items() if now - at >= RETURN_S}
-            self._state.set_away(frozenset(peer.name for peer in self._others) - there)
-            await asyncio.sleep(COMPARE_S)
+            absent: dict[IPAddress, frozenset[str]] = {}
+            for name, vips in presence.absent.items():
+                for vip in (self._ranked.get(vip) for vip, seconds_ago in vips.items() if seconds_ago < RETURN_S):
+                    if vip is not None:  # else it has been taken out of the configuration
+                        absent[vip] = absent.get(vip, frozenset()) | {name}
+            self._state.set_away(frozenset(peer.name for peer in self._others) - there, absent)
+            await asyncio.sleep(WATCH_S)
+
+    def _tell_absent(self, channel: PinChannel) -> None:
+        """Tell the others of VIPs with ranks that routers do not have from us, or are asked to leave us for."""
+        reached = self._reached() if self._reached is not None else None
+        config = self._state.config
+        facts = config, self._applied, self._state.drain, reached
+        if all(one is other for one, other in zip(facts[:3], self._absent_of[:3], strict=True)) and (
+            reached == self._absent_of[3]
+        ):
+            return
+        self._absent_of = facts
+        ranked = {vip for service in config.services if service.ha is HaMode.N_PLUS_M for vip in service.vips}
+        there: set[IPAddress] = set()
+        if self._applied is not None and self._state.drain is None:
+            there = {view.vip for view in self._applied.vips if view.no is None}
+            if reached is not None:
+                there = {vip for vip in there & ranked if str(ip_network(vip)) in reached}
+        self._ranked = {str(vip): vip for vip in ranked}
+        channel.set_absent(self._ranked, {str(vip) for vip in ranked - there})
 
     async def _look_at_late_ones(self) -> None:
         """Flows that others had told of before their member was known here go on where they are: once there are tables
@@ -226,6 +269,15 @@ class FleetSide:
         """The pin channel; None without other directors."""
         return self.channel.status() if self.channel is not None and self._others else None
 
+    def told(self) -> Mapping[str, tuple[float, Mapping[str, int]]]:
+        """What other directors claim; see `PinChannel.claims`."""
+        return self.channel.claims() if self.channel is not None else {}
+
+    def say_claims(self) -> None:
+        """Have others hear of our claims now."""
+        if self.channel is not None:
+            self.channel.say_claims()
+
     def _on_agreed(self, agreed: Agreed) -> None:
         now = self._wall()
         for member, judged in agreed.members.items():
@@ -251,7 +303,7 @@ class FleetSide:
                 self._state.set_joining(None)
                 seconds = round(joined.seconds, 2)
                 log.info("fleet.joined", pins=dict(joined.pins), missing=joined.missing, seconds=seconds)
-            await self._until(lambda: self._applied is not None and bool(self._applied.routes))
+            await self._until(lambda: self._applied is not None and self._applied.attracts)
             await self._until(self._is_cut_off)
             if self._others:
                 self._state.set_joining("has announced nothing for a while, and asks what became of flows meanwhile")
@@ -272,14 +324,14 @@ class FleetSide:
 
     def _is_cut_off(self) -> bool:
         """Nothing is announced; what has become of flows meanwhile we have not heard, or not all of it."""
-        return self._state.snapshot().plane_error is not None or self._applied is None or not self._applied.routes
+        return self._state.snapshot().plane_error is not None or self._applied is None or not self._applied.attracts
 
     def _could_announce(self) -> bool:
         """Nothing but the others keeps us from announcing."""
         if self._applied is None or self._state.snapshot().plane_error is not None:
             return False
         serves = any(view.no is None or view.service.advertise_down for view in self._applied.services)
-        return serves and any(view.no is not None and view.no.why is Why.JOINING for view in self._applied.vips)
+        return serves and any(view.down is not None and view.down.why is Why.JOINING for view in self._applied.vips)
 
     async def _share_log(self, agreement: Agreement) -> None:
         """How pools become what they are, for a director that starts anew."""

@@ -9,6 +9,7 @@
     PINS        entries                                         what is new, and what must not be forgotten
     ASK         number, cursor, wanted parts                    the next block of the whole table, please
     DUMP        number, cursor, following, part, parts; entries a part of that block
+    ABSENT      digests of names of VIPs (8 bytes each)         routers have them from somebody else only, or soon
 
 Everything is little-endian. No datagram is longer than LONGEST, which fits the smallest path that IPv6 knows (1,280
 bytes), so nothing is ever fragmented. An entry says everything about a flow in terms that do not depend on the
@@ -80,6 +81,10 @@ PARTS = 64
 DIGESTS = 64
 """In one HELLO or ANSWER."""
 
+NAME = np.dtype("<u8")
+NAMES = 128
+"""In one ABSENT."""
+
 LONGEST = _HEADER.size + _DUMP.size + PER_DATAGRAM * ENTRY.itemsize + TAG
 SHORTEST = _HEADER.size + TAG
 
@@ -93,6 +98,7 @@ class Kind(IntEnum):
     PINS = 3
     ASK = 4
     DUMP = 5
+    ABSENT = 6
 
 
 _SHAPE = {
@@ -101,6 +107,7 @@ _SHAPE = {
     Kind.PINS: (0, ENTRY.itemsize, PER_DATAGRAM),
     Kind.ASK: (_ASK.size, 0, 0),
     Kind.DUMP: (_DUMP.size, ENTRY.itemsize, PER_DATAGRAM),
+    Kind.ABSENT: (0, NAME.itemsize, NAMES),
 }
 """Of a body: bytes in front, bytes of an element, elements at most."""
 
@@ -209,6 +216,11 @@ class Datagram:
     def digests(self) -> npt.NDArray[np.void]:
         """Of HELLO and ANSWER: DIGEST."""
         return np.frombuffer(self.body, DIGEST, offset=_HELLO.size)
+
+    @property
+    def names(self) -> npt.NDArray[np.uint64]:
+        """Of ABSENT: NAME."""
+        return np.frombuffer(self.body, NAME)
 
     @property
     def ask(self) -> "Ask":

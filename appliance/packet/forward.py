@@ -8,6 +8,7 @@ The order is part of the behaviour. The first line that applies decides; ids are
  4. More behind the Ethernet header than the link's MTU (P14)        drop  oversized_frame
  5. Version, lengths, IPv4 header checksum (P2, P3, P4)              drop  malformed
  6. IPv6 extension headers: too many, unknown, type 0 (P6)           drop  unsupported_header
+    A source address that nobody has (`protection.is_martian`)       drop  martian
  7. An echo request to a VIP that is up here (I5)                    drop  echo, with the answer
     Neither TCP nor UDP nor an ICMP error (I5, I6)                   drop  protocol
  8. TCP or UDP header cut or contradictory (P7)                      drop  malformed; of a first fragment (F5): fragment
@@ -15,6 +16,8 @@ The order is part of the behaviour. The first line that applies decides; ids are
  9. No virtual service on that protocol and port (P10, P11)          drop  no_service
 10. Later fragment without ports that tell its flow (below)          hold, or drop  fragment
 11. Sent by a member of an L2 pool or by ourselves (L5)              drop  loop
+    A client that may not come (`protection`)                        drop  denied
+    One more new connection than there may be                        drop  service_rate, vip_rate, source_rate
 12. Nobody to take the flow (`placement`)                            drop  no_member
 13. Encapsulating as a router, and TTL or hop limit is at its end    drop  ttl_expired, with time exceeded
 14. Larger than the way to the member takes, not to be fragmented    drop  too_big, with packet too big (M1, M2)
@@ -32,10 +35,15 @@ transmitted in pieces (M3, `split`), each in an outer packet of its own. IPv6 pa
 everybody may send whatever he is told, go out if only they fit the link, whatever was learned of the way behind it:
 over IPv4 without DF, so that routers may fragment them (RFC 4213, 3.2.2).
 
+A datagram of a service that carries QUIC goes to the member that its connection ID names (C13, `quic`), whatever its
+addresses, its slot and what is remembered of its flow; and nothing is remembered of it. Where it names nobody who
+serves, it goes as any other. Errors about such flows go by their addresses and ports.
+
 Who takes a flow is decided by `placement.place`; what is remembered of it counts from the moment it is transmitted.
 
 From line 9 on, an ICMP error about a flow is taken for a packet of that flow: whole and unchanged, it goes the same way
-to the same member (I1, I3). Whatever happens to it, it is never answered with another error.
+to the same member (I1, I3). Whatever happens to it, it is never answered with another error. May its client come, it
+may, whoever has sent it.
 """
 
 from collections.abc import Callable
@@ -44,7 +52,7 @@ from functools import partial
 
 from appliance.forwarding import NO_MEMBER, ChoiceOrder, ForwardingTables, Placement, TableMember, TableService
 from appliance.model import DfPolicy, DsrType, HashMode, Protocol, TtlPolicy
-from appliance.packet import icmp, relay
+from appliance.packet import icmp, quic, relay
 from appliance.packet.action import Action, By, Datagram, Reason, Verdict
 from appliance.packet.encap import decrement_hop_limit, encapsulate, ethernet
 from appliance.packet.fragments import Decided, Fragments, datagram_of
@@ -59,6 +67,7 @@ from appliance.packet.headers import (
     parse_ports,
 )
 from appliance.packet.placement import FlowFacts, Kind, Pin, Pins, Placed, Slot, idle_ticks, place, tcp_kind
+from appliance.packet.protection import Meters, guards, is_martian, opens_connection
 from appliance.packet.split import SMALLEST, split
 from appliance.ring.hash import derive_keys, derive_pin_keys, flow_words, hash_words, pin_hash, slot_of
 
@@ -119,6 +128,7 @@ class PacketPath:
         pins: Pins | None = None,
         turns: Turns | None = None,
         fragments: Fragments | None = None,
+        meters: Meters | None = None,
     ) -> None:
         """
         Args:
@@ -126,7 +136,12 @@ class PacketPath:
             pins: what is remembered of flows; None remembers nothing.
             turns: for services that place flow by flow or packet by packet.
             fragments: what is remembered of datagrams in fragments; None remembers nothing, and nothing is held.
+            meters: how many connections have come; None has no limits.
         """
+        self._meters = meters
+        self._guards = guards(tables.services)
+        if meters is not None:
+            meters.assign(self._guards, tables.secret)
         self.tables = tables
         self._pins = pins
         self._fragments = fragments
@@ -180,6 +195,8 @@ class PacketPath:
         ip = parse_ip(packet, link.version)
         if isinstance(ip, Reason):
             return Action(Verdict.DROP, ip)
+        if is_martian(ip.source, ip.destination):
+            return Action(Verdict.DROP, Reason.MARTIAN)
         packet = packet[: ip.length]
         # Of ICMP, no fragment is placed, so there is nothing to wait for.
         in_pieces = self._fragments is not None and ip.part is not Part.WHOLE and ip.protocol != relay.ICMP[ip.version]
@@ -199,6 +216,15 @@ class PacketPath:
         source_mac = frame[6:12]
         if source_mac in self._loop_macs or source_mac == ingress.mac:
             return Action(Verdict.DROP, Reason.LOOP, service=service.index)
+        guard = self._guards[service.index]
+        if guard is not None:
+            if guard.denies(flow.source):
+                return Action(Verdict.DROP, Reason.DENIED, service=service.index)
+            refused = None
+            if self._meters is not None and guard.limited and ip.part is not Part.LATER and _opens(packet, ip):
+                refused = self._meters.admit(guard, flow.source, look_only=look_only)
+            if refused is not None:
+                return Action(Verdict.DROP, refused, service=service.index)
 
         # Without ports there is no mode but source_ip here, which leaves them out.
         words = flow_words(flow.source, flow.destination, flow.ports or bytes(4), flow.protocol, service.hash_mode)
@@ -274,6 +300,10 @@ class PacketPath:
         """Where the packet goes, and what there is to be written down of its flow."""
         if first is not None:
             return Placed(first.member if first.member in self.tables.members else NO_MEMBER, By.FIRST), None
+        if service.quic and ip.protocol == Protocol.UDP and ip.part is not Part.LATER:
+            named = quic.member_of(_udp_payload(packet, ip), service.quic)
+            if named is not None and named in self.tables.members:
+                return Placed(named, By.CONNECTION_ID), None
         word, idle = int(service.slots[slot]), self._idle[service.index]
         rules = Slot(word & 0xFFFF, word >> 16, service.placement, idle)
         kind = _kind(packet, ip, flow)
@@ -300,6 +330,12 @@ class PacketPath:
         return services.find(int.from_bytes(flow.ports[2:], "big")) or Reason.NO_SERVICE
 
 
+def _udp_payload(packet: bytes, ip: IpHeader) -> bytes:
+    """What a datagram carries, as far as this packet has it."""
+    length = int.from_bytes(packet[ip.l4 + 4 : ip.l4 + 6], "big")
+    return packet[ip.l4 + 8 : min(ip.l4 + length, ip.length)]
+
+
 def _always() -> bool:
     return True
 
@@ -309,6 +345,11 @@ def _no_service(reason: Reason, waits_for: Datagram | None) -> Action:
     if reason is Reason.FRAGMENT and waits_for is not None:
         return Action(Verdict.HOLD, reason, datagram=waits_for)
     return Action(Verdict.DROP, reason)
+
+
+def _opens(packet: bytes, ip: IpHeader) -> bool:
+    """Whether a packet with a whole header counts as a new connection."""
+    return ip.protocol == Protocol.TCP and opens_connection(packet[ip.l4 + 13])
 
 
 def _kind(packet: bytes, ip: IpHeader, flow: Flow) -> Kind:
@@ -365,7 +406,10 @@ class _Ports:
     def without_port(self) -> TableService | Reason:
         """The service that a packet belongs to as far as its member is concerned, whatever its ports."""
         first = self._all[0]
-        if all(other.hash_mode is HashMode.SOURCE_IP and other.slots is first.slots for other in self._all):
+        if all(
+            other.hash_mode is HashMode.SOURCE_IP and other.slots is first.slots and not other.quic
+            for other in self._all
+        ):
             return first
         return Reason.FRAGMENT
 

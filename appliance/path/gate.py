@@ -6,7 +6,8 @@ reference that all data planes are compared with, and leave by a packet socket. 
 an address of the director: it is for no VIP, so every data plane leaves it to the kernel, which has a socket for it. No
 data plane knows of any of this, and no VIP is a local address of the director.
 
-A check of which no packet has come by shows that somebody has taken device, rule or route away: then all is made anew.
+When a check was over and no packet had come by, neither of it nor of any other meanwhile, somebody has taken device,
+rule or route away: then all is made anew.
 
 Packets arrive with a TTL or hop limit of 1: a member that has not the VIP cannot send them on, where routers would
 bring them back to a director and on to another member, which would answer.
@@ -36,8 +37,9 @@ from appliance.path.causes import Heard, Trouble, explained, heard
 from appliance.path.segments import Segments, segments
 from appliance.path.steer import SteerError, Steering
 from appliance.ring.hash import derive_keys, flow_words, hash_words
-from appliance.state import Unresolved
-from health.spec import Result, Status, Target
+from appliance.state import NEIGHBOUR_UNRESOLVED, Unresolved
+from health.checks.sockets import text
+from health.spec import Code, Result, Status, Target
 
 log = structlog.get_logger()
 
@@ -56,6 +58,14 @@ _SENT_S = 0.2
 
 _TRIES, _TRY_AGAIN_S, _MAX_WAITING = 20, 0.05, 1000
 """How often and how long a packet waits for a next hop, and how many do at a time."""
+
+MOST_LINGERING = 8192
+"""So many flows at most go on their way after their checks. Where there are more in a minute, connections end with an
+RST instead of waiting for the last packet of the other side: else ports would run out."""
+
+_TAKEN_AT_ONCE = 1024
+"""Packets of checks in one turn of the event loop, some 20 ms: a loop that has much to do takes few turns, and
+meanwhile thousands of checks may send."""
 
 _BATCH = 64
 _PAUSE_S = 0.1
@@ -112,16 +122,23 @@ class PathWay:
         self, sock: socket.socket, address: IPAddress, protocol: int, word: bytes, *, half_open: bool = False
     ) -> Iterator[None]:
         """See `health.ways.Way`."""
-        flow = ip_address(sock.getsockname()[0]).packed, address.packed, protocol, word
+        source = socket.inet_pton(socket.AF_INET if address.version == 4 else socket.AF_INET6, sock.getsockname()[0])
+        flow = source, address.packed, protocol, word
         with self.gate.carrying(flow, self, half_open=half_open):
-            yield
+            try:
+                yield
+            finally:
+                if protocol == socket.IPPROTO_TCP and self.gate.is_crowded:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def judge(self, result: Result, target: Target) -> Result:
         """See `health.ways.Way`."""
         if result.good and result.answered:
             self.gate.forget(self, target.address)
         elif not result.good and (why := self._why_not(target.address)):
-            return replace(result, detail=why)
+            hop = self.gate.hop(self.member)
+            silent = isinstance(hop, Unresolved) and hop.reason == NEIGHBOUR_UNRESOLVED
+            return replace(result, code=Code.ARP_UNRESOLVED if silent else result.code, detail=why)
         return explained(result, target, self.delivery, self.gate.known(self, target.address))
 
     def _source(self, address: IPAddress) -> str | None:
@@ -130,7 +147,7 @@ class PathWay:
         if isinstance(self.gate.hop(address), Unresolved):
             return None
         if isinstance(hop, NextHop) and hop.source.version == address.version:
-            return str(hop.source)
+            return text(hop.source)
         return _source_to(self.member if self.member.version == address.version else address)
 
     def _why_not(self, address: IPAddress) -> str:
@@ -195,6 +212,8 @@ class Gate:
         self._lingering: OrderedDict[Flow, tuple[_Carried, float]] = OrderedDict()
         self._heard: dict[tuple[IPAddress, IPAddress | int], tuple[Heard, float]] = {}
         """By member, and VIP or protocol of the outer header."""
+        self._took_at: dict[int, float] = {}
+        """When a check's packet came by last, by IP version."""
         self._ident = 0
         self._out: socket.socket | None = None
         self._errors: dict[int, socket.socket] = {}
@@ -208,6 +227,11 @@ class Gate:
     @property
     def is_open(self) -> bool:
         return self._out is not None
+
+    @property
+    def is_crowded(self) -> bool:
+        """There are so many checks that ports would run out if all their connections waited for their end."""
+        return len(self._lingering) >= MOST_LINGERING
 
     def way(self, member: IPAddress, delivery: Delivery) -> PathWay:
         return PathWay(self, member, delivery)
@@ -267,7 +291,9 @@ class Gate:
     def carrying(self, flow: Flow, way: PathWay, *, half_open: bool) -> Iterator[None]:
         """Take a flow's packets that way while this lasts, and for LINGER_S."""
         now = self._clock()
-        while self._lingering and next(iter(self._lingering.values()))[1] < now - LINGER_S:
+        while self._lingering and (
+            len(self._lingering) > MOST_LINGERING or next(iter(self._lingering.values()))[1] < now - LINGER_S
+        ):
             self._lingering.popitem(last=False)
         self._lingering.pop(flow, None)
         self._carried[flow] = carried = _Carried(way, half_open)
@@ -280,7 +306,8 @@ class Gate:
         finally:
             del self._carried[flow]
             self._lingering[flow] = carried, self._clock()
-            if over and not carried.packets:
+            version = 4 if len(flow[0]) == 4 else 6
+            if over and not carried.packets and self._took_at.get(version, now) <= now:
                 self._lost.set()
 
     def known(self, way: PathWay, vip: IPAddress) -> Heard | None:
@@ -299,7 +326,7 @@ class Gate:
     # -- packets of checks ---------------------------------------------------------------------------------------
 
     def _take(self) -> None:
-        for _ in range(_BATCH):
+        for _ in range(_TAKEN_AT_ONCE):
             try:
                 packet = os.read(self._steering.fd, _LENGTH)
             except BlockingIOError:
@@ -323,6 +350,7 @@ class Gate:
         if carried is None:
             return
         carried.packets += 1
+        self._took_at[version] = self._clock()
         if carried.half_open and not packet[ip.l4 + 13] & (_SYN | _RST):
             return
         self._send(packet, ip, carried.way, _TRIES)

@@ -17,6 +17,9 @@ _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _MTU = 65535
 """Larger than any way, so that the kernel takes a member's MSS as it is. What fits is judged packet by packet."""
 
+_QUEUE = "20000"
+"""Packets that wait for us at most: those of thousands of checks while the event loop is busy for a second or two."""
+
 _ADVERTISED_MSS = 1220
 """What members may send: it fits every link that carries IPv6."""
 
@@ -75,7 +78,7 @@ class Steering:
             _ip(family, "rule", "del", *self._rule(), check=False)
 
     def _configure(self) -> None:
-        _ip("-4", "link", "set", self.device, "addrgenmode", "none", "mtu", str(_MTU), "up")
+        _ip("-4", "link", "set", self.device, "addrgenmode", "none", "mtu", str(_MTU), "txqueuelen", _QUEUE, "up")
         try:
             # Only what we write into it comes from there: answers that a packet is too big, which are the VIP's.
             Path(f"/proc/sys/net/ipv4/conf/{self.device}/rp_filter").write_text("0")

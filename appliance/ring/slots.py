@@ -36,6 +36,11 @@ class RingMember:
     the slot and its id alone."""
 
 
+_POOLS = 128
+_latest: dict[tuple[tuple[str, ...], tuple[int, ...]], tuple[list[float], Owners]] = {}
+"""Who was eligible last, and the table of that: the next one is mostly not much different. By ids and weights."""
+
+
 @lru_cache(maxsize=128)
 def build_slots(members: tuple[RingMember, ...]) -> SlotArray:
     """The slots of a pool in the steady state, where primary and previous are the same. Read-only.
@@ -55,7 +60,11 @@ def build_slots(members: tuple[RingMember, ...]) -> SlotArray:
     _check(members, ids)
     weights = tuple(member.weight for member in ordered)
     ramps = [member.ramp if member.eligible else 0.0 for member in ordered]
-    owners = overlay(_base(ids, weights), ids, weights, ramps)
+    pool = ids, weights
+    owners = overlay(_base(ids, weights), ids, weights, ramps, _latest.get(pool))
+    _latest[pool] = ramps, owners
+    while len(_latest) > _POOLS:
+        _latest.pop(next(iter(_latest)), None)
     indices = np.array([*(member.index for member in ordered), NO_MEMBER], np.uint32)  # NOBODY, -1, is the last
     primary = indices[owners]
     slots = pack(primary, primary)

@@ -26,3 +26,7 @@ CHECKS: Mapping[str, Callable[..., Check]] = {
     "grpc": GrpcCheck,
     "external": ExternalCheck,
 }
+
+TOLD_WHO = frozenset({"external"})
+"""Kinds that tell whoever answers which member is asked about. Of all others the same question to one address and port
+is the same for all members that stand there, and needs to be asked once only."""

@@ -13,9 +13,11 @@ _CODES = {
     errno.ETIMEDOUT: Code.CONNECTION_TIMEOUT,
 }
 
-_OUR_OWN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EBADF}
-"""Errors that say nothing about the member: files or memory are used up, or the program is wrong. EINVAL is not among
-them: that is how Linux reports a blackhole route."""
+SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
+"""Errors that say nothing about the member: files, memory, ports or processes are used up."""
+
+_OUR_OWN = SHORT_OF | {errno.EBADF}
+"""These, and a program that is wrong. EINVAL is not among them: that is how Linux reports a blackhole route."""
 
 
 def result_of(error: OSError, doing: str) -> Result:

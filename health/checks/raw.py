@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from health.checks.sockets import REPORT_ERRORS, carrying, opened
+from health.checks.sockets import REPORT_ERRORS, carrying, opened, text
 from health.spec import Target
 
 _SO_ATTACH_FILTER = 26
@@ -94,7 +94,7 @@ def raw(target: Target, protocol: int, answer: tuple[int, int], ours: Callable[[
         offset, word = answer
         _attach(sock, (header, (_LD_WORD, 0, 0, offset), (_JEQ, 0, 1, word), (_RET, 0, 0, 0xFFFF), (_RET, 0, 0, 0)))
         sock.setsockopt(*REPORT_ERRORS[sock.family], 1)
-        sock.connect((str(target.address), 0))
+        sock.connect((text(target.address), 0))
         with carrying(target, sock, protocol, word.to_bytes(4, "big")):
             yield Raw(sock, ours)
 

@@ -8,12 +8,19 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from functools import lru_cache
 
-from health.spec import Target
+from health.spec import IPAddress, Target
 
 REPORT_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 """IP_RECVERR and IPV6_RECVERR of linux/in.h and linux/in6.h, which Python does not name: without them Linux keeps "host
 unreachable" from a socket without a connection."""
+
+
+@lru_cache(maxsize=1 << 16)
+def text(address: IPAddress) -> str:
+    """An address as sockets take it: thousands are asked every few seconds, and always the same ones."""
+    return str(address)
 
 
 def opened(target: Target, kind: int, protocol: int = 0) -> socket.socket:
@@ -76,7 +83,7 @@ async def connected(target: Target, *, half_open: bool = False) -> AsyncIterator
         opened(target, socket.SOCK_STREAM) as sock,
         carrying(target, sock, socket.IPPROTO_TCP, _ports(target, sock), half_open=half_open),
     ):
-        await asyncio.get_running_loop().sock_connect(sock, (str(target.address), target.port))
+        await asyncio.get_running_loop().sock_connect(sock, (text(target.address), target.port))
         yield sock
 
 
@@ -94,5 +101,5 @@ def datagrams(target: Target) -> Iterator[socket.socket]:
         carrying(target, sock, socket.IPPROTO_UDP, _ports(target, sock)),
     ):
         sock.setsockopt(*REPORT_ERRORS[sock.family], 1)
-        sock.connect((str(target.address), target.port))
+        sock.connect((text(target.address), target.port))
         yield sock

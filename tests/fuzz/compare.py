@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from appliance.bpf.libbpf import TestRun, TestRunner
 from appliance.dataplane.base import Traffic
+from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import MEMBER_SHIFT, STATE_SHIFT, WHEN_MASK, PinTable
 from appliance.dataplane.raw import bpf, kernel
 from appliance.dataplane.raw.compiled import Compiled
@@ -172,13 +173,14 @@ class Clock:
 class Reference:
     """The reference path with its memory."""
 
-    def __init__(self, pins: PinTable, clock: Clock) -> None:
+    def __init__(self, pins: PinTable, clock: Clock, meters: MeterTable | None = None) -> None:
         self.pins = pins
+        self._meters = meters or MeterTable.in_memory(clock.now)
         self._turns, self._fragments = Turns(), Fragments(clock.now)
         self._path = PacketPath(ForwardingTables())
 
     def follow(self, tables: ForwardingTables) -> None:
-        self._path = PacketPath(tables, self.pins, self._turns, self._fragments)
+        self._path = PacketPath(tables, self.pins, self._turns, self._fragments, self._meters)
 
     def holds(self, frame: bytes, ingress: Ingress) -> bool:
         """Whether a frame would have to wait."""
@@ -318,7 +320,13 @@ class ProgramRun:
         self._news = News(self._pins)
         mirror = PinTable.in_memory(PINS, self._clock.now)
         self._mirrored_news = News(mirror)
-        self._fast, self._slow, self._upstairs = (Reference(pins, self._clock) for pins in (mirror, mirror, self._pins))
+        meters, mirrored = program.meters, MeterTable.in_memory(self._clock.now)
+        meters.clock_ns = self._pins.clock_ns
+        meters.clear()
+        self._fast, self._slow, self._upstairs = (
+            Reference(pins, self._clock, counting)
+            for pins, counting in ((mirror, mirrored), (mirror, mirrored), (self._pins, meters))
+        )
 
     def run(self, exits: Counter[str]) -> Finding | None:
         """What does not agree, if anything."""
@@ -416,7 +424,8 @@ class ProgramRun:
         if kind != "transmit" and result.frame != frame:
             return f"{way_out} has changed the frame to\n{result.frame.hex()}"
         if got is None:
-            allowed = excuses(frame, action)
+            encrypted = any(one.config.key for service in tables.services for one in service.quic)
+            allowed = excuses(frame, action, encrypted=encrypted)
             if case.flags & layout.PORT_PARTIAL and way_out == "slow_partial_checksum" and _looks_partial(frame):
                 allowed.add(way_out)
             out = case.egress.get(tables.members[action.member].next_hop.ifindex) if action.member is not None else None
@@ -469,6 +478,7 @@ class RawPlane:
         self.news = News(self.pins)
         self._ingress = ingress
         self._turns, self._fragments = ColumnTurns(random.Random(case.seed)), Fragments(clock.now)
+        self._meters = MeterTable.in_memory(clock.now)
         self._slots = np.zeros((BATCH, stride_for(ingress.mtu)), np.uint8)
         self._memory = self._slots.reshape(-1).data
         self._vector = VectorPath(Columns(self._slots), answers=BATCH)
@@ -476,7 +486,7 @@ class RawPlane:
         self.follow(ForwardingTables())
 
     def follow(self, tables: ForwardingTables) -> None:
-        self._compiled = Compiled(tables, [self._ingress], self.pins, self._turns, self._fragments)
+        self._compiled = Compiled(tables, [self._ingress], self.pins, self._turns, self._fragments, self._meters)
         self._books, self._drops, self._before = _Books(), Counter[str](), self._vector.reasons.copy()
 
     def forward_odd(self, frame: bytes, action: Action) -> tuple[int, str, str] | None:
@@ -506,9 +516,12 @@ class RawPlane:
             text = _differs(action, got)
             if text:
                 return row, text, got[0]
+            if got[0] == "answer":
+                # Which remembers its flow and counts its connection, as the worker has it do.
+                self._compiled.path.forward(frame, self._ingress)
             if action.further:
-                self._compiled.path.forward(frame, self._ingress)  # which remembers its flow, as the worker has it do
-            elif action.verdict is Verdict.TRANSMIT:
+                continue
+            if action.verdict is Verdict.TRANSMIT:
                 self._books.count(action, frame)
             elif action.reason not in (Reason.TOO_BIG, Reason.NOT_VIP):
                 self._drops[str(action.reason)] += 1
@@ -525,8 +538,7 @@ class RawPlane:
                 if bytes(memory[ETHERNET : ETHERNET + len(frame)]) != frame:
                     text = "a frame that was left alone was changed"
                 got = "left alone"
-                if action.further:
-                    self._compiled.path.forward(frame, self._ingress)
+                self._compiled.path.forward(frame, self._ingress)
             else:
                 got = "transmit"
                 text = _differs(action, ("transmit", made.ifindex, bytes(self._single.bytes_of(made))))

@@ -130,7 +130,7 @@ def vector_file(case: Case, finding: Finding) -> Raw:
     steps: list[Raw] = []
     ticks = 0
     for chunk in case.chunks:
-        ticks += chunk.ticks
+        ticks += chunk.ticks if steps else 0  # the first frames come at the beginning, whenever that is
         clock.move(chunk.ticks)
         reference.follow(tables[chunk.version])
         # In the middle of a tick, where a clock that is a bit off tells the same.

@@ -8,6 +8,7 @@ import numpy as np
 
 from appliance.forwarding import ForwardingTables, TableService
 from appliance.model import DsrType, Protocol
+from appliance.packet import quic
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress
 from appliance.ring.hash import MASKS, derive_keys, hash_columns
@@ -64,6 +65,7 @@ class Frames:
         # Near misses: the same tail, another head.
         self._macs = macs + [b"\x02\x99\x99\x99" + mac[4:] for mac in macs] + [b"\x03" + CLIENT_MAC[1:]]
         self._lengths = [member.inner_mtu for member in tables.members.values()] + [ingress.mtu]
+        self._quic = [one for service in tables.services for one in service.quic]
         self._labels: list[tuple[TableService, bytes, bytes]] = []
         self._pool: list[bytes] = []
         self._flows = [self._flow() for _ in range(flows)]
@@ -117,6 +119,8 @@ class Frames:
         """A frame that is right in most respects."""
         rnd = self._rnd
         service = rnd.choice(self._tables.services)
+        if self._quic and rnd.random() < 0.5:
+            service = rnd.choice([one for one in self._tables.services if one.quic])
         vip = service.vip.packed
         source = rnd.randbytes(len(vip))
         ports = self._ports(service)
@@ -180,6 +184,9 @@ class Frames:
             size = rnd.choice(self._lengths) + rnd.choice((0, 1, -1)) - header - l4
         size = min(max(size, 0), LONGEST - header - l4)
         payload = bytes(size) if size > 100 else rnd.randbytes(size)
+        if protocol == Protocol.UDP and self._quic and rnd.random() < 0.7:
+            payload = (self._quic_packet() + payload)[: max(size, rnd.choice((7, 12, 27, 64)))]
+            size = len(payload)
         available = l4 + size
         if protocol == Protocol.TCP:
             words = 5
@@ -199,6 +206,24 @@ class Frames:
             total = checksum(source + vip + struct.pack("!HH", protocol, available)) ^ 0xFFFF
             head = head[:at] + total.to_bytes(2, "big") + head[at + 2 :]
         return head + payload
+
+    def _quic_packet(self) -> bytes:
+        """A packet with a connection ID that names somebody, mostly; cut and bent at every edge."""
+        rnd = self._rnd
+        one = rnd.choice(self._quic)
+        name = rnd.choice(sorted(one.servers)) if one.servers and rnd.random() < 0.9 else b""
+        name = name or rnd.randbytes(one.config.server_id_length)
+        cid = quic.make(one.config, name, rnd.randbytes(one.config.nonce_length), rnd.randrange(32))
+        if rnd.random() < 0.2:
+            cid += rnd.randbytes(rnd.choice((1, 3, 12)))
+        if rnd.random() < 0.15:
+            cid = cid[: rnd.choice((0, 1, len(cid) - 1, rnd.randrange(len(cid))))]
+        if cid and rnd.random() < 0.15:
+            cid = bytes((rnd.randrange(256),)) + cid[1:]
+        if rnd.random() < 0.5:
+            return bytes((rnd.randrange(0x80),)) + cid
+        told = len(cid) if rnd.random() < 0.85 else rnd.choice((0, 1, len(cid) + 1, 20, 255))
+        return bytes((rnd.randrange(0x80, 0x100),)) + rnd.randbytes(4) + bytes((told & 0xFF,)) + cid
 
     def _ipv4(self, source: bytes, vip: bytes, protocol: int, body: bytes) -> bytes:
         rnd = self._rnd

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCES = (ROOT / "appliance" / "bpf", ROOT / "appliance" / "dataplane" / "bpf")
 MAIN = "balance.bpf.c"
 PLACE = "place.h"
+QUIC = "quic.h"
 ENOUGH = 400_000
 """Packets within which each mistake has to be found."""
 
@@ -32,6 +33,34 @@ class Mutant:
 MUTANTS = (
     Mutant("link MTU, off by one", MAIN, "run->length - l2 > run->port->mtu", "run->length - l2 >= run->port->mtu"),
     Mutant("path MTU, off by one", MAIN, "inner->length > way->limit", "inner->length > way->limit + 1u"),
+    Mutant("prefixes, the other half", "guard.h", "return low & 1", "return ~low & 1"),
+    Mutant("prefixes, upper half of IPv6 only", MAIN, "upper = (u64)__builtin_bswap32(s[0]) << 32 |", "upper ="),
+    Mutant(
+        "limits, one too many",
+        "guard.h",
+        "return due > now + tolerance &&",
+        "return due > now + tolerance + interval &&",
+    ),
+    Mutant(
+        "limits, refused ones count",
+        MAIN,
+        "return admit(guard_at, *hash64, run->row, ADMIT_LOOK);",
+        "return admit(guard_at, *hash64, run->row, ADMIT_TAKE);",
+    ),
+    Mutant(
+        "limits, IPv6 sources by 32 bits",
+        MAIN,
+        "saddr[0]) * (k[2] + ((const struct ip6hdr *)l3)->saddr[1])",
+        "saddr[0]) * (k[2] + 0)",
+    ),
+    Mutant(
+        "limits, nobody counts in vain",
+        MAIN,
+        "admit(run->generation->guards_first + service, source, run->row, ADMIT_TAKE);",
+        ";",
+    ),
+    Mutant("martians of IPv4, loopback", MAIN, "|| (u8)ip->saddr == 127", "|| 0"),
+    Mutant("martians of IPv6, multicast", MAIN, "(u8)s[0] == 0xff ||", "0 ||"),
     Mutant("TTL 1 goes on", MAIN, "*hop_limit <= 1", "*hop_limit < 1"),
     Mutant("TTL, checksum", MAIN, "(u16)~ip->check + 0xfffe", "(u16)~ip->check + 0xffff"),
     Mutant("checksum of the TTL, carry lost", MAIN, "~folded((u16)~ip->check + 0xfffe)", "~((u16)~ip->check + 0xfffe)"),
@@ -101,6 +130,14 @@ MUTANTS = (
     Mutant("a SYN-ACK opens", PLACE, "flags & (TCP_FIN | TCP_RST | TCP_ACK) ?", "flags & (TCP_FIN | TCP_RST) ?"),
     Mutant("no news of another member", PLACE, "write_down(q, position, row, head);\n\t\t\t*head += 1", "(void)0"),
     Mutant("whose flow, in the wrong order", MAIN, "ip->saddr[0] | (u64)ip->saddr[1] << 32", "ip->saddr[1]"),
+    Mutant("ID, a byte too short", QUIC, "length <= config->length)", "length < config->length)"),
+    Mutant("ID, told length not that of the header", QUIC, "told != length - 1", "told > length - 1"),
+    Mutant("ID, told length is not looked at", QUIC, "told < config->length ||", ""),
+    Mutant("ID, two bits of config", QUIC, "cid[0] >> 5", "cid[0] >> 6 << 1"),
+    Mutant("long headers are short", QUIC, "if (udp[8] & QUIC_LONG) {", "if (0 && udp[8]) {"),
+    Mutant("an ID goes on behind the datagram", QUIC, "length > carried - QUIC_LONG_HEAD", "0"),
+    Mutant("encrypted IDs are read as they are", QUIC, "config->kind == QUIC_KEY", "0"),
+    Mutant("pins in steady slots of QUIC", MAIN, "!quic || policy->placement != PLACEMENT_HASH", "1"),
     Mutant("nothing is remembered", MAIN, "unlikely(q.keep) && (run->flags", "0 && (run->flags"),
 )
 """What can go wrong in a program like this: edges, masks, byte order, carries, checks that were forgotten."""

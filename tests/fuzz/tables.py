@@ -1,9 +1,11 @@
 """Random forwarding tables, written in the form that vector files have: what is found can be published as it is."""
 
 import random
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from appliance.forwarding import SLOTS
+from appliance.model import QUIC_LENGTH
 from tests.unit.dataplane.frames import VIPS
 
 OUR_MAC = "02:71:00:00:00:02"
@@ -14,6 +16,8 @@ MODES = ("five_tuple", "source_ip", "source_ip_port")
 IDLE = (300, 300, 60, 20, 1, 0, 3600)
 CHOOSING = ("placement", "choices", "choice_order")
 NOBODY = 0xFFFF
+TICK_NS = 1 << 30
+"""Clocks here move by whole ticks, so what lasts an odd number of half ones is over beyond doubt, or is not."""
 
 Raw = dict[str, Any]
 
@@ -51,6 +55,11 @@ def random_tables(rnd: random.Random) -> Raw:
         for member in members:
             member["next_hop"]["mtu"] = 65536
         services = [service | _choosing(rnd, service, members) for service in services]
+    if rnd.random() < 0.4:
+        services = [service | _protection(rnd, service) for service in services]
+    for service in services:
+        if service["protocol"] == "udp" and service.get("placement") != "per_packet" and rnd.random() < 0.4:
+            service["quic"] = _quic(rnd, members)
     return {"secret": rnd.randbytes(16).hex(), "members": members, "slots": slots, "services": services}
 
 
@@ -69,10 +78,67 @@ def changed_tables(rnd: random.Random, raw: Raw) -> Raw:
         if "placement" in service and rnd.random() < 0.3:
             service = {key: value for key, value in service.items() if key not in CHOOSING}
             service |= _choosing(rnd, service, members)
+        if "quic" in service:
+            # Members go, and come to other names.
+            quic = [
+                one | {"servers": {name: index for name, index in one["servers"].items() if index in there}}
+                for one in service["quic"]
+            ]
+            service = service | {"quic": quic if rnd.random() < 0.8 else _quic(rnd, members)}
+            if service.get("placement") == "per_packet":
+                del service["quic"]
         if not set(service.get("choices", ())) <= there:
             service = service | {"choices": [index for index in service["choices"] if index in there]}
+        if rnd.random() < 0.2 and "protection" in raw["services"][0]:
+            service = {key: value for key, value in service.items() if key != "protection"}
         services.append(service)
     return raw | {"members": members, "slots": slots, "services": services}
+
+
+def _protection(rnd: random.Random, service: Raw) -> Raw:
+    """Whose packets a service does not take, and how many connections: none of it, or some."""
+    if rnd.random() < 0.3:
+        return {}
+    protection: Raw = {}
+    for name in ("deny", "allow"):
+        if rnd.random() < 0.5:
+            protection[name] = sorted({_prefix(rnd, service["vip"]) for _ in range(rnd.choice((1, 3, 40)))})
+    for name in ("per_source", "per_vip", "per_service"):
+        if rnd.random() < 0.4:
+            per_s = 1e9 / (TICK_NS * rnd.choice((3, 50, 20_000)) + TICK_NS // 2)
+            protection[name] = {"per_s": per_s, "burst": rnd.choice((1, 2, 20))}
+    both = set(protection.get("deny", ())) & set(protection.get("allow", ()))
+    protection = {
+        name: [one for one in said if one not in both] if name == "deny" else said for name, said in protection.items()
+    }
+    return {"protection": protection} if protection else {}
+
+
+def _prefix(rnd: random.Random, vip: str) -> str:
+    """Mostly one that holds a good part of all addresses; sometimes of the other family."""
+    bits = 32 if ("." in vip) == (rnd.random() < 0.95) else 128
+    length = rnd.choice((0, 1, 2, 3, 4, 8, 16, 24, bits - 1, bits))
+    network = rnd.getrandbits(bits) >> bits - length << bits - length if length else 0
+    return f"{(IPv4Address if bits == 32 else IPv6Address)(network)}/{length}"
+
+
+def _quic(rnd: random.Random, members: list[Raw]) -> list[Raw]:
+    """What connection IDs mean: of every length, few of them encrypted, since the program leaves those alone."""
+    configs = []
+    for config_id in sorted(rnd.sample(range(7), rnd.choice((1, 1, 2, 4)))):
+        length = rnd.choice((5, 7, 8, 16, QUIC_LENGTH, rnd.randrange(5, QUIC_LENGTH + 1)))
+        server = min(15, rnd.choice((1, length - 4, rnd.randrange(1, length - 3))))
+        names = [rnd.randbytes(server) for _ in members]
+        if server > 2:  # the same but for one byte
+            names = [names[0][:at] + bytes((names[0][at] ^ 1,)) + names[0][at + 1 :] for at in range(server)] + names
+        config = {"config_id": config_id, "server_id_length": server, "nonce_length": length - server}
+        config["servers"] = {name.hex(): rnd.choice(members)["index"] for name in names}
+        if rnd.random() < 0.3:
+            config["key"] = rnd.randbytes(16).hex()
+        if rnd.random() < 0.5:
+            config["encode_length"] = True
+        configs.append(config)
+    return configs
 
 
 def _choosing(rnd: random.Random, service: Raw, members: list[Raw]) -> Raw:

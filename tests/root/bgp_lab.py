@@ -175,6 +175,10 @@ class Speaker:
         assert "error" not in answer, answer["error"]
         return answer["ok"]
 
+    def began(self, *command: object) -> float:
+        """When the speaker began with a command, on the machine's monotonic clock."""
+        return float(self._ask(*command)["began"])
+
     def refusal(self, *command: object) -> str:
         """The text of the SpeakerError that *command* raised; empty when it did not."""
         return self._ask(*command).get("error", "")

@@ -7,6 +7,7 @@ a line goes to standard output, both JSON.
 import asyncio
 import json
 import sys
+import time
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -79,11 +80,12 @@ class Runner:
             own = [tasks.create_task(self.speaker.run()), tasks.create_task(self.renew())]
             while line := await asyncio.to_thread(sys.stdin.readline):
                 verb, *arguments = json.loads(line)
+                began = time.monotonic()
                 try:
                     answer = {"ok": await self.command(verb, *arguments)}
                 except SpeakerError as error:
                     answer = {"error": str(error)}
-                print(json.dumps(answer), flush=True)
+                print(json.dumps(answer | {"began": began}), flush=True)
             for task in own:
                 task.cancel()
 

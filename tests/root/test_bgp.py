@@ -1,5 +1,6 @@
 """Routes reach real routers and leave them again, whoever dies. FRR: eBGP, IPv4, MD5. BIRD: iBGP over IPv6."""
 
+import json
 import os
 import signal
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 
 from bgp.guard import ADOPTION_LEASE_S
+from bgp.launch import BEAT_S, SILENCES
 from tests.netns import until
 from tests.root.bgp_lab import V4, V6, Speaker, alive, children, kill_exabgp, lab
 
@@ -66,6 +68,34 @@ def test_announces_and_withdraws(where, start):
     print(f"\n{where.name}: close {time.monotonic() - began:.3f} s, then FIB {where.fib_becomes():.3f} s")
     assert not alive(pid)
     assert list(speaker.runtime_dir.iterdir()) == []
+
+
+MANY = [f"203.0.113.{number}" for number in range(1, 121)] + [f"2001:db8:e::{number:x}" for number in range(1, 121)]
+
+
+def kernel(where):
+    """Which of MANY the router's kernel has a route for."""
+    routes = json.loads(where.router.ip("-j route show")) + json.loads(where.router.ip("-j -6 route show"))
+    return {route["dst"] for route in routes} & set(MANY)
+
+
+def test_many_routes_go_together(where, start):
+    """More than fit into one command, of both families: announced, some of them withdrawn, others made worse; and the
+    guard withdraws all by itself."""
+    speaker = start()
+    speaker.is_up()
+    began = time.monotonic()
+    speaker.sets(*MANY)
+    until(lambda: kernel(where) == set(MANY), "all of them", 30.0)
+    print(f"\n{where.name}: {len(MANY)} routes -> FIB {time.monotonic() - began:.3f} s")
+    worse = [{"vip": vip, "med": 7, "communities": ["65010:7"]} for vip in MANY[10:120]]
+    until(lambda: not speaker.refusal("set", *worse, *MANY[120:]), "set", 30.0)
+    until(lambda: kernel(where) == set(MANY[10:]), "without ten", 30.0)
+    assert speaker.status()["announced"] == sorted(f"{vip}/{128 if ':' in vip else 32}" for vip in MANY[10:])
+    speaker.call("renewing", False)
+    until(lambda: not kernel(where), "none without the lease", 30.0)
+    speaker.call("renewing", True)
+    until(lambda: kernel(where) == set(MANY[10:]), "back with it", 30.0)
 
 
 def test_replays_after_exabgp_died(where, start):
@@ -165,3 +195,20 @@ def test_lingers_then_ends(where, start):
     pid = speaker.exabgp_pid
     speaker.kill()
     until(lambda: not alive(pid), "ExaBGP ended", 5.0)
+
+
+def test_a_guard_that_hangs_does_not_keep_the_routes_of_a_speaker_that_dies(where, start):
+    """Guard and speaker gone at the same moment: ExaBGP ends by itself, and the router has no route any more."""
+    speaker = start()
+    announced(where, speaker)
+    pid = speaker.exabgp_pid
+    (guard,) = children(pid)
+    os.kill(guard, signal.SIGSTOP)
+    speaker.kill()
+    try:
+        gone = where.fib_becomes()
+        print(f"\n{where.name}: guard SIGSTOP, speaker SIGKILL -> FIB gone {gone:.3f} s")
+        assert gone < BEAT_S * SILENCES + 1.5
+        assert not alive(pid)
+    finally:
+        os.kill(guard, signal.SIGKILL)

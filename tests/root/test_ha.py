@@ -206,10 +206,10 @@ def test_a_drained_director_loses_no_packet(all_there):
     assert service_of(all_there, "d2") == "drained"
     all_there.kill("d2")
     all_there.start("d2")
-    until(lambda: all_there.status("d2") and service_of(all_there, "d2") == "drained", "still drained", 20.0)
-    until(lambda: all_there.status("d2")["services"][0]["vips"][0]["reason"] == "drained", "not announced", 20.0)
+    until(lambda: all_there.status("d2") and service_of(all_there, "d2") == "drained", "still drained", 60.0)
+    until(lambda: all_there.status("d2")["services"][0]["vips"][0]["reason"] == "drained", "not announced", 60.0)
     assert all_there.order("d2", "undrain").returncode == 0
-    all_there.fib_becomes(vip, "d2", deadline_s=20.0)
+    all_there.fib_becomes(vip, "d2", deadline_s=60.0)
 
 
 def test_a_director_that_is_to_end_lets_routers_go_first(all_there):

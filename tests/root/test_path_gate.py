@@ -27,7 +27,7 @@ from appliance.packet.headers import ETH_IPV4, ETH_IPV6
 from appliance.path.causes import heard
 from appliance.path.gate import Gate
 from appliance.path.steer import Steering
-from appliance.state import Unresolved
+from appliance.state import NEIGHBOUR_UNRESOLVED, Unresolved
 from health.checks import CHECKS
 from health.spec import Code, Result, Target
 from tests.netns import Namespace, namespaces, veth
@@ -168,7 +168,9 @@ def test_a_server_never_hears_of_half_open_connections(cable: Cable, vip: IPAddr
         with pytest.raises(TimeoutError):
             listener.accept()
         offset = 14 + (20 if vip.version == 4 else 40) + 13
-        flags = [frame[offset] for frame in cable.wire.receive(2, keep=lambda frame: vip.packed in frame[14:54])]
+        ip = b"\x08\x00" if vip.version == 4 else b"\x86\xdd"
+        frames = cable.wire.receive(2, keep=lambda frame: frame[12:14] == ip and vip.packed in frame[14:54])
+        flags = [frame[offset] for frame in frames]
         assert set(flags) == {2, 4} or set(flags) == {2, 4 | 16}
         # Nothing is left: the RST has ended it.
         assert "SYN-RECV" not in cable.member.run("ss", "-Htan", "state", "syn-recv")
@@ -176,6 +178,26 @@ def test_a_server_never_hears_of_half_open_connections(cable: Cable, vip: IPAddr
         accepted, client = listener.accept()
         accepted.close()
         assert client[0] == OURS[vip.version]
+
+
+def test_connections_end_at_once_where_ports_would_run_out(cable: Cable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection ends in good order; but with an RST, which frees its port, once many have waited for their end."""
+
+    def ended_by(port: int) -> set[int]:
+        async def asking(gate: Gate) -> bool:
+            result = await CHECKS["tcp"](timeout_s=0.5).probe(Target("web/m", VIP4, port, gate.way(MEMBER4, L2)))
+            await asyncio.sleep(0.2)  # the last packet goes the same way
+            return result.good
+
+        listener = inside(cable.member, lambda: socket.create_server((str(VIP4), port)))
+        with listener:
+            assert cable.ask(asking)
+            frames = cable.wire.receive(3, keep=lambda frame: frame[36:38] == port.to_bytes(2, "big"))
+        return {frame[14 + 20 + 13] & (1 | 4) for frame in frames} - {0}
+
+    assert ended_by(8001) == {1}
+    monkeypatch.setattr("appliance.path.gate.MOST_LINGERING", 0)
+    assert ended_by(8002) == {4}
 
 
 def test_what_nobody_has_asked_to_carry_goes_nowhere(cable: Cable) -> None:
@@ -255,6 +277,14 @@ def test_a_director_without_an_address_of_the_vips_family(cable: Cable) -> None:
     gone = ip_address("203.0.113.77")
     result = cable.probe("tcp", lambda gate: Target("web/m", VIP4, 80, gate.way(gone, L2)))
     assert "no way to 203.0.113.77" in result.detail
+    cable.hops[gone] = Unresolved(NEIGHBOUR_UNRESOLVED, "203.0.113.77 does not answer on d1")
+    try:
+        result = cable.probe("tcp", lambda gate: Target("web/m", VIP4, 80, gate.way(gone, L2)))
+    finally:
+        del cable.hops[gone]
+    assert (result.code, result.detail) == (
+        Code.ARP_UNRESOLVED, "neighbour_unresolved: 203.0.113.77 does not answer on d1",
+    )  # fmt: skip
 
 
 def test_a_packet_waits_for_its_next_hop(cable: Cable) -> None:

@@ -1,6 +1,8 @@
 """Large packets through a whole director, with links too small for them on both ways: real hosts and routers."""
 
+import errno
 import json
+import select
 import socket
 import struct
 import subprocess
@@ -48,6 +50,11 @@ class Way:
         if self.delivery == "l2":
             return f"203.0.113.{98 + self.number}" if self.outer == 4 else f"2001:db8:7::{10 + self.number}"
         return f"203.0.113.{40 + self.number}" if self.outer == 4 else f"2001:db8:3::{10 + self.number}"
+
+    @property
+    def family(self) -> int:
+        """Of sockets for the VIP."""
+        return socket.AF_INET if self.inner == 4 else socket.AF_INET6
 
     @property
     def room(self) -> int:
@@ -100,6 +107,20 @@ name = "{way}"
 vips = ["{way.vip}"]
 ports = [80]
 network_profile = "{way}"
+pool = "{way}"
+"""
+
+DATAGRAM_SERVICE = """
+[[network_profile]]
+name = "{way}-udp"
+type = "udp_fast_path"
+dsr = {{ type = "{dsr}"{encapsulation} }}
+
+[[virtual_service]]
+name = "{way}-udp"
+vips = ["{way.vip}"]
+ports = [81]
+network_profile = "{way}-udp"
 pool = "{way}"
 """
 
@@ -194,7 +215,8 @@ def configure(folder: Path, plane: str) -> Path:
     text = CONFIG.format(plane=plane, folder=folder)
     for way in (*WAYS, *OTHERS):
         tunnel = "" if way.delivery == "l2" else f', encapsulation = "{way.delivery}"'
-        text += SERVICE.format(
+        both = SERVICE + (DATAGRAM_SERVICE if way in WAYS else "")
+        text += both.format(
             way=way,
             protocol="udp" if way is DATAGRAMS else "tcp",
             dsr="l2" if way.delivery == "l2" else "l3",
@@ -227,15 +249,15 @@ class Server:
 
     def __init__(self, space: Namespace) -> None:
         def listen() -> list[socket.socket]:
-            streams = socket.create_server(("", 80), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
-            datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            datagrams.bind((DATAGRAMS.vip, 80))
-            return [streams, datagrams]
+            made = [socket.create_server(("", 80), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)]
+            for way, port in ((DATAGRAMS, 80), *((way, 81) for way in WAYS)):
+                made.append(socket.socket(way.family, socket.SOCK_DGRAM))
+                made[-1].bind((way.vip, port))
+            return made
 
-        self._streams, self._datagrams = inside(space, listen)
+        self._streams, *self._datagrams = inside(space, listen)
         self._threads = [threading.Thread(target=self._accept), threading.Thread(target=self._answer)]
-        for one in (self._streams, self._datagrams):
-            one.settimeout(0.1)
+        self._streams.settimeout(0.1)
         self._stop = threading.Event()
         for thread in self._threads:
             thread.start()
@@ -264,18 +286,17 @@ class Server:
 
     def _answer(self) -> None:
         while not self._stop.is_set():
-            try:
-                data, client = self._datagrams.recvfrom(70000)
-            except TimeoutError:
-                continue
-            self._datagrams.sendto(struct.pack("!HH", len(data), checksum(data)), client)
+            for ready in select.select(self._datagrams, [], [], 0.1)[0]:
+                data, client = ready.recvfrom(70000)
+                ready.sendto(struct.pack("!HH", len(data), checksum(data)), client)
 
     def close(self) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
         self._streams.close()
-        self._datagrams.close()
+        for one in self._datagrams:
+            one.close()
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:
@@ -366,6 +387,42 @@ def test_downloads(network: Network, way: Way, size: int) -> None:
         connection.sendall(struct.pack("!q", -size))
         assert len(_exactly(connection, size)) == size
     assert route_mtu(network.member, CLIENT[way.inner], way.vip) == SMALL
+
+
+@EVERY_WAY
+def test_datagrams_that_are_told(network: Network, way: Way) -> None:
+    """A datagram with DF that is one byte too large gets an answer that is of use: one of that size arrives."""
+    network.client.ip("route flush cache")
+    network.client.ip("-6 route flush cache")
+    level, discover, mtu = (socket.IPPROTO_IP, 10, 14) if way.inner == 4 else (socket.IPPROTO_IPV6, 23, 24)
+    fits = way.room - (28 if way.inner == 4 else 48)
+
+    def make() -> socket.socket:
+        made = socket.socket(way.family, socket.SOCK_DGRAM)
+        made.setsockopt(level, discover, 2)  # IP_PMTUDISC_DO
+        made.settimeout(0.3)
+        made.connect((way.vip, 81))
+        return made
+
+    with inside(network.client, make) as datagrams:
+
+        def told() -> bool:
+            try:
+                datagrams.send(bytes(fits + 1))
+            except OSError as error:  # as soon as it knows
+                if error.errno != errno.EMSGSIZE:
+                    raise
+            return datagrams.getsockopt(level, mtu) == way.room
+
+        def arrives() -> bool:
+            try:
+                datagrams.send(bytes((7,)) * fits)
+                return datagrams.recv(100) == struct.pack("!HH", fits, checksum(bytes((7,)) * fits))
+            except OSError:  # what was said of the larger ones comes here, too
+                return False
+
+        until(told, f"the client knows that {way.room} bytes fit", 20)
+        until(arrives, "a datagram of that size arrives", 20)
 
 
 @pytest.mark.parametrize(("link", "packets"), [(9000, 1), (1500, 2)], ids=["whole", "in-fragments"])

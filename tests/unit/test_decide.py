@@ -6,8 +6,9 @@ from ipaddress import ip_address
 import pytest
 
 from appliance.decide import Why, decide
+from appliance.flapping import flapped, reuse_at
 from appliance.forwarding import NO_MEMBER
-from appliance.model import EffectiveState, Health, NetworkProfile, PortRange, ProfileType
+from appliance.model import EffectiveState, Flapping, Health, NetworkProfile, PortRange, ProfileType
 from appliance.state import LOCAL_ADDRESS, Learning, PathMtu, Unresolved
 from bgp.route import Route
 from tests.builders import L2, config, hop, member, pool, service, snapshot
@@ -214,3 +215,74 @@ def test_a_vip_that_is_our_own_address_is_left_alone():
     assert desired.tables.vips == frozenset()
     assert desired.routes == frozenset()
     assert desired.vips[0].no.why is Why.LOCAL_ADDRESS
+
+
+def test_a_member_that_is_worked_on_drains():
+    """A member that says so gets no new flows and keeps those that it has, and its slots fall back to it meanwhile."""
+    first = decide(snapshot(), None, 1000.0)
+    second = decide(snapshot(health={"web/web1": Health.MAINTENANCE}), first, 1001.0)
+    view = only(second).members[0]
+    assert (view.state, view.no.why, view.share) == (EffectiveState.DRAINING, Why.MAINTENANCE, 0.0)
+    assert view.index in second.tables.members
+    slots = second.tables.services[0].slots
+    assert view.index not in slots & 0xFFFF
+    assert (slots >> 16 == view.index).sum() == (first.tables.services[0].slots & 0xFFFF == view.index).sum() > 0
+    gone = only(decide(snapshot(health={"web/web1": Health.DOWN}), second, 1002.0)).members[0]
+    assert (gone.state, gone.no.why) == (EffectiveState.OUT, Why.HEALTH_DOWN)
+
+
+def test_maintenance_of_all_is_no_doubt():
+    """When all members say so, nobody gets new flows, and those that there are go on; the pool is not "cut off"."""
+    given = snapshot(health=dict.fromkeys(("web/web1", "web/web2", "web/web3"), Health.MAINTENANCE))
+    second = decide(given, decide(snapshot(), None, 1000.0), 1001.0)
+    assert [view.state for view in only(second).members] == [EffectiveState.DRAINING] * 3
+    assert set(second.tables.members) == {0, 1, 2}
+    assert given.usable(given.config.pools[0])
+
+
+def test_maintenance_ends_with_the_drain_time_out():
+    """What is left is cut when the pool's drain_timeout has passed since the member first said so."""
+    given = config(service(pool=replace(pool(), drain_timeout_s=60.0)))
+    known = snapshot(given, {"web/web1": Health.MAINTENANCE}, maintained_since={"web/web1": 1000.0})
+    draining = decide(known, decide(snapshot(given), None, 999.0), 1059.0)
+    assert only(draining).members[0].state is EffectiveState.DRAINING
+    assert draining.recheck_at == 1060.0
+    cut = only(decide(known, draining, 1060.0)).members[0]
+    assert (cut.state, cut.no.why) == (EffectiveState.OUT, Why.DRAIN_OVER)
+
+
+def test_monitors_that_are_not_believed_do_not_end_maintenance():
+    """In a panic members stay as they were, but one that says itself that it is worked on is believed."""
+    given = config(service(pool=replace(pool(), panic_percent=30)))
+    health = {"web/web1": Health.MAINTENANCE, "web/web2": Health.DOWN}
+    second = decide(snapshot(given, health), decide(snapshot(given)))
+    assert [view.state for view in only(second).members] == [
+        EffectiveState.DRAINING, EffectiveState.IN_ROTATION, EffectiveState.IN_ROTATION,
+    ]  # fmt: skip
+
+
+FLAP = flapped((1000.0, 1010.0, 1020.0), Flapping())
+
+
+def test_a_member_that_comes_and_goes_is_held():
+    """It is up, and gets no new flows until its penalty has gone; the decision knows when that is."""
+    given = config(service(pool=replace(pool(), flapping=Flapping())))
+    first = decide(snapshot(given), None, 1020.0)
+    second = decide(snapshot(given, flaps={"web/web1": FLAP}, path_mtus={}), replace(first, rings={}), 1030.0)
+    view = only(second).members[0]
+    assert (view.state, view.no.why) == (EffectiveState.DRAINING, Why.FLAPPING)
+    assert "went down 3 times lately: penalty 2932" in str(view.no)
+    ends = reuse_at(FLAP, Flapping())
+    later = decide(snapshot(given, flaps={"web/web1": FLAP}), second, ends)
+    assert only(later).members[0].state is EffectiveState.IN_ROTATION
+
+
+def test_holding_waits_for_nobody():
+    """Time alone takes a held member back: the decision is to be looked at again then."""
+    given = config(service(pool=replace(pool(), flapping=Flapping())))
+    assert decide(snapshot(given, flaps={"web/web1": FLAP}), None, 1030.0).recheck_at == reuse_at(FLAP, Flapping())
+
+
+def test_a_pool_without_terms_holds_nobody():
+    """flap_half_life = 0."""
+    assert only(decide(snapshot(flaps={"web/web1": FLAP}), None, 1030.0)).members[0].no is None

@@ -26,7 +26,10 @@ def test_every_event_is_documented():
     assert len(found) > 25
     documented = set(re.findall(r"`([a-z]+\.[a-z_]+)`", ARCHITECTURE.split("## Events")[1].split("## Metrics")[0]))
     assert found - documented == set()
-    assert documented - found - {"bgp.exabgp_log", "health.up", "health.down", "bgp.interrupted"} == set()
+    assert (
+        documented - found - {"bgp.exabgp_log", "health.up", "health.down", "health.maintenance", "bgp.interrupted"}
+        == set()
+    )
 
 
 def test_every_metric_is_documented():

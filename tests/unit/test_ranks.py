@@ -1,6 +1,7 @@
 """Which director routers are to prefer: the same on all, and never nobody."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.decide import Desired, decide
-from appliance.model import BgpPeer, FleetPeer, HaMode
+from appliance.model import BgpPeer, FleetPeer, HaMode, IPAddress
 from appliance.ranks import order, standing
 from bgp.route import Attributes
 from tests.builders import config, service, snapshot
@@ -79,7 +80,13 @@ def test_vips_are_spread_over_the_fleet():
     assert all(130 < count < 205 for count in chosen.values()), chosen
 
 
-def decided(me: str, mode: HaMode, away: frozenset[str] = frozenset(), **changes: object) -> Desired:
+def decided(
+    me: str,
+    mode: HaMode,
+    away: frozenset[str] = frozenset(),
+    absent: Mapping[IPAddress, frozenset[str]] | None = None,
+    **changes: object,
+) -> Desired:
     given_config = config(service(ha=mode, **changes))
     assert given_config.bgp is not None
     peers = (*given_config.bgp.peers, BgpPeer(ip_address("192.0.2.2"), 65010, 9))
@@ -93,6 +100,7 @@ def decided(me: str, mode: HaMode, away: frozenset[str] = frozenset(), **changes
                 fleet=replace(given_config.fleet, directors=fleet),
             ),
             away=away,
+            absent=absent or {},
         )
     )
 
@@ -115,7 +123,7 @@ def test_every_director_announces_and_routers_can_tell_them_apart(me, steps):
 
 
 def test_a_spare_takes_the_place_of_one_that_is_away():
-    """2+1: the third becomes one of the best when nothing is heard of another one."""
+    """2+1: the third becomes one of the best when nothing is heard of another one, or that has not this VIP."""
     ranked = decided("d1", HaMode.N_PLUS_M, primaries=2).vips[0].ranked
     spare = decided(ranked[2], HaMode.N_PLUS_M, primaries=2)
     assert [decided(name, HaMode.N_PLUS_M, primaries=2).vips[0].standing for name in ranked] == [0, 0, 1]
@@ -123,6 +131,10 @@ def test_a_spare_takes_the_place_of_one_that_is_away():
     for name in ranked[:2]:
         promoted = decided(ranked[2], HaMode.N_PLUS_M, frozenset({name}), primaries=2)
         assert told(promoted)["192.0.2.1"].med == 0
+        promoted = decided(ranked[2], HaMode.N_PLUS_M, absent={VIP: frozenset({name})}, primaries=2)
+        assert told(promoted)["192.0.2.1"].med == 0
+    elsewhere = {ip_address("198.51.100.8"): frozenset(ranked)}
+    assert told(decided(ranked[2], HaMode.N_PLUS_M, absent=elsewhere, primaries=2))["192.0.2.1"].med == 100
 
 
 def test_nobody_is_worse_in_active_active():

@@ -1,10 +1,13 @@
 """The store signals what changed, and nothing else."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.model import Health
-from appliance.state import IndexAllocator, Learning, MemberWay, State
+from appliance.flapping import flapped
+from appliance.model import Flapping, Health
+from appliance.state import IndexAllocator, Learning, LogEntry, LoggedMember, MemberWay, State
 from tests.builders import L2, L3, config, hop, member, pool, service
 
 
@@ -50,6 +53,70 @@ def test_a_member_that_left_is_kept_until_it_is_forgotten_and_then_has_to_prove_
     state.forget(["web/web1", "web/web3"])
     assert state.snapshot().health == {"web/web2": Health.UP}
     assert [m.name for m in state.config.pools[0].members] == ["web2"]
+
+
+def test_what_is_held_against_members_that_come_and_go():
+    """Going down from up counts; out of maintenance, or without terms, it does not. It is held against a machine, and
+    not against whoever gets its name."""
+    flapping = replace(pool(), flapping=Flapping())
+    state = State(config(service(pool=flapping)), lambda: None)
+    state.set_health("web/web1", Health.DOWN, 1.0)
+    assert state.snapshot().flaps == {}
+    for at in (10.0, 20.0, 30.0):
+        state.set_health("web/web1", Health.UP, at - 5)
+        state.set_health("web/web1", Health.DOWN, at)
+    assert state.snapshot().flaps == {"web/web1": flapped((10.0, 20.0, 30.0), Flapping())}
+    for health in (Health.UP, Health.MAINTENANCE, Health.DOWN):
+        state.set_health("web/web2", health, 40.0)
+    assert "web/web2" not in state.snapshot().flaps
+    replaced = replace(flapping, members=(replace(member(1), address=member(9).address), member(2), member(3)))
+    state.set_config(config(service(pool=replaced)), 50.0)
+    (name,) = state.snapshot().flaps
+    assert name != "web/web1"
+    assert name in {f"web/{m.name}" for m in state.config.pools[0].members if m.address == member(1).address}
+    plain = State(config(), lambda: None)
+    plain.set_health("web/web1", Health.UP)
+    plain.set_health("web/web1", Health.DOWN)
+    assert plain.snapshot().flaps == {}
+
+
+def test_a_new_process_learns_from_the_log_who_came_and_went():
+    """Who went out all at once was down; who drained first was meant to go. What this process has seen itself counts
+    more, and later news of others tell it nothing that it has not seen."""
+    given = config(service(pool=replace(pool(), flapping=Flapping())))
+
+    def entry(at, taking, serving):
+        return LogEntry(
+            at, tuple(LoggedMember(f"web{n}", member(n).address, 1, n in taking, n in serving) for n in (1, 2, 3))
+        )
+
+    log = [
+        entry(10.0, {1, 2, 3}, {1, 2, 3}),
+        entry(20.0, {2}, {2, 3}),
+        entry(30.0, {1, 2}, {1, 2}),
+        entry(40.0, {2}, {2}),
+    ]
+    history = {("web", L3): tuple(log)}
+    state = State(given, lambda: None)
+    state.set_history(history)
+    assert state.snapshot().flaps == {"web/web1": flapped((20.0, 40.0), Flapping())}
+    there = State(given, lambda: None)
+    for name in ("web/web1", "web/web2", "web/web3"):
+        there.set_health(name, Health.UP)
+    there.set_next_hops({member(n).address: hop() for n in (1, 2, 3)})
+    there.set_history(history)
+    assert there.snapshot().flaps == {}
+
+
+def test_maintenance_has_a_beginning():
+    """Since when a member says that it is worked on is known as long as it does."""
+    state = State(config(), lambda: None)
+    state.set_health("web/web1", Health.UP, 1.0)
+    state.set_health("web/web1", Health.MAINTENANCE, 2.0)
+    state.set_health("web/web1", Health.MAINTENANCE, 3.0)
+    assert state.snapshot().maintained_since == {"web/web1": 2.0}
+    state.set_health("web/web1", Health.UP, 4.0)
+    assert state.snapshot().maintained_since == {}
 
 
 def test_the_same_member_by_two_deliveries_has_two_indices():

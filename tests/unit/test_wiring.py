@@ -134,23 +134,57 @@ def test_what_explains_does_not_count():
     assert keys == {(name, "web/web1", FOUR.format(80)) for name in ("ping80", "tcp/port")}
 
 
-UP, DOWN, UNKNOWN = Verdict.UP, Verdict.DOWN, Verdict.UNKNOWN
+UP, DOWN, UNKNOWN, MAINTENANCE = Verdict.UP, Verdict.DOWN, Verdict.UNKNOWN, Verdict.MAINTENANCE
 
 
 @pytest.mark.parametrize(
     ("verdicts", "health"),
     [
-        ({UP}, Health.UP),
-        ({DOWN}, Health.DOWN),
-        ({UP, DOWN}, Health.DOWN),
-        ({UNKNOWN, DOWN}, Health.DOWN),
-        ({UNKNOWN}, Health.UNKNOWN),
-        ({UP, UNKNOWN}, None),
+        ([UP], Health.UP),
+        ([DOWN], Health.DOWN),
+        ([UP, DOWN], Health.DOWN),
+        ([UNKNOWN, DOWN], Health.DOWN),
+        ([UNKNOWN], Health.UNKNOWN),
+        ([UP, UNKNOWN], None),
+        ([UP, MAINTENANCE], Health.MAINTENANCE),
+        ([UP, MAINTENANCE, DOWN], Health.DOWN),
+        ([UNKNOWN, MAINTENANCE], Health.MAINTENANCE),
     ],
 )
 def test_one_bad_verdict_is_enough_and_a_new_monitor_changes_nothing(verdicts, health):
-    """Down beats all; a verdict that is missing beside others leaves the member as it was."""
-    assert health_of(verdicts) is health
+    """Down beats all, then maintenance; a verdict that is missing beside others leaves the member as it was. Whether
+    they are those of several monitors or of several places that one asks makes no difference."""
+    assert health_of(by_monitor(verdicts)) is health
+    assert health_of({("one", "web/web1", str(n)): verdict for n, verdict in enumerate(verdicts)}) is health
+
+
+def by_monitor(verdicts):
+    return {(f"monitor{n}", "web/web1", ""): verdict for n, verdict in enumerate(verdicts)}
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "least", "health"),
+    [
+        ([UP, DOWN, DOWN], 1, Health.UP),
+        ([UP, DOWN, DOWN], 2, Health.DOWN),
+        ([UP, UNKNOWN, DOWN], 1, Health.UP),
+        ([UP, UNKNOWN, DOWN], 2, None),
+        ([DOWN, UNKNOWN], 1, None),
+        ([UP, MAINTENANCE, DOWN], 1, Health.UP),
+        ([UP, MAINTENANCE, DOWN], 2, Health.MAINTENANCE),
+        ([UP, UP], 5, Health.UP),
+    ],
+)
+def test_so_many_monitors_suffice(verdicts, least, health):
+    """With `min_monitors_up` a member is up as soon as so many say so, and down as soon as so many cannot any more."""
+    assert health_of(by_monitor(verdicts), least) is health
+
+
+@pytest.mark.parametrize(("port", "health"), [(UP, Health.UP), (DOWN, Health.DOWN), (UNKNOWN, None)])
+def test_ports_must_be_open_however_few_monitors_suffice(port, health):
+    """What asks single ports is not one of the monitors that may fail."""
+    verdicts = by_monitor([UP, DOWN]) | {("tcp/port", "web/web1", FOUR.format(443)): port}
+    assert health_of(verdicts, 1) is health
 
 
 def test_learning_lasts_as_long_as_members_need_to_come_up():

@@ -51,6 +51,30 @@ ROUTER = "02:00:00:00:00:01"
 INGRESS = {"ifindex": 2, "mac": US, "mtu": 1500}
 TCP_NUMBER, UDP_NUMBER = 6, 17
 TYPE = {4: 0x0800, 6: 0x86DD}
+MARTIANS = {
+    4: (
+        ("zero", "0.0.0.0"),
+        ("this-network", "0.255.255.255"),
+        ("loopback", "127.0.0.1"),
+        ("multicast", "224.0.0.5"),
+        ("reserved", "240.0.0.1"),
+        ("broadcast", "255.255.255.255"),
+        ("vip", V4),
+    ),
+    6: (
+        ("unspecified", "::"),
+        ("loopback", "::1"),
+        ("compatible", "::192.0.2.1"),
+        ("mapped", "::ffff:192.0.2.1"),
+        ("multicast", "ff02::1"),
+        ("vip", V6),
+    ),
+}
+NEARLY_MARTIANS = {
+    4: ("1.0.0.0", "126.255.255.255", "128.0.0.0", "223.255.255.255", "198.51.100.6"),
+    6: ("0:0:0:0:1::", "::1:0:0:0", "64:ff9b::192.0.2.1", "feff::", "2001:db8:f::8", "2001:db8:e::7"),
+}
+"""Sources that somebody may have."""
 
 
 # ---- the hash, a second time ----------------------------------------------------------------------------------------
@@ -154,6 +178,10 @@ def usual_services(slots: str, mode: str = "five_tuple") -> list[dict[str, Any]]
         for version in (4, 6)
         for name, protocol, port in (("web", "tcp", 80), ("dns", "udp", 53))
     ]
+
+
+def protected(protection: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one | {"protection": protection} for one in usual_services("pool")]
 
 
 USUAL = {(4, "tcp"): 0, (4, "udp"): 1, (6, "tcp"): 2, (6, "udp"): 3}
@@ -791,6 +819,27 @@ def parsing_file() -> File:
 
     def tcp_packet(version: int) -> Callable[[int], Packet]:
         return lambda ttl: ip(version, ttl=ttl) / segment("tcp")
+
+    for version in (4, 6):
+        for name, source in MARTIANS[version]:
+            for protocol in ("tcp", "udp"):
+                packet = ip(version, source=source) / segment(protocol)
+                bad(
+                    f"P2-ipv{version}-martian-{name}-{protocol}",
+                    "Nobody has such an address.",
+                    version,
+                    packet,
+                    "martian",
+                )
+        for number, source in enumerate(NEARLY_MARTIANS[version]):
+            flow = flow_of(version, "tcp", source=source)
+            packet = ip(version, source=source) / segment("tcp")
+            file.add(
+                f"P2-ipv{version}-no-martian-{number}",
+                "The addresses beside those that nobody has may come.",
+                tag(packet, version),
+                file.sent(l2_out(near, packet, version), flow=flow, service=USUAL[version, "tcp"]),
+            )
 
     # P1
     both(
@@ -1628,33 +1677,15 @@ def mtu_file() -> File:
             1480,
             "over4",
         )
-    for name, source in (
-        ("zero", "0.0.0.0"),
-        ("loopback", "127.0.0.1"),
-        ("multicast", "224.0.0.5"),
-        ("broadcast", "255.255.255.255"),
-        ("reserved", "240.0.0.1"),
-        ("vip", V4),
-    ):
-        add(
-            f"M1-no-answer-{name}",
-            "A source that is no single host gets no answer.",
-            4,
-            sized(4, 1481, source=source),
-            None,
-            "over4",
-            source=source,
-        )
-    for name, source in (("unspecified", "::"), ("loopback", "::1"), ("multicast", "ff02::1"), ("vip", V6)):
-        add(
-            f"M2-no-answer-{name}",
-            "A source that is no single host gets no answer.",
-            6,
-            sized(6, 1481, source=source),
-            None,
-            "over4",
-            source=source,
-        )
+    for version, sources in MARTIANS.items():
+        for name, source in sources:
+            file.add(
+                f"M{1 if version == 4 else 2}-no-answer-{name}",
+                "A source that is no single host gets no answer, and gets nowhere.",
+                tag(sized(version, 1481, source=source), version),
+                dropped("martian"),
+                using="over4",
+            )
     add(
         "M1-no-answer-group-mac",
         "A frame from a group MAC address gets no answer.",
@@ -1812,6 +1843,8 @@ def icmp_file() -> File:
             "up": tables([near]) | {"answering": [V4, V6]},
             "up-4": tables([near]) | {"answering": [V4]},
             "up-6": tables([near]) | {"answering": [V6]},
+            "no-client": tables([near], services=protected({"deny": [f"{C4}/32", f"{C6}/128"]})),
+            "no-hop": tables([near], services=protected({"deny": ["192.0.2.0/24", "2001:db8:7::/64"]})),
         }
         | {mode: tables(members, {"pool": {"cycle": [0, 1, 2, 3]}}, usual_services("pool", mode)) for mode in modes},
     )
@@ -1890,6 +1923,24 @@ def icmp_file() -> File:
                     ),
                     protocol,
                 )
+            denied = error(version, too_big(version, 1400), answer(version, protocol)[:room])
+            file.add(
+                f"I1-{name}-{protocol}-denied-client",
+                "An error about a flow of a client that may not come goes no further.",
+                tag(denied, version),
+                dropped("denied", service=USUAL[version, protocol]),
+                using="no-client",
+            )
+            relayed(
+                f"I1-{name}-{protocol}-denied-router",
+                "Of an error, the flow's client counts, and not who sends it.",
+                version,
+                lambda ttl, version=version, protocol=protocol, room=room: error(
+                    version, too_big(version, 1400), answer(version, protocol)[:room], ttl
+                ),
+                protocol,
+                using="no-hop",
+            )
             bad(
                 f"I1-{name}-{protocol}-quote-3",
                 "A quote without both ports names no flow.",
@@ -2221,7 +2272,7 @@ def icmp_file() -> File:
             "A source that is no single host gets no answer.",
             version,
             ping(version, source=none),
-            reason="protocol",
+            reason="martian",
         )
     pinged("I5-ipv4-options", "Options do not come back.", 4, ping(4, options=[IPOption_NOP()] * 4))
     for what, part in (("first", {"flags": "MF"}), ("later", {"flags": 0, "frag": 1})):
@@ -2319,6 +2370,250 @@ def _with_chain(packet: bytes) -> bytes:
     return packet[:4] + len(payload).to_bytes(2, "big") + bytes((60,)) + packet[7:40] + payload
 
 
+# ---- QUIC -----------------------------------------------------------------------------------------------------------
+
+QUIC_KEY = "8f95f09245765f80256934e50c66207f"
+"""Of the test vectors in draft-ietf-quic-load-balancers; connection IDs and server IDs below are those of that list."""
+
+QUIC_PLAIN = "07c4605e4504cc4f"
+QUIC_ENCRYPTED = {
+    "three-rounds": "0720b1d07b359d3c",
+    "four-rounds": "2fcc381bc74cb4fbad2823a3d1f8fed2",
+    "one-block": "504dd2d05a7b0de9b2b9907afb5ecf8cc3",
+    "four-rounds-even": "725779c9cc86beb3a3a4a3ca96fce4bfe0cdbc",
+}
+
+
+def quic_config(config_id: int, lengths: tuple[int, int], servers: dict[str, int], **more: Any) -> dict[str, Any]:
+    server, nonce = lengths
+    config = {"config_id": config_id, "server_id_length": server, "nonce_length": nonce, "encode_length": True}
+    return config | more | {"servers": servers}
+
+
+def short_header(cid: str, behind: int = 20) -> bytes:
+    return b"\x5a" + bytes.fromhex(cid) + bytes(range(behind))
+
+
+def long_header(cid: str, *, length: int | None = None, behind: int = 20, version: int = 1) -> bytes:
+    """RFC 8999, section 5.1."""
+    name = bytes.fromhex(cid)
+    told = len(name) if length is None else length
+    return b"\xe3" + version.to_bytes(4, "big") + bytes((told,)) + name + bytes(range(behind))
+
+
+def quic_file() -> File:
+    members = [l2_member(21), l2_member(22), l2_member(23)]
+    tunnels = [
+        ipip_member(21, 4),
+        ipip_member(22, 6),
+        tunnel_member(23, 4, "gre"),
+        tunnel_member(24, 6, "gre"),
+        tunnel_member(25, 4, "gue"),
+        tunnel_member(26, 6, "gue", mtu=1400),
+    ]
+    plain = quic_config(0, (3, 4), {"c4605e": 1, "c4605f": 2, "000000": 0})
+    loose = plain | {"encode_length": False}
+    encrypted = [
+        quic_config(0, (3, 4), {"ed793a": 1}, key=QUIC_KEY),
+        quic_config(1, (10, 5), {"ed793a51d49b8f5fab65": 1}, key=QUIC_KEY),
+        quic_config(2, (8, 8), {"ed793a51d49b8f5f": 1}, key=QUIC_KEY),
+        quic_config(3, (9, 9), {"ed793a51d49b8f5fab": 1}, key=QUIC_KEY),
+        quic_config(5, (15, 4), {"ff" * 15: 2, "00" * 15: 0, "00" * 8 + "01" + "00" * 6: 1}),
+    ]
+
+    def quic_services(*configs: dict[str, Any], mode: str = "five_tuple") -> list[dict[str, Any]]:
+        return [
+            one | ({"quic": list(configs)} if one["protocol"] == "udp" else {}) for one in usual_services("pool", mode)
+        ]
+
+    named = {f"c4605{number}": number for number in range(6)}
+    file = File(
+        "quic",
+        "Connection IDs of QUIC that name their member (packets.md, C13; draft-ietf-quic-load-balancers).",
+        {
+            "plain": tables(members, services=quic_services(plain)),
+            "loose": tables(members, services=quic_services(loose)),
+            "encrypted": tables(members, services=quic_services(*encrypted)),
+            "tunnels": tables(tunnels, services=quic_services(quic_config(0, (3, 4), named))),
+            "window": tables(members, {"pool": {"cycle": [0], "previous": [2]}}, quic_services(plain)),
+            "nobody": tables(members, {"pool": {"none": True}}, quic_services(plain)),
+            "source": tables(members, services=quic_services(plain, mode="source_ip")),
+        },
+    )
+
+    def add(
+        name: str,
+        sentence: str,
+        payload: bytes,
+        to: int,
+        *,
+        by: str = "connection_id",
+        using: str = "plain",
+        version: int = 4,
+        sport: int = 40000,
+        source: str | None = None,
+        tags: tuple[tuple[int, int], ...] = (),
+        **more: Any,
+    ) -> None:
+        udp = {key: more.pop(key) for key in ("len",) if key in more}
+        packet = ip(version, source=source, **more) / segment("udp", sport=sport, **udp) / Raw(payload)
+        flow = flow_of(version, "udp", sport, source=source)
+        service_number = USUAL[version, "udp"]
+        member = file.tables[using]["members"][to]
+        if "encapsulation" in member:
+            hash32 = flow_hash(*flow, "five_tuple")
+            inner = packet.copy()
+            setattr(inner, "ttl" if version == 4 else "hlim", (inner.ttl if version == 4 else inner.hlim) - 1)
+            out = tunnel_out(member, bytes(inner), version, hash32)
+        else:
+            out = l2_out(member, packet, version)
+        action = file.sent(out, flow=flow, service=service_number, member=to, using=using) | {"by": by}
+        file.add(name, sentence, tag(packet, version, *tags), action, using=using)
+
+    headers: dict[str, Callable[..., bytes]] = {"short": short_header, "long": long_header}
+    for version in (4, 6):
+        for form, header in headers.items():
+            add(
+                f"C13-ipv{version}-{form}",
+                "A connection ID names the member that has made it.",
+                header(QUIC_PLAIN),
+                1,
+                version=version,
+            )
+        add(
+            f"C13-ipv{version}-moved",
+            "A client that comes from another address and port stays at its member.",
+            short_header(QUIC_PLAIN),
+            1,
+            version=version,
+            sport=51000,
+            source={4: "192.0.2.99", 6: "2001:db8:77::5"}[version],
+        )
+        for name, cid in QUIC_ENCRYPTED.items():
+            for form, header in headers.items():
+                add(
+                    f"C13-ipv{version}-{name}-{form}",
+                    "An encrypted connection ID of the draft's list names its member.",
+                    header(cid),
+                    1,
+                    using="encrypted",
+                    version=version,
+                )
+        for number, member in enumerate(tunnels):
+            add(
+                f"C13-ipv{version}-in-{member['encapsulation']}-over-{4 if '.' in member['address'] else 6}",
+                "In a tunnel, too; the outer header has the hash of addresses and ports.",
+                long_header(f"07c4605{number}4504cc4f"),
+                number,
+                using="tunnels",
+                version=version,
+            )
+    for name, cid, to in (("first", "00" * 15, 0), ("middle", "00" * 8 + "01" + "00" * 6, 1), ("last", "ff" * 15, 2)):
+        add(
+            f"C13-longest-server-id-{name}",
+            "Fifteen bytes of server ID are told apart, in whichever half they differ.",
+            short_header("b3" + cid + "01020304"),
+            to,
+            using="encrypted",
+        )
+    for name, sentence, payload in (
+        ("config-7", "Config ID 7 says that the ID names nobody.", short_header("e7c4605e4504cc4f")),
+        ("config-unknown", "A config ID that is not configured names nobody.", short_header("27c4605e4504cc4f")),
+        ("server-unknown", "A server ID that nobody has names nobody.", short_header("07c460604504cc4f")),
+        ("long-short", "An ID of fewer bytes than configured is a client's own.", long_header("06c4605e4504cc")),
+        ("long-none", "A long header may have no ID at all.", long_header("")),
+        ("long-cut", "An ID that goes on behind the datagram is none.", long_header(QUIC_PLAIN, length=20, behind=11)),
+        ("short-cut", "Too few bytes behind a short header.", short_header("07c4605e4504cc", behind=0)),
+        ("long-head-cut", "A long header that ends before its ID.", long_header("")[:5]),
+        ("long-head-only", "A long header that ends with the length of its ID.", long_header(QUIC_PLAIN)[:6]),
+        ("one-byte", "A datagram of one byte.", b"\x40"),
+        ("empty", "A datagram of nothing.", b""),
+        ("length-told-less", "The length in the first byte is less than configured.", short_header("06c4605e4504cc4f")),
+        (
+            "length-told-other",
+            "The length in the first byte is not that of the header.",
+            long_header(QUIC_PLAIN + "00"),
+        ),
+    ):
+        add(f"C13-{name}", sentence + " It goes by its slot.", payload, 0, by="slot")
+    add("C13-short-just-enough", "The ID ends with the datagram.", short_header(QUIC_PLAIN, behind=0), 1)
+    add("C13-long-just-enough", "The ID ends with the datagram.", long_header(QUIC_PLAIN, behind=0), 1)
+    add("C13-length-told-more", "Servers may append bytes to their IDs.", long_header("09c4605e4504cc4faabb"), 1)
+    add("C13-short-told-more", "Servers may append bytes to their IDs.", short_header("1fc4605e4504cc4faabb"), 1)
+    chance = long_header("13c4605e4504cc4faa")
+    add("C13-length-by-chance", "Where servers do not tell it, five bits are chance.", chance, 1, using="loose")
+    other = long_header(QUIC_PLAIN, version=0xFACEB00C)
+    add("C13-unknown-version", "IDs stand at the same place in all versions.", other, 1)
+    tampered, clear = short_header("0720b1d07b359d3d"), short_header("07ed793aee080dbf")
+    add("C13-tampered", "A changed encrypted ID names nobody.", tampered, 0, by="slot", using="encrypted")
+    add("C13-in-clear", "Where there is a key, an ID in clear names nobody.", clear, 0, by="slot", using="encrypted")
+    sentence = "What is behind the datagram's own length is no part of its ID."
+    add("C13-udp-length", sentence, short_header(QUIC_PLAIN), 0, by="slot", len=8 + 8)
+    add("C13-window", "It counts more than a slot that is changing hands.", short_header(QUIC_PLAIN), 1, using="window")
+    add("C13-window-unroutable", "Who names nobody goes where flows from before the change are.",
+        short_header("e7c4605e4504cc4f"), 2, by="previous", using="window")  # fmt: skip
+    add("C13-no-owner", "It counts where nobody owns the slot.", short_header(QUIC_PLAIN), 1, using="nobody")
+    add("C13-tagged", "Behind VLAN tags.", short_header(QUIC_PLAIN), 1, tags=((0x88A8, 5), (0x8100, 6)))
+    add("C13-tagged-ipv6", "Behind VLAN tags.", long_header(QUIC_PLAIN), 1, tags=((0x88A8, 5), (0x8100, 6)), version=6)
+    add("C13-options", "Behind IPv4 options.", short_header(QUIC_PLAIN), 1, options=[IPOption_NOP()] * 4)
+    add("C13-df-clear", "With DF clear, as with DF.", short_header(QUIC_PLAIN), 1, flags=0)
+    flow = flow_of(4, "udp")
+    file.add(
+        "C13-no-owner-unroutable",
+        "Who names nobody has nobody where nobody owns the slot.",
+        tag(ip(4) / segment("udp") / Raw(short_header("e7c4605e4504cc4f")), 4),
+        drop_with_flow(file, "no_member", flow, USUAL[4, "udp"], member=None, using="nobody"),
+        using="nobody",
+    )
+    packet = ip(4) / segment("tcp", flags="A") / Raw(short_header(QUIC_PLAIN))
+    file.add(
+        "C13-tcp",
+        "TCP on the same VIP has no connection IDs.",
+        tag(packet, 4),
+        file.sent(l2_out(members[0], packet, 4), flow=flow_of(4, "tcp"), service=USUAL[4, "tcp"]),
+    )
+    whole = ip(4, flags=0) / segment("udp") / Raw(short_header(QUIC_PLAIN, behind=200))
+    first, later = fragment(whole, fragsize=104)[:2]
+    file.add(
+        "C13-first-fragment",
+        "A first fragment goes where its ID says.",
+        tag(first, 4),
+        file.sent(l2_out(members[1], first, 4), flow=flow, service=USUAL[4, "udp"], member=1) | {"by": "connection_id"},
+    )
+    file.add(
+        "C13-later-fragment",
+        "A later fragment has no ID, so that its address alone does not say where it goes, whatever the hash.",
+        tag(later, 4),
+        dropped("fragment"),
+        using="source",
+    )
+    answer = ip(4, source=V4, destination=C4, ttl=61) / UDP(sport=53, dport=40000) / Raw(short_header(QUIC_PLAIN))
+    about = ip(4, source="192.0.2.250") / ICMP(type=3, code=1) / Raw(bytes(answer)[:28])
+    file.add(
+        "C13-icmp-error",
+        "An error about a flow goes by addresses and ports: of the ID that it may quote, the client is the owner.",
+        tag(about, 4),
+        file.sent(l2_out(members[0], about, 4), flow=flow, service=USUAL[4, "udp"]),
+    )
+    for version in (4, 6):
+        size = 1400 - 52 + 1 - (28 if version == 4 else 48)
+        big = ip(version) / segment("udp") / Raw(long_header("07c460554504cc4f").ljust(size, b"\0"))
+        frame = tag(big, version)
+        mtu = 1400 - 52
+        reply = icmp_reply(frame, 14, version, bytes(big), too_big(version, mtu), CLIENT[version])
+        file.add(
+            f"C13-ipv{version}-too-big",
+            "How large a packet may be is a matter of the member that it names.",
+            frame,
+            drop_with_flow(
+                file, "too_big", flow_of(version, "udp"), USUAL[version, "udp"], member=5, using="tunnels",
+                reply=(reply, "icmp_too_big"),
+            ) | {"by": "connection_id"},
+            using="tunnels",
+        )  # fmt: skip
+    return file
+
+
 # ---- hash -----------------------------------------------------------------------------------------------------------
 
 
@@ -2374,6 +2669,7 @@ def main() -> None:
         fragments_file,
         mtu_file,
         icmp_file,
+        quic_file,
     ):
         file = make()
         file.write()

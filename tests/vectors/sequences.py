@@ -7,6 +7,7 @@ from packets.md, section 7. They have to agree before anything is written. Nothi
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from generate import (
@@ -175,6 +176,7 @@ class Sequence:
         self._steps: list[dict[str, Any]] = []
         self._set: dict[str, Any] = {}
         self._held: list[tuple[tuple[str, int], str, int, Callable[[int], bytes]]] = []
+        self._buckets: dict[tuple[str, Any], tuple[float, float]] = {}
         head, _, tail = name.partition("-")
         raw = {
             "id": "-".join(part for part in (head, way.name, tail) if part),
@@ -209,6 +211,8 @@ class Sequence:
             rules["idle_timeout"] = (300 if protocol == "tcp" else 30) if idle is None else idle
             if not (more.get("placement") == "per_packet" and protocol == "tcp"):
                 rules |= more
+            if protocol == "tcp":
+                rules.pop("quic", None)
             services.append(rules)
         members = [self._way.member(number) | {"index": number} for number in range(3) if number not in without]
         made = tables(members, {"pool": slots}, services)
@@ -228,10 +232,80 @@ class Sequence:
         kind = KINDS.get(flags, "ODD")
         self._packet("tcp", kind, client, to, by, lambda ttl: bytes(self._ip(ttl) / self._tcp(flags, client)))
 
-    def udp(self, to: int | None, by: str = "", *, client: int = 40000) -> None:
+    def comes(
+        self,
+        source: str,
+        refused: str = "",
+        *,
+        flags: str = "S",
+        protocol: str = "tcp",
+        client: int = 40000,
+        to: int = 0,
+        by: str = "slot",
+        by_hand: bool = False,
+    ) -> None:
+        """A packet from somewhere, and why it goes no further, if it does not. *by_hand*: the model is not asked, which
+        knows nothing of limits that others have come before."""
+        version, number = self._way.version, ("tcp", "udp").index(protocol)
+        assert by_hand or self._refusal(number, protocol, flags, source) == refused, self._file.sequences[-1]["id"]
+
+        def packet(ttl: int) -> bytes:
+            head = self._tcp(flags, client) if protocol == "tcp" else segment("udp", sport=client)
+            return bytes(ip(version, source=source, ttl=ttl) / head)
+
+        if refused:
+            action = dropped(refused, service=number)
+        else:
+            kind = "UDP" if protocol == "udp" else KINDS.get(flags, "ODD")
+            _, hash32, slot = self._place(protocol, kind, client, to, by, source=source)
+            action = self._sent(protocol, hash32, slot, to, by, packet, ident=False)
+        self._steps.append({"at": self._now, "frame": tag(packet(57), version).hex(), "action": action})
+
+    @property
+    def version(self) -> int:
+        return self._way.version
+
+    def _refusal(self, number: int, protocol: str, flags: str, source: str) -> str:
+        """What protection makes of a packet: prefixes one by one, and buckets that fill as time goes on."""
+        rules = self._set["services"][number].get("protection", {})
+        address = ip_address(source)
+        longest = [
+            (net.prefixlen, name)
+            for name in ("deny", "allow")
+            for net in map(ip_network, rules.get(name, ()))
+            if address in net
+        ]
+        if longest and max(longest)[1] == "deny":
+            return "denied"
+        if protocol == "udp" or "S" not in flags or "A" in flags:
+            return ""
+        sender: Any = source if address.version == 4 else int(address) >> 64
+        asked = [("service", None), ("vip", None), ("source", sender)]
+        left = {}
+        for scope, who in asked:
+            rate = rules.get(f"per_{scope}")
+            if rate is None:
+                continue
+            tokens, at = self._buckets.get((scope, who), (rate["burst"], self._now))
+            tokens = min(rate["burst"], tokens + (self._now - at) * rate["per_s"])
+            if tokens < 1:
+                return f"{scope}_rate"
+            left[scope, who] = tokens - 1, self._now
+        self._buckets |= left
+        return ""
+
+    def udp(self, to: int | None, by: str = "", *, client: int = 40000, payload: bytes = b"payload") -> None:
         """A datagram."""
-        packet = lambda ttl: bytes(self._ip(ttl) / segment("udp", sport=client) / Raw(b"payload"))  # noqa: E731
+        packet = lambda ttl: bytes(self._ip(ttl) / segment("udp", sport=client) / Raw(payload))  # noqa: E731
         self._packet("udp", "UDP", client, to, by, packet)
+
+    def quic(self, to: int, *, client: int = 40000, mark: int = 0) -> None:
+        """A QUIC datagram whose connection ID names a member."""
+        payload = bytes((0x40, 0x07, 0xC4, 0x60, to, mark, 2, 3, 4)) + bytes(20)
+        packet = lambda ttl: bytes(self._ip(ttl) / segment("udp", sport=client) / Raw(payload))  # noqa: E731
+        hash32 = flow_hash(*flow_of(self._way.version, "udp", client), self._set["services"][1]["hash"])
+        action = self._sent("udp", hash32, hash32 * SLOTS >> 32, to, "connection_id", packet, ident=False)
+        self._steps.append({"at": self._now, "frame": tag(packet(57), self._way.version).hex(), "action": action})
 
     def error(self, protocol: str, to: int | None, by: str = "", *, client: int = 40000) -> None:
         """An ICMP error about what the VIP has sent to the client."""
@@ -375,12 +449,20 @@ class Sequence:
         return segment("tcp", sport=client, flags="" if flags == "none" else flags)
 
     def _place(
-        self, protocol: str, kind: str, client: int, to: int | None, by: str, *, sent: bool = True
+        self,
+        protocol: str,
+        kind: str,
+        client: int,
+        to: int | None,
+        by: str,
+        *,
+        sent: bool = True,
+        source: str | None = None,
     ) -> tuple[dict[str, Any], int, int]:
         """The service, the hash and the slot; the model has to agree with what was written down."""
         number = ("tcp", "udp").index(protocol)
         rules = self._set["services"][number]
-        key = flow_of(self._way.version, protocol, client)
+        key = flow_of(self._way.version, protocol, client, source=source)
         hash32 = flow_hash(*key, rules["hash"])
         slot = hash32 * SLOTS >> 32
         pool = self._set["slots"]["pool"]
@@ -1354,8 +1436,253 @@ def datagrams_file() -> File:
     return file
 
 
+# ---- protection -----------------------------------------------------------------------------------------------------
+
+
+CLIENTS = {
+    4: ("203.0.113.9", "203.0.113.10", "192.0.2.77"),
+    6: ("2001:db8:c::9", "2001:db8:d::9", "2001:db8:e:1::1"),
+}
+
+
+def protection_file() -> File:
+    file = File("protection", "Whose packets a virtual service does not take, and how many new connections.")
+    old, new = 0, 1
+    for run in in_all(file, WAYS, "R1-source", "A source has so many new connections, and others have theirs."):
+        one, other, _ = CLIENTS[run.version]
+        run.set(old, protection={"per_source": {"per_s": 0.1, "burst": 2}})
+        run.comes(one)
+        run.comes(one, client=40001)
+        run.comes(one, "source_rate", client=40002)
+        run.comes(other)
+        run.comes(one, flags="A")
+        run.comes(one, flags="FA", client=40001)
+        run.after(9)
+        run.comes(one, "source_rate", client=40002)
+        run.after(2)
+        run.comes(one, client=40002)
+        run.comes(one, "source_rate", client=40003)
+        run.after(100)
+        run.comes(one, client=40003)
+        run.comes(one, client=40004)
+        run.comes(one, "source_rate", client=40005)
+
+    for scope in ("vip", "service"):
+        for run in in_all(file, WAYS, f"R2-{scope}", "All sources together have so many, and UDP is no connection."):
+            one, other, third = CLIENTS[run.version]
+            run.set(old, protection={f"per_{scope}": {"per_s": 0.1, "burst": 2}})
+            run.comes(one)
+            run.comes(other)
+            run.comes(third, f"{scope}_rate")
+            run.comes(third, protocol="udp")
+            run.comes(third, flags="A")
+            run.after(5)
+            for port in range(40010, 40015):
+                run.comes(third, f"{scope}_rate", client=port)
+            run.after(6)
+            run.comes(third)
+            run.comes(one, f"{scope}_rate", client=40001)
+
+    for run in in_all(
+        file, WAYS[:2], "R3-order", "The widest limit says no first, and what one of them refuses no other counts."
+    ):
+        one, other, _ = CLIENTS[run.version]
+        rates = {"per_source": 1, "per_vip": 2, "per_service": 3}
+        run.set(old, protection={name: {"per_s": 0.01, "burst": burst} for name, burst in rates.items()})
+        run.comes(one)
+        run.comes(one, "source_rate")
+        run.comes(one, "source_rate")
+        run.comes(other)
+        run.comes(one, "vip_rate")
+        run.set(old, protection={"per_source": {"per_s": 0.01, "burst": 1}, "per_service": {"per_s": 0.01, "burst": 2}})
+        run.comes(one, "service_rate", by_hand=True)
+
+    for run in in_all(
+        file, WAYS[:2], "R4-flags", "Every SYN without ACK counts, whatever other flags it has; none else."
+    ):
+        one = CLIENTS[run.version][0]
+        run.set(old, protection={"per_source": {"per_s": 0.01, "burst": 3}})
+        for flags in ("SA", "A", "R", "F", "none", "PA"):
+            run.comes(one, flags=flags)
+        for flags in ("S", "SF", "SR"):
+            run.comes(one, flags=flags)
+        for flags in ("S", "SF", "SR", "SEC"):
+            run.comes(one, "source_rate", flags=flags)
+        run.comes(one, flags="SA")
+
+    for run in in_all(
+        file, WAYS[:2], "R5-reload", "Other limits go on with what has come; what an earlier, slower one left is over."
+    ):
+        one = CLIENTS[run.version][0]
+        run.set(old, protection={"per_source": {"per_s": 0.1, "burst": 2}})
+        run.comes(one)
+        run.comes(one)
+        run.set(old, protection={"per_source": {"per_s": 0.1, "burst": 3}})
+        run.comes(one, by_hand=True)
+        run.comes(one, "source_rate", by_hand=True)
+        run.set(old)
+        run.comes(one, by_hand=True)
+        run.set(old, protection={"per_source": {"per_s": 0.1, "burst": 3}})
+        run.comes(one, "source_rate", by_hand=True)
+        run.set(old, protection={"per_source": {"per_s": 10, "burst": 5}})
+        run.comes(one, by_hand=True)
+
+    for run in in_all(file, WAYS[:1], "R6-address", "In IPv4, an address is a source."):
+        run.set(old, protection={"per_source": {"per_s": 0.01, "burst": 1}})
+        for last in (1, 2, 3):
+            run.comes(f"192.0.2.{last}")
+        run.comes("192.0.2.2", "source_rate")
+
+    for run in in_all(file, WAYS[1:2], "R6-prefix", "In IPv6, the upper 64 bits are a source."):
+        run.set(old, protection={"per_source": {"per_s": 0.01, "burst": 1}})
+        run.comes("2001:db8:5:5::1")
+        run.comes("2001:db8:5:5:ffff::2", "source_rate")
+        run.comes("2001:db8:5:4::1")
+        run.comes("2001:db8:4:5::1")
+
+    for run in in_all(file, WAYS, "R7-window", "In a window, a connection that is refused is not remembered."):
+        one = CLIENTS[run.version][0]
+        run.set(new, old, protection={"per_source": {"per_s": 0.01, "burst": 1}})
+        run.comes(one, to=new)
+        run.after(5)
+        run.comes(one, "source_rate", client=40001)
+        run.comes(one, flags="A", client=40001, to=old, by="previous")
+        run.comes(one, flags="A", to=new, by="pin")
+
+    nested = {
+        4: {
+            "deny": ["192.0.2.0/24", "203.0.113.128/25", "203.0.113.9/32"],
+            "allow": ["192.0.2.64/26", "203.0.113.192/26", "0.0.0.0/0"],
+        },
+        6: {"deny": ["2001:db8::/32", "2001:db8:a:b::/64"], "allow": ["2001:db8:a::/48", "2001:db8:a:b::8/128"]},
+    }
+    asked = {
+        4: {
+            "192.0.1.255": "",
+            "192.0.2.0": "denied",
+            "192.0.2.63": "denied",
+            "192.0.2.64": "",
+            "192.0.2.127": "",
+            "192.0.2.128": "denied",
+            "192.0.2.255": "denied",
+            "192.0.3.0": "",
+            "203.0.113.8": "",
+            "203.0.113.9": "denied",
+            "203.0.113.10": "",
+            "203.0.113.127": "",
+            "203.0.113.128": "denied",
+            "203.0.113.192": "",
+            "203.0.113.255": "",
+            "1.0.0.0": "",
+            "223.255.255.255": "",
+        },
+        6: {
+            "2001:db7:ffff:ffff:ffff:ffff:ffff:ffff": "",
+            "2001:db8::": "denied",
+            "2001:db8:9:ffff:ffff:ffff:ffff:ffff": "denied",
+            "2001:db8:a::": "",
+            "2001:db8:a:a:ffff:ffff:ffff:ffff": "",
+            "2001:db8:a:b::": "denied",
+            "2001:db8:a:b::7": "denied",
+            "2001:db8:a:b::8": "",
+            "2001:db8:a:b::9": "denied",
+            "2001:db8:a:b:ffff:ffff:ffff:ffff": "denied",
+            "2001:db8:a:c::": "",
+            "2001:db8:b::": "denied",
+            "2001:db9::": "",
+            "fe00::": "",
+        },
+    }
+    for run in in_all(file, WAYS, "D1-longest", "Of prefixes that hold a client's address, the longest one decides."):
+        run.set(old, protection=nested[run.version])
+        for source, refused in asked[run.version].items():
+            for protocol, flags in (("tcp", "S"), ("tcp", "A"), ("udp", "")):
+                run.comes(source, refused, protocol=protocol, flags=flags)
+
+    everybody = {4: "0.0.0.0/0", 6: "::/0"}
+    for run in in_all(file, WAYS[:2], "D2-nobody-but", "With everybody denied, only those come that are allowed."):
+        one, other, third = CLIENTS[run.version]
+        bits = 32 if run.version == 4 else 128
+        run.set(old, protection={"deny": [everybody[run.version]], "allow": [f"{one}/{bits}"]})
+        run.comes(one)
+        run.comes(other, "denied")
+        run.comes(third, "denied", protocol="udp")
+        run.set(old)
+        run.comes(third)
+
+    for run in in_all(file, WAYS[:2], "D3-family", "Prefixes of the other family mean nothing."):
+        run.set(old, protection={"deny": [everybody[10 - run.version]]})
+        run.comes(CLIENTS[run.version][0])
+    return file
+
+
+# ---- QUIC -----------------------------------------------------------------------------------------------------------
+
+
+def connections_file() -> File:
+    file = File("connections", "QUIC: what connection IDs and what is remembered have to do with each other.")
+    config = {"config_id": 0, "server_id_length": 3, "nonce_length": 4, "encode_length": True}
+    quic = [config | {"servers": {f"c460{number:02x}": number for number in range(3)}}]
+
+    for run in in_all(file, (*WAYS, *MIXED), "C13-handshake", "First by slot, then by ID, from wherever it comes."):
+        run.set(0, quic=quic)
+        run.udp(0, "slot")
+        run.quic(1)
+        run.quic(0, client=40001)
+        run.quic(2, client=40002)
+        run.udp(0, "slot", client=40001)
+        run.tcp("S", 0, "slot")
+
+    for run in in_all(file, WAYS, "C13-window", "In a window nothing is remembered of who goes by an ID."):
+        run.set(0, 2, quic=quic)
+        run.quic(1)
+        run.quic(1, client=40001)
+        run.udp(2, "previous", client=40001)
+        run.after(2)
+        run.quic(0, client=40001)
+        run.udp(2, "pin", client=40001)
+        run.quic(1, mark=9)
+
+    for run in in_all(file, WAYS, "C13-tail", "In the tail, pins count for those who name nobody."):
+        run.set(0, 2, quic=quic)
+        run.udp(2, "previous")
+        run.after(2)
+        run.set(0, NOBODY, quic=quic)
+        run.quic(1)
+        run.udp(2, "pin")
+        run.udp(0, "slot", client=40001)
+
+    for run in in_all(file, WAYS, "C13-turns", "Who goes by an ID takes nobody's turn."):
+        run.set(0, quic=quic, placement="per_flow", choices=[1, 0, 2])
+        run.udp(1, "choice")
+        run.quic(2)
+        run.quic(2, client=40001)
+        run.udp(0, "choice", client=40001)
+        run.after(2)
+        run.udp(1, "pin")
+
+    for run in in_all(file, WAYS, "C13-steady", "In a steady slot nothing counts that was remembered before."):
+        run.set(0, 2, quic=quic)
+        run.udp(2, "previous")
+        run.after(2)
+        run.set(0, quic=quic)
+        run.udp(0, "slot")
+        run.quic(1)
+
+    for run in in_all(file, WAYS, "C13-gone", "The ID of a member that is gone names nobody."):
+        run.set(0, quic=quic)
+        run.quic(1)
+        run.after(2)
+        left = [config | {"servers": {"c46000": 0, "c46002": 2}}]
+        run.set(0, quic=left, without=(1,))
+        run.quic(2)
+        payload = bytes((0x40, 0x07, 0xC4, 0x60, 1, 0, 2, 3, 4)) + bytes(20)
+        run.udp(0, "slot", payload=payload)
+    return file
+
+
 def main() -> None:
-    for make in (transitions_file, pins_file, algorithms_file, datagrams_file):
+    for make in (transitions_file, pins_file, algorithms_file, datagrams_file, protection_file, connections_file):
         make().write()
 
 

@@ -22,7 +22,7 @@ struct control {
 	u32 tick_shift; /* a tick is 2^tick_shift nanoseconds */
 	u32 pin_sets;	/* sets of pins */
 	u32 opening_limit; /* connections that one CPU may leave to the slow path in a tick, which tells others of them */
-	u32 spare;
+	u32 source_sets;
 	u64 clock;	/* what the clock of pins is ahead of the monotonic one, nanoseconds; 0 but in tests */
 };
 
@@ -41,7 +41,7 @@ struct generation {
 	u32 stations;
 	u32 policies_first;
 	u32 member_ways_first;
-	u32 spare;
+	u32 guards_first;
 	u64 loops[1024]; /* a bit for each value of the last two bytes of a MAC address that no client has */
 };
 
@@ -56,7 +56,33 @@ struct entry {
 	u32 ports_mask;
 	u32 slots; /* the first one */
 	u32 size;  /* how many; 0 for an entry without a service */
-	u32 previous; /* the first one of the slots' previous owners; 0 when all slots are steady */
+	u32 previous; /* the first one of the slots' previous owners, 0 when all slots are steady; and GUARDED */
+};
+enum entry_flags { GUARDED = 1u << 31 };
+
+/* What protects a virtual service: packet/protection.py. By the number of its counters. */
+enum scope { SCOPE_SERVICE, SCOPE_VIP, SCOPE_SOURCE, SCOPES };
+struct guard {
+	u64 interval[SCOPES]; /* nanoseconds from one new connection to the next; 0: no limit */
+	u64 tolerance[SCOPES]; /* how much too early one may come */
+	u32 boundaries_first;
+	u32 boundaries;
+	u32 meter[2]; /* of service and VIP */
+};
+
+/* An address at which the answer to "may it come?" turns; IPv4 in the lower half. Host byte order. */
+struct boundary {
+	u64 upper, lower;
+};
+
+enum meter { SOURCE_PLACES = 4, METER_SLACK_NS = 1000000000 };
+
+/* dataplane/meters.py. */
+struct source {
+	u64 key, due;
+};
+struct source_set {
+	struct source place[SOURCE_PLACES];
 };
 
 /* How a virtual service's flows find their members; by the number of its counters. */
@@ -67,9 +93,31 @@ struct policy {
 	u32 choices;  /* the first one */
 	u32 length;   /* of choices */
 	u32 stamp;    /* another one whenever the choices are others */
+	u32 quic;     /* the first of its eight quic_configs; 0 when it carries no QUIC */
+	u32 spare[3];
 };
 enum placement { PLACEMENT_HASH, PLACEMENT_PER_FLOW, PLACEMENT_PER_PACKET };
 enum choice_order { ORDER_SEQUENCE, ORDER_RANDOM };
+
+/* What connection IDs mean that begin with three bits: one of eight. */
+struct quic_config {
+	u8 kind;
+	u8 length; /* of server ID and nonce */
+	u8 server_id_length;
+	u8 encode_length; /* whether it stands in the ID's first byte */
+	u32 first;	  /* of its servers, in ascending order of their keys */
+	u32 count;
+	u32 spare;
+};
+enum quic_kind { QUIC_NONE, QUIC_PLAIN, QUIC_KEY };
+enum quic { QUIC_SERVER_ID = 15 }; /* bytes, at most */
+
+struct server {
+	u64 key;	/* both of these, spread: one number is compared in few branches */
+	u64 head, tail; /* of its ID: the first eight bytes, and the others, as big-endian numbers */
+	u32 way;
+	u32 spare;
+};
 
 /* Whose turn it is on one CPU. */
 struct turn {
@@ -170,6 +218,11 @@ enum exit {
 	EXIT_DROP_PROTOCOL,
 	EXIT_DROP_NO_SERVICE,
 	EXIT_DROP_LOOP,
+	EXIT_DROP_MARTIAN,
+	EXIT_DROP_DENIED,
+	EXIT_DROP_SERVICE_RATE,
+	EXIT_DROP_VIP_RATE,
+	EXIT_DROP_SOURCE_RATE,
 	EXIT_DROP_NO_MEMBER,
 	EXIT_DROP_TX_FAILED,
 	EXIT_DROP_SLOW_PATH_FULL,
@@ -184,6 +237,7 @@ enum exit {
 	EXIT_SLOW_EGRESS,
 	EXIT_SLOW_SPLIT_HEADER,
 	EXIT_SLOW_NEW_FLOW,
+	EXIT_SLOW_QUIC,
 	EXITS
 };
 
@@ -202,10 +256,11 @@ struct cpu {
 	u32 pin_tick;	     /* and what it said, in ticks of pins */
 	u64 opening_tick;
 	u64 opening; /* connections left to the slow path in this tick */
+	u64 sources_forgotten; /* that had to make room for others while they counted */
 };
 
 /* What has decided on the member. */
-enum by { BY_SLOT, BY_PREVIOUS, BY_PIN, BY_CHOICE };
+enum by { BY_SLOT, BY_PREVIOUS, BY_PIN, BY_CHOICE, BY_CONNECTION_ID };
 
 /* What became of the last packet of a test run. */
 struct outcome {
@@ -276,6 +331,11 @@ struct types {
 	enum choice_order order;
 	enum pin_state pin_state;
 	enum pin pin;
+	enum entry_flags entry_flags;
+	enum scope scope;
+	enum meter meter;
+	enum quic_kind quic_kind;
+	enum quic quic;
 };
 
 /* Numbers of elements are for opening the object; user space sizes the maps before it loads them. */
@@ -293,12 +353,18 @@ SHARED_ARRAY(generations, struct generation, 2);
 SHARED_ARRAY(buckets, struct bucket, 2);
 SHARED_ARRAY(entries, struct entry, 2);
 SHARED_ARRAY(ranges, struct range, 2);
+SHARED_ARRAY(guards, struct guard, 2);
+SHARED_ARRAY(boundaries, struct boundary, 2);
+SHARED_ARRAY(dues, u64, 1);
+SHARED_ARRAY(sources, struct source_set, 1);
 SHARED_ARRAY(ways, struct way, 2);
 SHARED_ARRAY(stations, u64, 2); /* MAC addresses that no client has, in ascending order */
 SHARED_ARRAY(slots, u64, 1); /* four slots each */
 SHARED_ARRAY(policies, struct policy, 2);
 SHARED_ARRAY(choices, u64, 1);	   /* four indices of members each */
 SHARED_ARRAY(member_ways, u64, 2); /* by index of a member: its way, or NOBODY; four each */
+SHARED_ARRAY(quic_configs, struct quic_config, 2);
+SHARED_ARRAY(servers, struct server, 2);
 SHARED_ARRAY(turns, struct turn, 1);
 SHARED_ARRAY(ports, struct port, TEST_PORT + 1);
 SHARED_ARRAY(service_traffic, struct traffic, 1);

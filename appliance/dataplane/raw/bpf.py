@@ -1,10 +1,10 @@
 """Classic BPF for the packet sockets: which frames the vectorised path takes, which ones the slow path takes.
 
 A frame for a VIP of ours is *plain* when it has no VLAN tag left, no IPv4 options or IPv6 extension headers, is no
-fragment, carries TCP or UDP with a TTL to spare, fits the link, and when nothing in its headers contradicts itself, the
-IPv4 header checksum included. One program classifies; the ring's socket admits what is plain, the slow socket the rest,
-so that no frame is ever in both or in none. Judging shapes here costs some 20 ns a packet on the receiving CPU, and a
-flood of broken packets never reaches the ring.
+fragment, carries TCP or UDP with a TTL to spare, fits the link, has a sender that can be, and when nothing in its
+headers contradicts itself, the IPv4 header checksum included. One program classifies; the ring's socket admits what is
+plain, the slow socket the rest, so that no frame is ever in both or in none. Judging shapes here costs some 20 ns a
+packet on the receiving CPU, and a flood of broken packets never reaches the ring.
 
 A jump in classic BPF reaches 255 instructions and a program has at most 4096. VIPs are therefore found by a binary tree
 whose long way is an unconditional jump (which reaches anywhere); when they are too many, everything of the family is
@@ -258,6 +258,16 @@ def _plain4(a: _Assembler, mtu: int) -> None:
     a.op(_ALU | _MOD | _K, 0xFFFF)
     a.jump(_JEQ, 0, no=odd)
 
+    # Martians (packet/protection.py).
+    a.op(_LD | _B | _ABS, ip + 12)
+    a.jump(_JGE, 224, yes=odd)
+    a.jump(_JEQ, 127, yes=odd)
+    a.jump(_JEQ, 0, yes=odd)
+    a.op(_LD | _W | _ABS, ip + 16)
+    a.op(_MISC | _TAX)
+    a.op(_LD | _W | _ABS, ip + 12)
+    a.jump(_JEQ | _X, 0, yes=odd)
+
     def available() -> None:
         a.op(_LD | _H | _ABS, ip + 2)
         a.op(_ALU | _SUB | _K, 20)
@@ -281,6 +291,23 @@ def _plain6(a: _Assembler, mtu: int) -> None:
         a.op(_ALU | _ADD | _K, 40)
 
     _fits(a, mtu, length, odd)
+    # Martians: multicast; ten zero bytes; the destination itself.
+    possible = a.fresh()
+    a.op(_LD | _W | _ABS, ip + 8)
+    a.jump(_JGE, 0xFF000000, yes=odd)
+    a.jump(_JEQ, 0, no=possible)
+    a.op(_LD | _W | _ABS, ip + 12)
+    a.jump(_JEQ, 0, no=possible)
+    a.op(_LD | _H | _ABS, ip + 16)
+    a.jump(_JEQ, 0, yes=odd)
+    a.label(possible)
+    other = a.fresh()
+    for word in range(4):
+        a.op(_LD | _W | _ABS, ip + 24 + 4 * word)
+        a.op(_MISC | _TAX)
+        a.op(_LD | _W | _ABS, ip + 8 + 4 * word)
+        a.jump(_JEQ | _X, 0, yes=odd if word == 3 else None, no=other)
+    a.label(other)
     a.op(_LD | _B | _ABS, ip + 6)
     _l4(a, ip + 40, "6", lambda: a.op(_LD | _H | _ABS, ip + 4))
 

@@ -14,15 +14,18 @@ import numpy.typing as npt
 
 from appliance.dataplane.base import Traffic
 from appliance.dataplane.intervals import NO_SERVICE, PORTS, port_intervals
+from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import PinTable, lifetime
 from appliance.dataplane.raw.rules import STEADY, TAIL, WINDOW, EntryCodes, slot_rule
 from appliance.dataplane.raw.turns import ColumnTurns
 from appliance.forwarding import NO_MEMBER, ForwardingTables, NextHop, Placement, SlotArray, TableMember, TableService
 from appliance.model import DfPolicy, DsrType, Encapsulation, TtlPolicy
+from appliance.packet.action import Reason
 from appliance.packet.encap import TUNNELS, Tunnel
 from appliance.packet.forward import Ingress, PacketPath
 from appliance.packet.fragments import Fragments
 from appliance.packet.placement import PinState, idle_ticks
+from appliance.packet.protection import Guard, guards
 from appliance.ring.hash import MASKS, derive_keys, derive_pin_keys, flow_words
 
 U32 = npt.NDArray[np.uint32]
@@ -159,6 +162,7 @@ class Compiled:
         pins: PinTable | None = None,
         turns: ColumnTurns | None = None,
         fragments: Fragments | None = None,
+        meters: MeterTable | None = None,
     ) -> None:
         """
         Args:
@@ -166,15 +170,22 @@ class Compiled:
             ports: the interfaces that frames arrive on, in the order of the port numbers given to the vectorised path.
             pins: what is remembered of flows; None remembers nothing.
             turns: for services that place flow by flow or packet by packet.
-            fragments: what is remembered of datagrams in fragments. All three outlive the tables.
+            fragments: what is remembered of datagrams in fragments.
+            meters: how many connections have come; None has no limits. All four outlive the tables.
 
         Raises:
-            ValueError: the secret is too short.
+            ValueError: the secret is too short, or there are more limits than meters.
         """
+        self.guards = guards(tables.services)
+        """Of services; None for those that are open to all."""
+        self.guarded = np.array([guard is not None for guard in self.guards], np.bool_)
+        self.any_guarded = bool(self.guarded.any())
+        self.meters = meters
+        self._boundaries = {number: _boundaries(guard) for number, guard in enumerate(self.guards) if guard is not None}
         self.tables = tables
         self.pins = pins
         self.turns = turns or ColumnTurns()
-        self.path = PacketPath(tables, pins, self.turns, fragments)
+        self.path = PacketPath(tables, pins, self.turns, fragments, meters)
         self.keys = Keys(tables.secret)
         self.pin_keys = Keys(tables.secret, derive_pin_keys)
         self.members: tuple[TableMember, ...] = tuple(tables.members[index] for index in sorted(tables.members))
@@ -215,10 +226,10 @@ class Compiled:
         self.protocol_masks = np.array([mask.protocol for mask in self.masks], np.uint64)
 
     def _index_slots(self, services: Sequence[TableService]) -> None:
-        tables: dict[tuple[int, Placement], tuple[int, SlotArray]] = {}
+        tables: dict[tuple[int, Placement, bool], tuple[int, SlotArray]] = {}
         total = 0
         for service in services:
-            key = id(service.slots), service.placement
+            key = _slots_key(service)
             if key not in tables:
                 tables[key] = total, service.slots
                 total += len(service.slots)
@@ -226,8 +237,8 @@ class Compiled:
         """The slot tables of all services, one behind the other, with ways in them; `no_way` where a frame's way does
         not follow from the slot alone, or nobody has it."""
 
-        for (_, placement), (offset, slots) in tables.items():
-            if placement is Placement.HASH:
+        for (_, placement, closer), (offset, slots) in tables.items():
+            if placement is Placement.HASH and not closer:
                 primary = slots & np.uint32(NO_MEMBER)
                 ways = self.dense_column.take(primary)
                 ways[primary != slots >> np.uint32(16)] = self.no_way
@@ -242,13 +253,15 @@ class Compiled:
         if self.gaps:
             self.slots = np.concatenate([slots for _, slots in tables.values()])
             self.rules = np.concatenate(
-                [_slot_rules(placement, slots) for (_, placement), (_, slots) in tables.items()]
+                [_slot_rules(placement, slots) for (_, placement, _), (_, slots) in tables.items()]
             )
 
-        self.offsets = [tables[id(service.slots), service.placement][0] for service in services]
+        self.offsets = [tables[_slots_key(service)][0] for service in services]
         self.sizes = [len(service.slots) for service in services]
         self.offsets_column = np.array(self.offsets, np.uint64)
         self.sizes_column = np.array(self.sizes, np.uint64)
+        self.quic = [service.quic for service in services]
+        self.any_quic = any(self.quic)
         self.remembering = [service.placement is not Placement.PER_PACKET for service in services]
         """Whether what is remembered of flows can make a difference, by service."""
 
@@ -300,6 +313,28 @@ class Compiled:
         self.outer4_sums = np.array(sums, np.uint64)
         """Ones' complement sums of the constant part of the outer IPv4 headers, in little-endian words."""
 
+    def admit(self, guard: Guard, source: bytes, *, look_only: bool = False) -> Reason | None:
+        """Take a new connection, or say why not; see `protection.Meters`."""
+        if self.meters is None or not guard.limited:
+            return None
+        return self.meters.admit(guard, source, look_only=look_only)
+
+    def give_back(self, guard: Guard, source: bytes) -> None:
+        """A new connection that was taken is to be judged anew."""
+        if self.meters is not None:
+            self.meters.give_back(guard, source)
+
+    def denied(self, service: int, sources: U64) -> npt.NDArray[np.bool_]:
+        """Which clients may not come.
+
+        Args:
+            service: a guarded one.
+            sources: addresses, 1 or 4 words of each.
+        """
+        column = self._boundaries[service]
+        at = column.searchsorted(_in_order(sources), "right")
+        return (at & 1).astype(np.bool_)
+
     @property
     def interfaces(self) -> dict[int, str]:
         """Where frames leave, and what these interfaces are called."""
@@ -308,6 +343,22 @@ class Compiled:
     def mtu_of(self, ifindex: int) -> int:
         """The largest IP packet that may leave by an interface."""
         return max((m.next_hop.mtu for m in self.members if m.next_hop.ifindex == ifindex), default=0)
+
+
+def _boundaries(guard: Guard) -> npt.NDArray[Any]:
+    """The boundaries of its prefixes, as `_in_order` has addresses."""
+    if len(guard.vip) == 4:
+        return np.array(guard.boundaries, np.uint64)
+    return np.array([number.to_bytes(16, "big") for number in guard.boundaries], "S16")
+
+
+def _in_order(words: U64) -> npt.NDArray[Any]:
+    """Addresses from their words, so that they compare as numbers do: IPv4 as such, IPv6 as strings (of which NumPy
+    takes zeros at the end for padding, and pads with them when it compares)."""
+    if len(words) == 1:
+        numbers: U64 = words[0].astype("<u4").byteswap().astype(np.uint64)
+        return numbers
+    return np.ascontiguousarray(words.T.astype("<u4")).view("S16").reshape(-1)
 
 
 class Addresses:
@@ -365,6 +416,11 @@ class TrafficColumns:
 
     def way(self, way: int) -> Traffic:
         return Traffic(*(int(column[way]) for column in (self.way_packets, self.way_bytes, self.way_flows)))
+
+
+def _slots_key(service: TableService) -> tuple[int, Placement, bool]:
+    """Services with the same one share slots here. Where connection IDs decide, no slot says everything."""
+    return id(service.slots), service.placement, bool(service.quic)
 
 
 def _slot_rules(placement: Placement, slots: SlotArray) -> npt.NDArray[np.uint16]:

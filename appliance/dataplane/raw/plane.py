@@ -19,6 +19,7 @@ import structlog
 
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import EventLog, PacketEvent
+from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw import bpf, kernel, offloads
 from appliance.dataplane.raw.compiled import Compiled, TrafficColumns
@@ -94,6 +95,8 @@ class RawDataPlane:
         """What is remembered of flows. A plane in front of this one gives it the table of both before the start."""
         self.idents = Idents()
         """Identifications for outer packets. A plane in front of this one gives it those that it does not use."""
+        self.meters = MeterTable.in_memory(time.monotonic_ns)
+        """How many connections have come. A plane in front of this one gives it the meters of both before the start."""
         self._turns = ColumnTurns()
         self._fragments = Fragments(time.monotonic_ns)
         self._guard = KernelGuard(interfaces)
@@ -160,6 +163,7 @@ class RawDataPlane:
             session.add_to(totals)
         totals.details.update(pin_details(self.pins))
         totals.details["fragments_remembered"] = self._fragments.kept
+        totals.details["limit_sources_forgotten"] = self.meters.forgotten
         return totals.counters()
 
     async def explain(self, frame: bytes, interface: str) -> Action:
@@ -216,6 +220,7 @@ class RawDataPlane:
                 self._turns,
                 self._fragments,
                 self.idents,
+                self.meters,
             )
         except OSError as error:
             self._guard.remove()
@@ -325,12 +330,14 @@ class _Session:
         turns: ColumnTurns,
         fragments: Fragments,
         idents: Idents,
+        meters: MeterTable,
     ) -> None:
         self._batch = batch
         self._pins = pins
         self._turns = turns
         self._fragments = fragments
         self._idents = idents
+        self._meters = meters
         self._use_xsk = use_xsk
         self._interfaces = interfaces
         self.tables = ForwardingTables()
@@ -394,7 +401,8 @@ class _Session:
         return Work(compiled, egress)
 
     def _compile(self, tables: ForwardingTables) -> Compiled:
-        return Compiled(tables, [port.ingress for port in self._ports], self._pins, self._turns, self._fragments)
+        ports = [port.ingress for port in self._ports]
+        return Compiled(tables, ports, self._pins, self._turns, self._fragments, self._meters)
 
     def _sender(self, name: str, ifindex: int, mtu: int) -> Sender:
         sender = self._egress.get(ifindex)

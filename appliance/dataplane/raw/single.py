@@ -12,6 +12,7 @@ from appliance.dataplane.raw.layout import ETHERNET, IP, OUTER4, OUTER6, Frames
 from appliance.dataplane.raw.placing import place_one
 from appliance.dataplane.raw.rules import KIND_LIST, UDP
 from appliance.model import HashMode, Protocol
+from appliance.packet.quic import HEAD, member_of
 from appliance.ring.hash import MASKS, hash_words
 
 _WORDS4, _WORDS6 = struct.Struct("<6I"), struct.Struct("<11I")
@@ -92,7 +93,21 @@ class SinglePath:
         flow = (*addresses, ports & masks.ports, protocol & masks.protocol)
         hash32 = hash_words(tables.keys.numbers, flow)
         slot = tables.offsets[service] + (hash32 * tables.sizes[service] >> 32)
+        guard, source = tables.guards[service], b""
+        opening = protocol == Protocol.TCP and memory[l4 + 13] & _SYN_ACK == _SYN
+        if guard is not None:
+            source = bytes(
+                memory[base + IP + 12 : base + IP + 16] if version == 4 else memory[base + IP + 8 : base + IP + 24]
+            )
+            if guard.denies(source):
+                return None
+            if opening and tables.admit(guard, source, look_only=True) is not None:
+                return None
         number = int(tables.ways[slot])
+        if number == tables.no_way and tables.quic[service]:
+            end = l4 + (memory[l4 + 4] << 8 | memory[l4 + 5])
+            named = member_of(bytes(memory[l4 + 8 : min(end, l4 + 8 + HEAD)]), tables.quic[service])
+            number = tables.no_way if named is None else tables.dense.get(named, tables.no_way)
         if number == tables.no_way:
             kind = KIND_LIST[memory[l4 + 13]] if protocol == Protocol.TCP else UDP
             number = place_one(tables, service, slot, kind, whole, hash32, total)
@@ -101,13 +116,15 @@ class SinglePath:
         way = tables.way_list[number]
         if total > way.limit:
             return None
+        if guard is not None and opening:
+            tables.admit(guard, source)
 
         traffic = tables.traffic
         traffic.service_packets[service] += 1
         traffic.service_bytes[service] += total
         traffic.way_packets[number] += 1
         traffic.way_bytes[number] += total
-        if protocol == Protocol.TCP and memory[l4 + 13] & _SYN_ACK == _SYN:
+        if opening:
             traffic.service_flows[service] += 1
             traffic.way_flows[number] += 1
 

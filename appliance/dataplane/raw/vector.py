@@ -17,13 +17,16 @@ import numpy.typing as npt
 from appliance.dataplane.intervals import NO_SERVICE
 from appliance.dataplane.raw.between import BETWEEN
 from appliance.dataplane.raw.compiled import I64, NOT_VIP, U32, U64, Compiled, Group, Keys, Kind
+from appliance.dataplane.raw.connection_ids import SEEN, members_of
 from appliance.dataplane.raw.idents import Idents
-from appliance.dataplane.raw.layout import ETHERNET, OUTER4, OUTER6, Columns, Rows, alike
+from appliance.dataplane.raw.layout import ETHERNET, IP, OUTER4, OUTER6, Columns, Rows, alike
 from appliance.dataplane.raw.placing import Flows, place
 from appliance.dataplane.raw.rules import KIND_OF_FLAGS, UDP
+from appliance.forwarding import QuicServers
 from appliance.model import Encapsulation, HashMode, Protocol
 from appliance.packet.action import Reason
 from appliance.packet.encap import TUNNELS
+from appliance.packet.protection import Guard
 from appliance.ring.hash import FINAL, MASKS
 
 _ETHERTYPE4 = 0x0008
@@ -82,7 +85,19 @@ class Outcome:
 class _Batch:
     """Frames of one family on their way through the passes; `keep` takes some of them out of all columns."""
 
-    __slots__ = ("hash32", "link", "outcome", "protocol", "rows", "service", "total", "version", "way", "words")
+    __slots__ = (
+        "admitted",
+        "hash32",
+        "link",
+        "outcome",
+        "protocol",
+        "rows",
+        "service",
+        "total",
+        "version",
+        "way",
+        "words",
+    )
 
     def __init__(
         self,
@@ -105,6 +120,8 @@ class _Batch:
         self.service: int | I64 = NOT_VIP
         self.hash32: U64 = total
         self.way = _NOBODY
+        self.admitted: dict[int, tuple[Guard, bytes]] = {}
+        """By row: new connections that meters have taken."""
 
     def numbers(self) -> npt.NDArray[np.intp]:
         if isinstance(self.rows, slice):
@@ -255,6 +272,13 @@ class VectorPath:
                 batch.outcome.dropped.append(batch.keep(~looped))
                 if not len(index):
                     return
+        if tables.any_guarded:
+            welcome = self._welcome(batch, tables)
+            if welcome is not None:
+                index = index[welcome]
+                batch.outcome.dropped.append(batch.keep(welcome))
+                if not len(index):
+                    return
         batch.way = way = tables.ways.take(index.view(np.int64)).astype(np.intp)
         if tables.gaps and int(way.max()) == tables.no_way:
             self._place(batch, index.view(np.int64), tables)
@@ -269,6 +293,8 @@ class VectorPath:
             too_big = batch.total > tables.limits.take(way)
             if too_big.any():
                 rows = batch.keep(~too_big)
+                for row in batch.admitted.keys() & set(rows.tolist()) if batch.admitted else ():
+                    tables.give_back(*batch.admitted[row])  # whoever answers judges it anew
                 batch.outcome.answer.extend(rows[: self._answers].tolist())
                 self.reasons[Reason.TOO_BIG] += len(rows[self._answers :])
                 batch.outcome.dropped.append(rows[self._answers :])
@@ -278,9 +304,51 @@ class VectorPath:
         self._count(batch, tables)
         self._send(batch, tables)
 
+    def _welcome(self, batch: _Batch, tables: Compiled) -> npt.NDArray[np.bool_] | None:
+        """Which frames protection lets through; None: all."""
+        service = batch.service
+        if isinstance(service, int):
+            if tables.guards[service] is None:
+                return None
+            guarded, numbers = np.arange(len(batch.total)), np.full(len(batch.total), service)
+        else:
+            guarded = np.flatnonzero(tables.guarded.take(service))
+            numbers = service[guarded]
+        welcome = np.ones(len(batch.total), np.bool_)
+        words = batch.words[3:4] if batch.version == 4 else batch.words[2:6]
+        for number in np.flatnonzero(np.bincount(numbers)).tolist():
+            mine = guarded[numbers == number]
+            welcome[mine[tables.denied(number, words[:, mine])]] = False
+        denied = len(welcome) - int(np.count_nonzero(welcome))
+        if denied:
+            self.reasons[Reason.DENIED] += denied
+        flags = (self._columns.tcp_flags4 if batch.version == 4 else self._columns.tcp_flags6)[batch.rows]
+        opening = ((flags & _SYN_ACK) == _SYN) & (batch.protocol == _TCP) & welcome
+        rows, over = batch.numbers(), dict[int, Reason]()
+        for at in guarded[opening[guarded]].tolist():
+            number = service if isinstance(service, int) else int(service[at])
+            guard = tables.guards[number]
+            if guard is None:
+                continue
+            source = words[:, at].astype("<u4").tobytes()
+            # A batch comes at one moment: what takes no more from anybody takes no more of it.
+            refused = over.get(number) or tables.admit(guard, source, look_only=self._look_only)
+            if refused is not None:
+                welcome[at] = False
+                self.reasons[refused] += 1
+                if refused is not Reason.SOURCE_RATE:
+                    over[number] = refused
+            elif not self._look_only and guard.limited:
+                batch.admitted[int(rows[at])] = guard, source
+        return None if welcome.all() else welcome
+
     def _place(self, batch: _Batch, index: I64, tables: Compiled) -> None:
         """Find the ways of frames whose slot does not tell."""
+        if tables.any_quic:
+            self._place_by_connection_id(batch, tables)
         open_ = np.flatnonzero(batch.way == tables.no_way)
+        if not len(open_):
+            return
         rows = None if len(open_) == len(index) else open_
         words = batch.words if rows is None else batch.words[:, rows]
         sources, destinations, ports = (
@@ -320,6 +388,24 @@ class VectorPath:
             protocol,
         )
         batch.way[slice(None) if rows is None else rows] = place(tables, flows, look_only=self._look_only)
+
+    def _place_by_connection_id(self, batch: _Batch, tables: Compiled) -> None:
+        """Find the ways of QUIC's datagrams that name their member."""
+        services = tables.quic
+        asked: list[tuple[tuple[QuicServers, ...], npt.NDArray[np.intp] | None]]
+        if isinstance(batch.service, int):
+            asked = [(services[batch.service], None)] if services[batch.service] else []
+        else:
+            numbers = np.flatnonzero(np.bincount(batch.service)).tolist()
+            asked = [
+                (services[number], np.flatnonzero(batch.service == number)) for number in numbers if services[number]
+            ]
+        at = IP + (20 if batch.version == 4 else 40)
+        for known, rows in asked:
+            where = batch.rows if rows is None else batch.numbers()[rows]
+            found = members_of(self._columns.frames[where, at : at + SEEN], known)
+            way = tables.dense_column.take(found).astype(np.intp)
+            batch.way[slice(None) if rows is None else rows] = way
 
     def _drop_all(self, batch: _Batch, reason: Reason | None) -> None:
         rows = batch.numbers()

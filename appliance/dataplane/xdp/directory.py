@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from appliance.dataplane.intervals import NO_SERVICE, PORTS, port_intervals
 from appliance.dataplane.xdp import layout
-from appliance.dataplane.xdp.layout import BUCKET, ENTRY, POLICY, PROBES, RANGE, VIP, what
+from appliance.dataplane.xdp.layout import BOUNDARY, BUCKET, ENTRY, GUARD, POLICY, PROBES, RANGE, VIP, what
 from appliance.forwarding import ChoiceOrder, Placement, TableService
 from appliance.model import IPAddress, Protocol
 from appliance.packet.placement import idle_ticks
+from appliance.packet.protection import Guard, guards
 from appliance.ring.hash import FINAL, MASKS, derive_keys, derive_pin_keys, flow_words
 
 U64 = npt.NDArray[np.uint64]
@@ -86,19 +87,62 @@ class Directory:
 
     @cached_property
     def policies(self) -> Records:
-        """POLICY of each service; `choices`, `length` and `stamp` are left to be filled in."""
+        """POLICY of each service; `choices`, `length`, `stamp` and `quic` are left to be filled in."""
         return np.array(
             [
-                (PLACEMENTS[one.placement], ORDERS[one.choice_order], idle_ticks(one.idle_timeout_s), 0, 0, 0)
+                (PLACEMENTS[one.placement], ORDERS[one.choice_order], idle_ticks(one.idle_timeout_s), 0, 0, 0, 0, 0)
                 for one in self.services
             ],
             POLICY,
         )
 
     @cached_property
+    def guards(self) -> tuple[Guard | None, ...]:
+        """Of each service; None for those that are open to all."""
+        return tuple(guards(self.services))
+
+    @cached_property
+    def guarded(self) -> npt.NDArray[np.bool_]:
+        return np.array([guard is not None for guard in self.guards], np.bool_)
+
+    @cached_property
+    def boundaries(self) -> Records:
+        """BOUNDARY of all guards, those that have the same once."""
+        marks = [mark for one in self._boundaries for mark in one]
+        return np.array([(mark >> 64, mark & _M64) for mark in marks], BOUNDARY)
+
+    @cached_property
+    def _boundaries(self) -> dict[tuple[int, ...], int]:
+        """Where those of each guard begin."""
+        found: dict[tuple[int, ...], int] = {}
+        total = 0
+        for guard in self.guards:
+            if guard is not None and guard.boundaries not in found:
+                found[guard.boundaries] = total
+                total += len(guard.boundaries)
+        return found
+
+    @cached_property
+    def guard_rows(self) -> Records:
+        """GUARD of each service; `meter` is left to be filled in, and `boundaries_first` counts from the first."""
+        rows = np.zeros(len(self.services), GUARD)
+        for row, guard in zip(rows, self.guards, strict=True):
+            if guard is not None:
+                row["interval"] = [rate.interval_ns if rate is not None else 0 for rate in guard.rates]
+                row["tolerance"] = [rate.tolerance_ns if rate is not None else 0 for rate in guard.rates]
+                row["boundaries_first"] = self._boundaries[guard.boundaries]
+                row["boundaries"] = len(guard.boundaries)
+        return rows
+
+    @cached_property
     def choosing(self) -> tuple[int, ...]:
         """The services that have choices."""
         return tuple(one.index for one in self.services if one.placement is not Placement.HASH)
+
+    @cached_property
+    def carrying_quic(self) -> tuple[int, ...]:
+        """The services that connection IDs decide about."""
+        return tuple(one.index for one in self.services if one.quic)
 
 
 def build(services: tuple[TableService, ...], secret: bytes) -> Directory:

@@ -4,9 +4,9 @@ import struct
 
 import numpy as np
 
-from appliance.dataplane import pins
+from appliance.dataplane import meters, pins
 from appliance.model import Encapsulation
-from appliance.packet import placement
+from appliance.packet import placement, protection
 
 CONTROL = np.dtype(
     [
@@ -19,7 +19,7 @@ CONTROL = np.dtype(
         ("tick_shift", "<u4"),
         ("pin_sets", "<u4"),
         ("opening_limit", "<u4"),
-        ("spare", "<u4"),
+        ("source_sets", "<u4"),
         ("clock", "<u8"),
     ]
 )
@@ -39,7 +39,7 @@ GENERATION = np.dtype(
         ("stations", "<u4"),
         ("policies_first", "<u4"),
         ("member_ways_first", "<u4"),
-        ("spare", "<u4"),
+        ("guards_first", "<u4"),
         ("loops", "<u8", 1024),
     ]
 )
@@ -65,8 +65,22 @@ POLICY = np.dtype(
         ("choices", "<u4"),
         ("length", "<u4"),
         ("stamp", "<u4"),
+        ("quic", "<u4"),
+        ("spare", "<u4", 3),
     ]
 )
+QUIC_CONFIG = np.dtype(
+    [
+        ("kind", "u1"),
+        ("length", "u1"),
+        ("server_id_length", "u1"),
+        ("encode_length", "u1"),
+        ("first", "<u4"),
+        ("count", "<u4"),
+        ("spare", "<u4"),
+    ]
+)
+SERVER = np.dtype([("key", "<u8"), ("head", "<u8"), ("tail", "<u8"), ("way", "<u4"), ("spare", "<u4")])
 TURN = np.dtype([("stamp", "<u4"), ("next", "<u4")])
 VIP = np.dtype(
     [
@@ -110,6 +124,7 @@ CPU = np.dtype(
         ("pin_tick", "<u4"),
         ("opening_tick", "<u8"),
         ("opening", "<u8"),
+        ("sources_forgotten", "<u8"),
     ]
 )
 OUTCOME = np.dtype(
@@ -124,6 +139,16 @@ OUTCOME = np.dtype(
         ("spare", "<u4"),
     ]
 )
+GUARD = np.dtype(
+    [
+        ("interval", "<u8", 3),
+        ("tolerance", "<u8", 3),
+        ("boundaries_first", "<u4"),
+        ("boundaries", "<u4"),
+        ("meter", "<u4", 2),
+    ]
+)
+BOUNDARY = np.dtype([("upper", "<u8"), ("lower", "<u8")])
 PIN_SET = np.dtype([("word", "<u8", pins.WAYS)])
 
 STRUCTS = {
@@ -131,6 +156,8 @@ STRUCTS = {
     "generation": GENERATION,
     "entry": ENTRY,
     "policy": POLICY,
+    "quic_config": QUIC_CONFIG,
+    "server": SERVER,
     "turn": TURN,
     "vip": VIP,
     "bucket": BUCKET,
@@ -144,6 +171,9 @@ STRUCTS = {
     "pin_set": PIN_SET,
     "flow": pins.FLOW,
     "delay": pins.DELAY,
+    "guard": GUARD,
+    "boundary": BOUNDARY,
+    "source": meters.SOURCE,
 }
 """By the names that they have in C."""
 
@@ -154,7 +184,7 @@ EVENT_HEAD = 96
 PORTS, LOOPBACK = 256, 1
 TEST_PORT = 2 * PORTS
 PROBES = 4
-EXITS = 23
+EXITS = 29
 LOOK_CLOSER, NOBODY = 0x8000, 0xFFFF
 WAY_L2, WAY_OUTER4, WAY_OUTER6, WAY_FAMILY = 0, 4, 6, 0x0F
 WAY_CLEAR, WAY_GRE, WAY_GUE = 0x10, 0x40, 0xC0
@@ -162,10 +192,16 @@ WAY_ROUTED, WAY_SLOW, WAY_LINEAR = 1, 2, 4
 PORT_QUIET, PORT_NO_TRANSMIT, PORT_PARTIAL, PORT_REMEMBER = 1, 2, 4, 8
 PLACEMENT_HASH, PLACEMENT_PER_FLOW, PLACEMENT_PER_PACKET = range(3)
 ORDER_SEQUENCE, ORDER_RANDOM = range(2)
+QUIC_NONE, QUIC_PLAIN, QUIC_KEY = range(3)
+QUIC_SERVER_ID = 15
 PIN_NEW, PIN_OPEN, PIN_FIN, PIN_RST = placement.PinState
 PIN_STATES = len(placement.PinState)
 WHEN_BITS, STATE_SHIFT, MEMBER_SHIFT, TAG_SHIFT = pins.WHEN_BITS, pins.STATE_SHIFT, pins.MEMBER_SHIFT, pins.TAG_SHIFT
 PIN_TICK_SHIFT, JOURNAL = placement.TICK_SHIFT, pins.JOURNAL
+GUARDED = 1 << 31
+SCOPE_SERVICE, SCOPE_VIP, SCOPE_SOURCE = protection.Scope
+SCOPES = len(protection.Scope)
+SOURCE_PLACES, METER_SLACK_NS = meters.PLACES, protection.SLACK_NS
 RETRANSMISSION_TICKS, FIN_TICKS, RST_TICKS = placement.RETRANSMISSION_TICKS, placement.FIN_TICKS, placement.RST_TICKS
 """Constants of the same names in C."""
 

@@ -256,6 +256,7 @@ class XdpDataPlane:
             except BpfError as error:
                 raise DataPlaneError(_explain(error)) from error
             self._slow.pins = self._program.pin_table()
+            self._slow.meters = self._program.meters
             self._slow.idents = self._program.tables.idents()
 
     def _start(self) -> None:
@@ -455,7 +456,9 @@ class XdpDataPlane:
                     program.tables.stage(tables, self._member_egress, same_egress=True)
                 except NoRoomError as reason:
                     needs = needs_of(tables, build(tables.services, tables.secret))
-                    self._spare = Program(program.tables.capacity.holding(needs), pin_maps=program.pin_maps())
+                    self._spare = Program(
+                        program.tables.capacity.holding(needs), pin_maps=program.pin_maps(), meters=program.meters
+                    )
                     log.info("plane.xdp_larger_maps", reason=str(reason))
                     self._spare.tables.stage(tables, self._member_egress)
                     for attachment in self._attached.values():

@@ -4,15 +4,18 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from appliance.bpf.libbpf import BpfError, Map, Object, RingBuffer, TestRunner, possible_cpus
 from appliance.dataplane.base import DataPlaneError
+from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable, sets_for
 from appliance.dataplane.raw.kernel import Interface
 from appliance.dataplane.xdp import layout
-from appliance.dataplane.xdp.tables import PIN_MAPS, Capacity, Outcome, Tables, pin_sizes, sizes
+from appliance.dataplane.xdp.tables import METER_MAPS, PIN_MAPS, Capacity, Outcome, Tables, pin_sizes, sizes
 
 OBJECT = Path(__file__).parent.parent / "bpf" / "balance.bpf.o"
 PROGRAMS = ("balance_frags", "balance_linear")
@@ -33,6 +36,7 @@ class Program:
         *,
         pins: int = DEFAULT_PINS,
         pin_maps: Mapping[str, Map] | None = None,
+        meters: MeterTable | None = None,
     ) -> None:
         """Load it.
 
@@ -43,6 +47,7 @@ class Program:
             pins: flows to remember at once, at most.
             pin_maps: of a program in whose place this one is to come: it goes on with what that one remembers of flows,
                 and *pins* does not count.
+            meters: of that program.
 
         Raises:
             BpfError: libbpf is missing, or kernel or privileges do not allow it; the text says which.
@@ -53,7 +58,9 @@ class Program:
         self._object, self.name = _load(capacity, path, names, pin_sets, pin_maps or {})
         try:
             self.fd = self._object.program(self.name)
-            self.tables = Tables(self._object, capacity, possible_cpus(), pin_sets)
+            self.meters = meters or MeterTable(self._memory(METER_MAPS), time.monotonic_ns)
+            """How many connections the program has let through."""
+            self.tables = Tables(self._object, capacity, possible_cpus(), pin_sets, self.meters)
             self._runner = TestRunner(self.fd)
         except BaseException:
             self._object.close()
@@ -84,12 +91,12 @@ class Program:
 
     def memory(self) -> int:
         """Bytes that the maps take in the kernel."""
-        names = [*sizes(Capacity(), 1), *PIN_MAPS, "egress", "events"]
+        names = [*sizes(Capacity(), 1), *PIN_MAPS, *METER_MAPS, "egress", "events"]
         return sum(self._object.map(name).locked_bytes for name in names)
 
     def pin_maps(self) -> dict[str, Map]:
-        """The maps that remember flows. They stay while anybody uses them."""
-        return {name: self._object.map(name) for name in PIN_MAPS}
+        """The maps that remember flows, and count connections. They stay while anybody uses them."""
+        return {name: self._object.map(name) for name in (*PIN_MAPS, *METER_MAPS)}
 
     def pin_table(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> PinTable:
         """What the program remembers of flows, for one writer beside it.
@@ -97,11 +104,15 @@ class Program:
         Args:
             clock_ns: the monotonic clock, as far ahead as `Tables.set_clock` says.
         """
+        return PinTable(self._memory(PIN_MAPS), writer=possible_cpus(), clock_ns=clock_ns)
+
+    def _memory(self, maps: Mapping[str, tuple[str, np.dtype[Any]]]) -> dict[str, npt.NDArray[Any]]:
+        """The memory of some maps, by the parts that they are."""
         memory = {}
-        for name, found in self.pin_maps().items():
-            part, dtype = PIN_MAPS[name]
+        for name, (part, dtype) in maps.items():
+            found = self._object.map(name)
             memory[part] = np.frombuffer(found.memory(found.max_entries * found.value_size), dtype)
-        return PinTable(memory, writer=possible_cpus(), clock_ns=clock_ns)
+        return memory
 
     def close(self) -> None:
         self.tables.close()

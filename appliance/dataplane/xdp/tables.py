@@ -17,17 +17,18 @@ import numpy.typing as npt
 from appliance.bpf.libbpf import BpfError, Object
 from appliance.bpf.rcu import wait_for_readers
 from appliance.dataplane.base import Traffic
+from appliance.dataplane.meters import METERS, SOURCE, SOURCE_SETS, MeterTable
 from appliance.dataplane.pins import DELAY, FLOW, JOURNAL, WAYS
 from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.directory import Directory, build
 from appliance.dataplane.xdp.layout import LOOK_CLOSER, NOBODY
-from appliance.forwarding import SLOTS, ChoiceArray, ForwardingTables, Placement, SlotArray, TableMember
+from appliance.forwarding import SLOTS, ChoiceArray, ForwardingTables, Placement, SlotArray, TableMember, TableService
 from appliance.model import DfPolicy, DsrType, TtlPolicy
 from appliance.packet.action import By
 from appliance.packet.headers import ETHERNET
 from appliance.packet.placement import PinState
-from appliance.ring.hash import KEYS, derive_keys
+from appliance.ring.hash import FINAL, KEYS, derive_keys
 
 GENERATIONS = 2
 STORES_IN_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
@@ -48,6 +49,9 @@ SLOW_PER_TICK = 2048
 OPENINGS_PER_TICK = 512
 """Connections that a CPU leaves to the slow path in a tick, since other directors have to be told of them. Each costs
 it some 50 microseconds when they come one by one."""
+
+QUIC_CONFIGS = 8
+"""Of a service: one for each config ID, that of nobody included."""
 
 TICK_SHIFT = 26
 """A tick is 2^26 ns: 67 ms."""
@@ -83,12 +87,16 @@ class Capacity:
     buckets: int = 1024
     entries: int = 256
     ranges: int = 256
+    boundaries: int = 256
     stations: int = 256
     ways: int = 256
     services: int = 256
     slots: int = 16 * TABLE  # 2 MiB
     """A table in transition takes twice as many as there are in it."""
     choices: int = 1 << 15
+    quic: int = 64
+    """Configurations of connection IDs: eight for each service that has others than those before."""
+    servers: int = 256
 
     @classmethod
     def planned(cls, slot_tables: int) -> "Capacity":
@@ -113,11 +121,14 @@ class Capacity:
             buckets=max(self.buckets, needs.buckets),
             entries=more(self.entries, needs.entries),
             ranges=more(self.ranges, needs.ranges),
+            boundaries=more(self.boundaries, needs.boundaries),
             stations=more(self.stations, needs.stations),
             ways=min(more(self.ways, 2 * needs.ways), layout.MAX_WAYS),
             services=more(self.services, 2 * needs.services),
             slots=max(self.slots, 2 * needs.slots + 4 * TABLE),
             choices=more(self.choices, 2 * needs.choices),
+            quic=more(self.quic, needs.quic),
+            servers=more(self.servers, needs.servers),
         )
 
 
@@ -254,13 +265,14 @@ class _Staged:
 class Tables:
     """The maps of one loaded object, and who has which number in them. One thread at a time."""
 
-    def __init__(self, loaded: Object, capacity: Capacity, cpus: int, pin_sets: int) -> None:
+    def __init__(self, loaded: Object, capacity: Capacity, cpus: int, pin_sets: int, meters: MeterTable) -> None:
         """
         Args:
             loaded: the object, its maps sized by `sizes`.
             capacity: what it was sized for.
             cpus: possible ones.
             pin_sets: of places to remember flows in.
+            meters: those in this object's maps.
         """
         self.capacity = capacity
         self._rows = cpus + 1
@@ -294,6 +306,7 @@ class Tables:
         self._settled = True
         self._gone_services: dict[tuple[str, str], Traffic] = {}
         self._gone_members: dict[str, Traffic] = {}
+        self.meters = meters
         self._start(pin_sets)
 
     def _start(self, pin_sets: int) -> None:
@@ -304,6 +317,7 @@ class Tables:
         control["rows"], control["services"], control["ways"] = self._cpus, self.capacity.services, self.capacity.ways
         control["ident_step"], control["slow_limit"], control["tick_shift"] = step, SLOW_PER_TICK, TICK_SHIFT
         control["pin_sets"], control["opening_limit"] = pin_sets, OPENINGS_PER_TICK
+        control["source_sets"] = SOURCE_SETS
         self._views["cpus"]["ident"] = np.arange(self._rows)
 
     def idents(self) -> Idents:
@@ -443,7 +457,11 @@ class Tables:
         rows = self._views["cpus"][: self._cpus]
         evicted = rows["pins_evicted"].sum(axis=0).tolist()
         by_state = {f"pins_evicted_{state.name.lower()}": evicted[state] for state in PinState}
-        return {"pins_made": int(rows["pins_made"].sum()), **by_state}
+        return {
+            "pins_made": int(rows["pins_made"].sum()),
+            **by_state,
+            "limit_sources_forgotten": int(rows["sources_forgotten"].sum()),
+        }
 
     def exits(self) -> dict[str, int]:
         """Packets by their way out, without those that went to members."""
@@ -485,7 +503,7 @@ class Tables:
     def _fit(self, directory: Directory, tables: ForwardingTables) -> None:
         """What is not written piece by piece has to fit as a whole."""
         capacity, needs = self.capacity, _fixed_needs(tables, directory)
-        for name in ("buckets", "entries", "ranges", "ways", "services"):
+        for name in ("buckets", "entries", "ranges", "boundaries", "ways", "services", "quic", "servers"):
             if getattr(needs, name) > getattr(capacity, name):
                 raise NoRoomError(f"{getattr(needs, name)} {name}, room for {getattr(capacity, name)}")
 
@@ -498,6 +516,7 @@ class Tables:
         self._service_numbers.take(directory.names)
         self._write_entries(staged, directory, number, offsets)
         self._write_policies(staged, directory, number)
+        self._write_guards(directory, number, staged.tables.secret)
         generation = self._generation(number)
         stations = np.array(sorted(int.from_bytes(mac, "little") for mac in staged.stations), np.uint64)
         if len(stations) > self.capacity.stations:
@@ -567,7 +586,7 @@ class Tables:
         self._generation(number)["member_ways_first"] = number << 16
         offsets = np.zeros((len(staged.tables.services), 3), np.uint32)
         for service in staged.tables.services:
-            array, closer = service.slots, service.placement is not Placement.HASH
+            array, closer = service.slots, _looks_closer(service)
             key = id(array), closer
             stretch = staged.stretches.get(key)
             if stretch is None:
@@ -618,10 +637,60 @@ class Tables:
             staged.choices[id(array)] = choices
             row = policies[index]
             row["choices"], row["length"], row["stamp"] = choices.first, len(array), choices.stamp
+        self._write_quic(staged, directory, number, policies)
         first = number * self.capacity.services
         counters = np.array([self._service_numbers.of[name] for name in directory.names], np.int64)
         self._views["policies"][first + counters] = policies
         self._generation(number)["policies_first"] = first
+
+    def _write_guards(self, directory: Directory, number: int, secret: bytes) -> None:
+        """Whose packets services do not take, and how many connections."""
+        first = number * self.capacity.services
+        self._generation(number)["guards_first"] = first
+        if not directory.guarded.any():
+            return
+        self.meters.assign(directory.guards, secret)
+        rows = directory.guard_rows.copy()
+        first_boundary = number * self.capacity.boundaries
+        rows["boundaries_first"] += np.uint32(first_boundary)
+        for row, guard in zip(rows, directory.guards, strict=True):
+            if guard is not None and guard.limited:
+                row["meter"] = self.meters.numbers(guard)
+        counters = np.array([self._service_numbers.of[name] for name in directory.names], np.int64)
+        self._views["guards"][first + counters] = rows
+        self._views["boundaries"][first_boundary : first_boundary + len(directory.boundaries)] = directory.boundaries
+
+    def _write_quic(self, staged: _Staged, directory: Directory, number: int, policies: npt.NDArray[np.void]) -> None:
+        """What connection IDs mean, by service."""
+        configs, servers = self._views["quic_configs"], self._views["servers"]
+        at, server_at = number * self.capacity.quic, number * self.capacity.servers
+        written: dict[int, int] = {}
+        for index in directory.carrying_quic:
+            known = staged.tables.services[index].quic
+            if id(known) not in written:
+                at += QUIC_CONFIGS  # so that nobody's stand at 0
+                written[id(known)] = at
+                configs[at : at + QUIC_CONFIGS] = np.zeros((), layout.QUIC_CONFIG)
+                for one in known:
+                    rows = [
+                        (*_server_id(name), self._way_number(staged, owner), 0) for name, owner in one.servers.items()
+                    ]
+                    servers[server_at : server_at + len(rows)] = np.array(sorted(rows), layout.SERVER)
+                    configs[at + one.config.config_id] = (
+                        layout.QUIC_PLAIN if one.config.key is None else layout.QUIC_KEY,
+                        one.config.length,
+                        one.config.server_id_length,
+                        one.config.encode_length,
+                        server_at,
+                        len(rows),
+                        0,
+                    )
+                    server_at += len(rows)
+            policies[index]["quic"] = written[id(known)]
+
+    def _way_number(self, staged: _Staged, index: int) -> int:
+        member = staged.tables.members.get(index)
+        return NOBODY if member is None else self._way_numbers.of[index, member.id]
 
     def _write_entries(
         self, staged: _Staged, directory: Directory, number: int, offsets: npt.NDArray[np.uint32]
@@ -632,7 +701,9 @@ class Tables:
         services = directory.owned_services
         entries["slots"][directory.owned] = offsets[services, 0] if len(services) else 0
         entries["size"][directory.owned] = offsets[services, 1] if len(services) else 0
-        entries["previous"][directory.owned] = offsets[services, 2] if len(services) else 0
+        if len(services):
+            flags = directory.guarded[services] * np.uint32(layout.GUARDED)
+            entries["previous"][directory.owned] = offsets[services, 2] | flags
         counters = np.array([self._service_numbers.of[name] for name in directory.names], np.uint32)
         entries["service"][directory.owned] = counters[services] if len(services) else 0
         self._views["entries"][first : first + len(entries)] = entries
@@ -703,9 +774,7 @@ class Outcome:
 
 def needs_of(tables: ForwardingTables, directory: Directory) -> Capacity:
     """Exactly what these tables take."""
-    arrays = {
-        (id(service.slots), service.placement is not Placement.HASH): service.slots for service in tables.services
-    }
+    arrays = {(id(service.slots), _looks_closer(service)): service.slots for service in tables.services}
     choices = {id(service.choices): len(service.choices) for service in tables.services}
     return replace(
         _fixed_needs(tables, directory),
@@ -719,16 +788,37 @@ def needs_of(tables: ForwardingTables, directory: Directory) -> Capacity:
 
 def _fixed_needs(tables: ForwardingTables, directory: Directory) -> Capacity:
     """The same without what takes a closer look."""
+    quic = {id(service.quic): service.quic for service in tables.services if service.quic}.values()
     return Capacity(
         buckets=len(directory.buckets),
         entries=len(directory.entries),
         ranges=len(directory.ranges),
+        boundaries=len(directory.boundaries),
         stations=0,
         ways=len(tables.members),
         services=len(tables.services),
         slots=0,
         choices=0,
+        quic=QUIC_CONFIGS * (len(quic) + 1),
+        servers=sum(len(one.servers) for known in quic for one in known),
     )
+
+
+def _looks_closer(service: TableService) -> bool:
+    """Whether no slot of a service says everything, steady or not."""
+    return service.placement is not Placement.HASH or bool(service.quic)
+
+
+def _server_id(name: bytes) -> tuple[int, int, int]:
+    head, tail = int.from_bytes(name[:8], "big"), int.from_bytes(name[8:], "big")
+    return _spread((_spread(head) + tail) & _M64), head, tail
+
+
+def _spread(number: int) -> int:
+    return (number ^ number >> 32) * FINAL & _M64
+
+
+_M64 = (1 << 64) - 1
 
 
 PIN_MAPS = {
@@ -742,8 +832,12 @@ PIN_MAPS = {
 """The maps that remember flows: which part of `pins.layout` each of them is, and what stands in it."""
 
 
+METER_MAPS = {"dues": ("dues", np.dtype("<u8")), "sources": ("sources", SOURCE)}
+"""The maps that count connections: which part of `meters.layout` each of them is, and what stands in it."""
+
+
 def pin_sizes(pin_sets: int, cpus: int) -> dict[str, int]:
-    """How many elements each of them is to have, for writers on all CPUs and one in user space."""
+    """How many elements each of these maps is to have, for writers on all CPUs and one in user space."""
     writers = cpus + 1
     return {
         "pin_words": pin_sets,
@@ -752,6 +846,8 @@ def pin_sizes(pin_sets: int, cpus: int) -> dict[str, int]:
         "pin_heads": writers,
         "pin_delays": 1 << 16,
         "pin_gate": 1,
+        "dues": METERS,
+        "sources": SOURCE_SETS,
     }
 
 
@@ -768,11 +864,15 @@ def _maps(capacity: Capacity, cpus: int) -> Mapping[str, tuple[np.dtype[Any], in
         "buckets": (layout.BUCKET, twice * capacity.buckets),
         "entries": (layout.ENTRY, twice * capacity.entries),
         "ranges": (layout.RANGE, twice * capacity.ranges),
+        "guards": (layout.GUARD, twice * capacity.services),
+        "boundaries": (layout.BOUNDARY, twice * capacity.boundaries),
         "stations": (np.dtype("<u8"), twice * capacity.stations),
         "ways": (layout.WAY, twice * capacity.ways),
         "slots": (np.dtype("<u8"), capacity.slots // 4),
         "policies": (layout.POLICY, twice * capacity.services),
         "choices": (np.dtype("<u8"), capacity.choices // 4),
+        "quic_configs": (layout.QUIC_CONFIG, twice * capacity.quic),
+        "servers": (layout.SERVER, twice * capacity.servers),
         "member_ways": (np.dtype("<u8"), twice * (1 << 16) // 4),
         "turns": (layout.TURN, rows * capacity.services),
         "ports": (layout.PORT, layout.TEST_PORT + 1),

@@ -9,13 +9,14 @@ from appliance.api.sources import Observed, PinsUse, ReloadStatus, StatusSources
 from appliance.dataplane.base import Counters, Traffic
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired, decide
+from appliance.flapping import Flap
 from appliance.fleet.agreement import Basis, Judged
 from appliance.fleet.channel import COUNTS, ChannelStatus, PeerState
 from appliance.fleet.channel import PeerStatus as FleetPeerStatus
 from appliance.fleet.entries import DirectorCard
 from appliance.fleet.store import Agreed, Source, StoreStatus
 from appliance.looplag import LagSummary
-from appliance.model import Bfd, BgpPeer, Config, Health, NetworkProfile, PortRange, ProfileType
+from appliance.model import Bfd, BgpPeer, Config, Flapping, Health, NetworkProfile, PortRange, ProfileType
 from appliance.state import Snapshot, Unresolved
 from bgp.bfd.messages import SessionView
 from bgp.bfd.packet import Diag, State
@@ -23,6 +24,7 @@ from bgp.bfd.process import BfdStatus
 from bgp.route import Route
 from bgp.speaker import PeerStatus, Session, SpeakerStatus
 from health.spec import Code, Result, Status, Target, Turn, Verdict
+from health.strain import Delay, Durations, Strain
 from tests.builders import L2, L3, config, hop, member, pool, service, snapshot
 
 NOW = 1_800_000_000.0
@@ -31,7 +33,11 @@ PEER, PEER2 = "192.0.2.1", "192.0.2.2"
 
 
 def sample_config() -> Config:
-    web = service(vips=(VIP, VIP6), ports=(PortRange(80, 80), PortRange(443, 443)))
+    web = service(
+        vips=(VIP, VIP6),
+        ports=(PortRange(80, 80), PortRange(443, 443)),
+        pool=replace(pool(), flapping=Flapping()),
+    )
     dns = service(
         name="dns",
         vips=(DNS_VIP,),
@@ -59,8 +65,9 @@ def sample_config() -> Config:
 
 
 def sample_snapshot(**changes: Any) -> Snapshot:
-    """web3 is down; dns12 has no next hop, so DNS has too few members."""
+    """web3 is down, and that too often; dns12 has no next hop, so DNS has too few members."""
     base = snapshot(sample_config(), {"web/web3": Health.DOWN})
+    changes = {"flaps": {"web/web3": Flap(2743.0, NOW - 100, True, 3)}} | changes
     hops = dict(base.next_hops) | {
         member.address: hop(number, direct=True) for number, member in enumerate(base.config.pools[1].members, 31)
     }
@@ -122,8 +129,21 @@ def sample_health() -> tuple[Status, ...]:
     return (
         status(1, Verdict.UP, Result(Code.OK, "", 0.0009), 300, 0),
         status(2, Verdict.UP, Result(Code.OK, "", 0.0012), 299, 1),
-        replace(status(3, Verdict.DOWN, refused, 200, 12), turns=turns),
+        replace(
+            status(3, Verdict.DOWN, refused, 200, 12),
+            turns=turns,
+            turned={Verdict.UP: 3, Verdict.DOWN: 3, Verdict.MAINTENANCE: 1},
+            maintenance=4,
+        ),
     )
+
+
+def sample_strain() -> Strain:
+    """Some probes had to wait."""
+    durations = Durations()
+    for duration_s in (0.0009, 0.0012, 0.0004, 3.0):
+        durations.add(duration_s)
+    return Strain(12, 256, {Delay.LIMIT: 7, Delay.NO_RESOURCES: 0, Delay.LATE: 1}, {"ping80": durations})
 
 
 def sample_counters(scale: int = 1) -> Counters:
@@ -203,6 +223,7 @@ def observed(**changes: Any) -> Observed:
         "channel": sample_channel(),
         "agreed": sample_agreed(),
         "bfd": sample_bfd(),
+        "strain": sample_strain(),
         "ready": (("config", True, ""), ("data_plane", True, ""), ("programmed", True, ""), ("bgp", True, "")),
     }
     return Observed(**values | changes)
@@ -321,6 +342,7 @@ def sources(source: Callable[[], Observed] = observed, **changes: Any) -> Status
         "pins": lambda: source().pins,
         "agreed": lambda: source().agreed,
         "channel": lambda: source().channel,
+        "strain": lambda: source().strain,
         "started_at": source().started_at,
     }
     return StatusSources(**given | changes)  # type: ignore[arg-type]

@@ -49,9 +49,14 @@ def test_ranks_attributes_and_who_is_away() -> None:
     """What routers go by, and what this director takes its place from."""
     given = config(service(ha=HaMode.N_PLUS_M, primaries=1))
     fleet = tuple(FleetPeer(f"d{n}", ip_address(f"192.0.2.1{n}")) for n in (1, 2))
-    snap = snapshot(replace(given, fleet=replace(given.fleet, directors=fleet)), away=frozenset({"d2"}))
+    snap = snapshot(
+        replace(given, fleet=replace(given.fleet, directors=fleet)),
+        away=frozenset({"d2"}),
+        absent={ip_address("198.51.100.7"): frozenset({"d2"})},
+    )
     (vip,) = announced_document(observed(snapshot=snap, applied=decide(snap)))["vips"]
     assert (vip["ha"], sorted(vip["ranked"]), vip["standing"], vip["away"]) == ("n_plus_m", ["d1", "d2"], 0, ["d2"])
+    assert vip["absent"] == ["d2"]
     assert vip["peers"][0]["attributes"] == {
         "med": 0,
         "local_preference": None,

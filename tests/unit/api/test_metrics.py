@@ -80,7 +80,7 @@ def test_exactly_one_state_holds() -> None:
     health = {
         key[1]: value for key, value in found.items() if key[0] == "onward_member_health" and key[2] == "web/web3"
     }
-    assert health == {"unknown": 0, "up": 0, "down": 1}
+    assert health == {"unknown": 0, "up": 0, "down": 1, "maintenance": 0}
 
 
 def test_members_stand_once_per_pool() -> None:

@@ -108,6 +108,16 @@ def test_bgp(run: Run) -> None:
     assert (document["apiVersion"], len(document["vips"]), len(document["bgp"]["peers"])) == ("v1", 4, 2)
 
 
+def test_health(run: Run) -> None:
+    """What monitors say of members, as JSON, with what keeps checks waiting."""
+    response, text = run(get("/api/v1/health"))
+    assert (response.status, response.content_type) == (200, "application/json")
+    assert response.headers["Cache-Control"] == "no-store"
+    document = json.loads(text)
+    assert [member["member"] for member in document["members"]][:3] == ["web/web1", "web/web2", "web/web3"]
+    assert document["checks"]["delayed"] == {"limit": 7, "no_resources": 0, "late": 1}
+
+
 def test_samples(run: Run) -> None:
     """The samples are a JSON list, the newest last, and must not be cached."""
     response, text = run(get("/api/v1/samples"))

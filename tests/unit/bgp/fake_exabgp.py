@@ -76,15 +76,13 @@ class FakeExaBgp:
             case ["show", "adj-rib", "out"]:
                 self.write(*(f"192.0.2.1 ipv4 unicast {p} next-hop {hop}" for p, hop in self.rib.items()), "done")
             case ["announce", "route", prefix, "next-hop", hop, *_] if "203.0.113.66" not in prefix:
-                self.rib[prefix] = hop
-                family = "ipv6 unicast" if ":" in prefix else "ipv4 unicast"
-                sent = [update(peer, announce={family: {hop: [{"nlri": prefix}]}}) for peer in peers]
-                self.write("done", *sent)
+                self.announce([prefix], hop, peers)
+            case ["announce", "attributes", "next-hop", hop, *rest] if "203.0.113.66/32" not in rest:
+                self.announce(rest[rest.index("nlri") + 1 :], hop, peers)
             case ["withdraw", "route", prefix]:
-                if peers == self.peers:
-                    self.rib.pop(prefix, None)
-                sent = [update(peer, withdraw={"ipv4 unicast": [{"nlri": prefix}]}) for peer in peers]
-                self.write("done", *sent)
+                self.withdraw([prefix], peers)
+            case ["withdraw", "attributes", "next-hop", _, "nlri", *prefixes]:
+                self.withdraw(prefixes, peers)
             case ["neighbor", peer, "teardown", code]:
                 down = peer_event(peer, "state", state="down", reason=f"notification sent (6,{code})")
                 self.write("done", down)
@@ -93,6 +91,19 @@ class FakeExaBgp:
                 self.write("done")
             case _:
                 self.write("error")
+
+    def announce(self, prefixes: list[str], hop: str, peers: list[str]) -> None:
+        self.rib.update(dict.fromkeys(prefixes, hop))
+        family = "ipv6 unicast" if ":" in prefixes[0] else "ipv4 unicast"
+        told = {family: {hop: [{"nlri": prefix} for prefix in prefixes]}}
+        self.write("done", *(update(peer, announce=told) for peer in peers))
+
+    def withdraw(self, prefixes: list[str], peers: list[str]) -> None:
+        if peers == self.peers:
+            for prefix in prefixes:
+                self.rib.pop(prefix, None)
+        told = {"ipv4 unicast": [{"nlri": prefix} for prefix in prefixes]}
+        self.write("done", *(update(peer, withdraw=told) for peer in peers))
 
     def control(self, line: str) -> None:
         verb, _, rest = line.partition(" ")

@@ -176,6 +176,41 @@ async def test_refused_route_is_reported_and_tried_again(tmp_path):
         assert await guard.line() == "withdraw 198.51.100.7/32"
 
 
+MANY = frozenset(Route(ip_address("203.0.113.0") + number) for number in range(text.TOGETHER + 2))
+
+
+async def test_many_routes_go_together_and_one_that_is_refused_alone(tmp_path):
+    """TOGETHER of them in a command, IP versions apart; when that is refused, each by itself; withdrawals the same."""
+    async with linked(tmp_path) as (link, guard, events):
+        guard.hello()
+        await until_event(events, text.Hello)
+        await guard.grant(link)
+        await until_event(events, text.Reply)
+        link.want(MANY | {B})
+        first, second, third = await guard.lines(3)
+        prefixes = [str(route.prefix) for route in sorted(MANY)]
+        command = f"announce attributes next-hop self nlri {' '.join(prefixes[: text.TOGETHER])}"
+        assert first == f"announce {','.join(prefixes[: text.TOGETHER])} {command}"
+        assert second.endswith(f"nlri {' '.join(prefixes[text.TOGETHER :])}")
+        assert third == f"announce {ANNOUNCE_B}"
+        last = guard.number
+        guard.reply(last - 2)
+        guard.reply(last)
+        guard.reply(last - 1, error="refused by ExaBGP")
+        alone = await guard.lines(2)
+        assert alone == [f"announce {prefix} announce route {prefix} next-hop self" for prefix in prefixes[-2:]]
+        guard.reply(guard.number - 1)
+        guard.reply(error="refused by ExaBGP")
+        assert await link.settled(10.0) == [f"{prefixes[-1]} via self: refused by ExaBGP"]
+        assert link.acknowledged == (MANY | {B}) - {max(MANY)}
+        link.want(frozenset())
+        assert await guard.lines(3) == [
+            f"withdraw {','.join(prefixes[: text.TOGETHER])}",
+            f"withdraw {','.join(prefixes[text.TOGETHER :])}",
+            f"withdraw {B.prefix}",
+        ]
+
+
 async def test_withdrawn_routes_come_back_with_the_lease(tmp_path):
     """After the guard's withdrawal nothing counts as announced; a renewal brings everything back."""
     async with linked(tmp_path) as (link, guard, events):

@@ -84,16 +84,20 @@ def test_commands():
     v4, v6 = ip_address("198.51.100.7"), ip_address("2001:db8:f::7")
     hop = ip_address("192.0.2.11")
     line = "announce 7 198.51.100.7/32 announce route 198.51.100.7/32 next-hop "
-    assert text.announce(7, Route(v4), None) == line + "self"
-    assert text.announce(7, Route(v4), hop) == line + "192.0.2.11"
-    assert text.announce(7, Route(v4, ip_address("192.0.2.99")), hop) == line + "192.0.2.99"
-    assert text.announce(8, Route(v6, v6), None).endswith("announce route 2001:db8:f::7/128 next-hop 2001:db8:f::7")
+    assert text.announce(7, [Route(v4)], None) == line + "self"
+    assert text.announce(7, [Route(v4)], hop) == line + "192.0.2.11"
+    assert text.announce(7, [Route(v4, ip_address("192.0.2.99"))], hop) == line + "192.0.2.99"
+    assert text.announce(8, [Route(v6, v6)], None).endswith("announce route 2001:db8:f::7/128 next-hop 2001:db8:f::7")
     one, two = ip_address("192.0.2.1"), ip_address("2001:db8:1::2")
     route = Route(v4, attributes=Attributes(med=7), peers=frozenset({two, one}))
     whom = "neighbor 192.0.2.1 , neighbor 2001:db8:1::2 announce route 198.51.100.7/32"
-    assert text.announce(7, route, None) == f"announce 7 198.51.100.7/32 {whom} next-hop self med 7"
-    assert text.withdraw(9, "198.51.100.7/32", {two, one}) == "withdraw 9 198.51.100.7/32 192.0.2.1 2001:db8:1::2"
-    assert text.withdraw(9, "198.51.100.7/32") == "withdraw 9 198.51.100.7/32"
+    assert text.announce(7, [route], None) == f"announce 7 198.51.100.7/32 {whom} next-hop self med 7"
+    assert text.withdraw(9, ["198.51.100.7/32"], {two, one}) == "withdraw 9 198.51.100.7/32 192.0.2.1 2001:db8:1::2"
+    assert text.withdraw(9, ["198.51.100.7/32"]) == "withdraw 9 198.51.100.7/32"
+    both, listed = [route, replace(route, vip=v4 + 1)], "198.51.100.7/32,198.51.100.8/32"
+    whom = "neighbor 192.0.2.1 , neighbor 2001:db8:1::2 announce attributes next-hop self med 7 nlri"
+    assert text.announce(7, both, None) == f"announce 7 {listed} {whom} {listed.replace(',', ' ')}"
+    assert text.withdraw(9, listed.split(","), {one}) == f"withdraw 9 {listed} 192.0.2.1"
     assert text.lease(1, 1.5) == "lease 1 1.5"
 
 

@@ -73,7 +73,9 @@ class Stage:
 
     def __init__(self, folder: Path, linger_s: float, watchdog_s: float) -> None:
         self.path = folder / "g.sock"
-        run = f'"{sys.executable}" -I -S "{GUARD}" --socket "{self.path}" --linger {linger_s} --watchdog {watchdog_s}'
+        beat = self.path.with_name("beat")
+        run = f'"{sys.executable}" -I -S "{GUARD}" --socket "{self.path}" --beat "{beat}"'
+        run += f" --linger {linger_s} --watchdog {watchdog_s}"
         configuration = folder / "exabgp.conf"
         configuration.write_text(f"process guard {{\n    run {run};\n}}\nneighbor 192.0.2.1 {{\n}}\n")
         self.process = subprocess.Popen(
@@ -170,8 +172,7 @@ def test_withdraws_when_the_lease_ends(stage):
     speaker = exabgp.speaker()
     speaker.hello()
     speaker.send("lease 1 0.5", announce(2), announce(3, OTHER))
-    exabgp.commands.until(f"withdraw route {ROUTE}")
-    exabgp.commands.until(f"withdraw route {OTHER}")
+    exabgp.commands.until(f"withdraw attributes next-hop 0.0.0.0 nlri {ROUTE} {OTHER}")
     withdrawn = json.loads(speaker.until('"guard": "withdrawn"'))
     assert withdrawn == {"guard": "withdrawn", "why": "the lease has ended", "after": 3}
     speaker.send(announce(4))

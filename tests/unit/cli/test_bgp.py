@@ -52,6 +52,17 @@ def test_why(url, vip, words, capsys):
     assert [word for word in words if word not in text] == []
 
 
+def test_why_this_rank(capsys):
+    """Whom a director takes the place of: those that are gone, and those from which routers do not have the VIP."""
+    document = announced_document(observed())
+    (vip,) = (vip for vip in document["vips"] if vip["vip"] == "198.51.100.7")
+    vip |= {"ha": "n_plus_m", "ranked": ["d3", "d2", "d1"], "standing": 0, "away": ["d2"], "absent": ["d2", "d3"]}
+    with director(PATH, json.dumps(document)) as made:
+        assert call(["bgp", "why", "198.51.100.7", "--url", made]) == 0
+    line = "this director is among the best; nothing is heard of d2; routers do not have it from d3, or not for long"
+    assert f"  n_plus_m: ranks d3, d2, d1; {line}\n" in capsys.readouterr().out
+
+
 def test_as_json(url, capsys):
     """What the API tells, for scripts."""
     assert call(["bgp", "why", "198.51.100.7", "--url", url, "--json"]) == 0

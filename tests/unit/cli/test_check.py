@@ -101,7 +101,8 @@ def test_json_of_an_invalid_file(capsys: pytest.CaptureFixture[str]) -> None:
         "line": 38,
         "path": "pool[0].member[0].ration",
         "message": "unknown key",
-        "remedy": "did you mean `ratio`? known here: name, address, ratio, enabled, max_connections, load_port",
+        "remedy": "did you mean `ratio`? known here: name, address, ratio, enabled, max_connections, load_port, "
+        "server_id",
     }
 
 
@@ -134,6 +135,14 @@ def test_a_director_without_services_is_warned_of(tmp_path: Path, capsys: pytest
     output = capsys.readouterr()
     assert "this director would forward nothing" in output.err
     assert "Nothing is announced: there is no [bgp]." in output.out
+
+
+def test_vips_on_a_segment_are_named(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever turns arp on sees for which VIPs and where."""
+    example.write_text(example.read_text().replace("# arp = false", "arp = true #", 1))
+    assert call(["check", str(example)]) == Exit.OK, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "Questions for 198.51.100.7, 2001:db8:f::7 on eth1 (ARP, neighbour solicitations) are answered by us" in said
 
 
 def test_a_hyphen_reads_standard_input(

@@ -22,7 +22,7 @@ from appliance.fleet.agreement import (
 from appliance.model import Health
 from tests.builders import member, pool
 
-UP, DOWN, UNKNOWN = Health.UP, Health.DOWN, Health.UNKNOWN
+UP, DOWN, UNKNOWN, MAINTENANCE = Health.UP, Health.DOWN, Health.UNKNOWN, Health.MAINTENANCE
 M = "web/web1"
 WEB = PoolTerms("web", frozenset({M}))
 TEN = PoolTerms("web", frozenset(f"web/web{number}" for number in range(10)), panic_percent=50)
@@ -47,10 +47,20 @@ def ballot(*health: Health) -> dict[str, dict[str, Health]]:
         ((UP, DOWN, UNKNOWN), DOWN, DOWN, Basis.TIE),
         ((UNKNOWN, UNKNOWN), UP, UNKNOWN, Basis.MAJORITY),
         ((), UP, UNKNOWN, Basis.MAJORITY),
+        ((MAINTENANCE, MAINTENANCE, UP), UP, MAINTENANCE, Basis.MAJORITY),
+        ((MAINTENANCE, UP, UP), UP, UP, Basis.MAJORITY),
+        ((MAINTENANCE, UP), UP, UP, Basis.TIE),
+        ((MAINTENANCE, UP), MAINTENANCE, MAINTENANCE, Basis.TIE),
+        ((MAINTENANCE, UP), DOWN, UP, Basis.TIE),
+        ((MAINTENANCE, UP, DOWN), DOWN, UP, Basis.TIE),
+        ((MAINTENANCE, DOWN), DOWN, DOWN, Basis.TIE),
+        ((MAINTENANCE, DOWN), UP, MAINTENANCE, Basis.TIE),
+        ((MAINTENANCE, DOWN, DOWN), MAINTENANCE, DOWN, Basis.MAJORITY),
     ],
 )
 def test_majority(votes: tuple[Health, ...], before: Health, health: Health, basis: Basis) -> None:
-    """The majority of those with a verdict decides; a tie leaves what was agreed last, or else up."""
+    """The majority of those with a verdict decides; a tie leaves what was agreed last, or else up. Who hears that a
+    member is worked on has heard from it."""
     judged = count(M, ballot(*votes), before, "d1")
     assert (judged.health, judged.basis) == (health, basis)
 

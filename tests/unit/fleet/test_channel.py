@@ -19,7 +19,9 @@ from appliance.fleet.channel import (
     PeerState,
     PeerStatus,
     PinChannel,
+    Presence,
 )
+from appliance.fleet.wire import NAMES
 from appliance.packet.placement import Pin, PinState
 from tests.unit.fleet.ends import SECRET, directors, flow, hashes, keep, known, members, network, running, table, until
 
@@ -292,6 +294,47 @@ def test_a_peer_that_restarts(run):
     run(main())
 
 
+def test_others_hear_of_vips_that_routers_do_not_have_from_us(run):
+    """At once, again and again, all of them also when there are many; and no more when they have them."""
+    vips = [f"2001:db8::{number:x}" for number in range(2 * NAMES + 1)]
+
+    async def main():
+        a, b = directors("a", "b")
+        one, other = channel(a, [b], table()), channel(b, [a], table())
+        async with running(one, other):
+            await until(lambda: met(one, other), "they have met")
+            for each in (one, other):
+                each.set_absent(vips, [])
+            assert one.presence() == Presence(frozenset({"b"}), {"b": {}})
+            other.set_absent(vips, vips)
+            await until(lambda: one.presence().absent["b"].keys() == set(vips), "all are told", 0.9)
+            await asyncio.sleep(1.5)
+            assert max(one.presence().absent["b"].values()) < 1.4, "told again"
+            other.set_absent(vips, vips[:1])
+            await until(lambda: one.presence().absent["b"][vips[1]] > 1.5, "the others are not told again", 5.0)
+            assert one.presence().absent["b"][vips[0]] < 1.4
+            one.set_absent(vips[1:], [])
+            assert other.presence().absent == {"a": {}}
+
+    run(main())
+
+
+def test_a_peer_whose_process_is_gone_is_missed_sooner_than_one_that_is_silent(run):
+    """Its machine says that nobody has the port, which counts for presence only: pins are told on."""
+
+    async def main():
+        a, b = directors("a", "b")
+        one = channel(a, [b], table())
+        async with running(one):
+            async with running(other := channel(b, [a], table())):
+                await until(lambda: met(one, other), "they have met")
+                assert one.presence().heard == {"b"}
+            await until(lambda: not one.presence().heard, "it is missed", 2.4)
+            assert peer(one).state is PeerState.JOINED
+
+    run(main())
+
+
 def test_recordings_of_an_earlier_life_of_ours(run):
     """After our own restart, what was sent to us before is worthless, even while the peer is gone."""
 
@@ -482,6 +525,36 @@ def test_tables_that_differ_are_noticed(run):
             assert peer(one).mismatches.keys() == {"pool7", "pool149"}
             theirs["pool7"] = 7
             await until(lambda: set(one.mismatches()["b"]) == {"pool149"}, "one has been put right")
+
+    run(main())
+
+
+def test_claims_are_heard_of_at_once_and_often(run):
+    """What a director claims, others know when it says so, beside any number of tables; of names that they do not claim
+    themselves they know nothing. While there are claims, a director is heard several times a second."""
+
+    async def main():
+        a, b = directors("a", "b")
+        tables = {f"pool{i}": i for i in range(150)}
+        mine, theirs = {"arp 192.0.2.1": 1, "arp 192.0.2.2": 7}, {"arp 192.0.2.1": 2**64 - 1, "other": 5}
+        one = channel(a, [b], table(), tables=lambda: tables, claims=lambda: mine)
+        other = channel(b, [a], table(), tables=lambda: tables, claims=lambda: theirs)
+        assert one.claims() == {}
+        async with running(one, other):
+            await until(lambda: met(one, other), "they have met")
+            await until(lambda: one.claims()["b"][1] == {"arp 192.0.2.1": 2**64 - 1}, "it is known")
+            assert other.claims()["a"][1] == {"arp 192.0.2.1": 1}
+            theirs["arp 192.0.2.1"] = 3
+            other.say_claims()
+            await until(lambda: one.claims()["b"][1] == {"arp 192.0.2.1": 3}, "it is known anew", 0.2)
+            ages = []
+            for _ in range(20):
+                await asyncio.sleep(0.05)
+                ages.append(one.claims()["b"][0])
+            assert sorted(ages)[10] < 0.3
+            theirs.clear()
+            other.say_claims()
+            await until(lambda: one.claims()["b"][1] == {}, "nothing is claimed any more", 0.5)
 
     run(main())
 

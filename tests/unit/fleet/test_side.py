@@ -3,7 +3,7 @@
 import asyncio
 import time
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -14,8 +14,9 @@ from appliance.fleet.client import RefusedError, UnavailableError
 from appliance.fleet.entries import encode_order
 from appliance.fleet.fake import FakeCluster, FakeStore
 from appliance.fleet.side import FleetSide
-from appliance.model import AdminState, Etcd, Fleet, FleetPeer, HashMode, Health, Order
+from appliance.model import AdminState, Drain, Etcd, Fleet, FleetPeer, HaMode, HashMode, Health, Order
 from appliance.packet.placement import FlowFacts, Pin, PinState
+from appliance.ranks import order
 from appliance.ring.hash import derive_pin_keys, flow_words, pin_hash
 from appliance.state import State
 from tests.builders import config, member, pool, service, snapshot
@@ -26,8 +27,8 @@ pytestmark = pytest.mark.timeout(30)
 class Director:
     """Store, decisions and a fleet's side, put together as in `app.py`, with no data plane but its pins."""
 
-    def __init__(self, name, peers, etcd=None):
-        given = config()
+    def __init__(self, name, peers, etcd=None, wanted=None):
+        given = config(wanted) if wanted is not None else config()
         given = replace(given, director=replace(given.director, name=name), fleet=Fleet(peers, etcd))
         self.pins = PinTable.in_memory(1 << 10, time.monotonic_ns)
         self.state = State(given, lambda: None)
@@ -168,6 +169,63 @@ async def test_a_director_whose_peers_are_dead_goes_on_alone(fleet):
         assert time.monotonic() - began > 1.5
         assert one.decide().vips[0].no is None
         running.cancel()
+
+
+VIP = ip_address("198.51.100.7")
+
+
+@pytest.fixture
+def spare_and_primary(unused_udp_port_factory):
+    """Two directors of which one is enough; the second is the one that should be preferred."""
+    peers = tuple(FleetPeer(name, ip_address("127.0.0.1"), unused_udp_port_factory()) for name in ("d1", "d2"))
+    wanted = service(ha=HaMode.N_PLUS_M, primaries=1)
+    first, second = order(wanted, VIP, ["d1", "d2"])
+    made = [Director(name, peers, wanted=wanted) for name in (second, first)]
+    for director in made:
+        director.learn()
+        director.decide()
+    return made
+
+
+async def test_a_primary_that_lives_but_does_not_announce_is_replaced(spare_and_primary, monkeypatch):
+    """Because of its plane, because routers have lost it, because it is drained; and not before it has had the VIP for
+    a while the spare steps back."""
+    monkeypatch.setattr("appliance.fleet.side.RETURN_S", 1.5)
+    spare, primary = spare_and_primary
+    reached = {str(ip_network(VIP))}
+    primary.side._reached = lambda: frozenset(reached)
+
+    def standing():
+        return spare.decide().vips[0].standing
+
+    async def replaced(fails, mends, why):
+        await until(lambda: standing() == 1, f"{why}: the primary has it")
+        fails()
+        primary.decide()
+        await until(lambda: standing() == 0, why)
+        mends()
+        primary.state.set_joining(None)
+        assert primary.decide().vips[0].no is None
+        began = time.monotonic()
+        await until(lambda: standing() == 1, f"{why}: it steps back")
+        assert time.monotonic() - began > 0.4, why
+
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(each.side.run()) for each in (spare, primary)]
+        for each in (spare, primary):
+            await until(lambda each=each: each.state.snapshot().joining is None, "joined")
+            each.decide()
+        await replaced(
+            lambda: primary.state.set_plane_error("the interface is down"),
+            lambda: primary.state.set_plane_error(None),
+            "its plane is down",
+        )
+        await replaced(reached.clear, lambda: reached.add(str(ip_network(VIP))), "no router has it from there")
+        await replaced(
+            lambda: primary.state.set_drain(Drain(1.0, 2.0)), lambda: primary.state.set_drain(None), "it is drained"
+        )
+        for task in running:
+            task.cancel()
 
 
 def with_directors(director, *peers):

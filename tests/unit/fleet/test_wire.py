@@ -16,6 +16,8 @@ from appliance.fleet.wire import (
     END,
     ENTRY,
     LONGEST,
+    NAME,
+    NAMES,
     PER_DATAGRAM,
     SHORTEST,
     Ask,
@@ -38,6 +40,7 @@ from tests.unit.fleet.ends import SECRET, members
 KEYS = Keys.derive(SECRET)
 A, B = KEYS.director("a"), KEYS.director("b")
 ROUTE = Route(A, B, life=11, to_life=22)
+NAMED = np.array([3, 1 << 63], NAME)
 
 
 def entries(count: int):
@@ -56,6 +59,7 @@ def samples() -> dict[Kind, bytes]:
         Kind.PINS: pack(KEYS, Kind.PINS, ROUTE, 3, 5, entries(5).tobytes(), 5),
         Kind.ASK: pack(KEYS, Kind.ASK, ROUTE, 4, 5, ask_body(Ask(1, 2, ALL_PARTS))),
         Kind.DUMP: pack(KEYS, Kind.DUMP, ROUTE, 5, 5, dump_body(Part(1, 2, END, 3, 4), entries(2).tobytes()), 2),
+        Kind.ABSENT: pack(KEYS, Kind.ABSENT, ROUTE, 6, 5, NAMED.tobytes(), len(NAMED)),
     }
 
 
@@ -83,6 +87,8 @@ def test_what_is_written_can_be_read(kind):
         assert datagram.digests.tobytes() == digests(3 if kind is Kind.HELLO else 0).tobytes()
     elif kind is Kind.ASK:
         assert datagram.ask == Ask(1, 2, ALL_PARTS)
+    elif kind is Kind.ABSENT:
+        assert datagram.names.tolist() == NAMED.tolist()
     else:
         assert bytes(datagram.entries) == entries(5 if kind is Kind.PINS else 2).tobytes()
     if kind is Kind.DUMP:
@@ -103,6 +109,7 @@ def test_no_datagram_is_too_long_for_any_path():
             dump_body(Part(0, 0, END, 0, 1), entries(PER_DATAGRAM).tobytes()),
             PER_DATAGRAM,
         ),
+        pack(KEYS, Kind.ABSENT, ROUTE, 1, 0, bytes(NAMES * NAME.itemsize), NAMES),
     ]
     assert all(isinstance(read(data), Datagram) for data in longest)
     assert max(map(len, longest)) == LONGEST <= 1200

@@ -1,6 +1,7 @@
 """Agents that tell their members' load: words, real sockets, and many of them over time."""
 
 import asyncio
+import errno
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -167,6 +168,7 @@ class World:
     asked: list[tuple[float, Agent]] = field(default_factory=list)
     reports: list[LoadStatus] = field(default_factory=list)
     took_s: float = 0.0
+    error: OSError | None = None
 
     def __post_init__(self) -> None:
         self.loads = Loads(
@@ -177,6 +179,8 @@ class World:
         self.asked.append((self.time.now, agent))
         if self.took_s:
             await self.time.sleep(self.took_s)
+        if self.error is not None:
+            raise self.error
         return self.says.get(agent.target.id, (Result(Code.OK), Reply(0.25)))
 
     @asynccontextmanager
@@ -249,6 +253,21 @@ async def test_an_agent_that_never_answers() -> None:
     async with world.running():
         await world.time.advance(5)
     assert world.told() == [("web/web1", None, None, "connection_refused: connect: connection refused")]
+
+
+async def test_what_we_lack_says_nothing_about_agents() -> None:
+    """Without files a question is left out, and what is known stays."""
+    world = World()
+    world.loads.set(frozenset([one()]))
+    async with world.running():
+        await world.time.advance(3)
+        world.error = OSError(errno.EMFILE, "too many open files")
+        await world.time.advance(10)
+        asked = len(world.asked)
+        world.error = None
+        await world.time.advance(5)
+    assert len(world.asked) > asked > 4
+    assert world.told() == [("web/web1", 0.25, None, "")]
 
 
 async def test_questions_do_not_fall_into_step() -> None:

@@ -1,6 +1,7 @@
 """Monitors with a clock of their own, scripted checks, and once with everything real."""
 
 import asyncio
+import errno
 import heapq
 import itertools
 import random
@@ -16,6 +17,7 @@ import structlog
 
 from health.monitor import Monitors, Probe, quick_pace_s
 from health.spec import Code, Result, Status, Target, Verdict
+from health.strain import AT_ONCE, Delay
 from tests.builders import L2, L3, To
 
 GOOD, BAD = Result(Code.OK), Result(Code.CONNECTION_REFUSED, "connect: connection refused")
@@ -48,6 +50,11 @@ class Time:
             await settle()
         self.now = end
 
+    def stall(self, seconds: float) -> None:
+        """Time passes, and whoever should wake meanwhile wakes at its end."""
+        self.now += seconds
+        self._sleepers = [(max(at, self.now), count, waker) for at, count, waker in self._sleepers]
+
 
 async def settle() -> None:
     """Let everything run that can."""
@@ -65,6 +72,7 @@ class World:
     asked: list[tuple[float, str]] = field(default_factory=list)
     running: dict[str, int] = field(default_factory=dict)
     reports: list[Status] = field(default_factory=list)
+    at_once: int = AT_ONCE
     monitors: Monitors = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +99,7 @@ class World:
         self.monitors = Monitors(
             self.reports.append,
             random.Random(7),
+            at_once=self.at_once,
             checks={"scripted": Scripted},
             wall=self.time,
             clock=self.time,
@@ -376,3 +385,154 @@ async def test_the_latest_mss_is_kept_and_reported() -> None:
         world.results["web/web1"] = Result(Code.NO_RESPONSE, mss=1400)
         await world.time.advance(30)
     assert [status.mss for status in world.reports[before:]] == [1400]
+
+
+async def test_one_question_for_many() -> None:
+    """Probes that ask the same of the same address and port are asked once, and each has its own rise and fall."""
+    world = World()
+    shop = Target("shop/other", ip_address("203.0.113.1"), 80)
+    world.monitors.set(frozenset([probe(), probe(target=shop, monitor="n", rise=1, fall=1)]))
+    world.results = {"web/web1": BAD, "shop/other": BAD}
+    async with world.running_monitors():
+        await world.time.advance(1.0)
+        assert len(world.asked) == 1
+        found = {status.target.id: status for status in world.monitors.statuses()}
+        assert [found[name].verdict.value for name in ("shop/other", "web/web1")] == ["down", "unknown"]
+        await world.time.advance(30)
+        assert {status.verdict for status in world.monitors.statuses()} == {Verdict.DOWN}
+        assert {status.bad for status in world.monitors.statuses()} == {len(world.asked)}
+        world.monitors.set(frozenset([probe(target=shop, monitor="n", rise=1, fall=1)]))
+        before = len(world.asked)
+        await world.time.advance(40)
+        assert 9 <= len(world.asked) - before <= 12
+    different = [probe(), probe(target=replace(shop, port=81)), probe(target=replace(shop, id="a/b"), interval_s=9.0)]
+    assert len({each.question for each in different}) == 3
+    commands = [probe(kind="external"), probe(kind="external", target=shop)]
+    assert len({each.question for each in commands}) == 2
+
+
+async def test_who_joins_a_question_does_not_wait_for_an_interval() -> None:
+    """A monitor that is added to a member asked already has its first verdict as soon as any other."""
+    world = World()
+    world.monitors.set(frozenset([probe(interval_s=100.0)]))
+    async with world.running_monitors():
+        await world.time.advance(5)
+        world.monitors.set(frozenset([probe(interval_s=100.0), probe(interval_s=100.0, monitor="new")]))
+        await world.time.advance(5)
+        assert [status.verdict for status in world.monitors.statuses()] == [Verdict.UP, Verdict.UP]
+
+
+async def test_a_limit_delays_and_condemns_nobody() -> None:
+    """With more probes than may be under way at a time, members wait for their turn; the delay is counted, and all that
+    are well are up."""
+    world = World(at_once=3)
+    world.took_s = 0.9
+    world.monitors.set(frozenset(probe(number) for number in range(1, 21)))
+    async with world.running_monitors():
+        most = 0
+        for _ in range(400):
+            await world.time.advance(0.1)
+            most = max(most, world.monitors.strain().under_way)
+            assert sum(world.running.values()) == world.monitors.strain().under_way
+        strain = world.monitors.strain()
+    assert (most, strain.limit) == (3, 3)
+    assert strain.delayed[Delay.LIMIT] > 20
+    assert {status.verdict for status in world.monitors.statuses()} == {Verdict.UP}
+    assert not any(status.bad for status in world.monitors.statuses())
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN])
+async def test_what_we_lack_is_no_members_fault(number: int) -> None:
+    """Without files, memory or ports nothing is said of members; it is counted, told once, and asked again soon."""
+    world = World()
+    world.monitors.set(frozenset([probe()]))
+    async with world.running_monitors():
+        await world.time.advance(10)
+        world.results["web/web1"] = OSError(number, "no more")
+        with structlog.testing.capture_logs() as logs:
+            await world.time.advance(30)
+        status = world.monitors.statuses()[0]
+        assert (status.verdict, status.bad) == (Verdict.UP, 0)
+        assert 25 <= world.monitors.strain().delayed[Delay.NO_RESOURCES] <= 35
+        assert [entry["event"] for entry in logs] == ["health.no_resources"]
+        world.results["web/web1"] = BAD
+        await world.time.advance(15)
+        assert world.monitors.statuses()[0].verdict is Verdict.DOWN
+
+
+async def test_who_was_late_does_not_know() -> None:
+    """A probe that ran out of time while the event loop was stuck says nothing; without that it does, and three in a
+    row are believed whatever the loop does."""
+    world = World()
+    late = Result(Code.CONNECTION_TIMEOUT, "connect: nothing within 1 s", 1.0)
+    world.results["web/web1"] = late
+    world.took_s = 1.0
+    world.monitors.set(frozenset([probe(fall=1, interval_s=10.0, quick_start=False)]))
+    async with world.running_monitors():
+        while not world.asked:
+            await world.time.advance(0.1)
+        world.time.stall(2.0)
+        await world.time.advance(0.5)
+        assert world.monitors.strain().delayed[Delay.LATE] == 1
+        assert world.monitors.statuses()[0].verdict is Verdict.UNKNOWN
+        for turn in range(2, 5):
+            while len(world.asked) < turn:
+                await world.time.advance(0.1)
+            assert world.monitors.statuses()[0].verdict is Verdict.UNKNOWN
+            world.time.stall(2.0)
+            await world.time.advance(0.5)
+        assert world.monitors.statuses()[0].verdict is Verdict.DOWN
+        assert world.monitors.strain().delayed[Delay.LATE] == 3
+
+
+async def test_maintenance_is_a_verdict_of_its_own() -> None:
+    """A member that says it is worked on turns to maintenance; turns and results are counted by kind."""
+    world = World()
+    world.monitors.set(frozenset([probe(fall=1, rise=1)]))
+    async with world.running_monitors():
+        await world.time.advance(6)
+        world.results["web/web1"] = Result(Code.MAINTENANCE_RESPONSE_CODE_MATCH, "status 503")
+        with structlog.testing.capture_logs() as logs:
+            await world.time.advance(6)
+        status = world.monitors.statuses()[0]
+        assert status.verdict is Verdict.MAINTENANCE
+        assert status.bad == 0
+        assert status.maintenance >= 1
+        assert [(entry["event"], entry["code"]) for entry in logs] == [
+            ("health.maintenance", "maintenance_response_code_match")
+        ]
+        del world.results["web/web1"]
+        await world.time.advance(6)
+        assert world.monitors.statuses()[0].turned == {Verdict.UP: 2, Verdict.MAINTENANCE: 1}
+
+
+async def test_first_probes_of_many_do_not_come_at_once() -> None:
+    """Ten thousand new targets are asked over an interval and not within a second, and no more than that in any one."""
+    world = World()
+    world.monitors.set(frozenset(probe(1, target=replace(probe().target, id=f"web/{n}", port=n + 1), interval_s=5.0)
+                                 for n in range(10_000)))  # fmt: skip
+    async with world.running_monitors():
+        await world.time.advance(15)
+    seconds = [int(at - 1000) for at, _ in world.asked]
+    assert max(seconds.count(second) for second in range(15)) < 4000
+    assert min(seconds.count(second) for second in range(5, 15)) > 1500
+
+
+async def test_no_probe_begins_while_the_loop_is_behind() -> None:
+    """More to do would make a loop that is behind come too late for answers: probes wait until it has caught up, four
+    intervals at most; the waits are counted."""
+    world = World()
+    world.monitors.set(frozenset(probe(number, interval_s=1.0, timeout_s=0.5) for number in range(1, 11)))
+    async with world.running_monitors():
+        await world.time.advance(10)
+        for _ in range(6):  # never on time for three seconds
+            world.time.stall(0.5)
+            await world.time.advance(0.01)
+        asked = len(world.asked)
+        world.time.stall(0.5)
+        await world.time.advance(0.01)
+        assert len(world.asked) == asked
+        assert world.monitors.strain().delayed[Delay.BUSY] >= 5
+        await world.time.advance(5)
+        assert len(world.asked) >= asked + 10
+        assert {status.verdict for status in world.monitors.statuses()} == {Verdict.UP}

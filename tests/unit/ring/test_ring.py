@@ -253,3 +253,31 @@ def test_logarithm_is_good_enough_everywhere() -> None:
 def test_every_algorithm_is_in_the_table() -> None:
     """Whatever a pool can name has a builder."""
     assert set(ALGORITHMS) == set(Algorithm)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=12),
+    st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=2, max_size=6),
+)
+def test_what_is_known_makes_no_difference(weights, rounds):
+    """Members that go and come, some at a time: a table that is made from the one before is the one made from nothing,
+    also out of and into a state in which nobody is eligible."""
+    ids = [f"web{number:02}" for number in range(len(weights))]
+    base = base_table(ids, weights)
+    known = None
+    for eligible in rounds:
+        ramps = [1.0 if eligible[place] else 0.0 for place in range(len(ids))]
+        fresh = overlay(base, ids, weights, ramps)
+        assert (overlay(base, ids, weights, ramps, known) == fresh).all()
+        known = ramps, fresh
+
+
+def test_what_is_known_of_slow_starts_is_not_used():
+    """Between parts of shares there is no short cut: the table is made from nothing."""
+    ids, weights = ["a", "b", "c"], [1, 1, 1]
+    base = base_table(ids, weights)
+    before = [1.0, 0.25, 1.0]
+    known = before, overlay(base, ids, weights, before)
+    for ramps in ([0.0, 0.5, 1.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]):
+        assert (overlay(base, ids, weights, ramps, known) == overlay(base, ids, weights, ramps)).all()

@@ -1,0 +1,278 @@
+"""What single settings of other load balancers become."""
+
+import json
+import tomllib
+from typing import Any
+
+import pytest
+
+from appliance.importers import IMPORTERS
+from appliance.importers.base import Grade, Imported, Site, Source
+from appliance.importers.document import toml
+from tests.unit.importers.samples import imported
+
+HASHED = {"algorithm": "consistent_hash", "hash": "source_ip"}
+
+
+def document(found: Imported) -> dict[str, Any]:
+    return tomllib.loads(toml([], found.tables))
+
+
+def told(found: Imported, grade: Grade) -> str:
+    return "\n".join(str(finding) for finding in found.findings if finding.grade is grade)
+
+
+def lvs(kind: str, scheduler: str, *flags: str) -> Imported:
+    """A virtual service with a scheduler, by either importer."""
+    if kind == "ipvsadm":
+        options = f" -b {','.join(flags)}" if flags else ""
+        return imported(
+            kind,
+            f"-A -t 198.51.100.7:80 -s {scheduler}{options}\n"
+            "-a -t 198.51.100.7:80 -r 203.0.113.1:80 -g -w 3\n-a -t 198.51.100.7:80 -r 203.0.113.2:80 -g -w 1\n",
+        )
+    lines = "\n".join(flags)
+    return imported(
+        kind,
+        f"virtual_server 198.51.100.7 80 {{\nlb_algo {scheduler}\nlb_kind DR\n{lines}\n"
+        "real_server 203.0.113.1 80 {\nweight 3\n}\nreal_server 203.0.113.2 80 {\nweight 1\n}\n}\n",
+    )
+
+
+@pytest.mark.parametrize("kind", ["keepalived", "ipvsadm"])
+@pytest.mark.parametrize(
+    ("scheduler", "flags", "pool", "ratio", "same"),
+    [
+        ("rr", (), {"algorithm": "round_robin"}, 1, True),
+        ("wrr", (), {"algorithm": "round_robin"}, 3, True),
+        ("lc", (), {"algorithm": "least_connections"}, 1, True),
+        ("wlc", (), {"algorithm": "least_connections"}, 3, True),
+        ("sed", (), {"algorithm": "least_connections"}, 3, False),
+        ("nq", (), {"algorithm": "least_connections"}, 3, False),
+        ("sh", (), HASHED, 3, True),
+        ("sh", ("sh-fallback", "sh-port"), HASHED | {"hash": "source_ip_port"}, 3, True),
+        ("sh", ("flag-1", "flag-2"), HASHED | {"hash": "source_ip_port"}, 3, True),
+        ("mh", ("mh-port",), HASHED | {"hash": "source_ip_port"}, 3, True),
+        ("mh", ("sh-port",), HASHED, 3, False),
+        ("dh", (), HASHED, 3, False),
+        ("lblc", (), HASHED, 3, False),
+        ("ovf", (), {"algorithm": "fewest_servers"}, 3, False),
+        ("of_tomorrow", (), HASHED, 3, False),
+    ],
+)
+def test_schedulers_of_ipvs(
+    kind: str, scheduler: str, flags: tuple[str, ...], pool: dict[str, str], ratio: int, same: bool
+) -> None:
+    """Both importers make the same of them, and say where we do not do quite the same."""
+    found = lvs(kind, scheduler, *flags)
+    (table,) = document(found)["pool"]
+    assert {key: value for key, value in table.items() if key in ("algorithm", "hash")} == pool
+    assert table["member"][0].get("ratio", 1) == ratio
+    assert (told(found, Grade.CHANGED) + told(found, Grade.LOST) == "") is same
+
+
+@pytest.mark.parametrize(
+    ("way", "dsr", "enabled"),
+    [
+        ("-g", {"type": "l2"}, True),
+        ("-i", {"type": "l3", "encapsulation": "ipip"}, True),
+        ("-i --tun-type gre", {"type": "l3", "encapsulation": "gre"}, True),
+        ("-i --tun-type gue --tun-port 6080", {"type": "l3", "encapsulation": "gue"}, True),
+        ("-m", {"type": "l3", "encapsulation": "ipip"}, False),
+    ],
+)
+def test_ways_to_forward(way: str, dsr: dict[str, str], enabled: bool) -> None:
+    """Direct routing is L2 DSR, tunnels are L3 DSR; NAT is nothing that could go on by itself."""
+    found = imported("ipvsadm", f"-A -u 198.51.100.7:53 -s sh\n-a -u 198.51.100.7:53 -r 203.0.113.1:53 {way} -w 1")
+    result = document(found)
+    assert result["network_profile"][0]["dsr"] == dsr
+    assert result["virtual_service"][0].get("enabled", True) is enabled
+    assert ("NAT has no equivalent" in told(found, Grade.CHANGED)) is not enabled
+
+
+def test_the_method_of_most_real_servers_is_that_of_all() -> None:
+    """Others are there, but get no packets until somebody has looked at them; a tie is for the virtual server's own."""
+    text = "virtual_server 198.51.100.7 0 {\nlvs_method TUN\nlb_algo wrr\n%s}\n"
+    own, other = "real_server 203.0.113.%d 0 {\n}\n", "real_server 203.0.113.%d 0 {\nlvs_method DR\n}\n"
+    for servers, kind, enabled in (
+        (own % 1 + other % 2, "l3", [True, False]),
+        (other % 1 + own % 2 + other % 3, "l2", [True, False, True]),
+    ):
+        found = imported("keepalived", text % servers)
+        result = document(found)
+        assert result["network_profile"][0]["dsr"]["type"] == kind
+        assert [member.get("enabled", True) for member in result["pool"][0]["member"]] == enabled
+        assert "makes a virtual server of every port persistent" in told(found, Grade.CHANGED)
+
+
+def test_a_quorum_of_weights_is_one_of_members() -> None:
+    """So many that any of them have the weight."""
+    text = "virtual_server 198.51.100.7 80 {\nlb_kind TUN\nlb_algo wrr\nquorum 5\n%s}\n"
+    servers = [f"real_server 203.0.113.{i} 80 {{\nweight {weight}\n}}\n" for i, weight in enumerate((4, 1, 2, 2), 1)]
+    found = imported("keepalived", text % "".join(servers))
+    assert document(found)["virtual_service"][0]["min_members"] == 3
+    assert "min_members counts members: 3" in told(found, Grade.CHANGED)
+
+
+def test_checks_that_are_not_those_of_all_members() -> None:
+    """A pool asks all its members the same, so such a check would take down members that it is not for."""
+    text = (
+        "virtual_server 198.51.100.7 80 {{\nlb_kind TUN\ndelay_loop 7\n"
+        "real_server 203.0.113.1 80 {{\nTCP_CHECK {{\n}}\nPING_CHECK {{\n}}\n}}\n"
+        "real_server 203.0.113.2 80 {{\nTCP_CHECK {{\n{}\n}}\n}}\n}}\n"
+    )
+    found = imported("keepalived", text.format("connect_timeout 2"))
+    (monitor,) = document(found)["health_monitor"]
+    assert (monitor["type"], monitor["send_interval"], monitor["receive_timeout"]) == ("tcp", 7, 5)
+    assert "PING_CHECK: not all real servers have this check" in told(found, Grade.LOST)
+    assert "the times are those of" in told(found, Grade.CHANGED)
+    assert "connect_timeout" not in told(found, Grade.LOST)
+    assert "health_monitor" not in document(imported("keepalived", text.format("connect_port 8081")))
+
+
+def test_settings_come_from_the_nearest_block() -> None:
+    """Checker, real server, virtual server, in this order."""
+    text = (
+        "virtual_server 198.51.100.7 80 {\nlb_kind TUN\ndelay_loop 7\nretry 4\nvirtualhost a.example.com\n"
+        "real_server 203.0.113.1 80 {\nretry 3\nvirtualhost b.example.com\n"
+        "HTTP_GET {\nretry 2\nvirtualhost c.example.com\nurl {\npath /x\n}\n"
+        "url {\npath /y\nvirtualhost d.example.com\n}\n}\n}\n}\n"
+    )
+    found = imported("keepalived", text)
+    monitors = document(found)["health_monitor"]
+    assert [(each["path"], each["host"]) for each in monitors] == [("/x", "c.example.com"), ("/y", "d.example.com")]
+    assert {each["failed_checks"] for each in monitors} == {3}
+    assert told(found, Grade.IGNORED).count("no check takes it from here") == 4
+
+
+def avi(**objects: object) -> Imported:
+    """A virtual service on TCP with DSR, with other objects or keys."""
+    data: dict[str, Any] = {
+        "NetworkProfile": [
+            {
+                "name": "p",
+                "profile": {"type": "PROTOCOL_TYPE_TCP_FAST_PATH", "tcp_fast_path_profile": {"dsr_profile": {}}},
+            }
+        ],
+        "Pool": [{"name": "a", "uuid": "pool-1", "servers": [{"ip": {"addr": "203.0.113.1", "type": "V4"}}]}],
+        "VirtualService": [
+            {
+                "name": "s",
+                "network_profile_ref": "p",
+                "pool_ref": "a",
+                "vip": [{"ip_address": {"addr": "198.51.100.7", "type": "V4"}}],
+                "services": [{"port": 80}],
+            }
+        ],
+    }
+    for kind, changes in objects.items():
+        data[kind] = changes if isinstance(changes, list) else [data[kind][0] | changes]
+    return imported("avi", json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "a",
+        "pool-1",
+        "/api/pool/?name=a",
+        "/api/pool?name=a",
+        "/api/pool/?tenant=admin&name=a&cloud=Default-Cloud",
+        "/api/pool/pool-1",
+        "https://controller.example.com/api/pool/pool-1",
+        "https://controller.example.com/api/pool/pool-1#a",
+        "https://controller.example.com/api/pool/pool-9#a",
+    ],
+)
+def test_forms_of_references(reference: str) -> None:
+    """Exports, the API and people write them in their own ways."""
+    found = avi(VirtualService={"pool_ref": reference})
+    assert document(found)["virtual_service"][0]["pool"] == "a"
+    assert told(found, Grade.LOST) == ""
+
+
+def test_a_reference_means_the_object_of_its_tenant() -> None:
+    """Names are those of a tenant."""
+    pools = [
+        {"name": "a", "tenant_ref": f"/api/tenant/?name={tenant}", "servers": [{"ip": {"addr": address, "type": "V4"}}]}
+        for tenant, address in (("admin", "203.0.113.1"), ("shop", "203.0.113.2"))
+    ]
+    found = avi(Pool=pools, VirtualService={"pool_ref": "/api/pool/?tenant=shop&name=a"})
+    assert document(found)["pool"][0]["member"] == [{"address": "203.0.113.2"}]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "pool"),
+    [
+        ("LB_ALGORITHM_LEAST_CONNECTIONS", "least_connections"),
+        ("LB_ALGORITHM_ROUND_ROBIN", "round_robin"),
+        ("LB_ALGORITHM_FASTEST_RESPONSE", "fastest_response"),
+        ("LB_ALGORITHM_CONSISTENT_HASH", "consistent_hash"),
+        ("LB_ALGORITHM_LEAST_LOAD", "least_load"),
+        ("LB_ALGORITHM_FEWEST_SERVERS", "fewest_servers"),
+        ("LB_ALGORITHM_RANDOM", "random"),
+        ("LB_ALGORITHM_FEWEST_TASKS", "least_connections"),
+        ("LB_ALGORITHM_CORE_AFFINITY", "consistent_hash"),
+        ("LB_ALGORITHM_NEAREST_SERVER", "consistent_hash"),
+    ],
+)
+def test_algorithms_of_avi(algorithm: str, pool: str) -> None:
+    """All of the controller's; those that we have not are told."""
+    servers = [{"ip": {"addr": "203.0.113.1", "type": "V4"}}]
+    found = avi(Pool={"lb_algorithm": algorithm, "servers": servers})
+    assert document(found)["pool"][0]["algorithm"] == pool
+    other = told(found, Grade.CHANGED) + told(found, Grade.LOST)
+    assert bool(other) is any(word in algorithm for word in ("TASKS", "AFFINITY", "NEAREST"))
+
+
+def test_what_an_api_answers_is_an_input_too() -> None:
+    """Objects are what their URLs say."""
+    base = "https://controller.example.com/api"
+    pool = {
+        "name": "a",
+        "url": f"{base}/pool/pool-1",
+        "uuid": "pool-1",
+        "servers": [{"ip": {"addr": "203.0.113.1", "type": "V4"}}],
+    }
+    found = imported("avi", json.dumps({"count": 1, "next": f"{base}/pool?page=2", "results": [pool]}))
+    assert "the answer has more pages" in told(found, Grade.LOST)
+    assert "no virtual service that was imported uses this Pool" in told(found, Grade.IGNORED)
+    assert [finding.place for finding in imported("avi", json.dumps(pool)).findings] != []
+    assert [finding.place for finding in imported("avi", json.dumps([pool])).findings] != []
+
+
+def test_bgp_waits_for_what_no_export_has() -> None:
+    """Without a router id `[bgp]` is a comment; with all that it needs it is in force."""
+    profile = {
+        "local_as": 65010,
+        "ibgp": True,
+        "local_preference": 200,
+        "peers": [{"peer_ip": {"addr": "192.0.2.1", "type": "V4"}, "bfd": False}],
+    }
+    vips = [
+        {"ip_address": {"addr": "198.51.100.7", "type": "V4"}, "ip6_address": {"addr": "2001:db8:f::7", "type": "V6"}}
+    ]
+    found = avi(VrfContext=[{"name": "global", "bgp_profile": profile}], VirtualService={"vip": vips})
+    result = document(found)
+    assert result["bgp"]["next_hop_v6"] == "2001:db8::11"
+    assert result["bgp"]["peer"] == [{"address": "192.0.2.1", "remote_as": 65010, "hold_time": 180}]
+    assert result["virtual_service"][0]["bgp"] == {"local_preference": 200}
+    source = Source("x", json.dumps({"VrfContext": [{"bgp_profile": profile}]}))
+    bare = IMPORTERS["avi"](source, Site())
+    assert "bgp" not in document(bare)
+    assert "[bgp] needs router_id, which no export has" in told(bare, Grade.TODO)
+
+
+def test_secrets_are_not_in_the_report() -> None:
+    """Neither those that are imported, nor those that nobody knows; the keys of BGP sessions stand in the document."""
+    peer = {"peer_ip": {"addr": "192.0.2.1", "type": "V4"}, "remote_as": 65000, "md5_secret": "hush-1"}
+    found = avi(
+        VrfContext=[{"bgp_profile": {"local_as": 65010, "peers": [peer]}}],
+        Pool={"some_password": "hush-2", "servers": [{"ip": {"addr": "203.0.113.1", "type": "V4"}}]},
+    )
+    report = "\n".join(map(str, found.findings))
+    assert "Pool[0].some_password: …: it is not known here" in report
+    assert "hush" not in report
+    assert document(found)["bgp"]["peer"][0]["password"] == "hush-1"
+    text = "vrrp_instance V {\nauthentication {\nauth_pass hush-3\n}\n}\nauth_pass hush-4\n"
+    assert "hush" not in "\n".join(map(str, imported("keepalived", text).findings))
