@@ -534,6 +534,7 @@ class RingBuffer:
         """
         self._callback = callback
         self._raised: BaseException | None = None
+        self._taken = self._limit = 0
         self._c_callback = _SAMPLE(self._take)
         self._what = f"ring buffer {source.name}"
         self._handle: int | None = _lib.call(self._what, "ring_buffer__new", source.fd, self._c_callback, None, None)
@@ -544,14 +545,18 @@ class RingBuffer:
         except BaseException as error:
             self._raised = error
             return -1
-        return 0
+        self._taken += 1
+        return -1 if self._taken == self._limit else 0
 
     def fileno(self) -> int:
         """For a selector or `loop.add_reader`; -1 when closed, as with sockets."""
         return -1 if self._handle is None else _lib.call(self._what, "ring_buffer__epoll_fd", self._handle)
 
-    def consume(self) -> int:
-        """Hand all records that are there to the callback.
+    def consume(self, limit: int = 0) -> int:
+        """Hand records that are there to the callback.
+
+        Args:
+            limit: how many at most; 0 goes on until there are none, however fast others come.
 
         Returns:
             How many there were.
@@ -562,13 +567,14 @@ class RingBuffer:
         """
         if self._handle is None:
             return 0
+        self._taken, self._limit = 0, limit
         count = int(_lib.function("ring_buffer__consume")(self._handle))
         if self._raised is not None:
             raised, self._raised = self._raised, None
             raise raised
-        if count < 0:
+        if count < 0 and not (limit and self._taken == limit):
             raise BpfError(self._what, -count)
-        return count
+        return self._taken
 
     def close(self) -> None:
         if self._handle is not None:

@@ -19,8 +19,8 @@ from tests.vectors_io import Vector, difference, excuses, packet_vectors
 
 pytestmark = pytest.mark.root
 
-PINS = "slot", "placement", "choice_order", "pin_state", "pin"
-"""Enumerations of what decides beside the slot."""
+PINS = "slot", "placement", "choice_order", "pin_state", "pin", "capture"
+"""Enumerations of what decides beside the slot, and of captures."""
 
 VECTORS = [vector for vector in packet_vectors() if 14 <= len(vector.frame) <= LONGEST_TEST_FRAME]
 OUT_OF_REACH = [vector for vector in packet_vectors() if vector not in VECTORS]
@@ -99,6 +99,7 @@ def test_layout_is_that_of_the_object() -> None:
         event = opened.struct("event")
         assert event.fields["head"].offset == layout.EVENT.size
         assert event.fields["head"].size == layout.EVENT_HEAD
+        assert opened.struct("record").fields["bytes"].offset == layout.CAPTURED.size
         exits = opened.enum("exit")
         assert exits.pop("EXITS") == layout.EXITS == len(exits)
         for enum in ("way_kind", "way_flags", "port_flags", "index", *PINS):

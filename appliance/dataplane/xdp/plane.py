@@ -13,7 +13,7 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 import structlog
@@ -25,6 +25,7 @@ from appliance.dataplane.events import EventLog, PacketEvent, describe_frame
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw import kernel
 from appliance.dataplane.raw.plane import RawDataPlane
+from appliance.dataplane.recording import Captured, Recording, Sent
 from appliance.dataplane.totals import Totals
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.attach import (
@@ -37,8 +38,8 @@ from appliance.dataplane.xdp.attach import (
     why_not_native,
 )
 from appliance.dataplane.xdp.directory import build
-from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program
-from appliance.dataplane.xdp.tables import Capacity, Egress, NoRoomError, Outcome, needs_of
+from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program, Watcher
+from appliance.dataplane.xdp.tables import Capacity, Egress, Names, NoRoomError, Outcome, needs_of
 from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
 from appliance.model import Protocol
 from appliance.packet.action import Action, By, Reason, Verdict
@@ -123,6 +124,10 @@ class XdpDataPlane:
         self._ring: RingBuffer | None = None
         self._heard: Program | None = None
         """Whose samples these are."""
+        self._recording: Recording | None = None
+        self._watcher: Watcher | None = None
+        """Who tells of frames, for whoever captures."""
+        self._lost_before = 0
 
     @property
     def pins(self) -> PinTable:
@@ -196,6 +201,16 @@ class XdpDataPlane:
     async def samples(self) -> Sequence[PacketEvent]:
         """The latest samples of the program and of the slow path, the newest last. Never complete."""
         return sorted([*self.events.latest(), *await self._slow.samples()], key=lambda event: event.at)
+
+    async def record(self, recording: Recording | None) -> None:
+        """Begin or end a capture: another program takes the place of the usual one, which has nothing to do with
+        captures; no packet goes between. What the slow path does is recorded as well.
+
+        Raises:
+            DataPlaneError: the plane is not started, or the kernel does not take that program.
+        """
+        await asyncio.to_thread(self._record, recording)
+        await self._slow.record(recording)
 
     async def describe(self) -> Mapping[str, str]:
         """Facts for people."""
@@ -456,6 +471,7 @@ class XdpDataPlane:
                 except NoRoomError as reason:
                     needs = needs_of(tables, build(tables.services, tables.secret))
                     self._spare = Program(program.tables.capacity.holding(needs), pin_maps=program.pin_maps())
+                    self._spare.watch(self._recording.wanted if self._recording is not None else None)
                     log.info("plane.xdp_larger_maps", reason=str(reason))
                     self._spare.tables.stage(tables, self._member_egress)
                     for attachment in self._attached.values():
@@ -479,11 +495,8 @@ class XdpDataPlane:
             self._reference = PacketPath(tables, _Gate(self.pins, self._choice), self._choice)
             replaced = list(self._attached) if fresh is self._spare else list(self._inherited)
             for name in replaced:
-                try:
-                    self._attached[name].link.update(fresh.fd)
-                    self._inherited.discard(name)
-                except BpfError as error:
-                    self._uncover(name, f"the program cannot be replaced: {error}")
+                self._attach_again(name, fresh)
+                self._inherited.discard(name)
             if fresh is self._spare:
                 for ifindex, link in list(self._opened.items()):
                     try:
@@ -491,6 +504,7 @@ class XdpDataPlane:
                     except BpfError:
                         self._opened.pop(ifindex).close()  # the interface is gone
                 self._program, self._spare = fresh, None
+                self._tell_of(fresh.watcher)
                 wait_for_readers()  # those that were counting with the old one
                 self._past.add(_counters(program))
                 program.close()
@@ -570,6 +584,53 @@ class XdpDataPlane:
                     self._uncover(name, reason)
                 self._retry_at = float("inf")
                 return
+
+    # Captures
+
+    def _record(self, recording: Recording | None) -> None:
+        with self._lock:
+            program = self._program
+            if program is None:
+                if recording is None:
+                    return
+                raise DataPlaneError("the data plane was not started")
+            before, self._recording = self._recording, recording
+            try:
+                program.watch(recording.wanted if recording is not None else None)
+            except BpfError as error:
+                self._recording = before
+                raise DataPlaneError(f"captures take a program that the kernel refuses: {error}") from error
+            self._lost_before = 0
+            self._tell_of(program.watcher)
+            for name in list(self._attached):
+                if name not in self._inherited:
+                    self._attach_again(name, program)
+            if recording is not None:
+                recording.pull = self._pull
+
+    def _attach_again(self, name: str, program: Program) -> None:
+        try:
+            self._attached[name].link.update(program.fd)
+        except BpfError as error:
+            self._uncover(name, f"the program cannot be replaced: {error}")
+
+    def _tell_of(self, watcher: Watcher | None) -> None:
+        """Whose frames are recorded from now on."""
+        if self._watcher is not None:
+            self._lost_before += self._watcher.lost
+        self._watcher = watcher
+
+    def _pull(self, limit: int) -> int:
+        """Hand over what the program has told. In the thread of whoever captures."""
+        watcher, recording, program = self._watcher, self._recording, self._program
+        if watcher is None or recording is None or program is None:
+            return self._lost_before
+        records = watcher.take(limit)
+        if records:
+            names = program.tables.names()
+            for raw in records:
+                recording.add(captured(raw, program.tables.exit_name, names, self._names))
+        return self._lost_before + watcher.lost
 
     # Samples
 
@@ -657,6 +718,42 @@ def action_of(outcome: Outcome, out: bytes, tables: ForwardingTables) -> Action 
         chosen = slot if reason == Reason.NO_MEMBER else None
         return Action(Verdict.DROP, Reason(reason), service=service, slot=chosen)
     return None
+
+
+def captured(
+    raw: bytes,
+    exit_name: Callable[[int], str],
+    names: Names,
+    interfaces: Mapping[int, str],
+) -> Captured:
+    """What a record of the program says.
+
+    Args:
+        raw: `struct record`.
+        exit_name: of ways out.
+        names: what its numbers stand for.
+        interfaces: names by number, of those that frames arrive on.
+    """
+    ns, number, ifindex, entry, way, slot, service, by, length, got, out_length, out_got = layout.CAPTURED.unpack_from(
+        raw
+    )
+    what, _, reason = exit_name(number).partition("_")
+    begin = layout.CAPTURED.size
+    frame, out = raw[begin : begin + got], raw[begin + got : begin + got + out_got]
+    member, egress = names.ways.get(way, ("", "")) if way != layout.NOBODY else ("", "")
+    return Captured(
+        at_ns=ns,
+        interface=interfaces.get(ifindex, str(ifindex)),
+        frame=frame,
+        length=length,
+        verdict=Verdict(what),
+        reason=reason,
+        sent=(Sent(egress, out, out_length),) if out_length else (),
+        service=names.services.get(service, "") if entry else "",
+        member=member,
+        slot=slot if member or reason == Reason.NO_MEMBER else None,
+        by=str(names.by[by]) if member else "",
+    )
 
 
 def _counters(program: Program) -> Counters:
