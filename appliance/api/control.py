@@ -8,6 +8,8 @@
     GET  /v1/director                                   whether this director is in service
     POST /v1/director/drain                             {"timeout_s": 60, "reason": "..."}, all optional
     POST /v1/director/undrain                           {"reason": "..."}
+    POST /v1/explain                                    what becomes of packets, and why: see api/explaining.py
+    GET  /v1/capture                                    packets, and what became of them: see api/capturing.py
 
 Who may open the socket may give orders. Every one is logged with the user that gave it, and kept over restarts. Errors
 are `application/problem+json` (RFC 9457).
@@ -26,11 +28,15 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from appliance.api import capturing, explaining
+from appliance.api.problem import RefusedError
 from appliance.api.server import ApiError
 from appliance.api.views import drain_document
 from appliance.config.problems import did_you_mean
+from appliance.dataplane.base import DataPlane
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Desired, MemberView
+from appliance.explain.side import Explainer
 from appliance.fleet.client import StoreError
 from appliance.flows import Flow, FlowsLeft, flows_left
 from appliance.model import AdminState, Drain, Order, Pool
@@ -63,15 +69,12 @@ class Controls:
     save_drain: Callable[[Drain | None], None] = lambda _: None
     """Keeps that this director is drained; raises OSError."""
 
+    plane: DataPlane | None = None
+    """Asked about packets; None: it is not."""
+
 
 _Ways = list[tuple[MemberView, float | None]]
 """The ways to a member, and when the window ends that may fall back to each."""
-
-
-class _RefusedError(Exception):
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
 
 
 class ControlServer:
@@ -108,6 +111,7 @@ class ControlServer:
                 web.get("/v1/director", self._director),
                 web.post("/v1/director/drain", self._drain),
                 web.post("/v1/director/undrain", self._undrain),
+                *self._looks(),
             ]
         )
         try:
@@ -122,6 +126,16 @@ class ControlServer:
         await runner.setup()
         await web.SockSite(runner, listening).start()
         self._runner = runner
+
+    def _looks(self) -> Iterable[web.RouteDef]:
+        """What only looks, and orders nothing."""
+        plane, applied = self._controls.plane, self._controls.applied
+        if plane is None:
+            return []
+        return [
+            *explaining.routes(Explainer(plane, applied), lambda: self._controls.state.config.director.interfaces),
+            *capturing.routes(plane, applied, _who),
+        ]
 
     async def close(self) -> None:
         """Stop listening. Harmless when not started."""
@@ -140,10 +154,10 @@ class ControlServer:
         try:
             limit = int(request.query.get("limit", "100"))
         except ValueError:
-            raise _RefusedError(400, f"limit={request.query['limit']} is not a number") from None
+            raise RefusedError(400, f"limit={request.query['limit']} is not a number") from None
         views = self._views()
         if name not in views:
-            raise _RefusedError(409, f"{name} is not in force yet; the director has just started")
+            raise RefusedError(409, f"{name} is not in force yet; the director has just started")
         (document,) = await asyncio.to_thread(self._documents, [views[name]], max(0, min(limit, MAX_FLOWS)))
         return web.json_response(document)
 
@@ -156,7 +170,7 @@ class ControlServer:
         try:
             address = ip_address(text)
         except ValueError:
-            raise _RefusedError(400, f"{text} is not an IP address") from None
+            raise RefusedError(400, f"{text} is not an IP address") from None
         names = [
             f"{pool.name}/{member.name}"
             for pool in self._pools()
@@ -165,7 +179,7 @@ class ControlServer:
         ]
         if not names:
             there = sorted({str(member.address) for pool in self._pools() for member in pool.members})
-            raise _RefusedError(404, f"no member has the address {address}; there are: {', '.join(there)}")
+            raise RefusedError(404, f"no member has the address {address}; there are: {', '.join(there)}")
         return await self._order(request, names)
 
     async def _order(self, request: web.Request, names: list[str]) -> web.Response:
@@ -173,7 +187,7 @@ class ControlServer:
         state = AdminState(request.match_info["order"])
         timeout_s = _number(body, "timeout_s", MAX_TIMEOUT_S)
         if timeout_s is not None and state is not AdminState.DRAIN:
-            raise _RefusedError(400, "timeout_s is for drain only")
+            raise RefusedError(400, "timeout_s is for drain only")
         limits = {pool.name: pool.drain_timeout_s for pool in self._pools()} if state is AdminState.DRAIN else {}
         async with self._giving:
             now = self._clock()
@@ -193,7 +207,7 @@ class ControlServer:
         body = await _body(request, {"ratio", "reason"})
         ratio = _number(body, "ratio", MAX_WEIGHT)
         if ratio is not None and ratio != int(ratio):
-            raise _RefusedError(400, f"ratio = {ratio} is not a whole number")
+            raise RefusedError(400, f"ratio = {ratio} is not a whole number")
         async with self._giving:
             before = self._controls.state.orders.get(name) or Order(AdminState.READY, self._clock())
             order = replace(before, ratio=None if ratio is None else int(ratio))
@@ -207,7 +221,7 @@ class ControlServer:
         body = await _body(request, {"timeout_s", "reason"})
         timeout_s = _number(body, "timeout_s", MAX_TIMEOUT_S)
         if self._controls.state.config.bgp is None:
-            raise _RefusedError(409, "nothing is announced: there is no [bgp]; tell the network by hand")
+            raise RefusedError(409, "nothing is announced: there is no [bgp]; tell the network by hand")
         now = self._clock()
         drain = Drain(now, now + (DRAIN_S if timeout_s is None else timeout_s))
         before = self._controls.state.drain
@@ -227,7 +241,7 @@ class ControlServer:
         try:
             self._controls.save_drain(drain)
         except OSError as error:
-            raise _RefusedError(500, f"the order cannot be kept over a restart, so it is not taken: {error}") from error
+            raise RefusedError(500, f"the order cannot be kept over a restart, so it is not taken: {error}") from error
         self._controls.state.set_drain(drain)
 
     def _own_document(self) -> dict[str, object]:
@@ -245,14 +259,14 @@ class ControlServer:
             if self._controls.share is not None:
                 await self._controls.share(given)
         except StoreError as error:
-            raise _RefusedError(503, f"the fleet cannot be told, so the order is not taken: {error}") from error
+            raise RefusedError(503, f"the fleet cannot be told, so the order is not taken: {error}") from error
         # Not before the fleet has been told: meanwhile others may have come from there.
         now = {**self._controls.state.orders, **given}
         try:
             self._controls.save({name: order for name, order in now.items() if order is not None})
         except OSError as error:
             if self._controls.share is None:
-                raise _RefusedError(
+                raise RefusedError(
                     500, f"the order cannot be kept over a restart, so it is not taken: {error}"
                 ) from error
             log.warning("orders.not_written", error=str(error))  # the fleet has it already
@@ -274,7 +288,7 @@ class ControlServer:
         names = [f"{pool.name}/{member.name}" for pool in self._pools() for member in pool.members]
         if name not in names:
             near = did_you_mean(name, names)
-            raise _RefusedError(404, f"there is no member {name}; {near}members: {', '.join(sorted(names)[:20])}")
+            raise RefusedError(404, f"there is no member {name}; {near}members: {', '.join(sorted(names)[:20])}")
         return name
 
     def _pools(self) -> Iterable[Pool]:
@@ -357,11 +371,11 @@ async def _body(request: web.Request, known: set[str]) -> Mapping[str, object]:
     try:
         body = json.loads(text) if text.strip() else {}
     except ValueError as error:
-        raise _RefusedError(400, f"the body is not JSON: {error}") from None
+        raise RefusedError(400, f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
-        raise _RefusedError(400, "the body is not a JSON object")
+        raise RefusedError(400, "the body is not a JSON object")
     if unknown := sorted(body.keys() - known):
-        raise _RefusedError(400, f"unknown: {', '.join(unknown)}; known here: {', '.join(sorted(known))}")
+        raise RefusedError(400, f"unknown: {', '.join(unknown)}; known here: {', '.join(sorted(known))}")
     return body
 
 
@@ -370,7 +384,7 @@ def _number(body: Mapping[str, object], key: str, most: float) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise _RefusedError(400, f"{key} = {json.dumps(value)} is not a number from 0 to {most}")
+        raise RefusedError(400, f"{key} = {json.dumps(value)} is not a number from 0 to {most}")
     return value
 
 
@@ -393,7 +407,7 @@ async def _problems(
 ) -> web.StreamResponse:
     try:
         return await handler(request)
-    except _RefusedError as error:
+    except RefusedError as error:
         return _problem(error.status, str(error))
     except web.HTTPException as error:
         return _problem(error.status, f"{request.method} {request.path}: {error.reason}")

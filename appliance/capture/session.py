@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 
 from appliance import __version__
 from appliance.capture.notes import Choice, Notes, packets
@@ -34,9 +34,9 @@ class Limits:
 class Order:
     """What is to be captured."""
 
-    wanted: Wanted = Wanted()
-    choice: Choice = Choice()
-    limits: Limits = Limits()
+    wanted: Wanted = field(default_factory=Wanted)
+    choice: Choice = field(default_factory=Choice)
+    limits: Limits = field(default_factory=Limits)
     side: str = "both"
 
 
@@ -66,8 +66,8 @@ class Capture:
         """Frames that found no room."""
         return self._recording.lost
 
-    async def run(self, plane: DataPlane) -> AsyncIterator[bytes]:
-        """The file, piece by piece.
+    async def run(self, plane: DataPlane) -> AsyncGenerator[bytes, None]:
+        """The file, piece by piece. Pieces may be empty: then nothing has come for a moment.
 
         Raises:
             DataPlaneError: the plane cannot capture; there was no piece yet.
@@ -81,8 +81,7 @@ class Capture:
             while not over and not self._full and self.frames < limits.frames:
                 over = time.monotonic() >= until
                 seen, piece = await asyncio.to_thread(self._some)
-                if piece:
-                    yield self._counted(piece)
+                yield self._counted(piece)
                 if not seen and not over:
                     await asyncio.sleep(LOOK_S)
         finally:

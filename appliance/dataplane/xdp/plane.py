@@ -26,6 +26,7 @@ from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw import kernel
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.recording import Captured, Recording, Sent
+from appliance.dataplane.second import SecondOpinion, differences
 from appliance.dataplane.totals import Totals
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.attach import (
@@ -42,9 +43,9 @@ from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program, Watcher
 from appliance.dataplane.xdp.tables import Capacity, Egress, Names, NoRoomError, Outcome, needs_of
 from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
 from appliance.model import Protocol
-from appliance.packet.action import Action, By, Reason, Verdict
+from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.checksum import checksum
-from appliance.packet.forward import Ingress, PacketPath, Turns
+from appliance.packet.forward import Ingress
 
 log = structlog.get_logger()
 
@@ -114,8 +115,7 @@ class XdpDataPlane:
         """The program on interfaces that frames only leave by."""
         self._programmed: ForwardingTables | None = None
         """The tables last set; None when they are not certain to be in force."""
-        self._choice = _Choice()
-        self._reference = PacketPath(ForwardingTables())
+        self._reference = SecondOpinion(ForwardingTables())
         """What they mean."""
         self._past = Totals()
         self._proof = random.Random(0)  # noqa: S311 - which flows are tried out, not secrets
@@ -492,7 +492,7 @@ class XdpDataPlane:
                 fresh.tables.stage(tables, self._member_egress)
             fresh.tables.publish()
             before, self._programmed = self._programmed, tables
-            self._reference = PacketPath(tables, _Gate(self.pins, self._choice), self._choice)
+            self._reference = SecondOpinion(tables, self.pins)
             replaced = list(self._attached) if fresh is self._spare else list(self._inherited)
             for name in replaced:
                 self._attach_again(name, fresh)
@@ -574,11 +574,10 @@ class XdpDataPlane:
                 except BpfError as error:
                     raise DataPlaneError(f"the XDP program cannot be tried out: {error}") from error
                 got = action_of(outcome, out, tables)
-                self._choice.taken, self._choice.by = outcome.member, outcome.by
-                expected = self._reference.forward(frame, ingress, look_only=True)
-                if got is None or _same(expected, got, tables):
+                expected = self._reference.on(frame, ingress, outcome.member, outcome.by)
+                if got is None or not (found := differences(expected, got)):
                     continue
-                reason = f"program and reference differ for {service.name} ({service.vip}): {got} instead of {expected}"
+                reason = f"program and reference differ for {service.name} ({service.vip}): {'; '.join(found)}"
                 log.error("plane.xdp_disproved", reason=reason)
                 for name in list(self._attached):
                     self._uncover(name, reason)
@@ -671,32 +670,6 @@ class XdpDataPlane:
         )
 
 
-class _Choice(Turns):
-    """For the proof: whose turn it is only the program knows. It may be that of any choice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken: int | None = None
-        """The member that the program has taken."""
-        self.by: By | None = None
-
-    def take(self, service: TableService, *, peek: bool = False) -> int:
-        if self.taken is not None and (service.choices == self.taken).any():
-            return self.taken
-        return super().take(service, peek=peek)
-
-
-class _Gate:
-    """What is remembered, for the proof. Whether the slow path had time for a new connection only the program knows."""
-
-    def __init__(self, pins: PinTable, choice: _Choice) -> None:
-        self.now, self.find, self.keep = pins.now, pins.find, pins.keep
-        self._choice = choice
-
-    def may_open(self, *, look_only: bool = False) -> bool:
-        return self._choice.by is not By.PREVIOUS
-
-
 def action_of(outcome: Outcome, out: bytes, tables: ForwardingTables) -> Action | None:
     """The action that a way out of the program is; None for those that lead to the slow path.
 
@@ -767,16 +740,6 @@ def _counters(program: Program) -> Counters:
             totals.details[f"xdp_{name}"] += number
     totals.details.update(program.tables.pins())
     return totals.counters()
-
-
-def _same(expected: Action, got: Action, tables: ForwardingTables) -> bool:
-    if (expected.verdict, expected.reason, expected.member) != (got.verdict, got.reason, got.member):
-        return False
-    if expected.by is not got.by:
-        return False
-    # Between addresses and type may be a VLAN tag for the egress, which the reference knows nothing of.
-    addresses, rest = expected.frame[:12], expected.frame[12:]
-    return expected.verdict is not Verdict.TRANSMIT or (got.frame[:12] == addresses and got.frame[12:].endswith(rest))
 
 
 def _probe(service: TableService, mac: bytes, rnd: random.Random) -> bytes:
