@@ -35,6 +35,7 @@ from appliance.api.views import drain_document
 from appliance.config.problems import did_you_mean
 from appliance.dataplane.base import DataPlane
 from appliance.dataplane.pins import PinTable
+from appliance.dataplane.raw.kernel import Interface, read_interface
 from appliance.decide import Desired, MemberView
 from appliance.explain.side import Explainer
 from appliance.fleet.client import StoreError
@@ -71,6 +72,8 @@ class Controls:
 
     plane: DataPlane | None = None
     """Asked about packets; None: it is not."""
+    interface: Callable[[str], Interface | None] = read_interface
+    """What the kernel says of an interface."""
 
 
 _Ways = list[tuple[MemberView, float | None]]
@@ -133,7 +136,10 @@ class ControlServer:
         if plane is None:
             return []
         return [
-            *explaining.routes(Explainer(plane, applied), lambda: self._controls.state.config.director.interfaces),
+            *explaining.routes(
+                Explainer(plane, applied, self._controls.interface),
+                lambda: self._controls.state.config.director.interfaces,
+            ),
             *capturing.routes(plane, applied, _who),
         ]
 

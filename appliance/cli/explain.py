@@ -348,6 +348,8 @@ def _delivery(member: Document) -> str:
 
 def _frame_out(frame: Sequence[Document], member: Document, arrived: Sequence[Document]) -> str:
     """Ethernet, outer and inner headers, as far as they are other than those that came in."""
+    if [one["header"] for one in frame[:2]] not in (["ethernet", "ipv4"], ["ethernet", "ipv6"]):
+        return "no IP packet"
     ethernet, *rest = frame
     to = f"to {ethernet['destination']} on {member['interface']}"
     if member["encapsulation"] is None:
