@@ -29,7 +29,8 @@ _FRAGMENTS = {
     "by_slot": "each goes by its slot, since that depends on the client's address alone",
 }
 _MIN_MTU, _MAX_MTU = 576, 65535
-_AT_A_TIME = 64
+_AT_A_TIME, _PATIENCE_S = 32, 30.0
+"""Frames in one question, each a few milliseconds' work, and how long a busy director may take for them."""
 _HINT = "write: onward explain tcp 192.0.2.7:40000 198.51.100.7:443"
 
 
@@ -224,7 +225,7 @@ def _asked(path: Path, frames: Sequence[bytes], interface: str | None) -> Iterat
     for at in range(0, len(frames), _AT_A_TIME):
         some = frames[at : at + _AT_A_TIME]
         question = {"interface": interface, "frames": [b64encode(frame).decode() for frame in some]}
-        yield from ask(path, "POST", "/v1/explain", question)["packets"]
+        yield from ask(path, "POST", "/v1/explain", question, _PATIENCE_S)["packets"]
 
 
 def _modelled(

@@ -60,7 +60,9 @@ def where(socket_path: Path | None, config: Path | None) -> Path:
         raise OrderError(f"{config}: cannot be read: {error}; try `onward check {config}`", Exit.CONFIG) from error
 
 
-def ask(path: Path, method: str, resource: str, body: Mapping[str, object] | None = None) -> Document:
+def ask(
+    path: Path, method: str, resource: str, body: Mapping[str, object] | None = None, timeout_s: float = TIMEOUT_S
+) -> Document:
     """Talk to a director.
 
     Args:
@@ -68,11 +70,12 @@ def ask(path: Path, method: str, resource: str, body: Mapping[str, object] | Non
         method: of HTTP.
         resource: what is asked for.
         body: what is ordered.
+        timeout_s: how long it may take to answer.
 
     Raises:
         OrderError: nobody answers, or the director refuses.
     """
-    connection = _Connection(path)
+    connection = _Connection(path, timeout_s)
     try:
         connection.request(method, resource, None if body is None else json.dumps(body))
         response = connection.getresponse()
@@ -161,11 +164,11 @@ def refused(error: OrderError) -> int:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("onward", timeout=TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float = TIMEOUT_S) -> None:
+        super().__init__("onward", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))

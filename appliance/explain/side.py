@@ -65,11 +65,11 @@ class Explainer:
                 raise DataPlaneError("no tables are in force yet; the director has just started")
             action = await self._plane.explain(frame, name)
             answers, opinion = self._ready(desired)
-            judged = await asyncio.to_thread(_judge, opinion, frame, ingress, action)
-            if not judged.differences or attempt == TRIES - 1:
+            document = await asyncio.to_thread(_document, answers, opinion, frame, ingress, action)
+            if not document["differences"] or attempt == TRIES - 1:
                 break
             await asyncio.sleep(0.05)
-        return await asyncio.to_thread(answers.document, judged)
+        return document
 
     def _ready(self, desired: Desired) -> tuple[Answers, SecondOpinion]:
         if self._answers is None or self._opinion is None or self._answers.desired is not desired:
@@ -79,8 +79,8 @@ class Explainer:
         return self._answers, self._opinion
 
 
-def _judge(opinion: SecondOpinion, frame: bytes, ingress: Ingress, action: Action) -> Judged:
+def _document(answers: Answers, opinion: SecondOpinion, frame: bytes, ingress: Ingress, action: Action) -> Document:
     expected = opinion.on(frame, ingress, action.member, action.by)
     # Of a later fragment the model knows no first one; the plane may.
     compared = action.by is not By.FIRST or expected.verdict is not Verdict.HOLD
-    return Judged(frame, action, differences(expected, action) if compared else (), compared)
+    return answers.document(Judged(frame, action, differences(expected, action) if compared else (), compared))

@@ -2,18 +2,20 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
 
 from appliance.dataplane.recording import Captured, Wanted
 from appliance.forwarding import ForwardingTables
-from appliance.model import Protocol
+from appliance.model import DfPolicy, PortRange, Protocol
 from appliance.packet.action import Action, Reason, Verdict
+from tests.netns import until
 from tests.root.plane_child import KINDS
 from tests.root.plane_rig import Plane, Rig, rig
 from tests.root.test_planes import VIP4, member, tables, udp
-from tests.unit.dataplane.frames import L2, random_frame, random_tables
+from tests.unit.dataplane.frames import L2, L3, random_frame, random_tables
 from tests.vectors_io import canonical
 
 pytestmark = pytest.mark.root
@@ -137,3 +139,46 @@ def test_a_capture_leaves_no_trace(bench: Rig) -> None:
         counters = plane.counters()
         assert sum(traffic.packets for traffic in counters.services.values()) == 7
         assert not counters.reasons.get(Reason.TX_FAILED)
+
+
+def test_a_capture_goes_on_with_larger_maps(bench: Rig) -> None:
+    """Tables that outgrow the program's maps come with another program: whoever captures sees what that does."""
+    first = tables(member(bench, 1, L2), protocol=Protocol.UDP)
+    many = [
+        replace(first.services[0], index=number, name=f"s{number}", ports=(PortRange(port, port),))
+        for number, port in enumerate(range(10_000, 11_000), len(first.services))
+    ]
+    second = replace(first, services=(*first.services, *many))
+    with bench.plane() as plane:
+        plane.set(first)
+        plane.ask("record_for_test", Wanted())
+        bench.near.send(udp(4000))
+        until(lambda: traffic(plane) == 1, "the first frame is forwarded")
+        plane.set(second)
+        bench.near.send(udp(4001))
+        until(lambda: traffic(plane) == 2, "the second one is")
+        found, lost = plane.ask("recorded", 1, second)
+        seen = [int.from_bytes(one.frame[34:36], "big") for one in found]
+        assert (seen[-1], lost) == (4001, 0)
+        assert found[-1].member == "web/m1"
+        bench.near.send(udp(4002))
+        until(lambda: traffic(plane) == 3, "frames are forwarded as before")
+
+
+def traffic(plane: Plane) -> int:
+    return sum(traffic.packets for traffic in plane.counters().services.values())
+
+
+def test_outer_packets_that_may_be_fragmented_do_not_disprove_the_plane(bench: Rig) -> None:
+    """Their identifications are whatever is free; everything else has to be as the reference has it, and a program
+    that does so stays where it is."""
+    clear = replace(L3, outer_df=DfPolicy.CLEAR)
+    with bench.plane() as plane:
+        plane.set(tables(member(bench, 1, clear), protocol=Protocol.UDP))
+        for _ in range(5):
+            plane.check()
+        facts = plane.describe()
+        assert facts.get("mode_d0") in (None, "native", "generic"), facts
+        action = plane.explain(udp(5000))
+        assert action.verdict is Verdict.TRANSMIT
+        assert not action.frame[20] & 0x40

@@ -471,7 +471,6 @@ class XdpDataPlane:
                 except NoRoomError as reason:
                     needs = needs_of(tables, build(tables.services, tables.secret))
                     self._spare = Program(program.tables.capacity.holding(needs), pin_maps=program.pin_maps())
-                    self._spare.watch(self._recording.wanted if self._recording is not None else None)
                     log.info("plane.xdp_larger_maps", reason=str(reason))
                     self._spare.tables.stage(tables, self._member_egress)
                     for attachment in self._attached.values():
@@ -487,6 +486,8 @@ class XdpDataPlane:
             if program is None:
                 raise DataPlaneError("the data plane was not started")
             fresh = self._spare or program
+            if fresh is self._spare:
+                self._watch_too(fresh)
             if fresh.tables.staged is not tables:
                 # An interface has changed meanwhile, and what was in force had to be written anew.
                 fresh.tables.stage(tables, self._member_egress)
@@ -587,25 +588,42 @@ class XdpDataPlane:
     # Captures
 
     def _record(self, recording: Recording | None) -> None:
-        with self._lock:
+        done = False
+        while not done:
             program = self._program
             if program is None:
                 if recording is None:
                     return
                 raise DataPlaneError("the data plane was not started")
-            before, self._recording = self._recording, recording
             try:
-                program.watch(recording.wanted if recording is not None else None)
+                # Not under the lock: it takes a second, and tables may have to change meanwhile.
+                watcher = None if recording is None else program.load_watcher(recording.wanted)
             except BpfError as error:
-                self._recording = before
                 raise DataPlaneError(f"captures take a program that the kernel refuses: {error}") from error
-            self._lost_before = 0
-            self._tell_of(program.watcher)
-            for name in list(self._attached):
-                if name not in self._inherited:
-                    self._attach_again(name, program)
-            if recording is not None:
-                recording.pull = self._pull
+            with self._lock:
+                done = program is self._program
+                if done:
+                    self._use(program, watcher, recording)
+                elif watcher is not None:
+                    watcher.close()
+
+    def _use(self, program: Program, watcher: Watcher | None, recording: Recording | None) -> None:
+        self._recording, self._watcher, self._lost_before = recording, watcher, 0
+        program.use(watcher)
+        for name in list(self._attached):
+            if name not in self._inherited:
+                self._attach_again(name, program)
+        if recording is not None:
+            recording.pull = self._pull
+
+    def _watch_too(self, fresh: Program) -> None:
+        """Let a program that takes the place of another capture as that one does."""
+        if self._recording is None:
+            return
+        try:
+            fresh.use(fresh.load_watcher(self._recording.wanted))
+        except BpfError as error:  # tables have to be followed all the same
+            log.warning("capture.incomplete", reason=str(error))
 
     def _attach_again(self, name: str, program: Program) -> None:
         try:

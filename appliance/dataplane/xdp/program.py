@@ -81,14 +81,21 @@ class Program:
         """Who tells of frames, while somebody captures."""
         return self._watcher
 
-    def watch(self, wanted: Wanted | None) -> None:
-        """Let `fd` and `run` be of the program that captures, on the very same maps; None: of the usual one. It is up
-        to the caller to attach it.
+    def load_watcher(self, wanted: Wanted) -> "Watcher":
+        """Load the program that captures, on the very same maps. That takes as long as the usual one.
 
         Raises:
-            BpfError: it cannot be loaded; then nothing has changed.
+            BpfError: the kernel refuses it.
         """
-        watcher = None if wanted is None else Watcher(self._path, WATCHING[self.name], self._object, wanted)
+        return Watcher(self._path, WATCHING[self.name], self._object, wanted)
+
+    def use(self, watcher: "Watcher | None") -> None:
+        """Let `fd` and `run` be of the program that captures; None: of the usual one. It is up to the caller to attach
+        it. An earlier one is closed.
+
+        Args:
+            watcher: from `load_watcher`; belongs to this object from now on.
+        """
         before, self._watcher = self._watcher, watcher
         self._runner = TestRunner(self.fd)
         if before is not None:
