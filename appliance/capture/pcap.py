@@ -105,6 +105,21 @@ class Writer:
         return _block(STATISTICS, struct.pack("<III", 0, at_ns >> 32, at_ns & 0xFFFFFFFF) + options)
 
 
+TAIL = 40
+"""Bytes of `Writer.tail`."""
+
+
+def lost_of(tail: bytes) -> int:
+    """How many packets a file of ours does not have for want of room.
+
+    Args:
+        tail: its last TAIL bytes.
+    """
+    if len(tail) < TAIL or tail[:4] != STATISTICS.to_bytes(4, "little"):
+        return 0
+    return int.from_bytes(tail[24:32], "little")
+
+
 def read(take: Callable[[int], bytes]) -> Iterator[Packet]:
     """The packets of a pcap or pcapng file.
 

@@ -1,5 +1,6 @@
 """`onward capture`: packets for VIPs and what became of them, as a pcapng file."""
 
+import http.client
 import sys
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
@@ -7,8 +8,9 @@ from urllib.parse import urlencode
 
 from cyclopts import Parameter
 
+from appliance.capture.pcap import TAIL, lost_of
 from appliance.cli.orders import ConfigOption, OrderError, SocketOption, refused, stream, where
-from appliance.cli.output import Exit, complain
+from appliance.cli.output import Exit, complain, warn
 
 _CHUNK = 1 << 16
 
@@ -89,6 +91,9 @@ def capture(
                 return _copy(answer, target)
     except OrderError as error:
         return refused(error)
+    except (ConnectionResetError, http.client.HTTPException, TimeoutError):
+        complain("the director is gone; what it has captured until then is there")
+        return Exit.FAILED
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -96,11 +101,15 @@ def capture(
         return Exit.FAILED
 
 
-def _copy(answer: BinaryIO, target: BinaryIO) -> int:
+def _copy(answer: http.client.HTTPResponse, target: BinaryIO) -> int:
+    end = b""
     try:
-        while piece := answer.read1(_CHUNK):  # type: ignore[attr-defined]
+        while piece := answer.read1(_CHUNK):
             target.write(piece)
             target.flush()
+            end = (end + piece)[-TAIL:]
     except KeyboardInterrupt:
-        pass  # what was captured stays
+        return Exit.OK  # what was captured stays
+    if lost := lost_of(end):
+        warn(f"{lost} packets found no room; capture fewer (--vip, --client) or less of each (--snaplen)")
     return Exit.OK

@@ -173,6 +173,7 @@ class Watcher:
         self._ring: RingBuffer | None = None
         self._lock = threading.Lock()
         self._lost = 0
+        self._found: list[bytes] = []
         cpus = possible_cpus()
         try:
             self._object.only(name)
@@ -190,7 +191,6 @@ class Watcher:
         except BaseException:
             self._object.close()
             raise
-        self._found: list[bytes] = []
 
     def _take(self, raw: bytes) -> None:
         self._found.append(raw)

@@ -213,6 +213,18 @@ async def test_wishes_that_cannot_be_met(director, tmp_path, capsys, words, code
     assert not (tmp_path / "x").exists()
 
 
+async def test_what_found_no_room_is_told(director, tmp_path, capsys):
+    """A plane never waits for whoever reads: the command says how many are missing."""
+    running = asyncio.create_task(  # noqa: TID251 - a test's own task
+        director.call("capture", str(tmp_path / "x"), "--count", "2", "--seconds", "0.5")
+    )
+    await until(lambda: director.plane.recording is not None, "it captures")
+    director.plane.recording.lose(3)
+    director.plane.recording.add(arrived(1))
+    assert await running == Exit.OK
+    assert "3 packets found no room" in capsys.readouterr().err
+
+
 async def test_a_plane_that_cannot(director, tmp_path, capsys):
     """Says why, before anything is written."""
     director.plane.fail("no program")

@@ -11,7 +11,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils import PcapNgReader, PcapWriter, RawPcapNgReader, wrpcapng
 
-from appliance.capture.pcap import Direction, Link, Packet, PcapError, Writer, read
+from appliance.capture.pcap import TAIL, Direction, Link, Packet, PcapError, Writer, lost_of, read
 
 PACKETS = st.builds(
     Packet,
@@ -53,6 +53,8 @@ def test_others_read_it(tmp_path: Path) -> None:
     assert abs(float(found[0].time) - 1_700_000_000.123456) < 1e-3
     with RawPcapNgReader(str(path)) as raw:
         assert [meta.direction for _, meta in raw] == [Direction.IN, Direction.OUT]
+    assert lost_of(path.read_bytes()[-TAIL:]) == 7
+    assert lost_of(written(packets[0])[-TAIL:]) == 0
     assert path.read_bytes().endswith(struct.pack("<HHQI", 5, 8, 7, 0) + struct.pack("<I", 40))
 
 
