@@ -7,7 +7,7 @@ import numpy as np
 from appliance.capture.pcap import Direction, Packet
 from appliance.dataplane.recording import Captured, Sent
 from appliance.forwarding import NO_MEMBER, ForwardingTables, TableMember, TableService
-from appliance.model import Encapsulation, Protocol
+from appliance.model import Protocol
 from appliance.packet.action import Reason, Verdict
 from appliance.packet.encap import TUNNELS
 from appliance.packet.headers import Part, parse_ethernet, parse_ip, parse_ports
@@ -21,6 +21,9 @@ class Notes:
     def __init__(self, tables: ForwardingTables) -> None:
         self.tables = tables
         self._keys = derive_keys(tables.secret)
+        self._services: dict[tuple[bytes, int], list[TableService]] = {}
+        for service in tables.services:
+            self._services.setdefault((service.vip.packed, service.protocol), []).append(service)
         self._members: dict[int, frozenset[int]] = {}
         self._reached: dict[tuple[object, ...], list[TableMember]] = {}
         for member in tables.members.values():
@@ -41,16 +44,7 @@ class Notes:
         ports = parse_ports(packet, ip)
         if isinstance(ports, Reason):
             return captured
-        service = next(
-            (
-                one
-                for one in self.tables.services
-                if one.vip.packed == ip.destination
-                and one.protocol == ip.protocol
-                and any(ports[1] in among for among in one.ports)
-            ),
-            None,
-        )
+        service = self._service(ip.destination, ip.protocol, ports[1])
         if service is None:
             return captured
         four = packet[ip.l4 : ip.l4 + 4]
@@ -59,9 +53,19 @@ class Notes:
         member = self._member(service, captured.sent[0]) if captured.sent and not captured.sent[0].kind else ""
         return replace(captured, service=service.name, slot=slot, member=captured.member or member)
 
+    def _service(self, vip: bytes, protocol: int, port: int) -> TableService | None:
+        """As `ForwardingTables.find`: an exact port beats a range, a range beats the wildcard."""
+        found = [
+            (ports.width, number, service)
+            for number, service in enumerate(self._services.get((vip, protocol), ()))
+            for ports in service.ports
+            if port in ports
+        ]
+        return min(found)[2] if found else None
+
     def _member(self, service: TableService, sent: Sent) -> str:
         """The member that a frame was sent to. The same machine may be in several pools."""
-        found = self._reached.get(_way_of(sent.frame), [])
+        found = self._reached.get(_way_of(sent.frame, service.vip.packed), [])
         own = [member for member in found if member.index in self._members_of(service)]
         return (own or found)[0].id if found else ""
 
@@ -85,24 +89,14 @@ _PROTOCOLS = {
 }
 
 
-def _way_of(frame: bytes) -> tuple[object, ...]:
+def _way_of(frame: bytes, vip: bytes) -> tuple[object, ...]:
     link = parse_ethernet(frame)
     if isinstance(link, Reason):
         return ()
     packet = frame[link.length :]
     protocol, destination = (packet[9], packet[16:20]) if link.version == 4 else (packet[6], packet[24:40])
-    encapsulation = _PROTOCOLS.get(protocol)
-    if encapsulation is Encapsulation.GUE and _ports(packet, link.version)[2:] != _GUE:
-        encapsulation = None  # a client's own datagram
-    return (frame[:6],) if encapsulation is None else (encapsulation, destination)
-
-
-_GUE = (6080).to_bytes(2, "big")
-
-
-def _ports(packet: bytes, version: int) -> bytes:
-    at = 20 if version == 4 else 40
-    return packet[at : at + 4]
+    # No member has the VIP for its own address, so what goes there is in no tunnel, whatever its protocol and port.
+    return (frame[:6],) if destination == vip else (_PROTOCOLS.get(protocol), destination)
 
 
 @dataclass(frozen=True)

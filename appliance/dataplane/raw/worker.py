@@ -435,8 +435,10 @@ class Worker:
             for row in dropped.tolist():
                 if (copy := copies.get(row)) is not None:  # the reference says why: batches only count
                     action = work.tables.path.forward(copy, port.ingress, look_only=True)
-                    if action.verdict is Verdict.DROP:
-                        self._record_action(action, action.reason, copy, port, work, recording, answered=False)
+                    # What would go in pieces is dropped when a batch has too many that take a closer look.
+                    reason = action.reason or Reason.TOO_BIG
+                    if action.verdict is not Verdict.PASS:
+                        self._record_action(action, reason, copy, port, work, recording, answered=False)
 
     def _record_action(
         self,
