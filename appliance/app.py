@@ -299,6 +299,7 @@ class Director:
                 save=partial(orders.save, self._orders_path),
                 share=self._fleet.order if self._fleet.shares_orders else None,
                 save_drain=partial(drain.save, self._drain_path),
+                plane=self._plane,
             ),
             self._now,
             ConfigRoutes(self._transactions).routes(),

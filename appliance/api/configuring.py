@@ -20,7 +20,8 @@ from pwd import getpwuid
 
 from aiohttp import web
 
-from appliance.api.control import RefusedError, body_of, who_of
+from appliance.api.control import body_of, who_of
+from appliance.api.problem import RefusedError
 from appliance.config import edit
 from appliance.config.document import Document
 from appliance.revisions import Author, Revision, RevisionError

@@ -9,6 +9,8 @@
     POST /v1/director/drain                             {"timeout_s": 60, "reason": "..."}, all optional
     POST /v1/director/undrain                           {"reason": "..."}
     ...  /v1/config...                                  configuring.py
+    POST /v1/explain                                    what becomes of packets, and why: see api/explaining.py
+    GET  /v1/capture                                    packets, and what became of them: see api/capturing.py
 
 Who may open the socket may give orders. Every one is logged with the user that gave it, and kept over restarts. Errors
 are `application/problem+json` (RFC 9457).
@@ -27,11 +29,16 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from appliance.api import capturing, explaining
+from appliance.api.problem import RefusedError
 from appliance.api.server import ApiError
 from appliance.api.views import drain_document
 from appliance.config.problems import did_you_mean
+from appliance.dataplane.base import DataPlane
 from appliance.dataplane.pins import PinTable
+from appliance.dataplane.raw.kernel import Interface, read_interface
 from appliance.decide import Desired, MemberView
+from appliance.explain.side import Explainer
 from appliance.fleet.client import StoreError
 from appliance.flows import Flow, FlowsLeft, flows_left
 from appliance.model import AdminState, Drain, Order, Pool
@@ -67,17 +74,14 @@ class Controls:
     save_drain: Callable[[Drain | None], None] = lambda _: None
     """Keeps that this director is drained; raises OSError."""
 
+    plane: DataPlane | None = None
+    """Asked about packets; None: it is not."""
+    interface: Callable[[str], Interface | None] = read_interface
+    """What the kernel says of an interface."""
+
 
 _Ways = list[tuple[MemberView, float | None]]
 """The ways to a member, and when the window ends that may fall back to each."""
-
-
-class RefusedError(Exception):
-    """What was asked for is not done; the text says why."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
 
 
 class ControlServer:
@@ -123,6 +127,7 @@ class ControlServer:
                 web.post("/v1/director/drain", self._drain),
                 web.post("/v1/director/undrain", self._undrain),
                 *self._more,
+                *self._looks(),
             ]
         )
         try:
@@ -137,6 +142,19 @@ class ControlServer:
         await runner.setup()
         await web.SockSite(runner, listening).start()
         self._runner = runner
+
+    def _looks(self) -> Iterable[web.RouteDef]:
+        """What only looks, and orders nothing."""
+        plane, applied = self._controls.plane, self._controls.applied
+        if plane is None:
+            return []
+        return [
+            *explaining.routes(
+                Explainer(plane, applied, self._controls.interface),
+                lambda: self._controls.state.config.director.interfaces,
+            ),
+            *capturing.routes(plane, applied, who_of),
+        ]
 
     async def close(self) -> None:
         """Stop listening. Harmless when not started."""

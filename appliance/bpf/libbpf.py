@@ -208,7 +208,8 @@ class _Library:
     def __init__(self) -> None:
         self._functions: Mapping[str, Callable[..., Any]] = {}
         self._lock = threading.Lock()
-        self._said: list[str] = []
+        self._local = threading.local()
+        """Of each thread what libbpf has said in its call: one may load for a second while others look up."""
         self._print = _PRINT(self._listen)
 
     def _open(self) -> Mapping[str, Callable[..., Any]]:
@@ -244,27 +245,33 @@ class _Library:
         if level < LIBBPF_DEBUG:
             buffer = ctypes.create_string_buffer(LONGEST_LOG)
             ctypes.CDLL(None).vsnprintf(buffer, c_size_t(len(buffer)), template, c_void_p(arguments))
-            self._said.append(buffer.value.decode(errors="replace"))
+            self._said().append(buffer.value.decode(errors="replace"))
         return 0
 
     def function(self, name: str) -> Callable[..., Any]:
         """A function of the library, for calls that cannot fail."""
         if not self._functions:
-            self._functions = self._open()
+            with self._lock:
+                self._functions = self._functions or self._open()
         return self._functions[name]
 
     def call(self, what: str, function: str, *arguments: object) -> int:
         """Call; negative results and null pointers become BpfError."""
-        with self._lock:
-            self._said.clear()
-            result = self.function(function)(*arguments)
-            if result is None or (isinstance(result, int) and result < 0):
-                number = -result if result else ctypes.get_errno()
-                raise BpfError(what, number, self._reason())
-            return int(result)
+        self._said().clear()
+        result = self.function(function)(*arguments)
+        if result is None or (isinstance(result, int) and result < 0):
+            number = -result if result else ctypes.get_errno()
+            raise BpfError(what, number, self._reason())
+        return int(result)
+
+    def _said(self) -> list[str]:
+        said: list[str] | None = getattr(self._local, "said", None)
+        if said is None:
+            said = self._local.said = []
+        return said
 
     def _reason(self) -> str:
-        lines = [line for text in self._said for line in text.splitlines() if line.strip()]
+        lines = [line for text in self._said() for line in text.splitlines() if line.strip()]
         return "\n".join(["", *lines[-VERIFIER_LINES:]]) if lines else ""
 
 
@@ -534,6 +541,7 @@ class RingBuffer:
         """
         self._callback = callback
         self._raised: BaseException | None = None
+        self._taken = self._limit = 0
         self._c_callback = _SAMPLE(self._take)
         self._what = f"ring buffer {source.name}"
         self._handle: int | None = _lib.call(self._what, "ring_buffer__new", source.fd, self._c_callback, None, None)
@@ -544,14 +552,18 @@ class RingBuffer:
         except BaseException as error:
             self._raised = error
             return -1
-        return 0
+        self._taken += 1
+        return -1 if self._taken == self._limit else 0
 
     def fileno(self) -> int:
         """For a selector or `loop.add_reader`; -1 when closed, as with sockets."""
         return -1 if self._handle is None else _lib.call(self._what, "ring_buffer__epoll_fd", self._handle)
 
-    def consume(self) -> int:
-        """Hand all records that are there to the callback.
+    def consume(self, limit: int = 0) -> int:
+        """Hand records that are there to the callback.
+
+        Args:
+            limit: how many at most; 0 goes on until there are none, however fast others come.
 
         Returns:
             How many there were.
@@ -562,13 +574,14 @@ class RingBuffer:
         """
         if self._handle is None:
             return 0
+        self._taken, self._limit = 0, limit
         count = int(_lib.function("ring_buffer__consume")(self._handle))
         if self._raised is not None:
             raised, self._raised = self._raised, None
             raise raised
-        if count < 0:
+        if count < 0 and not (limit and self._taken == limit):
             raise BpfError(self._what, -count)
-        return count
+        return self._taken
 
     def close(self) -> None:
         if self._handle is not None:

@@ -4,7 +4,8 @@ import http.client
 import json
 import socket
 import tomllib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -94,11 +95,7 @@ def ask(
     except PermissionError as error:
         raise OrderError(f"{path}: permission denied; orders are for those who may open it", Exit.FAILED) from error
     except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise OrderError(
-            f"no director answers at {path} ({reason}); is it running? Give --config or --socket for another one",
-            Exit.UNREACHABLE,
-        ) from error
+        raise _nobody(path, error) from error
     except ValueError as error:
         raise OrderError(f"{path}: what answers is no director of this version", Exit.FAILED) from error
     finally:
@@ -107,6 +104,51 @@ def ask(
         code = Exit.NOT_FOUND if response.status == 404 else Exit.FAILED
         raise OrderError(str(document.get("detail", document)), code)
     return dict(document)
+
+
+@contextmanager
+def stream(path: Path, resource: str, longest_s: float) -> Iterator[http.client.HTTPResponse]:
+    """What a director says for a while.
+
+    Args:
+        path: its control socket.
+        resource: what is asked for.
+        longest_s: how long it may say nothing.
+
+    Raises:
+        OrderError: nobody answers, or the director refuses.
+    """
+    connection = _Connection(path)
+    try:
+        try:
+            connection.request("GET", resource)
+            response = connection.getresponse()
+        except PermissionError as error:
+            raise OrderError(f"{path}: permission denied; it is for those who may open it", Exit.FAILED) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise _nobody(path, error) from error
+        if response.status >= 400:
+            raise _refusal(response.status, response.read())
+        connection.sock.settimeout(longest_s + TIMEOUT_S)
+        yield response
+    finally:
+        connection.close()
+
+
+def _nobody(path: Path, error: Exception) -> OrderError:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return OrderError(
+        f"no director answers at {path} ({reason}); is it running? Give --config or --socket for another one",
+        Exit.UNREACHABLE,
+    )
+
+
+def _refusal(status: int, text: bytes) -> OrderError:
+    try:
+        detail = str(json.loads(text)["detail"])
+    except (ValueError, KeyError, TypeError):
+        detail = text.decode(errors="replace")
+    return OrderError(detail, Exit.NOT_FOUND if status == 404 else Exit.FAILED)
 
 
 def resource(member: str) -> str:
@@ -133,12 +175,11 @@ def refused(error: OrderError) -> int:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float) -> None:
+    def __init__(self, path: Path, timeout_s: float = TIMEOUT_S) -> None:
         super().__init__("onward", timeout=timeout_s)
         self._path = path
-        self._timeout_s = timeout_s
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self._timeout_s)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))

@@ -27,6 +27,8 @@ class Exit(IntEnum):
     NOT_FOUND = 5
     REVOKED = 6
     """Somebody else has ordered something that makes waiting futile."""
+    DIFFERENT = 7
+    """The data plane does not do what its model says: an error of ours."""
     INTERRUPTED = 130
 
 

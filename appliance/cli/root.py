@@ -11,16 +11,16 @@ from appliance.config.problems import did_you_mean
 HELP = """Layer-4 load balancer with direct server return."""
 
 EPILOGUE = """Exit codes: 0 ok; 1 failed; 2 wrong usage; 3 the daemon does not answer; 4 the configuration is invalid; \
-5 not found; with `status --exit-code` also 10 degraded, 11 down.
+5 not found; 7 the data plane and its model differ; with `status --exit-code` also 10 degraded, 11 down.
 """
 
 COMMANDS = {
     "run": ("appliance.cli.run:run", "Run a director in the foreground."),
     "check": ("appliance.cli.check:check", "Check a configuration file; needs neither root nor a daemon."),
     "import": ("appliance.cli.imports:app", "Turn a configuration of another load balancer into one of ours."),
-    "explain": ("appliance.cli.explain:explain", "Say which member a flow gets, and why."),
     "reload": ("appliance.cli.reload:reload", "Let a running director read its configuration again."),
     "config": ("appliance.cli.config:app", "See what configurations were in force, what a new one would do; go back."),
+    "explain": ("appliance.cli.explain:explain", "Say what becomes of a packet, and why."),
     "status": ("appliance.cli.status:app", "Show what a running director does."),
     "bgp": ("appliance.cli.bgp:app", "Show who is told of which VIPs, with which attributes, and why not."),
     "member": ("appliance.cli.member:app", "Drain, stop, release or weight members; see what is left of their flows."),
@@ -31,6 +31,7 @@ COMMANDS = {
     "drain": ("appliance.cli.drain:drain", "Take the director itself out of service, without cutting anybody off."),
     "undrain": ("appliance.cli.drain:undrain", "Put it back into service."),
     "samples": ("appliance.cli.samples:samples", "Show what became of single packets lately."),
+    "capture": ("appliance.cli.capture:capture", "Write packets, and what became of them, to a file."),
     "lab": ("appliance.cli.lab:app", "Build a network with directors, routers and members on this machine."),
     "decap": ("appliance.cli.decap:app", "Take packets out of their encapsulation, on a member of L3 DSR."),
     "version": ("appliance.cli.version:version", "Print the version."),

@@ -8,6 +8,7 @@ from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
 from appliance.dataplane.events import PacketEvent
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw.plane import RawDataPlane
+from appliance.dataplane.recording import Recording
 from appliance.dataplane.xdp.plane import XdpDataPlane
 from appliance.forwarding import ForwardingTables
 from appliance.packet.action import Action
@@ -68,6 +69,10 @@ class AutoDataPlane:
     async def samples(self) -> Sequence[PacketEvent]:
         """See `DataPlane.samples`."""
         return await self._chosen.samples()
+
+    async def record(self, recording: Recording | None) -> None:
+        """See `DataPlane.record`."""
+        await self._chosen.record(recording)
 
     async def describe(self) -> Mapping[str, str]:
         """Facts of the plane that was chosen, and why it is not the fastest one."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from appliance.dataplane.events import PacketEvent
 from appliance.dataplane.pins import PinTable
+from appliance.dataplane.recording import Recording
 from appliance.forwarding import ForwardingTables
 from appliance.packet.action import Action
 
@@ -88,6 +89,13 @@ class DataPlane(Protocol):
 
     async def samples(self) -> Sequence[PacketEvent]:
         """The latest samples of what became of single packets, the newest last. Never complete."""
+
+    async def record(self, recording: Recording | None) -> None:
+        """Give what becomes of frames for VIPs to *recording* from now on, in place of an earlier one; None ends it.
+
+        Raises:
+            DataPlaneError: this plane cannot, or is not started; then nothing is recorded.
+        """
 
     async def describe(self) -> Mapping[str, str]:
         """Facts for people: the plane's kind, how it sends, its interfaces."""

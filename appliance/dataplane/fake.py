@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import PacketEvent
 from appliance.dataplane.pins import PinTable
+from appliance.dataplane.recording import Recording
 from appliance.forwarding import ForwardingTables, TableService
 from appliance.packet.action import Action
 from appliance.packet.forward import Ingress, PacketPath
@@ -40,6 +41,8 @@ class FakeDataPlane:
         """What is remembered of flows: what a test puts there."""
         self.sampled: tuple[PacketEvent, ...] = ()
         """What `samples` returns."""
+        self.recording: Recording | None = None
+        """Where a test puts what becomes of frames."""
 
     def fail(self, text: str | None) -> None:
         """Let `start`, `set` and `check` raise DataPlaneError with this text from now on; None lets them work again."""
@@ -83,6 +86,14 @@ class FakeDataPlane:
     async def samples(self) -> Sequence[PacketEvent]:
         """What the test has put into `sampled`."""
         return self.sampled
+
+    async def record(self, recording: Recording | None) -> None:
+        """
+        Raises:
+            DataPlaneError: told to fail, or not started.
+        """
+        await self.check()
+        self.recording = recording
 
     async def describe(self) -> Mapping[str, str]:
         """Facts for people."""

@@ -17,13 +17,16 @@ from pathlib import Path
 import numpy as np
 import structlog
 
+from appliance.capture.notes import Notes
 from appliance.dataplane.auto import AutoDataPlane
 from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
 from appliance.dataplane.pins import LivePins, PinTable
 from appliance.dataplane.raw.plane import RawDataPlane
+from appliance.dataplane.recording import Captured, Recording, Wanted
 from appliance.dataplane.xdp.attach import Mode
 from appliance.dataplane.xdp.plane import XdpDataPlane
 from appliance.forwarding import ForwardingTables
+from appliance.packet.action import Action
 
 KINDS = ("raw", "xdp", "xdp-generic")
 """What every test of a plane runs with. There are also `xdp-auto`, which chooses the mode, and `auto`."""
@@ -198,7 +201,35 @@ async def told(plane: DataPlane) -> dict[int, float]:
     return plane.pins.herald.told
 
 
+RECORDINGS: list[Recording] = []
+
+
+async def record_for_test(plane: DataPlane, wanted: Wanted) -> None:
+    """Begin to capture."""
+    RECORDINGS[:] = [Recording(wanted, room=100_000)]
+    await plane.record(RECORDINGS[0])
+
+
+async def recorded(plane: DataPlane, at_least: int, tables: ForwardingTables) -> tuple[list[Captured], int]:
+    """End it, as soon as so many frames have been captured: with notes, and how many were lost."""
+    notes, found = Notes(tables), list[Captured]()
+    deadline = time.monotonic() + 10
+    while len(found) < at_least and time.monotonic() < deadline:
+        found += await asyncio.to_thread(RECORDINGS[0].take, 1000)
+        await asyncio.sleep(0.01)
+    found += await asyncio.to_thread(RECORDINGS[0].take, 1000)
+    await plane.record(None)
+    return [notes.completed(one) for one in found], RECORDINGS[0].lost
+
+
+async def explain_all(plane: DataPlane, frames: list[bytes], interface: str) -> list[Action]:
+    return [await plane.explain(frame, interface) for frame in frames]
+
+
 EXTRA = {
+    "record_for_test": record_for_test,
+    "recorded": recorded,
+    "explain_all": explain_all,
     "injure": injure,
     "swap": swap,
     "swap_maps": swap_maps,

@@ -275,6 +275,18 @@ def test_what_a_callback_raises_comes_out(small: Object) -> None:
     ring.close()
 
 
+def test_no_more_is_consumed_than_is_wanted(small: Object) -> None:
+    """However many records there are; the others come with the next calls."""
+    got: list[bytes] = []
+    ring = RingBuffer(small.map("records"), got.append)
+    runner = TestRunner(small.program("report"))
+    for _ in range(5):
+        runner.run(FRAME)
+    assert [ring.consume(2) for _ in range(4)] == [2, 2, 1, 0]
+    assert len(got) == 5
+    ring.close()
+
+
 def test_only_rings_are_rings(small: Object) -> None:
     """Another map is refused."""
     with pytest.raises(BpfError, match="ring buffer table: Invalid argument"):

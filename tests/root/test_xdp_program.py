@@ -1,26 +1,30 @@
 """The XDP program by itself, run in the kernel on single packets: no interface, no slow path."""
 
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from appliance.bpf.libbpf import Object
+from appliance.bpf.libbpf import Object, TestRunner
 from appliance.dataplane.raw.kernel import Interface
+from appliance.dataplane.recording import Wanted
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.directory import build
-from appliance.dataplane.xdp.plane import action_of
-from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, OBJECT, Program
+from appliance.dataplane.xdp.plane import action_of, captured
+from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, OBJECT, PROGRAMS, Program
 from appliance.dataplane.xdp.tables import Capacity, Egress, needs_of
 from appliance.forwarding import ForwardingTables, TableMember
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.forward import Ingress
+from tests.netns import namespaces, veth
+from tests.root.plane_rig import inside
 from tests.vectors_io import Vector, difference, excuses, packet_vectors
 
 pytestmark = pytest.mark.root
 
-PINS = "slot", "placement", "choice_order", "pin_state", "pin", "quic_kind", "quic"
-"""Enumerations of what decides beside the slot."""
+PINS = "slot", "placement", "choice_order", "pin_state", "pin", "quic_kind", "quic", "capture"
+"""Enumerations of what decides beside the slot, and of captures."""
 
 VECTORS = [vector for vector in packet_vectors() if 14 <= len(vector.frame) <= LONGEST_TEST_FRAME]
 OUT_OF_REACH = [vector for vector in packet_vectors() if vector not in VECTORS]
@@ -104,6 +108,7 @@ def test_layout_is_that_of_the_object() -> None:
         event = opened.struct("event")
         assert event.fields["head"].offset == layout.EVENT.size
         assert event.fields["head"].size == layout.EVENT_HEAD
+        assert opened.struct("record").fields["bytes"].offset == layout.CAPTURED.size
         exits = opened.enum("exit")
         assert exits.pop("EXITS") == layout.EXITS == len(exits)
         for enum in ("way_kind", "way_flags", "port_flags", "index", *PINS):
@@ -117,6 +122,44 @@ def test_every_exit_is_a_reason_or_the_slow_path() -> None:
         names = [name.removeprefix("EXIT_").lower() for name in opened.enum("exit") if name != "EXITS"]
     others = {name for name in names if not name.startswith("slow_")} - {"transmit", "pass_unknown_interface"}
     assert {name.partition("_")[2] for name in others} <= set(Reason)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_both_programs_have_one_that_captures(name: str) -> None:
+    """With Linux 5.18's way to read frames and with the one before: the frame as it arrived and as it left, cut where
+    that is wanted, and what was decided."""
+    vector = next(
+        one
+        for one in VECTORS
+        if one.action.verdict is Verdict.TRANSMIT and len(one.frame) > 80 and not excuses(one.frame, one.action)
+    )
+    program, mac = Program(names=(name,)), vector.ingress.mac
+    try:
+        follow(program, vector.tables)
+        with namespaces("a", "b", prefix="owX") as (a, b):
+            veth(a, "a0", b, "b0")
+
+            def work() -> int:
+                ifindex = socket.if_nametoindex("a0")
+                program.tables.set_port(ifindex, mac, 1500, layout.PORT_QUIET)  # nothing is sent
+                program.use(program.load_watcher(Wanted(snaplen=70)))
+                TestRunner(program.fd).run(vector.frame, ifindex)
+                TestRunner(program.fd).run(vector.frame)  # by the loopback interface, as test runs do
+                return ifindex
+
+            ifindex = inside(a, work)
+        assert program.watcher is not None
+        (record,) = program.watcher.take(10)
+        found = captured(record, program.tables.exit_name, program.tables.names(), {ifindex: "a0"})
+        assert (found.frame, found.length, found.interface) == (vector.frame[:70], len(vector.frame), "a0")
+        assert [(sent.frame, sent.length) for sent in found.sent] == [
+            (vector.action.frame[:70], len(vector.action.frame))
+        ]
+        assert vector.action.member is not None
+        assert found.member == vector.tables.members[vector.action.member].id
+        assert (found.slot, found.by) == (vector.action.slot, str(vector.action.by))
+    finally:
+        program.close()
 
 
 def test_needs_are_met_exactly(program: Program) -> None:

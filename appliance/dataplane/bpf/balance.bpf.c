@@ -14,6 +14,7 @@
 #include "quic.h"
 #include "send.h"
 #include "tables.h"
+#include "watch.h"
 
 /* A TCP or UDP header. */
 struct l4 {
@@ -473,11 +474,11 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	return deliver(run, entry, number, &inner, l3, &l4);
 }
 
-INLINE int balance(struct xdp_md *ctx, u32 length)
+INLINE int balance(struct xdp_md *ctx, u32 length, int watched)
 {
 	u8 *data = (u8 *)(u64)ctx->data, *end = (u8 *)(u64)ctx->data_end;
 	struct cursor c = {data, end};
-	struct run run = {.ctx = ctx, .length = length, .linear = end - data};
+	struct run run = {.ctx = ctx, .length = length, .linear = end - data, .watched = watched};
 	const struct control *control = AT(controls, 0);
 	struct vlanhdr *tag;
 	struct ethhdr *eth;
@@ -524,7 +525,7 @@ INLINE int balance(struct xdp_md *ctx, u32 length)
 
 SEC("xdp") int balance_linear(struct xdp_md *ctx)
 {
-	return balance(ctx, ctx->data_end - ctx->data);
+	return balance(ctx, ctx->data_end - ctx->data, 0);
 }
 
 enum { SHORTEST_SPLIT = 192 };
@@ -540,7 +541,28 @@ INLINE u32 whole_length(struct xdp_md *ctx)
 /* The same for drivers that spread large frames over several buffers, of which only the first is in sight (Linux 5.18). */
 SEC("xdp.frags") int balance_frags(struct xdp_md *ctx)
 {
-	return balance(ctx, whole_length(ctx));
+	return balance(ctx, whole_length(ctx), 0);
+}
+
+/* The same two, for the time of a capture. */
+SEC("xdp") int watch_linear(struct xdp_md *ctx)
+{
+	int action;
+
+	arrive_linear(ctx, ctx->data_end - ctx->data);
+	action = balance(ctx, ctx->data_end - ctx->data, 1);
+	depart_linear(ctx, ctx->data_end - ctx->data, action);
+	return action;
+}
+
+SEC("xdp.frags") int watch_frags(struct xdp_md *ctx)
+{
+	int action;
+
+	arrive_frags(ctx, whole_length(ctx));
+	action = balance(ctx, whole_length(ctx), 1);
+	depart_frags(ctx, whole_length(ctx), action);
+	return action;
 }
 
 /* Of the two licences offered, the one under which the program runs inside the kernel. */

@@ -319,6 +319,36 @@ struct event {
 	u8 head[EVENT_HEAD]; /* the frame's beginning: as it arrived, unless it could not be sent */
 };
 
+/* What somebody who captures wants to see: by address, IPv4 mapped. Masks of 0 take all. */
+enum capture { SNAPLEN = 4096 };
+struct wanted {
+	u64 client[2], client_mask[2];
+	u64 vip[2], vip_mask[2];
+	u32 snaplen; /* at most SNAPLEN */
+	u32 spare;
+};
+
+/* A frame, and what became of it. */
+struct record {
+	u64 ns; /* CLOCK_MONOTONIC */
+	u32 exit;
+	u32 ifindex; /* where it arrived */
+	u32 entry, way, slot, service, by; /* as in an outcome */
+	u32 length, captured;		   /* of the frame as it arrived */
+	u32 out_length, out_captured;	   /* as it leaves; 0 when it does not */
+	u8 bytes[2 * SNAPLEN];		   /* both, the second directly behind the first */
+	u32 spare;
+};
+
+/* What one CPU has in hand while somebody captures. */
+struct desk {
+	struct outcome outcome;
+	u64 lost; /* records that found no room */
+	u32 busy;
+	u32 spare;
+	struct record record;
+};
+
 struct types {
 	struct vip vip;
 	struct event event;
@@ -336,6 +366,7 @@ struct types {
 	enum meter meter;
 	enum quic_kind quic_kind;
 	enum quic quic;
+	enum capture capture;
 };
 
 /* Numbers of elements are for opening the object; user space sizes the maps before it loads them. */
@@ -380,6 +411,9 @@ SHARED_ARRAY(pin_journal, u64, 1); /* two positions each */
 SHARED_ARRAY(pin_heads, u64, 1);
 SHARED_ARRAY(pin_delays, struct delay, 1);
 SHARED_ARRAY(pin_gate, u64, 1); /* see dataplane/pins.py */
+/* These are of use, and of size, only while somebody captures. */
+SHARED_ARRAY(wanteds, struct wanted, 1);
+SHARED_ARRAY(desks, struct desk, 1);
 /* Nobody uses this one: it brings types into the object's type information that no other map has. */
 SHARED_ARRAY(types, struct types, 1);
 
@@ -394,6 +428,11 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 18);
 } events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 12);
+} captured SEC(".maps");
 
 /* An element of an array, or NULL. The kernel makes a few instructions of it, no call. */
 #define AT(map, position)                                                                                              \

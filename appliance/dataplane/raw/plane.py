@@ -32,6 +32,7 @@ from appliance.dataplane.raw.tx import Egress, NoEgress, Sender, reason_of
 from appliance.dataplane.raw.vector import VectorPath
 from appliance.dataplane.raw.worker import Port, Work, Worker
 from appliance.dataplane.raw.xsk import MAX_FRAME, XskSender
+from appliance.dataplane.recording import Recording
 from appliance.dataplane.totals import Totals
 from appliance.forwarding import ForwardingTables
 from appliance.packet.action import Action, Reason, Verdict
@@ -111,6 +112,7 @@ class RawDataPlane:
         """What sessions that have ended have counted."""
 
         self._events = EventLog()
+        self._recording: Recording | None = None
 
         self._programmed: ForwardingTables | None = None
         """The tables that everything follows; None when that is not certain."""
@@ -178,6 +180,16 @@ class RawDataPlane:
         """Some of what was dropped and answered, the newest last. What is sent to members is none of it."""
         return self._events.latest()
 
+    async def record(self, recording: Recording | None) -> None:
+        """Begin or end a capture: from its next round on, the thread copies what it works on.
+
+        Raises:
+            DataPlaneError: the plane is not started.
+        """
+        self._recording = recording
+        if recording is not None or self._session is not None:
+            self._running().worker.recording = recording
+
     async def describe(self) -> Mapping[str, str]:
         """Facts for people."""
         facts = {"kind": "raw", "interfaces": ", ".join(self._interfaces), "kernel_guard": self._guard.table}
@@ -226,6 +238,7 @@ class RawDataPlane:
             self._guard.remove()
             raise DataPlaneError(_explain_os_error(error, self._interfaces)) from error
         self._seen_beats, self._programmed = -1, None
+        self._session.worker.recording = self._recording
         log.info(
             "plane.started", kind="raw", interfaces=self._interfaces, slots=self._session.area.slots, batch=self._batch
         )

@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import structlog
@@ -31,7 +32,8 @@ from appliance.dataplane.raw.partial import complete_frame, complete_rows
 from appliance.dataplane.raw.rings import Area, RxRing, SlowTap
 from appliance.dataplane.raw.single import SinglePath
 from appliance.dataplane.raw.tx import Egress, Sender
-from appliance.dataplane.raw.vector import VectorPath
+from appliance.dataplane.raw.vector import Outcome, VectorPath
+from appliance.dataplane.recording import Captured, Recording, Sent
 from appliance.model import Protocol
 from appliance.packet.action import Action, Reason, Reply, Verdict
 from appliance.packet.forward import Ingress
@@ -65,6 +67,9 @@ _SPLIT_PER_S, _SPLIT_AT_ONCE = 5000.0, 500
 
 _SAMPLES_PER_S, _SAMPLES_AT_ONCE = 20.0, 20
 """Samples for each reason, so that a flood neither slows the thread nor hides what is rare."""
+
+_HEADERS = 14 + 40
+"""Bytes of a plain frame that have its addresses; VLAN tags are not in the slot's frame."""
 
 _SYN, _SYN_ACK = 0x02, 0x12
 _USER = np.array(TP_STATUS_USER, np.uint32)
@@ -130,6 +135,8 @@ class Worker:
         """Fragments that came before the first of their datagram."""
         self.held_in_vain = 0
         """Of these, those whose first did not come in time, or that found no room to wait."""
+        self.recording: Recording | None = None
+        """Of whoever captures."""
         self.batches = 0
         self.few_frames = 0
         """Frames that came too few for a batch."""
@@ -294,8 +301,12 @@ class Worker:
             partial = np.flatnonzero(status[:n] & _PARTIAL)
             complete_rows(self._area.columns, partial + head)
             self.completed += len(partial)
+        recording = self.recording
+        copies = self._copy(head, n, recording) if recording is not None else None
         outcome = self.vector.forward(slice(head, head + n), ring.number, work.tables)
         self._sent = self._sent or bool(outcome.sends)
+        if recording is not None and copies:
+            self._record_batch(outcome, copies, port, work, recording)
         for send in outcome.sends:
             work.egress[send.ifindex].send(send.rows, send.start, send.lengths)
         for row in outcome.answer:
@@ -309,13 +320,19 @@ class Worker:
         return n
 
     def _forward_one(self, row: int, port: Port, work: Work) -> None:
+        recording = self.recording
+        copy = self._copy(row, 1, recording).get(row) if recording is not None else None
         # The quick way does not look for VLAN tags, which only matter for answers; it has none to give.
         frame = self._single.forward(row, port.ring.number, work.tables)
         if frame is None:
             self._forward_row(row, port, work)
         else:
             self._sent = True
-            work.egress[frame.ifindex].send_frame(self._single.bytes_of(frame))
+            ready = self._single.bytes_of(frame)
+            if recording is not None and copy is not None:
+                sent = self._sent_copy(work.egress[frame.ifindex].name, bytes(ready), recording)
+                recording.add(self._captured(copy, port, recording, Verdict.TRANSMIT, sent=(sent,)))
+            work.egress[frame.ifindex].send_frame(ready)
         self._status[row] = 0
 
     def _forward_row(self, row: int, port: Port, work: Work) -> None:
@@ -372,7 +389,11 @@ class Worker:
             self.reasons[reason] += 1
             self._sample("drop", reason, frame, port)
         reply = action.reply
-        if reply is not None and self._may_say(reply):
+        answered = reply is not None and self._may_say(reply)
+        recording = self.recording
+        if recording is not None and action.verdict is not Verdict.PASS:
+            self._record_action(action, reason, frame, port, work, recording, answered=answered)
+        if reply is not None and answered:
             port.reply.send_frame(reply.frame)
             self.replies[reply.kind] += 1
             if action.member is not None and action.reason is Reason.TOO_BIG:
@@ -381,6 +402,90 @@ class Worker:
         if action.verdict is Verdict.TRANSMIT and reason is None and action.datagram is not None:
             for other, of in self._waiting.release(action.datagram):
                 self._forward_frame(other, of, work)
+
+    # What whoever captures gets. None of it is called while nobody does.
+
+    def _copy(self, head: int, n: int, recording: Recording) -> dict[int, bytes]:
+        """Frames that are wanted, by row, before they are worked on: that is done in place."""
+        if recording.full:
+            recording.lose(n)
+            return {}
+        frames = self._area.frames
+        rows = (
+            row
+            for row in range(head, head + n)
+            if recording.wanted.matches(frames[row, ETHERNET : ETHERNET + _HEADERS].tobytes())
+        )
+        return {row: self._frame(row) for row in rows}
+
+    def _record_batch(
+        self, outcome: Outcome, copies: Mapping[int, bytes], port: Port, work: Work, recording: Recording
+    ) -> None:
+        """What became of a batch, but for frames that the reference is to look at. Before it is sent, since then its
+        slots are free."""
+        for send in outcome.sends:
+            name = work.egress[send.ifindex].name
+            rows = range(send.rows.start, send.rows.stop) if isinstance(send.rows, slice) else send.rows.tolist()
+            for row, length in zip(rows, send.lengths.tolist(), strict=True):
+                if (copy := copies.get(row)) is not None:
+                    ready = self._area.frames[row, send.start : send.start + length].tobytes()
+                    sent = self._sent_copy(name, ready, recording)
+                    recording.add(self._captured(copy, port, recording, Verdict.TRANSMIT, sent=(sent,)))
+        for dropped in outcome.dropped:
+            for row in dropped.tolist():
+                if (copy := copies.get(row)) is not None:  # the reference says why: batches only count
+                    action = work.tables.path.forward(copy, port.ingress, look_only=True)
+                    # What would go in pieces is dropped when a batch has too many that take a closer look.
+                    reason = action.reason or Reason.TOO_BIG
+                    if action.verdict is not Verdict.PASS:
+                        self._record_action(action, reason, copy, port, work, recording, answered=False)
+
+    def _record_action(
+        self,
+        action: Action,
+        reason: Reason | None,
+        frame: bytes,
+        port: Port,
+        work: Work,
+        recording: Recording,
+        *,
+        answered: bool,
+    ) -> None:
+        if not recording.wanted.matches(frame):
+            return
+        tables, sent = work.tables.tables, []
+        if action.verdict is Verdict.TRANSMIT and reason is None:
+            name = work.egress[action.ifindex].name
+            sent = [self._sent_copy(name, piece, recording) for piece in (action.frame, *action.further)]
+        if action.reply is not None and answered:
+            sent.append(self._sent_copy(port.reply.name, action.reply.frame, recording, action.reply.kind))
+        recording.add(
+            self._captured(
+                frame,
+                port,
+                recording,
+                Verdict.TRANSMIT if reason is None else Verdict.DROP,
+                reason=str(reason or ""),
+                sent=tuple(sent),
+                service=tables.services[action.service].name if action.service is not None else "",
+                member=tables.members[action.member].id if action.member is not None else "",
+                slot=action.slot,
+                by=str(action.by or ""),
+            )
+        )
+
+    def _captured(self, frame: bytes, port: Port, recording: Recording, verdict: Verdict, **known: Any) -> Captured:
+        return Captured(
+            time.monotonic_ns(),
+            port.ring.interface.name,
+            frame[: recording.wanted.snaplen],
+            len(frame),
+            verdict,
+            **known,
+        )
+
+    def _sent_copy(self, name: str, frame: bytes, recording: Recording, kind: str = "") -> Sent:
+        return Sent(name, frame[: recording.wanted.snaplen], len(frame), kind)
 
     def _may_say(self, reply: Reply) -> bool:
         limit = _PINGS if reply.kind == "icmp_echo_reply" else _ERRORS

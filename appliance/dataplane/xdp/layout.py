@@ -149,6 +149,36 @@ GUARD = np.dtype(
     ]
 )
 BOUNDARY = np.dtype([("upper", "<u8"), ("lower", "<u8")])
+SNAPLEN = 4096
+WANTED = np.dtype(
+    [
+        ("client", "<u8", 2),
+        ("client_mask", "<u8", 2),
+        ("vip", "<u8", 2),
+        ("vip_mask", "<u8", 2),
+        ("snaplen", "<u4"),
+        ("spare", "<u4"),
+    ]
+)
+RECORD = np.dtype(
+    [
+        ("ns", "<u8"),
+        ("exit", "<u4"),
+        ("ifindex", "<u4"),
+        ("entry", "<u4"),
+        ("way", "<u4"),
+        ("slot", "<u4"),
+        ("service", "<u4"),
+        ("by", "<u4"),
+        ("length", "<u4"),
+        ("captured", "<u4"),
+        ("out_length", "<u4"),
+        ("out_captured", "<u4"),
+        ("bytes", "u1", 2 * SNAPLEN),
+        ("spare", "<u4"),
+    ]
+)
+DESK = np.dtype([("outcome", OUTCOME), ("lost", "<u8"), ("busy", "<u4"), ("spare", "<u4"), ("record", RECORD)])
 PIN_SET = np.dtype([("word", "<u8", pins.WAYS)])
 
 STRUCTS = {
@@ -168,6 +198,9 @@ STRUCTS = {
     "exit_count": EXIT_COUNT,
     "cpu": CPU,
     "outcome": OUTCOME,
+    "wanted": WANTED,
+    "record": RECORD,
+    "desk": DESK,
     "pin_set": PIN_SET,
     "flow": pins.FLOW,
     "delay": pins.DELAY,
@@ -176,6 +209,9 @@ STRUCTS = {
     "source": meters.SOURCE,
 }
 """By the names that they have in C."""
+
+CAPTURED = struct.Struct("<QIIIIIIIIIII")
+"""The beginning of `struct record`, up to its bytes."""
 
 EVENT = struct.Struct("<QIIII")
 """The beginning of `struct event`; EVENT_HEAD bytes of the frame follow."""

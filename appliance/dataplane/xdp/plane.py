@@ -13,7 +13,7 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 import structlog
@@ -25,6 +25,8 @@ from appliance.dataplane.events import EventLog, PacketEvent, describe_frame
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw import kernel
 from appliance.dataplane.raw.plane import RawDataPlane
+from appliance.dataplane.recording import Captured, Recording, Sent
+from appliance.dataplane.second import SecondOpinion, differences
 from appliance.dataplane.totals import Totals
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.attach import (
@@ -37,13 +39,13 @@ from appliance.dataplane.xdp.attach import (
     why_not_native,
 )
 from appliance.dataplane.xdp.directory import build
-from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program
-from appliance.dataplane.xdp.tables import Capacity, Egress, NoRoomError, Outcome, needs_of
+from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program, Watcher
+from appliance.dataplane.xdp.tables import Capacity, Egress, Names, NoRoomError, Outcome, needs_of
 from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
 from appliance.model import Protocol
-from appliance.packet.action import Action, By, Reason, Verdict
+from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.checksum import checksum
-from appliance.packet.forward import Ingress, PacketPath, Turns
+from appliance.packet.forward import Ingress
 
 log = structlog.get_logger()
 
@@ -113,8 +115,7 @@ class XdpDataPlane:
         """The program on interfaces that frames only leave by."""
         self._programmed: ForwardingTables | None = None
         """The tables last set; None when they are not certain to be in force."""
-        self._choice = _Choice()
-        self._reference = PacketPath(ForwardingTables())
+        self._reference = SecondOpinion(ForwardingTables())
         """What they mean."""
         self._past = Totals()
         self._proof = random.Random(0)  # noqa: S311 - which flows are tried out, not secrets
@@ -123,6 +124,10 @@ class XdpDataPlane:
         self._ring: RingBuffer | None = None
         self._heard: Program | None = None
         """Whose samples these are."""
+        self._recording: Recording | None = None
+        self._watcher: Watcher | None = None
+        """Who tells of frames, for whoever captures."""
+        self._lost_before = 0
 
     @property
     def pins(self) -> PinTable:
@@ -196,6 +201,16 @@ class XdpDataPlane:
     async def samples(self) -> Sequence[PacketEvent]:
         """The latest samples of the program and of the slow path, the newest last. Never complete."""
         return sorted([*self.events.latest(), *await self._slow.samples()], key=lambda event: event.at)
+
+    async def record(self, recording: Recording | None) -> None:
+        """Begin or end a capture: another program takes the place of the usual one, which has nothing to do with
+        captures; no packet goes between. What the slow path does is recorded as well.
+
+        Raises:
+            DataPlaneError: the plane is not started, or the kernel does not take that program.
+        """
+        await asyncio.to_thread(self._record, recording)
+        await self._slow.record(recording)
 
     async def describe(self) -> Mapping[str, str]:
         """Facts for people."""
@@ -474,19 +489,18 @@ class XdpDataPlane:
             if program is None:
                 raise DataPlaneError("the data plane was not started")
             fresh = self._spare or program
+            if fresh is self._spare:
+                self._watch_too(fresh)
             if fresh.tables.staged is not tables:
                 # An interface has changed meanwhile, and what was in force had to be written anew.
                 fresh.tables.stage(tables, self._member_egress)
             fresh.tables.publish()
             before, self._programmed = self._programmed, tables
-            self._reference = PacketPath(tables, _Gate(self.pins, self._choice), self._choice)
+            self._reference = SecondOpinion(tables, self.pins)
             replaced = list(self._attached) if fresh is self._spare else list(self._inherited)
             for name in replaced:
-                try:
-                    self._attached[name].link.update(fresh.fd)
-                    self._inherited.discard(name)
-                except BpfError as error:
-                    self._uncover(name, f"the program cannot be replaced: {error}")
+                self._attach_again(name, fresh)
+                self._inherited.discard(name)
             if fresh is self._spare:
                 for ifindex, link in list(self._opened.items()):
                     try:
@@ -494,6 +508,7 @@ class XdpDataPlane:
                     except BpfError:
                         self._opened.pop(ifindex).close()  # the interface is gone
                 self._program, self._spare = fresh, None
+                self._tell_of(fresh.watcher)
                 wait_for_readers()  # those that were counting with the old one
                 self._past.add(_counters(program))
                 program.close()
@@ -563,16 +578,79 @@ class XdpDataPlane:
                 except BpfError as error:
                     raise DataPlaneError(f"the XDP program cannot be tried out: {error}") from error
                 got = action_of(outcome, out, tables)
-                self._choice.taken, self._choice.by = outcome.member, outcome.by
-                expected = self._reference.forward(frame, ingress, look_only=True)
-                if got is None or _same(expected, got, tables):
+                expected = self._reference.on(frame, ingress, outcome.member, outcome.by)
+                if got is None or not (found := differences(expected, got)):
                     continue
-                reason = f"program and reference differ for {service.name} ({service.vip}): {got} instead of {expected}"
+                reason = f"program and reference differ for {service.name} ({service.vip}): {'; '.join(found)}"
                 log.error("plane.xdp_disproved", reason=reason)
                 for name in list(self._attached):
                     self._uncover(name, reason)
                 self._retry_at = float("inf")
                 return
+
+    # Captures
+
+    def _record(self, recording: Recording | None) -> None:
+        done = False
+        while not done:
+            program = self._program
+            if program is None:
+                if recording is None:
+                    return
+                raise DataPlaneError("the data plane was not started")
+            try:
+                # Not under the lock: it takes a second, and tables may have to change meanwhile.
+                watcher = None if recording is None else program.load_watcher(recording.wanted)
+            except BpfError as error:
+                raise DataPlaneError(f"captures take a program that the kernel refuses: {error}") from error
+            with self._lock:
+                done = program is self._program
+                if done:
+                    self._use(program, watcher, recording)
+                elif watcher is not None:
+                    watcher.close()
+
+    def _use(self, program: Program, watcher: Watcher | None, recording: Recording | None) -> None:
+        self._recording, self._watcher, self._lost_before = recording, watcher, 0
+        program.use(watcher)
+        for name in list(self._attached):
+            if name not in self._inherited:
+                self._attach_again(name, program)
+        if recording is not None:
+            recording.pull = self._pull
+
+    def _watch_too(self, fresh: Program) -> None:
+        """Let a program that takes the place of another capture as that one does."""
+        if self._recording is None:
+            return
+        try:
+            fresh.use(fresh.load_watcher(self._recording.wanted))
+        except BpfError as error:  # tables have to be followed all the same
+            log.warning("capture.incomplete", reason=str(error))
+
+    def _attach_again(self, name: str, program: Program) -> None:
+        try:
+            self._attached[name].link.update(program.fd)
+        except BpfError as error:
+            self._uncover(name, f"the program cannot be replaced: {error}")
+
+    def _tell_of(self, watcher: Watcher | None) -> None:
+        """Whose frames are recorded from now on."""
+        if self._watcher is not None:
+            self._lost_before += self._watcher.lost
+        self._watcher = watcher
+
+    def _pull(self, limit: int) -> int:
+        """Hand over what the program has told. In the thread of whoever captures."""
+        watcher, recording, program = self._watcher, self._recording, self._program
+        if watcher is None or recording is None or program is None:
+            return self._lost_before
+        records = watcher.take(limit)
+        if records:
+            names = program.tables.names()
+            for raw in records:
+                recording.add(captured(raw, program.tables.exit_name, names, self._names))
+        return self._lost_before + watcher.lost
 
     # Samples
 
@@ -613,32 +691,6 @@ class XdpDataPlane:
         )
 
 
-class _Choice(Turns):
-    """For the proof: whose turn it is only the program knows. It may be that of any choice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken: int | None = None
-        """The member that the program has taken."""
-        self.by: By | None = None
-
-    def take(self, service: TableService, *, peek: bool = False) -> int:
-        if self.taken is not None and (service.choices == self.taken).any():
-            return self.taken
-        return super().take(service, peek=peek)
-
-
-class _Gate:
-    """What is remembered, for the proof. Whether the slow path had time for a new connection only the program knows."""
-
-    def __init__(self, pins: PinTable, choice: _Choice) -> None:
-        self.now, self.find, self.keep = pins.now, pins.find, pins.keep
-        self._choice = choice
-
-    def may_open(self, *, look_only: bool = False) -> bool:
-        return self._choice.by is not By.PREVIOUS
-
-
 def action_of(outcome: Outcome, out: bytes, tables: ForwardingTables) -> Action | None:
     """The action that a way out of the program is; None for those that lead to the slow path.
 
@@ -662,6 +714,42 @@ def action_of(outcome: Outcome, out: bytes, tables: ForwardingTables) -> Action 
     return None
 
 
+def captured(
+    raw: bytes,
+    exit_name: Callable[[int], str],
+    names: Names,
+    interfaces: Mapping[int, str],
+) -> Captured:
+    """What a record of the program says.
+
+    Args:
+        raw: `struct record`.
+        exit_name: of ways out.
+        names: what its numbers stand for.
+        interfaces: names by number, of those that frames arrive on.
+    """
+    ns, number, ifindex, entry, way, slot, service, by, length, got, out_length, out_got = layout.CAPTURED.unpack_from(
+        raw
+    )
+    what, _, reason = exit_name(number).partition("_")
+    begin = layout.CAPTURED.size
+    frame, out = raw[begin : begin + got], raw[begin + got : begin + got + out_got]
+    member, egress = names.ways.get(way, ("", "")) if way != layout.NOBODY else ("", "")
+    return Captured(
+        at_ns=ns,
+        interface=interfaces.get(ifindex, str(ifindex)),
+        frame=frame,
+        length=length,
+        verdict=Verdict(what),
+        reason=reason,
+        sent=(Sent(egress, out, out_length),) if out_length else (),
+        service=names.services.get(service, "") if entry else "",
+        member=member,
+        slot=slot if member or reason == Reason.NO_MEMBER else None,
+        by=str(names.by[by]) if member else "",
+    )
+
+
 def _counters(program: Program) -> Counters:
     services, members = program.tables.traffic()
     totals = Totals(Counters(services=services, members=members))
@@ -673,16 +761,6 @@ def _counters(program: Program) -> Counters:
             totals.details[f"xdp_{name}"] += number
     totals.details.update(program.tables.pins())
     return totals.counters()
-
-
-def _same(expected: Action, got: Action, tables: ForwardingTables) -> bool:
-    if (expected.verdict, expected.reason, expected.member) != (got.verdict, got.reason, got.member):
-        return False
-    if expected.by is not got.by:
-        return False
-    # Between addresses and type may be a VLAN tag for the egress, which the reference knows nothing of.
-    addresses, rest = expected.frame[:12], expected.frame[12:]
-    return expected.verdict is not Verdict.TRANSMIT or (got.frame[:12] == addresses and got.frame[12:].endswith(rest))
 
 
 def _probe(service: TableService, mac: bytes, rnd: random.Random) -> bytes:

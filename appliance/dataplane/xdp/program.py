@@ -1,6 +1,7 @@
 """The XDP program, loaded: its maps sized and filled, test runs, samples."""
 
 import resource
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,19 @@ from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable, sets_for
 from appliance.dataplane.raw.kernel import Interface
+from appliance.dataplane.recording import Wanted
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.tables import METER_MAPS, PIN_MAPS, Capacity, Outcome, Tables, pin_sizes, sizes
 
 OBJECT = Path(__file__).parent.parent / "bpf" / "balance.bpf.o"
 PROGRAMS = ("balance_frags", "balance_linear")
 """The first that the kernel takes: frames in several buffers need Linux 5.18."""
+
+WATCHING = {"balance_frags": "watch_frags", "balance_linear": "watch_linear"}
+"""What stands in their place while somebody captures."""
+
+CAPTURE_BYTES = 1 << 22
+"""Frames that may wait for whoever captures: a power of two."""
 
 LONGEST_TEST_FRAME = 3000
 """Test runs take what fits into a page with headroom and the kernel's own data; the rest is no business of theirs."""
@@ -52,20 +60,52 @@ class Program:
         Raises:
             BpfError: libbpf is missing, or kernel or privileges do not allow it; the text says which.
         """
+        self._path = path
+        self._watcher: Watcher | None = None
         capacity = capacity or Capacity()
         _raise_memlock_limit()
         pin_sets = sets_for(pins) if pin_maps is None else pin_maps["pin_words"].max_entries
         self._object, self.name = _load(capacity, path, names, pin_sets, pin_maps or {})
         try:
-            self.fd = self._object.program(self.name)
+            self._fd = self._object.program(self.name)
             self.meters = meters or MeterTable(self._memory(METER_MAPS), time.monotonic_ns)
             """How many connections the program has let through."""
             self.tables = Tables(self._object, capacity, possible_cpus(), pin_sets, self.meters)
-            self._runner = TestRunner(self.fd)
+            self._runner = TestRunner(self._fd)
         except BaseException:
             self._object.close()
             raise
         self._port: tuple[bytes, int, int] | None = None
+
+    @property
+    def fd(self) -> int:
+        """Of the program that is to be attached; another one while somebody captures."""
+        return self._fd if self._watcher is None else self._watcher.fd
+
+    @property
+    def watcher(self) -> "Watcher | None":
+        """Who tells of frames, while somebody captures."""
+        return self._watcher
+
+    def load_watcher(self, wanted: Wanted) -> "Watcher":
+        """Load the program that captures, on the very same maps. That takes as long as the usual one.
+
+        Raises:
+            BpfError: the kernel refuses it.
+        """
+        return Watcher(self._path, WATCHING[self.name], self._object, wanted)
+
+    def use(self, watcher: "Watcher | None") -> None:
+        """Let `fd` and `run` be of the program that captures; None: of the usual one. It is up to the caller to attach
+        it. An earlier one is closed.
+
+        Args:
+            watcher: from `load_watcher`; belongs to this object from now on.
+        """
+        before, self._watcher = self._watcher, watcher
+        self._runner = TestRunner(self.fd)
+        if before is not None:
+            before.close()
 
     def run(self, frame: bytes, interface: Interface, *, remember: bool = False) -> tuple[Outcome, bytes]:
         """What the program does with a frame that arrives on an interface, without counting or sending it.
@@ -91,7 +131,7 @@ class Program:
 
     def memory(self) -> int:
         """Bytes that the maps take in the kernel."""
-        names = [*sizes(Capacity(), 1), *PIN_MAPS, *METER_MAPS, "egress", "events"]
+        names = [*sizes(Capacity(), 1), *PIN_MAPS, *METER_MAPS, "egress", "events", *CAPTURE_MAPS]
         return sum(self._object.map(name).locked_bytes for name in names)
 
     def pin_maps(self) -> dict[str, Map]:
@@ -115,8 +155,100 @@ class Program:
         return memory
 
     def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.close()
         self.tables.close()
         self._object.close()
+
+
+CAPTURE_MAPS = "wanteds", "desks", "captured"
+
+
+class Watcher:
+    """The program that captures: it forwards as the other one does, by the same tables, and tells of every frame."""
+
+    def __init__(self, path: Path, name: str, watched: Object, wanted: Wanted) -> None:
+        """Load it.
+
+        Args:
+            path: the object.
+            name: of the program in it.
+            watched: whose maps it uses, loaded.
+            wanted: which frames it tells of.
+
+        Raises:
+            BpfError: the kernel refuses it.
+        """
+        self._object = Object(path)
+        self._ring: RingBuffer | None = None
+        self._lock = threading.Lock()
+        self._lost = 0
+        self._found: list[bytes] = []
+        cpus = possible_cpus()
+        try:
+            self._object.only(name)
+            for shared in (*sizes(Capacity(), 1), *PIN_MAPS, "egress", "events", "types"):
+                self._object.reuse(shared, watched.map(shared).fd)
+            self._object.resize("desks", cpus)
+            self._object.resize("captured", CAPTURE_BYTES)
+            self._object.load()
+            self.fd = self._object.program(name)
+            self._object.map("wanteds").update(bytes(4), _wanted(wanted))
+            self._desks = np.frombuffer(
+                self._object.map("desks").memory(cpus * layout.DESK.itemsize), layout.DESK, count=cpus
+            )
+            self._ring = RingBuffer(self._object.map("captured"), self._take)
+        except BaseException:
+            self._object.close()
+            raise
+
+    def _take(self, raw: bytes) -> None:
+        self._found.append(raw)
+
+    def take(self, limit: int) -> list[bytes]:
+        """The oldest `struct record`s, as many at most. Harmless when closed. For any thread."""
+        with self._lock:
+            if self._ring is None:
+                return []
+            self._ring.consume(limit)
+            found, self._found = self._found, []
+            return found
+
+    @property
+    def lost(self) -> int:
+        """Frames so far that found no room."""
+        with self._lock:
+            return self._lost if self._ring is None else int(self._desks["lost"].sum())
+
+    def close(self) -> None:
+        """It goes on where it is attached, until another one takes its place; but nobody hears of it any more."""
+        with self._lock:
+            if self._ring is None:
+                return
+            self._lost = int(self._desks["lost"].sum())
+            self._ring.close()
+            self._ring = None
+            del self._desks
+        self._object.close()
+
+
+def _wanted(wanted: Wanted) -> bytes:
+    raw = np.zeros(1, layout.WANTED)
+    raw["snaplen"] = min(wanted.snaplen, layout.SNAPLEN)
+    if wanted.client is not None:
+        raw["client"][0] = _mapped(wanted.client.network_address.packed)
+        raw["client_mask"][0] = _mapped(wanted.client.netmask.packed, b"\xff")
+    if wanted.vip is not None:
+        raw["vip"][0] = _mapped(wanted.vip.packed)
+        raw["vip_mask"][0] = 0xFFFFFFFFFFFFFFFF
+    return raw.tobytes()
+
+
+def _mapped(address: bytes, front: bytes = b"\0") -> npt.NDArray[np.uint64]:
+    """An address as two words, IPv4 mapped (RFC 4291, 2.5.5.2); of an IPv4 mask, *front* fills the rest."""
+    if len(address) == 4:
+        address = front * 10 + b"\xff\xff" + address
+    return np.frombuffer(address, "<u8")
 
 
 def _load(

@@ -81,6 +81,17 @@ class Egress:
 
 
 @dataclass(frozen=True)
+class Names:
+    """What the numbers of counters and ways stand for. While somebody has one, it keeps its number."""
+
+    services: Mapping[int, str]
+    """Virtual services."""
+    ways: Mapping[int, tuple[str, str]]
+    """`pool/member`, and the interface that leads there."""
+    by: Mapping[int, By]
+
+
+@dataclass(frozen=True)
 class Capacity:
     """Elements of the maps; of those that have generations, in each."""
 
@@ -446,6 +457,21 @@ class Tables:
             slot=int(raw["slot"]) if service is not None else None,
             by=None if way == NOBODY else self._by[int(raw["by"])],
         )
+
+    def names(self) -> "Names":
+        """What numbers in records stand for."""
+        return Names(
+            {number: name for (name, _), number in list(self._service_numbers.of.items())},
+            {
+                number: (member, self._interface_to(index))
+                for (index, member), number in list(self._way_numbers.of.items())
+            },
+            self._by,
+        )
+
+    def _interface_to(self, index: int) -> str:
+        member = self._now.tables.members.get(index)
+        return "" if member is None else member.next_hop.interface
 
     def set_clock(self, ahead_ns: int) -> None:
         """Let the clock of pins be ahead of the monotonic one, for tests."""

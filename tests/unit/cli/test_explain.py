@@ -1,17 +1,22 @@
 """`onward explain` agrees with the packet path, and says why."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import appliance.config
-from appliance.cli.explain import Endpoint, endpoint, explain_flow
+from appliance.capture.pcap import Direction, Packet, Writer
+from appliance.cli.explain import Endpoint, endpoint
 from appliance.cli.output import Exit
 from appliance.cli.root import call
 from appliance.config.load import load
+from appliance.explain.model import Model
+from appliance.explain.question import frame_of, packet_of
 from appliance.model import Config, Protocol
 from appliance.packet.action import Reason, Verdict
 from appliance.ring.hash import FlowKey
@@ -29,40 +34,47 @@ def flow(port: int = 40000, to: str = "198.51.100.7", to_port: int = 80, protoco
     return FlowKey(ip_address(source), ip_address(to), protocol, port, to_port)
 
 
-def explained(*arguments: str) -> list[str]:
-    return ["explain", str(EXAMPLE), "--from", "192.0.2.7:40000", *arguments]
+def explain_flow(config: Config, key: FlowKey, down: Sequence[str] = (), size: int = 0) -> dict[str, Any]:
+    return Model(config, down).explain(frame_of(packet_of(key, size)), key)
+
+
+def explained(to: str, *arguments: str, proto: str = "tcp") -> list[str]:
+    return ["explain", proto, "192.0.2.7:40000", to, "--config", str(EXAMPLE), *arguments]
 
 
 def test_flows_are_shared_by_ratio(config: Config) -> None:
     """Ratio 2 gets about twice the flows of ratio 1, and without failures the base owner gets each."""
-    found = [explain_flow(config, flow(port)) for port in range(20000, 20090)]
-    assert all(one.member is not None and one.member.id == one.base_owner for one in found)
-    first = sum(one.base_owner == "web/web1" for one in found)
+    model = Model(config)
+    found: list[Any] = [model.explain(frame_of(packet_of(flow(port)))) for port in range(20000, 20090)]
+    assert all(one["member"]["id"] == one["base_owner"] == one["primary"] for one in found)
+    first = sum(one["base_owner"] == "web/web1" for one in found)
     assert 45 <= first <= 75
 
 
 def test_a_failure_moves_only_the_flows_of_the_failed_member(config: Config) -> None:
     """The overlay gives its slots to others, and the base owner is still named."""
+    well, worse = Model(config), Model(config, ["web/web1"])
     for port in range(20000, 20020):
-        before = explain_flow(config, flow(port))
-        after = explain_flow(config, flow(port), down=["web/web1"])
-        assert after.member is not None
-        assert after.member.id == "web/web2"
-        assert after.base_owner == before.base_owner
-        assert after.action.slot == before.action.slot
+        before: Any = well.explain(frame_of(packet_of(flow(port))))
+        after: Any = worse.explain(frame_of(packet_of(flow(port))))
+        assert after["member"]["id"] == "web/web2"
+        assert after["base_owner"] == before["base_owner"]
+        assert after["slot"] == before["slot"]
+        assert after["others"] == [{"member": "web/web1", "state": "out", "why": "health_down"}]
 
 
 def test_down_counts_in_a_pool_without_monitors(config: Config) -> None:
     """Members of such a pool are always up for a director, but the question is what would be."""
     services = (replace(one, pool=replace(one.pool, monitors=())) for one in config.services)
     found = explain_flow(replace(config, services=tuple(services)), flow(), down=["web/web1", "web/web2"])
-    assert found.action.reason is Reason.NO_MEMBER
+    assert found["reason"] == Reason.NO_MEMBER
 
 
 def test_all_members_down_is_no_member(config: Config) -> None:
     """Then there is no member, and the VIP is not announced."""
     found = explain_flow(config, flow(), down=["web/web1", "web/web2"])
-    assert (found.action.verdict, found.action.reason, found.member) == (Verdict.DROP, Reason.NO_MEMBER, None)
+    assert (found["verdict"], found["reason"], found["member"]) == (Verdict.DROP, Reason.NO_MEMBER, None)
+    assert found["why"] == "web/web1 health_down; web/web2 health_down"
 
 
 @pytest.mark.parametrize(
@@ -77,13 +89,14 @@ def test_all_members_down_is_no_member(config: Config) -> None:
 def test_what_fits_is_judged_with_the_encapsulation(config: Config, to: str, size: int, fits: bool) -> None:
     """IPIP over IPv4 takes 20 bytes of 1500, whatever the inner packet."""
     found = explain_flow(config, flow(to=to), size=size)
-    assert found.action.verdict is (Verdict.TRANSMIT if fits else Verdict.DROP)
-    assert found.action.reason is (None if fits else Reason.TOO_BIG)
+    assert found["forwarded"] is fits
+    assert found["reason"] == (None if fits else Reason.TOO_BIG)
+    assert found["mtu"]["verdict"].startswith("fits" if fits else "too big: ")
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     """One fact a line: flow, service, hash, slot, member, frame, sizes, announcement."""
-    assert call(explained("--to", "198.51.100.7:80")) == Exit.OK
+    assert call(explained("198.51.100.7:80")) == Exit.OK
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "flow             192.0.2.7:40000 > 198.51.100.7:80 tcp"
     assert lines[1] == "virtual service  web (198.51.100.7 tcp 80,443)"
@@ -113,7 +126,7 @@ def test_text_shows_all_outer_headers(dsr: str, facts: str, tmp_path: Path, caps
     path = tmp_path / "onward.toml"
     text = EXAMPLE.read_text().replace("example.key", str(EXAMPLE.parent / "example.key"))
     path.write_text(text.replace('encapsulation = "ipip"', dsr))
-    assert call(["explain", str(path), "--from", "192.0.2.7:40000", "--to", "198.51.100.7:80"]) == Exit.OK
+    assert call(["explain", "tcp", "192.0.2.7:40000", "198.51.100.7:80", "--config", str(path)]) == Exit.OK
     said = capsys.readouterr().out
     hash32 = int(said.partition(" = 0x")[2][:8], 16)
     assert facts.replace("PORT", str(49152 + hash32 % 16384)) in said
@@ -121,7 +134,7 @@ def test_text_shows_all_outer_headers(dsr: str, facts: str, tmp_path: Path, caps
 
 def test_text_for_l2(capsys: pytest.CaptureFixture[str]) -> None:
     """L2 DSR costs no bytes; UDP has no MSS."""
-    assert call(explained("--to", "198.51.100.53:53", "--proto", "udp")) == Exit.OK
+    assert call(explained("198.51.100.53:53", proto="udp")) == Exit.OK
     text = capsys.readouterr().out
     assert "L2 DSR" in text
     assert "the same IP packet, with the member's MAC address" in text
@@ -129,13 +142,35 @@ def test_text_for_l2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "fragments         each goes by its slot" in text
 
 
+def test_a_file_of_packets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every packet is explained, one a line, whatever its MAC address; those that a director has sent are not."""
+    path = tmp_path / "some.pcapng"
+    writer = Writer("test")
+    frames = [frame_of(packet_of(flow(port))) for port in (20000, 20001)]
+    frames.append(frame_of(packet_of(flow(to="198.51.100.99")), bytes((2, 9, 9, 9, 9, 9))))
+    packets = [Packet(frame, len(frame), 0, interface="eth1", direction=Direction.IN) for frame in frames]
+    sent = Packet(frames[0], len(frames[0]), 0, interface="eth2", direction=Direction.OUT)
+    path.write_bytes(writer.head() + b"".join(map(writer.packet, [*packets, sent])))
+    assert call(["explain", "--pcap", str(path), "--config", str(EXAMPLE)]) == Exit.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[1].split()[:6] == ["1", "192.0.2.7:20000", ">", "198.51.100.7:80", "tcp", "transmit"]
+    assert "pass not_vip" in lines[3]
+    path.write_bytes(b"#!/bin/sh\n")
+    assert call(["explain", "--pcap", str(path), "--config", str(EXAMPLE)]) == Exit.FAILED
+    assert "neither a pcap nor a pcapng file" in capsys.readouterr().err
+    assert call(["explain", "--pcap", str(tmp_path / "none"), "--config", str(EXAMPLE)]) == Exit.FAILED
+    assert "No such file" in capsys.readouterr().err
+
+
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     """The same facts for scripts."""
-    assert call(explained("--to", "198.51.100.7:80", "--down", "web/web2", "--json")) == Exit.OK
+    assert call(explained("198.51.100.7:80", "--down", "web/web2", "-o", "json")) == Exit.OK
     document = json.loads(capsys.readouterr().out)
     assert document["apiVersion"] == "v1"
     assert document["forwarded"] is True
     assert document["virtual_service"] == "web"
+    assert [one["header"] for one in document["out"][0]] == ["ethernet", "ipv4", "ipv4", "tcp"]
     assert document["member"]["id"] == "web/web1"
     assert document["member"]["overhead"] == 20
     assert document["fragments"] == "by_first"
@@ -145,24 +180,23 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "code", "message"),
     [
         (
-            ["--to", "198.51.100.7:81"],
+            ["198.51.100.7:81"],
             Exit.FAILED,
             "no_service: no virtual service has tcp port 81 of this VIP; there are: web",
         ),
-        (["--to", "198.51.100.7:80", "--proto", "udp"], Exit.FAILED, "no_service"),
-        (["--to", "198.51.100.9:80"], Exit.FAILED, "not_vip: 198.51.100.9 is not a VIP; VIPs are 198.51.100.7, "),
+        (["198.51.100.9:80"], Exit.FAILED, "not_vip: 198.51.100.9 is not a VIP; VIPs are 198.51.100.7, "),
         (
-            ["--to", "198.51.100.7:80", "--size", "1500"],
+            ["198.51.100.7:80", "--size", "1500"],
             Exit.FAILED,
             "too_big: at most 1480 bytes fit on the way to web/",
         ),
-        (["--to", "198.51.100.7:80", "--down", "web/web3"], Exit.NOT_FOUND, "did you mean `web/web"),
-        (["--to", "198.51.100.7"], Exit.USAGE, "the port is missing"),
-        (["--to", "198.51.100.7:0"], Exit.USAGE, "0 is not a port"),
-        (["--to", "[2001:db8:f::7]:80"], Exit.USAGE, "different families"),
-        (["--to", "198.51.100.7:80", "--mtu", "100"], Exit.USAGE, "--mtu 100 is out of range"),
-        (["--to", "198.51.100.7:80", "--size", "39"], Exit.USAGE, "--size 39 is out of range; use 40.."),
-        (["--to", "198.51.100.7:80", "--proto", "sctp"], Exit.USAGE, "sctp"),
+        (["198.51.100.7:80", "--down", "web/web3"], Exit.NOT_FOUND, "did you mean `web/web"),
+        (["198.51.100.7"], Exit.USAGE, "the port is missing"),
+        (["198.51.100.7:0"], Exit.USAGE, "0 is not a port"),
+        (["[2001:db8:f::7]:80"], Exit.USAGE, "different families"),
+        (["198.51.100.7:80", "--mtu", "100"], Exit.USAGE, "--mtu 100 is out of range"),
+        (["198.51.100.7:80", "--size", "39"], Exit.USAGE, "--size 39 is out of range; use 40.."),
+        (["198.51.100.7:80", "--interface", "eth1"], Exit.USAGE, "are for a running director"),
     ],
 )
 def test_every_no_has_a_reason_and_an_exit_code(
@@ -174,9 +208,25 @@ def test_every_no_has_a_reason_and_an_exit_code(
     assert message in output.out + output.err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "a flow takes three words"),
+        (["tcp", "192.0.2.7:1"], "a flow takes three words"),
+        (["sctp", "192.0.2.7:1", "198.51.100.7:80"], "sctp"),
+        (["tcp", "192.0.2.7:1", "198.51.100.7:80", "--pcap", "x"], "either a flow or --pcap"),
+        (["tcp", "192.0.2.7:1", "198.51.100.7:80", "--down", "web/web1"], "--down and --mtu are for --config"),
+    ],
+)
+def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is missing or does not go together is named."""
+    assert call(["explain", *words]) == Exit.USAGE
+    assert message in capsys.readouterr().err
+
+
 def test_an_invalid_configuration_exits_with_4(capsys: pytest.CaptureFixture[str]) -> None:
     """As with every command that reads one."""
-    assert call(["explain", "/absent.toml", "--from", "192.0.2.7:1", "--to", "198.51.100.7:80"]) == Exit.CONFIG
+    assert call(["explain", "tcp", "192.0.2.7:1", "198.51.100.7:80", "--config", "/absent.toml"]) == Exit.CONFIG
     assert "no such file" in capsys.readouterr().err
 
 
@@ -185,7 +235,7 @@ def test_a_service_that_is_not_enabled_is_named(tmp_path: Path, capsys: pytest.C
     path = tmp_path / "onward.toml"
     text = EXAMPLE.read_text().replace("example.key", str(EXAMPLE.parent / "example.key"))
     path.write_text(text.replace("# enabled = true\n# ha", "enabled = false\n# ha"))
-    assert call(["explain", str(path), "--from", "192.0.2.7:1", "--to", "198.51.100.7:80"]) == Exit.FAILED
+    assert call(["explain", "tcp", "192.0.2.7:1", "198.51.100.7:80", "--config", str(path)]) == Exit.FAILED
     assert "virtual service web is not enabled" in capsys.readouterr().out
 
 
