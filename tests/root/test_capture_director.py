@@ -97,7 +97,7 @@ class Director:
         key = FlowKey(ip_address("192.0.2.9"), ip_address(VIP), Protocol.TCP, port, 80)
         question = {"interface": None, "frames": [b64encode(frame_of(packet_of(key, 0, tcp))).decode()]}
         try:
-            return ask(self.socket, "POST", "/v1/explain", question, 30)["packets"][0]
+            return ask(self.socket, "POST", "/v1/explain", question, timeout_s=30)["packets"][0]
         except OrderError:
             return {"forwarded": False}  # it has just started
 

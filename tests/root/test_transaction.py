@@ -185,7 +185,7 @@ def test_a_reload_a_dry_run_a_mistake_and_the_way_back(director: Director, capsy
     output = capsys.readouterr().out
     assert "+ virtual_service blog 198.51.100.9 tcp 80 -> pool blog" in output
     assert "dry run" in output
-    assert director.services() == ["shop", "web"]
+    until(lambda: director.services() == ["shop", "web"], "the plane has the first tables, and no more")
     assert call(["config", "diff", *options]) == 1
 
     assert director.process is not None
