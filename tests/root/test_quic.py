@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -20,9 +21,10 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
-from appliance.cli.explain import explain_flow
 from appliance.config.load import load
-from appliance.model import Config, Protocol
+from appliance.explain.model import Model
+from appliance.explain.question import frame_of, packet_of
+from appliance.model import Protocol
 from appliance.ring.hash import FlowKey
 from tests.netns import Namespace, namespaces, until, veth
 from tests.root.plane_rig import REPOSITORY, inside
@@ -89,15 +91,14 @@ class Site:
 
     client: Namespace
     router: Namespace
-    configuration: Config
+    model: Model
 
     def owner(self, vip: str, home: int, port: int) -> str:
         """The member that a client's address and port stand for."""
         to = ip_address(vip)
         source = ip_address(NETWORK[to.version].format(home))
-        found = explain_flow(self.configuration, FlowKey(source, to, Protocol.UDP, port, 443)).member
-        assert found is not None
-        return found.id.partition("/")[2]
+        found: Any = self.model.explain(frame_of(packet_of(FlowKey(source, to, Protocol.UDP, port, 443))))
+        return str(found["member"]["id"].partition("/")[2])
 
     def port_of(self, vip: str, home: int, owners: set[str], ports: Iterator[int]) -> int:
         """A port by which the client's packets would go to one of these."""
@@ -163,7 +164,7 @@ def made(folder: Path, plane: str) -> Iterator[Site]:
             stack.enter_context(started(command, quiet=False))
         for name in DIRECTORS:
             until(lambda space=hosts[name]: reaches_all(space), f"{name} reaches its members", 90)
-        yield Site(hosts["c"], router, load(configuration))
+        yield Site(hosts["c"], router, Model(load(configuration)))
 
 
 def write(folder: Path, plane: str) -> Path:
