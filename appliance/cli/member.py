@@ -18,6 +18,7 @@ from appliance.cli.orders import (
     SocketOption,
     ask,
     drain_body,
+    give,
     refused,
     resource,
     where,
@@ -85,6 +86,9 @@ def drain(
 ) -> int:
     """Give a member no new flows; those that it has go on.
 
+    With the last members of a virtual service its VIP is withdrawn, unless other services need it, and what is left
+    of its flows breaks. A warning says so first.
+
     With --wait: shows what is left until nothing is. Flows from before the drain that have been silent since are not
     known one by one: they may be there until the window closes (transition_window of the pool; where there is no fleet
     also transition_quiet).
@@ -105,7 +109,7 @@ def drain(
     """
     try:
         path = where(socket, config)
-        ask(path, "POST", f"{resource(member)}/drain", drain_body(timeout, reason))
+        give(path, f"{resource(member)}/drain", drain_body(timeout, reason))
         print(f"{member}: takes no new flows", file=sys.stderr)
         if not wait:
             return Exit.OK
@@ -138,6 +142,9 @@ def maint(
 ) -> int:
     """Send a member nothing at all from now on; the flows that it has break.
 
+    With the last members of a virtual service its VIP is withdrawn, unless other services need it, and what is left
+    of its flows breaks. A warning says so first.
+
     Parameters
     ----------
     member
@@ -157,6 +164,11 @@ def weight(
     socket: SocketOption = None,
 ) -> int:
     """Give a member another ratio than the configured one, until it is taken back.
+
+    With 0 it gets no new flows.
+
+    With the last members of a virtual service its VIP is withdrawn, unless other services need it, and what is left
+    of its flows breaks. A warning says so first.
 
     Parameters
     ----------
@@ -220,7 +232,7 @@ def flows(
 
 def _order(member: str, order: str, body: Document, said: str, config: ConfigOption, socket: SocketOption) -> int:
     try:
-        ask(where(socket, config), "POST", f"{resource(member)}/{order}", body)
+        give(where(socket, config), f"{resource(member)}/{order}", body)
     except OrderError as error:
         return refused(error)
     print(f"{member}: {said}", file=sys.stderr)

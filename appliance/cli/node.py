@@ -14,6 +14,7 @@ from appliance.cli.orders import (
     SocketOption,
     ask,
     drain_body,
+    give,
     refused,
     resource,
     where,
@@ -43,6 +44,9 @@ def drain(
     socket: SocketOption = None,
 ) -> int:
     """Give the members with an address no new flows, in all pools.
+
+    With the last members of a virtual service its VIP is withdrawn, unless other services need it, and what is left
+    of its flows breaks. A warning says so first.
 
     With --wait: shows what is left until nothing is, as `onward member drain --wait` does, with the same exit codes.
 
@@ -91,6 +95,9 @@ def maint(
 ) -> int:
     """Send the members with an address nothing at all from now on.
 
+    With the last members of a virtual service its VIP is withdrawn, unless other services need it, and what is left
+    of its flows breaks. A warning says so first.
+
     Parameters
     ----------
     address
@@ -109,6 +116,6 @@ def _order(address: str, order: str, body: dict[str, object], config: ConfigOpti
 
 def _give(path: Path, address: str, order: str, body: dict[str, object]) -> list[str]:
     """Returns the members that it is for."""
-    members: list[str] = ask(path, "POST", f"/v1/nodes/{address}/{order}", body)["members"]
+    members: list[str] = give(path, f"/v1/nodes/{address}/{order}", body)["members"]
     print(f"{order}: {', '.join(members)}", file=sys.stderr)
     return members

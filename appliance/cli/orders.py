@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from cyclopts import Parameter
 
-from appliance.cli.output import Exit, complain
+from appliance.cli.output import Exit, complain, warn
 
 RUNTIME_DIR = Path("/run/onward")
 SOCKET = "control.sock"
@@ -110,6 +110,25 @@ def resource(member: str) -> str:
 def drain_body(timeout: float | None, reason: str) -> dict[str, object]:
     """What a drain says: without a time-out the pool's own counts, and 0 is never."""
     return {"reason": reason} if timeout is None else {"reason": reason, "timeout_s": timeout or None}
+
+
+def give(path: Path, resource: str, body: Mapping[str, object]) -> Document:
+    """Give an order about members; before that, say what will not be there any more with it.
+
+    Raises:
+        OrderError: as `ask`.
+    """
+    try:
+        would = ask(path, "POST", resource, {**body, "dry_run": True})
+    except OrderError as error:
+        if error.code is Exit.UNREACHABLE:
+            raise
+        would = {}  # the order itself is told why
+    for vip in would.get("withdraws", ()):
+        warn(f"{vip['name']} is withdrawn with this ({vip['why']}), and what is left of its flows breaks")
+    for service in would.get("stops", ()):
+        warn(f"virtual service {service['name']} takes no new flows with this ({service['why']})")
+    return ask(path, "POST", resource, body)
 
 
 def refused(error: OrderError) -> int:

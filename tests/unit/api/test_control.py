@@ -93,6 +93,63 @@ async def test_a_weight_outlives_a_drain(director):
     assert director.state.orders == {}
 
 
+LAST = {
+    "drain": ("member", "drain", "web/web3"),
+    "maint": ("member", "maint", "web/web3"),
+    "weight 0": ("member", "weight", "web/web3", "0"),
+    "a machine": ("node", "drain", "203.0.113.3"),
+}
+
+
+@pytest.mark.parametrize("order", LAST.values(), ids=LAST)
+async def test_who_orders_the_last_member_away_is_told_that_the_vip_goes_with_it(director, capsys, order):
+    """Before the order is given, on stderr, and it is taken all the same; while others are there, nothing is said."""
+    assert await onward(director, *order) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert await onward(director, "member", "ready", "web/web3") == 0
+    assert await onward(director, "member", "weight", "web/web3", "default") == 0
+    for number in (1, 2):
+        assert await onward(director, "member", "drain", f"web/web{number}") == 0
+    assert director.applied.vips[0].no is None, "tables do not follow orders at once"
+    capsys.readouterr()
+    assert await onward(director, *order) == 0
+    warning = capsys.readouterr().err.splitlines()[0]
+    assert warning.startswith("warning: 198.51.100.7 is withdrawn with this (below_min_members: 0 in rotation, 1")
+    assert warning.endswith("what is left of its flows breaks")
+    assert "web/web3" in director.state.orders
+    director.decide()
+    assert director.applied.vips[0].no is not None
+    capsys.readouterr()
+    assert await onward(director, *order) == 0
+    assert "warning" not in capsys.readouterr().err, "it is gone already"
+
+
+async def test_the_last_member_of_a_service_whose_vip_stays(tmp_path, capsys):
+    """Where other virtual services keep the VIP up, flows go on, and new ones of this service find nobody."""
+    made = Director(tmp_path)
+    pools = pool(member(1), name="a"), pool(member(2), name="b")
+    services = (service(name=p.name, pool=p, ports=(PortRange(n, n),)) for n, p in enumerate(pools, 1))
+    made.state.set_config(config(*services))
+    for name in ("a/web1", "b/web2"):
+        made.state.set_health(name, Health.UP)
+    made.decide()
+    await made.server.start()
+    assert await onward(made, "member", "drain", "a/web1") == 0
+    warning = capsys.readouterr().err.splitlines()[0]
+    assert warning.startswith("warning: virtual service a takes no new flows with this (below_min_members: 0 in")
+    assert await onward(made, "member", "drain", "b/web2") == 0
+    assert "198.51.100.7 is withdrawn" in capsys.readouterr().err
+    await made.server.close()
+
+
+def test_help_says_what_becomes_of_the_last_member(capsys):
+    """Who reads before he orders knows as well."""
+    for command in ("member drain", "member maint", "member weight", "node drain", "node maint"):
+        assert call([*command.split(), "--help"]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "last members of a virtual service its VIP is withdrawn" in said, command
+
+
 async def test_a_node_is_all_members_with_its_address(director, capsys):
     """One order for a machine; an address that nobody has is refused with those that there are."""
     assert await onward(director, "node", "maint", "203.0.113.1") == 0
@@ -203,7 +260,8 @@ async def test_waiting_for_a_node(tmp_path, capsys):
     ("method", "resource", "body", "status"),
     [
         ("POST", "/v1/members/web/web9/drain", {}, "there is no member web/web9; did you mean"),
-        ("POST", "/v1/members/web/web1/drain", {"timeout": 5}, "unknown: timeout; known here: reason, timeout_s"),
+        ("POST", "/v1/members/web/web1/drain", {"timeout": 5}, "unknown: timeout; known here: dry_run, reason"),
+        ("POST", "/v1/members/web/web1/maint", {"dry_run": "no"}, 'dry_run = "no" is neither true nor false'),
         ("POST", "/v1/members/web/web1/drain", {"timeout_s": -5}, "is not a number from 0"),
         ("POST", "/v1/members/web/web1/ready", {"timeout_s": 5}, "timeout_s is for drain only"),
         ("POST", "/v1/members/web/web1/weight", {"ratio": 1.5}, "is not a whole number"),
