@@ -45,6 +45,16 @@ def test_what_is_known_already_makes_no_difference() -> None:
     assert picture.revision("agreed/web") == 9
 
 
+def test_what_was_deleted_stays_so() -> None:
+    """What a swap has found before the watch told of the deletion does not bring it back; what comes later does."""
+    picture = Told()
+    picture.take([Change("agreed/web", '{"a":"up"}', 5), Change("agreed/web", None, 11)])
+    assert picture.take([Change("agreed/web", '{"a":"down"}', 10)]) == set()
+    assert (picture.settled, picture.revision("agreed/web")) == ({}, 0)
+    picture.take([Change("agreed/web", '{"a":"down"}', 12)])
+    assert picture.settled == {"web": {"web/a": Health.DOWN}}
+
+
 def test_deletion() -> None:
     """What is deleted is not known any more, whichever kind it is."""
     picture = Told()
