@@ -34,6 +34,9 @@ app = App(
     help_format="plaintext",
 )
 
+_DIGITS = 9
+"""What has more is no ratio; the director says which numbers are too large."""
+
 AsJson = Annotated[bool, Parameter(name=["--json"], negative="")]
 
 
@@ -93,8 +96,8 @@ def drain(
     known one by one: they may be there until the window closes (transition_window of the pool; where there is no fleet
     also transition_quiet).
 
-    Exit codes: 0 done; 1 refused, or --wait-timeout is over with flows left; 3 nobody answers; 5 no such member; 6
-    somebody has taken the drain back, or ordered maint, while we waited.
+    Exit codes: 0 done; 1 refused, or --wait-timeout is over with flows left, or the drain's own time is, and they were
+    cut; 3 nobody answers; 5 no such member; 6 somebody has taken the drain back, or ordered maint, while we waited.
 
     Parameters
     ----------
@@ -177,8 +180,8 @@ def weight(
     ratio
         A whole number from 0, or "default" for the configured one.
     """
-    if ratio != "default" and not ratio.isdecimal():
-        complain(f'{ratio} is no ratio; give a whole number from 0, or "default"')
+    if ratio != "default" and not (ratio.isdecimal() and len(ratio) <= _DIGITS):
+        complain(f'{ratio[:20]} is no ratio; give a whole number from 0, or "default"')
         return Exit.USAGE
     wanted = None if ratio == "default" else int(ratio)
     said = "has its configured ratio again" if wanted is None else f"has ratio {wanted}"

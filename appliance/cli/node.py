@@ -1,7 +1,9 @@
 """`onward node`: orders about a machine, in all pools that it is a member of."""
 
 import sys
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import quote
 
 from cyclopts import App
 
@@ -115,7 +117,15 @@ def _order(address: str, order: str, body: dict[str, object], config: ConfigOpti
 
 
 def _give(path: Path, address: str, order: str, body: dict[str, object]) -> list[str]:
-    """Returns the members that it is for."""
-    members: list[str] = give(path, f"/v1/nodes/{address}/{order}", body)["members"]
+    """Returns the members that it is for.
+
+    Raises:
+        OrderError: it is no address, or as `give`.
+    """
+    try:
+        ip_address(address)
+    except ValueError:
+        raise OrderError(f"{address} is not an IP address; give the members' own", Exit.USAGE) from None
+    members: list[str] = give(path, f"/v1/nodes/{quote(address, safe='')}/{order}", body)["members"]
     print(f"{order}: {', '.join(members)}", file=sys.stderr)
     return members

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import socket
 import tomllib
 from collections.abc import Mapping
@@ -30,7 +31,19 @@ ConfigOption = Annotated[
     Parameter(name="--config", help="Configuration file of the director to ask; its runtime_dir has the socket."),
 ]
 ReasonOption = Annotated[str, Parameter(name="--reason", help="A note for the log.")]
-DrainTimeout = Annotated[float | None, Parameter(name="--timeout")]
+
+
+def seconds(_: type, number: float | None) -> None:
+    """A check of options that are times.
+
+    Raises:
+        ValueError: this is none.
+    """
+    if number is not None and not 0 <= number < math.inf:
+        raise ValueError(f"{number:g} is no number of seconds; give one from 0")
+
+
+DrainTimeout = Annotated[float | None, Parameter(name="--timeout", validator=seconds)]
 Document = dict[str, Any]
 
 

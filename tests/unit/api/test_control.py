@@ -5,12 +5,14 @@ import json
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from appliance import drain, orders
 from appliance.api.control import Controls, ControlServer
 from appliance.cli.orders import OrderError, ask
 from appliance.cli.root import call
+from appliance.cli.waiting import wait
 from appliance.dataplane.pins import PinTable
 from appliance.decide import decide
 from appliance.forwarding import NO_MEMBER
@@ -233,6 +235,79 @@ async def test_waiting_ends_when_the_drain_is_taken_back(director, capsys, words
     assert "web/web1 does not drain any more" in said
     assert ("taken the drain back" in said) == (order == "ready")
     assert "silent ones" not in said
+
+
+@pytest.mark.parametrize("words", [["member", "drain", "web/web1"], ["node", "drain", "203.0.113.1"]])
+@pytest.mark.parametrize("left", [True, False], ids=["flows", "silent ones"])
+async def test_waiting_says_when_flows_were_cut(director, capsys, words, left):
+    """A drain that its time has ended is no drain that is done: what was left is named, and the command fails."""
+    if left:
+        director.remember(40001, 0)
+    said = ""
+
+    def tells(what: str) -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return what in said
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(onward(director, *words, "--timeout", "600", "--wait"))
+        await until(lambda: "web/web1" in director.state.orders, "it has been ordered")
+        director.decide()
+        await until(lambda: tells("cut in "), "it shows what is left")
+        director.state.set_order("web/web1", Order(AdminState.DRAIN, time.time(), time.time() - 1))
+        director.decide()
+        director.pins.forget(np.zeros(1 << 16, np.bool_))
+    assert waiting.result() == 1
+    assert tells("onward: web/web1: its time was over, and what was left of its flows is cut: ")
+    last = said.splitlines()[-1]
+    assert ("1 open flows" in last) == left
+    assert "silent ones may be there" in last
+    assert "nothing is left" not in said
+
+
+def test_who_had_nothing_left_when_its_time_was_over_is_not_complained_of(capsys):
+    """Of two members that are waited for, one was done in time and the other one not."""
+    none = {"open": 0, "closing": 0, "longest_idle_s": 0.0, "top_clients": [], "known": []}
+    draining = {"state": "draining", "reason": "drain: ordered by an operator", "order": {"state": "drain"}}
+    draining |= {"drained": False, "window_ends": None, "until": None, "now": 0.0, "flows": none}
+    over = {**draining, "state": "out", "reason": "drain_over: the time that it had", "drained": True}
+    looks = {"a": iter([{**draining, "drained": True}, over]), "b": iter([draining, over])}
+    assert wait(["a", "b"], lambda name: next(looks[name]), None) == 1
+    said = capsys.readouterr().err
+    assert "onward: b: its time was over" in said
+    assert "onward: a" not in said
+
+
+@pytest.mark.parametrize("option", ["--wait-timeout", "--timeout"])
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+@pytest.mark.parametrize("words", [["member", "drain", "web/web1"], ["node", "drain", "203.0.113.1"]])
+async def test_times_that_are_none_are_refused(director, capsys, words, number, option):
+    """Before anything is ordered, and not by waiting for ever."""
+    assert await onward(director, *words, "--wait", option, number) == 2
+    assert "is no number of seconds" in capsys.readouterr().err
+    assert director.state.orders == {}
+
+
+@pytest.mark.parametrize("address", ["203.0.113.1/ready?", "a b", "203.0.113.0/24", "../members/web/web1", ""])
+@pytest.mark.parametrize("order", ["drain", "maint", "ready"])
+async def test_what_is_no_address_is_no_order(director, capsys, order, address):
+    """Whatever stands there, it stays the address in the question to the director."""
+    kept = Order(AdminState.DRAIN, 1000.0)
+    director.state.set_order("web/web1", kept)
+    assert await onward(director, "node", order, address) == 2
+    assert f"{address} is not an IP address" in capsys.readouterr().err
+    assert director.state.orders == {"web/web1": kept}
+
+
+@pytest.mark.parametrize("ratio", ["9" * 5000, "99999999", "-1", "1.5", "", "x"])
+async def test_ratios_that_are_none_are_refused(director, capsys, ratio):
+    """With what there may be, and without repeating thousands of digits."""
+    assert await onward(director, "member", "weight", "web/web1", ratio) in (1, 2)
+    said = capsys.readouterr().err
+    assert "whole number from 0" in said or "is not a number from 0 to" in said or "Unknown option" in said
+    assert len(said) < 300
+    assert director.state.orders == {}
 
 
 async def test_waiting_for_a_node(tmp_path, capsys):
