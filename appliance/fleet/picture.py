@@ -35,11 +35,6 @@ class Picture:
         """By `pool/member`."""
         self._logs: dict[str, tuple[RingKey, tuple[Logged, ...], tuple[LogEntry, ...]]] = {}
 
-    @property
-    def config(self) -> str | None:
-        found = self._entries.get(entries.CONFIG)
-        return found.value if found else None
-
     def revision(self, key: str) -> int:
         """When it was last written; 0 when it is not there."""
         found = self._entries.get(key)
