@@ -165,7 +165,7 @@ class MemberView:
     those that it has wait for it."""
 
     up_since: float | None = None
-    """Since when it takes new flows, where it began slowly."""
+    """Since when it takes new flows, where it began slowly; else None."""
     path_mtu: int | None = None
     """Largest outer packet that routers beyond the next hop take, bytes, where that was learned."""
 
@@ -427,7 +427,7 @@ def _ring(
     delivery: Delivery,
     use: PoolUse,
     before: _Ring | None,
-    log: Iterable[LogEntry],
+    log: tuple[LogEntry, ...],
     now: float,
 ) -> _Ring:
     # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring to
@@ -435,12 +435,12 @@ def _ring(
     undecided = tuple(snapshot.undecided(pool))
     health = tuple(map(snapshot.health.get, pool.member_ids))
     orders = tuple(map(snapshot.orders.get, pool.member_ids))
-    since = tuple(
+    times = tuple(
         (snapshot.up_since.get(name), snapshot.off_since.get(name), snapshot.maintained_since.get(name))
         for name in pool.member_ids
     )
     paths = tuple(_path_mtu(snapshot, member, delivery) for member in pool.members)
-    inputs = (undecided, health, orders, since, paths)
+    inputs = (undecided, health, orders, times, paths)
     if (
         before is not None
         and before.pool is pool
@@ -458,8 +458,9 @@ def _ring(
     flaps = _flaps(snapshot, pool)
     flapping = held(flaps, pool.flapping, frozenset(n for n, h in believed.items() if h is Health.UP), now)
     hops = {view.index: view.next_hop for view in before.judged} if before is not None else {}
+    since = _came(pool, before, log, snapshot.history.get((pool.name, delivery), ()), now)
     judged = tuple(
-        _judge(snapshot, pool, member, delivery, believed, hops, _came_up(pool, member, log), now, flapping)
+        _judge(snapshot, pool, member, delivery, believed, hops, since.get(member.address), now, flapping)
         for member in pool.members
     )
     known = before if before is not None and before.undecided == undecided else None
@@ -534,7 +535,7 @@ def _judge(
     delivery: Delivery,
     believed: Mapping[str, Health | None],
     hops: Mapping[int, NextHop | None],
-    came_up: float | None,
+    came: float | None,
     now: float,
     flapping: Mapping[str, Flap],
 ) -> MemberView:
@@ -553,7 +554,8 @@ def _judge(
     no = cut or _why_nothing_new(member, ratio, health, order) or unreachable
     if no is None and pool.flapping is not None and (flap := flapping.get(member_id)) is not None:
         no = _why_flapping(flap, pool.flapping)
-    up_since = snapshot.up_since.get(member_id, came_up)
+    since = (snapshot.up_since.get(member_id), came) if no is None and pool.slow_start_s else ()
+    up_since = max((at for at in since if at is not None), default=None)
     state = EffectiveState.OUT if cut else EffectiveState.DRAINING if no else EffectiveState.IN_ROTATION
     return MemberView(
         id=member_id,
@@ -568,9 +570,9 @@ def _judge(
         next_hop=hop if isinstance(hop, NextHop) else None,
         order=order,
         until=until,
-        ramp=_ramp(pool, up_since, now) if no is None else 1.0,
+        ramp=_ramp(pool, up_since, now),
         alone=alone,
-        up_since=up_since if pool.slow_start_s else None,
+        up_since=up_since,
         leaving=member.leaving,
         path_mtu=_path_mtu(snapshot, member, delivery),
     )
@@ -652,20 +654,51 @@ def _ends(pool: Pool, flaps: Mapping[str, Flap], now: float) -> Iterable[float]:
             yield ends
 
 
-def _came_up(pool: Pool, member: Member, log: Iterable[LogEntry]) -> float | None:
-    """When a member has come up, as the log of its pool has it: for a director that was not there."""
-    since = None
-    for entry in reversed(tuple(log)) if pool.slow_start_s else ():
-        logged = next((one for one in entry.members if one.name == member.name), None)
-        if logged is None or not logged.serving:
-            return since if logged else None
-        since = entry.at
-    return None
+def _came(
+    pool: Pool, before: _Ring | None, log: tuple[LogEntry, ...], told: tuple[LogEntry, ...], now: float
+) -> Mapping[IPAddress, float]:
+    """When members came into rotation, by address, where the pool has slow starts: if they are in it now.
+
+    What a director sees, it knows: for whoever was not in rotation before, the moment is now. What was before its time,
+    the log says. What not even the log says is no slow start: other directors may have given such a member everything
+    long ago.
+
+    Args:
+        pool: whose members.
+        before: the pool in the decision before.
+        log: that decision's log, or the history.
+        told: the history.
+        now: seconds since 1970.
+    """
+    if not pool.slow_start_s:
+        return {}
+    here = before is not None and not before.undecided
+    found: dict[IPAddress, float] = {}
+    rest = {member.address for member in pool.members}
+    if before is not None and here:
+        stay = {view.address: view.up_since for view in before.judged if view.state is EffectiveState.IN_ROTATION}
+        found = {address: since for address, since in stay.items() if since is not None}
+        rest -= stay.keys()
+    elif told and (not log or told[-1].at > log[-1].at):
+        log = told
+    runs = dict.fromkeys(rest, now) if here else {}
+    ramps: dict[IPAddress, float] = {}
+    for entry in reversed(log):
+        taking = {member.address: member.ramp for member in entry.members if member.eligible}
+        found |= {address: runs[address] for address in rest - taking.keys() if address in runs}
+        rest &= taking.keys()
+        if not rest:
+            return found
+        runs |= dict.fromkeys(rest, entry.at)
+        ramps = taking
+    # They came before the log begins, in which it may still say how far they were.
+    begun = {address: ramps[address] for address in rest & ramps.keys() if ramps[address] < 1.0}
+    return found | {at: runs[at] - (ramp - 1 / SLOW_START_STEPS) * pool.slow_start_s for at, ramp in begun.items()}
 
 
 def _ramp(pool: Pool, up_since: float | None, now: float) -> float:
     """What part of its slots a member has: steps of a slow start, by the clock alone."""
-    if up_since is None or not pool.slow_start_s:
+    if up_since is None:
         return 1.0
     step = int((now - up_since) / pool.slow_start_s * SLOW_START_STEPS) + 1
     return min(1.0, max(1, step) / SLOW_START_STEPS)

@@ -392,7 +392,7 @@ class Pool:
     """When a drain ends by itself and what is left of the member's flows is cut; None is never."""
 
     slow_start_s: float = 0.0
-    """How long a member that has come up takes to get all its slots back; 0 is at once."""
+    """How long a member that has come into rotation takes to get all its slots; 0 is at once."""
 
     panic_percent: int = 0
     """With more than this part of its members down at once, a pool stays as it was; 0 is never."""

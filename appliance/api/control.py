@@ -12,6 +12,9 @@
     POST /v1/explain                                    what becomes of packets, and why: see api/explaining.py
     GET  /v1/capture                                    packets, and what became of them: see api/capturing.py
 
+With "dry_run": true, an order about members is not taken, and the answer says what it would do: which VIPs it
+`withdraws`, and which virtual services it `stops` whose VIPs stay (`name` and `why` of each).
+
 Who may open the socket may give orders. Every one is logged with the user that gave it, and kept over restarts. Errors
 are `application/problem+json` (RFC 9457).
 """
@@ -37,7 +40,7 @@ from appliance.config.problems import did_you_mean
 from appliance.dataplane.base import DataPlane
 from appliance.dataplane.pins import PinTable
 from appliance.dataplane.raw.kernel import Interface, read_interface
-from appliance.decide import Desired, MemberView
+from appliance.decide import Desired, MemberView, decide
 from appliance.explain.side import Explainer
 from appliance.fleet.client import StoreError
 from appliance.flows import Flow, FlowsLeft, flows_left
@@ -202,7 +205,7 @@ class ControlServer:
         return await self._order(request, names)
 
     async def _order(self, request: web.Request, names: list[str]) -> web.Response:
-        body = await body_of(request, {"timeout_s", "reason"})
+        body = await body_of(request, {"timeout_s", "reason", "dry_run"})
         state = AdminState(request.match_info["order"])
         timeout_s = _number(body, "timeout_s", MAX_TIMEOUT_S)
         if timeout_s is not None and state is not AdminState.DRAIN:
@@ -218,20 +221,18 @@ class ControlServer:
                 until = now + limit if limit is not None else None
                 since = before.since if before is not None and before.state is state else now
                 orders[name] = Order(state, since, until, ratio)
-            await self._give(orders, request, str(body.get("reason") or ""))
-        return web.json_response({"members": names})
+            return await self._give(orders, request, body)
 
     async def _weigh(self, request: web.Request) -> web.Response:
         name = self._known(request)
-        body = await body_of(request, {"ratio", "reason"})
+        body = await body_of(request, {"ratio", "reason", "dry_run"})
         ratio = _number(body, "ratio", MAX_WEIGHT)
         if ratio is not None and ratio != int(ratio):
             raise RefusedError(400, f"ratio = {ratio} is not a whole number")
         async with self._giving:
             before = self._controls.state.orders.get(name) or Order(AdminState.READY, self._clock())
             order = replace(before, ratio=None if ratio is None else int(ratio))
-            await self._give({name: order}, request, str(body.get("reason") or ""))
-        return web.json_response({"members": [name]})
+            return await self._give({name: order}, request, body)
 
     async def _director(self, _request: web.Request) -> web.Response:
         return web.json_response(self._own_document())
@@ -268,8 +269,16 @@ class ControlServer:
         drain, now = self._controls.state.drain, self._clock()
         return {"name": self._controls.state.config.director.name, "now": now, **drain_document(drain)}
 
-    async def _give(self, orders: Mapping[str, Order], request: web.Request, reason: str) -> None:
+    async def _give(
+        self, orders: Mapping[str, Order], request: web.Request, body: Mapping[str, object]
+    ) -> web.Response:
         """All of them, or none."""
+        names = list(orders)
+        dry_run = body.get("dry_run", False)
+        if not isinstance(dry_run, bool):
+            raise _RefusedError(400, f"dry_run = {json.dumps(dry_run)} is neither true nor false")
+        if dry_run:
+            return web.json_response({"members": names, **await self._would(orders)})
         given = {
             # None: nothing differs from the configuration.
             name: None if order.state is AdminState.READY and order.ratio is None else order
@@ -299,9 +308,30 @@ class ControlServer:
                 order=str(order.state),
                 until=order.until,
                 ratio=order.ratio,
-                reason=reason,
+                reason=str(body.get("reason") or ""),
                 **who,
             )
+        return web.json_response({"members": names})
+
+    async def _would(self, orders: Mapping[str, Order]) -> dict[str, object]:
+        """What would not be there any more with these orders; nothing as long as there are no tables."""
+        applied, snapshot = self._controls.applied(), self._controls.state.snapshot()
+        if applied is None:
+            return {"withdraws": [], "stops": []}
+        with_them = replace(snapshot, orders={**snapshot.orders, **orders})
+        after = await asyncio.to_thread(decide, with_them, applied, self._clock())
+        up = {view.vip for view in applied.vips if view.down is None}
+        serving = {view.service.name for view in applied.services if view.no is None}
+        withdrawn = {view.vip: view.down for view in after.vips if view.down is not None and view.vip in up}
+        stopped = {
+            view.service.name: view.no
+            for view in after.services
+            if view.no is not None and view.service.name in serving and not withdrawn.keys() >= set(view.service.vips)
+        }
+        return {
+            "withdraws": [{"name": str(vip), "why": str(why)} for vip, why in withdrawn.items()],
+            "stops": [{"name": name, "why": str(why)} for name, why in stopped.items()],
+        }
 
     def _known(self, request: web.Request) -> str:
         name = f"{request.match_info['pool']}/{request.match_info['member']}"

@@ -18,6 +18,7 @@ from appliance.cli.orders import (
     SocketOption,
     ask,
     drain_body,
+    give,
     refused,
     resource,
     where,
@@ -32,6 +33,9 @@ app = App(
     help_formatter=HelpFormatter(),
     help_format="plaintext",
 )
+
+_DIGITS = 9
+"""What has more is no ratio; the director says which numbers are too large."""
 
 AsJson = Annotated[bool, Parameter(name=["--json"], negative="")]
 
@@ -85,12 +89,15 @@ def drain(
 ) -> int:
     """Give a member no new flows; those that it has go on.
 
+    With the last members of a virtual service its VIP is withdrawn, unless other services need it, and what is left
+    of its flows breaks. A warning says so first.
+
     With --wait: shows what is left until nothing is. Flows from before the drain that have been silent since are not
     known one by one: they may be there until the window closes (transition_window of the pool; where there is no fleet
     also transition_quiet).
 
-    Exit codes: 0 done; 1 refused, or --wait-timeout is over with flows left; 3 nobody answers; 5 no such member; 6
-    somebody has taken the drain back, or ordered maint, while we waited.
+    Exit codes: 0 done; 1 refused, or --wait-timeout is over with flows left, or the drain's own time is, and they were
+    cut; 3 nobody answers; 5 no such member; 6 somebody has taken the drain back, or ordered maint, while we waited.
 
     Parameters
     ----------
@@ -105,7 +112,7 @@ def drain(
     """
     try:
         path = where(socket, config)
-        ask(path, "POST", f"{resource(member)}/drain", drain_body(timeout, reason))
+        give(path, f"{resource(member)}/drain", drain_body(timeout, reason))
         print(f"{member}: takes no new flows", file=sys.stderr)
         if not wait:
             return Exit.OK
@@ -138,6 +145,9 @@ def maint(
 ) -> int:
     """Send a member nothing at all from now on; the flows that it has break.
 
+    With the last members of a virtual service its VIP is withdrawn, unless other services need it, and what is left
+    of its flows breaks. A warning says so first.
+
     Parameters
     ----------
     member
@@ -158,6 +168,11 @@ def weight(
 ) -> int:
     """Give a member another ratio than the configured one, until it is taken back.
 
+    With 0 it gets no new flows.
+
+    With the last members of a virtual service its VIP is withdrawn, unless other services need it, and what is left
+    of its flows breaks. A warning says so first.
+
     Parameters
     ----------
     member
@@ -165,8 +180,8 @@ def weight(
     ratio
         A whole number from 0, or "default" for the configured one.
     """
-    if ratio != "default" and not ratio.isdecimal():
-        complain(f'{ratio} is no ratio; give a whole number from 0, or "default"')
+    if ratio != "default" and not (ratio.isdecimal() and len(ratio) <= _DIGITS):
+        complain(f'{ratio[:20]} is no ratio; give a whole number from 0, or "default"')
         return Exit.USAGE
     wanted = None if ratio == "default" else int(ratio)
     said = "has its configured ratio again" if wanted is None else f"has ratio {wanted}"
@@ -220,7 +235,7 @@ def flows(
 
 def _order(member: str, order: str, body: Document, said: str, config: ConfigOption, socket: SocketOption) -> int:
     try:
-        ask(where(socket, config), "POST", f"{resource(member)}/{order}", body)
+        give(where(socket, config), f"{resource(member)}/{order}", body)
     except OrderError as error:
         return refused(error)
     print(f"{member}: {said}", file=sys.stderr)

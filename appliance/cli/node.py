@@ -1,7 +1,9 @@
 """`onward node`: orders about a machine, in all pools that it is a member of."""
 
 import sys
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import quote
 
 from cyclopts import App
 
@@ -14,6 +16,7 @@ from appliance.cli.orders import (
     SocketOption,
     ask,
     drain_body,
+    give,
     refused,
     resource,
     where,
@@ -43,6 +46,9 @@ def drain(
     socket: SocketOption = None,
 ) -> int:
     """Give the members with an address no new flows, in all pools.
+
+    With the last members of a virtual service its VIP is withdrawn, unless other services need it, and what is left
+    of its flows breaks. A warning says so first.
 
     With --wait: shows what is left until nothing is, as `onward member drain --wait` does, with the same exit codes.
 
@@ -91,6 +97,9 @@ def maint(
 ) -> int:
     """Send the members with an address nothing at all from now on.
 
+    With the last members of a virtual service its VIP is withdrawn, unless other services need it, and what is left
+    of its flows breaks. A warning says so first.
+
     Parameters
     ----------
     address
@@ -108,7 +117,15 @@ def _order(address: str, order: str, body: dict[str, object], config: ConfigOpti
 
 
 def _give(path: Path, address: str, order: str, body: dict[str, object]) -> list[str]:
-    """Returns the members that it is for."""
-    members: list[str] = ask(path, "POST", f"/v1/nodes/{address}/{order}", body)["members"]
+    """Returns the members that it is for.
+
+    Raises:
+        OrderError: it is no address, or as `give`.
+    """
+    try:
+        ip_address(address)
+    except ValueError:
+        raise OrderError(f"{address} is not an IP address; give the members' own", Exit.USAGE) from None
+    members: list[str] = give(path, f"/v1/nodes/{quote(address, safe='')}/{order}", body)["members"]
     print(f"{order}: {', '.join(members)}", file=sys.stderr)
     return members

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import socket
 import tomllib
 from collections.abc import Container, Iterator, Mapping
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 from cyclopts import Parameter
 
-from appliance.cli.output import Exit, complain
+from appliance.cli.output import Exit, complain, warn
 from appliance.config.document import read_document
 from appliance.config.merge import merge
 from appliance.config.problems import ConfigError
@@ -34,7 +35,19 @@ ConfigOption = Annotated[
     Parameter(name="--config", help="Configuration file of the director to ask; its runtime_dir has the socket."),
 ]
 ReasonOption = Annotated[str, Parameter(name="--reason", help="A note for the log.")]
-DrainTimeout = Annotated[float | None, Parameter(name="--timeout")]
+
+
+def seconds(_: type, number: float | None) -> None:
+    """A check of options that are times.
+
+    Raises:
+        ValueError: this is none.
+    """
+    if number is not None and not 0 <= number < math.inf:
+        raise ValueError(f"{number:g} is no number of seconds; give one from 0")
+
+
+DrainTimeout = Annotated[float | None, Parameter(name="--timeout", validator=seconds)]
 Document = dict[str, Any]
 
 
@@ -166,6 +179,25 @@ def resource(member: str) -> str:
 def drain_body(timeout: float | None, reason: str) -> dict[str, object]:
     """What a drain says: without a time-out the pool's own counts, and 0 is never."""
     return {"reason": reason} if timeout is None else {"reason": reason, "timeout_s": timeout or None}
+
+
+def give(path: Path, resource: str, body: Mapping[str, object]) -> Document:
+    """Give an order about members; before that, say what will not be there any more with it.
+
+    Raises:
+        OrderError: as `ask`.
+    """
+    try:
+        would = ask(path, "POST", resource, {**body, "dry_run": True})
+    except OrderError as error:
+        if error.code is Exit.UNREACHABLE:
+            raise
+        would = {}  # the order itself is told why
+    for vip in would.get("withdraws", ()):
+        warn(f"{vip['name']} is withdrawn with this ({vip['why']}), and what is left of its flows breaks")
+    for service in would.get("stops", ()):
+        warn(f"virtual service {service['name']} takes no new flows with this ({service['why']})")
+    return ask(path, "POST", resource, body)
 
 
 def refused(error: OrderError) -> int:

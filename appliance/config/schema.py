@@ -561,7 +561,8 @@ class PoolTable(Table):
         description="Seconds until what is left of a draining member's flows is cut; 0 is never.",
     )
     slow_start: Annotated[int, Parsed(values.integer(0, 18000, "a number of seconds"), _whole(0, 18000))] = Field(
-        default=0, description="Seconds that a member which came up takes to get its whole share; 0 is at once."
+        default=0,
+        description="Seconds that a member which comes into rotation takes to get its whole share; 0 is at once.",
     )
     panic_percent: Annotated[int, Parsed(values.integer(0, 100, "a percentage"), _whole(0, 100))] = Field(
         default=0,

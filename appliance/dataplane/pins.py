@@ -59,7 +59,7 @@ FLOW = np.dtype(
     hash32                 the flow hash that its slot follows from
     idle                   ticks, `placement.idle_ticks`
     origin                 0 when seen here, 1 when another director told us
-    opened                 1 when it got its place by its SYN
+    opened                 1 when it got its place by its SYN, wherever that was seen
 """
 
 _WHOLE = np.dtype((np.void, FLOW.itemsize))
@@ -418,7 +418,7 @@ class PinTable:
             member: of each pin, by the indices of this director.
             state: PinState.
             age: ticks since last use.
-            flows: FLOW; `born_ns`, `origin` and `opened` do not matter.
+            flows: FLOW; `born_ns` and `origin` do not matter.
 
         Returns:
             How many flows have got a place or another member.
@@ -436,7 +436,7 @@ class PinTable:
 
     def _merge(self, member: Members, state: States, age: npt.NDArray[np.int64], flows: npt.NDArray[np.void]) -> int:
         """`merge` for some thousand flows, in columns that are not the caller's."""
-        flows["origin"], flows["opened"] = REMOTE, 0
+        flows["origin"] = REMOTE
         hash64 = flows["hash64"]
         sets = self._sets_of(hash64)
         rest = np.arange(len(hash64))
@@ -651,12 +651,12 @@ class PinTable:
         self.made += len(places)
 
     def _count_delay(self, position: int, member: int) -> None:
-        if self.flows[position]["opened"]:
+        if self.flows[position]["opened"] and self.flows[position]["origin"] == LOCAL:
             self.delays[member]["count"] += 1
             self.delays[member]["ns"] += self.clock_ns() - int(self.flows[position]["born_ns"])
 
     def _count_delays(self, places: Positions, member: Members) -> None:
-        opened = self.flows["opened"][places] != 0
+        opened = (self.flows["opened"][places] != 0) & (self.flows["origin"][places] == LOCAL)
         places, member = places[opened], member[opened]
         np.add.at(self.delays["count"], member, np.uint64(1))
         np.add.at(self.delays["ns"], member, np.uint64(self.clock_ns()) - self.flows["born_ns"][places])

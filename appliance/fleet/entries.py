@@ -7,7 +7,6 @@
 | `agreed/POOL` | what was agreed last of each member | whoever sees first that it has changed |
 | `log/POOL/DELIVERY` | how the pool became what it is | whoever changes first |
 | `orders/POOL/MEMBER` | what operators want | any director |
-| `config` | the shared configuration, TOML | any director |
 
 Everything but what is under leases stays. Values that cannot be read, say of a newer version, are as if they were not
 there: `Unreadable` says so, and it is for the caller to tell people.
@@ -35,7 +34,7 @@ from appliance.model import (
 from appliance.state import LogEntry, LoggedMember, RingKey, first_needed
 
 _USUAL_OUTER = DfPolicy.COPY_INNER, str(OUTER_TTL)
-DIRECTORS, VERDICTS, AGREED, LOG, ORDERS, CONFIG = "directors", "verdicts", "agreed", "log", "orders", "config"
+DIRECTORS, VERDICTS, AGREED, LOG, ORDERS = "directors", "verdicts", "agreed", "log", "orders"
 
 
 class Unreadable(Exception):  # noqa: N818 - a fact about somebody else's value, not an error of ours

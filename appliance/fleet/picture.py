@@ -23,6 +23,8 @@ class Picture:
         """
         self._unreadable = unreadable
         self._entries: dict[str, Entry] = {}
+        self._deleted: dict[str, int] = {}
+        """Revisions at which keys went that are not there."""
         self.directors: dict[str, DirectorCard] = {}
         """By name."""
         self.views: dict[str, dict[str, Verdicts]] = {}
@@ -32,11 +34,6 @@ class Picture:
         self.orders: dict[str, Order] = {}
         """By `pool/member`."""
         self._logs: dict[str, tuple[RingKey, tuple[Logged, ...], tuple[LogEntry, ...]]] = {}
-
-    @property
-    def config(self) -> str | None:
-        found = self._entries.get(entries.CONFIG)
-        return found.value if found else None
 
     def revision(self, key: str) -> int:
         """When it was last written; 0 when it is not there."""
@@ -54,7 +51,7 @@ class Picture:
 
     def replace(self, all_of_it: Mapping[str, Entry]) -> None:
         """Begin anew."""
-        for known in (self._entries, self.directors, self.views, self.settled, self.orders, self._logs):
+        for known in (self._entries, self._deleted, self.directors, self.views, self.settled, self.orders, self._logs):
             known.clear()
         self.take(Change(key, entry.value, entry.revision) for key, entry in all_of_it.items())
 
@@ -66,10 +63,11 @@ class Picture:
         """
         pools = set()
         for change in changes:
-            if change.revision < self.revision(change.key):
+            if change.revision < max(self.revision(change.key), self._deleted.get(change.key, 0)):
                 continue
             if change.value is None:
                 self._entries.pop(change.key, None)
+                self._deleted[change.key] = change.revision
             else:
                 self._entries[change.key] = Entry(change.value, change.revision)
             try:

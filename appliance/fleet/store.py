@@ -32,7 +32,6 @@ from appliance.fleet.agreement import (
 from appliance.fleet.client import Change, Entry, RefusedError, Session, Store, StoreError, UnavailableError
 from appliance.fleet.entries import (
     AGREED,
-    CONFIG,
     DIRECTORS,
     LOG,
     VERDICTS,
@@ -107,9 +106,6 @@ class Agreed:
 
     orders: Mapping[str, Order]
     """By `pool/member`: what operators want, on all directors."""
-
-    config: str | None
-    """The shared configuration, TOML; None without."""
 
     status: StoreStatus
 
@@ -256,17 +252,6 @@ class Agreement:
             await self._swap(self._connected(), key, entries.encode_log(after))
             if logged := self._picture.logged(ring):
                 return logged[-1].entry
-
-    async def share_config(self, text: str) -> None:
-        """Make this the shared configuration.
-
-        Args:
-            text: TOML.
-
-        Raises:
-            StoreError: the store cannot be reached.
-        """
-        await self._connected().write({CONFIG: text})
 
     def _connected(self) -> Session:
         if self._session is None:
@@ -448,7 +433,6 @@ class Agreement:
             directors=tuple(card for _, card in sorted(self._picture.directors.items())),
             log=self._picture.logs(),
             orders=dict(self._picture.orders),
-            config=self._picture.config,
             status=StoreStatus(
                 connected=self._session is not None,
                 endpoint=self._session.endpoint if self._session else "",

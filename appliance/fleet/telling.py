@@ -35,7 +35,7 @@ from appliance.dataplane.pins import (
     lifetimes,
     tick_of,
 )
-from appliance.fleet.wire import AGE_SHIFT, END, ENTRY, Keys
+from appliance.fleet.wire import AGE_SHIFT, END, ENTRY, OPENED, Keys
 from appliance.forwarding import TableMember
 from appliance.model import Protocol
 from appliance.packet.placement import TICK_SHIFT, PinState
@@ -239,7 +239,7 @@ class Telling:
             entries[name] = flows[name]
         entries["member"] = digests[good]
         entries["age"] = (age[good] << _FINE) + (now_ns >> AGE_SHIFT & ((1 << _FINE) - 1))
-        entries["state"] = state[good]
+        entries["state"] = np.where(flows["opened"] != 0, state[good] | np.uint8(OPENED), state[good])
         return entries, good, words
 
     def tell(self, positions: Positions) -> Entries:
@@ -301,10 +301,10 @@ class Telling:
     def _hear(self, entries: Entries, under_way_ns: npt.NDArray[np.int64] | int) -> Heard:
         now_ns = self._pins.clock_ns()
         now = tick_of(now_ns)
-        state, idle = entries["state"], entries["idle"]
+        state, idle = entries["state"] & np.uint8(_RST), entries["idle"]
         fine = entries["age"] + (np.int64(under_way_ns) >> AGE_SHIFT)
         age = now - ((now_ns >> AGE_SHIFT) - fine >> _FINE)
-        fit = np.isin(entries["protocol"], _PROTOCOLS) & (state <= _RST)
+        fit = np.isin(entries["protocol"], _PROTOCOLS) & (entries["state"] <= OPENED | _RST)
         fit[fit] = age[fit] <= np.minimum(lifetimes(state[fit], idle[fit]), WHEN_MASK - 1)
         place = np.searchsorted(self._sorted, entries["member"])
         known = (self._sorted.take(place, mode="clip") == entries["member"]) & (entries["member"] != 0)
@@ -340,6 +340,7 @@ class Telling:
         flows = np.zeros(len(entries), FLOW)
         for name in _SAME:
             flows[name] = entries[name]
+        flows["opened"] = entries["state"] >= OPENED
         self._pins.merge(member, state, age, flows)
         # What stands in the table now as it was told is not ours, unless it stood there like that before and was.
         hash64 = flows["hash64"]

@@ -65,8 +65,11 @@ ENTRY = np.dtype(
     member    `Keys.member`
     age       since last use, in units of 2^AGE_SHIFT ns, when the datagram was written. Never too small: whoever hears
               of a flow takes it for a little older than it is, so that no flow stays young by being passed round.
-    state     `PinState`
+    state     `PinState`, and OPENED where the flow got its place by its SYN: where nothing follows that, it soon counts
+              no more as a connection, wherever it began
 """
+
+OPENED = 4
 
 DIGEST = np.dtype([("name", "<u8"), ("digest", "<u8")])
 

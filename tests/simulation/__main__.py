@@ -2,10 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from tests.simulation.model import SCENARIOS, Scenario, Settings
 from tests.simulation.report import HEADER, OURS, RANDOM, Run, details, find, line, run
+
+_N = TypeVar("_N", int, float)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -13,22 +16,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="tests/run simulate", description="which flows break when members and directors come and go"
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="N")
+    parser.add_argument("--seed", type=_from(0, int), default=1, metavar="N")
     parser.add_argument(
-        "--flows", type=int, default=default.flows, metavar="N", help=f"open at a time ({default.flows})"
+        "--flows", type=_from(1, int), default=default.flows, metavar="N", help=f"open at a time ({default.flows})"
     )
-    parser.add_argument("--members", type=int, default=default.members, metavar="N", help="from 6")
-    parser.add_argument("--directors", type=int, default=default.directors, metavar="N", help="from 2")
-    parser.add_argument("--loss", type=float, metavar="P", help="of messages between directors, 0..1")
-    parser.add_argument("--delay", type=float, metavar="T", help="of these messages, in seconds")
+    parser.add_argument("--members", type=_from(6, int), default=default.members, metavar="N", help="from 6")
+    parser.add_argument("--directors", type=_from(2, int), default=default.directors, metavar="N", help="from 2")
+    parser.add_argument("--loss", type=_from(0, float, 1), metavar="P", help="of messages between directors, 0..1")
+    parser.add_argument("--delay", type=_from(0, float, 3600), metavar="T", help="of these messages, in seconds")
     parser.add_argument(
         "--scenario",
         metavar="NAME",
         help=f"only this one, all schemes: {', '.join(s.name for s in SCENARIOS)}, {RANDOM}",
     )
     options = parser.parse_args(arguments)
-    if options.members < 6 or options.directors < 2:
-        parser.error("scenarios need at least 6 members and 2 directors")
     settings = Settings(flows=options.flows, members=options.members, directors=options.directors)
     network = {name: value for name, value in (("loss", options.loss), ("delay_s", options.delay)) if value is not None}
     try:
@@ -63,6 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if failed:
         print(f"\nflows broke in {failed} scenarios where none may")
     return 1 if failed else 0
+
+
+def _from(least: int, kind: type[_N], most: float = 1e6) -> Callable[[str], _N]:
+    """What reads a number in a range."""
+
+    def read(text: str) -> _N:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= most:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text} is not {what} from {least} to {most:,.0f}")
+        return number
+
+    return read
 
 
 def _on(scenario: Scenario, network: dict[str, float]) -> Scenario:

@@ -11,7 +11,7 @@ from appliance.forwarding import NO_MEMBER, SLOTS
 from appliance.model import AdminState, EffectiveState, Etcd, Fleet, FleetPeer, Health, Order, ProfileType
 from appliance.ring.slots import unpack
 from appliance.ring.transition import pin_facts
-from appliance.state import PinsSeen, State
+from appliance.state import Learning, PinsSeen, State
 from tests.builders import config, member, pool, service, snapshot
 
 START = 1_000_000.0
@@ -240,6 +240,75 @@ def test_a_slow_start_gives_slots_back_step_by_step():
         assert abs(len(mine) / SLOTS * 3 - min(1, (second + 5) / 100)) < 0.03
         owned = mine
     assert view(last, 1).ramp == 1.0
+
+
+SLOW = replace(pool(member(1), member(2), member(3)), slow_start_s=100.0)
+COMES = {
+    "down": (SLOW, {"health": {"web/web1": Health.DOWN}}),
+    "maint": (SLOW, {"orders": {"web/web1": Order(AdminState.MAINT, START)}}),
+    "drained": (SLOW, {"orders": {"web/web1": DRAIN}}),
+    "said so itself": (SLOW, {"health": {"web/web1": Health.MAINTENANCE}}),
+    "disabled": (replace(SLOW, members=(member(1, enabled=False), *SLOW.members[1:])), {}),
+    "ratio 0": (replace(SLOW, members=(member(1, ratio=0), *SLOW.members[1:])), {}),
+    "not there": (replace(SLOW, members=SLOW.members[1:]), {}),
+    "no verdict yet": (SLOW, {"health": {"web/web1": Health.UNKNOWN}}),
+}
+"""How a pool, and what is known of it, may be before its first member comes into rotation."""
+
+
+@pytest.mark.parametrize(("pool_before", "known"), COMES.values(), ids=COMES)
+def test_who_comes_into_rotation_starts_slowly_whatever_it_was_before(pool_before, known):
+    """From the moment at which it takes new flows, and not sooner; a process that begins later has the same slots."""
+    all_well, out = config(service(pool=SLOW)), config(service(pool=pool_before))
+    indices = snapshot(all_well).indices
+    last = decide(snapshot(out, indices=indices, **known), now=START)
+    last = decide(snapshot(out, indices=indices, **known), last, START + 900)
+    assert not (words(last)[0] == 0).any()
+    for second in (1000, 1050, 1099):
+        last = decide(snapshot(all_well), last, START + second)
+        assert view(last, 1).ramp == pytest.approx(min(1, (second + 5) / 100 - 10), abs=0.06)
+        assert last.recheck_at is not None
+        there = decide(snapshot(all_well, history=last.log), now=START + second)
+        assert view(there, 1).ramp == view(last, 1).ramp
+        assert (words(there)[0] == words(last)[0]).all()
+    last = decide(snapshot(all_well), last, START + 1100)
+    assert [view(last, number).ramp for number in (1, 2, 3)] == [1, 1, 1]
+    assert (words(last)[0] == words(decide(snapshot(all_well), now=START))[0]).all()
+
+
+def test_nobody_starts_slowly_because_a_director_does():
+    """A director that begins does not know since when a member is well, and others may have it in full since long."""
+    given = config(service(pool=SLOW))
+    out = decide(snapshot(given, orders={"web/web1": DRAIN}), now=START)
+    for history in ({}, out.log):
+        waits = snapshot(given, {"web/web1": Health.UNKNOWN}, history=history, learning={"web": Learning.FIRST})
+        new = decide(waits, now=START + 60)
+        new = decide(snapshot(given, history=history), new, START + 61)
+        assert view(new, 1).ramp == 1.0
+        assert view(decide(snapshot(given), new, START + 62), 1).ramp == 1.0
+
+
+def test_a_member_that_gets_another_name_does_not_start_anew():
+    """It is who it was: nothing of it is cold."""
+    last = decide(snapshot(config(service(pool=SLOW))), now=START)
+    renamed = replace(SLOW, members=(member(1, name="www"), *SLOW.members[1:]))
+    assert view(decide(snapshot(config(service(pool=renamed))), last, START + 1), 1).ramp == 1.0
+
+
+def test_slow_starts_that_a_log_does_not_reach_back_to():
+    """A log that has lost when a member began has how far it was: what follows is late by a step at most, and the
+    director that was there goes on as it began."""
+    given = config(service(pool=SLOW))
+    last = decide(snapshot(given, health={"web/web1": Health.DOWN}), now=START)
+    for second in range(60):
+        last = decide(snapshot(given), last, START + second)
+    key = next(iter(last.log))
+    short = {key: tuple(entry for entry in last.log[key] if entry.at >= START + 30)}
+    assert last.log[key][0].at < START + 30
+    later = decide(snapshot(given, history=short), now=START + 59)
+    assert view(last, 1).ramp - 0.05 <= view(later, 1).ramp <= view(last, 1).ramp == 0.6
+    kept = decide(snapshot(given), replace(last, log=short), START + 60)
+    assert view(kept, 1).ramp == pytest.approx(0.65)
 
 
 def test_panic_keeps_the_last_good_set():

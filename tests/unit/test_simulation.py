@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.simulation.__main__ import main
 from tests.simulation.model import SCENARIOS, Scenario, Settings, traffic
 from tests.simulation.report import OURS, RANDOM, SCHEMES, Run, find, run
 
@@ -100,6 +101,23 @@ def test_traffic_is_what_clients_send() -> None:
     assert work.opens[first].all()
     assert work.gap.max() < settings.idle_s
     assert 0.3 < (work.slot >= settings.slots).mean() < 0.7
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("--loss 2", "--loss -0.1", "--loss nan", "--delay -1", "--delay inf", "--flows -5", "--flows 0"),
+        *("--members 5", "--directors 1", "--seed -1", "--scenario mixx", "--flows 1e3"),
+    ],
+)
+def test_what_no_fleet_can_be_is_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything runs, with the option's name and what there may be."""
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert words.split()[0].strip("-") in said
+    assert "from" in said or "there are" in said
 
 
 def test_scenarios_have_names_of_their_own() -> None:

@@ -380,13 +380,13 @@ INLINE void write_down(struct question *q, u32 position, u32 row, const u64 *hea
 		cpu->pins_made++;
 }
 
-/* The time from a connection's SYN to the client's first ACK. */
+/* The time from a connection's SYN to the client's first ACK, if its SYN was seen here. */
 INLINE void count_delay(const struct control *control, u32 position, u32 member)
 {
 	const struct flow *flow = AT(pin_flows, position);
 	struct delay *delay = AT(pin_delays, member);
 
-	if (!flow || !delay || !flow->opened)
+	if (!flow || !delay || !flow->opened || flow->origin)
 		return;
 	__sync_fetch_and_add(&delay->count, 1);
 	__sync_fetch_and_add(&delay->ns, bpf_ktime_get_ns() + control->clock - flow->born_ns);

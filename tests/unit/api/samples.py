@@ -263,7 +263,6 @@ def sample_agreed() -> Agreed:
         directors=tuple(DirectorCard(f"d{n}", ip_address(f"192.0.2.1{n}"), 7117, f"boot{n}") for n in (1, 2, 3)),
         log={},
         orders={},
-        config=None,
         status=StoreStatus(True, "http://192.0.2.21:2379", NOW - 300, "", Source.FLEET),
     )
 

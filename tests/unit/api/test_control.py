@@ -5,12 +5,14 @@ import json
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from appliance import drain, orders
 from appliance.api.control import Controls, ControlServer
 from appliance.cli.orders import OrderError, ask
 from appliance.cli.root import call
+from appliance.cli.waiting import wait
 from appliance.dataplane.pins import PinTable
 from appliance.decide import decide
 from appliance.forwarding import NO_MEMBER
@@ -91,6 +93,63 @@ async def test_a_weight_outlives_a_drain(director):
     assert director.state.orders["web/web2"].ratio == 5
     assert await onward(director, "member", "weight", "web/web2", "default") == 0
     assert director.state.orders == {}
+
+
+LAST = {
+    "drain": ("member", "drain", "web/web3"),
+    "maint": ("member", "maint", "web/web3"),
+    "weight 0": ("member", "weight", "web/web3", "0"),
+    "a machine": ("node", "drain", "203.0.113.3"),
+}
+
+
+@pytest.mark.parametrize("order", LAST.values(), ids=LAST)
+async def test_who_orders_the_last_member_away_is_told_that_the_vip_goes_with_it(director, capsys, order):
+    """Before the order is given, on stderr, and it is taken all the same; while others are there, nothing is said."""
+    assert await onward(director, *order) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert await onward(director, "member", "ready", "web/web3") == 0
+    assert await onward(director, "member", "weight", "web/web3", "default") == 0
+    for number in (1, 2):
+        assert await onward(director, "member", "drain", f"web/web{number}") == 0
+    assert director.applied.vips[0].no is None, "tables do not follow orders at once"
+    capsys.readouterr()
+    assert await onward(director, *order) == 0
+    warning = capsys.readouterr().err.splitlines()[0]
+    assert warning.startswith("warning: 198.51.100.7 is withdrawn with this (below_min_members: 0 in rotation, 1")
+    assert warning.endswith("what is left of its flows breaks")
+    assert "web/web3" in director.state.orders
+    director.decide()
+    assert director.applied.vips[0].no is not None
+    capsys.readouterr()
+    assert await onward(director, *order) == 0
+    assert "warning" not in capsys.readouterr().err, "it is gone already"
+
+
+async def test_the_last_member_of_a_service_whose_vip_stays(tmp_path, capsys):
+    """Where other virtual services keep the VIP up, flows go on, and new ones of this service find nobody."""
+    made = Director(tmp_path)
+    pools = pool(member(1), name="a"), pool(member(2), name="b")
+    services = (service(name=p.name, pool=p, ports=(PortRange(n, n),)) for n, p in enumerate(pools, 1))
+    made.state.set_config(config(*services))
+    for name in ("a/web1", "b/web2"):
+        made.state.set_health(name, Health.UP)
+    made.decide()
+    await made.server.start()
+    assert await onward(made, "member", "drain", "a/web1") == 0
+    warning = capsys.readouterr().err.splitlines()[0]
+    assert warning.startswith("warning: virtual service a takes no new flows with this (below_min_members: 0 in")
+    assert await onward(made, "member", "drain", "b/web2") == 0
+    assert "198.51.100.7 is withdrawn" in capsys.readouterr().err
+    await made.server.close()
+
+
+def test_help_says_what_becomes_of_the_last_member(capsys):
+    """Who reads before he orders knows as well."""
+    for command in ("member drain", "member maint", "member weight", "node drain", "node maint"):
+        assert call([*command.split(), "--help"]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "last members of a virtual service its VIP is withdrawn" in said, command
 
 
 async def test_a_node_is_all_members_with_its_address(director, capsys):
@@ -178,6 +237,79 @@ async def test_waiting_ends_when_the_drain_is_taken_back(director, capsys, words
     assert "silent ones" not in said
 
 
+@pytest.mark.parametrize("words", [["member", "drain", "web/web1"], ["node", "drain", "203.0.113.1"]])
+@pytest.mark.parametrize("left", [True, False], ids=["flows", "silent ones"])
+async def test_waiting_says_when_flows_were_cut(director, capsys, words, left):
+    """A drain that its time has ended is no drain that is done: what was left is named, and the command fails."""
+    if left:
+        director.remember(40001, 0)
+    said = ""
+
+    def tells(what: str) -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return what in said
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(onward(director, *words, "--timeout", "600", "--wait"))
+        await until(lambda: "web/web1" in director.state.orders, "it has been ordered")
+        director.decide()
+        await until(lambda: tells("cut in "), "it shows what is left")
+        director.state.set_order("web/web1", Order(AdminState.DRAIN, time.time(), time.time() - 1))
+        director.decide()
+        director.pins.forget(np.zeros(1 << 16, np.bool_))
+    assert waiting.result() == 1
+    assert tells("onward: web/web1: its time was over, and what was left of its flows is cut: ")
+    last = said.splitlines()[-1]
+    assert ("1 open flows" in last) == left
+    assert "silent ones may be there" in last
+    assert "nothing is left" not in said
+
+
+def test_who_had_nothing_left_when_its_time_was_over_is_not_complained_of(capsys):
+    """Of two members that are waited for, one was done in time and the other one not."""
+    none = {"open": 0, "closing": 0, "longest_idle_s": 0.0, "top_clients": [], "known": []}
+    draining = {"state": "draining", "reason": "drain: ordered by an operator", "order": {"state": "drain"}}
+    draining |= {"drained": False, "window_ends": None, "until": None, "now": 0.0, "flows": none}
+    over = {**draining, "state": "out", "reason": "drain_over: the time that it had", "drained": True}
+    looks = {"a": iter([{**draining, "drained": True}, over]), "b": iter([draining, over])}
+    assert wait(["a", "b"], lambda name: next(looks[name]), None) == 1
+    said = capsys.readouterr().err
+    assert "onward: b: its time was over" in said
+    assert "onward: a" not in said
+
+
+@pytest.mark.parametrize("option", ["--wait-timeout", "--timeout"])
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+@pytest.mark.parametrize("words", [["member", "drain", "web/web1"], ["node", "drain", "203.0.113.1"]])
+async def test_times_that_are_none_are_refused(director, capsys, words, number, option):
+    """Before anything is ordered, and not by waiting for ever."""
+    assert await onward(director, *words, "--wait", option, number) == 2
+    assert "is no number of seconds" in capsys.readouterr().err
+    assert director.state.orders == {}
+
+
+@pytest.mark.parametrize("address", ["203.0.113.1/ready?", "a b", "203.0.113.0/24", "../members/web/web1", ""])
+@pytest.mark.parametrize("order", ["drain", "maint", "ready"])
+async def test_what_is_no_address_is_no_order(director, capsys, order, address):
+    """Whatever stands there, it stays the address in the question to the director."""
+    kept = Order(AdminState.DRAIN, 1000.0)
+    director.state.set_order("web/web1", kept)
+    assert await onward(director, "node", order, address) == 2
+    assert f"{address} is not an IP address" in capsys.readouterr().err
+    assert director.state.orders == {"web/web1": kept}
+
+
+@pytest.mark.parametrize("ratio", ["9" * 5000, "99999999", "-1", "1.5", "", "x"])
+async def test_ratios_that_are_none_are_refused(director, capsys, ratio):
+    """With what there may be, and without repeating thousands of digits."""
+    assert await onward(director, "member", "weight", "web/web1", ratio) in (1, 2)
+    said = capsys.readouterr().err
+    assert "whole number from 0" in said or "is not a number from 0 to" in said or "Unknown option" in said
+    assert len(said) < 300
+    assert director.state.orders == {}
+
+
 async def test_waiting_for_a_node(tmp_path, capsys):
     """All its members, in all pools; who is not drained is named."""
     made = Director(tmp_path)
@@ -203,7 +335,8 @@ async def test_waiting_for_a_node(tmp_path, capsys):
     ("method", "resource", "body", "status"),
     [
         ("POST", "/v1/members/web/web9/drain", {}, "there is no member web/web9; did you mean"),
-        ("POST", "/v1/members/web/web1/drain", {"timeout": 5}, "unknown: timeout; known here: reason, timeout_s"),
+        ("POST", "/v1/members/web/web1/drain", {"timeout": 5}, "unknown: timeout; known here: dry_run, reason"),
+        ("POST", "/v1/members/web/web1/maint", {"dry_run": "no"}, 'dry_run = "no" is neither true nor false'),
         ("POST", "/v1/members/web/web1/drain", {"timeout_s": -5}, "is not a number from 0"),
         ("POST", "/v1/members/web/web1/ready", {"timeout_s": 5}, "timeout_s is for drain only"),
         ("POST", "/v1/members/web/web1/weight", {"ratio": 1.5}, "is not a whole number"),

@@ -25,14 +25,12 @@ def test_tells_which_pools_are_concerned() -> None:
         Change("verdicts/d1/web", '{"a":["up",1]}', 2),
         Change("agreed/dns", '{"b":"down"}', 3),
         Change("directors/d1", '{"address":"192.0.2.1","port":1,"boot":"","version":"","digest":""}', 4),
-        Change("config", "x = 1", 5),
         Change("something/else", "", 6),
     ]
     assert picture.take(changes) == {"web", "dns"}
     assert picture.views["web"] == {"d1": {"web/a": Health.UP}}
     assert picture.settled == {"dns": {"dns/b": Health.DOWN}}
     assert list(picture.directors) == ["d1"]
-    assert picture.config == "x = 1"
     assert picture.revision("something/else") == 6
 
 
@@ -45,15 +43,25 @@ def test_what_is_known_already_makes_no_difference() -> None:
     assert picture.revision("agreed/web") == 9
 
 
+def test_what_was_deleted_stays_so() -> None:
+    """What a swap has found before the watch told of the deletion does not bring it back; what comes later does."""
+    picture = Told()
+    picture.take([Change("agreed/web", '{"a":"up"}', 5), Change("agreed/web", None, 11)])
+    assert picture.take([Change("agreed/web", '{"a":"down"}', 10)]) == set()
+    assert (picture.settled, picture.revision("agreed/web")) == ({}, 0)
+    picture.take([Change("agreed/web", '{"a":"down"}', 12)])
+    assert picture.settled == {"web": {"web/a": Health.DOWN}}
+
+
 def test_deletion() -> None:
     """What is deleted is not known any more, whichever kind it is."""
     picture = Told()
     log = entries.encode_log([Logged("d1", LogEntry(1.0, ()))])
-    texts = {"verdicts/d1/web": "{}", "agreed/web": "{}", LOG: log, "config": "x"}
+    texts = {"verdicts/d1/web": "{}", "agreed/web": "{}", LOG: log}
     picture.replace({key: Entry(text, 2) for key, text in texts.items()})
     assert picture.logs() == {RING: (LogEntry(1.0, ()),)}
     assert picture.take(Change(key, None, 3) for key in texts) == {"web"}
-    assert (picture.views["web"], picture.settled, picture.logs(), picture.config) == ({}, {}, {}, None)
+    assert (picture.views["web"], picture.settled, picture.logs()) == ({}, {}, {})
     picture.take([Change(LOG, log, 4)])
     picture.forget(LOG)
     assert (picture.logged(RING), picture.revision(LOG)) == ((), 0)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from appliance.fleet.telling import ASIDE_NS, BACKLOG, REFRESH_MS, REPEAT_MS, ROUND_MS, Telling
 from appliance.fleet.wire import AGE_SHIFT, END, ENTRY, Keys
 from appliance.packet.placement import TICK_S, PinState
+from appliance.stats import member_stats
 from tests.unit.fleet.ends import SECRET, flow, hashes, keep, known, members, table
 
 KEYS = Keys.derive(SECRET)
@@ -75,9 +76,39 @@ def test_facts_of_a_flow_arrive():
     keep(a.pins, [7], idle=99)
     b.telling.hear(a.news().tobytes())
     here, there = a.pins.live().flows[0], b.pins.live().flows[0]
-    for name in ("source", "destination", "hash64", "ports", "hash32", "idle", "protocol"):
+    for name in ("source", "destination", "hash64", "ports", "hash32", "idle", "protocol", "opened"):
         assert np.array_equal(here[name], there[name]), name
     assert there["origin"] == 1
+
+
+def test_a_flood_of_syns_counts_everywhere_for_a_moment_only():
+    """SYNs that nothing follows are connections for three seconds, also where others have told of them: at once, in the
+    whole table, and when their member was not known at first; and no director counts their handshakes but one."""
+    a, b, late, third = Director(), Director(), Director(first=40), Director()
+    keep(a.pins, range(100), member=1, state=PinState.NEW)
+    told = a.news().tobytes()
+    b.telling.hear(told)
+    late.telling.set_members({})
+    assert late.telling.hear(told).unknown == 100
+    late.telling.set_members(members(40))
+    third.telling.hear(b.dump().tobytes())
+    everybody = {"made it": (a, 1), "was told": (b, 1), "put aside": (late, 41), "asked": (third, 1)}
+
+    def connections() -> dict[str, int]:
+        return {
+            name: member_stats(one.pins.live(), one.pins.delays, {index: "web/w1"}, {}, one.now_ns)
+            .members[index]
+            .connections
+            for name, (one, index) in everybody.items()
+        }
+
+    assert connections() == dict.fromkeys(everybody, 100)
+    for one, _ in everybody.values():
+        one.wait(5000)
+    assert connections() == dict.fromkeys(everybody, 0)
+    keep(b.pins, range(10), member=1)  # the handshake ends there: nobody knows there when it began
+    assert connections() == dict.fromkeys(everybody, 0) | {"was told": 10}
+    assert b.pins.delays["count"].sum() == 0
 
 
 def test_news_is_told_again_soon():
@@ -271,7 +302,7 @@ def test_nonsense_is_not_taken():
     a, b = Director(), Director()
     keep(a.pins, range(6))
     entries = a.news()
-    entries["state"][0] = 4
+    entries["state"][0] = 8
     entries["protocol"][1] = 1
     entries["age"][2] = 0xFFFFFFFF
     entries["age"][3] = 300 << (30 - AGE_SHIFT)
