@@ -132,6 +132,8 @@ class FleetSide:
                     claims=self._claims,
                 )
                 tasks.create_task(apart(self.channel.run, "pins"), name="fleet:pins")
+                if self.agreement is not None:
+                    self._name_living(self.channel, self.agreement.latest)
                 self._pins().herald = self.channel
                 self._name_members()
                 if self._announces:
@@ -200,6 +202,10 @@ class FleetSide:
             }
         )
         self._took_over |= taken_over > 0
+
+    def _name_living(self, channel: PinChannel, agreed: Agreed) -> None:
+        """Whose leases run. While the store is away, whoever was there last: nobody can say that it has ended."""
+        channel.set_living({card.name for card in agreed.directors})
 
     async def _watch_others(self, channel: PinChannel) -> None:
         """Who cannot be counted on: at once when nothing is heard of it, and until it has been heard for a while."""
@@ -280,6 +286,8 @@ class FleetSide:
 
     def _on_agreed(self, agreed: Agreed) -> None:
         now = self._wall()
+        if self.channel is not None:
+            self._name_living(self.channel, agreed)
         for member, judged in agreed.members.items():
             # A member that nobody has a verdict of is not one that we have to take out.
             if judged.health is not Health.UNKNOWN:

@@ -11,7 +11,7 @@ from appliance.dataplane.pins import PinTable
 from appliance.decide import Why, decide
 from appliance.fleet.channel import PeerState
 from appliance.fleet.client import RefusedError, UnavailableError
-from appliance.fleet.entries import encode_order
+from appliance.fleet.entries import DirectorCard, encode_director, encode_order
 from appliance.fleet.fake import FakeCluster, FakeStore
 from appliance.fleet.side import FleetSide
 from appliance.model import AdminState, Drain, Etcd, Fleet, FleetPeer, HaMode, HashMode, Health, Order
@@ -296,6 +296,28 @@ async def test_a_director_waits_a_while_for_what_the_fleet_has_agreed_on(fleet, 
         assert one.state.orders == ({"web/web1": order} if returns else {})
         for task in running:
             task.cancel()
+
+
+async def test_no_connections_begin_that_a_director_with_a_lease_would_not_hear_of(fleet):
+    """Nothing is heard of it here, and the store has its card: connections stay where it would look for them."""
+    cluster = FakeCluster(time.monotonic)
+    ours, theirs = fleet[0].state.config.fleet.directors
+    one = Director("d1", (ours, theirs), Etcd(("http://192.0.2.1:2379",), "/onward/"))
+    one.side.agreement._store = FakeStore(cluster)
+    card = {"directors/d2": encode_director(DirectorCard("d2", theirs.address, theirs.port, "boot"))}
+    await cluster.apply(card, None)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(one.side.run())
+        await until(lambda: one.side.agreed().status.connected and one.side.channel.is_heard, "it should be told")
+        assert one.pins.may_open_all(5) == 0
+        await cluster.apply(dict.fromkeys(card), None)
+        await until(lambda: one.pins.may_open_all(5) == 5, "its lease has ended")
+        await cluster.apply(card, None)
+        await until(lambda: one.pins.may_open_all(5) == 0, "it is back")
+        await cluster.stop()
+        await until(lambda: not one.side.agreed().status.connected, "the store is away")
+        assert one.pins.may_open_all(5) == 0
+        running.cancel()
 
 
 async def test_orders_of_one_command_reach_the_store_together(fleet):
