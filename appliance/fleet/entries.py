@@ -7,6 +7,7 @@
 | `agreed/POOL` | what was agreed last of each member | whoever sees first that it has changed |
 | `log/POOL/DELIVERY` | how the pool became what it is | whoever changes first |
 | `orders/POOL/MEMBER` | what operators want | any director |
+| `ordered` | that there have been orders; without it, none there does not mean that none is wanted | who gives one |
 | `config` | the shared configuration, TOML | any director |
 
 Everything but what is under leases stays. Values that cannot be read, say of a newer version, are as if they were not
@@ -47,6 +48,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
 
 _USUAL_OUTER = DfPolicy.COPY_INNER, str(OUTER_TTL)
 DIRECTORS, VERDICTS, AGREED, LOG, ORDERS, CONFIG = "directors", "verdicts", "agreed", "log", "orders", "config"
+ORDERED = "ordered"
 
 
 class Unreadable(Exception):  # noqa: N818 - a fact about somebody else's value, not an error of ours

@@ -28,7 +28,7 @@ from appliance.fleet.etcd import EtcdStore
 from appliance.fleet.giving import give
 from appliance.fleet.store import Agreed, Agreement, Source
 from appliance.forwarding import NextHop, TableMember
-from appliance.model import Config, Drain, FleetPeer, HaMode, Health, IPAddress, Order
+from appliance.model import AdminState, Config, Drain, FleetPeer, HaMode, Health, IPAddress, Order
 from appliance.ring.slots import unpack
 from appliance.state import LogEntry, RingKey, State, same_ring
 
@@ -115,6 +115,7 @@ class FleetSide:
                 wall=wall,
                 clock=time.monotonic,
                 rng=rng,
+                orders=lambda: state.orders,
             )
         if self._others and self._announces:
             state.set_joining("has not heard of the other directors' flows yet")
@@ -293,8 +294,17 @@ class FleetSide:
             if judged.health is not Health.UNKNOWN:
                 self._state.set_health(member, judged.health, now)
         if agreed.status.source is Source.FLEET:
-            for member in self._state.orders.keys() | agreed.orders.keys():
-                self._state.set_order(member, agreed.orders.get(member))
+            before = self._state.orders
+            for member in sorted(before.keys() | agreed.orders.keys()):
+                if (order := agreed.orders.get(member)) != before.get(member):
+                    self._state.set_order(member, order)
+                    log.info(
+                        "fleet.ordered",
+                        member=member,
+                        order=str(order.state if order is not None else AdminState.READY),
+                        until=order.until if order is not None else None,
+                        ratio=order.ratio if order is not None else None,
+                    )
             if agreed.log:
                 self._state.set_history(agreed.log)
 

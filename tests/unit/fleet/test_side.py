@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
+import structlog
 
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Why, decide
@@ -13,6 +14,7 @@ from appliance.fleet.channel import PeerState
 from appliance.fleet.client import RefusedError, UnavailableError
 from appliance.fleet.entries import DirectorCard, encode_director, encode_order
 from appliance.fleet.fake import FakeCluster, FakeStore
+from appliance.fleet.giving import hand_over
 from appliance.fleet.side import FleetSide
 from appliance.model import AdminState, Drain, Etcd, Fleet, FleetPeer, HaMode, HashMode, Health, Order
 from appliance.packet.placement import FlowFacts, Pin, PinState
@@ -329,11 +331,11 @@ async def test_orders_of_one_command_reach_the_store_together(fleet):
     await one.side.order({"a/x": drain, "b/x": drain, "c/x": None})
     await one.side.order({"a/x": None, "b/x": replace(drain, since=2.0)})
     revisions = [cluster.entries["orders/b/x"].revision]
-    assert cluster.entries.keys() == {"orders/b/x"}
+    assert cluster.entries.keys() == {"ordered", "orders/b/x"}
     first, changes = await cluster.since(1)
-    assert {change.key for change in changes} == {"orders/a/x", "orders/b/x"}
+    assert {change.key for change in changes} == {"ordered", "orders/a/x", "orders/b/x"}
     second, changes = await cluster.since(first)
-    assert {change.key for change in changes} == {"orders/a/x", "orders/b/x"}
+    assert {change.key for change in changes} == {"ordered", "orders/a/x", "orders/b/x"}
     assert revisions == [second] == [cluster.revision]
 
 
@@ -349,3 +351,96 @@ async def test_orders_that_the_store_does_not_take(fleet):
     with pytest.raises(UnavailableError):
         await one.side.order({"a/x": drain, "b/x": drain})
     assert cluster.entries == {}
+
+
+MAINT, DRAIN = Order(AdminState.MAINT, 1.0), Order(AdminState.DRAIN, 2.0)
+
+
+def sharing(name, peers, cluster, **orders):
+    """A director with its way to the store, and orders from before it began."""
+    made = Director(name, peers, Etcd(("http://192.0.2.1:2379",), "/onward/"))
+    made.side._store = made.side.agreement._store = FakeStore(cluster)
+    for name_of_member, before in orders.items():
+        made.state.set_order(f"web/{name_of_member}", before)
+    return made
+
+
+@pytest.mark.parametrize("how", ["rebuilt", "emptied"])
+async def test_a_store_that_has_lost_everything_takes_no_order_back(fleet, how):
+    """Another, empty cluster, or somebody has deleted all: orders go on, one director puts them back, and says so."""
+    peers, cluster = fleet[0].state.config.fleet.directors, FakeCluster(time.monotonic)
+    both = [sharing(name, peers, cluster) for name in ("d1", "d2")]
+    orders = {"web/web1": MAINT, "web/web2": DRAIN}
+    seen = []
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(each.side.run()) for each in both]
+        await both[0].side.order(orders)
+        await until(lambda: all(each.state.orders == orders for each in both), "all know")
+        for each in both:
+            set_order = each.state.set_order
+            each.state.set_order = lambda name, order, known=set_order: (seen.append(name), known(name, order))
+        with structlog.testing.capture_logs() as logs:
+            if how == "rebuilt":
+                await cluster.stop()
+                await until(lambda: not any(each.side.agreed().status.connected for each in both), "away")
+                cluster = FakeCluster(time.monotonic)
+                for each in both:
+                    each.side._store._cluster = cluster
+            else:
+                await cluster.apply(dict.fromkeys(cluster.entries), None)
+            await until(lambda: {"ordered", "orders/web/web1", "orders/web/web2"} <= cluster.entries.keys(), "put back")
+            await until(
+                lambda: all(
+                    each.side.agreed().status.connected and each.side.agreed().orders == orders for each in both
+                ),
+                "both are back",
+            )
+        assert [e["members"] for e in logs if e["event"] == "fleet.orders_handed_over"] == [sorted(orders)]
+        assert seen == []
+        with structlog.testing.capture_logs() as logs:
+            await both[1].side.order({"web/web1": None})
+            await until(lambda: all(each.state.orders == {"web/web2": DRAIN} for each in both), "it is taken back")
+        told = [(e["member"], e["order"]) for e in logs if e["event"] == "fleet.ordered"]
+        assert told == [("web/web1", "ready")] * 2
+        for task in running:
+            task.cancel()
+
+
+async def test_orders_from_before_there_was_a_store(fleet):
+    """A director that gets a store brings the orders that it has. A store in which orders were given, and taken back,
+    counts for more than what a director remembers."""
+    peers, cluster = fleet[0].state.config.fleet.directors, FakeCluster(time.monotonic)
+    one = sharing("d1", peers, cluster, web1=MAINT)
+    none = sharing("d2", peers, cluster)
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(none.side.run())
+        await until(lambda: none.side.agreed().status.connected, "one without orders is there first")
+        running = tasks.create_task(one.side.run())
+        await until(lambda: none.state.orders == {"web/web1": MAINT}, "both know")
+        assert one.state.orders == {"web/web1": MAINT}
+        await none.side.order({"web/web1": None})
+        await until(lambda: not one.state.orders, "it is taken back")
+        for task in (first, running):
+            task.cancel()
+    late = sharing("d1", peers, cluster, web1=MAINT)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(late.side.run())
+        with structlog.testing.capture_logs() as logs:
+            await until(lambda: not late.state.orders, "an order from orders.json that was taken back meanwhile")
+        assert [e["member"] for e in logs if e["event"] == "fleet.ordered"] == ["web/web1"]
+        running.cancel()
+
+
+async def test_more_orders_than_the_store_takes_at_once_are_handed_over():
+    """All of them, by one director; the other one leaves alone what is there."""
+    cluster = FakeCluster(time.monotonic)
+    orders = {f"web/web{number}": DRAIN for number in range(250)}
+    async with FakeStore(cluster).session() as session:
+        assert not await hand_over(session, [], {})
+        assert await hand_over(session, ["config", "agreed/web"], orders)
+        assert cluster.entries.keys() == {"ordered", *(f"orders/{name}" for name in orders)}
+        before = dict(cluster.entries)
+        assert not await hand_over(session, ["orders/web/web1"], {"web/web1": MAINT})
+        assert not await hand_over(session, ["ordered"], {"web/web1": MAINT})
+        assert not await hand_over(session, [], {"web/web1": MAINT}), "somebody was first"
+        assert cluster.entries == before
