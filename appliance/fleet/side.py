@@ -37,6 +37,9 @@ log = structlog.get_logger()
 JOIN_S = 2.0
 """How long to wait at most for a peer that says nothing, and for a store that cannot be reached, before we announce."""
 
+BACK_S = 1.0
+"""How long an order may take to come back from the store that has taken it."""
+
 LOOK_S = 0.02
 SHARE_S = 0.5
 FIRST_S, RETURN_S = 3.0, 10.0
@@ -257,11 +260,26 @@ class FleetSide:
     async def order(self, orders: Mapping[str, Order | None]) -> None:
         """Give orders to all directors, all or none of them; without a store there is nothing to do.
 
+        Returns when they have come back to us. Else something older that comes back meanwhile would undo them for a
+        moment, and flows would move for it.
+
         Raises:
             StoreError: the store cannot be reached, or does not take them.
         """
-        if self._store is not None:
-            await give(self._store, orders)
+        if self._store is None:
+            return
+        await give(self._store, orders)
+        try:
+            async with asyncio.timeout(BACK_S):
+                await self._until(lambda: self._has_agreed_on(orders))
+        except TimeoutError:
+            pass  # somebody else has ordered otherwise meanwhile, or the store is away again
+
+    def _has_agreed_on(self, orders: Mapping[str, Order | None]) -> bool:
+        """Whether these have come back from the store, or nothing does at this moment."""
+        if self.agreement is None or not (latest := self.agreement.latest).status.connected:
+            return True
+        return all(latest.orders.get(member) == order for member, order in orders.items())
 
     @property
     def shares_orders(self) -> bool:

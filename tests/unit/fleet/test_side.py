@@ -339,6 +339,19 @@ async def test_orders_of_one_command_reach_the_store_together(fleet):
     assert revisions == [second] == [cluster.revision]
 
 
+async def test_an_order_counts_as_given_when_it_has_come_back(fleet):
+    """Else a change of anything else, from a moment before, would take it back here until the store tells of it."""
+    peers, cluster = fleet[0].state.config.fleet.directors, FakeCluster(time.monotonic)
+    one = sharing("d1", peers, cluster)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(one.side.run())
+        await until(lambda: one.side.agreed().status.connected, "connected")
+        for given in (DRAIN, MAINT, None):
+            await one.side.order({"web/web1": given})
+            assert one.state.orders.get("web/web1") == given
+        running.cancel()
+
+
 async def test_orders_that_the_store_does_not_take(fleet):
     """A store that is away, and more than it takes at once: an error, and nothing of it is in the store."""
     cluster = FakeCluster(time.monotonic)
