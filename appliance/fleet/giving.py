@@ -34,22 +34,24 @@ async def give(store: Store, orders: Mapping[str, Order | None]) -> None:
         await session.write(puts | _MARK, [key for key in keys.values() if key not in puts])
 
 
-async def hand_over(session: Session, found: Iterable[str], orders: Mapping[str, Order]) -> bool:
-    """Put orders into a store that has none and never had any.
+def is_new(found: Iterable[str]) -> bool:
+    """Whether a store with these keys has no orders and never had any."""
+    return not any(key == entries.ORDERED or key.startswith(f"{entries.ORDERS}/") for key in found)
+
+
+async def hand_over(session: Session, orders: Mapping[str, Order]) -> bool:
+    """Put orders into a store that is new.
 
     Args:
         session: with the store.
-        found: keys that are there.
-        orders: what this director knows, by `pool/member`.
+        orders: what this director knows, by `pool/member`; at least one.
 
     Returns:
-        Whether that was so, and this director was first.
+        Whether this director was first. Otherwise those of another one count.
 
     Raises:
         StoreError: the store cannot be reached. Some of them may be there; trying again does no harm.
     """
-    if not orders or any(key == entries.ORDERED or key.startswith(f"{entries.ORDERS}/") for key in found):
-        return False
     texts = {f"{entries.ORDERS}/{member}": entries.encode_order(order) for member, order in sorted(orders.items())}
     together = dict(list(texts.items())[: AT_ONCE - 1])
     for key in texts.keys() - together.keys():

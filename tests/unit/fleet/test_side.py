@@ -14,7 +14,7 @@ from appliance.fleet.channel import PeerState
 from appliance.fleet.client import RefusedError, UnavailableError
 from appliance.fleet.entries import DirectorCard, encode_director, encode_order
 from appliance.fleet.fake import FakeCluster, FakeStore
-from appliance.fleet.giving import hand_over
+from appliance.fleet.giving import hand_over, is_new
 from appliance.fleet.side import FleetSide
 from appliance.model import AdminState, Drain, Etcd, Fleet, FleetPeer, HaMode, HashMode, Health, Order
 from appliance.packet.placement import FlowFacts, Pin, PinState
@@ -449,11 +449,27 @@ async def test_more_orders_than_the_store_takes_at_once_are_handed_over():
     cluster = FakeCluster(time.monotonic)
     orders = {f"web/web{number}": DRAIN for number in range(250)}
     async with FakeStore(cluster).session() as session:
-        assert not await hand_over(session, [], {})
-        assert await hand_over(session, ["config", "agreed/web"], orders)
+        assert is_new(["config", "agreed/web"])
+        assert await hand_over(session, orders)
         assert cluster.entries.keys() == {"ordered", *(f"orders/{name}" for name in orders)}
         before = dict(cluster.entries)
-        assert not await hand_over(session, ["orders/web/web1"], {"web/web1": MAINT})
-        assert not await hand_over(session, ["ordered"], {"web/web1": MAINT})
-        assert not await hand_over(session, [], {"web/web1": MAINT}), "somebody was first"
+        assert not is_new(["orders/web/web1"])
+        assert not is_new(["ordered"])
+        assert not await hand_over(session, {"web/web1": MAINT}), "somebody was first"
         assert cluster.entries == before
+
+
+async def test_two_that_hand_over_the_same_orders_at_the_same_moment(fleet):
+    """One of them is first, and the other one has read the store before that: neither takes an order back meanwhile."""
+    peers, cluster = fleet[0].state.config.fleet.directors, FakeCluster(time.monotonic)
+    both = [sharing(name, peers, cluster, web1=MAINT) for name in ("d1", "d2")]
+    with structlog.testing.capture_logs() as logs:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(each.side.agreement.run()) for each in both]
+            await until(lambda: all(each.side.agreed().orders for each in both), "both have them from the store")
+            for task in running:
+                task.cancel()
+    events = [entry["event"] for entry in logs]
+    assert events.count("fleet.orders_handed_over") == 1
+    assert "fleet.ordered" not in events
+    assert all(each.state.orders == {"web/web1": MAINT} for each in both)
