@@ -160,7 +160,7 @@ class PeerStatus:
     lost_out: float
     """The share of ours to it, as it says."""
     mismatches: Mapping[str, float]
-    """Tables in which it differs from us, and for how many seconds."""
+    """Tables in which it differs from us, and for how many seconds it is known to do so."""
     trouble: str
     """Why nothing can be sent or heard, and what to do; empty when all is well."""
 
@@ -244,8 +244,10 @@ class _Peer:
     refused: Counter[str] = field(default_factory=Counter)
     warned: int = 0
     warned_ns: int | None = None
-    differs: dict[str, int] = field(default_factory=dict)
-    """Since when, ns."""
+    differs: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """When that was seen first and last, without having been equal in between, ns."""
+    digests_at: int = 0
+    """Where to go on with ours."""
     closed_ns: int = -1
     """When its machine said last that nobody has the port open. Anybody may say so in its name."""
     absent: dict[str, int] = field(default_factory=dict)
@@ -315,7 +317,6 @@ class PinChannel:
         self._digests: dict[str, int] = {}
         self._digest_rows = np.zeros(0, DIGEST)
         self._digests_ns: int | None = None
-        self._digests_at = 0
         self._vips: dict[int, str] = {}
         self._absent = np.zeros(0, NAME)
         self._rows = [memoryview(bytearray(2048)) for _ in range(AT_ONCE)]
@@ -408,14 +409,16 @@ class PinChannel:
             )
 
     def mismatches(self) -> Mapping[str, Mapping[str, float]]:
-        """By peer: tables in which it differs from us, and for how many seconds."""
-        now_ns = self._clock_ns()
-        with self._lock:
-            return self._mismatches(now_ns)
+        """By peer: tables in which it differs from us, and for how many seconds it is known to do so.
 
-    def _mismatches(self, now_ns: int) -> Mapping[str, Mapping[str, float]]:
+        With many tables it takes a while until the same one is compared again; nothing is known of the time until then.
+        """
+        with self._lock:
+            return self._mismatches()
+
+    def _mismatches(self) -> Mapping[str, Mapping[str, float]]:
         return {
-            name: {table: (now_ns - since) / 1e9 for table, since in peer.differs.items()}
+            name: {table: (last - first) / 1e9 for table, (first, last) in peer.differs.items()}
             for name, peer in self._peers.items()
             if peer.differs and peer.is_near
         }
@@ -441,7 +444,7 @@ class PinChannel:
             return self._status(self._clock_ns())
 
     def _status(self, now_ns: int) -> ChannelStatus:
-        mismatches = self._mismatches(now_ns)
+        mismatches = self._mismatches()
         peers = tuple(
             PeerStatus(
                 name=name,
@@ -684,7 +687,7 @@ class PinChannel:
         return pack(self._keys, kind, route, session.next_sequence(), at_ns, body, count, peer.missing)
 
     def _greet(self, peer: _Peer, now_ns: int) -> None:
-        digests = self._next_digests(now_ns)
+        digests = self._next_digests(peer, now_ns)
         self._send(peer, Kind.HELLO, hello_body(peer.session.greet(now_ns), digests), len(digests))
         self._tell_absent(peer)
 
@@ -694,12 +697,14 @@ class PinChannel:
                 part = self._absent[begin : begin + NAMES]
                 self._send(peer, Kind.ABSENT, part.tobytes(), len(part))
 
-    def _next_digests(self, now_ns: int) -> npt.NDArray[np.void]:
-        """Digests of tables; when there are many, these come in turn."""
+    def _next_digests(self, peer: _Peer, now_ns: int) -> npt.NDArray[np.void]:
+        """Digests of tables; when there are many, each peer gets these in turn."""
         if self._digests_ns is None or now_ns - self._digests_ns > _SECOND // 2:
             self._digests_ns = now_ns
             self._digests = dict(self._tables())
             self._names = {self._keys.pool(name): name for name in self._digests}
+            for each in self._peers.values():
+                each.differs = {table: seen for table, seen in each.differs.items() if table in self._digests}
             self._digest_rows = np.zeros(len(self._digests), DIGEST)
             self._digest_rows["name"] = list(self._names)
             self._digest_rows["digest"] = list(self._digests.values())
@@ -708,8 +713,8 @@ class PinChannel:
         first = np.array(list(zip(self._claimed, claims.values(), strict=True))[: DIGESTS // 2], DIGEST)
         rows, room = self._digest_rows, DIGESTS - len(first)
         if len(rows) > room:
-            rows = np.roll(rows, -self._digests_at)[:room]
-            self._digests_at = (self._digests_at + room) % len(self._digest_rows)
+            rows = np.roll(rows, -peer.digests_at)[:room]
+            peer.digests_at = (peer.digests_at + room) % len(self._digest_rows)
         return np.concatenate([first, rows])
 
     def _begin_asking(self, peer: _Peer, now_ns: int) -> None:
@@ -835,7 +840,7 @@ class PinChannel:
         if (verdict := session.judge(datagram, now_ns)) is not None:
             return verdict
         if datagram.kind is Kind.HELLO:
-            digests = self._next_digests(now_ns)
+            digests = self._next_digests(peer, now_ns)
             self._send(peer, Kind.ANSWER, hello_body(datagram.nonce, digests), len(digests), to_life=datagram.life)
             if not session.knows(datagram):
                 if now_ns - peer.challenge_ns > _CHALLENGE_NS:
@@ -864,7 +869,7 @@ class PinChannel:
             if self._digests[table] == digest:
                 peer.differs.pop(table, None)
             else:
-                peer.differs.setdefault(table, now_ns)
+                peer.differs[table] = peer.differs.get(table, (now_ns, now_ns))[0], now_ns
         peer.claims = claims
 
     # Floods

@@ -13,8 +13,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import IPv4Address, ip_network
 
-import numpy as np
-import numpy.typing as npt
 import structlog
 
 from appliance import __version__
@@ -27,9 +25,9 @@ from appliance.fleet.entries import DirectorCard
 from appliance.fleet.etcd import EtcdStore
 from appliance.fleet.giving import give
 from appliance.fleet.store import Agreed, Agreement, Source
+from appliance.fleet.tables import TableDigests
 from appliance.forwarding import NextHop, TableMember
 from appliance.model import AdminState, Config, Drain, FleetPeer, HaMode, Health, IPAddress, Order
-from appliance.ring.slots import unpack
 from appliance.state import LogEntry, RingKey, State, same_ring
 
 log = structlog.get_logger()
@@ -91,7 +89,7 @@ class FleetSide:
         self._others = _others(config)
         self._own: dict[str, Health] = {}
         self._applied: Desired | None = None
-        self._digests: dict[RingKey, tuple[object, int]] = {}
+        self._digests = TableDigests()
         self._compared: Mapping[str, int] = {}
         """Digests that other directors are told."""
         self._shared: dict[RingKey, LogEntry] = {}
@@ -394,7 +392,7 @@ class FleetSide:
                     log.debug("fleet.log_not_shared", error=str(error))  # the next round tries again
                     break
                 self._shared[ring] = entries[-1]
-            digest = hashlib.blake2b(repr(sorted(self._tables_digests().items())).encode(), digest_size=8).hexdigest()
+            digest = hashlib.blake2b(repr(sorted(self._compared.items())).encode(), digest_size=8).hexdigest()
             if digest != self._card.digest:
                 self._card = DirectorCard(
                     self._card.name, self._card.address, self._card.port, self._card.boot, self._card.version, digest
@@ -403,9 +401,11 @@ class FleetSide:
 
     async def _watch_tables(self, channel: PinChannel) -> None:
         """An alarm for tables that other directors have otherwise, and when that has ended."""
+        compared: Desired | None = None
         while True:
             await asyncio.sleep(COMPARE_S)
-            self._compared = self._tables_digests()
+            if (applied := self._applied) is not None and applied is not compared:
+                self._compared, compared = await asyncio.to_thread(self._digests.of, applied), applied
             differ = {
                 (peer, table): seconds
                 for peer, tables in channel.mismatches().items()
@@ -418,31 +418,6 @@ class FleetSide:
                 log.info("fleet.tables_agree", peer=peer, table=table)
             self._alarmed = set(differ)
 
-    def _tables_digests(self) -> dict[str, int]:
-        """What all directors should have alike: who owns which slot, by name."""
-        if self._applied is None:
-            return {}
-        digests = {}
-        for key, ring in self._applied.rings.items():
-            known = self._digests.get(key)
-            if known is None or known[0] is not ring.wanted:
-                names = np.zeros(1 << 16, np.uint64)
-                for view in ring.members:
-                    names[view.index] = _digest(view.name.encode())
-                known = ring.wanted, _digest(_owners(names, ring.wanted))
-                self._digests[key] = known
-            digests[f"{key[0]} {key[1]}"] = known[1]
-        return digests
-
 
 def _others(config: Config) -> tuple[FleetPeer, ...]:
     return tuple(peer for peer in config.fleet.directors if peer.name != config.director.name)
-
-
-def _owners(names: npt.NDArray[np.uint64], slots: npt.NDArray[np.uint32]) -> bytes:
-    primary, _ = unpack(slots)
-    return names[primary].tobytes()
-
-
-def _digest(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

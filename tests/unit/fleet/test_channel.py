@@ -581,8 +581,22 @@ def test_tables_that_differ_are_noticed(run):
             assert peer(one).mismatches.keys() == {"pool7", "pool149"}
             theirs["pool7"] = 7
             await until(lambda: set(one.mismatches()["b"]) == {"pool149"}, "one has been put right")
+            await until(lambda: one.mismatches()["b"]["pool149"] > 0, "the other was seen twice")
+            del mine["pool149"]
+            await until(lambda: not one.mismatches(), "what is not here any more does not differ")
 
     run(main())
+
+
+def test_every_peer_gets_every_digest():
+    """Each in turn, however many peers there are: what one has got is not taken from the others."""
+    a, b, c = directors("a", "b", "c")
+    one = channel(a, [b, c], table(), tables=lambda: {f"table{number}": number for number in range(128)})
+    got = {name: set() for name in "bc"}
+    for _ in range(2):
+        for name, each in one._peers.items():
+            got[name].update(one._next_digests(each, 10**9)["digest"].tolist())
+    assert got == {"b": set(range(128)), "c": set(range(128))}
 
 
 def test_claims_are_heard_of_at_once_and_often(run):
