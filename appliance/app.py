@@ -665,6 +665,7 @@ class Director:
             ("config", self._last_reload.ok, "; ".join(self._last_reload.problems)),
             ("data_plane", error is None, error or ""),
             ("programmed", self._reconciler.applied is not None, ""),
+            ("decision", not self._reconciler.error, self._reconciler.error),
         ]
         if self._state.config.bgp is not None:
             up = any(session == "up" for session in sessions)

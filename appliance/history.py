@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from appliance import plainjson
 from appliance.fleet.entries import Logged, Unreadable, decode_log, encode_log, log_place
 from appliance.keep import keep
 from appliance.state import LogEntry, RingKey
@@ -28,7 +29,7 @@ def load(path: Path) -> History:
         return decode(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, Unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, Unreadable, ValueError, KeyError) as error:
         log.warning("history.unreadable", file=str(path), error=str(error), hint="changes from before are not known")
         return {}
 
@@ -52,10 +53,10 @@ def decode(text: str) -> History:
     """From text.
 
     Raises:
-        Unreadable, ValueError, KeyError, TypeError, AttributeError: it is not what `encode` makes.
+        Unreadable, ValueError, KeyError: it is not what `encode` makes.
     """
-    data = json.loads(text)
+    data = plainjson.mapping(plainjson.parse(text))
     if data["format"] != FORMAT:
         raise ValueError(f"format {data['format']} instead of {FORMAT}")
-    logs = (decode_log(place, log) for place, log in data["rings"].items())
+    logs = (decode_log(place, plainjson.text(log)) for place, log in plainjson.mapping(data["rings"]).items())
     return {ring: tuple(item.entry for item in logged) for ring, logged in logs}

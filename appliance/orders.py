@@ -6,8 +6,10 @@ from pathlib import Path
 
 import structlog
 
+from appliance import plainjson
+from appliance.fleet.entries import Unreadable, order_of
 from appliance.keep import keep
-from appliance.model import AdminState, Order
+from appliance.model import Order
 
 log = structlog.get_logger()
 
@@ -20,13 +22,17 @@ Orders = Mapping[str, Order]
 def load(path: Path) -> Orders:
     """What was ordered before.
 
-    A file that cannot be read is put aside, and said so: it must not keep a director from starting.
+    A file that cannot be read is put aside, and said so: it must not keep a director from starting. Where an order is
+    none that anybody could give, the others count.
     """
     try:
-        return decode(path.read_text())
+        orders, bad = decode(path.read_text())
+        for member, why in bad.items():
+            log.error("orders.unreadable", file=str(path), member=member, error=why)
+        return orders
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         aside = path.with_suffix(".damaged")
         log.error("orders.unreadable", file=str(path), error=str(error), moved_to=str(aside))
         try:
@@ -55,21 +61,23 @@ def as_json(order: Order) -> dict[str, object]:
     return {"state": str(order.state), "since": order.since, "until": order.until, "ratio": order.ratio}
 
 
-def decode(text: str) -> Orders:
+def decode(text: str) -> tuple[Orders, Mapping[str, str]]:
     """From text.
 
+    Returns:
+        Orders; and what is wrong with those that are none, by `pool/member`.
+
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is not what `encode` makes.
+        ValueError, KeyError: it is not what `encode` makes.
     """
-    data = json.loads(text)
+    data = plainjson.mapping(plainjson.parse(text))
     if data["format"] != FORMAT:
         raise ValueError(f"format {data['format']} instead of {FORMAT}")
-    return {
-        member: Order(
-            state=AdminState(raw["state"]),
-            since=float(raw["since"]),
-            until=None if raw["until"] is None else float(raw["until"]),
-            ratio=None if raw["ratio"] is None else int(raw["ratio"]),
-        )
-        for member, raw in data["orders"].items()
-    }
+    orders: dict[str, Order] = {}
+    bad: dict[str, str] = {}
+    for member, raw in plainjson.mapping(data["orders"]).items():
+        try:
+            orders[member] = order_of(raw)
+        except Unreadable as why:
+            bad[member] = str(why)
+    return orders, bad

@@ -12,15 +12,16 @@ The other way round there would be a moment in which routers send us packets tha
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
 from appliance.dataplane.base import DataPlane, DataPlaneError
-from appliance.decide import Desired, MemberView, decide
+from appliance.decide import Desired, MemberView, No, Why, decide
 from appliance.model import EffectiveState, IPAddress
-from appliance.state import State
+from appliance.state import Snapshot, State
 from bgp.route import Route, diff
 from bgp.speaker import Speaker, SpeakerError
 
@@ -60,9 +61,15 @@ class Reconciler:
         self._clock = clock
         self._on_applied = on_applied
         self._told: Desired | None = None
+        self._decided: Desired | None = None
+        """What could be decided last."""
+
         self._announced: frozenset[Route] = frozenset()
         self._trouble = ""
         self._trials: dict[int, asyncio.Future[None]] = {}
+        self.error = ""
+        """Why no decision could be made, in the last round; empty when one was."""
+
         self.applied: Desired | None = None
         """What is in force; None before the first round that succeeded."""
 
@@ -101,8 +108,19 @@ class Reconciler:
         """One round. False when something is left to do and only time can help."""
         snapshot = self._state.snapshot()
         # Pure, and maybe tens of milliseconds when a ring is built: the loop has leases to renew meanwhile.
-        desired = await asyncio.to_thread(decide, snapshot, self._told, self._clock())
-        done = True
+        try:
+            desired: Desired | None = await asyncio.to_thread(decide, snapshot, self._decided, self._clock())
+        except Exception as error:
+            self._fail(snapshot.generation, DataPlaneError(f"nothing can be decided with it: {error!r}"))
+            desired = self._as_before(snapshot, error)
+        else:
+            self._decided = desired
+            if self.error:
+                self.error = ""
+                log.info("decision.made")
+        if desired is None:
+            return False
+        done = not self.error
         gone = diff(self._announced, desired.routes).withdraw
         if gone:
             done &= await self._speak(self._announced - gone)
@@ -116,6 +134,7 @@ class Reconciler:
         except DataPlaneError as error:
             if self.applied is not None and self._fail(snapshot.generation, error):
                 self._tell(self.applied)
+                self._decided = self.applied
                 return False
             # Routers may not be told of what is not certain to be carried: the store turns this error into "announce
             # nothing", and that is the next round.
@@ -125,7 +144,7 @@ class Reconciler:
             return False
         self.applied = desired
         for generation, trial in self._trials.items():
-            if generation <= snapshot.generation and not trial.done():
+            if generation <= snapshot.generation and not trial.done() and not self.error:
                 trial.set_result(None)
         self._on_applied(desired)
         self._state.set_plane_error(None)
@@ -140,6 +159,24 @@ class Reconciler:
             return False
         trial.set_exception(error)
         return True
+
+    def _as_before(self, snapshot: Snapshot, error: Exception) -> Desired | None:
+        """What to go on with when nothing can be decided: an error of ours, which must not take a VIP down.
+
+        The decision before stays in force, and so do its routes, as long as it is certain to be carried.
+        """
+        if (text := repr(error)) != self.error:  # it is tried again and again; once is enough to read
+            self.error = text
+            log.error("decision.failed", error=text, exc_info=error)
+        if self._decided is None:
+            return None
+        before = replace(self._decided, gone=frozenset(), moved={})
+        if snapshot.plane_error is None:
+            return before
+        no = No(Why.PLANE_DOWN, snapshot.plane_error)
+        return replace(
+            before, routes=frozenset(), vips=tuple(replace(view, no=view.no or no, down=no) for view in before.vips)
+        )
 
     async def _speak(self, routes: frozenset[Route]) -> bool:
         """A speaker remembers what it was told, and does it when it can; so what counts is what it was told last."""

@@ -521,7 +521,8 @@ class State:
                     if member in pool.member_ids and flap is not None:
                         self._flaps.setdefault(member, flap)
         config = with_latecomers(self._config, _leaving(history))
-        if config is not self._config:
+        # Not one of them where there are more than can be numbered: then it is no history of ours.
+        if config is not self._config and len(dict.fromkeys(ways(config))) <= MAX_MEMBERS:
             self._config = config
             self._indices = self._allocator.update(ways(config))
         self._changed()

@@ -276,7 +276,7 @@ class ControlServer:
         names = list(orders)
         dry_run = body.get("dry_run", False)
         if not isinstance(dry_run, bool):
-            raise _RefusedError(400, f"dry_run = {json.dumps(dry_run)} is neither true nor false")
+            raise RefusedError(400, f"dry_run = {json.dumps(dry_run)} is neither true nor false")
         if dry_run:
             return web.json_response({"members": names, **await self._would(orders)})
         given = {

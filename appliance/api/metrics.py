@@ -452,7 +452,7 @@ def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[M
         )
         yield _gauge(
             "onward_fleet_tables_differ",
-            "Pools of which another director has another table.",
+            "VIPs with protocol and ports that another director serves otherwise.",
             ("peer",),
             [((peer.name,), len(peer.mismatches)) for peer in observed.channel.peers],
         )

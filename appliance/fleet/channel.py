@@ -14,7 +14,8 @@ else refused before they cost us anything, and a filter in front of the socket (
 from there. What gets through and is refused all the same has REFUSED_SHARE of a CPU, of all peers together: beyond
 that, the socket is not read for a while, and what does not fit into its buffer is lost. Genuine news may get lost with
 it; it is told again. Each end tells the other how much it lacks (arrivals.py), and while that is more than a little, no
-connection begins where others must have been told of it.
+connection begins where others must have been told of it. Nor does one while a peer that may live has not answered for
+SURE_NS; so peers are greeted more often while connections want to begin.
 
 It has a thread of its own, since what the event loop is busy with may take longer than the time between two packets of
 one flow, the second of which comes by another director.
@@ -83,6 +84,10 @@ OPENINGS, OPENINGS_AT_ONCE = 10_000, 1_000
 UNSENT_NS = 100_000_000
 """For so long no more connections begin where others must be told of them, after one that could not be told of."""
 
+SURE_NS = 1_250_000_000
+"""A peer whose latest answer is to a greeting from earlier than that may hear nothing of us. As long as from one
+greeting to the next, and from that to one of those in quick succession."""
+
 LOSS = 0.02
 """While a peer says that it lacks more than this share of our datagrams, it counts as one that cannot be told."""
 
@@ -105,7 +110,8 @@ _ABSENT_NS = 60 * _SECOND
 _FIRST_HELLOS_NS, _FIRST_NS = 100 * _MS, 3 * _SECOND
 """At the beginning somebody waits for us: greetings come in quick succession for a while."""
 _CLAIMS_NS = 250 * _MS
-"""Between greetings, for those who take the place of directors that are silent."""
+"""Between greetings, for those who take the place of directors that are silent; and while connections want to begin
+that peers must be told of, which takes that they hear us."""
 _CHALLENGE_NS = 100 * _MS
 _REST_NS = 5 * _MS
 _LOOK_NS = 30 * _MS
@@ -154,7 +160,7 @@ class PeerStatus:
     lost_out: float
     """The share of ours to it, as it says."""
     mismatches: Mapping[str, float]
-    """Tables in which it differs from us, and for how many seconds."""
+    """Tables in which it differs from us, and for how many seconds it is known to do so."""
     trouble: str
     """Why nothing can be sent or heard, and what to do; empty when all is well."""
 
@@ -212,6 +218,8 @@ class _Peer:
     """When to try to open the socket again."""
     opened_ns: int = 0
     hello_ns: int = 0
+    """When to greet again, at the latest."""
+    greeted_ns: int = 0
     challenge_ns: int = 0
     asking: Asking | None = None
     asked: int = 0
@@ -236,8 +244,10 @@ class _Peer:
     refused: Counter[str] = field(default_factory=Counter)
     warned: int = 0
     warned_ns: int | None = None
-    differs: dict[str, int] = field(default_factory=dict)
-    """Since when, ns."""
+    differs: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """When that was seen first and last, without having been equal in between, ns."""
+    digests_at: int = 0
+    """Where to go on with ours."""
     closed_ns: int = -1
     """When its machine said last that nobody has the port open. Anybody may say so in its name."""
     absent: dict[str, int] = field(default_factory=dict)
@@ -290,12 +300,16 @@ class PinChannel:
         self._members: Mapping[int, TableMember] = {}
         self._peers: dict[str, _Peer] = {}
         self._counts: Counter[str] = Counter()
-        self._near: tuple[_Peer, ...] = ()
-        """Those that are sent news. Swapped whole, since the forwarding thread reads it."""
+        self._reach: tuple[tuple[_Peer, ...], tuple[_Peer, ...]] = (), ()
+        """Those that are sent news; and those that live, and of which nothing is heard. Swapped whole, since the
+        forwarding thread reads it."""
         self._openings = self._openings_refused = self._openings_unsent = 0
         """Counted by the forwarding thread: told of; not allowed; allowed, but the datagram could not be sent."""
         self._openings_left, self._openings_ns = 0.0, clock_ns()
         self._refuse_until_ns: int | None = None
+        self._wanted_ns: int | None = None
+        """When the forwarding thread asked last whether connections may begin."""
+        self._living: frozenset[str] = frozenset()
         self._allowance = 0.0
         self._told_ns = self._looked_ns = clock_ns()
         self._names: dict[int, str] = {}
@@ -303,7 +317,6 @@ class PinChannel:
         self._digests: dict[str, int] = {}
         self._digest_rows = np.zeros(0, DIGEST)
         self._digests_ns: int | None = None
-        self._digests_at = 0
         self._vips: dict[int, str] = {}
         self._absent = np.zeros(0, NAME)
         self._rows = [memoryview(bytearray(2048)) for _ in range(AT_ONCE)]
@@ -368,6 +381,14 @@ class PinChannel:
                 for peer in self._peers.values():
                     self._tell_absent(peer)
 
+    def set_living(self, names: Collection[str]) -> None:
+        """
+        Args:
+            names: peers of whom is known otherwise that they live, whether they are heard of here or not. No
+                connections begin that these do not hear of.
+        """
+        self._living = frozenset(names)
+
     def presence(self) -> Presence:
         now_ns = self._clock_ns()
         with self._lock:
@@ -388,14 +409,16 @@ class PinChannel:
             )
 
     def mismatches(self) -> Mapping[str, Mapping[str, float]]:
-        """By peer: tables in which it differs from us, and for how many seconds."""
-        now_ns = self._clock_ns()
-        with self._lock:
-            return self._mismatches(now_ns)
+        """By peer: tables in which it differs from us, and for how many seconds it is known to do so.
 
-    def _mismatches(self, now_ns: int) -> Mapping[str, Mapping[str, float]]:
+        With many tables it takes a while until the same one is compared again; nothing is known of the time until then.
+        """
+        with self._lock:
+            return self._mismatches()
+
+    def _mismatches(self) -> Mapping[str, Mapping[str, float]]:
         return {
-            name: {table: (now_ns - since) / 1e9 for table, since in peer.differs.items()}
+            name: {table: (last - first) / 1e9 for table, (first, last) in peer.differs.items()}
             for name, peer in self._peers.items()
             if peer.differs and peer.is_near
         }
@@ -421,7 +444,7 @@ class PinChannel:
             return self._status(self._clock_ns())
 
     def _status(self, now_ns: int) -> ChannelStatus:
-        mismatches = self._mismatches(now_ns)
+        mismatches = self._mismatches()
         peers = tuple(
             PeerStatus(
                 name=name,
@@ -436,7 +459,7 @@ class PinChannel:
                 lost_in=peer.missing,
                 lost_out=peer.misses,
                 mismatches=mismatches.get(name, {}),
-                trouble=_trouble(peer),
+                trouble=_trouble(peer, lives=name in self._living),
             )
             for name, peer in self._peers.items()
         )
@@ -508,15 +531,20 @@ class PinChannel:
                 continue
             if peer.resting and now_ns >= peer.rest_until_ns:
                 self._rest(peer, resting=False)
-            if now_ns >= peer.hello_ns:
+            if now_ns >= peer.hello_ns or (self._is_wanted(now_ns) and now_ns >= peer.greeted_ns + _CLAIMS_NS):
                 first = peer.session.heard_ns is None and now_ns < peer.opened_ns + _FIRST_NS
                 often = _CLAIMS_NS if self._claims() else _SECOND
-                peer.hello_ns = now_ns + (_FIRST_HELLOS_NS if first else often)
+                peer.hello_ns, peer.greeted_ns = now_ns + (_FIRST_HELLOS_NS if first else often), now_ns
                 self._greet(peer, now_ns)
             self._look_after(peer, now_ns)
-        self._near = tuple(peer for peer in self._peers.values() if peer.is_near)
-        if self._near:
-            self._tell(self._near, now_ns)
+        near = tuple(peer for peer in self._peers.values() if peer.is_near)
+        living = self._living
+        self._reach = near, tuple(p for name, p in self._peers.items() if name in living and not p.is_near)
+        if near:
+            self._tell(near, now_ns)
+
+    def _is_wanted(self, now_ns: int) -> bool:
+        return self._wanted_ns is not None and now_ns - self._wanted_ns < _SECOND
 
     def _look_after(self, peer: _Peer, now_ns: int) -> None:
         missed, peer.missing = peer.missing > LOSS, peer.session.missing(now_ns)
@@ -565,15 +593,16 @@ class PinChannel:
 
     @property
     def is_heard(self) -> bool:
-        """Whether there is anybody to be told."""
-        return bool(self._near)
+        """Whether there is anybody to be told, or anybody who should be."""
+        return any(self._reach)
 
     def grant(self, wanted: int) -> int:
         """Of how many more connections peers can be told now; see `pins.Herald`."""
-        if not self._near:
+        near, cut_off = self._reach
+        if not near and not cut_off:
             return wanted
-        now_ns = self._clock_ns()
-        is_unheard = any(peer.misses > LOSS for peer in self._near)
+        self._wanted_ns = now_ns = self._clock_ns()
+        is_unheard = bool(cut_off) or any(peer.misses > LOSS or _is_unsure(peer, now_ns) for peer in near)
         if is_unheard or (self._refuse_until_ns is not None and now_ns < self._refuse_until_ns):
             self._openings_refused += wanted
             return 0
@@ -591,7 +620,7 @@ class PinChannel:
         It is told once more with the other news. When a datagram cannot be sent, that is too late for a director that
         is lost meanwhile; so it is counted, and `grant` says no until the socket may work again.
         """
-        near, at_ns = self._near, self._clock_ns()
+        (near, _), at_ns = self._reach, self._clock_ns()
         if not near:
             return
         entries, _, _ = self._telling.read(positions)
@@ -658,7 +687,7 @@ class PinChannel:
         return pack(self._keys, kind, route, session.next_sequence(), at_ns, body, count, peer.missing)
 
     def _greet(self, peer: _Peer, now_ns: int) -> None:
-        digests = self._next_digests(now_ns)
+        digests = self._next_digests(peer, now_ns)
         self._send(peer, Kind.HELLO, hello_body(peer.session.greet(now_ns), digests), len(digests))
         self._tell_absent(peer)
 
@@ -668,12 +697,14 @@ class PinChannel:
                 part = self._absent[begin : begin + NAMES]
                 self._send(peer, Kind.ABSENT, part.tobytes(), len(part))
 
-    def _next_digests(self, now_ns: int) -> npt.NDArray[np.void]:
-        """Digests of tables; when there are many, these come in turn."""
+    def _next_digests(self, peer: _Peer, now_ns: int) -> npt.NDArray[np.void]:
+        """Digests of tables; when there are many, each peer gets these in turn."""
         if self._digests_ns is None or now_ns - self._digests_ns > _SECOND // 2:
             self._digests_ns = now_ns
             self._digests = dict(self._tables())
             self._names = {self._keys.pool(name): name for name in self._digests}
+            for each in self._peers.values():
+                each.differs = {table: seen for table, seen in each.differs.items() if table in self._digests}
             self._digest_rows = np.zeros(len(self._digests), DIGEST)
             self._digest_rows["name"] = list(self._names)
             self._digest_rows["digest"] = list(self._digests.values())
@@ -682,8 +713,8 @@ class PinChannel:
         first = np.array(list(zip(self._claimed, claims.values(), strict=True))[: DIGESTS // 2], DIGEST)
         rows, room = self._digest_rows, DIGESTS - len(first)
         if len(rows) > room:
-            rows = np.roll(rows, -self._digests_at)[:room]
-            self._digests_at = (self._digests_at + room) % len(self._digest_rows)
+            rows = np.roll(rows, -peer.digests_at)[:room]
+            peer.digests_at = (peer.digests_at + room) % len(self._digest_rows)
         return np.concatenate([first, rows])
 
     def _begin_asking(self, peer: _Peer, now_ns: int) -> None:
@@ -809,7 +840,7 @@ class PinChannel:
         if (verdict := session.judge(datagram, now_ns)) is not None:
             return verdict
         if datagram.kind is Kind.HELLO:
-            digests = self._next_digests(now_ns)
+            digests = self._next_digests(peer, now_ns)
             self._send(peer, Kind.ANSWER, hello_body(datagram.nonce, digests), len(digests), to_life=datagram.life)
             if not session.knows(datagram):
                 if now_ns - peer.challenge_ns > _CHALLENGE_NS:
@@ -838,7 +869,7 @@ class PinChannel:
             if self._digests[table] == digest:
                 peer.differs.pop(table, None)
             else:
-                peer.differs.setdefault(table, now_ns)
+                peer.differs[table] = peer.differs.get(table, (now_ns, now_ns))[0], now_ns
         peer.claims = claims
 
     # Floods
@@ -922,7 +953,13 @@ def _state(peer: _Peer) -> PeerState:
     return PeerState.JOINED if _is_whole(peer) else PeerState.JOINING
 
 
-def _trouble(peer: _Peer) -> str:
+def _is_unsure(peer: _Peer, now_ns: int) -> bool:
+    """Whether it may be that a peer hears nothing of us, or we of it."""
+    answered_ns = peer.session.answered_ns
+    return answered_ns is not None and now_ns - answered_ns > SURE_NS
+
+
+def _trouble(peer: _Peer, *, lives: bool) -> str:
     if peer.trouble:
         return peer.trouble
     spec = peer.spec
@@ -938,6 +975,11 @@ def _trouble(peer: _Peer) -> str:
         return (
             f"datagrams from {spec.address} port {spec.port} are refused: see whether {spec.name} has the same fleet "
             "secret, the same names of directors and the same version as we"
+        )
+    if lives:
+        return (
+            f"nothing is heard of {spec.name}, and the fleet's store says that it lives, so new connections stay with "
+            f"the previous owners of their slots: see whether UDP from {spec.address} port {spec.port} gets through"
         )
     return f"nothing is heard of {spec.name}: see whether it runs, and whether UDP from {spec.address} gets through"
 

@@ -6,10 +6,12 @@
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
-AT_ONCE = 100
-"""Puts and deletes that one `Session.write` does all together or not at all; etcd takes 128 (--max-txn-ops)."""
+AT_ONCE = 101
+"""Puts and deletes that one `Session.write` does all together or not at all; etcd takes 128 (--max-txn-ops). A hundred
+orders, and the mark that there are some."""
 
 
 class StoreError(Exception):
@@ -85,8 +87,17 @@ class Session(Protocol):
             lease: what is put goes away with it; None stays.
         """
 
-    async def swap(self, key: str, value: str, revision: int) -> Swapped:
-        """Put only if the key was last written at *revision* (0: is not there)."""
+    async def swap(
+        self, key: str, value: str, revision: int, beside: Mapping[str, str] = MappingProxyType({})
+    ) -> Swapped:
+        """Put only if the key was last written at *revision* (0: is not there).
+
+        Args:
+            key: what is compared and put.
+            value: for it.
+            revision: see above.
+            beside: other values that are put then as well, by key; fewer than AT_ONCE.
+        """
 
     async def grant(self, ttl_s: int) -> int:
         """A new lease, which runs out after so many seconds without `keep_alive`."""

@@ -7,18 +7,23 @@
 | `agreed/POOL` | what was agreed last of each member | whoever sees first that it has changed |
 | `log/POOL/DELIVERY` | how the pool became what it is | whoever changes first |
 | `orders/POOL/MEMBER` | what operators want | any director |
+| `ordered` | that there have been orders; without it, none there does not mean that none is wanted | who gives one |
 
 Everything but what is under leases stays. Values that cannot be read, say of a newer version, are as if they were not
-there: `Unreadable` says so, and it is for the caller to tell people.
+there: `Unreadable` says so, and it is for the caller to tell people. That goes for everything that no director writes:
+what comes out of here, decisions can be made with.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
+from appliance import plainjson
 from appliance.fleet.agreement import Verdicts
+from appliance.forwarding import MAX_MEMBERS
 from appliance.model import (
     OUTER_TTL,
     AdminState,
@@ -31,10 +36,18 @@ from appliance.model import (
     Order,
     TtlPolicy,
 )
-from appliance.state import LogEntry, LoggedMember, RingKey, first_needed
+from appliance.ring.slots import MAX_WEIGHT
+from appliance.state import LONGEST_LOG, LogEntry, LoggedMember, RingKey, first_needed
+
+LATEST = 1e11
+"""Seconds since 1970: no moment that anybody speaks of is later."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
+"""Of a member: as configured, or with its address behind it, which has been given to those that leave under another."""
 
 _USUAL_OUTER = DfPolicy.COPY_INNER, str(OUTER_TTL)
 DIRECTORS, VERDICTS, AGREED, LOG, ORDERS = "directors", "verdicts", "agreed", "log", "orders"
+ORDERED = "ordered"
 
 
 class Unreadable(Exception):  # noqa: N818 - a fact about somebody else's value, not an error of ours
@@ -75,16 +88,16 @@ def encode_director(card: DirectorCard) -> str:
 
 def decode_director(name: str, text: str) -> DirectorCard:
     try:
-        data = json.loads(text)
+        data = plainjson.mapping(plainjson.parse(text))
         return DirectorCard(
             name=name,
-            address=ip_address(data["address"]),
-            port=int(data["port"]),
-            boot=str(data["boot"]),
-            version=str(data["version"]),
-            digest=str(data["digest"]),
+            address=ip_address(plainjson.text(data["address"])),
+            port=plainjson.whole(data["port"], 0, 0xFFFF),
+            boot=plainjson.text(data["boot"]),
+            version=plainjson.text(data["version"]),
+            digest=plainjson.text(data["digest"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise Unreadable(repr(error)) from error
 
 
@@ -102,8 +115,13 @@ def encode_verdicts(pool: str, seen: Mapping[str, Seen]) -> str:
 def decode_verdicts(pool: str, text: str) -> Verdicts:
     """By `pool/member`."""
     try:
-        return {f"{pool}/{name}": Health(health) for name, (health, _since) in json.loads(text).items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        seen = {}
+        for name, said in plainjson.mapping(plainjson.parse(text)).items():
+            health, since = plainjson.sequence(said)
+            plainjson.number(since, 0, LATEST)
+            seen[f"{pool}/{name}"] = Health(plainjson.text(health))
+        return seen
+    except ValueError as error:
         raise Unreadable(repr(error)) from error
 
 
@@ -119,8 +137,9 @@ def encode_agreed(pool: str, agreed: Verdicts) -> str:
 def decode_agreed(pool: str, text: str) -> Verdicts:
     """By `pool/member`."""
     try:
-        return {f"{pool}/{name}": Health(health) for name, health in json.loads(text).items()}
-    except (ValueError, AttributeError) as error:
+        agreed = plainjson.mapping(plainjson.parse(text))
+        return {f"{pool}/{name}": Health(plainjson.text(health)) for name, health in agreed.items()}
+    except ValueError as error:
         raise Unreadable(repr(error)) from error
 
 
@@ -130,15 +149,27 @@ def encode_order(order: Order) -> str:
 
 def decode_order(text: str) -> Order:
     try:
-        data = json.loads(text)
+        return order_of(plainjson.parse(text))
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
+
+
+def order_of(value: object) -> Order:
+    """An order from plain values.
+
+    Raises:
+        Unreadable: it is none that anybody could give.
+    """
+    try:
+        data = plainjson.mapping(value)
         until, ratio = data["until"], data["ratio"]
         return Order(
-            state=AdminState(data["state"]),
-            since=float(data["since"]),
-            until=None if until is None else float(until),
-            ratio=None if ratio is None else int(ratio),
+            state=AdminState(plainjson.text(data["state"])),
+            since=plainjson.number(data["since"], 0, LATEST),
+            until=None if until is None else plainjson.number(until, 0, LATEST),
+            ratio=None if ratio is None else plainjson.whole(ratio, 0, MAX_WEIGHT),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise Unreadable(repr(error)) from error
 
 
@@ -211,31 +242,68 @@ def decode_log(place: str, text: str) -> tuple[RingKey, tuple[Logged, ...]]:
         text: the value.
     """
     try:
+        ring = _ring(place)
         logged = []
         now: dict[str, LoggedMember] = {}
-        for entry in json.loads(text):
-            now = {member: state for member, state in now.items() if member not in entry["gone"]}
-            for member, state in entry["is"].items():
-                name, address = member.rsplit(" ", 1)
-                now[member] = LoggedMember(name, ip_address(address), *state)
+        found = plainjson.sequence(plainjson.parse(text))
+        if len(found) > LONGEST_LOG:
+            raise ValueError(f"{len(found)} entries, more than {LONGEST_LOG}")
+        for entry in map(plainjson.mapping, found):
+            gone = set(map(plainjson.text, plainjson.sequence(entry["gone"])))
+            now = {member: state for member, state in now.items() if member not in gone}
+            now |= {member: _logged(member, state) for member, state in plainjson.mapping(entry["is"]).items()}
             members = tuple(now[member] for member in sorted(now))
-            logged.append(Logged(str(entry["by"]), LogEntry(float(entry["at"]), members, bool(entry["settled"]))))
-        return _ring(place), tuple(logged)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            _check(members)
+            at, settled = plainjson.number(entry["at"], 0, LATEST), plainjson.flag(entry["settled"])
+            logged.append(Logged(plainjson.text(entry["by"]), LogEntry(at, members, settled)))
+        return ring, tuple(logged)
+    except (ValueError, KeyError) as error:
         raise Unreadable(repr(error)) from error
+
+
+def _logged(member: str, state: object) -> LoggedMember:
+    name, _, address = member.rpartition(" ")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name[:40]!r} is not a member's name")
+    weight, eligible, serving, ramp, leaving = plainjson.sequence(state)
+    return LoggedMember(
+        name,
+        ip_address(address),
+        plainjson.whole(weight, 0, MAX_WEIGHT),
+        plainjson.flag(eligible),
+        plainjson.flag(serving),
+        plainjson.number(ramp, 0, 1),
+        plainjson.flag(leaving),
+    )
+
+
+def _check(members: Sequence[LoggedMember]) -> None:
+    """A ring can be made of them."""
+    if len(members) > MAX_MEMBERS:
+        raise ValueError(f"{len(members)} members, more than {MAX_MEMBERS}")
+    names = [member.name for member in members if not member.leaving]
+    if len(names) > len(set(names)):
+        raise ValueError("two members have the same name")
 
 
 def _ring(place: str) -> RingKey:
     pool, _, delivery = place.partition("/")
     dsr_type, encapsulation, ttl, *outer = delivery.split(".")
     df, hops = outer or _USUAL_OUTER
-    return pool, Delivery(
-        DsrType(dsr_type),
-        None if encapsulation == "none" else Encapsulation(encapsulation),
-        TtlPolicy(ttl),
-        DfPolicy(df),
-        int(hops),
+    plainjson.whole(int(hops), 1, 255)
+    ring = (
+        pool,
+        Delivery(
+            DsrType(dsr_type),
+            None if encapsulation == "none" else Encapsulation(encapsulation),
+            TtlPolicy(ttl),
+            DfPolicy(df),
+            int(hops),
+        ),
     )
+    if log_place(ring) != place:
+        raise ValueError(f"{place[:80]} should be called {log_place(ring)[:80]}")
+    return ring
 
 
 def _text(value: object) -> str:

@@ -12,6 +12,7 @@ from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import aiohttp
@@ -196,13 +197,17 @@ class EtcdSession:
         for start in range(0, len(operations), AT_ONCE):
             await self._ask("kv/txn", {"success": operations[start : start + AT_ONCE]})
 
-    async def swap(self, key: str, value: str, revision: int) -> Swapped:
+    async def swap(
+        self, key: str, value: str, revision: int, beside: Mapping[str, str] = MappingProxyType({})
+    ) -> Swapped:
         name = self._key(key)
         answer = await self._ask(
             "kv/txn",
             {
                 "compare": [{"key": name, "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}],
-                "success": [{"request_put": self._put(key, value, None)}],
+                "success": [
+                    {"request_put": self._put(each, text, None)} for each, text in {**beside, key: value}.items()
+                ],
                 "failure": [{"request_range": {"key": name}}],
             },
         )

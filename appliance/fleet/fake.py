@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from appliance.fleet.client import (
     Change,
@@ -154,12 +155,14 @@ class FakeSession:
         await self._enter()
         await self._cluster.apply({**puts, **dict.fromkeys(deletes)}, lease)
 
-    async def swap(self, key: str, value: str, revision: int) -> Swapped:
+    async def swap(
+        self, key: str, value: str, revision: int, beside: Mapping[str, str] = MappingProxyType({})
+    ) -> Swapped:
         await self._enter()
         found = self._cluster.entries.get(key)
         if (found.revision if found else 0) != revision:
             return Swapped(False, found)
-        await self._cluster.apply({key: value}, None)
+        await self._cluster.apply({**beside, key: value}, None)
         return Swapped(True, self._cluster.entries[key])
 
     async def grant(self, ttl_s: int) -> int:

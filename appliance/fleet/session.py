@@ -91,6 +91,8 @@ class Session:
         """The one that was proved last."""
         self.heard_ns: int | None = None
         """When something was taken from it last."""
+        self.answered_ns: int | None = None
+        """When the latest of our questions was asked that it has answered: then each heard the other."""
         self.round_trip_ns: int | None = None
         self._life = life
         self._random = random
@@ -154,6 +156,7 @@ class Session:
             self._arrivals, self._hears_us = Arrivals(), False
             self._clock = None
         self.round_trip_ns = now_ns - asked_ns
+        self.answered_ns = max(asked_ns, self.answered_ns or asked_ns)
         # A slow answer says little about the clock; but clocks drift, and some answer has to do.
         if (
             self._clock is None

@@ -13,8 +13,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import IPv4Address, ip_network
 
-import numpy as np
-import numpy.typing as npt
 import structlog
 
 from appliance import __version__
@@ -27,15 +25,18 @@ from appliance.fleet.entries import DirectorCard
 from appliance.fleet.etcd import EtcdStore
 from appliance.fleet.giving import give
 from appliance.fleet.store import Agreed, Agreement, Source
+from appliance.fleet.tables import TableDigests
 from appliance.forwarding import NextHop, TableMember
-from appliance.model import Config, Drain, FleetPeer, HaMode, Health, IPAddress, Order
-from appliance.ring.slots import unpack
+from appliance.model import AdminState, Config, Drain, FleetPeer, HaMode, Health, IPAddress, Order
 from appliance.state import LogEntry, RingKey, State, same_ring
 
 log = structlog.get_logger()
 
 JOIN_S = 2.0
 """How long to wait at most for a peer that says nothing, and for a store that cannot be reached, before we announce."""
+
+BACK_S = 1.0
+"""How long an order may take to come back from the store that has taken it."""
 
 LOOK_S = 0.02
 SHARE_S = 0.5
@@ -88,7 +89,7 @@ class FleetSide:
         self._others = _others(config)
         self._own: dict[str, Health] = {}
         self._applied: Desired | None = None
-        self._digests: dict[RingKey, tuple[object, int]] = {}
+        self._digests = TableDigests()
         self._compared: Mapping[str, int] = {}
         """Digests that other directors are told."""
         self._shared: dict[RingKey, LogEntry] = {}
@@ -115,6 +116,7 @@ class FleetSide:
                 wall=wall,
                 clock=time.monotonic,
                 rng=rng,
+                orders=lambda: state.orders,
             )
         if self._others and self._announces:
             state.set_joining("has not heard of the other directors' flows yet")
@@ -132,6 +134,8 @@ class FleetSide:
                     claims=self._claims,
                 )
                 tasks.create_task(apart(self.channel.run, "pins"), name="fleet:pins")
+                if self.agreement is not None:
+                    self._name_living(self.channel, self.agreement.latest)
                 self._pins().herald = self.channel
                 self._name_members()
                 if self._announces:
@@ -201,6 +205,10 @@ class FleetSide:
         )
         self._took_over |= taken_over > 0
 
+    def _name_living(self, channel: PinChannel, agreed: Agreed) -> None:
+        """Whose leases run. While the store is away, whoever was there last: nobody can say that it has ended."""
+        channel.set_living({card.name for card in agreed.directors})
+
     async def _watch_others(self, channel: PinChannel) -> None:
         """Who cannot be counted on: at once when nothing is heard of it, and until it has been heard for a while."""
         began = time.monotonic()
@@ -250,11 +258,26 @@ class FleetSide:
     async def order(self, orders: Mapping[str, Order | None]) -> None:
         """Give orders to all directors, all or none of them; without a store there is nothing to do.
 
+        Returns when they have come back to us. Else something older that comes back meanwhile would undo them for a
+        moment, and flows would move for it.
+
         Raises:
             StoreError: the store cannot be reached, or does not take them.
         """
-        if self._store is not None:
-            await give(self._store, orders)
+        if self._store is None:
+            return
+        await give(self._store, orders)
+        try:
+            async with asyncio.timeout(BACK_S):
+                await self._until(lambda: self._has_agreed_on(orders))
+        except TimeoutError:
+            pass  # somebody else has ordered otherwise meanwhile, or the store is away again
+
+    def _has_agreed_on(self, orders: Mapping[str, Order | None]) -> bool:
+        """Whether these have come back from the store, or nothing does at this moment."""
+        if self.agreement is None or not (latest := self.agreement.latest).status.connected:
+            return True
+        return all(latest.orders.get(member) == order for member, order in orders.items())
 
     @property
     def shares_orders(self) -> bool:
@@ -280,13 +303,24 @@ class FleetSide:
 
     def _on_agreed(self, agreed: Agreed) -> None:
         now = self._wall()
+        if self.channel is not None:
+            self._name_living(self.channel, agreed)
         for member, judged in agreed.members.items():
             # A member that nobody has a verdict of is not one that we have to take out.
             if judged.health is not Health.UNKNOWN:
                 self._state.set_health(member, judged.health, now)
         if agreed.status.source is Source.FLEET:
-            for member in self._state.orders.keys() | agreed.orders.keys():
-                self._state.set_order(member, agreed.orders.get(member))
+            before = self._state.orders
+            for member in sorted(before.keys() | agreed.orders.keys()):
+                if (order := agreed.orders.get(member)) != before.get(member):
+                    self._state.set_order(member, order)
+                    log.info(
+                        "fleet.ordered",
+                        member=member,
+                        order=str(order.state if order is not None else AdminState.READY),
+                        until=order.until if order is not None else None,
+                        ratio=order.ratio if order is not None else None,
+                    )
             if agreed.log:
                 self._state.set_history(agreed.log)
 
@@ -358,7 +392,7 @@ class FleetSide:
                     log.debug("fleet.log_not_shared", error=str(error))  # the next round tries again
                     break
                 self._shared[ring] = entries[-1]
-            digest = hashlib.blake2b(repr(sorted(self._tables_digests().items())).encode(), digest_size=8).hexdigest()
+            digest = hashlib.blake2b(repr(sorted(self._compared.items())).encode(), digest_size=8).hexdigest()
             if digest != self._card.digest:
                 self._card = DirectorCard(
                     self._card.name, self._card.address, self._card.port, self._card.boot, self._card.version, digest
@@ -367,9 +401,11 @@ class FleetSide:
 
     async def _watch_tables(self, channel: PinChannel) -> None:
         """An alarm for tables that other directors have otherwise, and when that has ended."""
+        compared: Desired | None = None
         while True:
             await asyncio.sleep(COMPARE_S)
-            self._compared = self._tables_digests()
+            if (applied := self._applied) is not None and applied is not compared:
+                self._compared, compared = await asyncio.to_thread(self._digests.of, applied), applied
             differ = {
                 (peer, table): seconds
                 for peer, tables in channel.mismatches().items()
@@ -382,31 +418,6 @@ class FleetSide:
                 log.info("fleet.tables_agree", peer=peer, table=table)
             self._alarmed = set(differ)
 
-    def _tables_digests(self) -> dict[str, int]:
-        """What all directors should have alike: who owns which slot, by name."""
-        if self._applied is None:
-            return {}
-        digests = {}
-        for key, ring in self._applied.rings.items():
-            known = self._digests.get(key)
-            if known is None or known[0] is not ring.wanted:
-                names = np.zeros(1 << 16, np.uint64)
-                for view in ring.members:
-                    names[view.index] = _digest(view.name.encode())
-                known = ring.wanted, _digest(_owners(names, ring.wanted))
-                self._digests[key] = known
-            digests[f"{key[0]} {key[1]}"] = known[1]
-        return digests
-
 
 def _others(config: Config) -> tuple[FleetPeer, ...]:
     return tuple(peer for peer in config.fleet.directors if peer.name != config.director.name)
-
-
-def _owners(names: npt.NDArray[np.uint64], slots: npt.NDArray[np.uint32]) -> bytes:
-    primary, _ = unpack(slots)
-    return names[primary].tobytes()
-
-
-def _digest(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

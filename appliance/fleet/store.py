@@ -34,11 +34,13 @@ from appliance.fleet.entries import (
     AGREED,
     DIRECTORS,
     LOG,
+    ORDERED,
     VERDICTS,
     DirectorCard,
     Logged,
     Seen,
 )
+from appliance.fleet.giving import hand_over, is_new
 from appliance.fleet.picture import Picture
 from appliance.model import Health, Order, Pool
 from appliance.state import LogEntry, RingKey, same_ring
@@ -123,6 +125,7 @@ class Agreement:
         clock: Callable[[], float],
         rng: random.Random,
         timing: Timing = Timing(),
+        orders: Callable[[], Mapping[str, Order]] = dict,
     ) -> None:
         """Nothing is read or written before `run`; until the store is reached, this director's own verdicts count.
 
@@ -134,7 +137,9 @@ class Agreement:
             clock: seconds that never jump.
             rng: spreads the attempts to reach the store.
             timing: how long things take.
+            orders: what this director knows of operators' orders, by `pool/member`: for a store that has never had any.
         """
+        self._orders = orders
         self._card = card
         self._store = store
         self._on_change = on_change
@@ -290,6 +295,10 @@ class Agreement:
                 words, own = dict(self._words), self._own
                 await session.write(words, lease=lease)
                 reading = await session.read()
+                if is_new(reading.entries) and (orders := self._orders()):
+                    if await hand_over(session, orders):
+                        log.warning("fleet.orders_handed_over", members=sorted(orders))
+                    reading = await session.read()  # whoever was first, there are orders now
                 self._begin(session, words, own, reading.entries)
                 await _together(
                     tasks,
@@ -317,6 +326,8 @@ class Agreement:
     async def _listen(self, session: Session, revision: int) -> None:
         async with aclosing(session.watch(revision)) as happening:
             async for changes in happening:
+                if any(change.key == ORDERED and change.value is None for change in changes):
+                    raise UnavailableError("fleet: the store has lost what it had; it is read anew")
                 self._take(changes)
                 self._refresh()
 

@@ -104,7 +104,7 @@ async def openings() -> None:
     keep(here, range(4096))
     places = np.array([here.find(flow(number).hash64, here.now())[0] for number in range(1024)])
     async with running(*channels):
-        await until(lambda: len(channels[0]._near) == 2, "they have met")
+        await until(lambda: len(channels[0]._reach[0]) == 2, "they have met")
         print("\nnew connections of a window, told to two others, for each")
         for count in (1, 17, 256):
             told = [places[begin : begin + count] for begin in range(0, len(places) - count, count)]

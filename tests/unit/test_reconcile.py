@@ -2,9 +2,11 @@
 
 import asyncio
 
+import structlog
+
 from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.fake import FakeDataPlane
-from appliance.model import Health
+from appliance.model import AdminState, Health, Order
 from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.reconcile import Reconciler
 from appliance.state import State, Unresolved
@@ -137,6 +139,64 @@ async def test_a_speaker_that_fails_does_not_stop_forwarding():
     assert reconciler.applied is not None
     journal.refuse_speaker = False
     assert await reconciler.once()
+    assert journal.speaker.routes == {VIP_ROUTE}
+
+
+NO_ORDER = Order(AdminState.READY, 1.0, None, -1)
+"""No store and no file lets this through; here it stands for whatever decisions cannot be made with."""
+
+
+async def test_without_a_decision_the_one_before_stays():
+    """Tables and routes stay, the error is told once, and what happens meanwhile counts when there is one again."""
+    journal, state, reconciler = setup()
+    await journal.plane.start()
+    await reconciler.once()
+    await reconciler.once()
+    tables = journal.plane.tables
+    state.set_order("web/web1", NO_ORDER)
+    state.set_health("web/web2", Health.DOWN)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            assert not await reconciler.once()
+        assert journal.plane.tables == tables
+        assert journal.speaker.routes == {VIP_ROUTE}
+        assert "weight -1" in reconciler.error
+        state.set_order("web/web1", None)
+        assert await reconciler.once()
+    assert len(journal.plane.tables.members) == 2
+    assert not reconciler.error
+    assert [entry["event"] for entry in logs if "decision" in entry["event"]] == ["decision.failed", "decision.made"]
+
+
+async def test_without_a_decision_nothing_is_announced_that_is_not_carried():
+    """The plane fails meanwhile: the route goes; and comes back with the plane, before anything can be decided."""
+    journal, state, reconciler = setup()
+    await journal.plane.start()
+    await reconciler.once()
+    await reconciler.once()
+    state.set_order("web/web1", NO_ORDER)
+    journal.refuse_proof = "thread is stuck"
+    await reconciler.once()
+    await reconciler.once()
+    assert journal.speaker.routes == frozenset()
+    journal.refuse_proof = None
+    await reconciler.once()
+    await reconciler.once()
+    assert reconciler.error
+    assert journal.speaker.routes == {VIP_ROUTE}
+
+
+async def test_a_first_decision_that_cannot_be_made():
+    """A director that has never decided anything announces nothing, goes on, and says why."""
+    journal, state, reconciler = setup()
+    await journal.plane.start()
+    state.set_order("web/web1", NO_ORDER)
+    assert not await reconciler.once()
+    assert reconciler.error
+    assert journal.lines == []
+    state.set_order("web/web1", None)
+    await reconciler.once()
+    await reconciler.once()
     assert journal.speaker.routes == {VIP_ROUTE}
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import structlog
 
 from appliance import drain, orders
 from appliance.api.control import Controls, ControlServer
@@ -407,10 +408,21 @@ async def test_nobody_there(tmp_path, capsys):
 def test_damaged_orders_are_put_aside(tmp_path):
     """A file that is no file of orders does not keep a director from starting, and is not lost."""
     path = tmp_path / "orders.json"
-    path.write_text('{"format": 1, "orders": {"web/web1": {"state": "asleep"}}}')
-    assert orders.load(path) == {}
-    assert path.with_suffix(".damaged").read_text().startswith('{"format"')
-    assert orders.load(path) == {}
+    for text in ('{"format": 1, "orders": []}', '{"format": 2, "orders": {}}', "[" * 100_000):
+        path.write_text(text)
+        assert orders.load(path) == {}
+        assert path.with_suffix(".damaged").read_text() == text
+        assert orders.load(path) == {}
+
+
+def test_an_order_that_nobody_could_give_costs_the_others_nothing(tmp_path):
+    """A drain and a weight outlive the restart, beside a weight that no decision could be made with."""
+    path = tmp_path / "orders.json"
+    good = {"web/web1": Order(AdminState.DRAIN, 1.0, 5.5), "web/web2": Order(AdminState.READY, 1.0, None, 3)}
+    orders.save(path, good | {"web/web3": Order(AdminState.READY, 1.0, None, -1)})
+    with structlog.testing.capture_logs() as logs:
+        assert orders.load(path) == good
+    assert [(entry["event"], entry["member"]) for entry in logs] == [("orders.unreadable", "web/web3")]
 
 
 async def test_the_list(director, capsys):

@@ -46,6 +46,14 @@ async def swaps_once(store: Store) -> None:
         second = await session.swap("log", "two", first.entry.revision)
         assert second.won
         assert (await session.read()).entries["log"] == second.entry
+        assert not (await session.swap("log", "late", first.entry.revision, {"beside": "no"})).won
+        third = await session.swap("log", "three", second.entry.revision, {"beside": "yes", "too": "yes"})
+        assert third.won
+        there = (await session.read()).entries
+        assert {key: there[key].revision for key in ("log", "beside", "too")} == dict.fromkeys(
+            ("log", "beside", "too"), third.entry.revision
+        )
+        assert there["beside"].value == "yes"
         gone = await session.swap("nothing", "there", first.entry.revision)
         assert not gone.won
         assert gone.entry is None

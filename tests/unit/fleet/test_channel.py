@@ -4,6 +4,7 @@ import asyncio
 import random
 import select
 import socket
+import time
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -14,6 +15,7 @@ import structlog
 from appliance.fleet.channel import (
     OPENINGS,
     OPENINGS_AT_ONCE,
+    SURE_NS,
     UNSENT_NS,
     ChannelStatus,
     PeerState,
@@ -120,7 +122,7 @@ def test_how_many_new_connections_can_be_told_of():
     a, b = directors("a", "b")
     ns = 10**9
     one = channel(a, [b], table(), clock_ns=lambda: ns)
-    one._near = tuple(one._peers.values())
+    one._reach = tuple(one._peers.values()), ()
     ns += 10**9
     assert one.grant(OPENINGS_AT_ONCE + 5) == OPENINGS_AT_ONCE
     assert one.grant(1) == 0
@@ -141,7 +143,7 @@ def test_an_icmp_error_keeps_no_connection_from_being_told(run):
             await until(lambda: one.status().counts["datagrams_sent"] >= 2, "greetings that nobody hears")
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
                 sock = one._peers["b"].sock
-                one._near = tuple(one._peers.values())
+                one._reach = tuple(one._peers.values()), ()
                 sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 sock.send(b"nobody listens")
                 with pytest.raises(ConnectionRefusedError):  # so an error waits for the next datagram
@@ -169,7 +171,7 @@ def test_connections_that_cannot_be_told_of_are_counted_and_no_more_begin(run):
         ours.setblocking(False)
         fill(ours)
         one._peers["b"].sock = ours
-        one._near = tuple(one._peers.values())
+        one._reach = tuple(one._peers.values()), ()
         ns += 10**9
         assert one.grant(1) == 1
         mine.keep(Pin(2, PinState.NEW), flow(1), mine.now(), tell=True)
@@ -255,12 +257,66 @@ def test_no_connections_begin_that_a_peer_would_not_hear_of(run):
                 assert "of our datagrams" in peer(one).trouble
                 assert one.grant(5) == 0
                 assert one.status().counts["openings_refused"] == 5
-                assert other.grant(1) == 1, "the other way nothing is lost"
+                await until(lambda: other.grant(1) == 1, "the other way nothing is lost, but some answers", 2)
                 to_b.loss = 0
                 await until(lambda: one.grant(1) == 1, "it is over")
                 assert peer(one).trouble == ""
 
     run(main())
+
+
+def test_no_connections_begin_while_a_peer_may_not_hear_of_them(run):
+    """The way is cut, in both directions or in one: from the first missing answers on, until it counts as gone; and
+    longer, when somebody knows that it lives."""
+
+    async def main():
+        a, b, a_seen, b_seen = directors("a", "b", "a", "b")
+        ahead_ns = 0
+        async with network(a, b, {"a": b_seen, "b": a_seen}) as (to_b, to_a):
+            one = channel(a, [b_seen], table(), clock_ns=lambda: time.monotonic_ns() + ahead_ns)
+            other = channel(b, [a_seen], table())
+            async with running(one, other):
+                await until(lambda: met(one, other) and one.is_heard, "they have met")
+                for cut in ([to_b], [to_a]):
+                    await until(lambda: one.grant(1) == 1, "they hear each other")
+                    for way in cut:
+                        way.cut = True
+                    await until(lambda: one.grant(1) == 0, "no answers any more", 2)
+                    assert peer(one).state is PeerState.JOINED
+                    for way in cut:
+                        way.cut = False
+                await until(lambda: one.grant(1) == 1, "they hear each other again")
+                to_a.cut = to_b.cut = True
+                ahead_ns = 5 * 10**9
+                await until(lambda: peer(one).state is PeerState.SILENT and not one.is_heard, "it may be gone")
+                assert one.grant(100) == 100
+                one.set_living({"a", "b"})
+                await until(lambda: one.is_heard, "it lives")
+                assert one.grant(1) == 0
+                assert "says that it lives" in peer(one).trouble
+                one.set_living({"a"})
+                await until(lambda: one.grant(1) == 1, "it is gone")
+                one.set_living({"a", "b"})
+                to_a.cut = to_b.cut = False
+                await until(lambda: met(one, other) and one.grant(1) == 1, "they have met again")
+
+    run(main())
+
+
+def test_when_a_peer_was_asked_that_has_answered():
+    """What counts is when the question was asked, not when the answer came or anything else was heard."""
+    a, b = directors("a", "b")
+    ns = 10**9
+    one = channel(a, [b], table(), clock_ns=lambda: ns)
+    one._reach = tuple(one._peers.values()), ()
+    session = one._peers["b"].session
+    session.answered_ns = session.heard_ns = ns
+    ns += SURE_NS
+    assert one.grant(1) == 1
+    session.heard_ns = ns = ns + 1
+    assert one.grant(1) == 0
+    session.answered_ns = ns
+    assert one.grant(1) == 1
 
 
 def test_a_peer_that_restarts(run):
@@ -525,8 +581,22 @@ def test_tables_that_differ_are_noticed(run):
             assert peer(one).mismatches.keys() == {"pool7", "pool149"}
             theirs["pool7"] = 7
             await until(lambda: set(one.mismatches()["b"]) == {"pool149"}, "one has been put right")
+            await until(lambda: one.mismatches()["b"]["pool149"] > 0, "the other was seen twice")
+            del mine["pool149"]
+            await until(lambda: not one.mismatches(), "what is not here any more does not differ")
 
     run(main())
+
+
+def test_every_peer_gets_every_digest():
+    """Each in turn, however many peers there are: what one has got is not taken from the others."""
+    a, b, c = directors("a", "b", "c")
+    one = channel(a, [b, c], table(), tables=lambda: {f"table{number}": number for number in range(128)})
+    got = {name: set() for name in "bc"}
+    for _ in range(2):
+        for name, each in one._peers.items():
+            got[name].update(one._next_digests(each, 10**9)["digest"].tolist())
+    assert got == {"b": set(range(128)), "c": set(range(128))}
 
 
 def test_claims_are_heard_of_at_once_and_often(run):

@@ -1,17 +1,21 @@
 """What a fleet writes down."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.decide import decide
 from appliance.fleet import entries
 from appliance.fleet.entries import DirectorCard, Logged, Seen, Unreadable, appended
 from appliance.model import AdminState, Delivery, DfPolicy, DsrType, Encapsulation, Health, Order, TtlPolicy
-from appliance.state import LONGEST_LOG, LogEntry, LoggedMember, same_ring
+from appliance.ring.slots import MAX_WEIGHT
+from appliance.state import LONGEST_LOG, LogEntry, LoggedMember, State, same_ring
+from tests.builders import L3, config, snapshot
 
 
 def state(number: int, **changes: object) -> LoggedMember:
@@ -138,7 +142,10 @@ def test_log_has_an_end() -> None:
     assert logged[-1].entry.at == (LONGEST_LOG + 4) / 1000
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "[]", "[1]", '{"a":1}', '{"a":["sideways",1]}', "null", "7"])
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[]", "[1]", '{"a":1}', '{"a":["sideways",1]}', "null", "7", DEEP])
 @pytest.mark.parametrize(
     "decode",
     [
@@ -162,3 +169,149 @@ def test_a_log_of_an_unknown_delivery_is_unreadable() -> None:
     """A newer version's encapsulation is nothing that this version could replay."""
     with pytest.raises(Unreadable):
         entries.decode_log("web/l3.teleport.router", "[]")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ratio", "-1"),
+        ("ratio", str(MAX_WEIGHT + 1)),
+        ("ratio", "1e999"),
+        ("ratio", "1.5"),
+        ("ratio", "true"),
+        ("ratio", '"2"'),
+        ("since", "1e999"),
+        ("since", "NaN"),
+        ("since", "1" + "0" * 400),
+        ("until", "-1"),
+        ("state", "[]"),
+    ],
+)
+def test_orders_that_nobody_could_give_are_unreadable(field: str, value: str) -> None:
+    """Weights that no ring takes, moments that are none, text and truth in the place of numbers."""
+    good = {"state": '"drain"', "since": "1.0", "until": "2", "ratio": str(MAX_WEIGHT)}
+    assert entries.decode_order(_object(good)).ratio == MAX_WEIGHT
+    with pytest.raises(Unreadable):
+        entries.decode_order(_object(good | {field: value}))
+
+
+def _object(fields: dict[str, str]) -> str:
+    return "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
+
+
+WEB = entries.log_place(("web", L3))
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"web1 203.0.113.1": ["1", True, True, 1.0, False]},
+        {"web1 203.0.113.1": [-1, True, True, 1.0, False]},
+        {"web1 203.0.113.1": [MAX_WEIGHT + 1, True, True, 1.0, False]},
+        {"web1 203.0.113.1": [1, "yes", True, 1.0, False]},
+        {"web1 203.0.113.1": [1, True, True, None, False]},
+        {"web1 203.0.113.1": [1, True, True, float("nan"), False]},
+        {"web1 203.0.113.1": [1, True, True, 1.5, False]},
+        {"web1 203.0.113.1": [1, True, True]},
+        {"web1": [1, True, True, 1.0, False]},
+        {"web\ud800 203.0.113.1": [1, True, True, 1.0, False]},
+        {"web1 203.0.113.1": [1, True, True, 1.0, False], "web1 203.0.113.2": [1, True, True, 1.0, False]},
+    ],
+    ids=str,
+)
+def test_logs_that_no_director_writes_are_unreadable(member: dict[str, object]) -> None:
+    """Of members that no ring takes: weights, shares, names, the same name twice."""
+    log = [{"by": "d9", "at": 1.0, "settled": False, "is": member, "gone": []}]
+    with pytest.raises(Unreadable):
+        entries.decode_log(WEB, json.dumps(log))
+
+
+@pytest.mark.parametrize("outer", [".copy_inner.64", ".clear.-5", ".clear.1_0"])
+def test_a_log_has_one_place(outer: str) -> None:
+    """Two values for one ring would contradict each other."""
+    with pytest.raises(Unreadable):
+        entries.decode_log(WEB + outer, "[]")
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([-1, 2**25, 10**400])
+    | st.floats()
+    | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+MEMBERS = st.sampled_from([f"web{number} 203.0.113.{address}" for number in range(1, 5) for address in range(1, 5)])
+STATES = st.tuples(
+    st.integers(-1, 3) | ANYTHING,
+    st.booleans() | ANYTHING,
+    st.booleans(),
+    st.floats(-0.1, 1.1) | ANYTHING,
+    st.booleans(),
+)
+LOGS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "by": st.just("d9") | ANYTHING,
+            "at": st.floats(0, 2000) | ANYTHING,
+            "settled": st.booleans(),
+            "is": st.dictionaries(MEMBERS | st.text(max_size=6), STATES | ANYTHING, max_size=3),
+            "gone": st.lists(MEMBERS, max_size=2) | ANYTHING,
+        }
+    ),
+    max_size=3,
+)
+VALUES = ANYTHING | st.fixed_dictionaries(
+    {
+        "state": st.sampled_from(["ready", "drain", "maint"]) | ANYTHING,
+        "since": st.floats(0, 2000) | ANYTHING,
+        "until": st.none() | st.floats(0, 2000) | ANYTHING,
+        "ratio": st.none() | st.integers(0, 3) | ANYTHING,
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(VALUES)
+def test_with_any_order_there_is_a_decision(value: object) -> None:
+    """Whatever anybody writes: it is unreadable, or decisions can be made with it."""
+    try:
+        order = entries.decode_order(json.dumps(value))
+    except Unreadable:
+        return
+    assert decide(snapshot(orders={"web/web1": order}), None, 1000.0).services
+
+
+@settings(max_examples=300, deadline=None)
+@given(LOGS | ANYTHING)
+def test_with_any_log_there_is_a_decision(value: object) -> None:
+    """The same for logs: by a director that begins with one, and by one that is told of it."""
+    try:
+        ring, logged = entries.decode_log(WEB, json.dumps(value))
+    except Unreadable:
+        return
+    history = {ring: tuple(item.entry for item in logged)}
+    assert decide(snapshot(history=history), None, 1000.0).services
+    told = State(config(), lambda: None)
+    told.set_history(history)
+    assert decide(told.snapshot(), None, 1000.0).services
+
+
+@given(ANYTHING)
+def test_anything_is_read_or_unreadable(value: object) -> None:
+    """Nothing else comes out of a decoder, whatever goes in."""
+    text = json.dumps(value)
+    decoders: list[Callable[[str], object]] = [
+        partial(entries.decode_director, "d1"),
+        partial(entries.decode_verdicts, "web"),
+        partial(entries.decode_agreed, "web"),
+        entries.decode_order,
+        partial(entries.decode_log, WEB),
+    ]
+    for decode in decoders:
+        try:
+            decode(text)
+        except Unreadable:
+            pass

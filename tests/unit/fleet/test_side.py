@@ -6,13 +6,15 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
+import structlog
 
 from appliance.dataplane.pins import PinTable
 from appliance.decide import Why, decide
 from appliance.fleet.channel import PeerState
 from appliance.fleet.client import RefusedError, UnavailableError
-from appliance.fleet.entries import encode_order
+from appliance.fleet.entries import DirectorCard, encode_director, encode_order
 from appliance.fleet.fake import FakeCluster, FakeStore
+from appliance.fleet.giving import hand_over, is_new
 from appliance.fleet.side import FleetSide
 from appliance.model import AdminState, Drain, Etcd, Fleet, FleetPeer, HaMode, HashMode, Health, Order
 from appliance.packet.placement import FlowFacts, Pin, PinState
@@ -298,6 +300,28 @@ async def test_a_director_waits_a_while_for_what_the_fleet_has_agreed_on(fleet, 
             task.cancel()
 
 
+async def test_no_connections_begin_that_a_director_with_a_lease_would_not_hear_of(fleet):
+    """Nothing is heard of it here, and the store has its card: connections stay where it would look for them."""
+    cluster = FakeCluster(time.monotonic)
+    ours, theirs = fleet[0].state.config.fleet.directors
+    one = Director("d1", (ours, theirs), Etcd(("http://192.0.2.1:2379",), "/onward/"))
+    one.side.agreement._store = FakeStore(cluster)
+    card = {"directors/d2": encode_director(DirectorCard("d2", theirs.address, theirs.port, "boot"))}
+    await cluster.apply(card, None)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(one.side.run())
+        await until(lambda: one.side.agreed().status.connected and one.side.channel.is_heard, "it should be told")
+        assert one.pins.may_open_all(5) == 0
+        await cluster.apply(dict.fromkeys(card), None)
+        await until(lambda: one.pins.may_open_all(5) == 5, "its lease has ended")
+        await cluster.apply(card, None)
+        await until(lambda: one.pins.may_open_all(5) == 0, "it is back")
+        await cluster.stop()
+        await until(lambda: not one.side.agreed().status.connected, "the store is away")
+        assert one.pins.may_open_all(5) == 0
+        running.cancel()
+
+
 async def test_orders_of_one_command_reach_the_store_together(fleet):
     """At one revision, so whatever happens to the store in between, all directors see all of them or none."""
     cluster = FakeCluster(time.monotonic)
@@ -307,12 +331,25 @@ async def test_orders_of_one_command_reach_the_store_together(fleet):
     await one.side.order({"a/x": drain, "b/x": drain, "c/x": None})
     await one.side.order({"a/x": None, "b/x": replace(drain, since=2.0)})
     revisions = [cluster.entries["orders/b/x"].revision]
-    assert cluster.entries.keys() == {"orders/b/x"}
+    assert cluster.entries.keys() == {"ordered", "orders/b/x"}
     first, changes = await cluster.since(1)
-    assert {change.key for change in changes} == {"orders/a/x", "orders/b/x"}
+    assert {change.key for change in changes} == {"ordered", "orders/a/x", "orders/b/x"}
     second, changes = await cluster.since(first)
-    assert {change.key for change in changes} == {"orders/a/x", "orders/b/x"}
+    assert {change.key for change in changes} == {"ordered", "orders/a/x", "orders/b/x"}
     assert revisions == [second] == [cluster.revision]
+
+
+async def test_an_order_counts_as_given_when_it_has_come_back(fleet):
+    """Else a change of anything else, from a moment before, would take it back here until the store tells of it."""
+    peers, cluster = fleet[0].state.config.fleet.directors, FakeCluster(time.monotonic)
+    one = sharing("d1", peers, cluster)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(one.side.run())
+        await until(lambda: one.side.agreed().status.connected, "connected")
+        for given in (DRAIN, MAINT, None):
+            await one.side.order({"web/web1": given})
+            assert one.state.orders.get("web/web1") == given
+        running.cancel()
 
 
 async def test_orders_that_the_store_does_not_take(fleet):
@@ -327,3 +364,112 @@ async def test_orders_that_the_store_does_not_take(fleet):
     with pytest.raises(UnavailableError):
         await one.side.order({"a/x": drain, "b/x": drain})
     assert cluster.entries == {}
+
+
+MAINT, DRAIN = Order(AdminState.MAINT, 1.0), Order(AdminState.DRAIN, 2.0)
+
+
+def sharing(name, peers, cluster, **orders):
+    """A director with its way to the store, and orders from before it began."""
+    made = Director(name, peers, Etcd(("http://192.0.2.1:2379",), "/onward/"))
+    made.side._store = made.side.agreement._store = FakeStore(cluster)
+    for name_of_member, before in orders.items():
+        made.state.set_order(f"web/{name_of_member}", before)
+    return made
+
+
+@pytest.mark.parametrize("how", ["rebuilt", "emptied"])
+async def test_a_store_that_has_lost_everything_takes_no_order_back(fleet, how):
+    """Another, empty cluster, or somebody has deleted all: orders go on, one director puts them back, and says so."""
+    peers, cluster = fleet[0].state.config.fleet.directors, FakeCluster(time.monotonic)
+    both = [sharing(name, peers, cluster) for name in ("d1", "d2")]
+    orders = {"web/web1": MAINT, "web/web2": DRAIN}
+    seen = []
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(each.side.run()) for each in both]
+        await both[0].side.order(orders)
+        await until(lambda: all(each.state.orders == orders for each in both), "all know")
+        for each in both:
+            set_order = each.state.set_order
+            each.state.set_order = lambda name, order, known=set_order: (seen.append(name), known(name, order))
+        with structlog.testing.capture_logs() as logs:
+            if how == "rebuilt":
+                await cluster.stop()
+                await until(lambda: not any(each.side.agreed().status.connected for each in both), "away")
+                cluster = FakeCluster(time.monotonic)
+                for each in both:
+                    each.side._store._cluster = cluster
+            else:
+                await cluster.apply(dict.fromkeys(cluster.entries), None)
+            await until(lambda: {"ordered", "orders/web/web1", "orders/web/web2"} <= cluster.entries.keys(), "put back")
+            await until(
+                lambda: all(
+                    each.side.agreed().status.connected and each.side.agreed().orders == orders for each in both
+                ),
+                "both are back",
+            )
+        assert [e["members"] for e in logs if e["event"] == "fleet.orders_handed_over"] == [sorted(orders)]
+        assert seen == []
+        with structlog.testing.capture_logs() as logs:
+            await both[1].side.order({"web/web1": None})
+            await until(lambda: all(each.state.orders == {"web/web2": DRAIN} for each in both), "it is taken back")
+        told = [(e["member"], e["order"]) for e in logs if e["event"] == "fleet.ordered"]
+        assert told == [("web/web1", "ready")] * 2
+        for task in running:
+            task.cancel()
+
+
+async def test_orders_from_before_there_was_a_store(fleet):
+    """A director that gets a store brings the orders that it has. A store in which orders were given, and taken back,
+    counts for more than what a director remembers."""
+    peers, cluster = fleet[0].state.config.fleet.directors, FakeCluster(time.monotonic)
+    one = sharing("d1", peers, cluster, web1=MAINT)
+    none = sharing("d2", peers, cluster)
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(none.side.run())
+        await until(lambda: none.side.agreed().status.connected, "one without orders is there first")
+        running = tasks.create_task(one.side.run())
+        await until(lambda: none.state.orders == {"web/web1": MAINT}, "both know")
+        assert one.state.orders == {"web/web1": MAINT}
+        await none.side.order({"web/web1": None})
+        await until(lambda: not one.state.orders, "it is taken back")
+        for task in (first, running):
+            task.cancel()
+    late = sharing("d1", peers, cluster, web1=MAINT)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(late.side.run())
+        with structlog.testing.capture_logs() as logs:
+            await until(lambda: not late.state.orders, "an order from orders.json that was taken back meanwhile")
+        assert [e["member"] for e in logs if e["event"] == "fleet.ordered"] == ["web/web1"]
+        running.cancel()
+
+
+async def test_more_orders_than_the_store_takes_at_once_are_handed_over():
+    """All of them, by one director; the other one leaves alone what is there."""
+    cluster = FakeCluster(time.monotonic)
+    orders = {f"web/web{number}": DRAIN for number in range(250)}
+    async with FakeStore(cluster).session() as session:
+        assert is_new(["config", "agreed/web"])
+        assert await hand_over(session, orders)
+        assert cluster.entries.keys() == {"ordered", *(f"orders/{name}" for name in orders)}
+        before = dict(cluster.entries)
+        assert not is_new(["orders/web/web1"])
+        assert not is_new(["ordered"])
+        assert not await hand_over(session, {"web/web1": MAINT}), "somebody was first"
+        assert cluster.entries == before
+
+
+async def test_two_that_hand_over_the_same_orders_at_the_same_moment(fleet):
+    """One of them is first, and the other one has read the store before that: neither takes an order back meanwhile."""
+    peers, cluster = fleet[0].state.config.fleet.directors, FakeCluster(time.monotonic)
+    both = [sharing(name, peers, cluster, web1=MAINT) for name in ("d1", "d2")]
+    with structlog.testing.capture_logs() as logs:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(each.side.agreement.run()) for each in both]
+            await until(lambda: all(each.side.agreed().orders for each in both), "both have them from the store")
+            for task in running:
+                task.cancel()
+    events = [entry["event"] for entry in logs]
+    assert events.count("fleet.orders_handed_over") == 1
+    assert "fleet.ordered" not in events
+    assert all(each.state.orders == {"web/web1": MAINT} for each in both)
