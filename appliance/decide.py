@@ -255,6 +255,8 @@ class Desired:
         return bool(self.routes) or any(view.arp and view.down is None for view in self.vips)
 
     courses: Mapping[CourseKey, Course] = field(default_factory=dict, repr=False, compare=False)
+    meanwhile: Mapping[CourseKey, Course] = field(default_factory=dict, repr=False, compare=False)
+    """Words in the tables while those of `courses` wait for their pool to be decided."""
     rings: Mapping[RingKey, "_Ring"] = field(default_factory=dict, repr=False, compare=False)
     """What `decide` takes over from one round to the next."""
 
@@ -272,6 +274,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
     uses = pool_uses(config)
     rings: dict[RingKey, _Ring] = {}
     courses: dict[CourseKey, Course] = {}
+    meanwhile: dict[CourseKey, Course] = {}
     settled: set[RingKey] = set()
     table_members: dict[int, TableMember] = {}
     table_services: list[TableService] = []
@@ -294,13 +297,17 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
             known = _course(snapshot, service, words, rings, before, now, settled=settles)
             if known is not None:
                 courses[words] = known
+                if (interim := _meanwhile(snapshot, service, words, known, rings, before, now)) is not None:
+                    meanwhile[words] = interim
         course = courses.get(words)
         views.append(ServiceView(service, ring.members, _why_not_serving(service, ring), course, ring.panic))
         if service.enabled:
             quic = _quic(service, rings, config.secret)
             for vip in service.vips:
                 if not _is_ours(snapshot, vip):
-                    table_services.append(_table_service(len(table_services), service, vip, ring, course, quic, before))
+                    in_force = meanwhile.get(words) if ring.undecided else course
+                    slots = ring.wanted if in_force is None else in_force.slots
+                    table_services.append(_table_service(len(table_services), service, vip, ring, slots, quic, before))
     views, gone = _drained(views, courses, rings, snapshot)
     moved = {
         service.name: service.former
@@ -331,6 +338,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
             for key, ring in rings.items()
         },
         courses=courses,
+        meanwhile=meanwhile,
         rings=rings,
     )
 
@@ -431,7 +439,8 @@ def _ring(
     now: float,
 ) -> _Ring:
     # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring to
-    # members that know nothing of them, and those reset them. What is dropped is sent again.
+    # members that know nothing of them, and those reset them. What is dropped is sent again. So until the pool is
+    # decided nobody takes new flows, and only who has served all along goes on with those that it has.
     undecided = tuple(snapshot.undecided(pool))
     health = tuple(map(snapshot.health.get, pool.member_ids))
     orders = tuple(map(snapshot.orders.get, pool.member_ids))
@@ -469,7 +478,10 @@ def _ring(
         wanted = build_slots(tuple(_ring_member(view, known=not undecided) for view in judged if not view.leaving))
         share = shares(wanted)
         members = tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged)
-        table_members = {} if undecided else _table_members(judged, delivery)
+        table_members = _table_members(judged, delivery)
+        if undecided:
+            served = before.table_members if before is not None else {}
+            table_members = {index: member for index, member in table_members.items() if index in served}
     ring = _Ring(
         pool=pool,
         inputs=(snapshot.indices, snapshot.next_hops, *inputs),
@@ -719,7 +731,7 @@ def _course(
     ring = _in_force(service, rings)
     course, earlier = _words_before(snapshot, service, key, before, now)
     if ring.undecided:
-        return course  # without members nothing is forwarded; what was before is kept in mind until there are some
+        return course  # kept in mind until it is known who takes new flows; `_meanwhile` has what is in force
     if course is None or not snapshot.config.director.pins:
         return start(ring.wanted)
     facts = snapshot.pins.facts.get(key)
@@ -730,9 +742,34 @@ def _course(
         facts = PinFacts(now, nothing, nothing.astype(np.uint16), nothing.astype(np.float32), everywhere=True)
     seen = (*ring.judged, *(earlier.judged if earlier is not None else ()))
     kept = ring.serving & {view.index for view in seen if view.alone}
-    serving = ring.serving.union(*(rings[pool.name, key[1]].serving for pool in service.former))
     settled_at = now if settled else float("-inf")
-    return follow(course, ring.wanted, serving, now, key[2], facts, settled_at, kept)
+    return follow(course, ring.wanted, _serving(service, rings), now, key[2], facts, settled_at, kept)
+
+
+def _serving(service: VirtualService, rings: Rings) -> frozenset[int]:
+    """Members of all pools of a service that go on with the flows that they have."""
+    return frozenset[int]().union(*(rings[pool.name, service.profile.delivery].serving for pool in service.pools))
+
+
+def _meanwhile(
+    snapshot: Snapshot,
+    service: VirtualService,
+    key: CourseKey,
+    course: Course,
+    rings: Rings,
+    before: Desired | None,
+    now: float,
+) -> Course | None:
+    """What slots say until it is known who takes new flows: nobody does, and who serves keeps what it has.
+
+    None when it is known, when nobody serves, and without memory of flows. Later *course* goes on from where it was, as
+    if this had not been: a pool whose members were all gone for a moment has the same flows afterwards.
+    """
+    serving, hashes = _serving(service, rings), {pool.hash_mode for pool in service.pools}
+    if not (_in_force(service, rings).undecided and serving and snapshot.config.director.pins) or len(hashes) > 1:
+        return None
+    known = before.meanwhile.get(key) if before is not None and before.courses.get(key) is course else None
+    return follow(known or course, _in_force(service, rings).wanted, serving, now, key[2])
 
 
 def _words_before(
@@ -862,8 +899,8 @@ def _rechecks(rings: Iterable[_Ring], courses: Iterable[Course], now: float) -> 
     for course in courses:
         if course.tails:
             yield now + RECHECK_S
-        if course.next_at is not None:
-            yield min(course.next_at, now + RECHECK_S)
+        if course.next_at is not None:  # one that has passed belongs to a pool that is not decided
+            yield min(course.next_at, now + RECHECK_S) if course.next_at > now else now + RECHECK_S
 
 
 def _drained(
@@ -937,7 +974,7 @@ def _table_service(
     service: VirtualService,
     vip: IPAddress,
     ring: _Ring,
-    course: Course | None,
+    slots: SlotArray,
     quic: tuple[QuicServers, ...],
     before: Desired | None,
 ) -> TableService:
@@ -951,7 +988,7 @@ def _table_service(
         service.protocol,
         service.ports,
         service.hash_mode,
-        ring.wanted if ring.undecided or course is None else course.slots,
+        slots,
         service.profile.session_idle_timeout_s,
         placement,
         ring.method.order if placement is not Placement.HASH else ChoiceOrder.SEQUENCE,
