@@ -735,6 +735,8 @@ def _course(
     if course is None or not snapshot.config.director.pins:
         return start(ring.wanted)
     facts = snapshot.pins.facts.get(key)
+    if facts is None and before is not None and (known := _key_before(service, key, before)) is not None:
+        facts = snapshot.pins.facts.get(known)
     if ring.method.placement is Placement.PER_FLOW and facts is not None:
         facts = pin_facts(facts.at, facts.slot[:0], facts.member[:0], facts.quiet_s[:0])  # everywhere, and always
     elif earlier and earlier.method.placement is Placement.PER_FLOW and ring.method.placement is Placement.HASH:
@@ -777,25 +779,36 @@ def _words_before(
 ) -> tuple[Course | None, _Ring | None]:
     """What a service's slots said in the decision before, or what the history says; and the ring that was in force."""
     pool, delivery, window, _ = key
+    known = _key_before(service, key, before) if before is not None else None
+    course = before.courses[known] if before is not None and known is not None else None
     if service.former:
         views = before.services if before else ()
-        known = next((view.service for view in views if view.service.name == service.name), None)
-        return (
-            (before.courses.get(course_key(known)), _in_force(known, before.rings))
-            if before and known
-            else (None, None)
-        )
-    # Words of its own that are over say what those of the pool say.
-    course = before.courses.get(key) or before.courses.get((*key[:3], service.name)) if before else None
+        same = next((view.service for view in views if view.service.name == service.name), None)
+        return (course, _in_force(same, before.rings)) if before and same else (None, None)
     own = before.log.get((pool, delivery), ()) if before else ()
     told = snapshot.history.get((pool, delivery), ())
     earlier = before.rings.get((pool, delivery)) if before else None
     # While it waits to be decided, a director may hear from the others what it has missed.
     missed = earlier is not None and earlier.undecided and told and (not own or told[-1].at > own[-1].at)
-    log = told if missed or not own else own  # our own where a reload has changed the window, and nothing else
+    log = told if missed or not own else own
     if (course is None or missed) and (steps := _steps(snapshot, log, pool, delivery)):
         course = replay(steps, now, window)
     return course, earlier
+
+
+def _key_before(service: VirtualService, key: CourseKey, before: Desired) -> CourseKey | None:
+    """Which words of the decision before a service's slots go on from.
+
+    A reload that changes the window changes no words, and what is remembered of flows is as good as before: so those
+    that the service had count. Words of its own that are over say what those of the pool say.
+    """
+    if not service.former and key in before.courses:
+        return key
+    had = next((course_key(view.service) for view in before.services if view.service.name == service.name), None)
+    if service.former:
+        return had if had in before.courses else None
+    pool = [known for known in before.courses if known[:2] == key[:2] and known[3] in ("", service.name)]
+    return next((known for known in ((*key[:3], service.name), had) if known in pool), next(iter(pool), None))
 
 
 def _has_moved(snapshot: Snapshot, service: VirtualService, rings: Rings, courses: Mapping[CourseKey, Course]) -> bool:

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from appliance.dataplane.pins import PinTable
-from appliance.model import AdminState, Health, Order, Protocol
+from appliance.model import AdminState, Health, Order, ProfileType, Protocol
 from appliance.packet.forward import PacketPath, Turns
 from appliance.reconcile import mask
 from appliance.seen import outdated, seen, services_of
@@ -133,3 +133,40 @@ def test_a_window_that_ends_while_nobody_is_known_to_take_flows_is_no_reason_to_
     clients.state.set_health("web/web1", Health.DOWN, clients.director.now)
     assert clients.decide(1).recheck_at > clients.director.now
     assert clients.decide(2000).recheck_at > clients.director.now
+
+
+def udp(idle_s):
+    return replace(service().profile, type=ProfileType.UDP_FAST_PATH, session_idle_timeout_s=idle_s)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "before", "after"),
+    [
+        (Protocol.TCP, service(pool=replace(TWO, window_s=60.0)), service(pool=replace(TWO, window_s=40.0))),
+        (Protocol.TCP, service(pool=replace(TWO, window_s=60.0)), service(pool=replace(TWO, window_s=900.0))),
+        (Protocol.UDP, service(pool=TWO, profile=udp(30)), service(pool=TWO, profile=udp(60))),
+    ],
+    ids=["shorter", "longer", "udp"],
+)
+@pytest.mark.parametrize("others", [(), (ONE_OTHER, replace(ONE_OTHER, name="same", pool=TWO))], ids=["", "others"])
+def test_another_window_changes_no_words(protocol, before, after, others):
+    """Flows that have outlived their window are remembered, and a reload of the window's length forgets none of them;
+    afterwards slots get steady as ever, when the flows are over."""
+    others = tuple(replace(one, pool=after.pool) if one.name == "same" else one for one in others)
+    first = tuple(replace(one, pool=before.pool) if one.name == "same" else one for one in others)
+    clients = Clients(before, *first, protocol=protocol)
+    clients.order("web/web1", AdminState.DRAIN)
+    clients.decide(1)
+    clients.passes(120, step=15.0)
+    course = clients.director.decided.services[0].course
+    assert course.tails
+    assert not course.windows
+    clients.director.reload(after, *others)
+    clients.decide(0.5)
+    assert clients.of(1)
+    assert not clients.broken()
+    clients.passes(120, step=15.0)
+    clients.director.now += 1000
+    clients.look()
+    clients.decide()
+    assert clients.director.decided.services[0].course.steady
