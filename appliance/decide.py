@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from operator import is_
+from typing import TypeVar
 
 import numpy as np
 
@@ -66,6 +67,8 @@ from appliance.state import (
     same_ring,
 )
 from bgp.route import Route
+
+_T = TypeVar("_T")
 
 
 class Why(StrEnum):
@@ -271,6 +274,8 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         now: seconds since 1970.
     """
     config = snapshot.config
+    if before is not None:
+        snapshot, before = _by_todays_ways(snapshot, before)
     uses = pool_uses(config)
     rings: dict[RingKey, _Ring] = {}
     courses: dict[CourseKey, Course] = {}
@@ -341,6 +346,40 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         meanwhile=meanwhile,
         rings=rings,
     )
+
+
+def _by_todays_ways(snapshot: Snapshot, before: Desired) -> tuple[Snapshot, Desired]:
+    """What is known from before a reload, also by the delivery that a pool has now: where its members have kept their
+    indices, they are the same ones (`state.redelivered`)."""
+    now = {(pool.name, service.profile.delivery) for service in snapshot.config.services for pool in service.pools}
+    moved = {
+        old: new
+        for new in now - before.rings.keys()
+        for old in before.rings.keys() - now
+        if old[0] == new[0]
+        and any(
+            snapshot.indices.get(MemberWay(new[0], view.address, new[1])) == view.index
+            for view in before.rings[old].judged
+        )
+    }
+    if not moved:
+        return snapshot, before
+
+    def by_course(known: Mapping[CourseKey, _T]) -> Mapping[CourseKey, _T]:
+        return {**known, **{(*moved[key[:2]], *key[2:]): one for key, one in known.items() if key[:2] in moved}}
+
+    rings = dict(before.rings)
+    for old, new in moved.items():
+        members = {index: replace(one, delivery=new[1]) for index, one in rings[old].table_members.items()}
+        rings[new] = replace(rings[old], table_members=members)
+    before = replace(
+        before,
+        rings=rings,
+        courses=by_course(before.courses),
+        meanwhile=by_course(before.meanwhile),
+        log={**before.log, **{new: before.log[old] for old, new in moved.items() if old in before.log}},
+    )
+    return replace(snapshot, pins=replace(snapshot.pins, facts=by_course(snapshot.pins.facts))), before
 
 
 def window_s(service: VirtualService) -> float:

@@ -32,8 +32,10 @@ def with_leaving(new: Config, old: Config) -> tuple[Config, Mapping[str, str]]:
 
 def _with_former(service: VirtualService, before: VirtualService | None) -> VirtualService:
     """A service with the pools that it used before, where its members could go on with the flows they have: those of
-    another protocol are no flows of it, and by another delivery they are not at the same members."""
-    if before is None or (before.protocol, before.profile.delivery) != (service.protocol, service.profile.delivery):
+    another protocol are no flows of it. Another pool and another delivery at once are too much."""
+    if before is None or before.protocol != service.protocol:
+        return service
+    if before.profile.delivery != service.profile.delivery and before.pool.name != service.pool.name:
         return service
     former = {pool.name: pool for pool in before.pools if pool.name != service.pool.name}
     return replace(service, former=tuple(former.values()))

@@ -233,6 +233,27 @@ def ways(config: Config) -> Iterable[MemberWay]:
     )
 
 
+def redelivered(old: Config, new: Config) -> Mapping[RingKey, RingKey]:
+    """Pools whose members get their packets in another way from now on, and nobody's in the old one: they are the same
+    machines, so flows that are remembered, slot words and logs go over to the new way."""
+    before, after = _deliveries(old), _deliveries(new)
+    moved: dict[RingKey, RingKey] = {}
+    for pool in before.keys() & after.keys():
+        gone, come = before[pool] - after[pool], after[pool] - before[pool]
+        if len(gone) == len(come) == 1:
+            moved[pool, gone.pop()] = (pool, come.pop())
+    return moved
+
+
+def _deliveries(config: Config) -> Mapping[str, set[Delivery]]:
+    """By pool."""
+    found: dict[str, set[Delivery]] = {}
+    for service in config.services:
+        for pool in service.pools:
+            found.setdefault(pool.name, set()).add(service.profile.delivery)
+    return found
+
+
 def _leaving(history: Mapping[RingKey, tuple[LogEntry, ...]]) -> Mapping[str, list[Member]]:
     """By pool: members that were leaving, by the latest that is known."""
     found: dict[str, list[Member]] = {}
@@ -287,8 +308,14 @@ class IndexAllocator:
         self._free: dict[int, None] = {}
         self._next = 0
 
-    def update(self, wanted: Iterable[MemberWay]) -> Mapping[MemberWay, int]:
+    def update(
+        self, wanted: Iterable[MemberWay], moved: Mapping[RingKey, RingKey] | None = None
+    ) -> Mapping[MemberWay, int]:
         """Free the numbers of ways that are gone, number the new ones; returns the whole assignment.
+
+        Args:
+            wanted: all ways that there are from now on.
+            moved: deliveries that others take the place of, and the numbers with them; see `redelivered`.
 
         Raises:
             ValueError: more than MAX_MEMBERS ways.
@@ -296,6 +323,9 @@ class IndexAllocator:
         wanted = list(wanted)
         if len(wanted) > MAX_MEMBERS:
             raise ValueError(f"{len(wanted)} ways to members; slots can name {MAX_MEMBERS}")
+        for (pool, old), (_, new) in (moved or {}).items():
+            for way in [way for way in self._given if (way.pool, way.delivery) == (pool, old)]:
+                self._given[replace(way, delivery=new)] = self._given.pop(way)
         gone = self._given.keys() - set(wanted)
         for way in [way for way in self._given if way in gone]:
             self._free[self._given.pop(way)] = None
@@ -395,7 +425,9 @@ class State:
             if old in self._maintained_since:
                 self._maintained_since[new] = self._maintained_since.pop(old)
         self._note_what_is_off(config, now)
-        self._indices = self._allocator.update(ways(config))
+        moved = redelivered(self._config, config)
+        self._indices = self._allocator.update(ways(config), moved)
+        self._history = {moved[key]: log for key, log in self._history.items() if key in moved} | dict(self._history)
         self._config = config
         known = _ids(config)
         self._health = {member: health for member, health in self._health.items() if member in known}

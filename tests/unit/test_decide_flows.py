@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from appliance.dataplane.pins import PinTable
-from appliance.model import AdminState, Health, Order, ProfileType, Protocol
+from appliance.model import AdminState, Algorithm, DfPolicy, Encapsulation, Health, Order, ProfileType, Protocol
 from appliance.packet.forward import PacketPath, Turns
 from appliance.reconcile import mask
 from appliance.seen import outdated, seen, services_of
@@ -170,3 +170,43 @@ def test_another_window_changes_no_words(protocol, before, after, others):
     clients.look()
     clients.decide()
     assert clients.director.decided.services[0].course.steady
+
+
+def delivered(**changes):
+    profile = service().profile
+    return replace(profile, delivery=replace(profile.delivery, **changes))
+
+
+DELIVERIES = [delivered(outer_ttl=32), delivered(outer_df=DfPolicy.CLEAR), delivered(encapsulation=Encapsulation.GRE)]
+
+
+@pytest.mark.parametrize("profile", DELIVERIES, ids=["ttl", "df", "gre"])
+@pytest.mark.parametrize("phase", ["window", "tail", "per flow", "moving"])
+def test_another_way_to_the_same_members_breaks_no_flow(profile, phase):
+    """A reload that changes how packets get to members: whatever is remembered goes over, and the window goes on."""
+    there = replace(TWO, algorithm=Algorithm.ROUND_ROBIN) if phase == "per flow" else TWO
+    clients = Clients(service(pool=there), ONE_OTHER)
+    if phase == "moving":
+        there = pool(member(3), member(4), name="new")
+        clients.director.reload(service(pool=there), ONE_OTHER)
+        clients.director.up(there)
+    else:
+        clients.order("web/web1", AdminState.DRAIN)
+    clients.decide()
+    clients.passes(1000 if phase == "tail" else 60)
+    clients.director.reload(service(pool=there, profile=profile), ONE_OTHER)
+    before, after = clients.director.decided, clients.decide(0.5)
+    assert not clients.broken()
+    assert {one.delivery for one in after.tables.members.values() if "other" not in one.id} == {profile.delivery}
+    assert before.services[0].course == after.services[0].course
+    clients.passes(1000)
+
+
+def test_a_way_that_another_service_goes_on_using_is_not_taken_away():
+    """The service that has another one begins anew on it."""
+    second = replace(ONE_OTHER, pool=TWO)
+    clients = Clients(service(pool=TWO), second)
+    clients.director.reload(service(pool=TWO), replace(second, profile=DELIVERIES[0]))
+    clients.decide(1)
+    assert not clients.broken()
+    assert len(clients.director.decided.tables.members) == 4

@@ -137,6 +137,24 @@ def test_an_index_is_a_members_own_for_its_life(rounds):
         before = now
 
 
+def test_who_gets_packets_in_another_way_keeps_its_index():
+    """Whatever its delivery is now, a member is the same machine; unless somebody goes on using the old way."""
+    given = config()
+    other = replace(given.services[0].profile, delivery=replace(L3, outer_ttl=7))
+    state = State(given, lambda: None)
+    before = {way.address: index for way, index in state.snapshot().indices.items()}
+    state.set_history({("web", L3): (LogEntry(1.0, ()),)})
+    state.set_config(config(service(profile=other)))
+    after = state.snapshot()
+    assert {way.address: index for way, index in after.indices.items()} == before
+    assert {way.delivery for way in after.indices} == {other.delivery}
+    assert after.history["web", other.delivery] == (LogEntry(1.0, ()),)
+    state.set_config(config(service(profile=other), service(name="two")))
+    both = state.snapshot().indices
+    assert {way.address: index for way, index in both.items() if way.delivery == other.delivery} == before
+    assert len(both) == 2 * len(before)
+
+
 def test_a_freed_index_waits_until_fresh_ones_are_used_up():
     """A plane may still hold a freed number for packets in flight."""
     allocator = IndexAllocator()
