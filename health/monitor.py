@@ -424,7 +424,7 @@ class Monitors:
 
 
 def _asked_of(probe: Probe) -> tuple[object, ...]:
-    """Which monitor asks which member of which machine, however packets get there."""
+    """Which monitor asks which machine of a pool, whatever it is called there, and however packets get to it."""
     target = probe.target
     machine = None if target.way is None else (target.way.machine, target.port)
-    return probe.monitor, target.id, target.address, machine
+    return probe.monitor, target.id.partition("/")[0], target.address, machine

@@ -6,7 +6,18 @@ from ipaddress import ip_address
 import pytest
 
 from appliance.dataplane.pins import PinTable
-from appliance.model import AdminState, Algorithm, DfPolicy, Encapsulation, Health, Order, ProfileType, Protocol
+from appliance.decide import Why
+from appliance.model import (
+    AdminState,
+    Algorithm,
+    DfPolicy,
+    EffectiveState,
+    Encapsulation,
+    Health,
+    Order,
+    ProfileType,
+    Protocol,
+)
 from appliance.packet.forward import PacketPath, Turns
 from appliance.reconcile import mask
 from appliance.seen import outdated, seen, services_of
@@ -210,3 +221,31 @@ def test_a_way_that_another_service_goes_on_using_is_not_taken_away():
     clients.decide(1)
     assert not clients.broken()
     assert len(clients.director.decided.tables.members) == 4
+
+
+RENAMED = {
+    "one": (member(1, name="a"), member(2), member(3)),
+    "all": tuple(member(number, name=f"x{number}") for number in (1, 2, 3)),
+    "swapped": (member(1, name="web2"), member(2, name="web1"), member(3)),
+}
+
+
+@pytest.mark.parametrize("members", RENAMED.values(), ids=RENAMED)
+def test_members_that_get_other_names_keep_their_flows(members):
+    """A reload that renames members takes none of them out, and withdraws nothing; who is down stays so, by whatever
+    name."""
+    clients = Clients(service())
+    clients.state.set_health("web/web2", Health.DOWN, clients.director.now)
+    clients.decide(1)
+    clients.at = {flow: address for flow, address in clients.at.items() if address != member(2).address}
+    clients.director.reload(service(pool=pool(*members)))
+    after = clients.decide(1)
+    assert not clients.broken()
+    assert after.routes
+    states = {one.address: (one.state, one.no and one.no.why) for one in after.services[0].members}
+    assert states == {
+        member(1).address: (EffectiveState.IN_ROTATION, None),
+        member(2).address: (EffectiveState.OUT, Why.HEALTH_DOWN),
+        member(3).address: (EffectiveState.IN_ROTATION, None),
+    }
+    clients.passes(1000)

@@ -392,6 +392,26 @@ async def test_another_way_to_the_same_machine_keeps_the_verdict(delivery: Deliv
         assert world.turns()[-1] == ("web/web1", "down")
 
 
+async def test_another_name_is_the_same_machine() -> None:
+    """Members of a pool that get other names, each other's as well, keep their verdicts, and these are told again; the
+    same address in another pool is another member."""
+    world = World()
+    first, second = (Target(f"web/web{n}", ip_address(f"203.0.113.{n}"), 80) for n in (1, 2))
+    world.results["web/web2"] = BAD
+    world.monitors.set(frozenset({probe(target=first), probe(target=second)}))
+    async with world.running_monitors():
+        await world.time.advance(10)
+        world.reports.clear()
+        swapped = {probe(target=replace(first, id=second.id)), probe(target=replace(second, id=first.id))}
+        world.monitors.set(frozenset({*swapped, probe(target=replace(first, id="other/web1"))}))
+        assert {status.target.id: str(status.verdict) for status in world.monitors.statuses()} == {
+            "web/web1": "down",
+            "web/web2": "up",
+            "other/web1": "unknown",
+        }
+        assert sorted(world.turns()) == [("other/web1", "unknown"), ("web/web1", "down"), ("web/web2", "up")]
+
+
 async def test_the_latest_mss_is_kept_and_reported() -> None:
     """A bad result does not take it away, and another one is told of without a turn of the verdict."""
     world = World(results={"web/web1": replace(GOOD, mss=1460)})
