@@ -857,11 +857,15 @@ def _has_moved(snapshot: Snapshot, service: VirtualService, rings: Rings, course
     own, shared = courses.get(course_key(service)), courses.get(course_key(replace(service, former=())))
     if ring.undecided or own is None or not own.steady or (shared is not None and not shared.steady):
         return False
+    if ring.method.placement is Placement.HASH:
+        return True
     used = {other.pool.name for other in snapshot.config.services}
-    left = {
-        view.index for pool in service.former if pool.name not in used for view in rings[pool.name, delivery].judged
-    }
-    return ring.method.placement is Placement.HASH or left.isdisjoint(snapshot.pins.flows)
+    members = {pool.name: {view.index for view in rings[pool.name, delivery].judged} for pool in service.former}
+    left = {index for name, indices in members.items() if name not in used for index in indices}
+    # Members that others use, too, have flows of theirs: only those of this service's own slots count.
+    facts = snapshot.pins.facts.get(course_key(service))
+    seen = frozenset[int]() if facts is None else frozenset[int](facts.member.tolist())
+    return seen.isdisjoint(set().union(*members.values())) and left.isdisjoint(snapshot.pins.flows)
 
 
 def _settles(snapshot: Snapshot, key: RingKey, ring: _Ring, use: PoolUse, before: Desired | None, now: float) -> bool:

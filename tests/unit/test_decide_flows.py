@@ -249,3 +249,30 @@ def test_members_that_get_other_names_keep_their_flows(members):
         member(3).address: (EffectiveState.IN_ROTATION, None),
     }
     clients.passes(1000)
+
+
+@pytest.mark.parametrize("then", ["by hash", "left by the other"])
+def test_a_former_pool_that_another_service_uses_counts_as_long_as_flows_do(then):
+    """Flows of an algorithm that decides flow by flow are remembered at the members of the pool before. That another
+    service uses it, too, does not end them: whatever becomes of the new pool's algorithm, and of the other service."""
+    turns = replace(TWO, algorithm=Algorithm.ROUND_ROBIN)
+    new = pool(member(3), member(4), name="new")
+    second = replace(ONE_OTHER, pool=turns)
+    clients = Clients(service(pool=turns), second)
+    clients.director.reload(service(pool=replace(new, algorithm=Algorithm.ROUND_ROBIN)), second)
+    clients.director.up(new)
+    clients.decide()
+    clients.passes(1200)
+    if then == "by hash":
+        clients.director.reload(service(pool=new), second)
+    else:
+        clients.director.reload(service(pool=replace(new, algorithm=Algorithm.ROUND_ROBIN)), ONE_OTHER)
+        clients.director.up(ONE_OTHER.pool)
+    clients.decide()
+    clients.passes(1200)
+    clients.director.now += 1000  # now they are over
+    for _ in range(3):
+        clients.director.now += 40
+        clients.look()
+        clients.decide()
+    assert clients.state.config.services[0].former == ()
