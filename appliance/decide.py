@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from operator import is_
+from typing import TypeVar
 
 import numpy as np
 
@@ -66,6 +67,8 @@ from appliance.state import (
     same_ring,
 )
 from bgp.route import Route
+
+_T = TypeVar("_T")
 
 
 class Why(StrEnum):
@@ -255,6 +258,8 @@ class Desired:
         return bool(self.routes) or any(view.arp and view.down is None for view in self.vips)
 
     courses: Mapping[CourseKey, Course] = field(default_factory=dict, repr=False, compare=False)
+    meanwhile: Mapping[CourseKey, Course] = field(default_factory=dict, repr=False, compare=False)
+    """Words in the tables while those of `courses` wait for their pool to be decided."""
     rings: Mapping[RingKey, "_Ring"] = field(default_factory=dict, repr=False, compare=False)
     """What `decide` takes over from one round to the next."""
 
@@ -269,9 +274,12 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
         now: seconds since 1970.
     """
     config = snapshot.config
+    if before is not None:
+        snapshot, before = _by_todays_ways(snapshot, before)
     uses = pool_uses(config)
     rings: dict[RingKey, _Ring] = {}
     courses: dict[CourseKey, Course] = {}
+    meanwhile: dict[CourseKey, Course] = {}
     settled: set[RingKey] = set()
     table_members: dict[int, TableMember] = {}
     table_services: list[TableService] = []
@@ -294,13 +302,17 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
             known = _course(snapshot, service, words, rings, before, now, settled=settles)
             if known is not None:
                 courses[words] = known
+                if (interim := _meanwhile(snapshot, service, words, known, rings, before, now)) is not None:
+                    meanwhile[words] = interim
         course = courses.get(words)
         views.append(ServiceView(service, ring.members, _why_not_serving(service, ring), course, ring.panic))
         if service.enabled:
             quic = _quic(service, rings, config.secret)
             for vip in service.vips:
                 if not _is_ours(snapshot, vip):
-                    table_services.append(_table_service(len(table_services), service, vip, ring, course, quic, before))
+                    in_force = meanwhile.get(words) if ring.undecided else course
+                    slots = ring.wanted if in_force is None else in_force.slots
+                    table_services.append(_table_service(len(table_services), service, vip, ring, slots, quic, before))
     views, gone = _drained(views, courses, rings, snapshot)
     moved = {
         service.name: service.former
@@ -331,8 +343,43 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
             for key, ring in rings.items()
         },
         courses=courses,
+        meanwhile=meanwhile,
         rings=rings,
     )
+
+
+def _by_todays_ways(snapshot: Snapshot, before: Desired) -> tuple[Snapshot, Desired]:
+    """What is known from before a reload, also by the delivery that a pool has now: where its members have kept their
+    indices, they are the same ones (`state.redelivered`)."""
+    now = {(pool.name, service.profile.delivery) for service in snapshot.config.services for pool in service.pools}
+    moved = {
+        old: new
+        for new in now - before.rings.keys()
+        for old in before.rings.keys() - now
+        if old[0] == new[0]
+        and any(
+            snapshot.indices.get(MemberWay(new[0], view.address, new[1])) == view.index
+            for view in before.rings[old].judged
+        )
+    }
+    if not moved:
+        return snapshot, before
+
+    def by_course(known: Mapping[CourseKey, _T]) -> Mapping[CourseKey, _T]:
+        return {**known, **{(*moved[key[:2]], *key[2:]): one for key, one in known.items() if key[:2] in moved}}
+
+    rings = dict(before.rings)
+    for old, new in moved.items():
+        members = {index: replace(one, delivery=new[1]) for index, one in rings[old].table_members.items()}
+        rings[new] = replace(rings[old], table_members=members)
+    before = replace(
+        before,
+        rings=rings,
+        courses=by_course(before.courses),
+        meanwhile=by_course(before.meanwhile),
+        log={**before.log, **{new: before.log[old] for old, new in moved.items() if old in before.log}},
+    )
+    return replace(snapshot, pins=replace(snapshot.pins, facts=by_course(snapshot.pins.facts))), before
 
 
 def window_s(service: VirtualService) -> float:
@@ -431,7 +478,8 @@ def _ring(
     now: float,
 ) -> _Ring:
     # A part of the ring is worse than none: it would send flows that other directors have placed by the whole ring to
-    # members that know nothing of them, and those reset them. What is dropped is sent again.
+    # members that know nothing of them, and those reset them. What is dropped is sent again. So until the pool is
+    # decided nobody takes new flows, and only who has served all along goes on with those that it has.
     undecided = tuple(snapshot.undecided(pool))
     health = tuple(map(snapshot.health.get, pool.member_ids))
     orders = tuple(map(snapshot.orders.get, pool.member_ids))
@@ -470,7 +518,10 @@ def _ring(
         wanted = build_slots(tuple(_ring_member(view, known=not undecided) for view in judged if not view.leaving))
         share = shares(wanted)
         members = tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged)
-        table_members = {} if undecided else _table_members(judged, delivery)
+        table_members = _table_members(judged, delivery)
+        if undecided:
+            served = before.table_members if before is not None else {}
+            table_members = {index: member for index, member in table_members.items() if index in served}
     ring = _Ring(
         pool=pool,
         inputs=(snapshot.indices, snapshot.next_hops, *inputs),
@@ -752,10 +803,12 @@ def _course(
     ring = _in_force(service, rings)
     course, earlier = _words_before(snapshot, service, key, before, now)
     if ring.undecided:
-        return course  # without members nothing is forwarded; what was before is kept in mind until there are some
+        return course  # kept in mind until it is known who takes new flows; `_meanwhile` has what is in force
     if course is None or not snapshot.config.director.pins:
         return start(ring.wanted)
     facts = snapshot.pins.facts.get(key)
+    if facts is None and before is not None and (known := _key_before(service, key, before)) is not None:
+        facts = snapshot.pins.facts.get(known)
     if ring.method.placement is Placement.PER_FLOW and facts is not None:
         facts = pin_facts(facts.at, facts.slot[:0], facts.member[:0], facts.quiet_s[:0])  # everywhere, and always
     elif earlier and earlier.method.placement is Placement.PER_FLOW and ring.method.placement is Placement.HASH:
@@ -763,9 +816,34 @@ def _course(
         facts = PinFacts(now, nothing, nothing.astype(np.uint16), nothing.astype(np.float32), everywhere=True)
     seen = (*ring.judged, *(earlier.judged if earlier is not None else ()))
     kept = ring.serving & {view.index for view in seen if view.alone}
-    serving = ring.serving.union(*(rings[pool.name, key[1]].serving for pool in service.former))
     settled_at = now if settled else float("-inf")
-    return follow(course, ring.wanted, serving, now, key[2], facts, settled_at, kept)
+    return follow(course, ring.wanted, _serving(service, rings), now, key[2], facts, settled_at, kept)
+
+
+def _serving(service: VirtualService, rings: Rings) -> frozenset[int]:
+    """Members of all pools of a service that go on with the flows that they have."""
+    return frozenset[int]().union(*(rings[pool.name, service.profile.delivery].serving for pool in service.pools))
+
+
+def _meanwhile(
+    snapshot: Snapshot,
+    service: VirtualService,
+    key: CourseKey,
+    course: Course,
+    rings: Rings,
+    before: Desired | None,
+    now: float,
+) -> Course | None:
+    """What slots say until it is known who takes new flows: nobody does, and who serves keeps what it has.
+
+    None when it is known, when nobody serves, and without memory of flows. Later *course* goes on from where it was, as
+    if this had not been: a pool whose members were all gone for a moment has the same flows afterwards.
+    """
+    serving, hashes = _serving(service, rings), {pool.hash_mode for pool in service.pools}
+    if not (_in_force(service, rings).undecided and serving and snapshot.config.director.pins) or len(hashes) > 1:
+        return None
+    known = before.meanwhile.get(key) if before is not None and before.courses.get(key) is course else None
+    return follow(known or course, _in_force(service, rings).wanted, serving, now, key[2])
 
 
 def _words_before(
@@ -773,25 +851,36 @@ def _words_before(
 ) -> tuple[Course | None, _Ring | None]:
     """What a service's slots said in the decision before, or what the history says; and the ring that was in force."""
     pool, delivery, window, _ = key
+    known = _key_before(service, key, before) if before is not None else None
+    course = before.courses[known] if before is not None and known is not None else None
     if service.former:
         views = before.services if before else ()
-        known = next((view.service for view in views if view.service.name == service.name), None)
-        return (
-            (before.courses.get(course_key(known)), _in_force(known, before.rings))
-            if before and known
-            else (None, None)
-        )
-    # Words of its own that are over say what those of the pool say.
-    course = before.courses.get(key) or before.courses.get((*key[:3], service.name)) if before else None
+        same = next((view.service for view in views if view.service.name == service.name), None)
+        return (course, _in_force(same, before.rings)) if before and same else (None, None)
     own = before.log.get((pool, delivery), ()) if before else ()
     told = snapshot.history.get((pool, delivery), ())
     earlier = before.rings.get((pool, delivery)) if before else None
     # While it waits to be decided, a director may hear from the others what it has missed.
     missed = earlier is not None and earlier.undecided and told and (not own or told[-1].at > own[-1].at)
-    log = told if missed or not own else own  # our own where a reload has changed the window, and nothing else
+    log = told if missed or not own else own
     if (course is None or missed) and (steps := _steps(snapshot, log, pool, delivery)):
         course = replay(steps, now, window)
     return course, earlier
+
+
+def _key_before(service: VirtualService, key: CourseKey, before: Desired) -> CourseKey | None:
+    """Which words of the decision before a service's slots go on from.
+
+    A reload that changes the window changes no words, and what is remembered of flows is as good as before: so those
+    that the service had count. Words of its own that are over say what those of the pool say.
+    """
+    if not service.former and key in before.courses:
+        return key
+    had = next((course_key(view.service) for view in before.services if view.service.name == service.name), None)
+    if service.former:
+        return had if had in before.courses else None
+    pool = [known for known in before.courses if known[:2] == key[:2] and known[3] in ("", service.name)]
+    return next((known for known in ((*key[:3], service.name), had) if known in pool), next(iter(pool), None))
 
 
 def _has_moved(snapshot: Snapshot, service: VirtualService, rings: Rings, courses: Mapping[CourseKey, Course]) -> bool:
@@ -801,11 +890,15 @@ def _has_moved(snapshot: Snapshot, service: VirtualService, rings: Rings, course
     own, shared = courses.get(course_key(service)), courses.get(course_key(replace(service, former=())))
     if ring.undecided or own is None or not own.steady or (shared is not None and not shared.steady):
         return False
+    if ring.method.placement is Placement.HASH:
+        return True
     used = {other.pool.name for other in snapshot.config.services}
-    left = {
-        view.index for pool in service.former if pool.name not in used for view in rings[pool.name, delivery].judged
-    }
-    return ring.method.placement is Placement.HASH or left.isdisjoint(snapshot.pins.flows)
+    members = {pool.name: {view.index for view in rings[pool.name, delivery].judged} for pool in service.former}
+    left = {index for name, indices in members.items() if name not in used for index in indices}
+    # Members that others use, too, have flows of theirs: only those of this service's own slots count.
+    facts = snapshot.pins.facts.get(course_key(service))
+    seen = frozenset[int]() if facts is None else frozenset[int](facts.member.tolist())
+    return seen.isdisjoint(set().union(*members.values())) and left.isdisjoint(snapshot.pins.flows)
 
 
 def _settles(snapshot: Snapshot, key: RingKey, ring: _Ring, use: PoolUse, before: Desired | None, now: float) -> bool:
@@ -895,8 +988,8 @@ def _rechecks(rings: Iterable[_Ring], courses: Iterable[Course], now: float) -> 
     for course in courses:
         if course.tails:
             yield now + RECHECK_S
-        if course.next_at is not None:
-            yield min(course.next_at, now + RECHECK_S)
+        if course.next_at is not None:  # one that has passed belongs to a pool that is not decided
+            yield min(course.next_at, now + RECHECK_S) if course.next_at > now else now + RECHECK_S
 
 
 def _drained(
@@ -970,7 +1063,7 @@ def _table_service(
     service: VirtualService,
     vip: IPAddress,
     ring: _Ring,
-    course: Course | None,
+    slots: SlotArray,
     quic: tuple[QuicServers, ...],
     before: Desired | None,
 ) -> TableService:
@@ -984,7 +1077,7 @@ def _table_service(
         service.protocol,
         service.ports,
         service.hash_mode,
-        ring.wanted if ring.undecided or course is None else course.slots,
+        slots,
         service.profile.session_idle_timeout_s,
         placement,
         ring.method.order if placement is not Placement.HASH else ChoiceOrder.SEQUENCE,

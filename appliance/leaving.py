@@ -11,29 +11,39 @@ from dataclasses import replace
 from appliance.model import Config, Member, Pool, VirtualService
 
 
-def with_leaving(new: Config, old: Config) -> tuple[Config, Mapping[str, str]]:
-    """A configuration with the members of an earlier one that it lacks.
+def with_leaving(new: Config, old: Config) -> Config:
+    """A configuration with the members of an earlier one that it lacks. They leave under another name where theirs
+    belongs to another address now.
 
     Args:
         new: as it was read.
         old: in force, with members that are leaving already.
-
-    Returns:
-        The configuration to put into force; and new ids of those that leave under another name, since theirs belongs to
-        another address now, by their old ids.
     """
     before = {pool.name: pool for pool in old.pools}
-    renamed: dict[str, str] = {}
-    pools = {pool.name: _pool(pool, before[pool.name], renamed) for pool in new.pools if pool.name in before}
+    pools = {pool.name: _pool(pool, before[pool.name]) for pool in new.pools if pool.name in before}
     earlier = {service.name: service for service in old.services}
     services = tuple(_with_former(service, earlier.get(service.name)) for service in new.services)
-    return with_pools(replace(new, services=services), pools), renamed
+    return with_pools(replace(new, services=services), pools)
+
+
+def same_machines(new: Config, old: Config) -> Mapping[str, str]:
+    """What members were called in an earlier configuration, by what they are called now, as `pool/member`: in one pool,
+    the same address is the same machine, and another address is another one."""
+    names = {(pool.name, member.address): member.name for pool in old.pools for member in pool.members}
+    return {
+        f"{pool.name}/{member.name}": f"{pool.name}/{names[pool.name, member.address]}"
+        for pool in new.pools
+        for member in pool.members
+        if (pool.name, member.address) in names
+    }
 
 
 def _with_former(service: VirtualService, before: VirtualService | None) -> VirtualService:
     """A service with the pools that it used before, where its members could go on with the flows they have: those of
-    another protocol are no flows of it, and by another delivery they are not at the same members."""
-    if before is None or (before.protocol, before.profile.delivery) != (service.protocol, service.profile.delivery):
+    another protocol are no flows of it. Another pool and another delivery at once are too much."""
+    if before is None or before.protocol != service.protocol:
+        return service
+    if before.profile.delivery != service.profile.delivery and before.pool.name != service.pool.name:
         return service
     former = {pool.name: pool for pool in before.pools if pool.name != service.pool.name}
     return replace(service, former=tuple(former.values()))
@@ -56,19 +66,16 @@ def with_pools(config: Config, pools: Mapping[str, Pool]) -> Config:
     return replace(config, services=tuple(map(changed, config.services)))
 
 
-def _pool(new: Pool, old: Pool, renamed: dict[str, str]) -> Pool:
+def _pool(new: Pool, old: Pool) -> Pool:
     if new == old:
         return old
     addresses, names = {member.address for member in new.members}, {member.name for member in new.members}
-    leaving = [_leaving(member, old, names, renamed) for member in old.members if member.address not in addresses]
+    leaving = [_leaving(member, names) for member in old.members if member.address not in addresses]
     return replace(new, members=(*new.members, *leaving)) if leaving else new
 
 
-def _leaving(member: Member, pool: Pool, names: set[str], renamed: dict[str, str]) -> Member:
-    name = member.name
-    if name in names:
-        name = f"{name}@{member.address}"
-        renamed[f"{pool.name}/{member.name}"] = f"{pool.name}/{name}"
+def _leaving(member: Member, names: set[str]) -> Member:
+    name = f"{member.name}@{member.address}" if member.name in names else member.name
     return replace(member, name=name, leaving=True)
 
 

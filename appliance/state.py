@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from appliance.flapping import Flap, flapped, went_down
 from appliance.forwarding import MAX_MEMBERS, NextHop
-from appliance.leaving import with_latecomers, with_leaving, with_pools
+from appliance.leaving import same_machines, with_latecomers, with_leaving, with_pools
 from appliance.model import Config, Delivery, Drain, Health, IPAddress, Member, MemberStats, Order, Pool
 from appliance.ring.transition import PinFacts
+
+_T = TypeVar("_T")
 
 LOCAL_ADDRESS = "local_address"
 """The reason of an address that is this machine's own. Of a VIP nothing else is ever looked up."""
@@ -237,6 +239,27 @@ def ways(config: Config) -> Iterable[MemberWay]:
     )
 
 
+def redelivered(old: Config, new: Config) -> Mapping[RingKey, RingKey]:
+    """Pools whose members get their packets in another way from now on, and nobody's in the old one: they are the same
+    machines, so flows that are remembered, slot words and logs go over to the new way."""
+    before, after = _deliveries(old), _deliveries(new)
+    moved: dict[RingKey, RingKey] = {}
+    for pool in before.keys() & after.keys():
+        gone, come = before[pool] - after[pool], after[pool] - before[pool]
+        if len(gone) == len(come) == 1:
+            moved[pool, gone.pop()] = (pool, come.pop())
+    return moved
+
+
+def _deliveries(config: Config) -> Mapping[str, set[Delivery]]:
+    """By pool."""
+    found: dict[str, set[Delivery]] = {}
+    for service in config.services:
+        for pool in service.pools:
+            found.setdefault(pool.name, set()).add(service.profile.delivery)
+    return found
+
+
 def _leaving(history: Mapping[RingKey, tuple[LogEntry, ...]]) -> Mapping[str, list[Member]]:
     """By pool: members that were leaving, by the latest that is known."""
     found: dict[str, list[Member]] = {}
@@ -271,6 +294,11 @@ def _off(config: Config) -> frozenset[str]:
     )
 
 
+def _renamed(known: Mapping[str, _T], was: Mapping[str, str]) -> dict[str, _T]:
+    """What is known of members, by their names of now."""
+    return {now: known[name] for now, name in was.items() if name in known}
+
+
 def _ids(config: Config) -> frozenset[str]:
     return frozenset(member for pool in config.pools for member in pool.member_ids)
 
@@ -292,9 +320,15 @@ class IndexAllocator:
         self._next = 0
         self._shown: Mapping[MemberWay, int] = {}
 
-    def update(self, wanted: Iterable[MemberWay]) -> Mapping[MemberWay, int]:
+    def update(
+        self, wanted: Iterable[MemberWay], moved: Mapping[RingKey, RingKey] | None = None
+    ) -> Mapping[MemberWay, int]:
         """Free the numbers of ways that are gone, number the new ones; returns the whole assignment, as the same object
         while nothing is different.
+
+        Args:
+            wanted: all ways that there are from now on.
+            moved: deliveries that others take the place of, and the numbers with them; see `redelivered`.
 
         Raises:
             ValueError: more than MAX_MEMBERS ways.
@@ -302,6 +336,9 @@ class IndexAllocator:
         wanted = list(wanted)
         if len(wanted) > MAX_MEMBERS:
             raise ValueError(f"{len(wanted)} ways to members; slots can name {MAX_MEMBERS}")
+        for (pool, old), (_, new) in (moved or {}).items():
+            for way in [way for way in self._given if (way.pool, way.delivery) == (pool, old)]:
+                self._given[replace(way, delivery=new)] = self._given.pop(way)
         gone = self._given.keys() - set(wanted)
         for way in [way for way in self._given if way in gone]:
             self._free[self._given.pop(way)] = None
@@ -425,24 +462,19 @@ class State:
             config: as it was read.
             now: seconds since 1970.
         """
-        config, renamed = with_leaving(config, self._config)
+        config = with_leaving(config, self._config)
         if config == self._config:
             return
         self._generation += 1
-        for old, new in renamed.items():
-            if old in self._health:
-                self._health[new] = self._health[old]
-            if old in self._flaps:  # the other address is another machine
-                self._flaps[new] = self._flaps.pop(old)
-            if old in self._maintained_since:
-                self._maintained_since[new] = self._maintained_since.pop(old)
-        self._note_what_is_off(config, now)
-        self._indices = self._allocator.update(ways(config))
+        # What is known is known of machines, whatever they are called; only orders are given to names.
+        was = same_machines(config, self._config)
+        self._health, self._flaps = _renamed(self._health, was), _renamed(self._flaps, was)
+        self._up_since, self._maintained_since = _renamed(self._up_since, was), _renamed(self._maintained_since, was)
+        self._note_what_is_off(config, was, now)
+        moved = redelivered(self._config, config)
+        self._indices = self._allocator.update(ways(config), moved)
+        self._history = {moved[key]: log for key, log in self._history.items() if key in moved} | dict(self._history)
         self._config = config
-        known = _ids(config)
-        self._health = {member: health for member, health in self._health.items() if member in known}
-        self._flaps = {member: flap for member, flap in self._flaps.items() if member in known}
-        self._maintained_since = {member: at for member, at in self._maintained_since.items() if member in known}
         # A pool that is new to a running director is no reason to hold its VIPs back: nobody else has flows on it yet.
         names = _names(config)
         self._learning = {name: how for name, how in self._learning.items() if name in names}
@@ -549,10 +581,11 @@ class State:
             self._drain = drain
             self._changed()
 
-    def _note_what_is_off(self, config: Config, now: float) -> None:
+    def _note_what_is_off(self, config: Config, was: Mapping[str, str], now: float) -> None:
         before, after = _off(self._config), _off(config)
-        self._off_since = {member: self._off_since.get(member, now) for member in after if member in self._off_since}
-        self._off_since |= dict.fromkeys(after - before, now)
+        since = _renamed(self._off_since, was)
+        self._off_since = {member: at for member, at in since.items() if member in after}
+        self._off_since |= {member: now for member in after - since.keys() if was.get(member) not in before}
 
     def set_health(self, member: str, health: Health, now: float = 0.0) -> None:
         """A member's health.

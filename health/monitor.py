@@ -166,8 +166,8 @@ class Monitors:
     def set(self, wanted: frozenset[Probe]) -> None:
         """Probe exactly these from now on.
 
-        What is unchanged goes on undisturbed. A probe that is asked differently (interval, port, request, ...) of the
-        same address keeps its verdict until the new results turn it: a reload must not take members out. Another
+        What is unchanged goes on undisturbed. A probe that is asked differently (interval, port, request, way, ...) of
+        the same machine keeps its verdict until the new results turn it: a reload must not take members out. Another
         address is another machine, and starts from UNKNOWN.
 
         Raises:
@@ -184,16 +184,24 @@ class Monitors:
         }
         built = self._build(watch.probe for watch in fresh.values())
         turned: list[Status] = []
+        gone: dict[Key, _Watch] = {}
+        left: dict[tuple[object, ...], _Watch] = {}
         for key, watch in list(self._watches.items()):
             if by_key.get(key) == watch.probe:
                 continue
             self._leave(key, watch)
+            gone[key] = left[_asked_of(watch.probe)] = watch
             if key not in fresh:
                 turned.append(Status(watch.probe.monitor, watch.probe.target, Verdict.UNKNOWN, since=self._wall()))
-            elif _same_machine(fresh[key].probe.target, watch.probe.target):
-                fresh[key].damper = replace(fresh[key].damper, verdict=watch.status.verdict)
-                fresh[key].status = replace(watch.status, target=fresh[key].probe.target)
         for key, watch in fresh.items():
+            asked, before = _asked_of(watch.probe), gone.get(key)
+            if before is None or _asked_of(before.probe) != asked:
+                before = left.get(asked)
+            if before is not None:
+                watch.damper = replace(watch.damper, verdict=before.status.verdict)
+                watch.status = replace(before.status, target=watch.probe.target)
+                if key != before.probe.key and watch.status.verdict is not Verdict.UNKNOWN:
+                    turned.append(watch.status)
             words = watch.probe.question
             question = self._questions.setdefault(words, built[words])
             question.watches[key] = watch
@@ -415,5 +423,8 @@ class Monitors:
             self._report(watch.status)
 
 
-def _same_machine(one: Target, other: Target) -> bool:
-    return (one.address, one.way) == (other.address, other.way)
+def _asked_of(probe: Probe) -> tuple[object, ...]:
+    """Which monitor asks which machine of a pool, whatever it is called there, and however packets get to it."""
+    target = probe.target
+    machine = None if target.way is None else (target.way.machine, target.port)
+    return probe.monitor, target.id.partition("/")[0], target.address, machine

@@ -18,6 +18,10 @@ class Way(Protocol):
     def name(self) -> str:
         """For people: "l2", "ipip", ...; tells this way from others to the same machine."""
 
+    @property
+    def machine(self) -> IPAddress:
+        """Whom it leads to."""
+
     def prepare(self, sock: socket.socket, address: IPAddress) -> None:
         """Give a new socket all that its packets need to go this way, and bind it to a source address.
 

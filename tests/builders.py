@@ -47,6 +47,10 @@ class To:
     def name(self) -> str:
         return str(self.delivery)
 
+    @property
+    def machine(self):
+        return self.member
+
     def prepare(self, sock, address):
         raise NotImplementedError
 

@@ -96,6 +96,10 @@ class PathWay:
     def name(self) -> str:
         return str(self.delivery)
 
+    @property
+    def machine(self) -> IPAddress:
+        return self.member
+
     def prepare(self, sock: socket.socket, address: IPAddress) -> None:
         """See `health.ways.Way`. The source is our address on the way to the member, or what the kernel would take to
         the VIP where that is of another family."""

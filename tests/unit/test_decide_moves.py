@@ -232,9 +232,9 @@ def test_what_cannot_go_on_begins_anew():
         replace(old.profile, delivery=L2),
         replace(old.profile, type=ProfileType.UDP_FAST_PATH),
     ):
-        new, _ = with_leaving(config(service(pool=GREEN, profile=profile)), config(old))
+        new = with_leaving(config(service(pool=GREEN, profile=profile)), config(old))
         assert new.services[0].former == ()
-    new, _ = with_leaving(config(service(pool=GREEN)), config(old))
+    new = with_leaving(config(service(pool=GREEN)), config(old))
     assert course_key(new.services[0])[3] == "web"
 
 

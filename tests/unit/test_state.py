@@ -137,6 +137,44 @@ def test_an_index_is_a_members_own_for_its_life(rounds):
         before = now
 
 
+def test_what_is_known_of_a_machine_goes_by_its_address():
+    """Health, penalties and times follow a member to its new name; who gets a name that is known begins anew."""
+    terms = replace(pool(member(1), member(2)), flapping=Flapping())
+    state = State(config(service(pool=terms)), lambda: None)
+    for at, health in ((1.0, Health.UP), (2.0, Health.DOWN), (3.0, Health.UP)):
+        state.set_health("web/web1", health, at)
+    state.set_health("web/web2", Health.MAINTENANCE, 4.0)
+    members = (member(1, name="web2", enabled=False), member(2, name="b"), member(3, name="web1"))
+    state.set_config(config(service(pool=replace(terms, members=members))), 5.0)
+    known = state.snapshot()
+    assert known.health == {"web/web2": Health.UP, "web/b": Health.MAINTENANCE}
+    assert known.up_since == {"web/web2": 3.0}
+    assert known.maintained_since == {"web/b": 4.0}
+    assert known.flaps == {"web/web2": flapped((2.0,), Flapping())}
+    assert known.off_since == {"web/web2": 5.0}
+    again = (member(1, name="last", enabled=False), member(2, name="b"), member(3, name="web1"))
+    state.set_config(config(service(pool=replace(terms, members=again))), 6.0)
+    assert state.snapshot().off_since == {"web/last": 5.0}, "it has been out since then"
+
+
+def test_who_gets_packets_in_another_way_keeps_its_index():
+    """Whatever its delivery is now, a member is the same machine; unless somebody goes on using the old way."""
+    given = config()
+    other = replace(given.services[0].profile, delivery=replace(L3, outer_ttl=7))
+    state = State(given, lambda: None)
+    before = {way.address: index for way, index in state.snapshot().indices.items()}
+    state.set_history({("web", L3): (LogEntry(1.0, ()),)})
+    state.set_config(config(service(profile=other)))
+    after = state.snapshot()
+    assert {way.address: index for way, index in after.indices.items()} == before
+    assert {way.delivery for way in after.indices} == {other.delivery}
+    assert after.history["web", other.delivery] == (LogEntry(1.0, ()),)
+    state.set_config(config(service(profile=other), service(name="two")))
+    both = state.snapshot().indices
+    assert {way.address: index for way, index in both.items() if way.delivery == other.delivery} == before
+    assert len(both) == 2 * len(before)
+
+
 def test_a_freed_index_waits_until_fresh_ones_are_used_up():
     """A plane may still hold a freed number for packets in flight."""
     allocator = IndexAllocator()

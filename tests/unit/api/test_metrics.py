@@ -160,7 +160,7 @@ def test_members_of_a_pool_that_services_have_left_are_counted_once_and_for_thei
     old = config(*services)
     before = decide(snapshot(old))
     new = [replace(one, pool=to) for one, to in zip(services, (green, third), strict=True)]
-    moving, _ = with_leaving(config(*new), old)
+    moving = with_leaving(config(*new), old)
     snap = snapshot(moving)
     index = next(i for way, i in snap.indices.items() if way.pool == "blue")
     snap = replace(snap, pins=PinsSeen(flows={index: 7}))

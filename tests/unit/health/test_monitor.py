@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
+from appliance.model import Delivery, Encapsulation
 from health.monitor import Monitors, Probe, quick_pace_s
 from health.spec import Code, Result, Status, Target, Verdict
 from health.strain import AT_ONCE, Delay
@@ -370,6 +371,45 @@ async def test_another_way_is_another_machine() -> None:
         assert [status.verdict for status in world.monitors.statuses()] == [Verdict.UP]
         world.monitors.set(frozenset({probe(target=Target("web/web1", vip, 80, second))}))
         assert [status.verdict for status in world.monitors.statuses()] == [Verdict.UNKNOWN]
+
+
+@pytest.mark.parametrize("delivery", [replace(L3, outer_ttl=32), replace(L3, encapsulation=Encapsulation.GRE), L2])
+async def test_another_way_to_the_same_machine_keeps_the_verdict(delivery: Delivery) -> None:
+    """A reload that changes the delivery takes nobody out, and verdicts that have other names are told again."""
+    world = World()
+    vip, address = ip_address("198.51.100.7"), ip_address("203.0.113.1")
+    world.monitors.set(frozenset({probe(target=Target("web/web1", vip, 80, To(address, L3)))}))
+    async with world.running_monitors():
+        await world.time.advance(5)
+        world.reports.clear()
+        target = Target("web/web1", vip, 80, To(address, delivery))
+        world.monitors.set(frozenset({probe(target=target)}))
+        assert [status.verdict for status in world.monitors.statuses()] == [Verdict.UP]
+        renamed = target.place != Target("web/web1", vip, 80, To(address, L3)).place
+        assert world.turns() == ([("web/web1", "unknown"), ("web/web1", "up")] if renamed else [])
+        world.results["web/web1"] = BAD
+        await world.time.advance(10)
+        assert world.turns()[-1] == ("web/web1", "down")
+
+
+async def test_another_name_is_the_same_machine() -> None:
+    """Members of a pool that get other names, each other's as well, keep their verdicts, and these are told again; the
+    same address in another pool is another member."""
+    world = World()
+    first, second = (Target(f"web/web{n}", ip_address(f"203.0.113.{n}"), 80) for n in (1, 2))
+    world.results["web/web2"] = BAD
+    world.monitors.set(frozenset({probe(target=first), probe(target=second)}))
+    async with world.running_monitors():
+        await world.time.advance(10)
+        world.reports.clear()
+        swapped = {probe(target=replace(first, id=second.id)), probe(target=replace(second, id=first.id))}
+        world.monitors.set(frozenset({*swapped, probe(target=replace(first, id="other/web1"))}))
+        assert {status.target.id: str(status.verdict) for status in world.monitors.statuses()} == {
+            "web/web1": "down",
+            "web/web2": "up",
+            "other/web1": "unknown",
+        }
+        assert sorted(world.turns()) == [("other/web1", "unknown"), ("web/web1", "down"), ("web/web2", "up")]
 
 
 async def test_the_latest_mss_is_kept_and_reported() -> None:
