@@ -4,6 +4,8 @@ import itertools
 import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -12,7 +14,7 @@ from appliance.lab import topology
 from tests.flows.__main__ import loads
 from tests.flows.fleet import CLIENTS, DIRECTORS, MEMBERS, ROUTERS, TOPOLOGY, with_ratio, without
 from tests.flows.report import Happening, Outage, account, causes, died_with_its_member, examples, table
-from tests.flows.story import Story, all_at_once, crashed, cut_off, short
+from tests.flows.story import Story, all_at_once, crashed, cut_off, short, whole
 from tests.flows.workload import Broken
 
 FLOW = Broken(
@@ -211,3 +213,13 @@ def test_the_load_makes_the_wanted_number_of_flows():
         )
         assert expected == pytest.approx(flows, rel=0.01)
         assert sum(load.connections for load in both) == connections
+
+
+def test_readme_says_how_many_things_happen() -> None:
+    """In the story that `tests/run flows` tells."""
+    happened: list[str] = []
+    story = MagicMock(outages=[])
+    story.happens = happened.append
+    whole(story, 0.0)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert re.findall(r"(\d+) things\s+happen", readme) == [str(len(happened))]
