@@ -1,10 +1,10 @@
 """Orders of operators on their way into the fleet's store: those of one command all together, or none of them.
 
-With the first order the store gets a mark, which stays. A store without it, and without orders, is not one from which
-all orders have been taken back: it is new, or has lost what it had, and a director that knows orders puts them there.
+With the first order the store gets a mark, which stays. A store without it is not one from which all orders have been
+taken back: it is new, or has lost what it had, and a director that knows orders puts them there.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 
 from appliance.fleet import entries
 from appliance.fleet.client import AT_ONCE, RefusedError, Session, Store
@@ -34,16 +34,12 @@ async def give(store: Store, orders: Mapping[str, Order | None]) -> None:
         await session.write(puts | _MARK, [key for key in keys.values() if key not in puts])
 
 
-def is_new(found: Iterable[str]) -> bool:
-    """Whether a store with these keys has no orders and never had any."""
-    return not any(key == entries.ORDERED or key.startswith(f"{entries.ORDERS}/") for key in found)
-
-
-async def hand_over(session: Session, orders: Mapping[str, Order]) -> bool:
-    """Put orders into a store that is new.
+async def hand_over(session: Session, found: Container[str], orders: Mapping[str, Order]) -> bool:
+    """Put orders into a store without the mark.
 
     Args:
         session: with the store.
+        found: keys that are there; orders among them, which somebody may have begun to hand over, stay as they are.
         orders: what this director knows, by `pool/member`; at least one.
 
     Returns:
@@ -52,7 +48,8 @@ async def hand_over(session: Session, orders: Mapping[str, Order]) -> bool:
     Raises:
         StoreError: the store cannot be reached. Some of them may be there; trying again does no harm.
     """
-    texts = {f"{entries.ORDERS}/{member}": entries.encode_order(order) for member, order in sorted(orders.items())}
+    keys = {f"{entries.ORDERS}/{member}": order for member, order in sorted(orders.items())}
+    texts = {key: entries.encode_order(order) for key, order in keys.items() if key not in found}
     together = dict(list(texts.items())[: AT_ONCE - 1])
     for key in texts.keys() - together.keys():
         await session.swap(key, texts[key], 0)

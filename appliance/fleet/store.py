@@ -40,7 +40,7 @@ from appliance.fleet.entries import (
     Logged,
     Seen,
 )
-from appliance.fleet.giving import hand_over, is_new
+from appliance.fleet.giving import hand_over
 from appliance.fleet.picture import Picture
 from appliance.model import Health, Order, Pool
 from appliance.state import LogEntry, RingKey, same_ring
@@ -295,8 +295,8 @@ class Agreement:
                 words, own = dict(self._words), self._own
                 await session.write(words, lease=lease)
                 reading = await session.read()
-                if is_new(reading.entries) and (orders := self._orders()):
-                    if await hand_over(session, orders):
+                if ORDERED not in reading.entries and (orders := self._orders()):
+                    if await hand_over(session, reading.entries, orders):
                         log.warning("fleet.orders_handed_over", members=sorted(orders))
                     reading = await session.read()  # whoever was first, there are orders now
                 self._begin(session, words, own, reading.entries)

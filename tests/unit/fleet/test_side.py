@@ -14,7 +14,7 @@ from appliance.fleet.channel import PeerState
 from appliance.fleet.client import RefusedError, UnavailableError
 from appliance.fleet.entries import DirectorCard, encode_director, encode_order
 from appliance.fleet.fake import FakeCluster, FakeStore
-from appliance.fleet.giving import hand_over, is_new
+from appliance.fleet.giving import hand_over
 from appliance.fleet.side import FleetSide
 from appliance.model import AdminState, Drain, Etcd, Fleet, FleetPeer, HaMode, HashMode, Health, Order
 from appliance.packet.placement import FlowFacts, Pin, PinState
@@ -449,14 +449,19 @@ async def test_more_orders_than_the_store_takes_at_once_are_handed_over():
     cluster = FakeCluster(time.monotonic)
     orders = {f"web/web{number}": DRAIN for number in range(250)}
     async with FakeStore(cluster).session() as session:
-        assert is_new(["config", "agreed/web"])
-        assert await hand_over(session, orders)
+        assert await hand_over(session, [], orders)
         assert cluster.entries.keys() == {"ordered", *(f"orders/{name}" for name in orders)}
         before = dict(cluster.entries)
-        assert not is_new(["orders/web/web1"])
-        assert not is_new(["ordered"])
-        assert not await hand_over(session, {"web/web1": MAINT}), "somebody was first"
+        assert not await hand_over(session, [], {"web/web1": MAINT}), "somebody was first"
         assert cluster.entries == before
+    cluster = FakeCluster(time.monotonic)
+    await cluster.apply({"orders/web/web7": encode_order(MAINT)}, None)
+    async with FakeStore(cluster).session() as session:
+        assert await hand_over(session, cluster.entries.keys(), orders), (
+            "somebody had begun, and the store was away then"
+        )
+        assert cluster.entries.keys() == before.keys()
+        assert cluster.entries["orders/web/web7"].value == encode_order(MAINT)
 
 
 async def test_two_that_hand_over_the_same_orders_at_the_same_moment(fleet):
