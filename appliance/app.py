@@ -58,7 +58,16 @@ from appliance.ring.algorithms import ALGORITHMS
 from appliance.seen import outdated, seen, services_of
 from appliance.state import Learning, PinsSeen, State
 from appliance.stats import Seen, member_stats
-from appliance.wiring import agents, bfd_sessions, counting, health_of, learning_limit_s, needs_restart, probes
+from appliance.wiring import (
+    agents,
+    bfd_sessions,
+    counting,
+    hash_changes,
+    health_of,
+    learning_limit_s,
+    needs_restart,
+    probes,
+)
 from bgp.bfd.messages import Change
 from bgp.bfd.packet import diag_name
 from bgp.bfd.process import Bfd
@@ -529,7 +538,22 @@ class Director:
             except SteerError as error:
                 self._rejected([f"{config.source}: {error} (nothing was applied)"])
                 continue
-            self._last_reload = ReloadStatus(ok=True, at=time.time(), source=str(self._path), digest=config.digest)
+            moving = tuple(hash_changes(self._state.config, config))
+            self._last_reload = ReloadStatus(
+                ok=True,
+                at=time.time(),
+                source=str(self._path),
+                digest=config.digest,
+                warnings=tuple(map(str, moving)),
+            )
+            for one in moving:
+                log.warning(
+                    "service.hash_changed",
+                    service=one.service,
+                    before=one.before,
+                    after=one.after,
+                    share=round(one.share, 3),
+                )
             self._state.set_config(config, self._now())
             self._follow(self._state.config)
             log.info("config.reloaded", source=config.source, unchanged=unchanged)

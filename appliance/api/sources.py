@@ -33,6 +33,8 @@ class ReloadStatus:
     """Of the configuration in force, whatever became of the attempt."""
 
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What it has cost."""
 
 
 Part = tuple[str, bool, str]

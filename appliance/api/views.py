@@ -129,6 +129,7 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
                 "ok": observed.reload.ok,
                 "at": observed.reload.at,
                 "problems": list(observed.reload.problems),
+                "warnings": list(observed.reload.warnings),
             },
         },
         "services": [
