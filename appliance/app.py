@@ -63,7 +63,16 @@ from appliance.seen import flows_of, outdated, seen, services_of
 from appliance.state import Learning, PinsSeen, State
 from appliance.stats import Seen, member_stats
 from appliance.transaction import Effects, Outcome, ProgramError, Step, Transactions
-from appliance.wiring import agents, bfd_sessions, counting, health_of, learning_limit_s, probes
+from appliance.wiring import (
+    HashChange,
+    agents,
+    bfd_sessions,
+    counting,
+    hash_changes,
+    health_of,
+    learning_limit_s,
+    probes,
+)
 from bgp.bfd.messages import Change
 from bgp.bfd.packet import diag_name
 from bgp.bfd.process import Bfd
@@ -251,6 +260,8 @@ class Director:
         self._counting: Mapping[str, frozenset[Key]] = {}
         self._segments: dict[Key, Segments] = {}
         self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=config.source, digest=config.digest)
+        self._hash_changes: tuple[HashChange, ...] = ()
+        """By the configuration that was put into force last."""
         self._transactions = Transactions(
             Effects(
                 read=partial(read_document, loaded.document.path),
@@ -585,6 +596,7 @@ class Director:
         Raises:
             ProgramError: it could not be; what was in force is.
         """
+        self._hash_changes = tuple(hash_changes(before.config, loaded.config))
         try:
             await self._make_way(loaded.config)
         except SteerError as error:
@@ -621,12 +633,14 @@ class Director:
         by = {"who": author.who, "via": author.via, "why": author.why}
         revision = outcome.revision.number if outcome.revision is not None else None
         texts = tuple(str(problem) for problem in outcome.problems)
+        moving = self._hash_changes if outcome.ok and not outcome.unchanged else ()
         self._last_reload = ReloadStatus(
             ok=outcome.ok,
             at=time.time(),
             source=config.source,
             digest=config.digest,
             problems=texts,
+            warnings=tuple(map(str, moving)),
             step=str(outcome.step),
             revision=revision,
         )
@@ -635,6 +649,14 @@ class Director:
                 log.error("config.rejected", problem=text, step=str(outcome.step), **by)
             self._notify(f"STATUS=configuration refused ({outcome.step}): {texts[0]}")
             return
+        for one in moving:
+            log.warning(
+                "service.hash_changed",
+                service=one.service,
+                before=one.before,
+                after=one.after,
+                share=round(one.share, 3),
+            )
         moves = outcome.consequences.moves
         log.info(
             "config.reloaded",

@@ -1,14 +1,16 @@
 """How the parts of a director fit together, as far as it can be said without running any of them. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from appliance.config.problems import Problem
+from appliance.forwarding import Placement
 from appliance.model import (
     BgpConfig,
     Config,
     Delivery,
+    HashMode,
     Health,
     IPAddress,
     Member,
@@ -19,6 +21,7 @@ from appliance.model import (
     VirtualService,
 )
 from appliance.path.vantage import asks_path, ports_asked
+from appliance.ring.algorithms import ALGORITHMS
 from bgp.bfd.messages import SessionSettings
 from health.load import Agent
 from health.monitor import Key, Probe
@@ -206,6 +209,40 @@ def needs_restart(old: Config, new: Config) -> Iterable[Problem]:
         if before != after:
             remedy = "that takes a restart of the director (nothing was applied)"
             yield Problem(new.source, None, "", f"[{section}] changed{why}", remedy)
+
+
+@dataclass(frozen=True)
+class HashChange:
+    """A virtual service whose flows find their slots in another way after a reload."""
+
+    service: str
+    before: HashMode
+    after: HashMode
+    share: float
+    """What part of its flows has other members then, 0..1: a flow gets any slot, and its own member's by chance."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.service}: hash {self.before} -> {self.after} sends {self.share:.0%} of its flows to other members, "
+            "at once: a window keeps flows whose slot gets another owner, and none that get another slot"
+        )
+
+
+def hash_changes(old: Config, new: Config) -> Iterable[HashChange]:
+    """Virtual services of which a reload breaks flows by another `hash`. Where an algorithm decides flow by flow, they
+    are remembered, and nothing happens to them."""
+    before = {service.name: service for service in old.services}
+    for service in new.services:
+        was = before.get(service.name)
+        if was is None or was.hash_mode is service.hash_mode or was.protocol is not service.protocol:
+            continue
+        if ALGORITHMS[was.pool.algorithm].placement is not Placement.HASH:
+            continue
+        ratios = [member.ratio for member in was.pool.members if member.enabled and not member.leaving]
+        whole = sum(ratios)
+        if whole:
+            stay = sum((ratio / whole) ** 2 for ratio in ratios)
+            yield HashChange(service.name, was.hash_mode, service.hash_mode, 1 - stay)
 
 
 def _sessions(bgp: BgpConfig | None) -> BgpConfig | None:

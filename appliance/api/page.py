@@ -562,7 +562,12 @@ def _director(document: Document) -> Html:
                     f"{milliseconds(lag['p50_s'])} median, {milliseconds(lag['max_s'])} at most in the last minute",
                 ),
                 ("configuration", f"{config['source']} ({config['digest'][:12]})"),
-                ("last reload", "taken" if reload["ok"] else f"rejected: {'; '.join(reload['problems'])}"),
+                (
+                    "last reload",
+                    "; ".join(("taken", *reload["warnings"]))
+                    if reload["ok"]
+                    else f"rejected: {'; '.join(reload['problems'])}",
+                ),
             ]
         ),
         h("h3", "The data plane counts"),

@@ -39,6 +39,9 @@ class ReloadStatus:
     revision: int | None = None
     """Number of what is in force; None: it could not be kept."""
 
+    warnings: tuple[str, ...] = ()
+    """What it has cost."""
+
 
 Part = tuple[str, bool, str]
 """A part that must work before traffic is welcome: name, whether it works, detail."""

@@ -130,6 +130,7 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
                 "at": observed.reload.at,
                 "problems": list(observed.reload.problems),
                 "step": observed.reload.step,
+                "warnings": list(observed.reload.warnings),
             },
             "revision": observed.reload.revision,
         },

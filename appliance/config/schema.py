@@ -541,7 +541,8 @@ class PoolTable(Table):
     hash: Annotated[HashMode, Parsed(values.hash_mode, _words("source_ip", "source_ip_port", "five_tuple"))] | None = (
         Field(
             default=None,
-            description="What of a flow chooses the member. five_tuple by default, with l2 DSR source_ip.",
+            description="What of a flow chooses the member. five_tuple by default, with l2 DSR source_ip. A reload "
+            "that changes it sends most flows to other members, at once.",
         )
     )
     health_monitors: list[Text] = Field(

@@ -159,6 +159,8 @@ SEC("xdp") int director(struct xdp_md *ctx)
 		header = sizeof(*ip4);
 		if (ip4->version_ihl != 0x45 || length < header || length > behind || !sound(ip4))
 			return XDP_DROP;
+		if (!(u8)ip4->saddr || (u8)ip4->saddr == 127 || (u8)ip4->saddr >= 224 || ip4->saddr == ip4->daddr)
+			return XDP_DROP; /* nobody has such an address */
 		key.protocol = ip4->protocol;
 		l4 = (u8 *)(ip4 + 1);
 		tclass = ip4->tos;
@@ -168,6 +170,11 @@ SEC("xdp") int director(struct xdp_md *ctx)
 		header = sizeof(*ip6);
 		length = __builtin_bswap16(ip6->payload_len) + header;
 		if (ip6->version_class >> 4 != 6 || length > behind)
+			return XDP_DROP;
+		if ((u8)ip6->saddr[0] == 0xff || !(ip6->saddr[0] | ip6->saddr[1] | (u16)ip6->saddr[2]))
+			return XDP_DROP;
+		if (ip6->saddr[0] == ip6->daddr[0] && ip6->saddr[1] == ip6->daddr[1] && ip6->saddr[2] == ip6->daddr[2] &&
+		    ip6->saddr[3] == ip6->daddr[3])
 			return XDP_DROP;
 		key.protocol = ip6->nexthdr;
 		l4 = (u8 *)(ip6 + 1);

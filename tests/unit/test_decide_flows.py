@@ -13,6 +13,7 @@ from appliance.model import (
     DfPolicy,
     EffectiveState,
     Encapsulation,
+    HashMode,
     Health,
     Order,
     ProfileType,
@@ -21,6 +22,7 @@ from appliance.model import (
 from appliance.packet.forward import PacketPath, Turns
 from appliance.reconcile import mask
 from appliance.seen import outdated, seen, services_of
+from appliance.wiring import hash_changes
 from tests.builders import member, pool, service
 from tests.fuzz.flows import Say, Tuple
 from tests.unit.dataplane.frames import INGRESS
@@ -276,3 +278,17 @@ def test_a_former_pool_that_another_service_uses_counts_as_long_as_flows_do(then
         clients.look()
         clients.decide()
     assert clients.state.config.services[0].former == ()
+
+
+@pytest.mark.parametrize("algorithm", [Algorithm.CONSISTENT_HASH, Algorithm.ROUND_ROBIN])
+def test_another_hash_gives_flows_other_slots(algorithm):
+    """Half of the flows of two members move, as the event says; those that are remembered one by one do not."""
+    there = replace(TWO, algorithm=algorithm)
+    clients = Clients(service(pool=there))
+    clients.look()
+    given = clients.state.config
+    clients.director.reload(service(pool=replace(there, hash_mode=HashMode.SOURCE_IP_PORT)))
+    clients.decide(1)
+    said = [change.share for change in hash_changes(given, clients.state.config)]
+    assert said == ([0.5] if algorithm is Algorithm.CONSISTENT_HASH else [])
+    assert abs(len(clients.broken()) / len(clients.at) - sum(said)) < 0.15

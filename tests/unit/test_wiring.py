@@ -6,12 +6,14 @@ from ipaddress import ip_address
 import pytest
 
 from appliance.model import (
+    Algorithm,
     Bfd,
     BgpPeer,
     Config,
     Etcd,
     Fleet,
     FleetPeer,
+    HashMode,
     Health,
     MonitorSpec,
     NetworkProfile,
@@ -19,7 +21,7 @@ from appliance.model import (
     ProfileType,
     Vantage,
 )
-from appliance.wiring import bfd_sessions, counting, health_of, learning_limit_s, needs_restart, probes
+from appliance.wiring import bfd_sessions, counting, hash_changes, health_of, learning_limit_s, needs_restart, probes
 from bgp.bfd.messages import SessionSettings
 from health.spec import Verdict
 from tests.builders import L2, MONITOR, To, config, member, pool, service
@@ -269,3 +271,18 @@ def test_what_routes_are_made_of_can_change_by_a_reload():
     assert list(needs_restart(old, replace(old, bgp=replace(old.bgp, next_hop_v4=hop)))) == []
     for changes in ({"passive": True}, {"port": 1179}, {"multihop": 2}, {"ttl_security": 1}):
         assert len(list(needs_restart(old, with_peer(**changes)))) == 1
+
+
+def test_what_another_hash_costs_is_known_before() -> None:
+    """Flows that stay where they are do so by chance; services whose flows are remembered, or that have the same hash
+    as before, are not named."""
+    members = (member(1, ratio=2), member(2), member(3), member(4, enabled=False))
+    there = pool(*members)
+    other = replace(there, hash_mode=HashMode.SOURCE_IP)
+    (change,) = hash_changes(config(service(pool=there)), config(service(pool=other), service(name="new", pool=other)))
+    assert (change.service, change.before, change.after) == ("web", HashMode.FIVE_TUPLE, HashMode.SOURCE_IP)
+    assert change.share == 1 - (4 + 1 + 1) / 16
+    assert str(change).startswith("web: hash five_tuple -> source_ip sends 62% of its flows to other members")
+    assert not list(hash_changes(config(service(pool=there)), config(service(pool=there))))
+    turns = replace(there, algorithm=Algorithm.ROUND_ROBIN)
+    assert not list(hash_changes(config(service(pool=turns)), config(service(pool=other))))

@@ -208,6 +208,10 @@ def test_degraded_by_a_rejected_reload() -> None:
     document = status_document(replace(healthy(), reload=reload))
     assert document["health"]["state"] == "degraded"
     assert document["config"]["last_reload"]["problems"] == list(reload.problems)
+    taken = replace(reload, ok=True, problems=(), warnings=("web: hash",))
+    document = status_document(replace(healthy(), reload=taken))
+    assert document["config"]["last_reload"]["warnings"] == ["web: hash"]
+    assert "taken; web: hash" in render_page(document)
 
 
 def test_down_by_a_vip_that_is_not_announced() -> None:
