@@ -48,5 +48,5 @@ GLOBAL int remember(struct xdp_md *ctx)
 SEC("xdp.frags") int with_lru(struct xdp_md *ctx)
 {
 	remember(ctx);
-	return balance(ctx, whole_length(ctx));
+	return balance(ctx, whole_length(ctx), 0);
 }
