@@ -305,7 +305,8 @@ def story(demo: Demo) -> None:
         demo.wait_for("m1 is back in rotation at both directors", lambda: demo.all_say("m1", True), 15)
         record.mark("m1 back")
         demo.show(4)
-        demo.claim("m1 gets its flows back", ("TCP", "m1") in record.rates() and ("UDP", "m1") in record.rates())
+        # UDP flows that were there before stay where they are for an idle timeout: nobody sees which ones are new.
+        demo.wait_for("m1 gets its flows back", lambda: {("TCP", "m1"), ("UDP", "m1")} <= set(record.rates()), 15)
 
         demo.headline("Kill director d1")
         keeper.stop()
