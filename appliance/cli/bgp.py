@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from appliance.cli.help import HelpFormatter
 from appliance.cli.output import Exit, complain, print_json, table
-from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask
+from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask, unanswered
 
 app = App(
     name="bgp",
@@ -76,12 +76,8 @@ def _show(
             print_json(part(document))
         else:
             print("\n".join(text(document)))
-    except UnreachableError as error:
-        complain(str(error))
-        return Exit.UNREACHABLE
-    except AnswerError as error:
-        complain(str(error))
-        return Exit.FAILED
+    except (UnreachableError, AnswerError) as error:
+        return unanswered(error)
     except _NotFoundError as error:
         complain(str(error))
         return Exit.NOT_FOUND

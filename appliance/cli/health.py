@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from appliance.cli.output import Exit, complain, table
-from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask, duration
+from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask, duration, unanswered
 
 HEADER = ("MEMBER", "STATE", "MONITOR", "ASKS", "VERDICT", "SINCE", "GOOD", "BAD", "LAST RESULT")
 
@@ -48,12 +48,8 @@ def health(
     """
     try:
         document = fetch(url)
-    except UnreachableError as error:
-        complain(str(error))
-        return Exit.UNREACHABLE
-    except AnswerError as error:
-        complain(str(error))
-        return Exit.FAILED
+    except (UnreachableError, AnswerError) as error:
+        return unanswered(error)
     shown = [each for each in document["members"] if member is None or _is(each["member"], member)]
     if member is not None and not shown:
         known = ", ".join(each["member"] for each in document["members"]) or "none"

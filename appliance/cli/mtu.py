@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from appliance.cli.output import Exit, complain, table
-from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask
+from appliance.cli.output import Exit, table
+from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask, unanswered
 
 HEADER = (
     "MEMBER",
@@ -48,12 +48,8 @@ def mtu(
     """
     try:
         document = fetch(url)
-    except UnreachableError as error:
-        complain(str(error))
-        return Exit.UNREACHABLE
-    except AnswerError as error:
-        complain(str(error))
-        return Exit.FAILED
+    except (UnreachableError, AnswerError) as error:
+        return unanswered(error)
     print(json.dumps(document, indent=2) if as_json else render(document))
     return Exit.OK
 

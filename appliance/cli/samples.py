@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from appliance.cli.output import Exit, complain, paint
-from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask
+from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask, unanswered
 
 FOLLOW_S = 1.0
 
@@ -44,12 +44,8 @@ def samples(
         latest = fetch(url)
         if follow:
             return _follow(url, as_json, latest)
-    except UnreachableError as error:
-        complain(str(error))
-        return Exit.UNREACHABLE
-    except AnswerError as error:
-        complain(str(error))
-        return Exit.FAILED
+    except (UnreachableError, AnswerError) as error:
+        return unanswered(error)
     if as_json:
         print(json.dumps(latest, indent=2))
     elif latest:

@@ -68,12 +68,8 @@ def status(
         if pause_s is not None:
             return _watch(url, as_json, pause_s)
         document = fetch(url)
-    except UnreachableError as error:
-        complain(str(error))
-        return Exit.UNREACHABLE
-    except AnswerError as error:
-        complain(str(error))
-        return Exit.FAILED
+    except (UnreachableError, AnswerError) as error:
+        return unanswered(error)
     print(json.dumps(document, indent=2) if as_json else render(document, _look()))
     return _EXIT_CODES[document["health"]["state"]] if exit_code else Exit.OK
 
@@ -106,6 +102,12 @@ class UnreachableError(Exception):
 
 class AnswerError(Exception):
     """Something answers, but not a director that we understand."""
+
+
+def unanswered(error: UnreachableError | AnswerError) -> int:
+    """Say why there is nothing to show; the exit code."""
+    complain(str(error))
+    return Exit.UNREACHABLE if isinstance(error, UnreachableError) else Exit.FAILED
 
 
 def fetch(url: str) -> Document:
