@@ -47,7 +47,18 @@ FRAMES = 4096
 """Frames of a case."""
 
 BATCH = 64
-CAPACITY = Capacity(buckets=1 << 12, entries=2048, ranges=2048, stations=256, ways=256, services=256, slots=48 * 65568)
+CAPACITY = Capacity(
+    buckets=1 << 12,
+    entries=2048,
+    ranges=2048,
+    boundaries=2048,
+    stations=256,
+    ways=256,
+    services=256,
+    slots=48 * 65568,
+    quic=512,
+    servers=1 << 13,
+)
 PINS = 1 << 15
 """Many more than a case has flows: whom implementations leave out when there is no room is their own affair."""
 

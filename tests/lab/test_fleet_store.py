@@ -487,6 +487,8 @@ def test_what_most_have_seen_is_in_force_everywhere_within_a_second(site: Site) 
         since = time.time()
         site.fleet.kill_servers("m4")
         site.agreed("down", "web/m4", since)
+        # Who has not seen it down would be for "up" from the beginning, and one other director make a majority.
+        site.until(lambda: len(site.saw("down", "web/m4", since)) == len(DIRECTORS), "all have seen it down")
         since = time.time()
         site.fleet.start_servers("m4")
         site.agreed("up", "web/m4", since)

@@ -202,11 +202,11 @@ def serve_tcp(space: Namespace, address: str) -> Callable[[], None]:
     return end
 
 
-def upload(space: Namespace, address: str, size: int) -> int:
+def upload(space: Namespace, address: str, size: int, timeout_s: float = 5) -> int:
     """Send so many bytes from the namespace; what the server says it got."""
 
     def connect() -> socket.socket:
-        return socket.create_connection((address, 80), timeout=5)
+        return socket.create_connection((address, 80), timeout=timeout_s)
 
     with inside(space, connect) as connection:
         connection.sendall(b"x" * size)
