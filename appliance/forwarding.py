@@ -21,6 +21,9 @@ SLOTS = 65537
 NO_MEMBER = 0xFFFF
 """The index in a slot that nobody owns."""
 
+LEAST_IPV6 = 1280
+"""Bytes of an IPv6 packet that everybody may send, whatever he is told of the way (RFC 8200, section 5)."""
+
 MAX_MEMBERS = 0xFFFF
 """Member indices are 0..65534."""
 
@@ -102,6 +105,12 @@ class TableMember:
     def inner_mtu(self) -> int:
         """The largest inner IP packet that reaches the member unfragmented, bytes."""
         return self.mtu - self.delivery.overhead(self.address.version)
+
+    @property
+    def inner_mtu6(self) -> int:
+        """The largest IPv6 packet that is sent to the member, bytes. What is larger than `inner_mtu`, routers have to
+        fragment: over IPv4, it goes without DF."""
+        return max(self.inner_mtu, min(LEAST_IPV6, self.link_room))
 
     @property
     def link_room(self) -> int:

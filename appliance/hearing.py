@@ -104,7 +104,8 @@ class Hearing:
         applied = self._applied()
         if applied is None:
             return
-        heard = self._paths.hear(message, version, applied.tables, time.time())
+        least = self._state.config.director.least_path_mtu
+        heard = self._paths.hear(message, version, applied.tables, time.time(), least)
         if heard.outcome is Outcome.LEARNED:
             log.info("mtu.learned", member=heard.member, mtu=heard.mtu)
             self._state.set_path_mtus(self._paths.learned)

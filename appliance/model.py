@@ -666,6 +666,9 @@ class Director:
     drain_on_stop_s: float = 0.0
     """How long a director that is to end waits at most until routers have taken other ways."""
 
+    least_path_mtu: int = 552
+    """Routers that say less of an IPv4 way to a member are not believed, bytes."""
+
 
 @dataclass(frozen=True)
 class Config:

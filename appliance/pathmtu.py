@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from appliance.forwarding import ForwardingTables, TableMember
+from appliance.forwarding import LEAST_IPV6, ForwardingTables, TableMember
 from appliance.model import IPAddress
 from appliance.packet.icmp import TokenBucket
 from appliance.packet.quotes import TooBig, answer_to_client, read_too_big
@@ -21,10 +21,11 @@ from appliance.state import PathMtu
 LIFE_S = 600.0
 """After so long a larger packet is tried again (RFC 1191, 6.3; RFC 8201, 4)."""
 
-LOWEST = {4: 552, 6: 1280}
-"""Less than this is not believed. IPv4 allows 68, which nobody has; IPv6 has its minimum (RFC 8200, 5)."""
+LEAST_IPV4 = 552
+"""Less than this is not believed, where nobody knows better (`director.least_path_mtu`). IPv4 allows 68, which nobody
+has; IPv6 has its minimum (RFC 8200, 5)."""
 
-FLOOR = {4: 576, 6: 1280}
+FLOOR = {4: 576, 6: LEAST_IPV6}
 """Less than this is never assumed: every host takes as much."""
 
 NEWS_PER_S, NEWS_AT_ONCE = 20.0, 100
@@ -102,7 +103,9 @@ class PathMtus:
         """What was heard so far."""
         return PathMtuFacts(dict(self._outcomes), dict(self._heard), dict(self._passed_on))
 
-    def hear(self, message: bytes, version: int, tables: ForwardingTables, now: float) -> Heard:
+    def hear(
+        self, message: bytes, version: int, tables: ForwardingTables, now: float, least: int = LEAST_IPV4
+    ) -> Heard:
         """Believe an ICMP message that was addressed to this director, or do not.
 
         Args:
@@ -110,8 +113,9 @@ class PathMtus:
             version: of IP.
             tables: in force.
             now: the time.
+            least: of an IPv4 way, no less is believed.
         """
-        heard = self._judge(message, version, tables, now)
+        heard = self._judge(message, version, tables, now, least if version == 4 else LEAST_IPV6)
         self._outcomes[str(heard.outcome)] += 1
         if heard.member is not None:
             self._heard[heard.member] += 1
@@ -125,13 +129,13 @@ class PathMtus:
             del self._learned[member]
         return old
 
-    def _judge(self, message: bytes, version: int, tables: ForwardingTables, now: float) -> Heard:
+    def _judge(self, message: bytes, version: int, tables: ForwardingTables, now: float, least: int) -> Heard:
         complaint = read_too_big(message, version)
         way = self._way_of(complaint, tables) if complaint is not None else None
         if complaint is None or way is None:
             return Heard(Outcome.NOT_OURS)
         member = way.address
-        if complaint.mtu < LOWEST[version]:
+        if complaint.mtu < least:
             return Heard(Outcome.TOO_SMALL, member)
         mtu = max(complaint.mtu, FLOOR[version])
         before = self._learned.get(member)

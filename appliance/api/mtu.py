@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from appliance.api.sources import Observed
 from appliance.api.views import Document, PoolView, pool_views, service_views
 from appliance.decide import MemberView
+from appliance.forwarding import LEAST_IPV6
 from appliance.model import IP_HEADER, TCP_HEADER
-from appliance.packet.icmp import MIN_V6_MTU
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _member(observed: Observed, way: Way) -> Document:
         "path_mtu_age_s": round(max(0.0, observed.at - path.at), 1) if path is not None else None,
         "largest_packet": way.largest,
         "mss": {f"ipv{version}": way.largest - size - TCP_HEADER for version, size in IP_HEADER.items()},
-        "carries_ipv6": way.largest >= MIN_V6_MTU,
+        "carries_ipv6": way.largest >= LEAST_IPV6,
         "errors_sent": too_big_told(observed, way.member),
         "errors_heard": observed.path_mtu.heard.get(way.member.address, 0),
     }

@@ -120,6 +120,11 @@ class DirectorTable(Table):
         description="Seconds that a director which is to stop (SIGTERM) waits at most until routers have taken other "
         "ways; 0 withdraws its routes at once.",
     )
+    least_path_mtu: Annotated[int, Parsed(values.integer(68, 9216, "a number of bytes"), _whole(68, 9216))] = Field(
+        default=552,
+        description="Routers that say of an IPv4 way to a member that it takes less than so many bytes are not "
+        "believed. Where you know your network, the least MTU in it keeps forged ICMP errors from having an effect.",
+    )
     runtime_dir: Annotated[PurePosixPath, Parsed(values.runtime_dir, {"type": "string", "pattern": "^/"})] = Field(
         default=PurePosixPath("/run/onward"), description="Folder for sockets and generated files, absolute."
     )

@@ -417,7 +417,7 @@ class _Ports:
 def _stays(ip: IpHeader, member: TableMember) -> bool:
     """Whether a packet that is too big for the way to the member gets no further."""
     if ip.version == 6:
-        return ip.length > min(icmp.MIN_V6_MTU, member.link_room)
+        return ip.length > member.inner_mtu6
     return ip.dont_fragment or member.inner_mtu < SMALLEST
 
 

@@ -6,6 +6,7 @@ packets.md, section 4; RFC 792, 1191 and 1812 for IPv4, RFC 4443 for IPv6.
 
 import struct
 
+from appliance.forwarding import LEAST_IPV6
 from appliance.packet.action import Reply
 from appliance.packet.checksum import checksum
 from appliance.packet.headers import ETHERNET, IpHeader, Part
@@ -14,7 +15,6 @@ MAX_V4 = 576
 MAX_V6 = 1280
 """Longest IP packets that an error may be: what every host and every link takes."""
 
-MIN_V6_MTU = 1280
 _HOP_LIMIT = 64
 _ICMP, _ICMPV6 = 1, 58
 _V4_UNREACHABLE, _V4_TIME_EXCEEDED = 3, 11
@@ -150,7 +150,7 @@ def too_big_message(version: int, mtu: int) -> bytes:
     """The first eight bytes of "fragmentation needed" or "packet too big", without a checksum."""
     if version == 4:
         return struct.pack("!BBHHH", _V4_UNREACHABLE, _V4_FRAGMENTATION_NEEDED, 0, 0, mtu)
-    return struct.pack("!BBHI", _V6_TOO_BIG, 0, 0, max(mtu, MIN_V6_MTU))
+    return struct.pack("!BBHI", _V6_TOO_BIG, 0, 0, max(mtu, LEAST_IPV6))
 
 
 def error_packet(version: int, source: bytes, destination: bytes, message: bytes, quote: bytes) -> bytes:

@@ -8,12 +8,12 @@ import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from appliance.forwarding import TableMember
+from appliance.forwarding import LEAST_IPV6, TableMember
 from appliance.model import DsrType, Encapsulation, IPAddress, TtlPolicy
 from appliance.packet.checksum import checksum, update
 from appliance.packet.encap import EPHEMERAL, GUE_PORT
 from appliance.packet.headers import ETH_IPV4, ETH_IPV6, IpHeader, Part, parse_ip
-from appliance.packet.icmp import MIN_V6_MTU, answerable, error_packet, too_big_message
+from appliance.packet.icmp import answerable, error_packet, too_big_message
 
 _HEADER = 8
 """Bytes of an ICMP error before the quote."""
@@ -123,7 +123,7 @@ def answer_to_client(complaint: TooBig, member: TableMember, vips: frozenset[IPA
     if not isinstance(ip, IpHeader) or len(inner) < ip.l4 + _L4 or ip.part is Part.LATER:
         return None
     # Who sends no more than IPv6's least cannot send less (RFC 8200, 5).
-    enough = max(member.inner_mtu, MIN_V6_MTU if version == 6 else 0)
+    enough = max(member.inner_mtu, LEAST_IPV6 if version == 6 else 0)
     if not ip.dont_fragment or ip.length <= enough or ip_address(ip.destination) not in vips:
         return None
     if not answerable(inner, ip):

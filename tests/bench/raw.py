@@ -17,7 +17,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, product
@@ -417,8 +417,9 @@ def measure(rigs: dict[str, Rig], options: argparse.Namespace) -> Iterator[Figur
             yield idle(rigs["ours"])
 
 
-def print_table(figures: Sequence[Figure]) -> None:
-    rows = [("", "value", "baseline", "ratio", "goal", "", "")]
+def print_table(figures: Sequence[Figure], before: Mapping[str, Figure] | None = None) -> None:
+    """Print figures; where others were measured before, by name, those beside them."""
+    rows = [("", "value", "baseline", "ratio", "goal", "", *(("before", "now/before") if before else ()), "")]
     rows += [
         (
             f.name,
@@ -427,19 +428,42 @@ def print_table(figures: Sequence[Figure]) -> None:
             "" if f.ratio is None else f"{f.ratio:.2f}",
             "" if f.goal is None else f"{'<=' if f.ratio is None else '>='} {f.goal:g}",
             {None: "", True: "ok", False: "MISSED"}[f.ok],
+            *(beside(f, before.get(f.name)) if before else ()),
             f.note,
         )
         for f in figures
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(6)]
-    for row in rows:
-        cells = [f"{row[0]:<{widths[0]}}", *(f"{row[i]:>{widths[i]}}" for i in range(1, 6)), row[6]]
-        print("  ".join(cells).rstrip())
+    *columns, _ = zip(*rows, strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    for name, *cells, note in rows:
+        shown = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        print("  ".join([f"{name:<{widths[0]}}", *shown, note]).rstrip())
+
+
+def beside(now: Figure, before: Figure | None) -> tuple[str, str]:
+    """What was measured before, and now as a share of it: of ratios where there are any, else of values."""
+    if before is None:
+        return "", ""
+    mine, other = (now.ratio, before.ratio) if now.ratio and before.ratio else (now.value, before.value)
+    shown = f"{before.value:.1f} {before.unit}" if before.ratio is None else f"{before.ratio:.2f}"
+    return shown, f"{mine / other:.2f}" if other else ""
 
 
 def write_json(figures: Sequence[Figure], path: Path) -> None:
     plain = [{key: value for key, value in asdict(f).items() if key != "note"} for f in figures]
     path.write_text(json.dumps(plain, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Figure]:
+    """Figures that another run has written, by name.
+
+    Raises:
+        BenchError: it is no such file.
+    """
+    try:
+        return {row["name"]: Figure(**row) for row in json.loads(path.read_text())}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BenchError(f"{path} is no file of figures, as --json writes it: {error!r}") from error
 
 
 def progress(text: str) -> None:
@@ -461,6 +485,7 @@ def main() -> int:
         help="the complete program, its data plane alone, or only the yardsticks among themselves",
     )
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="show those of an earlier --json beside them")
     parser.add_argument("--strict", action="store_true", help="exit code 1 when a goal is missed")
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -471,7 +496,9 @@ def main() -> int:
     elif options.ours == "none":
         del CONTENDERS["ours"]
     figures: list[Figure] = []
+    before: dict[str, Figure] = {}
     try:
+        before = read_json(options.against) if options.against else {}
         os.setpriority(os.PRIO_PROCESS, 0, -20)  # we only sleep and read counters, but at the right moment
         with exclusive(), compiled() as programs, ExitStack() as stack:
             sweep()
@@ -486,7 +513,7 @@ def main() -> int:
         return 2
     finally:
         if figures:
-            print_table(figures)
+            print_table(figures, before)
             if options.json:
                 write_json(figures, options.json)
     return 1 if options.strict and any(figure.ok is False for figure in figures) else 0

@@ -1,8 +1,10 @@
 """The benchmark's own arithmetic."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.bench.raw import Histogram
+from tests.bench.raw import Figure, Histogram, print_table, read_json, write_json
 from tests.bench.rig import BenchError
 
 METRICS = """\
@@ -41,3 +43,22 @@ def test_nothing_measured_is_not_a_good_result() -> None:
         Histogram.parse(METRICS, "other_seconds")
     with pytest.raises(BenchError, match="no samples"):
         Histogram((float("inf"),), (0,)).quantile(0.99)
+
+
+def test_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Figures of an earlier run stand beside those of the same name: ratios where there are any, else values."""
+    file = tmp_path / "before.json"
+    write_json([Figure("rate", 900.0, "kpps", 600.0, 1.5, 1.1, True), Figure("lag", 2.0, "ms", note="old")], file)
+    now = [Figure("rate", 700.0, "kpps", 500.0, 1.4, 1.1, True), Figure("lag", 3.0, "ms"), Figure("new", 1.0, "ms")]
+    print_table(now, read_json(file))
+    head, rate, lag, new = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert head[-2:] == ["before", "now/before"]
+    assert rate[-2:] == ["1.50", "0.93"]
+    assert lag[-3:] == ["2.0", "ms", "1.50"]
+    assert new == ["new", "1.0", "ms"]
+    for text in ("", "[1]", '[{"name": "rate"}]', '{"name": 1}'):
+        file.write_text(text)
+        with pytest.raises(BenchError, match="no file of figures"):
+            read_json(file)
+    with pytest.raises(BenchError, match="no file of figures"):
+        read_json(tmp_path / "missing.json")

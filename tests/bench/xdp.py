@@ -44,7 +44,7 @@ from appliance.forwarding import (
     TableService,
 )
 from appliance.model import Delivery, DsrType, Encapsulation, HashMode, PortRange, Protocol
-from tests.bench.raw import Figure, at_most, print_table, progress, write_json
+from tests.bench.raw import Figure, at_most, print_table, progress, read_json, write_json
 from tests.bench.rig import BenchError, compiled, exclusive
 from tests.netns import Namespace, namespaces, veth
 
@@ -655,6 +655,7 @@ def main() -> int:
     parser.add_argument("--secs", type=float, default=0.7, help="seconds of a turn on veth (0.7)")
     parser.add_argument("--only", choices=("runs", "pins", "veth", "tables", "plane"), help="a part of it")
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="show those of an earlier --json beside them")
     parser.add_argument("--strict", action="store_true", help="exit code 1 when a goal is missed")
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -663,7 +664,9 @@ def main() -> int:
         options.rounds, options.secs = 3, 0.2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     figures: list[Figure] = []
+    before: dict[str, Figure] = {}
     try:
+        before = read_json(options.against) if options.against else {}
         os.setpriority(os.PRIO_PROCESS, 0, -20)
         with exclusive(), compiled() as programs, ExitStack() as stack:
             objects = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onward-bench-")))
@@ -684,7 +687,7 @@ def main() -> int:
         return 2
     finally:
         if figures:
-            print_table(figures)
+            print_table(figures, before)
             print(f"\n{ELSEWHERE}", end="")
             if options.json:
                 write_json(figures, options.json)

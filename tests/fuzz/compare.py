@@ -32,7 +32,7 @@ from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.plane import action_of
 from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, OBJECT, Program
 from appliance.dataplane.xdp.tables import Capacity, Egress
-from appliance.forwarding import ForwardingTables, Placement, TableMember
+from appliance.forwarding import LEAST_IPV6, ForwardingTables, Placement, TableMember
 from appliance.model import Protocol
 from appliance.packet.action import Action, By, Reason, Verdict
 from appliance.packet.checksum import checksum
@@ -442,6 +442,9 @@ class ProgramRun:
             out = case.egress.get(tables.members[action.member].next_hop.ifindex) if action.member is not None else None
             if out is not None and out.slow:
                 allowed.add("slow_egress")
+            member = tables.members[action.member] if action.member is not None else None
+            if member is not None and member.inner_mtu < member.inner_mtu6 < LEAST_IPV6:
+                allowed.add("slow_too_big")  # the program knows of no other least
             if action.by is By.CHOICE:
                 # The slow path has turns of its own: whom the program has met is not known.
                 allowed |= {"slow_egress"} | ({"slow_ttl_expired"} if _hop_limit(frame) <= 1 else set())

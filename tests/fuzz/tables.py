@@ -54,6 +54,7 @@ def random_tables(rnd: random.Random) -> Raw:
     if choosing:
         for member in members:
             member["next_hop"]["mtu"] = 65536
+            member.pop("path_mtu", None)
         services = [service | _choosing(rnd, service, members) for service in services]
     if rnd.random() < 0.4:
         services = [service | _protection(rnd, service) for service in services]
@@ -195,6 +196,8 @@ def _member(rnd: random.Random, number: int, index: int) -> Raw:
         member |= {"encapsulation": encapsulation, "ttl": rnd.choice(("router", "router", "transparent"))}
         if rnd.random() < 0.3:
             member |= {"outer_df": rnd.choice(("copy_inner", "clear")), "outer_ttl": rnd.choice((1, 64, 128, 255))}
+        if rnd.random() < 0.3:
+            member["path_mtu"] = rnd.choice((552, 576, 1280, 1300, 1400))
     ifindex = rnd.choice((7, 7, 9))
     member["next_hop"] = {
         "ifindex": ifindex,

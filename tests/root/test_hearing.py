@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -79,6 +80,27 @@ def test_heard_told_and_forgotten(space: Namespace, version: int, monkeypatch: p
                 assert int.from_bytes(message[4:8], "big") == 1400 - (20 if version == 4 else 40)
                 assert message[8:].startswith(of_client(version)[: len(message) - 8])
                 await wait_for(lambda: state.snapshot().path_mtus, {})
+                running.cancel()
+
+    inside(space, lambda: asyncio.run(story()))
+
+
+def test_less_than_the_operator_has_is_not_believed(space: Namespace) -> None:
+    """The least MTU of the configuration counts for what is heard."""
+
+    async def story() -> None:
+        state, desired = in_force(4)
+        director = replace(state.config.director, least_path_mtu=1401)
+        state.set_config(replace(state.config, director=director))
+        hearing = Hearing(state, lambda: desired)
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, 1) as router:
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(hearing.run())
+                await asyncio.sleep(0.1)
+                quote = outer_packet(way(Encapsulation.IPIP, 4), of_client(4))[:300]
+                router.sendto(complaint(4, quote), (US[4], 0))
+                await wait_for(lambda: hearing.facts().outcomes["too_small"], 1)
+                assert state.snapshot().path_mtus == {}
                 running.cancel()
 
     inside(space, lambda: asyncio.run(story()))

@@ -70,8 +70,6 @@ def judged(program: Program, vector: Vector) -> tuple[str, bool]:
         expected = vector.action
         encrypted = any(one.config.key for service in vector.tables.services for one in service.quic)
         allowed = excuses(vector.frame, expected, encrypted=encrypted)
-        if expected.member is not None and vector.tables.members[expected.member].path_mtu is not None:
-            allowed.add("slow_too_big")  # also what is sent all the same
         return "" if way_out in allowed else f"{way_out} although {expected.verdict} {expected.reason}", True
     return difference(vector.action, action), False
 

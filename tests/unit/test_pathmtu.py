@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from appliance.forwarding import ForwardingTables, TableService
 from appliance.model import Encapsulation, HashMode, PortRange, Protocol
-from appliance.pathmtu import FLOOR, LIFE_S, LOWEST, Outcome, PathMtus
+from appliance.pathmtu import FLOOR, LEAST_IPV4, LIFE_S, Outcome, PathMtus
 from appliance.state import PathMtu, State
 from tests.builders import config, snapshot
 from tests.unit.dataplane.frames import cycle
@@ -93,6 +93,15 @@ def test_there_is_a_floor(version: int, mtu: int, believed: int | None) -> None:
     assert believed is not None or heard.answer is None
 
 
+def test_who_knows_the_network_says_what_is_least() -> None:
+    """A floor of the operator's own holds for IPv4 ways; it cannot be lower than what every host takes."""
+    paths = PathMtus()
+    assert paths.hear(says(1399), 4, TABLES[4], NOW, 1400).outcome is Outcome.TOO_SMALL
+    assert paths.hear(says(1400), 4, TABLES[4], NOW, 1400).mtu == 1400
+    assert paths.hear(says(100), 4, TABLES[4], NOW, 68).mtu == FLOOR[4]
+    assert paths.hear(says(1280, 6), 6, TABLES[6], NOW, 1400).mtu == 1280
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -166,7 +175,7 @@ def test_beliefs_are_within_bounds(story: list[tuple[int, int, int]]) -> None:
         heard = paths.hear(says(mtu, version), version, TABLES[version], now)
         after = paths.learned.get(ADDRESS[version])
         assert (heard.outcome is Outcome.LEARNED) == (after is not None and (before is None or after.mtu < before.mtu))
-        assert mtu >= LOWEST[version] or after == before
+        assert mtu >= {4: LEAST_IPV4, 6: 1280}[version] or after == before
         if after is not None:
             assert FLOOR[version] <= after.mtu < 1500
             assert before is None or after.mtu <= before.mtu

@@ -135,6 +135,17 @@ INLINE u32 look_closer(struct question *q, const struct run *run, const struct e
 	return q->way;
 }
 
+/* Whether a packet is larger than the way takes. Of IPv6, so much has to go all the same, if need be without DF. */
+INLINE int too_big(const struct way *way, struct inner *inner)
+{
+	if (likely(inner->length <= way->limit))
+		return 0;
+	if (!(way->flags & WAY_UNBOUND) || inner->type != BE16(ETH_P_IPV6) || inner->length > LEAST_IPV6)
+		return 1;
+	inner->whole = 0;
+	return 0;
+}
+
 /* Lines 8 to 11 have been passed when this is called. */
 INLINE int deliver(const struct run *run, const struct entry *entry, u32 number, struct inner *inner, void *l3,
 		   const struct l4 *l4)
@@ -202,7 +213,7 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 	if (way->flags & WAY_ROUTED) {
 		if (unlikely(*hop_limit <= 1)) /* 13 */
 			return slow(run, EXIT_SLOW_TTL_EXPIRED);
-		if (unlikely(inner->length > way->limit)) /* 14 */
+		if (unlikely(too_big(way, inner))) /* 14 */
 			return slow(run, EXIT_SLOW_TOO_BIG);
 		*hop_limit -= 1;
 		if (inner->type == BE16(ETH_P_IP)) {
@@ -211,7 +222,7 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 			/* RFC 1624: the word of TTL and protocol is less by 0x0100, and ~m + m' is 0xfeff in network order. */
 			ip->check = ~folded((u16)~ip->check + 0xfffe);
 		}
-	} else if (unlikely(inner->length > way->limit)) {
+	} else if (unlikely(too_big(way, inner))) {
 		return slow(run, EXIT_SLOW_TOO_BIG);
 	}
 	if (unlikely(counted)) /* what was left to the slow path so far, that counts */

@@ -161,10 +161,12 @@ enum way_kind {
 	WAY_GRE = 0x40,	  /* 4 << 4, and 12 << 4: the size of what is between outer and inner IP header */
 	WAY_GUE = 0xc0,
 };
+enum { LEAST_IPV6 = 1280 };
 enum way_flags {
 	WAY_ROUTED = 1, /* TTL or hop limit goes down by one */
 	WAY_SLOW = 2,	/* the program cannot send there */
 	WAY_LINEAR = 4, /* nor frames in several buffers */
+	WAY_UNBOUND = 8, /* IPv6 of up to LEAST_IPV6 bytes goes there, too; over IPv4, beyond the limit, without DF */
 };
 
 /* What it takes to reach a member. */

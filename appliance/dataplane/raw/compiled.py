@@ -65,6 +65,8 @@ class Way:
     group: Group
     limit: int
     """Largest inner packet."""
+    limit6: int
+    """The same of IPv6. Those that are larger than `limit` go without DF."""
     macs: bytes
     outer4: bytes
     outer4_sum: int
@@ -281,6 +283,7 @@ class Compiled:
             Way(
                 group=self.groups[self.group_of[way]],
                 limit=member.inner_mtu,
+                limit6=member.inner_mtu6,
                 macs=self.macs[way].tobytes(),
                 outer4=self.outer4[way].tobytes(),
                 outer4_sum=int(self.outer4_sums[way]),
@@ -294,6 +297,9 @@ class Compiled:
     def _index_members(self) -> None:
         members = self.members
         self.limits = np.array([member.inner_mtu for member in members], np.uint64)
+        self.limits6 = np.array([member.inner_mtu6 for member in members], np.uint64)
+        self.any_unbound = bool((self.limits6 > self.limits).any())
+        """Whether IPv6 packets go to some member that routers have to fragment."""
         self.lowest_limit = min((member.inner_mtu for member in members), default=0)
         groups = [_group(member) for member in members]
         self.groups = tuple(dict.fromkeys(groups))

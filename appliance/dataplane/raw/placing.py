@@ -48,6 +48,9 @@ _UPPER = np.array(~0xFFFF & (1 << 64) - 1, np.uint64)
 
 _STATES = tuple(PinState)
 
+_WORDS4 = 4
+"""Words of an IPv4 flow's key."""
+
 
 @dataclass
 class Flows:
@@ -193,7 +196,8 @@ def _round(
         return None, way
     remembered = (keep != NOTHING) & (way != tables.no_way)
     if not small:
-        remembered &= flows.total <= tables.limits.take(way, mode="clip")
+        limits = tables.limits if len(flows.sources) == 1 else tables.limits6
+        remembered &= flows.total <= limits.take(way, mode="clip")
     if not remembered.any():
         return done, way
     used = (order == Order.USED) & remembered
@@ -332,9 +336,9 @@ def place_one(
     elif where == Where.PREVIOUS:
         member = slot >> 16
     else:
-        member = _turn(tables, tables.tables.services[service], total)
+        member = _turn(tables, tables.tables.services[service], flow, total)
     way = tables.dense.get(member, tables.no_way)
-    if keep == NOTHING or way == tables.no_way or pins is None or total > tables.way_list[way].limit:
+    if keep == NOTHING or way == tables.no_way or pins is None or total > _limit(tables, way, flow):
         return way
     if where == Where.PIN:
         after = word & ~0xFFFF | keep << STATE_SHIFT | now & WHEN_MASK
@@ -356,11 +360,16 @@ def place_one(
     return way
 
 
-def _turn(tables: Compiled, service: TableService, total: int) -> int:
+def _limit(tables: Compiled, way: int, flow: tuple[int, ...]) -> int:
+    """The largest packet of a flow that gets to a member."""
+    return tables.way_list[way].limit if len(flow) == _WORDS4 else tables.way_list[way].limit6
+
+
+def _turn(tables: Compiled, service: TableService, flow: tuple[int, ...], total: int) -> int:
     """Whose turn it is. It is over when that member can take a packet of so many bytes."""
     if total > tables.lowest_limit:
         member = tables.turns.take(service, peek=True)
         way = tables.dense.get(member, tables.no_way)
-        if way == tables.no_way or total > tables.way_list[way].limit:
+        if way == tables.no_way or total > _limit(tables, way, flow):
             return member
     return tables.turns.take(service)

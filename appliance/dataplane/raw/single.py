@@ -114,7 +114,7 @@ class SinglePath:
             if number == tables.no_way:
                 return None
         way = tables.way_list[number]
-        if total > way.limit:
+        if total > (way.limit if version == 4 else way.limit6):
             return None
         if guard is not None and opening:
             tables.admit(guard, source)
@@ -139,7 +139,7 @@ class SinglePath:
         between = tunnel.between(version, total, hash32)
         protocol, payload = tunnel.protocols[version], len(between) + total
         if group.kind is Kind.OUTER4:
-            head = self._outer4(way, words, version, protocol, payload)
+            head = self._outer4(way, words, version, protocol, payload, unbound=total > way.limit)
             start = base + OUTER4 - len(between)
         else:
             service_class = words[0] >> 8 & 0xFF if version == 4 else _type_of_service(words[0])
@@ -162,13 +162,15 @@ class SinglePath:
             after += 0x10000
         _WORD.pack_into(self._memory, ip + 8, after & 0xFFFFFFFF)
 
-    def _outer4(self, way: Way, words: tuple[int, ...], version: int, protocol: int, payload: int) -> bytes:
+    def _outer4(
+        self, way: Way, words: tuple[int, ...], version: int, protocol: int, payload: int, *, unbound: bool
+    ) -> bytes:
         size = payload + 20
         length = size >> 8 | (size & 0xFF) << 8
         if version == 4:
             first, second = words[0] & 0xFFFF, words[1] & _DONT_FRAGMENT
         else:
-            first, second = _type_of_service(words[0]) << 8 | 0x45, _DONT_FRAGMENT
+            first, second = _type_of_service(words[0]) << 8 | 0x45, 0 if unbound else _DONT_FRAGMENT
         if not second or way.group.clear:
             ident = self._idents.take()
             second = ident >> 8 | (ident & 0xFF) << 8

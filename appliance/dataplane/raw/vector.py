@@ -290,7 +290,7 @@ class VectorPath:
                 if not len(way):
                     return
         if int(batch.total.max()) > tables.lowest_limit:
-            too_big = batch.total > tables.limits.take(way)
+            too_big = batch.total > (tables.limits if batch.version == 4 else tables.limits6).take(way)
             if too_big.any():
                 rows = batch.keep(~too_big)
                 for row in batch.admitted.keys() & set(rows.tolist()) if batch.admitted else ():
@@ -491,8 +491,9 @@ class VectorPath:
             columns.between[kind][rows] = BETWEEN[kind](batch.version, total, hash32)
             length = total + _constant(kind.between)
         if group.kind is Kind.OUTER4:
+            unbound = total > tables.limits.take(way) if batch.version == 6 and tables.any_unbound else None
             columns.outer4[kind][rows] = self._outer4(
-                batch.version, words, length, tables.outer4.take(way), way, group, tables
+                batch.version, words, length, tables.outer4.take(way), way, group, tables, unbound
             )
             batch.outcome.sends.append(Send(group.ifindex, rows, OUTER4 - kind.between, length + _constant(34)))
         else:
@@ -511,8 +512,9 @@ class VectorPath:
         way: npt.NDArray[np.intp],
         group: Group,
         tables: Compiled,
+        unbound: npt.NDArray[np.bool_] | None,
     ) -> npt.NDArray[np.void]:
-        """Ethernet and outer IPv4 headers: `packet.encap.encapsulate`."""
+        """Ethernet and outer IPv4 headers: `packet.encap.encapsulate`. Unbound: which IPv6 packets go without DF."""
         length = _BIG_ENDIAN.take((payload + _20).view(np.int64))
         out = heads.view("<u2").reshape(-1, 17)
         # Of IPv4, version, header length and type of service are those of the inner header.
@@ -521,8 +523,11 @@ class VectorPath:
         if group.clear:
             out[:, 9] = idents = _BIG_ENDIAN.take(self._idents.take_many(len(way)))
             sums = first + idents
-        elif version == 4:
-            fragmentation = (words[1] >> _16) & fragmentation
+        else:
+            if version == 4:
+                fragmentation = (words[1] >> _16) & fragmentation
+            elif unbound is not None:
+                fragmentation = np.where(unbound, _constant(0), fragmentation)
             may = fragmentation == 0
             if may.any():
                 idents = np.zeros(len(way), np.uint64)

@@ -23,7 +23,16 @@ from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.directory import Directory, build
 from appliance.dataplane.xdp.layout import LOOK_CLOSER, NOBODY
-from appliance.forwarding import SLOTS, ChoiceArray, ForwardingTables, Placement, SlotArray, TableMember, TableService
+from appliance.forwarding import (
+    LEAST_IPV6,
+    SLOTS,
+    ChoiceArray,
+    ForwardingTables,
+    Placement,
+    SlotArray,
+    TableMember,
+    TableService,
+)
 from appliance.model import DfPolicy, DsrType, TtlPolicy
 from appliance.packet.action import By
 from appliance.packet.headers import ETHERNET
@@ -949,6 +958,7 @@ def _way(member: TableMember, egress: Egress) -> bytes:
             kind |= layout.WAY_CLEAR if delivery.outer_df is DfPolicy.CLEAR else 0
             total = sum(struct.unpack("<8H", source)) + sum(struct.unpack("<8H", destination)) + delivery.outer_ttl
     limit = max(0, min(member.inner_mtu, 0xFFFF))
+    flags |= layout.WAY_UNBOUND if limit < LEAST_IPV6 == member.inner_mtu6 else 0
     head = struct.pack("<BBHI4sI", kind, flags, limit, egress.ifindex, egress.tag, total)
     head += struct.pack("<HBB", member.index, delivery.outer_ttl, front)
     return hop.mac + hop.source_mac + head + source + destination

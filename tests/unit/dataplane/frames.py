@@ -58,7 +58,9 @@ def random_tables(rnd: random.Random, ifindexes: tuple[int, ...] = (2, 3), mtus:
             direct=True,
         )
         address = ip_address(f"2001:db8::{number + 1:x}" if six else f"203.0.113.{number + 1}")
-        members[index] = TableMember(index, f"pool/m{number}", address, random_delivery(rnd), hop)
+        delivery = random_delivery(rnd)
+        path_mtu = None if delivery is L2 or rnd.random() < 0.7 else rnd.choice((552, 1280, 1300))
+        members[index] = TableMember(index, f"pool/m{number}", address, delivery, hop, path_mtu)
     pools = []
     for _ in range(rnd.choice((1, 3))):
         indices = rnd.sample(sorted(members), min(len(members), rnd.randrange(1, 6)))
@@ -97,7 +99,7 @@ def random_frame(rnd: random.Random, tables: ForwardingTables, wrong: float = 0.
     vip = ip_address(rnd.choice(VIPS + STRANGERS)) if off() else service.vip
     protocol = rnd.choice((1, 6, 17, 44, 58)) if off() else int(service.protocol)
     port = rnd.randrange(65536) if rnd.random() < 0.1 else rnd.choice(service.ports).first
-    payload = rnd.randbytes(rnd.choice((0, 1, 5, 18, 100, 1300, 1380, 1400, 1433, 1453, 1460, 1472)))
+    payload = rnd.randbytes(rnd.choice((0, 1, 5, 18, 100, 1210, 1232, 1300, 1380, 1400, 1433, 1453, 1460, 1472)))
     if protocol == Protocol.TCP:
         offset = rnd.choice((0x40, 0x60, 0xF0)) if off() else 0x50
         ports = struct.pack("!HHII", rnd.randrange(65536), port, rnd.randrange(1 << 32), 2)
