@@ -163,9 +163,8 @@ def http_path(value: object) -> str:
 
 def host(value: object) -> str:
     """What stands in a Host header: a name or an address, and perhaps a port."""
-    if not isinstance(value, str) or not re.fullmatch(
-        r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", value
-    ):
+    name = r"(?=[^:]{1,253}(?::|$))(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?"
+    if not isinstance(value, str) or not re.fullmatch(rf"(?:{name}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{{1,5}})?", value):
         raise BadValueError(f"{shown(value)} is not a host", 'use one such as "www.example.com" or "192.0.2.7:8080"')
     return value
 
@@ -287,7 +286,7 @@ def tls_of(table: "MonitorTable") -> Tls | None:
     if table.type not in _SECURE or (table.type is Kind.GRPC and not table.tls):
         return None
     # Whoever asks for a host by name wants its certificate, too.
-    named = table.host and re.fullmatch(r"([A-Za-z0-9._-]*[A-Za-z_-][A-Za-z0-9._-]*?)(?::[0-9]+)?", table.host)
+    named = table.host and re.fullmatch(r"([A-Za-z0-9._-]*[A-Za-z_-][A-Za-z0-9._-]*?)\.?(?::[0-9]+)?", table.host)
     return Tls(
         verify=table.tls_verify,
         ca_file=table.ca_file,
