@@ -454,7 +454,7 @@ class Director:
             least = next(pool.min_monitors_up for pool in self._state.config.pools if pool.name == of_pool)
             health = health_of({each: self._verdicts.get(each, Verdict.UNKNOWN) for each in counted}, least)
             if health is not None:
-                self._fleet.judge(member, health)
+                self._fleet.judge(member, health, asked=member in self._counting)
 
     def _look_at_mss(self, key: Key, status: Status) -> None:
         """Say it once when a member takes segments that do not fit the way to it."""
