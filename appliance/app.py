@@ -53,6 +53,7 @@ from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, Drain, PlaneKind
 from appliance.netlink import Netlink
+from appliance.path.causes import unresolved
 from appliance.path.gate import Gate, segments_of
 from appliance.path.segments import Segments
 from appliance.path.steer import SteerError
@@ -239,6 +240,7 @@ class Director:
             self._on_health,
             random.Random(),  # noqa: S311 - jitter, not secrets
             at_once=room(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+            explain=lambda result, target: unresolved(result, self._state.next_hops.get(target.address)),
         )
         self._fleet = FleetSide(
             config,
