@@ -144,7 +144,9 @@ def _lasting(packet: bytes) -> bytes:
     return bytes([packet[1] & 15]) + packet[2:7] + packet[8:]
 
 
-_SILENT = {Code.CONNECTION_TIMEOUT, Code.NO_RESPONSE}
+SILENT = {Code.CONNECTION_TIMEOUT, Code.NO_RESPONSE}
+"""Nothing has come back."""
+
 _REFUSED = {Code.CONNECTION_REFUSED, Code.PORT_UNREACHABLE}
 
 
@@ -168,7 +170,7 @@ def explained(result: Result, target: Target, delivery: Delivery, known: Heard |
     return replace(result, code=code, detail=f"{cause} ({result.detail})" if result.detail else cause)
 
 
-_UNREACHED = _SILENT | {Code.SERVER_UNREACHABLE}
+_UNREACHED = SILENT | {Code.SERVER_UNREACHABLE}
 
 
 def unresolved(result: Result, hop: NextHop | Unresolved | None) -> Result:
@@ -195,7 +197,7 @@ def _cause(code: Code, target: Target, delivery: Delivery, known: Heard | None) 
                 return f"VIP {target.address} not on loopback: {known.sender} would route the packet on"
     if code in _REFUSED:
         return f"nothing listens on VIP {target.address} port {target.port}"
-    if code in _SILENT:
+    if code in SILENT:
         tunnel = f" not taken out of {_tunnel(delivery)}," if delivery.encapsulation is not None else ""
         return f"no answer from VIP {target.address}: not on loopback,{tunnel} or replies do not come back"
     return None

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import structlog
 
@@ -33,7 +34,7 @@ from appliance.packet import icmp
 from appliance.packet.action import Reason
 from appliance.packet.encap import TUNNELS, decrement_hop_limit, encapsulate, ethernet
 from appliance.packet.headers import ETHERNET, IpHeader, parse_ip
-from appliance.path.causes import SENT_LENGTH, Flow, Heard, Trouble, explained, flow_of, heard, quotes
+from appliance.path.causes import SENT_LENGTH, SILENT, Flow, Heard, Trouble, explained, flow_of, heard, quotes
 from appliance.path.segments import Segments, segments
 from appliance.path.steer import SteerError, Steering
 from appliance.ring.hash import derive_keys, flow_words, hash_words
@@ -141,7 +142,7 @@ class PathWay:
             raise OSError(errno.ENOBUFS, f"a health check of {self.member} has found no room in our own queues")
         if result.good and result.answered:
             self.gate.forget(self, target.address)
-        elif not result.good and (why := self._why_not(target.address)):
+        elif not result.good and (why := self._why_not(target.address, silent=result.code in SILENT)):
             hop = self.gate.hop(self.member)
             silent = isinstance(hop, Unresolved) and hop.reason == NEIGHBOUR_UNRESOLVED
             return replace(result, code=Code.ARP_UNRESOLVED if silent else result.code, detail=why)
@@ -156,8 +157,8 @@ class PathWay:
             return text(hop.source)
         return _source_to(self.member if self.member.version == address.version else address)
 
-    def _why_not(self, address: IPAddress) -> str:
-        """What of the way to the member is missing on this director; empty when nothing is."""
+    def _why_not(self, address: IPAddress, *, silent: bool) -> str:
+        """What of the way to the member and back is missing on this director; empty when nothing is."""
         hop, own = self.gate.hop(self.member), self.gate.hop(address)
         if isinstance(own, Unresolved):
             return own.detail
@@ -167,10 +168,10 @@ class PathWay:
             return f"no way to {self.member} is known"
         if self._source(address) is None:
             return (
-                f"this director has no IPv{address.version} address to ask {address} from: give it one, "
+                f"this director has no IPv{address.version} address to ask {address} from, or no route to it: add one, "
                 'or set vantage = "direct"'
             )
-        return ""
+        return self.gate.why_no_reply(address, hop.interface) if silent else ""
 
 
 def segments_of(status: Status, next_hops: Mapping[IPAddress, NextHop | Unresolved]) -> Segments | None:
@@ -222,6 +223,8 @@ class Gate:
         """By member, and VIP or protocol of the outer header."""
         self._took_at: dict[int, float] = {}
         """When a check's packet came by last, by IP version."""
+        self._replies: dict[tuple[IPAddress, str], tuple[str, float]] = {}
+        """Why replies from a VIP would be dropped at an interface, and when that was looked at."""
         self._lost_at: dict[IPAddress, float] = {}
         """When a packet to a member found no room last."""
         self._ident = 0
@@ -323,6 +326,14 @@ class Gate:
     def has_lost(self, member: IPAddress, seconds: float) -> bool:
         """Whether a packet to a member has found no room within the last so many seconds."""
         return self._lost_at.get(member, float("-inf")) >= self._clock() - seconds
+
+    def why_no_reply(self, vip: IPAddress, interface: str) -> str:
+        """Why the kernel would drop what comes from a VIP by an interface; empty where it would not."""
+        now = self._clock()
+        found = self._replies.get((vip, interface))
+        if found is None or found[1] < now - HINT_S:
+            found = self._replies[vip, interface] = _why_no_reply(vip, interface), now
+        return found[0]
 
     def known(self, way: PathWay, vip: IPAddress) -> Heard | None:
         """The latest ICMP error about the way to a VIP."""
@@ -460,6 +471,26 @@ def _source_to(address: IPAddress) -> str | None:
             return str(sock.getsockname()[0])
     except OSError:
         return None
+
+
+def _why_no_reply(vip: IPAddress, interface: str) -> str:
+    """See `Gate.why_no_reply`. IPv6 has no such filter."""
+    if vip.version == 6:
+        return ""
+    filters = max(_number(f"/proc/sys/net/ipv4/conf/{name}/rp_filter") for name in ("all", interface))
+    if not filters or _source_to(vip) is not None:
+        return ""
+    return (
+        f"this director drops replies from {vip}: rp_filter = {filters} on {interface} wants a route to it, and there "
+        "is none: add a route (a default route will do), or set rp_filter = 0"
+    )
+
+
+def _number(path: str) -> int:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def _icmp_errors() -> socket.socket:

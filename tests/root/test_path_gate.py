@@ -277,13 +277,15 @@ def test_errors_that_do_not_quote_what_was_sent_say_nothing(cable: Cable, how: s
         other = gate.way(silent, Delivery(DsrType.L3, Encapsulation.GRE))
         # The same member may well take packets out of another tunnel, and IPv6 out of this one.
         elsewhere = gate.known(other, VIP4), gate.known(target.way, VIP6)  # type: ignore[arg-type]
-        return result, elsewhere == (None, None)
+        there = gate.known(target.way, VIP4) is not None
+        target.way.judge(Result(Code.OK), target)  # an answer takes it back
+        return result, (there, *elsewhere, gate.known(target.way, VIP4)) == (how not in FORGERIES, None, None, None)
 
     try:
-        result, nothing_elsewhere = cable.ask(asking)
+        result, known_as_it_should = cable.ask(asking)
     finally:
         del cable.hops[silent]
-    assert nothing_elsewhere
+    assert known_as_it_should
     if how in FORGERIES:
         assert result.good
     else:
@@ -341,6 +343,25 @@ def test_a_director_without_an_address_of_the_vips_family(cable: Cable) -> None:
     assert (result.code, result.detail) == (
         Code.ARP_UNRESOLVED, "neighbour_unresolved: 203.0.113.77 does not answer on d1",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("filters", [0, 1, 2])
+def test_replies_that_this_director_would_drop(cable: Cable, filters: int) -> None:
+    """Without a route to the VIP, which DSR does not need, rp_filter drops members' answers, and the cause is ours."""
+    cable.director.ip("route del default")
+    cable.director.sysctl(net__ipv4__conf__d1__rp_filter=filters)
+    listener = inside(cable.member, lambda: socket.create_server((str(VIP4), 80)))
+    try:
+        with listener:
+            result = cable.probe("tcp", lambda gate: Target("web/m", VIP4, 80, gate.way(MEMBER4, L2)))
+    finally:
+        cable.director.sysctl(net__ipv4__conf__d1__rp_filter=0)
+        cable.director.ip("route add default via 203.0.113.2")
+    if not filters:
+        assert result.good
+    else:
+        assert result.code is Code.CONNECTION_TIMEOUT
+        assert f"this director drops replies from {VIP4}: rp_filter = {filters} on d1 wants a route" in result.detail
 
 
 def test_a_packet_waits_for_its_next_hop(cable: Cable) -> None:
