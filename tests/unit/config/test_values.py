@@ -12,7 +12,8 @@ from appliance.config import monitors, values
 from appliance.config.problems import BadValueError
 from appliance.config.schema import MonitorTable
 from appliance.model import Algorithm, DfPolicy, DsrType, Encapsulation, HashMode, PortRange, ProfileType
-from health.checks import CHECKS
+from health.checks import CHECKS, tcp, udp
+from health.checks.external import OUTPUT_BYTES
 
 
 @pytest.mark.parametrize(
@@ -263,3 +264,10 @@ def test_whose_certificate_a_host_has(value: str, name: str | None) -> None:
     tls = monitors.tls_of(MonitorTable.model_construct(type=monitors.Kind.HTTPS, host=monitors.host(value)))
     assert tls is not None
     assert tls.server_name == name
+
+
+def test_words_are_looked_for_where_checks_look_for_them() -> None:
+    """What is refused as too long could never be found."""
+    windows = {monitors.Kind.TCP: tcp.WINDOW, monitors.Kind.UDP: udp.WINDOW, monitors.Kind.EXTERNAL: OUTPUT_BYTES}
+    assert windows == monitors.WINDOWS
+    assert CHECKS["http"](timeout_s=1.0).response_size == monitors.RESPONSE_SIZES[0]  # type: ignore[attr-defined]
