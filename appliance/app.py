@@ -53,6 +53,7 @@ from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, Drain, PlaneKind
 from appliance.netlink import Netlink
+from appliance.path.causes import unresolved
 from appliance.path.gate import Gate, segments_of
 from appliance.path.segments import Segments
 from appliance.path.steer import SteerError
@@ -239,6 +240,7 @@ class Director:
             self._on_health,
             random.Random(),  # noqa: S311 - jitter, not secrets
             at_once=room(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+            explain=lambda result, target: unresolved(result, self._state.next_hops.get(target.address)),
         )
         self._fleet = FleetSide(
             config,
@@ -454,7 +456,7 @@ class Director:
             least = next(pool.min_monitors_up for pool in self._state.config.pools if pool.name == of_pool)
             health = health_of({each: self._verdicts.get(each, Verdict.UNKNOWN) for each in counted}, least)
             if health is not None:
-                self._fleet.judge(member, health)
+                self._fleet.judge(member, health, asked=member in self._counting)
 
     def _look_at_mss(self, key: Key, status: Status) -> None:
         """Say it once when a member takes segments that do not fit the way to it."""

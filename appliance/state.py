@@ -299,6 +299,27 @@ def _renamed(known: Mapping[str, _T], was: Mapping[str, str]) -> dict[str, _T]:
     return {now: known[name] for now, name in was.items() if name in known}
 
 
+def _trusted(config: Config, before: Config, was: Mapping[str, str], health: Mapping[str, Health]) -> dict[str, Health]:
+    """Members that have served unasked, in pools that have health monitors from now on: they are up until one says that
+    they are not.
+
+    Args:
+        config: from now on.
+        before: until now.
+        was: what members were called before.
+        health: what is known, by their names of now.
+    """
+    unasked = {pool.name for pool in before.pools if not pool.monitors}
+    served = {f"{pool.name}/{member.name}" for pool in before.pools for member in pool.members if member.enabled}
+    return {
+        name: Health.UP
+        for pool in config.pools
+        if pool.monitors and pool.name in unasked
+        for name in pool.member_ids
+        if was.get(name) in served and health.get(name, Health.UNKNOWN) is Health.UNKNOWN
+    }
+
+
 def _ids(config: Config) -> frozenset[str]:
     return frozenset(member for pool in config.pools for member in pool.member_ids)
 
@@ -471,6 +492,7 @@ class State:
         self._health, self._flaps = _renamed(self._health, was), _renamed(self._flaps, was)
         self._up_since, self._maintained_since = _renamed(self._up_since, was), _renamed(self._maintained_since, was)
         self._note_what_is_off(config, was, now)
+        self._health |= _trusted(config, self._config, was, self._health)
         moved = redelivered(self._config, config)
         self._indices = self._allocator.update(ways(config), moved)
         self._history = {moved[key]: log for key, log in self._history.items() if key in moved} | dict(self._history)

@@ -125,6 +125,7 @@ class Monitors:
         rng: random.Random,
         *,
         at_once: int = AT_ONCE,
+        explain: Callable[[Result, Target], Result] = lambda result, target: result,
         checks: Mapping[str, Callable[..., Check]] = CHECKS,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
@@ -137,6 +138,7 @@ class Monitors:
                 (UNKNOWN, once more), and when it says another MSS.
             rng: spreads the probes.
             at_once: probes under way at a time, at most; more wait for their turn.
+            explain: adds to a result of a target without a way what others know of its cause.
             checks: kinds of checks by name.
             wall: seconds since the epoch.
             clock: seconds that never jump.
@@ -145,6 +147,7 @@ class Monitors:
         self._report = report
         self._rng = rng
         self._at_once = at_once
+        self._explain = explain
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._held: deque[tuple[asyncio.Future[None], float]] = deque()
         """Probes that wait for the loop to catch up, and until when they do at most."""
@@ -154,6 +157,8 @@ class Monitors:
         self._beat_due = float("inf")
         self._beat_late_s = 0.0
         self._said_at = float("-inf")
+        self._failed_at: dict[str, float] = {}
+        """When that was said last, by monitor."""
         self._durations: dict[str, Durations] = {}
         self._checks = checks
         self._wall = wall
@@ -264,7 +269,11 @@ class Monitors:
         return Strain(self._under_way, self._at_once, dict(self._delayed), durations)
 
     async def run(self) -> None:
-        """Probe until cancelled. An exception of a check is a broken program and ends this too."""
+        """Probe until cancelled.
+
+        Raises:
+            OSError: of a check, in an exception group: we lack a privilege, or have closed a file of others.
+        """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._beat(), name="health:beat")
             while True:
@@ -295,9 +304,10 @@ class Monitors:
 
     async def _keep_up(self, question: _Question) -> None:
         probe = question.probe
+        hurry = probe.quick_start
         await self._sleep(self._rng.uniform(0, self._quick_s(probe)))
         while True:
-            start = self._clock()
+            start, least = self._clock(), 1 - _JITTER
             result = await self._ask(question)
             if result is None:
                 pace_s = min(AGAIN_S, probe.interval_s)
@@ -307,8 +317,10 @@ class Monitors:
                     self._take(watch, result)
                     quick |= self._quick(watch)
                 pace_s = self._quick_s(probe) if quick else probe.interval_s
+                if hurry and not quick:  # all have begun together: from here on they are anywhere in the interval
+                    hurry, least = False, 0.0
             # The pace is from start to start; a probe that took longer delays the next one, never overlaps it.
-            pause_s = pace_s * self._rng.uniform(1 - _JITTER, 1) - (self._clock() - start)
+            pause_s = pace_s * self._rng.uniform(least, 1) - (self._clock() - start)
             await self._sleep(max(0.0, pause_s))
 
     def _quick_s(self, probe: Probe) -> float:
@@ -324,21 +336,24 @@ class Monitors:
     async def _ask(self, question: _Question) -> Result | None:
         """One result; None when nothing is known of the member, and it has to be asked again."""
         await self._turn(question.probe.interval_s)
-        began = self._clock()
+        began, target = self._clock(), question.probe.target
         try:
-            result = await question.check.probe(question.probe.target)
+            result = await question.check.probe(target)
+            judged = self._explain(result, target) if target.way is None else target.way.judge(result, target)
         except OSError as error:
             if error.errno not in SHORT_OF:
                 raise
             self._lacking(error)
+            return None
+        except Exception as error:
+            self._failed(question.probe, error)
             return None
         finally:
             self._pass_on()
         if self._was_late(question, result, began):
             self._delayed[Delay.LATE] += 1
             return None
-        target = question.probe.target
-        return result if target.way is None else target.way.judge(result, target)
+        return judged
 
     async def _turn(self, interval_s: float) -> None:
         """Wait until one more probe may begin, and take its place."""
@@ -389,6 +404,18 @@ class Monitors:
             self._said_at = now
             log.warning("health.no_resources", error=str(error), under_way=self._under_way, hint="checks are delayed")
 
+    def _failed(self, probe: Probe, error: Exception) -> None:
+        """A check has a fault of ours. What has brought it to light may be one member's answer, at all directors alike:
+        so neither does the process end, nor is anything said of the member."""
+        self._delayed[Delay.FAILED] += 1
+        now = self._clock()
+        if now - self._failed_at.get(probe.monitor, float("-inf")) >= SAY_AGAIN_S:
+            self._failed_at[probe.monitor] = now
+            log.error(
+                "health.check_failed", monitor=probe.monitor, member=probe.target.id, kind=probe.kind, exc_info=error,
+                hint="an error of Onward's: please report it; what is known of the member stays",
+            )  # fmt: skip
+
     def _take(self, watch: _Watch, result: Result) -> None:
         before = watch.status
         watch.damper = watch.damper.after(result)
@@ -418,6 +445,10 @@ class Monitors:
                 **({"by": watch.probe.target.way.name} if watch.probe.target.way is not None else {}),
                 code=result.code,
                 detail=result.detail,
+            )
+        if result.warning and not (before.last is not None and before.last.warning):
+            log.warning(
+                "health.warning", monitor=watch.probe.monitor, member=watch.probe.target.id, detail=result.detail
             )
         if turned or watch.status.mss != before.mss:
             self._report(watch.status)

@@ -86,6 +86,12 @@ class Result:
     mss: int | None = None
     """What a SYN-ACK says of the segments that its sender takes, bytes; None where nobody has looked."""
 
+    ends_at: float | None = None
+    """When the member's certificate ends, seconds since the epoch; None where nobody has looked."""
+
+    warning: bool = False
+    """It is good, and the detail says why somebody should look all the same."""
+
     @property
     def good(self) -> bool:
         return self.code is Code.OK

@@ -36,6 +36,8 @@ class Delay(StrEnum):
     """The event loop was behind: with more to do it would come too late for the answers that it waits for."""
     LATE = "late"
     """The event loop came so late that nobody knows whether the answer was in time."""
+    FAILED = "failed"
+    """The check has a fault of ours."""
 
 
 BUSY_S = 0.1

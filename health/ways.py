@@ -47,4 +47,8 @@ class Way(Protocol):
         """
 
     def judge(self, result: "Result", target: "Target") -> "Result":
-        """A result of a check that went this way, with what the way knows of its cause."""
+        """A result of a check that went this way, with what the way knows of its cause.
+
+        Raises:
+            OSError: nothing is known of the member, since we ourselves are short of something (`health.checks.errors`).
+        """

@@ -386,6 +386,12 @@ def _checks(observed: Observed) -> Iterator[Metric]:
         ("monitor", "member", "path"),
         [(key, status.last.duration_s) for key, status in keyed if status.last],
     )
+    yield _gauge(
+        "onward_check_certificate_end_timestamp_seconds",
+        "When the certificate ends that the latest probe of a monitor of type tls has seen.",
+        ("monitor", "member", "path"),
+        [(key, status.last.ends_at) for key, status in keyed if status.last and status.last.ends_at is not None],
+    )
     seen = {
         (found.member, str(found.vip), str(found.port), str(found.delivery)): found
         for status in observed.health

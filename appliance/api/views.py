@@ -42,7 +42,7 @@ from bgp.bfd.packet import State, diag_name
 from bgp.bfd.process import BfdStatus
 from bgp.route import Route
 from bgp.speaker import Session, SpeakerStatus
-from health.spec import Status
+from health.spec import Result, Status
 
 API_VERSION = "v1"
 NOT_VISIBLE = "not visible (DSR)"
@@ -568,7 +568,7 @@ def check_document(status: Status) -> Document:
         "port": status.target.port,
         "verdict": str(status.verdict),
         "since": status.since,
-        "last": {"code": str(last.code), "detail": last.detail, "duration_s": last.duration_s} if last else None,
+        "last": _last(last) if last else None,
         "good": status.good,
         "bad": status.bad,
         "maintenance": status.maintenance,
@@ -581,6 +581,16 @@ def check_document(status: Status) -> Document:
             }
             for turn in status.turns
         ],
+    }
+
+
+def _last(result: Result) -> Document:
+    return {
+        "code": str(result.code),
+        "detail": result.detail,
+        "duration_s": result.duration_s,
+        "warning": result.warning,
+        "certificate_ends": result.ends_at,
     }
 
 
@@ -783,6 +793,11 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
         if fleet is not None and fleet["overruled"]:
             text = f"{fleet['mine']} for this director, {fleet['health']} for the fleet ({fleet['basis']})"
             out[member["id"], "overruled"] = f"member {member['id']} is {text}"
+        for check in member["checks"]:
+            if check["last"] is not None and check["last"]["warning"]:
+                place = f" at {check['path']}" if check["path"] else ""
+                text = f"member {member['id']}, monitor {check['monitor']}{place}: {check['last']['detail']}"
+                out[member["id"], check["monitor"], str(check["path"])] = text
         for found in member["segments"]:
             # What is seen on the member's own segment is no proof of what clients see.
             if found["note"] and not found["near"]:

@@ -12,11 +12,15 @@ from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask
 
 HEADER = ("MEMBER", "STATE", "MONITOR", "ASKS", "VERDICT", "SINCE", "GOOD", "BAD", "LAST RESULT")
 
+NAMED = 20
+"""So many members at most are told to who asks for one that is not there."""
+
 DELAYS = {
     "limit": "waited for their turn, since as many were under way as may be",
     "no_resources": "could not be made, since files, memory or ports were used up",
     "busy": "waited for the director, which had too much to do",
     "late": "were made again, since the director itself was late",
+    "failed": "failed by an error of Onward's, and say nothing of members: see health.check_failed in its log",
 }
 
 
@@ -52,8 +56,9 @@ def health(
         return unanswered(error)
     shown = [each for each in document["members"] if member is None or _is(each["member"], member)]
     if member is not None and not shown:
-        known = ", ".join(each["member"] for each in document["members"]) or "none"
-        complain(f'there is no member or pool "{member}" in use; members: {known}')
+        known = [each["member"] for each in document["members"]]
+        more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
+        complain(f'there is no member or pool "{member}" in use; members: {", ".join(known[:NAMED]) or "none"}{more}')
         return Exit.NOT_FOUND
     document = {**document, "members": shown}
     with_turns = turns or (member is not None and "/" in member)

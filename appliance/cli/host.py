@@ -103,7 +103,7 @@ def about_host(config: Config, host: Host, no_way: Callable[[IPAddress], str] | 
     yield from _interfaces(config, host)
     yield from _addresses(config, host)
     yield from _members(config, host, no_way or why_no_way)
-    yield from _kernel(config, host)
+    yield from _kernel(config, host, no_way or why_no_way)
 
 
 def link_mtu(config: Config, host: Host) -> int | None:
@@ -172,7 +172,7 @@ def why_no_way(address: IPAddress) -> str:
     return ""
 
 
-def _kernel(config: Config, host: Host) -> Iterator[Found]:
+def _kernel(config: Config, host: Host, no_way: Callable[[IPAddress], str]) -> Iterator[Found]:
     match = re.match(r"(\d+)\.(\d+)", host.release)
     version = (int(match[1]), int(match[2])) if match else _XDP_KERNEL
     if version < _XDP_KERNEL and config.director.plane is not PlaneKind.RAW:
@@ -185,7 +185,16 @@ def _kernel(config: Config, host: Host) -> Iterator[Found]:
             'health monitors ask through the DSR path, and there is no /dev/net/tun; load it, or use vantage = "direct"'
         )
     everywhere = host.rp_filter.get("all", 0)
-    strict = [name for name in config.director.interfaces if max(everywhere, host.rp_filter.get(name, 0)) == 1]
+    filters = {name: max(everywhere, host.rp_filter.get(name, 0)) for name in config.director.interfaces}
+    strict = [name for name, mode in filters.items() if mode == 1]
+    vips = {vip for service in config.services for vip in service.vips if vip.version == 4}
+    if asks and any(filters.values()) and (lost := sorted(vip for vip in vips if no_way(vip))):
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        yield Found(
+            f"no route to VIP {lost[0]}{more}, which rp_filter wants on "
+            f"{', '.join(name for name, mode in filters.items() if mode)}: replies to health checks are dropped; add a "
+            "route (a default route will do), or set rp_filter = 0"
+        )
     if asks and strict:
         yield Found(
             f"rp_filter = 1 (strict) on {', '.join(strict)}: replies to health checks are dropped unless this "

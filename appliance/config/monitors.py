@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from appliance.config.problems import BadValueError, did_you_mean, shown
-from appliance.config.values import choice
+from appliance.config.values import choice, integer
 from appliance.model import Vantage
 from health.secure import Tls
 
@@ -104,6 +104,15 @@ REQUIRED: Mapping[Kind, tuple[str, str]] = {
 }
 """Keys that a kind cannot do without, and how they are written."""
 
+WINDOWS: Mapping[Kind, int] = {Kind.TCP: 2048, Kind.UDP: 2048, Kind.EXTERNAL: 16384}
+"""Bytes of an answer in which words are looked for, as `health.checks` has them."""
+
+RESPONSE_SIZES = 2048, 16384
+"""The same of bodies, where the configuration says how many: the least, which is the default, and the most."""
+
+DATAGRAM_BYTES = 1200
+"""Of a question by UDP: with all headers it fits into every link that carries IPv6."""
+
 TLS_KEYS = ("tls_verify", "ca_file", "server_name", "cert_file", "key_file")
 
 RECORD_TYPES = (
@@ -129,6 +138,7 @@ def mnemonic(what: str, known: tuple[str, ...]) -> Callable[[object], str]:
     return parse
 
 
+response_size = integer(*RESPONSE_SIZES, "a number of bytes")
 record_type = mnemonic("a type of DNS record", RECORD_TYPES)
 rcode = mnemonic("a DNS rcode", RCODES)
 
@@ -163,9 +173,8 @@ def http_path(value: object) -> str:
 
 def host(value: object) -> str:
     """What stands in a Host header: a name or an address, and perhaps a port."""
-    if not isinstance(value, str) or not re.fullmatch(
-        r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", value
-    ):
+    name = r"(?=[^:]{1,253}(?::|$))(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?"
+    if not isinstance(value, str) or not re.fullmatch(rf"(?:{name}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{{1,5}})?", value):
         raise BadValueError(f"{shown(value)} is not a host", 'use one such as "www.example.com" or "192.0.2.7:8080"')
     return value
 
@@ -287,7 +296,7 @@ def tls_of(table: "MonitorTable") -> Tls | None:
     if table.type not in _SECURE or (table.type is Kind.GRPC and not table.tls):
         return None
     # Whoever asks for a host by name wants its certificate, too.
-    named = table.host and re.fullmatch(r"([A-Za-z0-9._-]*[A-Za-z_-][A-Za-z0-9._-]*?)(?::[0-9]+)?", table.host)
+    named = table.host and re.fullmatch(r"([A-Za-z0-9._-]*[A-Za-z_-][A-Za-z0-9._-]*?)\.?(?::[0-9]+)?", table.host)
     return Tls(
         verify=table.tls_verify,
         ca_file=table.ca_file,

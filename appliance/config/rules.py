@@ -256,6 +256,34 @@ def monitor_keys_that_exclude_each_other(data: Raw) -> Iterator[Finding]:
         yield from _tls_contradictions(place, monitor, kind)
 
 
+def monitor_words_that_nobody_finds(data: Raw) -> Iterator[Finding]:
+    """Words that no answer can have where they are looked for, and questions that do not arrive in one packet."""
+    for place, monitor in tables(data, "health_monitor", EACH):
+        kind = read(monitors.kind, monitor.get("type"))
+        searched = read(monitors.response_size, monitor.get("response_size", monitors.RESPONSE_SIZES[0]))
+        window = searched if kind in (Kind.HTTP, Kind.HTTPS) else monitors.WINDOWS.get(kind or Kind.PING)
+        words = {key: read(values.text, monitor.get(key)) for key in ("request", "response", "maintenance_response")}
+        for key in ("response", "maintenance_response"):
+            length = len((words[key] or "").encode())
+            if window is not None and length > window:
+                remedy = "use fewer" + (", or a larger response_size" if kind in (Kind.HTTP, Kind.HTTPS) else "")
+                yield Finding((*place, key), f"{length} bytes, and {window} of an answer are searched", remedy)
+        response, maintenance = words["response"], words["maintenance_response"]
+        if response and maintenance and maintenance in response:
+            yield Finding(
+                (*place, "maintenance_response"),
+                "stands in the response, so members that are well would be taken for some that are worked on",
+                "use words that only the one or the other has",
+            )
+        length = len((words["request"] or "").encode())
+        if kind is Kind.UDP and length > monitors.DATAGRAM_BYTES:
+            yield Finding(
+                (*place, "request"),
+                f"{length} bytes do not fit into one packet on every way",
+                f"use {monitors.DATAGRAM_BYTES} at most",
+            )
+
+
 def _tls_contradictions(place: Location, monitor: Raw, kind: Kind | None) -> Iterator[Finding]:
     if kind is Kind.GRPC and monitor.get("tls", False) is False:
         for key in monitors.TLS_KEYS:
@@ -866,6 +894,7 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     monitor_contradictions,
     keys_of_other_kinds,
     monitor_keys_that_exclude_each_other,
+    monitor_words_that_nobody_finds,
     nothing_to_probe,
     no_share_for_anyone,
     too_many_min_members,

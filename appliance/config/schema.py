@@ -398,9 +398,9 @@ class MonitorTable(Table):
         description='http, https: status codes that are good: 200, "2xx", "200-204", "any". "2xx" by default.',
         examples=[["2xx"]],
     )
-    response_size: (
-        Annotated[int, Parsed(values.integer(2048, 16384, "a number of bytes"), _whole(2048, 16384))] | None
-    ) = Field(default=None, description="http, https: bytes of the body that are searched; 2048 by default.")
+    response_size: Annotated[int, Parsed(monitors.response_size, _whole(*monitors.RESPONSE_SIZES))] | None = Field(
+        default=None, description="http, https: bytes of the body that are searched; 2048 by default."
+    )
     maintenance_codes: list[HttpCode] | None = Field(
         default=None,
         min_length=1,

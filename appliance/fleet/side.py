@@ -160,19 +160,22 @@ class FleetSide:
             self.agreement.follow(config.pools)
             self.agreement.say(self._own)
 
-    def judge(self, member: str, health: Health) -> None:
+    def judge(self, member: str, health: Health, *, asked: bool = True) -> None:
         """What this director sees of a member itself.
 
         Args:
             member: `pool/member`.
             health: its own verdict.
+            asked: whether anybody asks the member at all.
         """
         self._own[member] = health
-        if self.agreement is None:
-            self._state.set_health(member, health, self._wall())
-            return
-        self.agreement.say(self._own)
-        if member not in self.agreement.latest.members:  # switched off or leaving: nobody has to agree on it
+        if self.agreement is not None:
+            self.agreement.say(self._own)
+            if member in self.agreement.latest.members:
+                return  # else it is switched off or leaving: nobody has to agree on it
+        # Who is asked in another way from now on is what it was until there is a verdict, as in a fleet that agrees: a
+        # reload must not take members out. What is known of another machine of that name, the store has forgotten.
+        if health is not Health.UNKNOWN or not asked:
             self._state.set_health(member, health, self._wall())
 
     def applied(self, desired: Desired) -> None:

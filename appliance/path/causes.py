@@ -5,15 +5,28 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import ip_address
 
+from appliance.forwarding import NextHop
 from appliance.model import Delivery, Encapsulation, IPAddress
 from appliance.packet.encap import GUE_PORT, TUNNELS
+from appliance.state import NEIGHBOUR_UNRESOLVED, Unresolved
 from health.spec import Code, Result, Status, Target, Verdict
 
-_PROTOCOLS = {number for tunnel in TUNNELS.values() for number in tunnel.protocols.values()} - {17}
-"""Of outer headers; that of GUE is UDP, so its port decides."""
-
 _UDP = 17
-_ICMP_HEADER = 8
+_BETWEEN = {
+    number: len(tunnel.between(4, 0, 0))
+    for tunnel in TUNNELS.values()
+    for number in tunnel.protocols.values()
+    if number != _UDP
+}
+"""What stands between outer IP header and inner packet, bytes, by the outer header's protocol. That of GUE is UDP, so
+its port decides."""
+
+_GUE_LENGTH = len(TUNNELS[Encapsulation.GUE].between(4, 0, 0))
+_ICMP, _ICMP_HEADER, _ECHO_WORD = (b"\1", b"\x3a"), 8, 4
+"""Protocols with echoes; how long their header is; where identifier and sequence number stand in it."""
+
+Flow = tuple[bytes, bytes, int, bytes]
+"""Source, destination, protocol, and the word that `health.ways` speaks of."""
 
 
 class Trouble(Enum):
@@ -39,8 +52,11 @@ class Heard:
     protocol: int = 0
     """That of the outer header."""
 
-    flow: tuple[bytes, bytes, int, bytes] | None = None
-    """Source, destination, protocol and first word of the inner packet."""
+    flow: Flow | None = None
+    """Of the inner packet; None when the quote ends before it is known."""
+
+    packet: bytes = b""
+    """The inner packet, as far as it was quoted."""
 
 
 _NO_SUCH_PROTOCOL = {4: (3, 2), 6: (4, 1)}
@@ -60,26 +76,77 @@ def heard(version: int, message: bytes, sender: IPAddress) -> Heard | None:
         sender: whose error it is.
     """
     kind, quote = tuple(message[:2]), message[_ICMP_HEADER:]
-    if version == 4:
-        length = (quote[0] & 15) * 4 if quote else 0
-        protocol, source, destination = quote[9:10], quote[12:16], quote[16:20]
-    else:
-        length, protocol, source, destination = 40, quote[6:7], quote[8:24], quote[24:40]
-    word = quote[length : length + 4]
-    if len(word) < 4:
+    flow = flow_of(quote) if quote and quote[0] >> 4 == version else None
+    if flow is None:
         return None
-    if protocol[0] in _PROTOCOLS or (protocol[0] == _UDP and int.from_bytes(word[2:], "big") == GUE_PORT):
+    _, destination, protocol, word = flow
+    gue = protocol == _UDP and int.from_bytes(word[2:], "big") == GUE_PORT
+    if protocol in _BETWEEN or gue:
         refused = kind == _NO_SUCH_PROTOCOL[version] or kind[0] == _UNREACHABLE[version]
         if not refused or (version == 4 and kind == _FRAGMENTATION_NEEDED):
             return None
         member = ip_address(destination)
-        return Heard(Trouble.NO_DECAPSULATION if sender == member else Trouble.FILTERED, sender, member, protocol[0])
+        trouble = Trouble.NO_DECAPSULATION if sender == member else Trouble.FILTERED
+        inner = quote[_header_length(quote) + _BETWEEN.get(protocol, _GUE_LENGTH) :]
+        return Heard(trouble, sender, member, protocol, flow_of(inner), inner)
     if kind == _TIME_EXCEEDED[version]:
-        return Heard(Trouble.ROUTED_ON, sender, flow=(source, destination, protocol[0], word))
+        return Heard(Trouble.ROUTED_ON, sender, flow=flow, packet=quote)
     return None
 
 
-_SILENT = {Code.CONNECTION_TIMEOUT, Code.NO_RESPONSE}
+def _header_length(packet: bytes) -> int:
+    return (packet[0] & 15) * 4 if packet[0] >> 4 == 4 else 40
+
+
+def flow_of(packet: bytes) -> Flow | None:
+    """What tells a packet's flow from others of ours; None of what is no IP packet, or ends too soon.
+
+    Args:
+        packet: IPv4 or IPv6, or its beginning.
+    """
+    if not packet or packet[0] >> 4 not in (4, 6):
+        return None
+    length = _header_length(packet)
+    source, destination, protocol = (
+        (packet[12:16], packet[16:20], packet[9:10])
+        if packet[0] >> 4 == 4
+        else (packet[8:24], packet[24:40], packet[6:7])
+    )
+    at = length + (_ECHO_WORD if protocol in _ICMP else 0)
+    word = packet[at : at + 4]
+    return (source, destination, protocol[0], word) if len(word) == 4 else None
+
+
+SENT_LENGTH = 48
+"""So many bytes of a packet are kept, to know it again: an IPv6 header, and what every ICMP error quotes behind it."""
+
+
+def quotes(quoted: bytes, sent: bytes) -> bool:
+    """Whether somebody quotes a packet that we have sent, as far as it takes to be sure.
+
+    Whoever has not seen the packet would have to guess its ports, and its identification or flow label. So an error
+    that quotes another packet, or less than the header and eight bytes behind it, proves nothing: anybody can send it.
+
+    Args:
+        quoted: by an ICMP error.
+        sent: its first SENT_LENGTH bytes, as it left; empty when nothing has.
+    """
+    if not quoted or not sent or quoted[0] >> 4 != sent[0] >> 4:
+        return False
+    length = _header_length(sent) + 8
+    return len(quoted) >= length and _lasting(quoted[:length]) == _lasting(sent[:length])
+
+
+def _lasting(packet: bytes) -> bytes:
+    """Without what routers may change: traffic class, TTL or hop limit, and the checksum of the header."""
+    if packet[0] >> 4 == 4:
+        return packet[2:8] + packet[9:10] + packet[12:]
+    return bytes([packet[1] & 15]) + packet[2:7] + packet[8:]
+
+
+SILENT = {Code.CONNECTION_TIMEOUT, Code.NO_RESPONSE}
+"""Nothing has come back."""
+
 _REFUSED = {Code.CONNECTION_REFUSED, Code.PORT_UNREACHABLE}
 
 
@@ -103,6 +170,22 @@ def explained(result: Result, target: Target, delivery: Delivery, known: Heard |
     return replace(result, code=code, detail=f"{cause} ({result.detail})" if result.detail else cause)
 
 
+_UNREACHED = SILENT | {Code.SERVER_UNREACHABLE}
+
+
+def unresolved(result: Result, hop: NextHop | Unresolved | None) -> Result:
+    """A result of a check that asked a member's own address, with its cause where that is a MAC address that nobody
+    tells us. The kernel has one word for that and for what routers say.
+
+    Args:
+        result: what the check found.
+        hop: what is known of the way to the member.
+    """
+    if not isinstance(hop, Unresolved) or hop.reason != NEIGHBOUR_UNRESOLVED or result.code not in _UNREACHED:
+        return result
+    return replace(result, code=Code.ARP_UNRESOLVED, detail=f"{hop.reason}: {hop.detail}")
+
+
 def _cause(code: Code, target: Target, delivery: Delivery, known: Heard | None) -> str | None:
     if known is not None:
         match known.trouble:
@@ -114,7 +197,7 @@ def _cause(code: Code, target: Target, delivery: Delivery, known: Heard | None) 
                 return f"VIP {target.address} not on loopback: {known.sender} would route the packet on"
     if code in _REFUSED:
         return f"nothing listens on VIP {target.address} port {target.port}"
-    if code in _SILENT:
+    if code in SILENT:
         tunnel = f" not taken out of {_tunnel(delivery)}," if delivery.encapsulation is not None else ""
         return f"no answer from VIP {target.address}: not on loopback,{tunnel} or replies do not come back"
     return None

@@ -24,20 +24,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import structlog
 
 from appliance.forwarding import NextHop, TableMember
-from appliance.model import Delivery, DsrType, HashMode, IPAddress, Protocol, TtlPolicy
+from appliance.model import Delivery, DsrType, HashMode, IPAddress, TtlPolicy
 from appliance.packet import icmp
 from appliance.packet.action import Reason
 from appliance.packet.encap import TUNNELS, decrement_hop_limit, encapsulate, ethernet
 from appliance.packet.headers import ETHERNET, IpHeader, parse_ip
-from appliance.path.causes import Heard, Trouble, explained, heard
+from appliance.path.causes import SENT_LENGTH, SILENT, Flow, Heard, Trouble, explained, flow_of, heard, quotes
 from appliance.path.segments import Segments, segments
 from appliance.path.steer import SteerError, Steering
 from appliance.ring.hash import derive_keys, flow_words, hash_words
 from appliance.state import NEIGHBOUR_UNRESOLVED, Unresolved
+from health.checks.errors import SHORT_OF
 from health.checks.sockets import text
 from health.spec import Code, Result, Status, Target
 
@@ -71,17 +73,12 @@ _BATCH = 64
 _PAUSE_S = 0.1
 _LENGTH = 65536
 _SYN, _RST = 2, 4
-_ECHO_WORD = 4
-"""Where identifier and sequence number stand in an echo."""
 
 _SOL_RAW, _ICMP_FILTER, _ICMP6_FILTER = 255, 1, 1
 """linux/icmp.h and linux/icmpv6.h."""
 
 _V4_ERRORS, _V6_ERRORS = (3, 11, 12), (1, 3, 4)
 """Types that are let through: unreachable, time exceeded, parameter problem."""
-
-Flow = tuple[bytes, bytes, int, bytes]
-"""Source, destination, protocol, and the word that `health.ways` speaks of."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +133,16 @@ class PathWay:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def judge(self, result: Result, target: Target) -> Result:
-        """See `health.ways.Way`."""
+        """See `health.ways.Way`.
+
+        Raises:
+            OSError: a packet of the question has found no room here, and without an answer nobody knows.
+        """
+        if not (result.good and result.answered) and self.gate.has_lost(self.member, result.duration_s):
+            raise OSError(errno.ENOBUFS, f"a health check of {self.member} has found no room in our own queues")
         if result.good and result.answered:
             self.gate.forget(self, target.address)
-        elif not result.good and (why := self._why_not(target.address)):
+        elif not result.good and (why := self._why_not(target.address, silent=result.code in SILENT)):
             hop = self.gate.hop(self.member)
             silent = isinstance(hop, Unresolved) and hop.reason == NEIGHBOUR_UNRESOLVED
             return replace(result, code=Code.ARP_UNRESOLVED if silent else result.code, detail=why)
@@ -154,8 +157,8 @@ class PathWay:
             return text(hop.source)
         return _source_to(self.member if self.member.version == address.version else address)
 
-    def _why_not(self, address: IPAddress) -> str:
-        """What of the way to the member is missing on this director; empty when nothing is."""
+    def _why_not(self, address: IPAddress, *, silent: bool) -> str:
+        """What of the way to the member and back is missing on this director; empty when nothing is."""
         hop, own = self.gate.hop(self.member), self.gate.hop(address)
         if isinstance(own, Unresolved):
             return own.detail
@@ -165,10 +168,10 @@ class PathWay:
             return f"no way to {self.member} is known"
         if self._source(address) is None:
             return (
-                f"this director has no IPv{address.version} address to ask {address} from: give it one, "
+                f"this director has no IPv{address.version} address to ask {address} from, or no route to it: add one, "
                 'or set vantage = "direct"'
             )
-        return ""
+        return self.gate.why_no_reply(address, hop.interface) if silent else ""
 
 
 def segments_of(status: Status, next_hops: Mapping[IPAddress, NextHop | Unresolved]) -> Segments | None:
@@ -187,6 +190,8 @@ class _Carried:
     way: PathWay
     half_open: bool
     packets: int = 0
+    sent: bytes = b""
+    """The beginning of the latest one."""
 
 
 class Gate:
@@ -218,6 +223,10 @@ class Gate:
         """By member, and VIP or protocol of the outer header."""
         self._took_at: dict[int, float] = {}
         """When a check's packet came by last, by IP version."""
+        self._replies: dict[tuple[IPAddress, str], tuple[str, float]] = {}
+        """Why replies from a VIP would be dropped at an interface, and when that was looked at."""
+        self._lost_at: dict[IPAddress, float] = {}
+        """When a packet to a member found no room last."""
         self._ident = 0
         self._out: socket.socket | None = None
         self._errors: dict[int, socket.socket] = {}
@@ -314,6 +323,18 @@ class Gate:
             if over and not carried.packets and self._took_at.get(version, now) <= now:
                 self._lost.set()
 
+    def has_lost(self, member: IPAddress, seconds: float) -> bool:
+        """Whether a packet to a member has found no room within the last so many seconds."""
+        return self._lost_at.get(member, float("-inf")) >= self._clock() - seconds
+
+    def why_no_reply(self, vip: IPAddress, interface: str) -> str:
+        """Why the kernel would drop what comes from a VIP by an interface; empty where it would not."""
+        now = self._clock()
+        found = self._replies.get((vip, interface))
+        if found is None or found[1] < now - HINT_S:
+            found = self._replies[vip, interface] = _why_no_reply(vip, interface), now
+        return found[0]
+
     def known(self, way: PathWay, vip: IPAddress) -> Heard | None:
         """The latest ICMP error about the way to a VIP."""
         for key in _keys_of(way, vip):
@@ -347,16 +368,15 @@ class Gate:
         ip = parse_ip(packet, version) if version in (4, 6) else Reason.NOT_IP
         if isinstance(ip, Reason):
             return
-        in_l4 = ip.l4 if ip.protocol in (Protocol.TCP, Protocol.UDP) else ip.l4 + _ECHO_WORD
-        word = packet[in_l4 : in_l4 + 4]
-        flow = ip.source, ip.destination, ip.protocol, word
-        carried = self._of(flow)
+        flow = flow_of(packet)
+        carried = self._of(flow) if flow is not None else None
         if carried is None:
             return
         carried.packets += 1
         self._took_at[version] = self._clock()
         if carried.half_open and not packet[ip.l4 + 13] & (_SYN | _RST):
             return
+        carried.sent = packet[:SENT_LENGTH]
         self._send(packet, ip, carried.way, _TRIES)
 
     def _send(self, packet: bytes, ip: IpHeader, way: PathWay, tries: int) -> None:
@@ -377,8 +397,10 @@ class Gate:
                     os.write(self._steering.fd, reply.frame[ETHERNET:])
             elif self._out is not None:
                 self._out.sendto(self._frame(packet, ip, member), (hop.interface, 0))
-        except OSError:
-            pass  # the interface is gone or has no room: the check will find that nothing comes back
+        except OSError as error:
+            # The interface is gone: the check will find that nothing comes back. Or it has no room.
+            if error.errno in SHORT_OF:
+                self._lost_at[way.member] = self._clock()
 
     def _again(self, packet: bytes, ip: IpHeader, way: PathWay, tries: int) -> None:
         self._waiting -= 1
@@ -423,12 +445,13 @@ class Gate:
             asyncio.get_running_loop().add_reader(sock, self._hear, version)
 
     def _note(self, found: Heard) -> None:
-        """Keep an error that is about a flow or a member of ours, whoever has sent it."""
+        """Keep an error that quotes a packet of ours, whoever has sent it: nobody else can know that packet."""
+        carried = self._of(found.flow) if found.flow is not None else None
+        if carried is None or found.flow is None or not quotes(found.packet, carried.sent):
+            return
         if found.trouble is Trouble.ROUTED_ON:
-            carried = self._of(found.flow) if found.flow is not None else None
-            if carried is not None and found.flow is not None:
-                self._heard[carried.way.member, ip_address(found.flow[1])] = found, self._clock()
-        elif found.member is not None and any(carried.way.member == found.member for carried in self._carried.values()):
+            self._heard[carried.way.member, ip_address(found.flow[1])] = found, self._clock()
+        elif found.member == carried.way.member:
             self._heard[found.member, found.protocol] = found, self._clock()
 
 
@@ -448,6 +471,26 @@ def _source_to(address: IPAddress) -> str | None:
             return str(sock.getsockname()[0])
     except OSError:
         return None
+
+
+def _why_no_reply(vip: IPAddress, interface: str) -> str:
+    """See `Gate.why_no_reply`. IPv6 has no such filter."""
+    if vip.version == 6:
+        return ""
+    filters = max(_number(f"/proc/sys/net/ipv4/conf/{name}/rp_filter") for name in ("all", interface))
+    if not filters or _source_to(vip) is not None:
+        return ""
+    return (
+        f"this director drops replies from {vip}: rp_filter = {filters} on {interface} wants a route to it, and there "
+        "is none: add a route (a default route will do), or set rp_filter = 0"
+    )
+
+
+def _number(path: str) -> int:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def _icmp_errors() -> socket.socket:

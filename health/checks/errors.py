@@ -41,3 +41,8 @@ def result_of(error: OSError, doing: str) -> Result:
 def excerpt(data: bytes, limit: int = 60) -> str:
     """The beginning of *data* in printable ASCII, quoted."""
     return ascii(data[:limit].decode("latin-1")) + ("..." if len(data) > limit else "")
+
+
+def shown(text: str, limit: int = 60) -> str:
+    """The beginning of what a member has said, without what a terminal or a log might take for orders."""
+    return "".join(filter(str.isprintable, text[:limit]))

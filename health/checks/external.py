@@ -110,7 +110,12 @@ class _Running:
                 cwd="/",
                 start_new_session=True,
             )
-            self._end = os.pidfd_open(self.process.pid)
+            try:
+                self._end = os.pidfd_open(self.process.pid)
+            except OSError:  # no file is left: nobody would hear of its end
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+                raise
         except BaseException:
             os.close(self._output)
             raise

@@ -11,7 +11,7 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
-from health.checks.errors import excerpt
+from health.checks.errors import excerpt, shown
 from health.checks.probing import Progress, within
 from health.checks.sockets import connected
 from health.secure import Contexts, Stream, Tls
@@ -157,12 +157,12 @@ def _take(event: h2.events.Event, call: _Call) -> None:
 
 def _judge(call: _Call) -> Result:
     if call.status != "200":
-        why = call.headers.get("grpc-message", "")
-        return Result(Code.RESPONSE_CODE_MISMATCH, f"HTTP status {call.status or 'none'} {why}".strip())
+        status, why = shown(call.status, 10) or "none", shown(call.headers.get("grpc-message", ""))
+        return Result(Code.RESPONSE_CODE_MISMATCH, f"HTTP status {status} {why}".strip())
     status = call.headers.get("grpc-status", "none")
     if status != "0":
         text = excerpt(call.headers.get("grpc-message", "").encode("latin-1"), 120)
-        return Result(Code.RESPONSE_CODE_MISMATCH, f"grpc-status {status[:10]}: {text}")
+        return Result(Code.RESPONSE_CODE_MISMATCH, f"grpc-status {shown(status, 10)}: {text}")
     state = serving_status(call.message)
     if state is None:
         return Result(Code.PAYLOAD_CONTENT_MISMATCH, f"not a health status: {excerpt(call.message)}")

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from health.checks.certificate import not_after
 from health.checks.probing import Progress, within
@@ -18,7 +17,7 @@ _DAY_S = 86400
 class TlsCheck:
     """Good when the handshake succeeds and the certificate has not ended.
 
-    A certificate that ends soon is no reason to take a member out: the result is good, and its detail says it.
+    A certificate that ends soon is no reason to take a member out: the result is good, with a warning.
     """
 
     timeout_s: float
@@ -57,9 +56,11 @@ class TlsCheck:
             end = not_after(certificate)
         except ValueError as error:
             return Result(Code.SSL_CERT_ERROR, f"certificate: {error}")
-        left_s = (end - datetime.fromtimestamp(self.clock(), UTC)).total_seconds()
+        at = end.timestamp()
+        left_s = at - self.clock()
         if left_s < 0:
-            return Result(Code.SSL_CERT_ERROR, f"certificate: ended on {end:%Y-%m-%d %H:%M} UTC")
+            return Result(Code.SSL_CERT_ERROR, f"certificate: ended on {end:%Y-%m-%d %H:%M} UTC", ends_at=at)
         if left_s < self.expiry_warning_days * _DAY_S:
-            return Result(Code.OK, f"certificate ends in {left_s / _DAY_S:.0f} days, on {end:%Y-%m-%d %H:%M} UTC")
-        return Result(Code.OK)
+            text = f"certificate ends in {left_s / _DAY_S:.0f} days, on {end:%Y-%m-%d %H:%M} UTC"
+            return Result(Code.OK, text, ends_at=at, warning=True)
+        return Result(Code.OK, ends_at=at)

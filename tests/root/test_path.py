@@ -388,6 +388,26 @@ def test_a_service_on_the_own_address_only(bench: Bench) -> None:
     bench.wait("in_rotation", "echo", *POOLS)
 
 
+def test_a_member_that_nobody_answers_for(bench: Bench) -> None:
+    """No answer to ARP and neighbour discovery: the code says so at both vantage points, and the member comes back."""
+    bench.member.ip("link set s0 arp off")
+    bench.director.ip("neigh flush dev d1")
+    bench.director.ip("-6 neigh flush dev d1")
+    try:
+        bench.wait("out", "l2", "ipip", "ipip6")
+
+        def codes(pool: str) -> set[tuple[str, str]]:
+            return {(check["vantage"], check["last"]["code"]) for check in bench.one(pool)["checks"]}
+
+        unresolved = {("direct", "arp_unresolved"), ("path", "arp_unresolved")}
+        for pool in ("l2", "ipip", "ipip6"):
+            until(lambda pool=pool: codes(pool) == unresolved, f"{pool} is not to be found", 20)  # type: ignore[misc]
+            assert (bench.one(pool)["reason"]) in ("unreachable", "health_down")
+    finally:
+        bench.member.ip("link set s0 arp on")
+    bench.wait("in_rotation", "echo", "kinds", *POOLS)
+
+
 def test_a_reload_changes_the_vantage_point(bench: Bench) -> None:
     """From the own address a missing VIP is not seen; from the path it is, as soon as it is asked."""
     file = bench.log.with_name("onward.toml")

@@ -4,6 +4,7 @@ director d1 -- s0 member, who has the VIPs; frames are looked at on the member's
 """
 
 import asyncio
+import errno
 import os
 import socket
 import struct
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,6 +24,7 @@ import pytest
 from appliance.forwarding import SLOTS, ForwardingTables, NextHop, TableMember, TableService
 from appliance.model import Delivery, DsrType, Encapsulation, HashMode, IPAddress, PortRange, Protocol, TtlPolicy
 from appliance.packet.action import Verdict
+from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, forward
 from appliance.packet.headers import ETH_IPV4, ETH_IPV6
 from appliance.path.causes import heard
@@ -29,6 +32,7 @@ from appliance.path.gate import Gate
 from appliance.path.steer import Steering
 from appliance.state import NEIGHBOUR_UNRESOLVED, Unresolved
 from health.checks import CHECKS
+from health.checks.errors import SHORT_OF
 from health.spec import Code, Result, Target
 from tests.netns import Namespace, namespaces, veth
 from tests.root.plane_rig import REPOSITORY, Wire, inside
@@ -241,26 +245,80 @@ def test_a_flood_of_icmp_errors_does_not_stop_the_loop(cable: Cable) -> None:
     assert later == 200
 
 
-def test_errors_of_others_say_nothing_of_our_members(cable: Cable) -> None:
-    """What quotes packets to a machine that nobody is asking at the moment is not kept."""
+FORGERIES: dict[str, Callable[[bytes], bytes]] = {
+    "no more than the outer header": lambda inner: bytes(8),
+    "another port": lambda inner: inner[:20] + bytes([inner[20] ^ 1]) + inner[21:],
+    "another identification": lambda inner: inner[:4] + bytes([inner[4] ^ 1]) + inner[5:],
+    "a part of the header": lambda inner: inner[:24],
+}
 
-    async def strange(gate: Gate) -> bool:
-        way = gate.way(MEMBER4, Delivery(DsrType.L3, Encapsulation.IPIP))
-        quote = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 60, 0, 0, 64, 4, 0, ip_address(OURS[4]).packed, MEMBER4.packed)
-        found = heard(4, struct.pack("!BBHI", 3, 2, 0, 0) + quote + bytes(8), MEMBER4)
+
+@pytest.mark.parametrize("how", [*FORGERIES, "what was sent"])
+def test_errors_that_do_not_quote_what_was_sent_say_nothing(cable: Cable, how: str) -> None:
+    """A member that is silent, as it may be, stays well whatever strangers say of packets that they have not seen; who
+    quotes the check's own packet is believed, of that member and tunnel."""
+    silent = ip_address("203.0.113.66")
+    cable.hops[silent] = cable.hops[MEMBER4]  # takes frames, and is none of the member's addresses
+
+    async def asking(gate: Gate) -> tuple[Result, bool]:
+        target = Target("web/m", VIP4, 5000, gate.way(silent, Delivery(DsrType.L3, Encapsulation.IPIP)))
+        assert target.way is not None
+
+        def complain() -> None:
+            (carried,) = gate._carried.values()
+            inner = FORGERIES[how](carried.sent) if how in FORGERIES else carried.sent
+            outer = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 48, 0, 0, 64, 4, 0, ip_address(OURS[4]).packed, silent.packed)
+            error = struct.pack("!BBHI", 3, 2, 0, 0) + outer + inner
+            with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
+                sock.sendto(error[:2] + struct.pack("!H", checksum(error)) + error[4:], (OURS[4], 0))
+
+        asyncio.get_running_loop().call_later(0.2, complain)
+        result = target.way.judge(await CHECKS["udp"](timeout_s=0.5).probe(target), target)
+        other = gate.way(silent, Delivery(DsrType.L3, Encapsulation.GRE))
+        # The same member may well take packets out of another tunnel, and IPv6 out of this one.
+        elsewhere = gate.known(other, VIP4), gate.known(target.way, VIP6)  # type: ignore[arg-type]
+        there = gate.known(target.way, VIP4) is not None
+        target.way.judge(Result(Code.OK), target)  # an answer takes it back
+        return result, (there, *elsewhere, gate.known(target.way, VIP4)) == (how not in FORGERIES, None, None, None)
+
+    try:
+        result, known_as_it_should = cable.ask(asking)
+    finally:
+        del cable.hops[silent]
+    assert known_as_it_should
+    if how in FORGERIES:
+        assert result.good
+    else:
+        assert result.code is Code.SERVER_UNREACHABLE
+        assert result.detail.startswith(f"{OURS[4]} does not let IP in IP through to the member")
+
+
+def test_errors_are_looked_up_and_not_searched_for(cable: Cable) -> None:
+    """Each of thousands of members without a decapsulator sends errors; one costs no more than where there is one."""
+
+    async def crowded(gate: Gate) -> float:
+        quoted = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 60, 0, 0, 64, 4, 0, ip_address(OURS[4]).packed, MEMBER4.packed)
+        inner = struct.pack("!BBHHHBBH4s4sHH", 0x45, 0, 40, 0, 0, 1, 6, 0, bytes(4), VIP4.packed, 1, 80) + bytes(16)
+        found = heard(4, struct.pack("!BBHI", 3, 2, 0, 0) + quoted + inner, MEMBER4)
         assert found is not None
-        gate._note(found)
-        before = gate.known(way, VIP4)
-        other = gate.way(MEMBER4, Delivery(DsrType.L3, Encapsulation.GRE))
-        flow = ip_address(OURS[4]).packed, VIP4.packed, 17, bytes(4)
-        with gate.carrying(flow, way, half_open=False):
-            gate._note(found)
-            during = gate.known(way, VIP4)
-            # The same member may well take packets out of another tunnel, and IPv6 out of this one.
-            elsewhere = gate.known(other, VIP4), gate.known(way, VIP6)
-        return before is None and during == found and elsewhere == (None, None)
 
-    assert cable.ask(strange)
+        def spent() -> float:
+            began = time.process_time()
+            for _ in range(500):
+                gate._note(found)
+            return time.process_time() - began
+
+        costs = []
+        with ExitStack() as stack:
+            for number in range(4000):
+                flow = ip_address(OURS[4]).packed, VIP4.packed, 6, struct.pack("!HH", number, 80)
+                way = gate.way(ip_address(0x0A000000 + number), Delivery(DsrType.L3, Encapsulation.IPIP))
+                stack.enter_context(gate.carrying(flow, way, half_open=True))
+                if number in (0, 3999):
+                    costs.append(min(spent() for _ in range(3)))
+        return costs[1] / costs[0]
+
+    assert cable.ask(crowded) < 20  # a walk over all of them: some 1,000
 
 
 def test_a_director_without_an_address_of_the_vips_family(cable: Cable) -> None:
@@ -287,6 +345,25 @@ def test_a_director_without_an_address_of_the_vips_family(cable: Cable) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("filters", [0, 1, 2])
+def test_replies_that_this_director_would_drop(cable: Cable, filters: int) -> None:
+    """Without a route to the VIP, which DSR does not need, rp_filter drops members' answers, and the cause is ours."""
+    cable.director.ip("route del default")
+    cable.director.sysctl(net__ipv4__conf__d1__rp_filter=filters)
+    listener = inside(cable.member, lambda: socket.create_server((str(VIP4), 80)))
+    try:
+        with listener:
+            result = cable.probe("tcp", lambda gate: Target("web/m", VIP4, 80, gate.way(MEMBER4, L2)))
+    finally:
+        cable.director.sysctl(net__ipv4__conf__d1__rp_filter=0)
+        cable.director.ip("route add default via 203.0.113.2")
+    if not filters:
+        assert result.good
+    else:
+        assert result.code is Code.CONNECTION_TIMEOUT
+        assert f"this director drops replies from {VIP4}: rp_filter = {filters} on d1 wants a route" in result.detail
+
+
 def test_a_packet_waits_for_its_next_hop(cable: Cable) -> None:
     """A member whose MAC address is not known yet is no member that is down."""
     hop = cable.hops.pop(MEMBER4)
@@ -301,6 +378,31 @@ def test_a_packet_waits_for_its_next_hop(cable: Cable) -> None:
         result = cable.ask(asking)
     assert result.good
     assert result.duration_s < 0.7  # not the kernel's second SYN, after a second
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.EAGAIN])
+def test_a_packet_without_room_says_nothing_of_the_member(cable: Cable, number: int) -> None:
+    """A full queue of our own is no bad result of whoever was asked; a gone interface is one, as silence is."""
+
+    class Full:
+        def sendto(self, *_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+    async def asking(gate: Gate) -> Result:
+        out, gate._out = gate._out, Full()  # type: ignore[assignment]
+        target = Target("web/m", VIP4, 5000, gate.way(MEMBER4, L2))
+        assert target.way is not None
+        try:
+            found = await CHECKS["udp"](timeout_s=0.3, request=b"?", response=b"?").probe(target)
+            return target.way.judge(found, target)
+        finally:
+            gate._out = out
+
+    with pytest.raises(OSError, match="no room in our own queues") as caught:
+        cable.ask(asking)
+    assert caught.value.errno in SHORT_OF
+    number = errno.ENETDOWN
+    assert cable.ask(asking).code is Code.NO_RESPONSE
 
 
 def test_nothing_is_left_in_the_kernel(cable: Cable) -> None:

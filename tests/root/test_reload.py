@@ -3,13 +3,16 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -38,8 +41,10 @@ name = "tcp"
 type = "tcp_fast_path"
 dsr = {{ type = "l3" }}
 
+{monitors}
 [[pool]]
 name = "{pool}"
+health_monitors = {names}
 [[pool.member]]
 name = "web1"
 address = "{member}"
@@ -62,19 +67,32 @@ class Director:
     folder: Path
     process: "subprocess.Popen[bytes] | None" = field(default=None)
 
-    def write(self, *directors: str, port: int = 7117, pool: str = "web", member: str = "192.0.2.99") -> None:
-        """The configuration, with these directors in it; *port* is our own, and *member* that of the pool."""
+    def write(
+        self,
+        *directors: str,
+        port: int = 7117,
+        pool: str = "web",
+        member: str = "192.0.2.99",
+        monitors: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """The configuration, with these directors in it; *port* is our own, *member* and *monitors* (settings by name)
+        those of the pool."""
         ports = {self.name: port}
         entries = "".join(
             f'[[fleet.director]]\nname = "{name}"\naddress = "{ADDRESSES[name]}"\nport = {ports.get(name, 7117)}\n'
             for name in directors
         )
-        text = CONFIG.format(name=self.name, folder=self.folder, directors=entries, pool=pool, member=member)
+        tables = "".join(f'[[health_monitor]]\nname = "{name}"\n{rest}\n' for name, rest in monitors.items())
+        text = CONFIG.format(
+            name=self.name, folder=self.folder, directors=entries, pool=pool, member=member, monitors=tables,
+            names=list(monitors),
+        )  # fmt: skip
         (self.folder / "onward.toml").write_text(text)
 
     def start(self) -> None:
         words = self.space.command(sys.executable, "-m", "appliance", "run", str(self.folder / "onward.toml"))
-        self.process = subprocess.Popen(words, cwd=REPOSITORY)
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(words, cwd=REPOSITORY, stdout=log, stderr=log)
         until(self.status, f"{self.name} runs", 20)
 
     def reload(self) -> None:
@@ -92,6 +110,12 @@ class Director:
                 return None
 
         return inside(self.space, ask)
+
+    def events(self, *names: str) -> list[str]:
+        """Those of these names that the log has, in their order."""
+        lines = (self.folder / "log").read_text().splitlines()
+        events = (json.loads(line)["event"] for line in lines if line.startswith("{"))
+        return [event for event in events if event in names]
 
     def peers(self) -> dict[str, str]:
         """Other directors by name, and what there is between them and this one."""
@@ -133,6 +157,42 @@ def test_a_virtual_service_gets_another_pool(tmp_path: Path) -> None:
         until(lambda: members(one) == {"next/web1": "in_rotation", "web/web1": "draining"}, "it is found", 20)
         (service,) = one.status()["services"]
         assert service["transition"]["window"] == 65537
+
+
+SLOWLY = "send_interval = 1\nquick_start = false\nsuccessful_checks = 2\nfailed_checks = 2\n"
+
+
+def test_a_pool_gets_other_monitors(tmp_path: Path) -> None:
+    """Its first one, one in the place of another, another vantage point: members go on as they are until what is asked
+    now has a verdict, and that counts."""
+    with directors(tmp_path) as (one, machine), ExitStack() as stack:
+        listener = inside(machine.space, lambda: socket.create_server(("", 80)))
+        stack.callback(listener.close)
+
+        def verdicts() -> dict[str, str]:
+            (member,) = next(iter(one.status()["pools"].values()))["members"]
+            return {check["monitor"]: check["verdict"] for check in member["checks"] if check["path"] is None}
+
+        one.write(member=ADDRESSES["d2"])
+        one.start()
+        until(lambda: members(one) == {"web/web1": "in_rotation"}, "the member is reached")
+        begun = len(one.events("member.out", "member.draining"))
+        for name in ("first", "second"):
+            one.write(
+                member=ADDRESSES["d2"],
+                monitors={name: f'type = "tcp"\nvantage = "direct"\nmonitor_port = 80\n{SLOWLY}'},
+            )
+            one.reload()
+            assert members(one) == {"web/web1": "in_rotation"}
+            until(lambda name=name: verdicts() == {name: "up"}, "the member is asked", 20)  # type: ignore[misc]
+        assert one.events("member.out", "member.draining")[begun:] == []
+        # Nothing takes packets out of IP in IP there: through the path the member is down, but not before it is asked.
+        one.write(member=ADDRESSES["d2"], monitors={"second": f'type = "tcp"\nmonitor_port = 80\n{SLOWLY}'})
+        began = time.monotonic()
+        one.reload()
+        until(lambda: members(one) == {"web/web1": "out"}, "the path is asked", 20)
+        assert time.monotonic() - began > 1.0, "not before its second bad result"
+        assert one.events("member.out", "member.draining")[begun:] == ["member.out"]
 
 
 def members(one: Director) -> dict[str, str]:

@@ -11,11 +11,15 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ParamProblem, ICMPv6Time
 from scapy.layers.l2 import GRE
 from scapy.packet import Packet
 
+from appliance.forwarding import NextHop
 from appliance.model import Delivery, DsrType, Encapsulation
-from appliance.path.causes import Heard, Trouble, explained, finding, heard
+from appliance.path.causes import SENT_LENGTH, Heard, Trouble, explained, finding, flow_of, heard, quotes, unresolved
 from appliance.path.segments import segments
+from appliance.state import NEIGHBOUR_UNRESOLVED, Unresolved
 from health.spec import Code, Result, Status, Target, Turn, Verdict
 from tests.builders import L2, L3, To, hop
+
+SILENT = Unresolved(NEIGHBOUR_UNRESOLVED, "203.0.113.1 does not answer on eth1")
 
 VIP, VIP6 = ip_address("198.51.100.7"), ip_address("2001:db8:f::7")
 MEMBER, MEMBER6 = ip_address("203.0.113.1"), ip_address("2001:db8:2::1")
@@ -23,6 +27,11 @@ ROUTER = ip_address("203.0.113.254")
 OURS, OURS6 = "192.0.2.11", "2001:db8::b"
 INNER = IP(src=OURS, dst=str(VIP)) / TCP(sport=40000, dport=80, flags="S")
 INNER6 = IPv6(src=OURS6, dst=str(VIP6)) / TCP(sport=40000, dport=80, flags="S")
+GUE = UDP(sport=50000, dport=6080) / b"\0\4\0\0"
+FLOWS = {
+    version: (socket.inet_pton(family, ours), vip.packed, 6, struct.pack("!HH", 40000, 80))
+    for version, family, ours, vip in ((4, socket.AF_INET, OURS, VIP), (6, socket.AF_INET6, OURS6, VIP6))
+}
 
 
 def message(icmp: Packet, quoted: Packet) -> bytes:
@@ -31,23 +40,30 @@ def message(icmp: Packet, quoted: Packet) -> bytes:
 
 @pytest.mark.parametrize("length", [28, 1000])
 @pytest.mark.parametrize(
-    ("version", "icmp", "quoted"),
+    ("version", "icmp", "outer", "inner"),
     [
-        (4, ICMP(type=3, code=2), IP(src=OURS, dst=str(MEMBER)) / INNER),
-        (4, ICMP(type=3, code=3), IP(src=OURS, dst=str(MEMBER)) / INNER6),
-        (4, ICMP(type=3, code=2), IP(src=OURS, dst=str(MEMBER)) / GRE() / INNER),
-        (4, ICMP(type=3, code=3), IP(src=OURS, dst=str(MEMBER)) / UDP(sport=50000, dport=6080) / bytes(INNER)),
-        (6, ICMPv6ParamProblem(code=1), IPv6(src=OURS6, dst=str(MEMBER6)) / INNER6),
-        (6, ICMPv6DestUnreach(code=4), IPv6(src=OURS6, dst=str(MEMBER6)) / UDP(sport=50000, dport=6080) / bytes(INNER)),
+        (4, ICMP(type=3, code=2), IP(src=OURS, dst=str(MEMBER)), INNER),
+        (4, ICMP(type=3, code=3), IP(src=OURS, dst=str(MEMBER)), INNER6),
+        (4, ICMP(type=3, code=2), IP(src=OURS, dst=str(MEMBER)) / GRE(), INNER),
+        (4, ICMP(type=3, code=3), IP(src=OURS, dst=str(MEMBER)) / GUE, INNER),
+        (6, ICMPv6ParamProblem(code=1), IPv6(src=OURS6, dst=str(MEMBER6)), INNER6),
+        (6, ICMPv6ParamProblem(code=1), IPv6(src=OURS6, dst=str(MEMBER6)) / GRE(), INNER6),
+        (6, ICMPv6DestUnreach(code=4), IPv6(src=OURS6, dst=str(MEMBER6)) / GUE, INNER),
     ],
 )
-def test_whoever_has_no_decapsulator_says_so(version: int, icmp: Packet, quoted: Packet, length: int) -> None:
-    """By the error about the outer header, from the member itself; from others on the way it is a filter."""
+def test_whoever_has_no_decapsulator_says_so(
+    version: int, icmp: Packet, outer: Packet, inner: Packet, length: int
+) -> None:
+    """By the error about the outer header, from the member itself; from others on the way it is a filter. The inner
+    packet is known where the quote reaches so far."""
     member = MEMBER if version == 4 else MEMBER6
+    quoted = outer / bytes(inner) if outer.haslayer(UDP) else outer / inner
     text = message(icmp, quoted)[: 8 + (length if version == 4 else length + 20)]
     protocol = quoted.proto if version == 4 else quoted.nh
-    assert heard(version, text, member) == Heard(Trouble.NO_DECAPSULATION, member, member, protocol)
-    assert heard(version, text, ROUTER) == Heard(Trouble.FILTERED, ROUTER, member, protocol)
+    packet = bytes(inner)[: max(0, len(text) - 8 - len(bytes(outer)))]
+    flow = FLOWS[inner.version] if length > 28 else None
+    assert heard(version, text, member) == Heard(Trouble.NO_DECAPSULATION, member, member, protocol, flow, packet)
+    assert heard(version, text, ROUTER) == Heard(Trouble.FILTERED, ROUTER, member, protocol, flow, packet)
 
 
 @pytest.mark.parametrize(
@@ -59,10 +75,39 @@ def test_whoever_has_no_decapsulator_says_so(version: int, icmp: Packet, quoted:
 )
 def test_a_member_that_routes_on_is_known_by_the_flow(version: int, icmp: Packet, quoted: Packet) -> None:
     """The quote has what tells our flows apart: addresses, protocol, ports."""
-    member, vip, ours = (MEMBER, VIP, OURS) if version == 4 else (MEMBER6, VIP6, OURS6)
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    flow = socket.inet_pton(family, ours), vip.packed, 6, struct.pack("!HH", 40000, 80)
-    assert heard(version, message(icmp, quoted), member) == Heard(Trouble.ROUTED_ON, member, flow=flow)
+    member = MEMBER if version == 4 else MEMBER6
+    expected = Heard(Trouble.ROUTED_ON, member, flow=FLOWS[version], packet=bytes(quoted))
+    assert heard(version, message(icmp, quoted), member) == expected
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_echoes_are_known_by_identifier_and_number(version: int) -> None:
+    """As `health.ways` has it."""
+    echo = struct.pack("!BBH4s8x", 8 if version == 4 else 128, 0, 0, b"mark")
+    head = IP(src=OURS, dst=str(VIP), proto=1) if version == 4 else IPv6(src=OURS6, dst=str(VIP6), nh=58)
+    flow = flow_of(bytes(head / echo))
+    assert flow is not None
+    assert flow[2:] == (1 if version == 4 else 58, b"mark")
+
+
+@pytest.mark.parametrize("inner", [INNER, INNER6], ids=["IPv4", "IPv6"])
+def test_only_who_has_seen_a_packet_can_quote_it(inner: Packet) -> None:
+    """What routers change does not count; everything else does, and so much of it must be there that nobody guesses."""
+    whole = bytes(inner)
+    sent, needed = whole[:SENT_LENGTH], (20 if inner.version == 4 else 40) + 8
+    assert [length for length in range(len(whole) + 1) if quotes(whole[:length], sent)] == [
+        *range(needed, len(whole) + 1)
+    ]
+    assert not quotes(whole, b"")
+    changeable = {1, 8, 10, 11} if inner.version == 4 else {7}
+    halves = set() if inner.version == 4 else {0, 1}  # version and traffic class; traffic class and flow label
+    for at in range(needed):
+        other = bytearray(whole)
+        other[at] ^= 0xFF
+        assert quotes(bytes(other), sent) == (at in changeable), at
+        if at in halves:
+            other[at] = whole[at] ^ (0x0F if at == 0 else 0xF0)
+            assert quotes(bytes(other), sent), at
 
 
 @pytest.mark.parametrize(
@@ -91,6 +136,26 @@ def test_a_quote_may_end_anywhere(version: int) -> None:
     needed = 8 + (20 if version == 4 else 40) + 4
     for length in range(len(text)):
         assert (heard(version, text[:length], MEMBER) is None) == (length < needed)
+
+
+@pytest.mark.parametrize(
+    ("code", "hop", "named"),
+    [
+        (Code.SERVER_UNREACHABLE, SILENT, True),
+        (Code.CONNECTION_TIMEOUT, SILENT, True),
+        (Code.NO_RESPONSE, SILENT, True),
+        (Code.CONNECTION_REFUSED, SILENT, False),
+        (Code.OK, SILENT, False),
+        (Code.SERVER_UNREACHABLE, Unresolved("no_route", "to 203.0.113.1"), False),
+        (Code.SERVER_UNREACHABLE, hop(), False),
+        (Code.SERVER_UNREACHABLE, None, False),
+    ],
+)
+def test_a_mac_address_that_nobody_tells_is_named(code: Code, hop: NextHop | Unresolved | None, named: bool) -> None:
+    """Of members that cannot be reached at their own address; what has answered was reached."""
+    result = Result(code, "connect: no route to host", 3.0)
+    detail = "neighbour_unresolved: 203.0.113.1 does not answer on eth1"
+    assert unresolved(result, hop) == (replace(result, code=Code.ARP_UNRESOLVED, detail=detail) if named else result)
 
 
 TARGET = Target("web/web1", VIP, 80, To(MEMBER, L3))

@@ -157,6 +157,21 @@ def test_what_is_known_of_a_machine_goes_by_its_address():
     assert state.snapshot().off_since == {"web/last": 5.0}, "it has been out since then"
 
 
+def test_who_served_unasked_is_up_until_a_monitor_says_otherwise():
+    """A pool that gets its first monitors goes on; but nobody is trusted who did not serve, or was not there."""
+    unasked = pool(member(1), member(2, enabled=False), monitors=())
+    state = State(config(service(pool=unasked)), lambda: None)
+    state.set_next_hops({member(1).address: hop()})
+    state.end_learning("web")
+    asked = pool(member(1, name="renamed"), member(2), member(3))
+    state.set_config(config(service(pool=asked)), 5.0)
+    assert state.snapshot().health == {"web/renamed": Health.UP}
+    assert state.snapshot().learning == {}, "or the VIP would be withdrawn"
+    state.set_health("web/renamed", Health.DOWN, 6.0)
+    state.set_config(config(service(pool=replace(asked, min_monitors_up=1))), 7.0)
+    assert state.snapshot().health == {"web/renamed": Health.DOWN}, "only what has had no monitor"
+
+
 def test_who_gets_packets_in_another_way_keeps_its_index():
     """Whatever its delivery is now, a member is the same machine; unless somebody goes on using the old way."""
     given = config()

@@ -183,9 +183,11 @@ def test_so_many_monitors_suffice(verdicts, least, health):
 
 
 @pytest.mark.parametrize(("port", "health"), [(UP, Health.UP), (DOWN, Health.DOWN), (UNKNOWN, None)])
-def test_ports_must_be_open_however_few_monitors_suffice(port, health):
-    """What asks single ports is not one of the monitors that may fail."""
-    verdicts = by_monitor([UP, DOWN]) | {("tcp/port", "web/web1", FOUR.format(443)): port}
+@pytest.mark.parametrize("other", [UP, DOWN])
+def test_ports_must_be_open_however_few_monitors_suffice(port, other, health):
+    """What asks single ports is not one of the monitors that may fail, and those that need not be content are no
+    substitute for it."""
+    verdicts = by_monitor([UP, other]) | {("tcp/port", "web/web1", FOUR.format(443)): port}
     assert health_of(verdicts, 1) is health
 
 

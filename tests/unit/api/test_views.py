@@ -165,6 +165,23 @@ def test_degraded_by_a_member() -> None:
     }
 
 
+def test_degraded_by_a_certificate_that_ends_soon() -> None:
+    """The member is well, and somebody should look: status and metrics say until when."""
+    seen = healthy()
+    detail = "certificate ends in 9 days, on 2026-01-01 00:00 UTC"
+    last = Result(Code.OK, detail, 0.01, ends_at=1767225600.0, warning=True)
+    health = (replace(seen.health[0], last=last), *seen.health[1:])
+    watched = replace(seen, health=health)
+    document = status_document(watched)
+    problem = f"member web/web1, monitor ping80: {detail}"
+    assert document["health"] == {"state": "degraded", "problems": [problem]}
+    lines = exposition(watched, document).decode().splitlines()
+    name = "onward_check_certificate_end_timestamp_seconds"
+    assert [line for line in lines if line.startswith(name)] == [
+        f'{name}{{member="web/web1",monitor="ping80",path=""}} 1.7672256e+09'
+    ]
+
+
 def test_a_member_that_is_told_to_drain_is_no_problem() -> None:
     """It is shown with its order and what is left, and nothing is degraded by what somebody has wanted."""
     order = Order(AdminState.DRAIN, NOW, NOW + 60)

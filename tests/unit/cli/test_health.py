@@ -27,6 +27,10 @@ def test_table_and_document(capsys: pytest.CaptureFixture[str]) -> None:
         assert "members: web/web1, " in capsys.readouterr().err
         assert call(["health", "web/web3", "--url", url]) == 0
         assert "became down: connection_refused" in capsys.readouterr().out
+    members = [{"member": f"web/web{number}"} for number in range(10_000)]
+    with director(PATH, json.dumps(DOCUMENT | {"members": members})) as url:
+        assert call(["health", "web/web", "--url", url]) == 5
+        assert capsys.readouterr().err.rstrip().endswith(", web/web19 and 9980 more")
 
 
 def test_a_line_says_all_of_a_monitor_and_member() -> None:

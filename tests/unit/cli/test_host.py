@@ -7,7 +7,7 @@ import pytest
 
 from appliance.cli.host import Host, Link, about_host, link_mtu, this_host, why_no_way
 from appliance.cli.root import call
-from appliance.model import BgpPeer, Config, Fleet, FleetPeer, PlaneKind
+from appliance.model import BgpPeer, Config, Fleet, FleetPeer, IPAddress, PlaneKind, Vantage
 from tests.builders import L2, config, member, pool, service
 
 FINE = Host(
@@ -23,8 +23,10 @@ ON_SEGMENT = config(service(profile=replace(service().profile, delivery=L2)))
 OF_FLEET = replace(config(), fleet=Fleet((FleetPeer("d1", ip_address("192.0.2.99")),)))
 
 
-def found(given: Config, host: Host, no_way: str = "") -> list[tuple[bool, str]]:
-    return [(one.fatal, one.text) for one in about_host(given, host, lambda _: no_way)]
+def found(given: Config, host: Host, *lost: IPAddress) -> list[tuple[bool, str]]:
+    """What is told when there is no way to some addresses."""
+    no_way = dict.fromkeys(lost, "network is unreachable")
+    return [(one.fatal, one.text) for one in about_host(given, host, lambda address: no_way.get(address, ""))]
 
 
 def test_a_machine_that_fits_is_not_complained_of() -> None:
@@ -58,6 +60,22 @@ def test_what_does_not_fit_is_told(given: Config, host: Host, fatal: bool, text:
     assert text in said
 
 
+@pytest.mark.parametrize(("mode", "said"), [(0, False), (1, True), (2, True)])
+def test_a_vip_without_a_route(mode: int, said: bool) -> None:
+    """With rp_filter, strict or loose, replies of members are dropped: nothing would ever be announced."""
+    vip = ip_address("198.51.100.7")
+    texts = found(config(), replace(FINE, rp_filter={"all": mode}), vip)
+    fatal = [text for is_fatal, text in texts if is_fatal]
+    assert bool(fatal) is said
+    assert all(text.startswith(f"no route to VIP {vip}, which rp_filter wants on eth1: replies") for text in fatal)
+    assert found(watched_directly(), replace(FINE, rp_filter={"all": mode}), vip) == []
+
+
+def watched_directly() -> Config:
+    monitors = tuple(replace(monitor, vantage=Vantage.DIRECT) for monitor in pool().monitors)
+    return config(service(pool=pool(monitors=monitors)))
+
+
 def test_a_session_needs_its_own_address() -> None:
     """The peer is named."""
     bgp = config().bgp
@@ -71,7 +89,7 @@ def test_a_session_needs_its_own_address() -> None:
 def test_many_members_with_one_trouble_are_one_note() -> None:
     """Some are named, the others counted."""
     members = tuple(member(number) for number in range(1, 10))
-    ((fatal, text),) = found(config(service(pool=pool(*members))), FINE, "network is unreachable")
+    ((fatal, text),) = found(config(service(pool=pool(*members))), FINE, *(one.address for one in members))
     assert not fatal
     assert (
         text == "no way to members web/web1, web/web2, web/web3, web/web4, web/web5 and 4 more: network is unreachable"

@@ -1,5 +1,6 @@
 """Single values are read strictly, in the project's words and in the seed system's."""
 
+import ssl
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from appliance.config import monitors, values
 from appliance.config.problems import BadValueError
+from appliance.config.schema import MonitorTable
 from appliance.model import Algorithm, DfPolicy, DsrType, Encapsulation, HashMode, PortRange, ProfileType
-from health.checks import CHECKS
+from health.checks import CHECKS, tcp, udp
+from health.checks.external import OUTPUT_BYTES
 
 
 @pytest.mark.parametrize(
@@ -223,3 +226,48 @@ def test_no_value_breaks_a_parser(value: object) -> None:
         except BadValueError as error:
             refusals.append(error)
     assert all(refusal.message and refusal.remedy for refusal in refusals)
+
+
+@given(
+    st.from_regex(r"[A-Za-z0-9._-]{1,80}(:[0-9]{1,5})?", fullmatch=True) | st.sampled_from(["a" * 63, "a" * 64 + ".b"])
+)
+def test_a_host_that_is_taken_can_be_asked_for_its_certificate(value: str) -> None:
+    """No name that passes is one that TLS raises on: the first check would find it out."""
+    try:
+        taken = monitors.host(value)
+    except BadValueError:
+        return
+    name = monitors.tls_of(MonitorTable.model_construct(type=monitors.Kind.HTTPS, host=taken))
+    assert name is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name.server_name or "192.0.2.1")
+
+
+@pytest.mark.parametrize("value", ["a..b", ".a", "a" * 64, ".".join(["a" * 63] * 4), "a b", "", "a:b", "a:123456", "ü"])
+def test_what_is_no_host(value: str) -> None:
+    """Labels have 1 to 63 bytes, names 253 at most; a port is a number."""
+    with pytest.raises(BadValueError, match="is not a host"):
+        monitors.host(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("www.example.com:8443", "www.example.com"),
+        ("www.example.com.", "www.example.com"),
+        ("192.0.2.7", None),
+        ("[2001:db8::7]:80", None),
+    ],
+)
+def test_whose_certificate_a_host_has(value: str, name: str | None) -> None:
+    """That of the name, without the dot at its end; of an address, that of the member."""
+    tls = monitors.tls_of(MonitorTable.model_construct(type=monitors.Kind.HTTPS, host=monitors.host(value)))
+    assert tls is not None
+    assert tls.server_name == name
+
+
+def test_words_are_looked_for_where_checks_look_for_them() -> None:
+    """What is refused as too long could never be found."""
+    windows = {monitors.Kind.TCP: tcp.WINDOW, monitors.Kind.UDP: udp.WINDOW, monitors.Kind.EXTERNAL: OUTPUT_BYTES}
+    assert windows == monitors.WINDOWS
+    assert CHECKS["http"](timeout_s=1.0).response_size == monitors.RESPONSE_SIZES[0]  # type: ignore[attr-defined]

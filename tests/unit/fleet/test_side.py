@@ -79,6 +79,19 @@ async def until(so, what):
         await asyncio.sleep(0.01)
 
 
+def test_who_is_asked_otherwise_is_what_it_was():
+    """Until there is a verdict, as long as anybody asks at all."""
+    one = Director("d1", ())
+    one.side.judge("web/web1", Health.UNKNOWN)
+    assert one.state.snapshot().health == {}
+    for health in (Health.UP, Health.DOWN):
+        one.side.judge("web/web1", health)
+        one.side.judge("web/web1", Health.UNKNOWN)
+        assert one.state.snapshot().health == {"web/web1": health}
+    one.side.judge("web/web1", Health.UNKNOWN, asked=False)
+    assert one.state.snapshot().health == {"web/web1": Health.UNKNOWN}
+
+
 async def test_a_director_hears_of_flows_before_it_announces(fleet):
     """The first table that could be announced is not, until the other's pins are there, by the members' own numbers."""
     one, two = fleet

@@ -1,6 +1,7 @@
 """External checks: real scripts that succeed, fail, hang, flood and leave children behind."""
 
 import asyncio
+import errno
 import os
 import signal
 import time
@@ -164,6 +165,21 @@ def test_a_cancelled_probe_leaves_nobody(run: Run, script: Script, tmp_path: Pat
 
     run(story())
     assert not alive(int(noted.read_text()))
+
+
+def test_a_command_that_cannot_be_watched_is_not_left_behind(
+    run: Run, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a file to hear of its end by, the command is killed, and nothing is said of the member."""
+
+    def none_left(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        ask(run, script("sleep 60"), timeout_s=5.0)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_nothing_of_ours_is_inherited(run: Run, script: Script) -> None:

@@ -175,6 +175,11 @@ def with_status(status: str) -> Act:
     return lambda http, stream: http.send_headers(stream, [(":status", status)], end_stream=True)
 
 
+def refusing(words: str) -> Act:
+    headers = [(":status", "500"), ("grpc-message", words)]
+    return lambda http, stream: http.send_headers(stream, headers, end_stream=True)
+
+
 def large(http: h2.connection.H2Connection, stream: int) -> None:
     http.send_headers(stream, HEADERS)
     for _ in range(4):
@@ -194,6 +199,7 @@ def large(http: h2.connection.H2Connection, stream: int) -> None:
         (with_status("404"), Code.RESPONSE_CODE_MISMATCH, "HTTP status 404"),
         (lambda http, stream: http.reset_stream(stream, 7), Code.RESPONSE_CODE_MISMATCH, f"{NONE} the call was reset"),
         (lambda http, _: http.close_connection(2), Code.RESPONSE_CODE_MISMATCH, f"{NONE} the connection was ended"),
+        (refusing("\x1b[2J" + "no" * 5000), Code.RESPONSE_CODE_MISMATCH, "HTTP status 500 [2J" + "no" * 28),
         (large, Code.RESPONSE_BUFFER_OVERFLOW, f"more than {ANSWER_BYTES} bytes"),
     ],
 )
@@ -203,6 +209,7 @@ def test_all_that_an_http2_server_can_say(run: Run, act: Act, code: Code, detail
         result = ask(run, port)
     assert result.code is code
     assert result.detail.startswith(detail), result.detail
+    assert len(result.detail) < 200
 
 
 @given(st.sampled_from(Status.ServingStatus.values()), st.text(max_size=30))

@@ -308,6 +308,25 @@ def test_no_segment_breaks_the_reader(segment: bytes, number: int) -> None:
     assert result is None or result.code in (Code.OK, Code.CONNECTION_REFUSED)
 
 
+@pytest.mark.parametrize(
+    ("acknowledged", "flags", "code"),
+    [
+        (8, SYN_ACK, Code.OK),
+        (8, RST_ACK, Code.CONNECTION_REFUSED),
+        (7, SYN_ACK, None),
+        (9, RST_ACK, None),
+        (8, SYN, None),
+        (8, RST, None),
+        (8, 0x10, None),
+    ],
+)
+def test_only_what_acknowledges_the_syn_answers_it(acknowledged: int, flags: int, code: Code | None) -> None:
+    """Whoever does not know the SYN's number, 7, can make no member well and none bad (RFC 9293, section 3.10.7.3)."""
+    segment = struct.pack("!HHIIBBHHH", 80, 40000, 1, acknowledged, 5 << 4, flags, 65535, 0, 0)
+    result = _result(segment, 7)
+    assert (result and result.code) == code
+
+
 @pytest.mark.parametrize(("source", "address"), [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")])
 def test_the_checksum_of_a_syn(source: str, address: str) -> None:
     """With its pseudo header the segment sums to nothing, as RFC 9293 wants it."""

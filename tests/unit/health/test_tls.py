@@ -111,7 +111,7 @@ def test_an_ended_certificate_without_verification(run: Run, stranger: Authority
 
 @pytest.mark.parametrize("verify", [True, False])
 def test_a_certificate_that_ends_soon(run: Run, trusted: Authority, verify: bool) -> None:
-    """Within the warning time the member stays good, and the detail says when it ends; before, nothing is said."""
+    """Within the warning time the member stays good, with a warning that says when it ends; before, there is none."""
     end = days(10.2)
     tls = Tls(verify=verify, ca_file=trusted.ca_file if verify else None, server_name=NAME)
     with secured(trusted.server(NAME, not_before=days(-1), not_after=end), web) as port:
@@ -121,6 +121,8 @@ def test_a_certificate_that_ends_soon(run: Run, trusted: Authority, verify: bool
     assert (soon.code, soon.detail) == (Code.OK, f"certificate ends in 10 days, on {end:%Y-%m-%d %H:%M} UTC")
     assert (later.code, later.detail) == (Code.OK, "")
     assert ended.code is Code.SSL_CERT_ERROR
+    assert (soon.warning, later.warning, ended.warning) == (True, False, False)
+    assert soon.ends_at == later.ends_at == ended.ends_at == int(end.timestamp())
 
 
 def test_our_own_certificate(run: Run, trusted: Authority) -> None:
