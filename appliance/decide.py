@@ -1148,8 +1148,10 @@ def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: V
     no = No(Why.NO_BGP) if bgp is None else down
     if no is None and not told:
         no = No(Why.NO_PEER, "see peer_labels of its virtual services, and next hops")
-    fell = before is not None and before.no is None and no is not None and no.why not in MEANT
-    record = follow_vip(before.record if before is not None else NEW, now, well=no is None, fell=fell)
+    meant = no is not None and no.why in MEANT
+    fell = before is not None and before.no is None and no is not None and not meant
+    known = before.record if before is not None and not meant else NEW
+    record = follow_vip(known, now, well=no is None, fell=fell)
     hold_down_s = bgp.hold_down_s if bgp is not None else 0.0
     held = held_until(record, hold_down_s, now)
     if held is not None:
