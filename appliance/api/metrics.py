@@ -502,7 +502,7 @@ def _routing(document: Document, bfd: BfdStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "onward_vip_announced",
-        "1 when a VIP is announced by this director: confirmed by the speaker, with a session up.",
+        "1 when some router has a VIP from this director: confirmed, and sent in a session that is up.",
         ("vip",),
         [((address,), vip["announced"]) for address, vip in vips.items()],
     )

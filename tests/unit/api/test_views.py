@@ -29,6 +29,7 @@ from appliance.packet.action import Reason
 from appliance.path.gate import Gate
 from appliance.state import PinsSeen
 from bgp.bfd.process import BfdStatus
+from bgp.route import Route
 from bgp.speaker import PeerStatus, Session
 from health.spec import Code, Result, Status, Target, Verdict
 from tests import golden
@@ -78,8 +79,9 @@ def test_a_no_carries_its_reason() -> None:
     assert dns["detail"] == "1 in rotation, 2 wanted"
 
 
-def test_announced_means_acknowledged_and_a_session_up() -> None:
-    """A wanted VIP counts as announced only when the speaker has confirmed it and some session is up."""
+def test_announced_means_acknowledged_and_sent_to_somebody() -> None:
+    """A wanted VIP counts as announced only when the speaker has confirmed it, and some router that is to be told has
+    it: sessions of others do not count, nor those by which it was not sent."""
     speaker = sample_speaker()
     assert vip(status_document(observed()), VIP)["sent_to"] == [PEER]
     waiting = vip(status_document(observed(speaker=replace(speaker, announced=frozenset()))), VIP)
@@ -87,6 +89,12 @@ def test_announced_means_acknowledged_and_a_session_up() -> None:
     down = {address: PeerStatus(Session.DOWN, NOW) for address in speaker.peers}
     alone = vip(status_document(observed(speaker=replace(speaker, peers=down))), VIP)
     assert (alone["wanted"], alone["announced"], alone["reason"]) == (True, False, "no_session")
+    other = replace(speaker, announced=frozenset({Route(VIP, peers=frozenset({ip_address(PEER2)}))}))
+    other = replace(other, peers={PEER: PeerStatus(Session.UP, NOW), PEER2: PeerStatus(Session.DOWN, NOW)})
+    assert vip(status_document(observed(speaker=other)), VIP)["reason"] == "no_session"
+    unsent = replace(speaker, peers={PEER: PeerStatus(Session.UP, NOW)})
+    shown = vip(status_document(observed(speaker=unsent)), VIP)
+    assert (shown["announced"], shown["reason"]) == (False, "not_sent")
 
 
 def test_bfd_is_shown_beside_its_peer() -> None:
