@@ -109,6 +109,8 @@ class Why(StrEnum):
     # a VIP
     NO_SERVICE_UP = "no_service_up"
     PLANE_DOWN = "plane_down"
+    NOT_ALL_SERVICES_UP = "not_all_services_up"
+    """Its virtual services want it to be announced only while all of them serve."""
     JOINING = "joining"
     """The director has just started, and asks the others for the flows that they remember."""
     LOCAL_ADDRESS = "local_address"
@@ -1162,7 +1164,8 @@ def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: V
 
 
 def _why_down(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:
-    """A VIP is up while any of its virtual services can serve: one that is down must not take the others along.
+    """A VIP is up while any of its virtual services can serve: one that is down must not take the others along, unless
+    that is what they want (`needs_all`).
 
     `advertise_down` keeps an enabled service's VIP up without members, but never without a data plane.
     """
@@ -1174,7 +1177,9 @@ def _why_down(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> N
         return No(Why.DRAINED, snapshot.drain.over)
     if snapshot.joining is not None:
         return No(Why.JOINING, snapshot.joining)
-    if any(view.no is None or (view.service.enabled and view.service.advertise_down) for view in users):
+    enabled = [view for view in users if view.service.enabled]
+    missing = [view for view in enabled if view.no is not None and not view.service.advertise_down]
+    if len(missing) < len(enabled) and not (missing and users[0].service.needs_all):
         return None
     if len(users) == 1:
         return users[0].no
@@ -1194,4 +1199,6 @@ def _answering(vips: Iterable[VipView], services: Iterable[ServiceView]) -> froz
 def _is_ours(snapshot: Snapshot, vip: IPAddress) -> bool:
     """Whether the VIP is an address of this machine. Taking its packets away could cut the director off."""
     hop = snapshot.next_hops.get(vip)
+    if len(missing) < len(enabled):
+        return No(Why.NOT_ALL_SERVICES_UP, "; ".join(f"{view.service.name}: {view.no}" for view in missing))
     return isinstance(hop, Unresolved) and hop.reason == LOCAL_ADDRESS

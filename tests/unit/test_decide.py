@@ -93,6 +93,19 @@ def test_advertise_down_keeps_the_route_but_never_without_a_plane():
     assert str(desired.vips[0].no) == "plane_down: thread is stuck"
 
 
+def test_a_vip_may_need_all_of_its_services():
+    """One dead service withdraws it, with its name as the reason; one that is disabled, or announced without members,
+    does not."""
+    dead = service(name="dns", ports=(PortRange(53, 53),), pool=pool(member(9), name="dns"), needs_all=True)
+    down = {"dns/web9": Health.DOWN}
+    desired = decide(snapshot(config(service(needs_all=True), dead), health=down))
+    assert desired.routes == frozenset()
+    assert str(desired.vips[0].no) == "not_all_services_up: dns: below_min_members: 0 in rotation, 1 wanted"
+    assert decide(snapshot(config(service(needs_all=True), dead))).routes == {Route(VIP)}
+    for other in (replace(dead, enabled=False), replace(dead, advertise_down=True)):
+        assert decide(snapshot(config(service(needs_all=True), other), health=down)).routes == {Route(VIP)}
+
+
 def test_a_vip_stays_while_any_of_its_services_serves():
     """One dead service does not take its neighbour on the same VIP along."""
     dead = service(name="dns", ports=(PortRange(53, 53),), pool=pool(member(9), name="dns"))
