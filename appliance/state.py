@@ -19,6 +19,7 @@ from appliance.ring.transition import PinFacts
 _T = TypeVar("_T")
 
 LOCAL_ADDRESS = "local_address"
+INTERFACE_DOWN = "interface_down"
 """The reason of an address that is this machine's own. Of a VIP nothing else is ever looked up."""
 
 
@@ -143,7 +144,8 @@ class Snapshot:
     """By `pool/member`; missing means unknown."""
 
     next_hops: Mapping[IPAddress, NextHop | Unresolved] = field(default_factory=dict)
-    """Of members; and of VIPs that are wrongly an address of this machine (LOCAL_ADDRESS)."""
+    """Of members; of VIPs that are wrongly an address of this machine (LOCAL_ADDRESS); and of our own addresses that
+    routers are to send to, whose interface is down (INTERFACE_DOWN)."""
 
     path_mtus: Mapping[IPAddress, PathMtu] = field(default_factory=dict)
     """By member address, where less is known to get through than the first link takes."""

@@ -779,6 +779,8 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
     if not document["config"]["last_reload"]["ok"]:
         problems = document["config"]["last_reload"]["problems"]
         yield f"the last reload was rejected ({len(problems)} problems); the configuration before it is in force"
+    facts = document["plane"]["facts"].items()
+    yield from (why for key, why in facts if key.removeprefix("slow_path_").startswith("lost_"))
     out: dict[tuple[str, ...], str] = {}
     wanted = {service["pool_key"] for service in document["services"] if service["state"] != "disabled"}
     for member in (member for key, pool in document["pools"].items() if key in wanted for member in pool["members"]):

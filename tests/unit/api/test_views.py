@@ -233,6 +233,14 @@ def test_down_by_a_vip_that_is_not_announced() -> None:
     }
 
 
+def test_an_interface_that_is_lost_beside_others_is_degraded() -> None:
+    """Nothing is withdrawn for it, so that somebody has to be told."""
+    why = "interface eth2 has no carrier"
+    for key in ("lost_eth2", "slow_path_lost_eth2"):
+        document = status_document(replace(healthy(), plane={"kind": "raw", key: why}))
+        assert document["health"] == {"state": "degraded", "problems": [why]}
+
+
 def test_replies_are_never_a_number() -> None:
     """What DSR hides is said in words."""
     document = status_document(observed())
