@@ -21,6 +21,7 @@ from appliance.api.views import (
     Document,
     PoolView,
     flap_document,
+    lost_interfaces,
     plane_modes,
     pool_key,
     pool_views,
@@ -136,6 +137,13 @@ def _director(observed: Observed) -> Iterator[Metric]:
         "1 when the data plane has proved that it forwards by the tables in force.",
         (),
         [((), observed.snapshot.plane_error is None)],
+    )
+    lost = lost_interfaces(observed.plane)
+    yield _gauge(
+        "onward_plane_interface_up",
+        "1 when packets may come by an interface; without any, the data plane is down.",
+        ("interface",),
+        [((name,), name not in lost) for name in observed.snapshot.config.director.interfaces],
     )
     kind = observed.plane.get("kind")
     yield _gauge(

@@ -701,6 +701,12 @@ def plane_modes(facts: Mapping[str, str]) -> dict[str, str]:
     return {key.removeprefix("mode_"): mode for key, mode in facts.items() if key.startswith("mode_")}
 
 
+def lost_interfaces(facts: Mapping[str, str]) -> dict[str, str]:
+    """By which interfaces nothing comes, and why."""
+    plain = {key.removeprefix("slow_path_"): why for key, why in facts.items()}
+    return {key.removeprefix("lost_"): why for key, why in plain.items() if key.startswith("lost_")}
+
+
 def plane_name(facts: Mapping[str, str]) -> str:
     """The plane in a few words: `raw plane`, `xdp plane (native)`, `xdp plane (eth1 native, eth2 generic)`."""
     modes = plane_modes(facts)
@@ -779,8 +785,7 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
     if not document["config"]["last_reload"]["ok"]:
         problems = document["config"]["last_reload"]["problems"]
         yield f"the last reload was rejected ({len(problems)} problems); the configuration before it is in force"
-    facts = document["plane"]["facts"].items()
-    yield from (why for key, why in facts if key.removeprefix("slow_path_").startswith("lost_"))
+    yield from lost_interfaces(document["plane"]["facts"]).values()
     out: dict[tuple[str, ...], str] = {}
     wanted = {service["pool_key"] for service in document["services"] if service["state"] != "disabled"}
     for member in (member for key, pool in document["pools"].items() if key in wanted for member in pool["members"]):

@@ -239,6 +239,8 @@ def test_an_interface_that_is_lost_beside_others_is_degraded() -> None:
     for key in ("lost_eth2", "slow_path_lost_eth2"):
         document = status_document(replace(healthy(), plane={"kind": "raw", key: why}))
         assert document["health"] == {"state": "degraded", "problems": [why]}
+    seen = replace(healthy(), plane={"kind": "raw", "lost_eth1": why})
+    assert 'onward_plane_interface_up{interface="eth1"} 0.0' in exposition(seen, status_document(seen)).decode()
 
 
 def test_replies_are_never_a_number() -> None:
