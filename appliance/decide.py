@@ -1183,7 +1183,8 @@ def _why_down(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> N
     """A VIP is up while any of its virtual services can serve: one that is down must not take the others along, unless
     that is what they want (`needs_all`).
 
-    `advertise_down` keeps an enabled service's VIP up without members, but never without a data plane.
+    `advertise_down` keeps an enabled service's VIP up without members, but never without a data plane, and not before
+    a new process has heard of them: others may well have some.
     """
     if _is_ours(snapshot, vip):
         return No(Why.LOCAL_ADDRESS, f"remove {vip} from this machine's interfaces")
@@ -1193,15 +1194,24 @@ def _why_down(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> N
         return No(Why.DRAINED, snapshot.drain.over)
     if snapshot.joining is not None:
         return No(Why.JOINING, snapshot.joining)
-    enabled = [view for view in users if view.service.enabled]
-    missing = [view for view in enabled if view.no is not None and not view.service.advertise_down]
-    if len(missing) < len(enabled) and not (missing and users[0].service.needs_all):
+    reasons = {view.service.name: _why_not_up(snapshot, view) for view in users}
+    enabled = [view.service.name for view in users if view.service.enabled]
+    missing = [name for name in enabled if reasons[name] is not None]
+    some = len(missing) < len(enabled)
+    if some and not (missing and users[0].service.needs_all):
         return None
     if len(users) == 1:
-        return users[0].no
-    if len(missing) < len(enabled):
-        return No(Why.NOT_ALL_SERVICES_UP, "; ".join(f"{view.service.name}: {view.no}" for view in missing))
-    return No(Why.NO_SERVICE_UP, "; ".join(f"{view.service.name}: {view.no}" for view in users))
+        return reasons[users[0].service.name]
+    named = "; ".join(f"{name}: {reasons[name]}" for name in (missing if some else reasons))
+    return No(Why.NOT_ALL_SERVICES_UP if some else Why.NO_SERVICE_UP, named)
+
+
+def _why_not_up(snapshot: Snapshot, view: ServiceView) -> No | None:
+    """Why a virtual service is no reason for its VIPs to be up."""
+    if view.no is None or not (view.service.enabled and view.service.advertise_down):
+        return view.no
+    unheard = snapshot.unheard(view.service.pool)
+    return No(Why.LEARNING, f"not heard of {', '.join(unheard)} yet") if unheard else None
 
 
 def _answering(vips: Iterable[VipView], services: Iterable[ServiceView]) -> frozenset[IPAddress]:

@@ -202,6 +202,17 @@ class Snapshot:
         wanted = [member for member in pool.members if member.enabled and member.ratio and not member.leaving]
         return [member.name for member in wanted if self._open(pool, member, how)]
 
+    def unheard(self, pool: Pool) -> list[str]:
+        """Names of members of which a new process knows nothing at all yet: neither verdict nor next hop."""
+        if self.learning.get(pool.name) is not Learning.FIRST:
+            return []
+        wanted = [member for member in pool.members if member.enabled and member.ratio and not member.leaving]
+        return [member.name for member in wanted if self._unheard(pool, member)]
+
+    def _unheard(self, pool: Pool, member: Member) -> bool:
+        unknown = self.health.get(f"{pool.name}/{member.name}", Health.UNKNOWN) is Health.UNKNOWN
+        return unknown if pool.monitors else member.address not in self.next_hops
+
     def usable(self, pool: Pool) -> bool:
         """Whether any member could be in rotation now."""
         return any(

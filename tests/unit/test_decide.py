@@ -9,7 +9,7 @@ from appliance.decide import Why, decide
 from appliance.flapping import flapped, reuse_at
 from appliance.forwarding import NO_MEMBER
 from appliance.model import EffectiveState, Flapping, Health, NetworkProfile, PortRange, ProfileType
-from appliance.state import LOCAL_ADDRESS, Learning, PathMtu, Unresolved
+from appliance.state import LOCAL_ADDRESS, Learning, PathMtu, State, Unresolved
 from bgp.route import Route
 from tests.builders import L2, config, hop, member, pool, service, snapshot
 
@@ -91,6 +91,26 @@ def test_advertise_down_keeps_the_route_but_never_without_a_plane():
     desired = decide(snapshot(given, plane_error="thread is stuck"))
     assert desired.routes == frozenset()
     assert str(desired.vips[0].no) == "plane_down: thread is stuck"
+
+
+def test_advertise_down_waits_until_a_new_director_has_heard_of_its_members():
+    """It has nobody to send packets to, where others may have; when all are known, dead or not, it announces."""
+    state = State(config(service(advertise_down=True)), lambda: None)
+    state.set_next_hops(snapshot().next_hops)
+    state.set_plane_error(None)
+    desired = decide(state.snapshot())
+    assert desired.routes == frozenset()
+    assert str(desired.vips[0].no) == "learning: not heard of web1, web2, web3 yet"
+    for number in (1, 2):
+        state.set_health(f"web/web{number}", Health.DOWN)
+    assert str(decide(state.snapshot()).vips[0].no) == "learning: not heard of web3 yet"
+    state.set_health("web/web3", Health.DOWN)
+    assert decide(state.snapshot()).routes == {Route(VIP)}
+    plain = State(config(service(advertise_down=True, pool=pool(member(1), monitors=()))), lambda: None)
+    plain.set_plane_error(None)
+    assert str(decide(plain.snapshot()).vips[0].no) == "learning: not heard of web1 yet"
+    plain.set_next_hops({member(1).address: Unresolved("neighbour_unresolved")})
+    assert decide(plain.snapshot()).routes == {Route(VIP)}
 
 
 def test_a_vip_may_need_all_of_its_services():
