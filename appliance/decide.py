@@ -1132,7 +1132,8 @@ def _vips(snapshot: Snapshot, views: list[ServiceView], before: Desired | None, 
             by_vip.setdefault(vip, []).append(view)
     known = {view.vip: view for view in before.vips} if before else {}
     lost = lost_addresses(snapshot)
-    return tuple(_vip(snapshot, vip, users, known.get(vip), lost, now) for vip, users in by_vip.items())
+    unheard = {view.service.pool.name: snapshot.unheard(view.service.pool) for view in views if view.service.enabled}
+    return tuple(_vip(snapshot, vip, users, known.get(vip), lost, unheard, now) for vip, users in by_vip.items())
 
 
 MEANT = frozenset({Why.SERVICE_DISABLED, Why.LOCAL_ADDRESS, Why.DRAINED, Why.NO_PEER, Why.NO_BGP})
@@ -1145,6 +1146,7 @@ def _vip(
     users: list[ServiceView],
     before: VipView | None,
     lost: Mapping[IPAddress, str],
+    unheard: Mapping[str, list[str]],
     now: float,
 ) -> VipView:
     bgp = snapshot.config.bgp
@@ -1159,7 +1161,7 @@ def _vip(
     told = frozenset[Route]()
     if bgp is not None:
         told = routes(vip, service.announcing, bgp, stands, leaving=leaving, lost=lost.keys())
-    down = _why_down(snapshot, vip, users)
+    down = _why_down(snapshot, vip, users, unheard)
     no = No(Why.NO_BGP) if bgp is None else down
     if no is None and bgp is not None and not told:
         if lost and routes(vip, service.announcing, bgp):
@@ -1179,12 +1181,16 @@ def _vip(
     return VipView(vip, names, no, down, service.arp, told, ranked, stands, record, held)
 
 
-def _why_down(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:
+def _why_down(
+    snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], unheard: Mapping[str, list[str]]
+) -> No | None:
     """A VIP is up while any of its virtual services can serve: one that is down must not take the others along, unless
     that is what they want (`needs_all`).
 
-    `advertise_down` keeps an enabled service's VIP up without members, but never without a data plane, and not before
-    a new process has heard of them: others may well have some.
+    `advertise_down` keeps an enabled service's VIP up without members, but never without a data plane.
+
+    Nor is a VIP up before a new process has heard of the members of all its virtual services: for those that it has not
+    heard of it could only drop what other directors can forward.
     """
     if _is_ours(snapshot, vip):
         return No(Why.LOCAL_ADDRESS, f"remove {vip} from this machine's interfaces")
@@ -1194,24 +1200,17 @@ def _why_down(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> N
         return No(Why.DRAINED, snapshot.drain.over)
     if snapshot.joining is not None:
         return No(Why.JOINING, snapshot.joining)
-    reasons = {view.service.name: _why_not_up(snapshot, view) for view in users}
-    enabled = [view.service.name for view in users if view.service.enabled]
-    missing = [name for name in enabled if reasons[name] is not None]
-    some = len(missing) < len(enabled)
-    if some and not (missing and users[0].service.needs_all):
-        return None
+    enabled = [view for view in users if view.service.enabled]
+    missing = [view for view in enabled if view.no is not None and not view.service.advertise_down]
+    if len(missing) < len(enabled) and not (missing and users[0].service.needs_all):
+        waits = [(view.service.name, names) for view in enabled if (names := unheard[view.service.pool.name])]
+        said = "; ".join(f"{name}: not heard of {', '.join(names)} yet" for name, names in waits)
+        return No(Why.LEARNING, said) if waits else None
     if len(users) == 1:
-        return reasons[users[0].service.name]
-    named = "; ".join(f"{name}: {reasons[name]}" for name in (missing if some else reasons))
-    return No(Why.NOT_ALL_SERVICES_UP if some else Why.NO_SERVICE_UP, named)
-
-
-def _why_not_up(snapshot: Snapshot, view: ServiceView) -> No | None:
-    """Why a virtual service is no reason for its VIPs to be up."""
-    if view.no is None or not (view.service.enabled and view.service.advertise_down):
-        return view.no
-    unheard = snapshot.unheard(view.service.pool)
-    return No(Why.LEARNING, f"not heard of {', '.join(unheard)} yet") if unheard else None
+        return users[0].no
+    if len(missing) < len(enabled):
+        return No(Why.NOT_ALL_SERVICES_UP, "; ".join(f"{view.service.name}: {view.no}" for view in missing))
+    return No(Why.NO_SERVICE_UP, "; ".join(f"{view.service.name}: {view.no}" for view in users))
 
 
 def _answering(vips: Iterable[VipView], services: Iterable[ServiceView]) -> frozenset[IPAddress]:

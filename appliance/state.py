@@ -203,15 +203,19 @@ class Snapshot:
         return [member.name for member in wanted if self._open(pool, member, how)]
 
     def unheard(self, pool: Pool) -> list[str]:
-        """Names of members of which a new process knows nothing at all yet: neither verdict nor next hop."""
+        """Names of members that a new process will hear of before long: others know them already."""
         if self.learning.get(pool.name) is not Learning.FIRST:
             return []
-        wanted = [member for member in pool.members if member.enabled and member.ratio and not member.leaving]
-        return [member.name for member in wanted if self._unheard(pool, member)]
+        undecided = self.undecided(pool)
+        if self.usable(pool):  # so learning ends
+            return undecided
+        known = {member.name for member in pool.members if self._heard(pool, member)}
+        return [name for name in undecided if name not in known]
 
-    def _unheard(self, pool: Pool, member: Member) -> bool:
-        unknown = self.health.get(f"{pool.name}/{member.name}", Health.UNKNOWN) is Health.UNKNOWN
-        return unknown if pool.monitors else member.address not in self.next_hops
+    def _heard(self, pool: Pool, member: Member) -> bool:
+        """Whether there is a verdict, or without monitors a look at the way."""
+        health = self.health.get(f"{pool.name}/{member.name}", Health.UNKNOWN)
+        return health is not Health.UNKNOWN if pool.monitors else member.address in self.next_hops
 
     def usable(self, pool: Pool) -> bool:
         """Whether any member could be in rotation now."""

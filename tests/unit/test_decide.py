@@ -100,17 +100,34 @@ def test_advertise_down_waits_until_a_new_director_has_heard_of_its_members():
     state.set_plane_error(None)
     desired = decide(state.snapshot())
     assert desired.routes == frozenset()
-    assert str(desired.vips[0].no) == "learning: not heard of web1, web2, web3 yet"
+    assert str(desired.vips[0].no) == "learning: web: not heard of web1, web2, web3 yet"
     for number in (1, 2):
         state.set_health(f"web/web{number}", Health.DOWN)
-    assert str(decide(state.snapshot()).vips[0].no) == "learning: not heard of web3 yet"
+    assert str(decide(state.snapshot()).vips[0].no) == "learning: web: not heard of web3 yet"
     state.set_health("web/web3", Health.DOWN)
     assert decide(state.snapshot()).routes == {Route(VIP)}
     plain = State(config(service(advertise_down=True, pool=pool(member(1), monitors=()))), lambda: None)
     plain.set_plane_error(None)
-    assert str(decide(plain.snapshot()).vips[0].no) == "learning: not heard of web1 yet"
+    assert str(decide(plain.snapshot()).vips[0].no) == "learning: web: not heard of web1 yet"
     plain.set_next_hops({member(1).address: Unresolved("neighbour_unresolved")})
     assert decide(plain.snapshot()).routes == {Route(VIP)}
+
+
+def test_a_new_director_has_to_hear_of_all_pools_of_a_vip():
+    """One pool is known, the other one is not: packets for that could only be dropped. One that is dead does not count,
+    nor does one that has lost its members later."""
+    dns = service(name="dns", ports=(PortRange(53, 53),), pool=pool(member(9), name="dns"))
+    state = State(config(service(), dns), lambda: None)
+    state.set_next_hops(snapshot(config(service(), dns)).next_hops)
+    state.set_plane_error(None)
+    for number in (1, 2, 3):
+        state.set_health(f"web/web{number}", Health.UP)
+    assert str(decide(state.snapshot()).vips[0].no) == "learning: dns: not heard of web9 yet"
+    state.set_health("dns/web9", Health.DOWN)
+    assert decide(state.snapshot()).routes == {Route(VIP)}
+    state.set_health("dns/web9", Health.UP)
+    state.set_health("dns/web9", Health.UNKNOWN)
+    assert decide(state.snapshot()).routes == {Route(VIP)}
 
 
 def test_a_vip_may_need_all_of_its_services():
