@@ -252,7 +252,7 @@ def _with_unsent(peer: str, status: PeerStatus, announced: frozenset[Route], lat
     if status.session is not Session.UP or not late:
         return status
     address = ip_address(peer)  # with a thousand routes nothing here may take long: somebody asks every second
-    meant = {f"{route.vip}/{route.vip.max_prefixlen}" for route in announced if route.goes_to(address)}
+    meant = {route.cidr for route in announced if route.goes_to(address)}
     missing = sorted(meant - status.routes_sent)
     if not missing:
         return status

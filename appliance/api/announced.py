@@ -76,7 +76,7 @@ def _why_not(
     status = _status(speaker.peers, peer.address)
     if status is None or status.session is not Session.UP:
         return "no_session", status.detail if status else ""
-    if str(route.prefix) not in status.routes_sent:
+    if route.cidr not in status.routes_sent:
         return "not_sent", "ExaBGP has not sent it yet; does the peer accept this address family?"
     return "", ""
 

@@ -315,7 +315,7 @@ def _arp(view: VipView, observed: Observed) -> Document | None:
 
 
 def _sent_to(vip: IPAddress, speaker: SpeakerStatus | None) -> list[str]:
-    prefix = str(Route(vip).prefix)
+    prefix = Route(vip).cidr
     return [address for address, peer in sorted(speaker.peers.items()) if prefix in peer.routes_sent] if speaker else []
 
 
@@ -613,7 +613,7 @@ def _routes(observed: Observed) -> list[Document]:
     announced = observed.speaker.announced if observed.speaker else frozenset[Route]()
     return [
         {
-            "prefix": str(route.prefix),
+            "prefix": route.cidr,
             "next_hop": str(route.next_hop) if route.next_hop else "self",
             "attributes": str(route.attributes),
             "peers": None if route.peers is None else sorted(map(str, route.peers)),
