@@ -1,5 +1,6 @@
 """Whom routers are told of a VIP, and how: one route for all peers that are told the same. Pure."""
 
+from collections.abc import Set
 from dataclasses import replace
 from enum import StrEnum
 
@@ -21,18 +22,44 @@ class NotTold(StrEnum):
     """It has none of the labels that the VIP's virtual services ask for."""
     NO_NEXT_HOP = "no_next_hop"
     """The session is of the other family, so it has no address of ours to send; and none is configured."""
+    NEXT_HOP_LOST = "next_hop_lost"
+    """The next hop is an address of ours whose interface is down. The session may well go another way."""
 
 
-def why_not_told(vip: IPAddress, announcing: Announcing, bgp: BgpConfig, peer: BgpPeer) -> NotTold | None:
+def why_not_told(
+    vip: IPAddress, announcing: Announcing, bgp: BgpConfig, peer: BgpPeer, lost: Set[IPAddress] = frozenset()
+) -> NotTold | None:
+    """
+    Args:
+        vip: whatever it is about.
+        announcing: what its virtual services wish.
+        bgp: whom we talk to.
+        peer: one of them.
+        lost: addresses of ours that no packet can come to.
+    """
     if announcing.peer_labels and announcing.peer_labels.isdisjoint(peer.labels):
         return NotTold.LABELS
-    if vip.version != peer.address.version and _next_hop(vip, bgp, peer) is None:
+    next_hop = _next_hop(vip, bgp, peer)
+    if vip.version != peer.address.version and next_hop is None:
         return NotTold.NO_NEXT_HOP
-    return None
+    return NotTold.NEXT_HOP_LOST if (next_hop or peer.local_address) in lost else None
+
+
+def own_addresses(bgp: BgpConfig) -> frozenset[IPAddress]:
+    """Next hops that are configured, and addresses that sessions are to have, which are theirs."""
+    hops = {bgp.next_hop_v4, bgp.next_hop_v6}
+    hops |= {hop for peer in bgp.peers for hop in (peer.next_hop_v4, peer.next_hop_v6, peer.local_address)}
+    return frozenset(hop for hop in hops if hop is not None)
 
 
 def routes(
-    vip: IPAddress, announcing: Announcing, bgp: BgpConfig, standing: int | None = None, *, leaving: bool = False
+    vip: IPAddress,
+    announcing: Announcing,
+    bgp: BgpConfig,
+    standing: int | None = None,
+    *,
+    leaving: bool = False,
+    lost: Set[IPAddress] = frozenset(),
 ) -> frozenset[Route]:
     """What peers are told of a VIP; peers that are told nothing of it are in none of the routes.
 
@@ -43,10 +70,11 @@ def routes(
         standing: how many steps worse than the best our routes are; None: nobody is better than others, so that there
             are no steps.
         leaving: whether routers are to take other ways while there is time.
+        lost: addresses of ours that no packet can come to.
     """
     told: dict[tuple[IPAddress | None, Attributes], set[IPAddress]] = {}
     for peer in bgp.peers:
-        if why_not_told(vip, announcing, bgp, peer) is None:
+        if why_not_told(vip, announcing, bgp, peer, lost) is None:
             attributes = _attributes(announcing, bgp, peer, standing)
             if leaving:
                 attributes = _leaving(attributes, bgp, peer)

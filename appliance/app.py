@@ -34,6 +34,7 @@ import uvloop
 
 from appliance import drain, history, notify, orders
 from appliance import log as logging
+from appliance.announce import own_addresses
 from appliance.api.configuring import ConfigRoutes
 from appliance.api.control import SOCKET, Controls, ControlServer
 from appliance.api.server import ApiError, ApiServer
@@ -433,6 +434,7 @@ class Director:
         self._netlink.follow(
             (member.address for pool in config.pools for member in pool.members),
             (vip for service in config.services for vip in service.vips),
+            own_addresses(config.bgp) if config.bgp is not None else (),
         )
         wanted = frozenset(probes(config, self._gate.way))
         self._counting = counting(wanted)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from appliance.announce import routes
+from appliance.announce import own_addresses, routes
 from appliance.damping import NEW, Record, held_until
 from appliance.damping import follow as follow_vip
 from appliance.flapping import Flap, held, reuse_at
@@ -55,6 +55,7 @@ from appliance.ring.slots import RingMember, build_slots, shares
 from appliance.ring.transition import Course, PinFacts, Step, follow, is_quiet, pin_facts, replay, start
 from appliance.server_ids import server_ids
 from appliance.state import (
+    INTERFACE_DOWN,
     LOCAL_ADDRESS,
     CourseKey,
     LogEntry,
@@ -108,6 +109,8 @@ class Why(StrEnum):
 
     # a VIP
     NO_SERVICE_UP = "no_service_up"
+    NOT_ALL_SERVICES_UP = "not_all_services_up"
+    """Its virtual services want it to be announced only while all of them serve."""
     PLANE_DOWN = "plane_down"
     JOINING = "joining"
     """The director has just started, and asks the others for the flows that they remember."""
@@ -119,6 +122,8 @@ class Why(StrEnum):
     """It comes and goes, and must be well for a while first."""
     NO_PEER = "no_peer"
     """No BGP peer may be told of it: the labels that its virtual services ask for, or next hops."""
+    NEXT_HOP_LOST = "next_hop_lost"
+    """No BGP peer may be told of it now: the next hop is an address of this director whose interface is down."""
     NO_BGP = "no_bgp"
     """Nothing to announce with: the configuration has no [bgp]."""
 
@@ -1126,14 +1131,24 @@ def _vips(snapshot: Snapshot, views: list[ServiceView], before: Desired | None, 
         for vip in view.service.vips:
             by_vip.setdefault(vip, []).append(view)
     known = {view.vip: view for view in before.vips} if before else {}
-    return tuple(_vip(snapshot, vip, users, known.get(vip), now) for vip, users in by_vip.items())
+    lost = lost_addresses(snapshot)
+    unheard = {view.service.pool.name: snapshot.unheard(view.service.pool) for view in views if view.service.enabled}
+    return tuple(_vip(snapshot, vip, users, known.get(vip), lost, unheard, now) for vip, users in by_vip.items())
 
 
 MEANT = frozenset({Why.SERVICE_DISABLED, Why.LOCAL_ADDRESS, Why.DRAINED, Why.NO_PEER, Why.NO_BGP})
 """Reasons of a VIP not to be announced that follow from what somebody has written or ordered."""
 
 
-def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: VipView | None, now: float) -> VipView:
+def _vip(
+    snapshot: Snapshot,
+    vip: IPAddress,
+    users: list[ServiceView],
+    before: VipView | None,
+    lost: Mapping[IPAddress, str],
+    unheard: Mapping[str, list[str]],
+    now: float,
+) -> VipView:
     bgp = snapshot.config.bgp
     service, fleet = users[0].service, snapshot.config.fleet
     ranked: tuple[str, ...] = ()
@@ -1143,13 +1158,20 @@ def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: V
         away = snapshot.away | snapshot.absent.get(vip, frozenset())
         stands = standing(service, ranked, snapshot.config.director.name, away)
     leaving = snapshot.drain is not None
-    told = routes(vip, service.announcing, bgp, stands, leaving=leaving) if bgp is not None else frozenset[Route]()
-    down = _why_down(snapshot, vip, users)
+    told = frozenset[Route]()
+    if bgp is not None:
+        told = routes(vip, service.announcing, bgp, stands, leaving=leaving, lost=lost.keys())
+    down = _why_down(snapshot, vip, users, unheard)
     no = No(Why.NO_BGP) if bgp is None else down
-    if no is None and not told:
-        no = No(Why.NO_PEER, "see peer_labels of its virtual services, and next hops")
-    fell = before is not None and before.no is None and no is not None and no.why not in MEANT
-    record = follow_vip(before.record if before is not None else NEW, now, well=no is None, fell=fell)
+    if no is None and bgp is not None and not told:
+        if lost and routes(vip, service.announcing, bgp):
+            no = No(Why.NEXT_HOP_LOST, ", ".join(f"{hop} ({lost[hop]})" for hop in sorted(lost, key=str)))
+        else:
+            no = No(Why.NO_PEER, "see peer_labels of its virtual services, and next hops")
+    meant = no is not None and no.why in MEANT
+    fell = before is not None and before.no is None and no is not None and not meant
+    known = before.record if before is not None and not meant else NEW
+    record = follow_vip(known, now, well=no is None, fell=fell)
     hold_down_s = bgp.hold_down_s if bgp is not None else 0.0
     held = held_until(record, hold_down_s, now)
     if held is not None:
@@ -1159,10 +1181,16 @@ def _vip(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], before: V
     return VipView(vip, names, no, down, service.arp, told, ranked, stands, record, held)
 
 
-def _why_down(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> No | None:
-    """A VIP is up while any of its virtual services can serve: one that is down must not take the others along.
+def _why_down(
+    snapshot: Snapshot, vip: IPAddress, users: list[ServiceView], unheard: Mapping[str, list[str]]
+) -> No | None:
+    """A VIP is up while any of its virtual services can serve: one that is down must not take the others along, unless
+    that is what they want (`needs_all`).
 
     `advertise_down` keeps an enabled service's VIP up without members, but never without a data plane.
+
+    Nor is a VIP up before a new process has heard of the members of all its virtual services: for those that it has not
+    heard of it could only drop what other directors can forward.
     """
     if _is_ours(snapshot, vip):
         return No(Why.LOCAL_ADDRESS, f"remove {vip} from this machine's interfaces")
@@ -1172,10 +1200,16 @@ def _why_down(snapshot: Snapshot, vip: IPAddress, users: list[ServiceView]) -> N
         return No(Why.DRAINED, snapshot.drain.over)
     if snapshot.joining is not None:
         return No(Why.JOINING, snapshot.joining)
-    if any(view.no is None or (view.service.enabled and view.service.advertise_down) for view in users):
-        return None
+    enabled = [view for view in users if view.service.enabled]
+    missing = [view for view in enabled if view.no is not None and not view.service.advertise_down]
+    if len(missing) < len(enabled) and not (missing and users[0].service.needs_all):
+        waits = [(view.service.name, names) for view in enabled if (names := unheard[view.service.pool.name])]
+        said = "; ".join(f"{name}: not heard of {', '.join(names)} yet" for name, names in waits)
+        return No(Why.LEARNING, said) if waits else None
     if len(users) == 1:
         return users[0].no
+    if len(missing) < len(enabled):
+        return No(Why.NOT_ALL_SERVICES_UP, "; ".join(f"{view.service.name}: {view.no}" for view in missing))
     return No(Why.NO_SERVICE_UP, "; ".join(f"{view.service.name}: {view.no}" for view in users))
 
 
@@ -1187,6 +1221,18 @@ def _answering(vips: Iterable[VipView], services: Iterable[ServiceView]) -> froz
         for view in vips
         if view.no is None or (view.no.why is Why.NO_BGP and not serving.isdisjoint(view.services))
     )
+
+
+def lost_addresses(snapshot: Snapshot) -> Mapping[IPAddress, str]:
+    """Addresses of ours that routers are to send to, and that no packet can come to now; and why."""
+    if snapshot.config.bgp is None:
+        return {}
+    own = ((address, snapshot.next_hops.get(address)) for address in own_addresses(snapshot.config.bgp))
+    return {
+        address: found.detail
+        for address, found in own
+        if isinstance(found, Unresolved) and found.reason == INTERFACE_DOWN
+    }
 
 
 def _is_ours(snapshot: Snapshot, vip: IPAddress) -> bool:

@@ -509,6 +509,9 @@ class VirtualService:
     advertise_down: bool = False
     """Keep announcing when too few members are in rotation."""
 
+    needs_all: bool = False
+    """Whether all enabled virtual services of a VIP have to serve for it to be announced; else any of them will do."""
+
     announcing: Announcing = Announcing()
     arp: bool = False
     """Whether a director answers for the VIPs on the segment."""

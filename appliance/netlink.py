@@ -26,7 +26,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from appliance.forwarding import NextHop
 from appliance.model import IPAddress
 from appliance.routes import BATCH, RTN_LOCAL, RTN_UNICAST, Route, Routes
-from appliance.state import LOCAL_ADDRESS, NEIGHBOUR_UNRESOLVED, Unresolved
+from appliance.state import INTERFACE_DOWN, LOCAL_ADDRESS, NEIGHBOUR_UNRESOLVED, Unresolved
 
 log = structlog.get_logger()
 
@@ -72,6 +72,9 @@ class Netlink:
         self._report = report
         self._targets: frozenset[IPAddress] = frozenset()
         self._vips: frozenset[IPAddress] = frozenset()
+        self._own: frozenset[IPAddress] = frozenset()
+        self._had: set[IPAddress] = set()
+        """Of `_own`, those that this machine had at some time."""
         self._last: NextHops | None = None
         self._thread: threading.Thread | None = None
         self._inner: asyncio.AbstractEventLoop | None = None
@@ -99,16 +102,20 @@ class Netlink:
             self._nudge()
             await asyncio.to_thread(self._thread.join, 2.0)
 
-    def follow(self, targets: Iterable[IPAddress], vips: Iterable[IPAddress] = ()) -> None:
+    def follow(
+        self, targets: Iterable[IPAddress], vips: Iterable[IPAddress] = (), own: Iterable[IPAddress] = ()
+    ) -> None:
         """Make these the addresses to follow; to be called on the outer loop's thread.
 
         Args:
             targets: to be resolved.
             vips: only reported when they are addresses of this machine; nobody is asked for them.
+            own: only reported when they are addresses of this machine whose interface is down, or were addresses of it:
+                the kernel takes those of IPv6 off an interface that is put down.
         """
-        wanted = frozenset(targets), frozenset(vips)
-        if wanted != (self._targets, self._vips):
-            self._targets, self._vips = wanted
+        wanted = frozenset(targets), frozenset(vips), frozenset(own)
+        if wanted != (self._targets, self._vips, self._own):
+            self._targets, self._vips, self._own = wanted
             self._nudge()
 
     def _nudge(self) -> None:
@@ -163,8 +170,8 @@ class Netlink:
             self._outer.call_soon_threadsafe(self._report, hops)
 
     async def _look(self, kernel: AsyncIPRoute, routes: Routes) -> NextHops:
-        targets, vips = self._targets, self._vips
-        if not targets and not vips:
+        targets, vips, followed = self._targets, self._vips, self._own
+        if not targets and not vips and not followed:
             return {}
         links = {link["index"]: _link(link) async for link in await kernel.link("dump")}
         neighbours = {
@@ -192,9 +199,19 @@ class Netlink:
                 if route is not None and route.gateway is not None and isinstance(hop, NextHop):
                     by_gateway[route] = hop
             hops[target] = hop
-        if vips:
-            own = {ip_address(address.get("address")) async for address in await kernel.addr("dump")}
-            hops |= {vip: Unresolved(LOCAL_ADDRESS, f"{vip} is an address of this director") for vip in vips & own}
+        if vips or followed:
+            own: dict[IPAddress, set[int]] = {}
+            async for address in await kernel.addr("dump"):
+                own.setdefault(ip_address(address.get("address")), set()).add(address["index"])
+            hops |= {
+                vip: Unresolved(LOCAL_ADDRESS, f"{vip} is an address of this director") for vip in vips & own.keys()
+            }
+            self._had |= followed & own.keys()
+            for one in followed & self._had:
+                on = [links[index] for index in own.get(one, ()) if index in links]
+                if not any(link.up for link in on):
+                    where = f"{on[0].name} is down" if on else "on no interface any more"
+                    hops[one] = Unresolved(INTERFACE_DOWN, where)
         return hops
 
     async def _hop(
@@ -214,7 +231,7 @@ class Netlink:
         if link is None or ifindex is None:
             return Unresolved("no_route", f"to {target}")
         if not link.up:
-            return Unresolved("interface_down", link.name)
+            return Unresolved(INTERFACE_DOWN, link.name)
         via = route.gateway or str(target)
         state, lladdr = neighbours.get((ifindex, via), (0, None))
         usable = bool(state & NUD_USABLE) and lladdr is not None

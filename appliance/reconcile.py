@@ -29,6 +29,10 @@ log = structlog.get_logger()
 
 RETRY_S = 1.0
 
+WITHDRAW_S = 0.25
+"""How long tables wait for a withdrawal to be confirmed, which takes some milliseconds. Whoever is much slower hangs or
+has very much to do, and a member that has died must not stay in the tables for that."""
+
 
 class Reconciler:
     """Takes the store's snapshot, decides, acts. Any number of changes while it acts become one more round."""
@@ -65,6 +69,10 @@ class Reconciler:
         """What could be decided last."""
 
         self._announced: frozenset[Route] = frozenset()
+        """What the speaker was told last."""
+        self._confirmed: frozenset[Route] = frozenset()
+        """Of that, what it has confirmed, and what was logged."""
+
         self._trouble = ""
         self._trials: dict[int, asyncio.Future[None]] = {}
         self.error = ""
@@ -123,7 +131,7 @@ class Reconciler:
         done = not self.error
         gone = diff(self._announced, desired.routes).withdraw
         if gone:
-            done &= await self._speak(self._announced - gone)
+            done &= await self._speak(self._announced - gone, first=True)
         self._on_decided(desired)
         self._tell(desired)
         try:
@@ -178,23 +186,57 @@ class Reconciler:
             before, routes=frozenset(), vips=tuple(replace(view, no=view.no or no, down=no) for view in before.vips)
         )
 
-    async def _speak(self, routes: frozenset[Route]) -> bool:
-        """A speaker remembers what it was told, and does it when it can; so what counts is what it was told last."""
-        before, self._announced = self._announced, routes
+    async def _speak(self, routes: frozenset[Route], *, first: bool = False) -> bool:
+        """Tell the speaker, which remembers it and does it when it can. False when there is trouble.
+
+        Nobody waits for a speaker that is slow: tables wait for a withdrawal (*first*) for WITHDRAW_S at most, and for
+        an announcement not at all. When something has changed meanwhile, the next round waits for what is left.
+        """
+        self._announced = routes
+        self._confirmed &= routes
         try:
-            await self._speaker.set(routes)
+            confirmed = await self._confirms(routes, first=first)
         except SpeakerError as error:
             if str(error) != self._trouble:  # it is tried again and again; once is enough to read
                 self._trouble = str(error)
                 log.warning("speaker.set_failed", error=self._trouble)
             return False
+        if not confirmed:
+            return True
         self._trouble = ""
-        for route in sorted(routes - before):
+        for route in sorted(routes - self._confirmed):
             peers = None if route.peers is None else sorted(map(str, route.peers))
             log.info(
                 "vip.announced", vip=route.vip, next_hop=route.next_hop, attributes=str(route.attributes), peers=peers
             )
+        self._confirmed = routes
         return True
+
+    async def _confirms(self, routes: frozenset[Route], *, first: bool) -> bool:
+        """Whether the speaker confirms what it is told, as long as it may take.
+
+        Raises:
+            SpeakerError: it says that it cannot.
+        """
+        errors = []
+
+        async def tell() -> None:
+            try:
+                await self._speaker.set(routes)
+            except SpeakerError as error:
+                errors.append(error)
+
+        async with asyncio.TaskGroup() as waiting:
+            told = waiting.create_task(tell())
+            changed = waiting.create_task(self._changed.wait())
+            ends, limit = ((told,), WITHDRAW_S) if first else ((told, changed), None)
+            await asyncio.wait(ends, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            confirmed = told.done()
+            told.cancel()
+            changed.cancel()
+        if errors:
+            raise errors[0]
+        return confirmed
 
     def _tell(self, now: Desired) -> None:
         """One event for every member and VIP whose state turned, with the reason."""

@@ -19,6 +19,7 @@ from appliance.ring.transition import PinFacts
 _T = TypeVar("_T")
 
 LOCAL_ADDRESS = "local_address"
+INTERFACE_DOWN = "interface_down"
 """The reason of an address that is this machine's own. Of a VIP nothing else is ever looked up."""
 
 
@@ -143,7 +144,8 @@ class Snapshot:
     """By `pool/member`; missing means unknown."""
 
     next_hops: Mapping[IPAddress, NextHop | Unresolved] = field(default_factory=dict)
-    """Of members; and of VIPs that are wrongly an address of this machine (LOCAL_ADDRESS)."""
+    """Of members; of VIPs that are wrongly an address of this machine (LOCAL_ADDRESS); and of our own addresses that
+    routers are to send to, whose interface is down (INTERFACE_DOWN)."""
 
     path_mtus: Mapping[IPAddress, PathMtu] = field(default_factory=dict)
     """By member address, where less is known to get through than the first link takes."""
@@ -199,6 +201,21 @@ class Snapshot:
             return []
         wanted = [member for member in pool.members if member.enabled and member.ratio and not member.leaving]
         return [member.name for member in wanted if self._open(pool, member, how)]
+
+    def unheard(self, pool: Pool) -> list[str]:
+        """Names of members that a new process will hear of before long: others know them already."""
+        if self.learning.get(pool.name) is not Learning.FIRST:
+            return []
+        undecided = self.undecided(pool)
+        if self.usable(pool):  # so learning ends
+            return undecided
+        known = {member.name for member in pool.members if self._heard(pool, member)}
+        return [name for name in undecided if name not in known]
+
+    def _heard(self, pool: Pool, member: Member) -> bool:
+        """Whether there is a verdict, or without monitors a look at the way."""
+        health = self.health.get(f"{pool.name}/{member.name}", Health.UNKNOWN)
+        return health is not Health.UNKNOWN if pool.monitors else member.address in self.next_hops
 
     def usable(self, pool: Pool) -> bool:
         """Whether any member could be in rotation now."""

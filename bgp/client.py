@@ -97,16 +97,16 @@ class GuardLink:
         if self.hello is None:
             return
         wanted: dict[str, frozenset[Route]] = {}
-        for route in sorted(routes):
-            prefix = str(route.prefix)
-            wanted[prefix] = wanted.get(prefix, frozenset()) | {route}
+        for route in routes:  # a thousand of them, each time that anything changes: what stays must cost little
+            wanted[route.cidr] = wanted.get(route.cidr, frozenset()) | {route}
         unwanted = [prefix for prefix in self._told if prefix not in wanted]
         for prefix in unwanted:
             del self._told[prefix]
             self._acknowledged.pop(prefix, None)
         self._withdraw(unwanted)
         if self.leased:
-            self._tell({prefix: now for prefix, now in wanted.items() if self._told.get(prefix) != now})
+            news = {prefix: now for prefix, now in wanted.items() if self._told.get(prefix) != now}
+            self._tell({prefix: news[prefix] for prefix in sorted(news, key=lambda prefix: min(news[prefix]))})
 
     def _tell(self, wanted: Mapping[str, frozenset[Route]]) -> None:
         """Make the routes of prefixes be just these: first those who are to have another one, then those who are to
@@ -133,7 +133,7 @@ class GuardLink:
             next_hop = self._config.next_hop(together[0].vip.version)
             for some in _portions(together):
                 number = next(self._numbers)
-                prefixes = [str(route.prefix) for route in some]
+                prefixes = [route.cidr for route in some]
                 self._ask(number, text.announce(number, some, next_hop), prefixes, some)
 
     def _withdraw(self, prefixes: Sequence[str], peers: Iterable[IPAddress] = ()) -> None:

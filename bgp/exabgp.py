@@ -249,9 +249,12 @@ class ExaBgpSpeaker:
 
 def _with_unsent(peer: str, status: PeerStatus, announced: frozenset[Route], late: bool) -> PeerStatus:
     """An acknowledged route that never went out is worth a word: some peers do not take both address families."""
-    meant = {str(route.prefix) for route in announced if route.goes_to(ip_address(peer))}
+    if status.session is not Session.UP or not late:
+        return status
+    address = ip_address(peer)  # with a thousand routes nothing here may take long: somebody asks every second
+    meant = {route.cidr for route in announced if route.goes_to(address)}
     missing = sorted(meant - status.routes_sent)
-    if status.session is not Session.UP or not missing or not late:
+    if not missing:
         return status
     detail = f"not sent: {', '.join(missing)}; does the peer accept this address family?"
     return PeerStatus(status.session, status.since, detail, status.routes_sent)

@@ -130,7 +130,7 @@ def announce(number: int, routes: Sequence[Route], next_hop: IPAddress | None) -
 
     *next_hop* counts when they have none, and the session's own is last.
     """
-    prefixes, first = [str(route.prefix) for route in routes], routes[0]
+    prefixes, first = [route.cidr for route in routes], routes[0]
     whom = " , ".join(f"neighbor {peer}" for peer in _in_order(first.peers or ()))
     told = f"next-hop {first.next_hop or next_hop or 'self'} {first.attributes}".strip()
     if len(routes) == 1:

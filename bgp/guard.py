@@ -121,7 +121,7 @@ class Guard:
         self.lonely_since = self.now
         self.terminated_at: float | None = None
 
-        # For a speaker that connects later: the last state of each peer, and what it was sent since it is up.
+        # For a speaker that connects later: the last state of each peer, and what those that are up were sent.
         self.states: dict[str, str] = {}
         self.sent: dict[str, dict[str, None]] = {}
 
@@ -143,6 +143,7 @@ class Guard:
         self.greeted = False
         self.exabgp.send("reset")  # the one command that has no answer
         self._command("version", lambda _ok: None)
+        self._command("show neighbor summary", lambda _ok: None)  # it tells of sessions only when they change
         self._command("show adj-rib out", self._adopted)
 
     def _command(self, command: str, then: Callable[[bool], None]) -> None:
@@ -160,10 +161,24 @@ class Guard:
         elif line in ("done", "error"):
             if self.owed:
                 self.owed.popleft()(line == "done")
-        elif self.adopting:  # "192.0.2.1 ipv4 unicast 198.51.100.7/32 next-hop 192.0.2.11"
-            words = line.split()
-            if len(words) > 3 and words[2] == "unicast":
-                self.routes[words[3]] = None
+        elif self.adopting:
+            self._find(line.split())
+
+    def _find(self, words: list[str]) -> None:
+        """Something that was there before us: a session, or a route of a peer's.
+
+        192.0.2.1       65000   1 day, 0:01:02 established           2          0
+        192.0.2.1 ipv4 unicast 198.51.100.7/32 next-hop 192.0.2.11
+        """
+        if "established" in words:
+            peer = words[0]
+            event = {"type": "state", "neighbor": {"address": {"peer": peer}, "state": "up"}}
+            self.states.setdefault(peer, json.dumps(event))
+            self.sent.setdefault(peer, {})
+        elif len(words) > 3 and words[2] == "unicast":
+            self.routes[words[3]] = None
+            if words[0] in self.sent:
+                self.sent[words[0]][words[3]] = None
 
     def _adopted(self, _ok: bool) -> None:
         self.adopting = False

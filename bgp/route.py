@@ -60,6 +60,11 @@ class Route:
     def prefix(self) -> IPv4Network | IPv6Network:
         return ip_network(self.vip)
 
+    @property
+    def cidr(self) -> str:
+        """The prefix as text."""
+        return f"{self.vip}/{self.vip.max_prefixlen}"
+
     def goes_to(self, peer: IPAddress) -> bool:
         return self.peers is None or peer in self.peers
 

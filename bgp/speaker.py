@@ -45,7 +45,8 @@ class Speaker(Protocol):
     """Announces routes to peers."""
 
     async def set(self, routes: frozenset[Route]) -> None:
-        """Announce exactly *routes*; withdraw everything else. Idempotent; returns when acknowledged.
+        """Announce exactly *routes*; withdraw everything else. Idempotent; returns when acknowledged. Whoever gives up
+        waiting has told it all the same.
 
         Raises:
             SpeakerError: not acknowledged. The wanted set is remembered and replayed as soon as that is possible.

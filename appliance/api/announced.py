@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from appliance.announce import NotTold, why_not_told
 from appliance.api.sources import Observed
 from appliance.api.views import API_VERSION, Document, bgp_document, vip_views
-from appliance.decide import VipView
+from appliance.decide import VipView, lost_addresses
 from appliance.model import BgpConfig, BgpPeer, IPAddress, VirtualService
 from bgp.route import Attributes, Route
 from bgp.speaker import PeerStatus, Session
@@ -13,6 +13,7 @@ from bgp.speaker import PeerStatus, Session
 _NOT_TOLD = {
     NotTold.LABELS: "it has none of the peer_labels that the virtual service asks for",
     NotTold.NO_NEXT_HOP: "the session is of the other family; set next_hop_v4 or next_hop_v6",
+    NotTold.NEXT_HOP_LOST: "the next hop is an address of this director whose interface is down",
 }
 
 
@@ -66,7 +67,8 @@ def _why_not(
 ) -> tuple[str, str]:
     if view.no is not None:
         return str(view.no.why), view.no.detail
-    if (never := why_not_told(view.vip, service.announcing, bgp, peer)) is not None:
+    lost = lost_addresses(observed.snapshot).keys()
+    if (never := why_not_told(view.vip, service.announcing, bgp, peer, lost)) is not None:
         return str(never), _NOT_TOLD[never]
     speaker = observed.speaker
     if speaker is None or route not in speaker.announced:
@@ -74,7 +76,7 @@ def _why_not(
     status = _status(speaker.peers, peer.address)
     if status is None or status.session is not Session.UP:
         return "no_session", status.detail if status else ""
-    if str(route.prefix) not in status.routes_sent:
+    if route.cidr not in status.routes_sent:
         return "not_sent", "ExaBGP has not sent it yet; does the peer accept this address family?"
     return "", ""
 

@@ -7,6 +7,7 @@
     POST /v1/nodes/ADDRESS/ready|drain|maint            the same for every member with that address
     GET  /v1/director                                   whether this director is in service
     POST /v1/director/drain                             {"timeout_s": 60, "reason": "..."}, all optional
+                                                        "alone" in the answer: why no other director can take over
     POST /v1/director/undrain                           {"reason": "..."}
     ...  /v1/config...                                  configuring.py
     POST /v1/explain                                    what becomes of packets, and why: see api/explaining.py
@@ -250,7 +251,7 @@ class ControlServer:
             drain = replace(before, until=drain.until)
         self._take(drain)
         log.info("director.drain_ordered", until=drain.until, reason=str(body.get("reason") or ""), **who_of(request))
-        return web.json_response(self._own_document())
+        return web.json_response({**self._own_document(), "alone": self._alone()})
 
     async def _undrain(self, request: web.Request) -> web.Response:
         body = await body_of(request, {"reason"})
@@ -264,6 +265,14 @@ class ControlServer:
         except OSError as error:
             raise RefusedError(500, f"the order cannot be kept over a restart, so it is not taken: {error}") from error
         self._controls.state.set_drain(drain)
+
+    def _alone(self) -> str:
+        """Why no other director can take over; empty when one may."""
+        snapshot = self._controls.state.snapshot()
+        others = {peer.name for peer in snapshot.config.fleet.directors} - {snapshot.config.director.name}
+        if not others:
+            return "it is the only one of its fleet"
+        return f"nothing is heard of {', '.join(sorted(others))}" if others <= snapshot.away else ""
 
     def _own_document(self) -> dict[str, object]:
         drain, now = self._controls.state.drain, self._clock()

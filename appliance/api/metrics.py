@@ -21,6 +21,7 @@ from appliance.api.views import (
     Document,
     PoolView,
     flap_document,
+    lost_interfaces,
     plane_modes,
     pool_key,
     pool_views,
@@ -136,6 +137,13 @@ def _director(observed: Observed) -> Iterator[Metric]:
         "1 when the data plane has proved that it forwards by the tables in force.",
         (),
         [((), observed.snapshot.plane_error is None)],
+    )
+    lost = lost_interfaces(observed.plane)
+    yield _gauge(
+        "onward_plane_interface_up",
+        "1 when packets may come by an interface; without any, the data plane is down.",
+        ("interface",),
+        [((name,), name not in lost) for name in observed.snapshot.config.director.interfaces],
     )
     kind = observed.plane.get("kind")
     yield _gauge(
@@ -508,7 +516,7 @@ def _routing(document: Document, bfd: BfdStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "onward_vip_announced",
-        "1 when a VIP is announced by this director: confirmed by the speaker, with a session up.",
+        "1 when some router has a VIP from this director: confirmed, and sent in a session that is up.",
         ("vip",),
         [((address,), vip["announced"]) for address, vip in vips.items()],
     )

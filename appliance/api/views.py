@@ -8,8 +8,9 @@ document is that of the configuration, however many services share a pool.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from appliance.api.sources import Observed
@@ -98,8 +99,12 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
     """
     config = observed.snapshot.config
     pools = pool_views(service_views(observed))
-    acknowledged = frozenset(route.vip for route in observed.speaker.announced) if observed.speaker else frozenset()
-    announcements = {view.vip: _announcement(view, observed, acknowledged) for view in vip_views(observed)}
+    acknowledged: dict[IPAddress, list[Route]] = {}
+    for route in observed.speaker.announced if observed.speaker else ():
+        acknowledged.setdefault(route.vip, []).append(route)
+    announcements = {
+        view.vip: _announcement(view, observed, acknowledged.get(view.vip, ())) for view in vip_views(observed)
+    }
     document: Document = {
         "apiVersion": API_VERSION,
         "time": observed.at,
@@ -266,18 +271,22 @@ def _not_programmed(snapshot: Snapshot) -> No:
     return No(Why.PLANE_DOWN, snapshot.plane_error or "the tables are not programmed yet")
 
 
-def _announcement(view: VipView, observed: Observed, acknowledged: Set[IPAddress]) -> Document:
-    """Whether routers can know a VIP from us: decided, acknowledged, and some session is up."""
+def _announcement(view: VipView, observed: Observed, acknowledged: Sequence[Route]) -> Document:
+    """Whether some router has a VIP from us: decided, acknowledged, and sent to one of those that are to be told."""
     sent_to = _sent_to(view.vip, observed.speaker)
     why, detail = "", ""
     if view.no is not None:
         why, detail = str(view.no.why), view.no.detail
     elif observed.speaker is None:
         why = Why.NO_BGP
-    elif view.vip not in acknowledged:
+    elif not acknowledged:
         why, detail = "not_acknowledged", observed.speaker.detail or "the speaker has not confirmed it yet"
-    elif not any(peer.session is Session.UP for peer in observed.speaker.peers.values()):
-        why, detail = "no_session", observed.speaker.detail or "no BGP session is up"
+    elif not sent_to:
+        up = [address for address, peer in observed.speaker.peers.items() if peer.session is Session.UP]
+        if any(route.goes_to(ip_address(address)) for route in acknowledged for address in up):
+            why, detail = "not_sent", "ExaBGP has not sent it yet; do the peers accept this address family?"
+        else:
+            why, detail = "no_session", observed.speaker.detail or "no session is up with a peer that is told of it"
     return {
         "vip": str(view.vip),
         "wanted": view.no is None,
@@ -306,7 +315,7 @@ def _arp(view: VipView, observed: Observed) -> Document | None:
 
 
 def _sent_to(vip: IPAddress, speaker: SpeakerStatus | None) -> list[str]:
-    prefix = str(Route(vip).prefix)
+    prefix = Route(vip).cidr
     return [address for address, peer in sorted(speaker.peers.items()) if prefix in peer.routes_sent] if speaker else []
 
 
@@ -614,7 +623,7 @@ def _routes(observed: Observed) -> list[Document]:
     announced = observed.speaker.announced if observed.speaker else frozenset[Route]()
     return [
         {
-            "prefix": str(route.prefix),
+            "prefix": route.cidr,
             "next_hop": str(route.next_hop) if route.next_hop else "self",
             "attributes": str(route.attributes),
             "peers": None if route.peers is None else sorted(map(str, route.peers)),
@@ -702,6 +711,12 @@ def plane_modes(facts: Mapping[str, str]) -> dict[str, str]:
     return {key.removeprefix("mode_"): mode for key, mode in facts.items() if key.startswith("mode_")}
 
 
+def lost_interfaces(facts: Mapping[str, str]) -> dict[str, str]:
+    """By which interfaces nothing comes, and why."""
+    plain = {key.removeprefix("slow_path_"): why for key, why in facts.items()}
+    return {key.removeprefix("lost_"): why for key, why in plain.items() if key.startswith("lost_")}
+
+
 def plane_name(facts: Mapping[str, str]) -> str:
     """The plane in a few words: `raw plane`, `xdp plane (native)`, `xdp plane (eth1 native, eth2 generic)`."""
     modes = plane_modes(facts)
@@ -780,6 +795,7 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
     if not document["config"]["last_reload"]["ok"]:
         problems = document["config"]["last_reload"]["problems"]
         yield f"the last reload was rejected ({len(problems)} problems); the configuration before it is in force"
+    yield from lost_interfaces(document["plane"]["facts"]).values()
     out: dict[tuple[str, ...], str] = {}
     wanted = {service["pool_key"] for service in document["services"] if service["state"] != "disabled"}
     for member in (member for key, pool in document["pools"].items() if key in wanted for member in pool["members"]):

@@ -264,6 +264,9 @@ class ArpSide:
             for name, interface in there.items():
                 if interface is None:
                     raise OSError(f"there is no interface {name}")
+                if not (interface.up and interface.carrier):
+                    # Who asks on its segment has to be answered by another director, and one answers for all segments.
+                    raise OSError(f"interface {name} is down")
                 self._ports[name] = port = _Port(interface)
                 _open(port, wanted)
                 for one in port.sockets.values():

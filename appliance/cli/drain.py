@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from appliance.cli.orders import ConfigOption, Document, OrderError, ReasonOption, SocketOption, ask, refused, where
-from appliance.cli.output import Exit, complain
+from appliance.cli.output import Exit, complain, warn
 
 LOOK_S = 0.2
 DRAIN_S = 60.0
@@ -37,6 +37,8 @@ def drain(
     try:
         path = where(socket, config)
         document = ask(path, "POST", "/v1/director/drain", {"timeout_s": timeout, "reason": reason})
+        if document["alone"]:
+            warn(f"nobody takes over from {document['name']}: {document['alone']}; its VIPs go with it")
         if wait:
             while document["state"] == "draining":
                 time.sleep(LOOK_S)

@@ -677,6 +677,7 @@ def _service(table: ServiceTable, profile: NetworkProfile, pool: Pool) -> Virtua
         primaries=table.primaries or 1,
         min_members=table.min_members,
         advertise_down=table.advertise_down,
+        needs_all=table.needs_all,
         announcing=_announcing(table.bgp),
         arp=table.arp,
         protection=_protection(table.protection) if table.protection is not None else None,

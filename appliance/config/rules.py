@@ -592,7 +592,7 @@ def _kinds_of_peers(data: Raw) -> set[bool]:
     return {number == own for _, number in found(data, values.as_number, "bgp", "peer", EACH, "remote_as")}
 
 
-ANNOUNCING_KEYS = ("ha", "prefer", "primaries", "bgp")
+ANNOUNCING_KEYS = ("ha", "prefer", "primaries", "needs_all", "bgp")
 
 
 def ha_contradictions(data: Raw) -> Iterator[Finding]:

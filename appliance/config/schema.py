@@ -738,6 +738,10 @@ class ServiceTable(Table):
     advertise_down: Boolean = Field(
         default=False, description="Announce the VIPs even when too few members are in rotation."
     )
+    needs_all: Boolean = Field(
+        default=False,
+        description="Announce a VIP only while all its enabled virtual services serve; else while any of them does.",
+    )
     bgp: AnnouncingTable = Field(
         default=AnnouncingTable(), description="Whom routers are told of the VIPs, and with which attributes."
     )

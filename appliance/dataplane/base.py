@@ -78,7 +78,7 @@ class DataPlane(Protocol):
         """Prove that packets are being forwarded by the tables last set.
 
         Raises:
-            DataPlaneError: it cannot be proved (worker stuck, interface down, a socket or rule gone).
+            DataPlaneError: it cannot be proved (worker stuck, all interfaces down, a socket or rule gone).
         """
 
     async def counters(self) -> Counters:

@@ -14,16 +14,18 @@ Run by `process.Bfd` with the number of an open socket. Standard library only; o
 poll.
 """
 
+import ctypes
 import json
 import os
 import random
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from typing import ParamSpec
 
@@ -53,6 +55,14 @@ CS6 = 6 << 5
 _IP_PKTINFO, _IP_RECVTTL = 8, 12
 """linux/in.h; `socket` does not have them in Python 3.11."""
 
+INSTRUCTION = struct.Struct("=HBBI")
+MAX_INSTRUCTIONS = 4096
+"""BPF_MAXINSNS, linux/bpf_common.h."""
+_SO_ATTACH_REUSEPORT_CBPF = 51
+_LOAD_WORD, _LOAD_BYTE, _IF_EQUAL, _RETURN = 0x20, 0x30, 0x15, 0x06
+_NETWORK = 0xFFF00000
+"""SKF_NET_OFF: offsets from here count from the IP header."""
+
 REPORT_S = 0.5
 REOPEN_S = 2.0
 """How long to wait with a socket that could not be opened."""
@@ -60,6 +70,8 @@ REOPEN_S = 2.0
 BURST = 64
 """Packets taken in one turn from one socket. A flood has to share the CPU with the rest of the machine."""
 BREATH_S = 0.001
+STRANGERS = 256
+"""Packets from strangers that are looked at with each report. What does not fit into their queue is not counted."""
 
 LEAVE_S = 3.0
 """How long a session that is not wanted any more goes on saying so."""
@@ -70,37 +82,49 @@ _Arguments = ParamSpec("_Arguments")
 
 
 class Receiver:
-    """Takes packets of one family and kind, with where they came from and how far."""
+    """Takes packets of one family and kind, with where they came from and how far.
 
-    def __init__(self, version: int, multihop: bool) -> None:
+    Two sockets have the port, and the kernel gives each packet to one of them (`peers_first`): the second gets what is
+    from nobody's address or from too far away. So a flood of strangers, which anybody may send to the director, has a
+    queue of its own to fill.
+    """
+
+    def __init__(self, version: int, multihop: bool, peers: Iterable[str]) -> None:
         """
         Raises:
             OSError: the port is in use.
         """
         self.multihop = multihop
         self.version = version
-        self._socket = socket.socket(_family(version), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._peers: frozenset[str] | None = None
+        self._sockets: list[socket.socket] = []
+        _listening(version, multihop, shared=False).close()  # else a second director could be deaf without a word
         try:
-            if version == 4:
-                self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
-                self._socket.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-            else:
-                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
-                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            self._socket.bind(("", _port(multihop)))
+            for _ in range(2):
+                self._sockets.append(_listening(version, multihop, shared=True))
+            self.expect(peers)
         except OSError:
-            self._socket.close()
+            self.close()
             raise
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._sockets[0].fileno()
 
-    def take(self) -> Iterator[tuple[bytes, str, str, int]]:
-        """What has come, BURST at most: payload, source, destination, hop limit."""
-        for _ in range(BURST):
+    def expect(self, peers: Iterable[str]) -> None:
+        """Tell the kernel who is no stranger."""
+        wanted = frozenset(peers)
+        if wanted != self._peers:
+            self._peers = wanted
+            program = peers_first(wanted, self.version, None if self.multihop else HOP_LIMIT)
+            memory = ctypes.create_string_buffer(program)
+            filtering = struct.pack("HP", len(program) // INSTRUCTION.size, ctypes.addressof(memory))
+            self._sockets[0].setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, filtering)
+
+    def take(self, most: int = BURST, *, strange: bool = False) -> Iterator[tuple[bytes, str, str, int]]:
+        """What has come, so many at most: payload, source, destination, hop limit."""
+        for _ in range(most):
             try:
-                data, extra, _flags, address = self._socket.recvmsg(64, 256)
+                data, extra, _flags, address = self._sockets[strange].recvmsg(64, 256)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -116,7 +140,49 @@ class Receiver:
             yield data, address[0], destination, hop_limit
 
     def close(self) -> None:
-        self._socket.close()
+        for each in self._sockets:
+            each.close()
+
+
+def _listening(version: int, multihop: bool, *, shared: bool) -> socket.socket:
+    """
+    Raises:
+        OSError: the port is in use.
+    """
+    made = socket.socket(_family(version), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+        if version == 4:
+            made.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
+            made.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        else:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        made.bind(("", _port(multihop)))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def peers_first(peers: Iterable[str], version: int, hop_limit: int | None) -> bytes:
+    """A program of classic BPF (linux/filter.h) that says which socket a packet is for: 0 for what comes from *peers*
+    with that hop limit, 1 for all else."""
+    at, source = (8, 12) if version == 4 else (7, 8)
+    code = []
+    if hop_limit is not None:
+        code += [(_LOAD_BYTE, 0, 0, _NETWORK + at), (_IF_EQUAL, 1, 0, hop_limit), (_RETURN, 0, 0, 1)]
+    for peer in sorted(peers):
+        words = [word for (word,) in struct.iter_unpack("!I", ip_address(peer).packed)]
+        for number, word in enumerate(words):
+            left = 2 * (len(words) - number) - 1  # to the next peer
+            code += [(_LOAD_WORD, 0, 0, _NETWORK + source + 4 * number), (_IF_EQUAL, 0, left, word)]
+        code.append((_RETURN, 0, 0, 0))
+    code.append((_RETURN, 0, 0, 1))
+    if len(code) > MAX_INSTRUCTIONS:
+        code = [(_RETURN, 0, 0, 0)]  # more than 450 routers: nobody is told apart
+    return b"".join(INSTRUCTION.pack(*each) for each in code)
 
 
 class Line:
@@ -241,7 +307,7 @@ class Engine:
             poll.register(receiver, select.POLLIN)
         poll.poll(max(0.0, self._due() - time.monotonic()) * 1000)
         # First what has come, then what time says: whoever was late himself must not blame the peer.
-        busy = [self._receive(receiver) for receiver in self._receivers.values()]
+        busy = [self._receive(receiver, receiver.take()) == BURST for receiver in self._receivers.values()]
         self._listen()
         self._watch()
         return any(busy)
@@ -257,9 +323,10 @@ class Engine:
 
     # -- packets
 
-    def _receive(self, receiver: Receiver) -> bool:
+    def _receive(self, receiver: Receiver, packets: Iterable[tuple[bytes, str, str, int]]) -> int:
+        """How many there were."""
         taken = 0
-        for data, source, destination, hop_limit in receiver.take():
+        for data, source, destination, hop_limit in packets:
             taken += 1
             try:
                 packet = _judged(data, hop_limit, receiver.multihop)
@@ -269,7 +336,7 @@ class Engine:
                 (known.refused if known is not None else self._strangers)[refused.reason] += 1
                 continue
             self._step(line, line.session.receive, packet, time.monotonic())
-        return taken == BURST
+        return taken
 
     def _line_of(self, packet: Packet, source: str, destination: str, multihop: bool) -> Line:
         """The session that a packet belongs to (RFC 5880, section 6.8.6; RFC 5881, section 4; RFC 5883, section 4).
@@ -398,14 +465,20 @@ class Engine:
             self._receivers.pop(key).close()
         for key in set(self._reopen) - needed:
             del self._reopen[key], self._trouble[key]
-        for key in needed - set(self._receivers):
-            self._open(key, now)
+        for key in needed:
+            if key in self._receivers:
+                self._receivers[key].expect(self._expected(key))
+            else:
+                self._open(key, now)
+
+    def _expected(self, key: tuple[int, bool]) -> Iterator[str]:
+        return (line.settings.peer for line in self._lines.values() if (line.version, line.settings.multihop) == key)
 
     def _open(self, key: tuple[int, bool], now: float) -> None:
         self._reopen.pop(key, None)
         self._trouble.pop(key, None)
         try:
-            self._receivers[key] = Receiver(*key)
+            self._receivers[key] = Receiver(*key, self._expected(key))
         except OSError as error:
             self._reopen[key] = now + REOPEN_S
             self._trouble[key] = (
@@ -415,6 +488,8 @@ class Engine:
 
     def _tell(self, now: float) -> None:
         self._report_at = now + REPORT_S
+        for receiver in self._receivers.values():
+            self._receive(receiver, receiver.take(STRANGERS, strange=True))
         epoch = time.time() - now
         report = Report(
             sessions={peer: line.view(epoch) for peer, line in self._lines.items() if line.ends is None},

@@ -1,4 +1,5 @@
-"""Runs inside a namespace: follow the addresses named on the command line, print every report as one JSON line."""
+"""Runs inside a namespace: follow the addresses named on the command line, those behind "own" as own ones, and print
+every report as one JSON line."""
 
 import asyncio
 import json
@@ -24,7 +25,8 @@ async def main():
     netlink = Netlink(report)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(netlink.run(), name="netlink")
-        netlink.follow(ip_address(text) for text in sys.argv[1:])
+        targets, _, own = " ".join(sys.argv[1:]).partition(" own ")
+        netlink.follow(map(ip_address, targets.split()), own=map(ip_address, own.split()))
 
 
 uvloop.run(main())

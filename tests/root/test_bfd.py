@@ -4,16 +4,22 @@ Bounds are wide, since the machine may be busy; the figures are printed (pytest 
 no harm shares one, with all sessions up; what is about that process only is done with one router.
 """
 
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from ipaddress import ip_address
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from appliance.packet.checksum import checksum
+from bgp.bfd.engine import SINGLE_HOP_PORT
 from bgp.bfd.packet import Diag, Packet, State, encode
 from bgp.bfd.process import LEASE_S
 from tests.netns import PATIENCE, until
@@ -424,13 +430,54 @@ def test_what_is_no_sessions_is_counted(where, start):
         where.router.ip("addr del 192.0.2.99/24 dev eth1")
 
 
+def frame(mac, ttl, source, length=24):
+    """A datagram for the director's BFD port, without a checksum."""
+    udp = struct.pack("!HHHH", 1024, 3784, 8 + length, 0) + bytes(length)
+    addresses = ip_address(source).packed + ip_address("192.0.2.11").packed
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, ttl, 17, 0) + addresses
+    ip = ip[:10] + checksum(ip).to_bytes(2, "big") + ip[12:]
+    return bytes.fromhex(mac.replace(":", "")) + bytes(6) + b"\x08\0" + ip + udp
+
+
+@OURS
+@pytest.mark.parametrize(("ttl", "source", "reason"), [(64, "192.0.2.1", "ttl"), (255, "192.0.2.99", "version")])
+def test_a_flood_of_strangers_takes_no_session_down(where, start, tmp_path, ttl, source, reason):
+    """Hundreds of thousands a second, from far away in the router's name, or from a neighbour that is no peer."""
+    program = tmp_path / "flood"
+    subprocess.run(["gcc", "-O2", "-o", program, Path(__file__).with_name("flood.c")], check=True)
+    way = WAYS["v4"]
+    director = start(way, interval_us=300_000)  # the router has to get the CPU now and then
+    until(lambda: director.session(way).get("detection_s") == pytest.approx(0.9), "timers negotiated")
+    mac = json.loads(where.director.ip("-j link show eth1"))[0]["address"]
+    command = [str(program), "send", "eth1", "400000", "1", frame(mac, ttl, source).hex()]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    flood = subprocess.Popen(where.router.command(*command), **pipes)
+    try:
+        assert flood.stdout.readline() == "ready\n"
+        time.sleep(3.0)
+        sent = int(flood.communicate()[0])
+    finally:
+        flood.kill()
+        flood.wait()
+    refused = director.call("status")["refused"] | director.session(way)["refused"]
+    rows = where.director.run("cat", "/proc/net/udp").splitlines()[1:]
+    lost = sorted(int(row.split()[-1]) for row in rows if row.split()[1].endswith(f":{SINGLE_HOP_PORT:04X}"))
+    print(f"\n{sent} from {source} with TTL {ttl}, seen: {refused}, lost in the queues: {lost}")
+    assert refused[reason] > 100
+    assert lost[-1] > 0, "that was no flood"
+    assert lost[0] == 0, "packets of the router's may be among them"
+    assert (director.session(way)["state"], director.session(way)["downs"]) == ("up", 0)
+
+
 @OURS
 def test_a_port_in_use_is_told_and_taken_when_it_is_free(where, start):
-    """Another program has the port: which, and what to do; without it, all is well by itself."""
+    """Another program has the port, one more director for instance: what to do. Without it, all is well
+    by itself."""
     way = WAYS["v4"]
     holder = subprocess.Popen(
         where.director.command(
             sys.executable, "-c", "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+            "s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1);"
             "s.bind(('', 3784)); print('held', flush=True); time.sleep(100)"
         ),
         stdout=subprocess.PIPE,

@@ -164,7 +164,7 @@ def test_kills_an_exabgp_that_hangs(where, start):
 
 
 def test_guard_death_is_not_noticed_by_the_router(where, start):
-    """ExaBGP starts another guard; it adopts the routes, and the lease holds again."""
+    """ExaBGP starts another guard; it adopts session and routes, and the lease holds again."""
     speaker = start()
     announced(where, speaker)
     pid = speaker.exabgp_pid
@@ -175,6 +175,8 @@ def test_guard_death_is_not_noticed_by_the_router(where, start):
     while time.monotonic() < deadline:
         assert where.fib() == {V4, V6}
     assert speaker.exabgp_pid == pid
+    (peer,) = speaker.status()["peers"].values()
+    assert (peer["session"], peer["sent"]) == ("up", [V4, V6])
     speaker.call("renewing", False)
     where.fib_becomes()
 

@@ -121,6 +121,25 @@ def test_says_why_there_is_no_next_hop(segment):
         follower.wait("192.0.2.1", direct="True")
 
 
+def test_says_which_own_addresses_are_lost(segment):
+    """None while their interface is up; also IPv6 addresses, which the kernel takes off it; never those of others."""
+    director, neighbour = segment
+    own = ("192.0.2.11", "2001:db8:1::11")
+    with following(director, "192.0.2.1", "own", *own, "192.0.2.77") as follower:
+        follower.wait("192.0.2.1", direct="True")
+        assert follower.latest.keys() == {"192.0.2.1"}
+        neighbour.ip("link set eth1 down")
+        for address in own:
+            follower.wait(address, reason="interface_down", detail="eth1 is down")
+        director.ip("link set eth1 down")
+        follower.wait(own[1], reason="interface_down", detail="on no interface any more")
+        assert "192.0.2.77" not in follower.latest
+        for space in (director, neighbour):
+            space.ip("link set eth1 up")
+        director.ip("addr add 2001:db8:1::11/64 dev eth1 nodad")
+        until(lambda: follower.latest.keys() == {"192.0.2.1"}, "they are back")
+
+
 def test_follows_a_route_that_moves(segment):
     """A member that becomes routed elsewhere gets the new way, and the route's own MTU counts."""
     director, neighbour = segment

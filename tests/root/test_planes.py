@@ -480,6 +480,30 @@ def _passes(plane: Plane) -> bool:
     return True
 
 
+def test_one_of_two_interfaces_may_be_lost(kind: str) -> None:
+    """What comes by the other one is forwarded, by old and new tables; only without both the check fails."""
+    with rig(kind) as bench, bench.plane("d2,d0") as plane:
+        plane.set(tables(member(bench, 1), protocol=Protocol.UDP))
+        bench.director.ip("link set d2 down")
+        try:
+            plane.check()
+            (lost,) = [why for name, why in plane.describe().items() if name.removeprefix("slow_path_") == "lost_d2"]
+            assert "d2 is down" in lost
+            bench.near.send(udp(3000))
+            until(lambda: plane.counters().members["web/m1"].packets == 1, "a frame is forwarded")
+            plane.set(tables(member(bench, 2), protocol=Protocol.UDP))
+            plane.check()
+            bench.near.send(udp(3000))
+            until(lambda: plane.counters().members["web/m2"].packets == 1, "a frame is forwarded")
+            bench.director.ip("link set d0 down")
+            with pytest.raises(DataPlaneError, match=r"d2 is down.*; interface d0 is down"):
+                plane.check()
+        finally:
+            for name in ("d0", "d2"):
+                bench.director.ip(f"link set {name} up")
+        until(lambda: _passes(plane), "the check passes again")
+
+
 def test_interface_that_vanishes_and_returns(kind: str) -> None:
     """Rings die with their interface: check and set fail while it is away; set opens new ones when it is back."""
     with rig(kind) as bench, bench.plane() as plane:

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from appliance.announce import NotTold, routes, why_not_told
 from appliance.decide import Why, decide
 from appliance.model import Announcing, BgpConfig, BgpPeer
+from appliance.state import Unresolved
 from bgp.route import Attributes, Route
 from tests.builders import config, service, snapshot
 
@@ -54,6 +55,22 @@ def test_next_hops():
         Route(VIP6, own, peers=frozenset({OUTSIDE.address})),
         Route(VIP6, peers=frozenset({SIX.address})),
     }
+
+
+def test_an_address_that_is_lost_is_no_next_hop():
+    """Peers that would be told to send to it are told nothing, by which way ever their sessions go; others are."""
+    hop, own = ip_address("192.0.2.11"), ip_address("198.51.100.11")
+    bgp = replace(BGP, next_hop_v4=hop, peers=(OUTSIDE, replace(INSIDE, next_hop_self=True, local_address=own)))
+    inside = Route(VIP, peers=frozenset({INSIDE.address}))
+    assert routes(VIP, Announcing(), bgp, lost={hop}) == {inside}
+    assert routes(VIP, Announcing(), bgp, lost={own}) == {Route(VIP, hop, peers=frozenset({OUTSIDE.address}))}
+    assert why_not_told(VIP, Announcing(), bgp, OUTSIDE, {hop}) is NotTold.NEXT_HOP_LOST
+    snap = snapshot(replace(config(), bgp=bgp))
+    hops = {**snap.next_hops, hop: Unresolved("interface_down", "eth2 is down")}
+    assert decide(replace(snap, next_hops=hops)).routes == {inside}
+    both = decide(replace(snap, next_hops={**hops, own: Unresolved("interface_down", "eth3 is down")}))
+    assert both.routes == frozenset()
+    assert str(both.vips[0].no) == "next_hop_lost: 192.0.2.11 (eth2 is down), 198.51.100.11 (eth3 is down)"
 
 
 def test_the_decision_has_the_routes_of_all_vips():

@@ -84,6 +84,18 @@ def test_orders_and_configurations_are_no_trouble():
     assert vip.is_({}) is None
 
 
+def test_an_order_ends_what_is_held_against_a_vip():
+    """Who has flapped once is not kept waiting after every maintenance from then on."""
+    vip = Vip()
+    vip.flaps(FLAPS)
+    assert vip.is_({}) is Why.HELD_DOWN
+    assert vip.is_({}, HOLD_S) is None
+    assert vip.is_({}, 3600.0, drain=Drain(0.0, 0.0, "over")) is Why.DRAINED
+    assert vip.is_({}) is None
+    assert vip.is_(DOWN) is Why.BELOW_MIN_MEMBERS
+    assert vip.is_({}) is None
+
+
 @given(st.lists(st.tuples(st.booleans(), st.floats(0.1, 40.0)), max_size=60))
 def test_it_is_never_held_longer_than_it_was_well(course):
     """Whatever happens: who has been well for the hold-down is announced, and who is not well is not held but down."""

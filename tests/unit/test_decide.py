@@ -9,7 +9,7 @@ from appliance.decide import Why, decide
 from appliance.flapping import flapped, reuse_at
 from appliance.forwarding import NO_MEMBER
 from appliance.model import EffectiveState, Flapping, Health, NetworkProfile, PortRange, ProfileType
-from appliance.state import LOCAL_ADDRESS, Learning, PathMtu, Unresolved
+from appliance.state import LOCAL_ADDRESS, Learning, PathMtu, State, Unresolved
 from bgp.route import Route
 from tests.builders import L2, config, hop, member, pool, service, snapshot
 
@@ -91,6 +91,56 @@ def test_advertise_down_keeps_the_route_but_never_without_a_plane():
     desired = decide(snapshot(given, plane_error="thread is stuck"))
     assert desired.routes == frozenset()
     assert str(desired.vips[0].no) == "plane_down: thread is stuck"
+
+
+def test_advertise_down_waits_until_a_new_director_has_heard_of_its_members():
+    """It has nobody to send packets to, where others may have; when all are known, dead or not, it announces."""
+    state = State(config(service(advertise_down=True)), lambda: None)
+    state.set_next_hops(snapshot().next_hops)
+    state.set_plane_error(None)
+    desired = decide(state.snapshot())
+    assert desired.routes == frozenset()
+    assert str(desired.vips[0].no) == "learning: web: not heard of web1, web2, web3 yet"
+    for number in (1, 2):
+        state.set_health(f"web/web{number}", Health.DOWN)
+    assert str(decide(state.snapshot()).vips[0].no) == "learning: web: not heard of web3 yet"
+    state.set_health("web/web3", Health.DOWN)
+    assert decide(state.snapshot()).routes == {Route(VIP)}
+    plain = State(config(service(advertise_down=True, pool=pool(member(1), monitors=()))), lambda: None)
+    plain.set_plane_error(None)
+    assert str(decide(plain.snapshot()).vips[0].no) == "learning: web: not heard of web1 yet"
+    plain.set_next_hops({member(1).address: Unresolved("neighbour_unresolved")})
+    assert decide(plain.snapshot()).routes == {Route(VIP)}
+
+
+def test_a_new_director_has_to_hear_of_all_pools_of_a_vip():
+    """One pool is known, the other one is not: packets for that could only be dropped. One that is dead does not count,
+    nor does one that has lost its members later."""
+    dns = service(name="dns", ports=(PortRange(53, 53),), pool=pool(member(9), name="dns"))
+    state = State(config(service(), dns), lambda: None)
+    state.set_next_hops(snapshot(config(service(), dns)).next_hops)
+    state.set_plane_error(None)
+    for number in (1, 2, 3):
+        state.set_health(f"web/web{number}", Health.UP)
+    assert str(decide(state.snapshot()).vips[0].no) == "learning: dns: not heard of web9 yet"
+    state.set_health("dns/web9", Health.DOWN)
+    assert decide(state.snapshot()).routes == {Route(VIP)}
+    state.set_health("dns/web9", Health.UP)
+    state.set_health("dns/web9", Health.UNKNOWN)
+    assert decide(state.snapshot()).routes == {Route(VIP)}
+
+
+def test_a_vip_may_need_all_of_its_services():
+    """One dead service withdraws it, with its name as the reason; one that is disabled, or announced without members,
+    does not."""
+    dead = service(name="dns", ports=(PortRange(53, 53),), pool=pool(member(9), name="dns"), needs_all=True)
+    down = {"dns/web9": Health.DOWN}
+    desired = decide(snapshot(config(service(needs_all=True), dead), health=down))
+    assert desired.routes == frozenset()
+    assert str(desired.vips[0].no) == "not_all_services_up: dns: below_min_members: 0 in rotation, 1 wanted"
+    assert decide(snapshot(config(service(needs_all=True), dead))).routes == {Route(VIP)}
+    for other in (replace(dead, enabled=False), replace(dead, advertise_down=True)):
+        assert decide(snapshot(config(service(needs_all=True), other), health=down)).routes == {Route(VIP)}
 
 
 def test_a_vip_stays_while_any_of_its_services_serves():

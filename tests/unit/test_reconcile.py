@@ -34,6 +34,8 @@ class Journal:
                 raise DataPlaneError(self.refuse_plane)
             await inner_set(tables)
             self.lines.append(f"program {len(tables.members)}")
+            async with self._heard:
+                self._heard.notify_all()
 
         async def set_routes(routes):
             if self.refuse_speaker:
@@ -56,7 +58,7 @@ class Journal:
             await self._heard.wait_for(lambda: self.speaker.routes == routes)
 
     async def written(self, *lines):
-        """Wait until these are the latest lines; the last one tells of a route."""
+        """Wait until these are the latest lines."""
         async with self._heard:
             await self._heard.wait_for(lambda: self.lines[-len(lines) :] == list(lines))
 
@@ -140,6 +142,46 @@ async def test_a_speaker_that_fails_does_not_stop_forwarding():
     journal.refuse_speaker = False
     assert await reconciler.once()
     assert journal.speaker.routes == {VIP_ROUTE}
+
+
+async def hangs(_):
+    """A speaker that takes what it is told, and never confirms."""
+    await asyncio.Event().wait()
+
+
+async def test_tables_do_not_wait_for_a_speaker_that_hangs():
+    """A member that dies is out of the tables at once, whatever BGP has still to do: announce, or withdraw."""
+    journal, state, reconciler = setup()
+    await journal.plane.start()
+    confirms, journal.speaker.set = journal.speaker.set, hangs
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reconciler.run(), name="reconcile")
+        for numbers, left in (((), 3), ((1,), 2), ((2, 3), 0)):
+            for number in numbers:
+                state.set_health(f"web/web{number}", Health.DOWN)
+            await journal.written(f"program {left}")
+        journal.speaker.set = confirms
+        for number in (1, 2, 3):
+            state.set_health(f"web/web{number}", Health.UP)
+        await journal.told(frozenset({VIP_ROUTE}))
+        running.cancel()
+
+
+async def test_it_is_told_when_a_vip_is_announced_however_long_that_took():
+    """Refused at first, confirmed later: one event, when it is true; and another one when it was withdrawn between."""
+    journal, state, reconciler = setup()
+    await journal.plane.start()
+    with structlog.testing.capture_logs() as logs:
+        await reconciler.once()
+        journal.refuse_speaker = True
+        await reconciler.once()
+        assert "vip.announced" not in [entry["event"] for entry in logs]
+        journal.refuse_speaker = False
+        for error in (None, None, "thread is stuck", None, None):
+            state.set_plane_error(error)
+            journal.refuse_proof = error
+            await reconciler.once()
+    assert [entry["event"] for entry in logs].count("vip.announced") == 2
 
 
 NO_ORDER = Order(AdminState.READY, 1.0, None, -1)

@@ -117,6 +117,9 @@ class RawDataPlane:
         self._programmed: ForwardingTables | None = None
         """The tables that everything follows; None when that is not certain."""
 
+        self._lost: Mapping[str, str] = {}
+        """Interfaces by which nothing comes, and why, when that was looked at last."""
+
         self._seen_beats = -1
         self._switch_interval: float | None = None
 
@@ -143,11 +146,12 @@ class RawDataPlane:
         """Prove that frames are being forwarded by the tables last set.
 
         Raises:
-            DataPlaneError: the thread is stuck or dead, an interface is down, gone or not what it was, or the kernel
-                guard is gone.
+            DataPlaneError: the thread is stuck or dead, all interfaces are down, one is gone or not what it was, or the
+                kernel guard is gone.
         """
         session = self._running()
         fault = session.fault()
+        self._tell_lost(session)
         if fault is not None:
             raise DataPlaneError(fault)
         session.hint()
@@ -156,6 +160,13 @@ class RawDataPlane:
         self._seen_beats = session.worker.beats
         if self._guard.changed():
             await asyncio.to_thread(self._verify_guard)
+
+    def _tell_lost(self, session: "_Session") -> None:
+        before, self._lost = self._lost, session.lost()
+        for name in self._lost.keys() - before.keys():
+            log.warning("plane.interface_lost", interface=name, reason=self._lost[name])
+        for name in before.keys() - self._lost.keys():
+            log.info("plane.interface_back", interface=name)
 
     async def counters(self) -> Counters:
         """Read the counters now."""
@@ -195,7 +206,7 @@ class RawDataPlane:
         facts = {"kind": "raw", "interfaces": ", ".join(self._interfaces), "kernel_guard": self._guard.table}
         session = self._session
         if session is not None:
-            facts |= session.describe()
+            facts |= session.describe() | {f"lost_{name}": why for name, why in session.lost().items()}
         return facts
 
     async def close(self) -> None:
@@ -491,11 +502,23 @@ class _Session:
                 return f"interface {was.name} is not the one it was (ifindex {now.ifindex}, not {was.ifindex})"
             if (now.mtu, now.mac) != (was.mtu, was.mac):
                 return f"interface {was.name} has another MTU or MAC address than before"
-            if not now.up:
-                return f"interface {was.name} is down; try: ip link set {was.name} up"
-            if not now.carrier:
-                return f"interface {was.name} has no carrier"
-        return None
+        lost = self.lost()
+        # Those that are left go on. Members behind a lost one are unreachable, and sessions by it end; to withdraw all
+        # VIPs would be too much: when a switch ends, every director loses an interface.
+        return "; ".join(lost.values()) if len(lost) == len(self._interfaces) else None
+
+    def lost(self) -> dict[str, str]:
+        """Interfaces by which nothing comes, and why."""
+        found = {}
+        for was in self._interfaces:
+            now = kernel.read_interface(was.name)
+            if now is None:
+                found[was.name] = f"interface {was.name} is gone"
+            elif not now.up:
+                found[was.name] = f"interface {was.name} is down; try: ip link set {was.name} up"
+            elif not now.carrier:
+                found[was.name] = f"interface {was.name} has no carrier"
+        return found
 
     def beyond_repair(self) -> bool:
         """Whether it takes a new session to forward again: not when an interface is merely down."""

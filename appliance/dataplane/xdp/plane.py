@@ -569,7 +569,10 @@ class XdpDataPlane:
             tables = self._tables()
             if self._program is None or self._programmed is None or not tables.services or not self._attached:
                 return
-            interface = next(iter(self._attached.values())).interface
+            attached = {name: attachment.interface for name, attachment in self._attached.items()}
+            # The kernel does not try anything out on one that is down.
+            up = (one for name, one in attached.items() if (now := kernel.read_interface(name)) is not None and now.up)
+            interface = next(up, None) or next(iter(attached.values()))
             ingress = Ingress(interface.ifindex, interface.mac, interface.mtu)
             for service in self._proof.sample(tables.services, min(services, len(tables.services))):
                 frame = _probe(service, interface.mac, self._proof)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from dataclasses import replace
+from ipaddress import ip_address
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from appliance.cli.waiting import wait
 from appliance.dataplane.pins import PinTable
 from appliance.decide import decide
 from appliance.forwarding import NO_MEMBER
-from appliance.model import AdminState, Health, Order, PortRange
+from appliance.model import AdminState, Fleet, FleetPeer, Health, Order, PortRange
 from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.state import State
 from tests.builders import config, member, pool, service, snapshot
@@ -470,3 +471,26 @@ async def test_without_bgp_there_is_nothing_to_drain(director, capsys):
     assert await onward(director, "drain") == 1
     assert "there is no [bgp]" in capsys.readouterr().err
     assert director.state.drain is None
+
+
+async def test_whoever_drains_the_last_director_is_warned(tmp_path, capsys):
+    """The order is taken all the same: it may be meant."""
+    made = Director(tmp_path)
+    await made.server.start()
+    try:
+        for names, away, said in (
+            ((), (), "it is the only one of its fleet"),
+            (("d1", "d2", "d3"), ("d2", "d3"), "nothing is heard of d2, d3"),
+            (("d1", "d2", "d3"), ("d2",), ""),
+        ):
+            fleet = tuple(FleetPeer(name, ip_address(f"192.0.2.1{name[1]}")) for name in names)
+            made.state.set_config(replace(made.state.config, fleet=Fleet(directors=fleet)), 1.0)
+            made.state.set_away(frozenset(away), {})
+            assert await onward(made, "drain") == 0
+            told = capsys.readouterr().err
+            assert ("nobody takes over from d1" in told) == bool(said)
+            assert said in told
+            assert await onward(made, "undrain") == 0
+            capsys.readouterr()
+    finally:
+        await made.server.close()

@@ -29,6 +29,7 @@ from appliance.packet.action import Reason
 from appliance.path.gate import Gate
 from appliance.state import PinsSeen
 from bgp.bfd.process import BfdStatus
+from bgp.route import Route
 from bgp.speaker import PeerStatus, Session
 from health.spec import Code, Result, Status, Target, Verdict
 from tests import golden
@@ -78,8 +79,9 @@ def test_a_no_carries_its_reason() -> None:
     assert dns["detail"] == "1 in rotation, 2 wanted"
 
 
-def test_announced_means_acknowledged_and_a_session_up() -> None:
-    """A wanted VIP counts as announced only when the speaker has confirmed it and some session is up."""
+def test_announced_means_acknowledged_and_sent_to_somebody() -> None:
+    """A wanted VIP counts as announced only when the speaker has confirmed it, and some router that is to be told has
+    it: sessions of others do not count, nor those by which it was not sent."""
     speaker = sample_speaker()
     assert vip(status_document(observed()), VIP)["sent_to"] == [PEER]
     waiting = vip(status_document(observed(speaker=replace(speaker, announced=frozenset()))), VIP)
@@ -87,6 +89,12 @@ def test_announced_means_acknowledged_and_a_session_up() -> None:
     down = {address: PeerStatus(Session.DOWN, NOW) for address in speaker.peers}
     alone = vip(status_document(observed(speaker=replace(speaker, peers=down))), VIP)
     assert (alone["wanted"], alone["announced"], alone["reason"]) == (True, False, "no_session")
+    other = replace(speaker, announced=frozenset({Route(VIP, peers=frozenset({ip_address(PEER2)}))}))
+    other = replace(other, peers={PEER: PeerStatus(Session.UP, NOW), PEER2: PeerStatus(Session.DOWN, NOW)})
+    assert vip(status_document(observed(speaker=other)), VIP)["reason"] == "no_session"
+    unsent = replace(speaker, peers={PEER: PeerStatus(Session.UP, NOW)})
+    shown = vip(status_document(observed(speaker=unsent)), VIP)
+    assert (shown["announced"], shown["reason"]) == (False, "not_sent")
 
 
 def test_bfd_is_shown_beside_its_peer() -> None:
@@ -240,6 +248,16 @@ def test_down_by_a_vip_that_is_not_announced() -> None:
         "state": "down",
         "problems": ["VIP 198.51.100.7 is not announced: not_acknowledged (starting)"],
     }
+
+
+def test_an_interface_that_is_lost_beside_others_is_degraded() -> None:
+    """Nothing is withdrawn for it, so that somebody has to be told."""
+    why = "interface eth2 has no carrier"
+    for key in ("lost_eth2", "slow_path_lost_eth2"):
+        document = status_document(replace(healthy(), plane={"kind": "raw", key: why}))
+        assert document["health"] == {"state": "degraded", "problems": [why]}
+    seen = replace(healthy(), plane={"kind": "raw", "lost_eth1": why})
+    assert 'onward_plane_interface_up{interface="eth1"} 0.0' in exposition(seen, status_document(seen)).decode()
 
 
 def test_replies_are_never_a_number() -> None:

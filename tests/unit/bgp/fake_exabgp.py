@@ -73,6 +73,12 @@ class FakeExaBgp:
                 pass
             case ["version"]:
                 self.write("exabgp 5.0.15", "done")
+            case ["show", "neighbor", "summary"]:
+                self.write("Peer            AS        up/down state       |     #sent     #recvd")
+                for peer in self.peers:
+                    age, state = ("down", "connect") if peer in self.torn_down else ("1 day, 0:01:02", "established")
+                    self.write(f"{peer:<15} 65000   {age:>9} {state:<12}          2          0")
+                self.write("done")
             case ["show", "adj-rib", "out"]:
                 self.write(*(f"192.0.2.1 ipv4 unicast {p} next-hop {hop}" for p, hop in self.rib.items()), "done")
             case ["announce", "route", prefix, "next-hop", hop, *_] if "203.0.113.66" not in prefix:

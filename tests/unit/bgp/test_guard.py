@@ -257,7 +257,8 @@ def test_slow_exabgp_does_not_block_the_speaker(stage):
 
 
 def test_adopts_what_a_guard_before_it_left(stage):
-    """A new guard knows the routes that are there, in spite of a stray answer, and keeps them for a speaker."""
+    """A new guard knows the sessions and routes that are there, in spite of a stray answer, and keeps the routes for a
+    speaker; ExaBGP itself tells it nothing."""
     exabgp = stage()
     speaker = exabgp.speaker()
     speaker.hello()
@@ -267,7 +268,10 @@ def test_adopts_what_a_guard_before_it_left(stage):
     exabgp.commands.until("show adj-rib out")
     exabgp.commands.until("show adj-rib out")
     again = exabgp.speaker()
-    assert again.hello()["routes"] == [ROUTE, OTHER]
+    assert json.loads(again.until('"state"'))["neighbor"] == {"address": {"peer": "192.0.2.1"}, "state": "up"}
+    hello = again.hello()
+    assert hello["routes"] == [ROUTE, OTHER]
+    assert hello["sent"] == {"192.0.2.1": [ROUTE, OTHER]}
     again.send("lease 1 60", announce(2, "203.0.113.66/32"), f"withdraw 3 {OTHER}")
     assert not again.reply(2)["ok"]
     assert again.reply(3)["ok"]

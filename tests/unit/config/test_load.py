@@ -109,6 +109,7 @@ def test_the_smallest_configuration_has_the_documented_defaults() -> None:
     assert service.profile.delivery == Delivery(DsrType.L3, Encapsulation.IPIP, TtlPolicy.ROUTER)
     assert service.profile.session_idle_timeout_s == 300
     assert (service.enabled, service.min_members, service.advertise_down) == (True, 1, False)
+    assert not service.needs_all
     assert service.hash_mode is HashMode.FIVE_TUPLE
     (pool,) = config.pools
     assert pool.algorithm is Algorithm.CONSISTENT_HASH
