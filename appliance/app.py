@@ -400,7 +400,8 @@ class Director:
             self._state.set_drain(Drain(now, now + limit_s))
         while (going := self._state.drain) is not None and not going.over and not self._hurry.is_set():
             try:
-                await asyncio.wait_for(self._hurry.wait(), DRAIN_LOOK_S)
+                async with asyncio.timeout(DRAIN_LOOK_S):
+                    await self._hurry.wait()
             except TimeoutError:
                 pass
 

@@ -149,7 +149,8 @@ class Netlink:
                         self._wake.clear()
                         self._publish(await self._look(kernel, routes))
                         try:
-                            await asyncio.wait_for(self._wake.wait(), LOOK_ANYWAY_S)
+                            async with asyncio.timeout(LOOK_ANYWAY_S):
+                                await self._wake.wait()
                         except TimeoutError:
                             pass
                         await asyncio.sleep(SETTLE_S)

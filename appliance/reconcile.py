@@ -289,6 +289,7 @@ def _gone(before: Desired | None, now: Desired) -> list[IPAddress]:
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     try:
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
     except TimeoutError:
         pass

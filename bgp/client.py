@@ -188,7 +188,8 @@ class GuardLink:
         silences = 0
         while True:
             try:
-                line = await asyncio.wait_for(self._reader.readline(), SILENCE_S)
+                async with asyncio.timeout(SILENCE_S):
+                    line = await self._reader.readline()
             except TimeoutError:
                 silences = silences + 1 if self._owed or self.hello is None else 0
                 if silences >= (GREETING_SILENCES if self.hello is None else MAX_SILENCES):

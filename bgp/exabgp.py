@@ -157,7 +157,8 @@ class ExaBgpSpeaker:
             except SpeakerError as error:
                 log.warning("bgp.close_incomplete", error=str(error))
             try:
-                await asyncio.wait_for(self._nothing_sent.wait(), SENT_S)
+                async with asyncio.timeout(SENT_S):
+                    await self._nothing_sent.wait()
             except TimeoutError:
                 log.warning(
                     "bgp.close_incomplete", error=f"withdrawals not sent within {SENT_S:g} s; the sessions end now"

@@ -24,7 +24,8 @@ class Pauses:
         if lasted_s > STEADY_S:
             self._next_s = MIN_PAUSE_S
         try:
-            await asyncio.wait_for(closing.wait(), self._next_s)
+            async with asyncio.timeout(self._next_s):
+                await closing.wait()
         except TimeoutError:
             pass
         self._next_s = min(2 * self._next_s, MAX_PAUSE_S)

@@ -227,7 +227,8 @@ class ExaBgpProcess:
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            output, _ = await asyncio.wait_for(process.communicate(), VALIDATE_S)
+            async with asyncio.timeout(VALIDATE_S):
+                output, _ = await process.communicate()
         except TimeoutError:
             raise SpeakerError(f"ExaBGP did not validate its configuration within {VALIDATE_S:g} s") from None
         finally:
@@ -344,7 +345,8 @@ async def _ended(pidfd: int, timeout_s: float) -> bool:
     ended = asyncio.Event()
     loop.add_reader(pidfd, ended.set)
     try:
-        await asyncio.wait_for(ended.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await ended.wait()
     except TimeoutError:
         return False
     finally:

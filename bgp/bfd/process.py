@@ -160,7 +160,8 @@ class Bfd:
             try:
                 # uvloop's clock has whole milliseconds: a wait for less than one would not let it go on.
                 wait_s = max(0.001, renew_at - loop.time())
-                data = await asyncio.wait_for(loop.sock_recv(ours, MAX_BYTES), wait_s)
+                async with asyncio.timeout(wait_s):
+                    data = await loop.sock_recv(ours, MAX_BYTES)
             except TimeoutError:
                 silences += loop.time() >= renew_at  # a wait to its end, and not what rounding has left of one
                 continue
@@ -209,7 +210,8 @@ def _tell(change: Change) -> None:
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
     try:
-        await asyncio.wait_for(process.wait(), END_S)
+        async with asyncio.timeout(END_S):
+            await process.wait()
     except TimeoutError:
         process.kill()
         await process.wait()

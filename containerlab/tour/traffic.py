@@ -108,7 +108,8 @@ async def load(targets: list[str], rate: float) -> None:
             tasks.create_task(_pace(lambda target=target: _once(target, tally), rate, stop, tasks), name=target)  # type: ignore[misc]
         while not stop.is_set():
             try:
-                await asyncio.wait_for(stop.wait(), REPORT_S)
+                async with asyncio.timeout(REPORT_S):
+                    await stop.wait()
             except TimeoutError:
                 pass
             tally.report()
@@ -118,7 +119,8 @@ async def _pace(act: Callable[[], Awaitable[None]], rate: float, stop: asyncio.E
     while not stop.is_set():
         tasks.create_task(_run(act), name="act")
         try:
-            await asyncio.wait_for(stop.wait(), 1 / rate)
+            async with asyncio.timeout(1 / rate):
+                await stop.wait()
         except TimeoutError:
             pass
 
@@ -199,7 +201,8 @@ async def hold(target: str, connections: int, interval: float) -> None:
             kept[number] = member = await connection.member()
             while not stop.is_set():
                 try:
-                    await asyncio.wait_for(stop.wait(), interval)
+                    async with asyncio.timeout(interval):
+                        await stop.wait()
                 except TimeoutError:
                     pass
                 now = await connection.member()
@@ -215,7 +218,8 @@ async def hold(target: str, connections: int, interval: float) -> None:
             tasks.create_task(keep(number), name=f"connection-{number}")
         while not stop.is_set():
             try:
-                await asyncio.wait_for(stop.wait(), REPORT_S)
+                async with asyncio.timeout(REPORT_S):
+                    await stop.wait()
             except TimeoutError:
                 pass
             say(open=dict(Counter(kept.values())), broken=broken)

@@ -231,13 +231,15 @@ class Client:
 
     async def connect(self) -> None:
         self.protocol.connect((self._vip, 443) if self._version == 4 else (self._vip, 443, 0, 0))
-        await asyncio.wait_for(self.protocol.wait_connected(), 10)
+        async with asyncio.timeout(10):
+            await self.protocol.wait_connected()
         self._reader, self._writer = await self.protocol.create_stream()
 
     async def ask(self, patience_s: float = 10.0) -> str:
         """The name of who answers."""
         self._writer.write(b"who is there?\n")
-        line = await asyncio.wait_for(self._reader.readline(), patience_s)
+        async with asyncio.timeout(patience_s):
+            line = await self._reader.readline()
         return line.partition(b":")[0].decode()
 
     async def __aenter__(self) -> "Client":

@@ -36,7 +36,8 @@ class FakeGuard:
         self.number = 0
 
     async def line(self):
-        raw = await asyncio.wait_for(self.reader.readline(), 10.0)
+        async with asyncio.timeout(10.0):
+            raw = await self.reader.readline()
         verb, number, rest = raw.decode().rstrip("\n").split(" ", 2)
         self.number = int(number)
         return f"{verb} {rest}"
@@ -83,8 +84,9 @@ async def linked(tmp_path):
 
 
 async def until_event(events, kind):
-    while not isinstance(event := await asyncio.wait_for(events.get(), 10.0), kind):
-        pass
+    async with asyncio.timeout(10.0):
+        while not isinstance(event := await events.get(), kind):
+            pass
     return event
 
 
@@ -274,7 +276,8 @@ async def test_a_cancelled_wait_loses_nothing(tmp_path):
         link.want(frozenset({A}))
         await guard.line()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(link.settled(60.0), 0.01)
+            async with asyncio.timeout(0.01):
+                await link.settled(60.0)
         guard.reply()
         assert await link.settled(10.0) == []
         assert link.acknowledged == {A}
