@@ -679,6 +679,7 @@ def _service(table: ServiceTable, profile: NetworkProfile, pool: Pool) -> Virtua
         advertise_down=table.advertise_down,
         announcing=_announcing(table.bgp),
         arp=table.arp,
+        reject_other_ports=table.reject_other_ports,
         protection=_protection(table.protection) if table.protection is not None else None,
     )
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from appliance.dataplane.xdp.plane import action_of
 from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, OBJECT, Program
 from appliance.dataplane.xdp.tables import Capacity, Egress
 from appliance.forwarding import LEAST_IPV6, ForwardingTables, Placement, TableMember
-from appliance.model import Protocol
+from appliance.model import IPAddress, Protocol
 from appliance.packet.action import Action, By, Reason, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, PacketPath, Turns
@@ -47,7 +48,19 @@ FRAMES = 4096
 """Frames of a case."""
 
 BATCH = 64
-CAPACITY = Capacity(buckets=1 << 12, entries=2048, ranges=2048, stations=256, ways=256, services=256, slots=48 * 65568)
+CAPACITY = Capacity(
+    buckets=1 << 12,
+    entries=2048,
+    ranges=2048,
+    boundaries=1 << 13,
+    stations=256,
+    ways=256,
+    services=256,
+    slots=48 * 65568,
+    quic=256,
+    servers=1 << 13,
+)
+"""Room for the largest tables that there can be: nothing grows here."""
 PINS = 1 << 15
 """Many more than a case has flows: whom implementations leave out when there is no room is their own affair."""
 
@@ -425,7 +438,8 @@ class ProgramRun:
             return f"{way_out} has changed the frame to\n{result.frame.hex()}"
         if got is None:
             encrypted = any(one.config.key for service in tables.services for one in service.quic)
-            allowed = excuses(frame, action, encrypted=encrypted)
+            rejecting = _destination(frame) in tables.rejecting
+            allowed = excuses(frame, action, encrypted=encrypted, rejecting=rejecting)
             if case.flags & layout.PORT_PARTIAL and way_out == "slow_partial_checksum" and _looks_partial(frame):
                 allowed.add(way_out)
             out = case.egress.get(tables.members[action.member].next_hop.ifindex) if action.member is not None else None
@@ -484,7 +498,7 @@ class RawPlane:
         self._meters = MeterTable.in_memory(clock.now)
         self._slots = np.zeros((BATCH, stride_for(ingress.mtu)), np.uint8)
         self._memory = self._slots.reshape(-1).data
-        self._vector = VectorPath(Columns(self._slots), answers=BATCH)
+        self._vector = VectorPath(Columns(self._slots), answers=BATCH, refusals=BATCH)
         self._single = SinglePath(self._slots)
         self.follow(ForwardingTables())
 
@@ -516,7 +530,8 @@ class RawPlane:
                 did[row] = "transmit", send.ifindex, out
         for row, (frame, action) in enumerate(zip(frames, actions, strict=True)):
             got = did.get(row, ("nothing", 0, b""))
-            text = _differs(action, got)
+            refused = action.reason is Reason.NO_SERVICE and _destination(frame) in self._compiled.tables.rejecting
+            text = _differs(action, got, refused=refused)
             if text:
                 return row, text, got[0]
             if got[0] == "answer":
@@ -526,7 +541,7 @@ class RawPlane:
                 continue
             if action.verdict is Verdict.TRANSMIT:
                 self._books.count(action, frame)
-            elif action.reason not in (Reason.TOO_BIG, Reason.NOT_VIP):
+            elif action.reason not in (Reason.TOO_BIG, Reason.NOT_VIP) and not refused:
                 self._drops[str(action.reason)] += 1
         return None
 
@@ -661,8 +676,9 @@ def _batches(frames: list[bytes], classes: list[bpf.Class | None], *, choosing: 
         yield batch
 
 
-def _differs(action: Action, got: tuple[str, int, bytes]) -> str:
-    """How what became of a plain frame differs from an action."""
+def _differs(action: Action, got: tuple[str, int, bytes], *, refused: bool = False) -> str:
+    """How what became of a plain frame differs from an action; refused: it is for a port that nobody has, of a VIP that
+    says so."""
     what, ifindex, frame = got
     if action.verdict is Verdict.TRANSMIT and not action.further:
         if what != "transmit":
@@ -672,7 +688,7 @@ def _differs(action: Action, got: tuple[str, int, bytes]) -> str:
         if frame != action.frame and (len(frame) != len(action.frame) or canonical(frame) != canonical(action.frame)):
             return f"frame is\n{frame.hex()}, expected\n{action.frame.hex()}"
         return ""
-    wanted = "answer" if action.further or action.reason is Reason.TOO_BIG else "drop"
+    wanted = "answer" if action.further or action.reason is Reason.TOO_BIG or refused else "drop"
     return "" if what == wanted else f"{what} although it is {_said(action)}"
 
 
@@ -745,6 +761,12 @@ def ip_length(frame: bytes) -> int:
     if version == 4:
         return int.from_bytes(frame[at + 2 : at + 4], "big")
     return 40 + int.from_bytes(frame[at + 4 : at + 6], "big")
+
+
+def _destination(frame: bytes) -> IPAddress | None:
+    version, at = _network(frame)
+    packed = frame[at + 16 : at + 20] if version == 4 else frame[at + 24 : at + 40]
+    return ip_address(packed) if len(packed) in (4, 16) else None
 
 
 def _hop_limit(frame: bytes) -> int:

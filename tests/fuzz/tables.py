@@ -59,9 +59,18 @@ def random_tables(rnd: random.Random) -> Raw:
     if rnd.random() < 0.4:
         services = [service | _protection(rnd, service) for service in services]
     for service in services:
+        if rnd.random() < 0.1:
+            service["rejects"] = True
         if service["protocol"] == "udp" and service.get("placement") != "per_packet" and rnd.random() < 0.4:
             service["quic"] = _quic(rnd, members)
-    return {"secret": rnd.randbytes(16).hex(), "members": members, "slots": slots, "services": services}
+    answering = sorted({service["vip"] for service in services if rnd.random() < 0.2})
+    return {
+        "secret": rnd.randbytes(16).hex(),
+        "members": members,
+        "slots": slots,
+        "services": services,
+        "answering": answering,
+    }
 
 
 def changed_tables(rnd: random.Random, raw: Raw) -> Raw:
