@@ -32,7 +32,8 @@ def random_tables(rnd: random.Random) -> Raw:
     choose members flow by flow or packet by packet, and packets are never too big, since that would need a turn of
     somebody's."""
     choosing = rnd.random() < 0.4
-    members = [_member(rnd, number, index) for number, index in enumerate(_indices(rnd))]
+    learned = rnd.random() < 0.3
+    members = [_member(rnd, number, index, learned=learned) for number, index in enumerate(_indices(rnd))]
     slots = {f"pool{number}": _slots(rnd, members) for number in range(rnd.choice((1, 2, 4)))}
     vips = [rnd.choice(VIPS) for _ in range(rnd.choice((1, 2, 6)))]
     pins = [rnd.randrange(1, 65535) for _ in range(2)]
@@ -193,7 +194,7 @@ def _indices(rnd: random.Random) -> list[int]:
     return sorted({rnd.choice((0, 65534, rnd.randrange(65535))) for _ in range(count)})
 
 
-def _member(rnd: random.Random, number: int, index: int) -> Raw:
+def _member(rnd: random.Random, number: int, index: int, *, learned: bool) -> Raw:
     six = rnd.random() < 0.5
     member = {
         "id": f"pool/m{number}",
@@ -205,7 +206,7 @@ def _member(rnd: random.Random, number: int, index: int) -> Raw:
         member |= {"encapsulation": encapsulation, "ttl": rnd.choice(("router", "router", "transparent"))}
         if rnd.random() < 0.3:
             member |= {"outer_df": rnd.choice(("copy_inner", "clear")), "outer_ttl": rnd.choice((1, 64, 128, 255))}
-        if rnd.random() < 0.3:
+        if learned and rnd.random() < 0.5:
             member["path_mtu"] = rnd.choice((552, 576, 1280, 1300, 1400))
     ifindex = rnd.choice((7, 7, 9))
     member["next_hop"] = {
