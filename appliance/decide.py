@@ -1089,6 +1089,7 @@ def _table_service(
         ring.choices if placement is not Placement.HASH else NO_CHOICES,
         service.protection,
         quic,
+        service.reject_other_ports,
     )
     old = before.tables.services if before else ()
     if index < len(old) and old[index].slots is made.slots and old[index].choices is made.choices:

@@ -157,6 +157,9 @@ class TableService:
     """Of UDP: datagrams are QUIC's, and who is named by their connection ID has them, whatever else is said here. One
     for each config ID at most."""
 
+    rejects: bool = False
+    """Whether packets for ports of its VIP that no service has are answered: TCP reset, "port unreachable"."""
+
 
 @dataclass(frozen=True)
 class ForwardingTables:
@@ -174,6 +177,11 @@ class ForwardingTables:
     def vips(self) -> frozenset[IPAddress]:
         """Addresses whose packets belong to the data plane, whatever their port."""
         return frozenset(service.vip for service in self.services)
+
+    @cached_property
+    def rejecting(self) -> frozenset[IPAddress]:
+        """VIPs that answer on ports that no service has."""
+        return frozenset(service.vip for service in self.services if service.rejects)
 
     @cached_property
     def vips_v4(self) -> frozenset[IPv4Address]:

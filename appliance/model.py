@@ -516,6 +516,9 @@ class VirtualService:
     arp: bool = False
     """Whether a director answers for the VIPs on the segment."""
 
+    reject_other_ports: bool = False
+    """Whether packets for ports of the VIPs that no virtual service has are answered, or only dropped."""
+
     protection: Protection | None = None
     """None: everybody is welcome."""
 

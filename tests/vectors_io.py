@@ -263,7 +263,7 @@ _AFTER_LOOPS = (Reason.TTL_EXPIRED, Reason.TOO_BIG)
 _PROTECTION = (Reason.DENIED, Reason.SERVICE_RATE, Reason.VIP_RATE, Reason.SOURCE_RATE)
 
 
-def excuses(frame: bytes, action: Action, *, encrypted: bool = False) -> set[str]:
+def excuses(frame: bytes, action: Action, *, encrypted: bool = False, rejecting: bool = False) -> set[str]:
     """The ways to the slow path that the XDP program may take with a frame, by their names in `enum exit`.
 
     There are none for plain packets, which the program has to decide, nor for what it has to leave to the kernel.
@@ -272,6 +272,7 @@ def excuses(frame: bytes, action: Action, *, encrypted: bool = False) -> set[str
         frame: for a VIP or not.
         action: what the reference does with it.
         encrypted: whether some service's connection IDs are, so that the program cannot read them.
+        rejecting: whether a VIP answers on ports that no service has.
     """
     if action.verdict is Verdict.PASS or action.reason is Reason.OVERSIZED_FRAME:
         return set()
@@ -280,6 +281,8 @@ def excuses(frame: bytes, action: Action, *, encrypted: bool = False) -> set[str
         found.add(f"slow_{action.reason}")
     if action.further:
         found.add("slow_too_big")
+    if rejecting and action.reason is Reason.NO_SERVICE:
+        found.add("slow_refused")
     offset = 12
     while frame[offset : offset + 2] in (b"\x81\x00", b"\x88\xa8"):
         offset += 4
@@ -405,6 +408,7 @@ def read_tables(raw: dict[str, Any]) -> ForwardingTables:
             choices=_choices(tuple(service.get("choices", ()))),
             protection=_protection(service["protection"]) if "protection" in service else None,
             quic=tuple(map(_quic, service.get("quic", ()))),
+            rejects=service.get("rejects", False),
         )
         for index, service in enumerate(raw["services"])
     ]

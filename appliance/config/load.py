@@ -680,6 +680,7 @@ def _service(table: ServiceTable, profile: NetworkProfile, pool: Pool) -> Virtua
         needs_all=table.needs_all,
         announcing=_announcing(table.bgp),
         arp=table.arp,
+        reject_other_ports=table.reject_other_ports,
         protection=_protection(table.protection) if table.protection is not None else None,
     )
 

@@ -841,6 +841,21 @@ def arp_contradictions(data: Raw) -> Iterator[Finding]:
         yield Finding((*answered[MAX_ANSWERED], "arp"), f"more than {MAX_ANSWERED} VIPs to answer for", remedy)
 
 
+def other_ports_contradictions(data: Raw) -> Iterator[Finding]:
+    """Ports that no virtual service has belong to the VIP, not to one of its services."""
+    first: dict[IPAddress, tuple[Location, bool]] = {}
+    for place, service in tables(data, "virtual_service", EACH):
+        rejects = service.get("reject_other_ports") is True
+        for location, vip in found(service, values.unicast_address, "vips", EACH):
+            where, other = first.setdefault(vip, (place, rejects))
+            if other != rejects:
+                yield Finding(
+                    (*place, *location),
+                    f"{path_text(where)} {'drops' if rejects else 'answers'} packets for other ports of {vip}",
+                    "write the same reject_other_ports in both",
+                )
+
+
 LIMITS = ("per_source", "per_vip", "per_service")
 
 
@@ -916,6 +931,7 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     window_contradictions,
     fleet_contradictions,
     arp_contradictions,
+    other_ports_contradictions,
     protection_contradictions,
     too_many_limits,
 )

@@ -745,6 +745,11 @@ class ServiceTable(Table):
     bgp: AnnouncingTable = Field(
         default=AnnouncingTable(), description="Whom routers are told of the VIPs, and with which attributes."
     )
+    reject_other_ports: Boolean = Field(
+        default=False,
+        description="Answer packets for ports of the VIPs that no virtual service has (TCP reset, port unreachable), "
+        "up to a limit, instead of dropping them in silence. The same in all virtual services of a VIP.",
+    )
     arp: Boolean = Field(
         default=False,
         description="Whether a director answers ARP and neighbour solicitations for the VIPs on its interfaces: for a "

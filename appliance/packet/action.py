@@ -95,11 +95,12 @@ class Datagram(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """A frame of our own, sent back out of the interface that the cause arrived on (ICMP)."""
+    """A frame of our own, sent back out of the interface that the cause arrived on."""
 
     frame: bytes
     kind: str
-    """Name for counters: `icmp_too_big`, `icmp_time_exceeded`, `icmp_echo_reply`."""
+    """Name for counters: `icmp_too_big`, `icmp_time_exceeded`, `icmp_port_unreachable`, `icmp_echo_reply`,
+    `tcp_reset`."""
 
     vip: bytes = field(default=b"", compare=False)
     """Whose answer it is, 4 or 16 bytes: for limits."""

@@ -13,7 +13,7 @@ The order is part of the behaviour. The first line that applies decides; ids are
     Neither TCP nor UDP nor an ICMP error (I5, I6)                   drop  protocol
  8. TCP or UDP header cut or contradictory (P7)                      drop  malformed; of a first fragment (F5): fragment
     ICMP error that names no flow of the VIP's (`relay`; I2, I4)     drop  malformed, spoofed, fragment, protocol, ...
- 9. No virtual service on that protocol and port (P10, P11)          drop  no_service
+ 9. No virtual service on that protocol and port (P10, P11)          drop  no_service, with the answer where wished
 10. Later fragment without ports that tell its flow (below)          hold, or drop  fragment
 11. Sent by a member of an L2 pool or by ourselves (L5)              drop  loop
     A client that may not come (`protection`)                        drop  denied
@@ -53,7 +53,7 @@ from functools import partial
 from appliance.forwarding import NO_MEMBER, ChoiceOrder, ForwardingTables, Placement, TableMember, TableService
 from appliance.model import DfPolicy, DsrType, HashMode, Protocol, TtlPolicy
 from appliance.packet import icmp, quic, relay
-from appliance.packet.action import Action, By, Datagram, Reason, Verdict
+from appliance.packet.action import Action, By, Datagram, Reason, Reply, Verdict
 from appliance.packet.encap import decrement_hop_limit, encapsulate, ethernet
 from appliance.packet.fragments import Decided, Fragments, datagram_of
 from appliance.packet.headers import (
@@ -68,6 +68,7 @@ from appliance.packet.headers import (
 )
 from appliance.packet.placement import FlowFacts, Kind, Pin, Pins, Placed, Slot, idle_ticks, place, tcp_kind
 from appliance.packet.protection import Meters, guards, is_martian, opens_connection
+from appliance.packet.refusal import refusal
 from appliance.packet.split import SMALLEST, split
 from appliance.ring.hash import derive_keys, derive_pin_keys, flow_words, hash_words, pin_hash, slot_of
 
@@ -151,6 +152,7 @@ class PacketPath:
         self._pin_keys = derive_pin_keys(tables.secret)
         self._vips = frozenset(vip.packed for vip in tables.vips)
         self._answering = frozenset(vip.packed for vip in tables.answering)
+        self._rejecting = frozenset(vip.packed for vip in tables.rejecting)
         self._services: dict[tuple[bytes, int], _Ports] = {}
         for service in tables.services:
             self._services.setdefault((service.vip.packed, service.protocol), _Ports()).add(service)
@@ -212,7 +214,8 @@ class PacketPath:
             return _no_service(flow, waits_for)
         service = self._service(flow)
         if isinstance(service, Reason):
-            return _no_service(service, waits_for)
+            asks = service is Reason.NO_SERVICE and ip.destination in self._rejecting
+            return _no_service(service, waits_for, refusal(frame, link.length, ip) if asks else None)
         source_mac = frame[6:12]
         if source_mac in self._loop_macs or source_mac == ingress.mac:
             return Action(Verdict.DROP, Reason.LOOP, service=service.index)
@@ -340,11 +343,11 @@ def _always() -> bool:
     return True
 
 
-def _no_service(reason: Reason, waits_for: Datagram | None) -> Action:
+def _no_service(reason: Reason, waits_for: Datagram | None, reply: Reply | None = None) -> Action:
     """A packet without a service; a fragment of which that is not known yet may wait."""
     if reason is Reason.FRAGMENT and waits_for is not None:
         return Action(Verdict.HOLD, reason, datagram=waits_for)
-    return Action(Verdict.DROP, reason)
+    return Action(Verdict.DROP, reason, reply=reply)
 
 
 def _opens(packet: bytes, ip: IpHeader) -> bool:

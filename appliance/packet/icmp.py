@@ -20,7 +20,7 @@ _ICMP, _ICMPV6 = 1, 58
 _V4_UNREACHABLE, _V4_TIME_EXCEEDED = 3, 11
 _V4_FRAGMENTATION_NEEDED = 4
 _V4_ERRORS = frozenset({3, 4, 5, 11, 12})
-_V6_TOO_BIG, _V6_TIME_EXCEEDED = 2, 3
+_V6_UNREACHABLE, _V6_TOO_BIG, _V6_TIME_EXCEEDED = 1, 2, 3
 _ECHO_REQUEST = {4: 8, 6: 128}
 _ECHO_REPLY = {4: 0, 6: 129}
 _ECHO = 8
@@ -75,6 +75,12 @@ def time_exceeded(frame: bytes, offset: int, ip: IpHeader) -> Reply | None:
     return _reply(frame, offset, ip, struct.pack("!BBHI", kind, 0, 0, 0), "icmp_time_exceeded")
 
 
+def port_unreachable(frame: bytes, offset: int, ip: IpHeader) -> Reply | None:
+    """ "Port unreachable" in answer to a frame; None where no error may be sent."""
+    kind, code = (_V4_UNREACHABLE, 3) if ip.version == 4 else (_V6_UNREACHABLE, 4)
+    return _reply(frame, offset, ip, struct.pack("!BBHI", kind, code, 0, 0), "icmp_port_unreachable")
+
+
 def echo_reply(frame: bytes, offset: int, ip: IpHeader) -> Reply | None:
     """The answer to a ping of a VIP (I5; RFC 1122, 3.2.2.6; RFC 4443, 4.2): its data, and its DSCP.
 
@@ -91,7 +97,7 @@ def echo_reply(frame: bytes, offset: int, ip: IpHeader) -> Reply | None:
     number = _ICMP if ip.version == 4 else _ICMPV6
     if ip.protocol != number or ip.part is not Part.WHOLE or len(message) < _ECHO:
         return None
-    if message[0] != _ECHO_REQUEST[ip.version] or message[1] != 0 or not _may_answer(frame, packet, ip):
+    if message[0] != _ECHO_REQUEST[ip.version] or message[1] != 0 or not may_answer(frame, packet, ip):
         return None
     pseudo_header = b""
     if ip.version == 6:
@@ -101,23 +107,24 @@ def echo_reply(frame: bytes, offset: int, ip: IpHeader) -> Reply | None:
     answer = bytes((_ECHO_REPLY[ip.version], 0)) + message[2:]
     build = ipv4_message if ip.version == 4 else ipv6_message
     reply = build(ip.destination, ip.source, answer, ip.traffic_class & ~3)  # DSCP; ECN is nothing to be echoed
-    return Reply(_back(frame, offset) + reply, "icmp_echo_reply", ip.destination)
+    return Reply(back(frame, offset) + reply, "icmp_echo_reply", ip.destination)
 
 
 def _reply(frame: bytes, offset: int, ip: IpHeader, message: bytes, kind: str) -> Reply | None:
     packet = frame[offset : offset + ip.length]
-    if not _may_answer(frame, packet, ip):
+    if not may_answer(frame, packet, ip):
         return None
     error = error_packet(ip.version, ip.destination, ip.source, message, packet)
-    return Reply(_back(frame, offset) + error, kind, ip.destination)
+    return Reply(back(frame, offset) + error, kind, ip.destination)
 
 
-def _back(frame: bytes, offset: int) -> bytes:
+def back(frame: bytes, offset: int) -> bytes:
     """The Ethernet header of an answer. Tags go back with it: it has to reach the segment that the frame came from."""
     return frame[6:12] + frame[:6] + frame[ETHERNET - 2 : offset]
 
 
-def _may_answer(frame: bytes, packet: bytes, ip: IpHeader) -> bool:
+def may_answer(frame: bytes, packet: bytes, ip: IpHeader) -> bool:
+    """Whether a packet may have an answer of ours, by its sender and its kind."""
     return not frame[6] & 1 and answerable(packet, ip)
 
 

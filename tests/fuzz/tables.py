@@ -32,7 +32,8 @@ def random_tables(rnd: random.Random) -> Raw:
     choose members flow by flow or packet by packet, and packets are never too big, since that would need a turn of
     somebody's."""
     choosing = rnd.random() < 0.4
-    members = [_member(rnd, number, index) for number, index in enumerate(_indices(rnd))]
+    learned = rnd.random() < 0.3
+    members = [_member(rnd, number, index, learned=learned) for number, index in enumerate(_indices(rnd))]
     slots = {f"pool{number}": _slots(rnd, members) for number in range(rnd.choice((1, 2, 4)))}
     vips = [rnd.choice(VIPS) for _ in range(rnd.choice((1, 2, 6)))]
     pins = [rnd.randrange(1, 65535) for _ in range(2)]
@@ -59,9 +60,18 @@ def random_tables(rnd: random.Random) -> Raw:
     if rnd.random() < 0.4:
         services = [service | _protection(rnd, service) for service in services]
     for service in services:
+        if rnd.random() < 0.1:
+            service["rejects"] = True
         if service["protocol"] == "udp" and service.get("placement") != "per_packet" and rnd.random() < 0.4:
             service["quic"] = _quic(rnd, members)
-    return {"secret": rnd.randbytes(16).hex(), "members": members, "slots": slots, "services": services}
+    answering = sorted({service["vip"] for service in services if rnd.random() < 0.2})
+    return {
+        "secret": rnd.randbytes(16).hex(),
+        "members": members,
+        "slots": slots,
+        "services": services,
+        "answering": answering,
+    }
 
 
 def changed_tables(rnd: random.Random, raw: Raw) -> Raw:
@@ -184,7 +194,7 @@ def _indices(rnd: random.Random) -> list[int]:
     return sorted({rnd.choice((0, 65534, rnd.randrange(65535))) for _ in range(count)})
 
 
-def _member(rnd: random.Random, number: int, index: int) -> Raw:
+def _member(rnd: random.Random, number: int, index: int, *, learned: bool) -> Raw:
     six = rnd.random() < 0.5
     member = {
         "id": f"pool/m{number}",
@@ -196,7 +206,7 @@ def _member(rnd: random.Random, number: int, index: int) -> Raw:
         member |= {"encapsulation": encapsulation, "ttl": rnd.choice(("router", "router", "transparent"))}
         if rnd.random() < 0.3:
             member |= {"outer_df": rnd.choice(("copy_inner", "clear")), "outer_ttl": rnd.choice((1, 64, 128, 255))}
-        if rnd.random() < 0.3:
+        if learned and rnd.random() < 0.5:
             member["path_mtu"] = rnd.choice((552, 576, 1280, 1300, 1400))
     ifindex = rnd.choice((7, 7, 9))
     member["next_hop"] = {

@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -542,3 +543,36 @@ def test_without_our_errors_uploads_hang(network: Network) -> None:
         network.near.run("nft", "delete table inet silence")
     until(lambda: network.mtus(DEAF)["errors_sent"], "the director has said it")
     assert upload(network, DEAF, 100_000) == 100_000
+
+
+def test_without_any_errors_every_way_hangs(network: Network) -> None:
+    """The same by every delivery and family at once, both ways: neither clients nor members learn what fits."""
+    for space, hook, end in ((network.near, "forward", "saddr"), (network.far, "output", "daddr")):
+        space.run(
+            "nft",
+            f"add table inet silence; add chain inet silence on {{ type filter hook {hook} priority 0; }}; "
+            f"add rule inet silence on ip {end} 198.51.100.0/24 meta l4proto icmp drop; "
+            f"add rule inet silence on ip6 {end} 2001:db8:f::/64 meta l4proto icmpv6 drop",
+        )
+    for space in (network.client, network.member):
+        space.ip("route flush cache")
+        space.ip("-6 route flush cache")
+
+    def ends(way: Way, up: bool) -> bool:
+        try:
+            if up:
+                return upload(network, way, 100_000, patience_s=3.0) == 100_000
+            with connect(network, way, 3.0) as connection:
+                connection.sendall(struct.pack("!q", -100_000))
+                return len(_exactly(connection, 100_000)) == 100_000
+        except TimeoutError:
+            return False
+
+    try:
+        with ThreadPoolExecutor(2 * len(WAYS)) as pool:
+            both = {(way, up): pool.submit(ends, way, up) for way in WAYS for up in (True, False)}
+            ended = [f"{way} {'up' if up else 'down'}" for (way, up), future in both.items() if future.result()]
+    finally:
+        for space in (network.near, network.far):
+            space.run("nft", "delete table inet silence")
+    assert not ended

@@ -69,7 +69,7 @@ def judged(program: Program, vector: Vector) -> tuple[str, bool]:
     if action is None:
         expected = vector.action
         encrypted = any(one.config.key for service in vector.tables.services for one in service.quic)
-        allowed = excuses(vector.frame, expected, encrypted=encrypted)
+        allowed = excuses(vector.frame, expected, encrypted=encrypted, rejecting=bool(vector.tables.rejecting))
         return "" if way_out in allowed else f"{way_out} although {expected.verdict} {expected.reason}", True
     return difference(vector.action, action), False
 

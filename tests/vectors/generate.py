@@ -1256,6 +1256,76 @@ def _all_extensions(ttl: int) -> bytes:
 # ---- services and hash modes ----------------------------------------------------------------------------------------
 
 
+def refusals(file: File) -> None:
+    """Ports that no service has, of VIPs that answer there."""
+
+    def refused(name: str, sentence: str, version: int, packet: Packet | bytes, reset: dict[str, Any] | None) -> None:
+        """Answered by a TCP reset of that kind, or by an ICMP error where there is none."""
+        frame = tag(packet, version)
+        if reset is None:
+            unreachable = ICMP(type=3, code=3) if version == 4 else ICMPv6DestUnreach(code=4)
+            reply, kind = (
+                icmp_reply(frame, 14, version, bytes(packet), unreachable, CLIENT[version]),
+                "icmp_port_unreachable",
+            )
+        else:
+            ends = {"source": VIP[version], "destination": CLIENT[version], "ttl": 64}
+            head = ip(version, **ends, **({"id": 0} if version == 4 else {"fl": 0}))
+            answer = head / TCP(sport=81, dport=40000, window=0, **reset)
+            reply, kind = frame[6:12] + frame[:6] + frame[12:14] + bytes(answer), "tcp_reset"
+        action = dropped("no_service") | {"reply": {"frame": reply.hex(), "kind": kind}}
+        file.add(f"P10-{name}-ipv{version}", sentence, frame, action, using="rejecting")
+
+    def silent(name: str, sentence: str, version: int, packet: Packet | bytes) -> None:
+        file.add(f"P10-{name}-ipv{version}", sentence, tag(packet, version), dropped("no_service"), using="rejecting")
+
+    for version in (4, 6):
+
+        def tcp(flags: str, data: bytes = b"", version: int = version, **more: Any) -> Packet:
+            return ip(version) / segment("tcp", dport=81, flags=flags, **more) / Raw(data)
+
+        refused("reject-syn", "A connection is refused at once.", version, tcp("S", seq=7), {"flags": "RA", "ack": 8})
+        refused(
+            "reject-ecn",
+            "A SYN that offers ECN is a SYN.",
+            version,
+            tcp("SEC", seq=7),
+            {"flags": "RA", "ack": 8},
+        )
+        refused(
+            "reject-wrap",
+            "Data and FIN count, and numbers go round the corner.",
+            version,
+            tcp("F", b"data", seq=0xFFFFFFFE),
+            {"flags": "RA", "ack": 3},
+        )
+        refused(
+            "reject-ack",
+            "Who acknowledges gets a reset with the number that it waits for.",
+            version,
+            tcp("PA", b"data", seq=7, ack=99),
+            {"flags": "R", "seq": 99, "ack": 0},
+        )
+        silent("reject-rst", "A reset is never answered.", version, tcp("RA", seq=7, ack=99))
+        silent("reject-damaged", "Nothing damaged is answered.", version, tcp("S", chksum=0x1234))
+        datagram = ip(version) / UDP(sport=40000, dport=81) / Raw(b"d" * 1400)
+        refused(
+            "reject-udp", "A datagram is answered by an error, with as much of it as fits.", version, datagram, None
+        )
+        sumless = ip(version) / UDP(sport=40000, dport=81, chksum=0) / Raw(b"data")
+        refused("reject-udp-no-checksum", "Also one without a checksum.", version, sumless, None)
+        damaged = ip(version) / UDP(sport=40000, dport=81, chksum=0x1234) / Raw(b"data")
+        silent("reject-udp-damaged", "A datagram that is damaged is not answered.", version, damaged)
+    options = ip(4, options=[IPOption_NOP()] * 4) / segment("tcp", dport=81, seq=7)
+    refused("reject-options", "IPv4 options make no difference.", 4, options, {"flags": "RA", "ack": 8})
+    first = ip(4, flags="MF") / segment("tcp", dport=81) / Raw(bytes(16))
+    silent("reject-fragment", "A fragment is not answered.", 4, first)
+    other = ip(4, destination="198.51.100.8") / segment("tcp", dport=81)
+    silent("reject-other-vip", "A VIP that does not say so is silent.", 4, other)
+    nobody = ip(4, source="198.51.100.7") / segment("tcp", dport=81)
+    file.add("P10-reject-martian", "Nobody is not answered.", tag(nobody, 4), dropped("martian"), using="rejecting")
+
+
 def services_file() -> File:
     members = [l2_member(21 + number) for number in range(4)]
     every = {f"m{number}": {"all": number} for number in range(4)} | {"cycle": {"cycle": [0, 1, 2, 3]}}
@@ -1285,6 +1355,15 @@ def services_file() -> File:
         {
             "precedence": tables(members, every, precedence),
             "two": tables(members, every, [service("web", 4, "tcp", [80], "m0"), service("dns", 6, "udp", [53], "m1")]),
+            "rejecting": tables(
+                members,
+                every,
+                [
+                    service("web", 4, "tcp", [80, (8000, 9000)], "m0") | {"rejects": True},
+                    service("dns", 6, "udp", [53], "m1") | {"rejects": True},
+                    service("silent", 4, "tcp", [80], "m2", vip="198.51.100.8"),
+                ],
+            ),
         }
         | by_mode,
     )
@@ -1337,6 +1416,7 @@ def services_file() -> File:
         ("source-port", "The source port chooses nothing.", 4, ip(4) / segment("tcp", sport=80, dport=1234)),
     ):
         file.add(f"P10-{name}", sentence, tag(packet, version), dropped("no_service"), using="two")
+    refusals(file)
 
     sources = {
         4: ["203.0.113.1", "203.0.113.2", "192.0.2.200", "10.255.0.1"],

@@ -301,7 +301,8 @@ INLINE enum exit judge_l4(struct l4 *l4, u8 *end)
 enum { GO_ON = -1 };
 
 /* 8, 9 and 11: what does not depend on the IP version. An action, or GO_ON. */
-INLINE int judge(const struct run *run, struct ethhdr *eth, struct l4 *l4, u8 *end, u32 number, const struct entry *entry)
+INLINE int judge(const struct run *run, struct ethhdr *eth, struct l4 *l4, u8 *end, u32 number, const struct entry *entry,
+		 u32 rejects)
 {
 	enum exit exit = judge_l4(l4, end);
 
@@ -310,7 +311,7 @@ INLINE int judge(const struct run *run, struct ethhdr *eth, struct l4 *l4, u8 *e
 	if (unlikely(exit != EXIT_TRANSMIT))
 		return slow(run, exit);
 	if (unlikely(!number || !entry)) /* 9 */
-		return drop(run, EXIT_DROP_NO_SERVICE);
+		return rejects ? slow_or_drop(run, EXIT_SLOW_REFUSED, EXIT_DROP_NO_SERVICE) : drop(run, EXIT_DROP_NO_SERVICE);
 	if (unlikely(loops(run, eth))) { /* 11 */
 		count_exit(run, EXIT_DROP_LOOP);
 		note(run, EXIT_DROP_LOOP, number, NOBODY, BY_SLOT, 0, entry->service, 0);
@@ -343,7 +344,7 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	const struct generation *g = run->generation;
 	struct entry *entry = NULL;
 	struct key key;
-	u32 number = 0, length, ports = 0;
+	u32 number = 0, length, ports = 0, rejects = 0;
 	int plain, action;
 	struct l4 l4;
 	u64 h;
@@ -363,6 +364,7 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 		key.what = WHAT(4, 0, 0);
 		if (likely(!find(g, g->vips_first, g->vips_mask, &key, &entry))) /* 3 */
 			return pass(run, EXIT_PASS_NOT_VIP);
+		rejects = ((struct vip *)entry)->rejects;
 		if (plain)
 			number = find_range(run, (struct vip *)entry, ip->protocol, ports >> 16, &entry);
 	}
@@ -386,7 +388,7 @@ INLINE int balance_ip4(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	l4.at = l3 + sizeof(*ip);
 	l4.available = length - sizeof(*ip);
 	l4.protocol = ip->protocol;
-	action = judge(run, eth, &l4, end, number, entry);
+	action = judge(run, eth, &l4, end, number, entry, rejects);
 	if (unlikely(action != GO_ON))
 		return action;
 	if (unlikely(trailer(run, l2, length)))
@@ -427,7 +429,7 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	const struct generation *g = run->generation;
 	struct entry *entry = NULL;
 	struct key key;
-	u32 number = 0, length, ports = 0;
+	u32 number = 0, length, ports = 0, rejects = 0;
 	int plain, action;
 	struct l4 l4;
 	u64 h;
@@ -446,6 +448,7 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 		key.what = WHAT(6, 0, 0);
 		if (likely(!find(g, g->vips_first, g->vips_mask, &key, &entry))) /* 3 */
 			return pass(run, EXIT_PASS_NOT_VIP);
+		rejects = ((struct vip *)entry)->rejects;
 		if (plain)
 			number = find_range(run, (struct vip *)entry, ip->nexthdr, ports >> 16, &entry);
 	}
@@ -466,7 +469,7 @@ INLINE int balance_ip6(const struct run *run, struct ethhdr *eth, u32 l2, u8 *l3
 	l4.at = l3 + sizeof(*ip);
 	l4.available = length - sizeof(*ip);
 	l4.protocol = ip->nexthdr;
-	action = judge(run, eth, &l4, end, number, entry);
+	action = judge(run, eth, &l4, end, number, entry, rejects);
 	if (unlikely(action != GO_ON))
 		return action;
 	if (unlikely(trailer(run, l2, length)))

@@ -151,3 +151,14 @@ INLINE int slow(const struct run *run, enum exit exit)
 	}
 	return pass(run, exit);
 }
+
+/* The same for what may as well be dropped: most of the slow path's room is for others. */
+INLINE int slow_or_drop(const struct run *run, enum exit exit, enum exit otherwise)
+{
+	struct cpu *cpu = AT(cpus, run->row);
+	u64 tick = bpf_ktime_get_coarse_ns() >> (run->control->tick_shift & 31);
+
+	if (cpu && cpu->tick == tick && cpu->slow >= run->control->slow_limit / 8 && !(run->flags & PORT_QUIET))
+		return drop(run, otherwise);
+	return slow(run, exit);
+}

@@ -129,7 +129,7 @@ struct turn {
 struct vip {
 	u64 address[2];
 	u32 what;
-	u32 spare;
+	u32 rejects;  /* whether ports that no entry has are answered, by the slow path */
 	u32 first[2]; /* ranges of ports, for TCP and for UDP */
 	u32 count[2];
 	u32 spares[6];
@@ -240,6 +240,7 @@ enum exit {
 	EXIT_SLOW_SPLIT_HEADER,
 	EXIT_SLOW_NEW_FLOW,
 	EXIT_SLOW_QUIC,
+	EXIT_SLOW_REFUSED,
 	EXITS
 };
 

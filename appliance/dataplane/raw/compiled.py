@@ -264,6 +264,8 @@ class Compiled:
         self.sizes_column = np.array(self.sizes, np.uint64)
         self.quic = [service.quic for service in services]
         self.any_quic = any(self.quic)
+        self.rejecting = frozenset(vip.packed for vip in self.tables.rejecting)
+        """VIPs that answer on ports that no service has."""
         self.remembering = [service.placement is not Placement.PER_PACKET for service in services]
         """Whether what is remembered of flows can make a difference, by service."""
 

@@ -9,6 +9,7 @@ passes find wrong with a frame takes it out of the batch. Frames that need an an
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -148,15 +149,17 @@ class _Batch:
 class VectorPath:
     """Forwards batches of plain frames (bpf.py says what that is) within their slots."""
 
-    def __init__(self, columns: Columns, answers: int = 32, idents: Idents | None = None) -> None:
+    def __init__(self, columns: Columns, answers: int = 32, idents: Idents | None = None, refusals: int = 4) -> None:
         """
         Args:
             columns: the slots.
             answers: rows of a batch that may be left to the caller for an answer; more of them are only dropped.
             idents: identifications for outer packets; those of others as well, where others send, too.
+            refusals: rows that may be left to the caller because they are for a port that no service has.
         """
         self._columns = columns
         self._answers = answers
+        self._refusals = refusals
         self._idents = idents or Idents()
         self._look_only = False
         self.reasons: Counter[Reason] = Counter()
@@ -228,8 +231,11 @@ class VectorPath:
         """The rest of the way, the same for both families."""
         service = batch.service
         if isinstance(service, int):
+            if service == NO_SERVICE:
+                self._unserved(batch.numbers(), batch, tables)
+                return
             if service < 0:
-                self._drop_all(batch, Reason.NO_SERVICE if service == NO_SERVICE else None)
+                batch.outcome.dropped.append(batch.numbers())
                 return
             # All frames are for one VIP and have one protocol, so half of the hash is one number.
             flow = tables.flows[service]
@@ -242,8 +248,9 @@ class VectorPath:
             lowest = int(service.min())
             if lowest < 0:
                 wanted = service >= 0
-                self.reasons[Reason.NO_SERVICE] += int(np.count_nonzero(service == NO_SERVICE))
-                batch.outcome.dropped.append(batch.keep(wanted))
+                unserved = batch.numbers()[service == NO_SERVICE]
+                self._unserved(unserved, batch, tables)
+                batch.outcome.dropped.append(np.setdiff1d(batch.keep(wanted), unserved))
                 sources, destinations, ports = sources[:, wanted], destinations[:, wanted], ports[wanted]
                 service = service[wanted]
                 if not len(service):
@@ -407,10 +414,17 @@ class VectorPath:
             way = tables.dense_column.take(found).astype(np.intp)
             batch.way[slice(None) if rows is None else rows] = way
 
-    def _drop_all(self, batch: _Batch, reason: Reason | None) -> None:
-        rows = batch.numbers()
-        if reason is not None:
-            self.reasons[reason] += len(rows)
+    def _unserved(self, rows: npt.NDArray[np.intp], batch: _Batch, tables: Compiled) -> None:
+        """Drop frames for ports that no service has. Of VIPs that say so, some are left to the caller."""
+        answer: list[int] = []
+        if tables.rejecting:
+            first, end = (IP + 16, IP + 20) if batch.version == 4 else (IP + 24, IP + 40)
+            vips = self._columns.frames[rows, first:end]
+            asked = (row for row, vip in zip(rows.tolist(), vips, strict=True) if vip.tobytes() in tables.rejecting)
+            answer = list(islice(asked, self._refusals))
+            batch.outcome.answer.extend(answer)
+            rows = rows[~np.isin(rows, answer)]
+        self.reasons[Reason.NO_SERVICE] += len(rows)
         batch.outcome.dropped.append(rows)
 
     def _count(self, batch: _Batch, tables: Compiled) -> None:

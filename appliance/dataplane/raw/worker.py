@@ -55,8 +55,9 @@ _LOOK_EVERY = 8
 _FLIGHT_PAUSE_S = 50e-6
 """A ring stays readable while its newest slot is in flight, so polling would spin."""
 
-_ERRORS, _PINGS = (100.0, 20), (500.0, 100)
-"""ICMP of our own, of each kind for each VIP: a second, and at once."""
+_ERRORS, _PINGS, _RESETS = (100.0, 20), (500.0, 100), (500.0, 100)
+_SAYINGS = {"icmp_echo_reply": _PINGS, "tcp_reset": _RESETS}
+"""Answers of our own, of each kind for each VIP: a second, and at once."""
 
 _RELAYED_TOO_BIG, _RELAYED = (1000.0, 1000), (100.0, 100)
 """ICMP errors of others for each VIP. Without "too big" connections hang, and all clients behind a smaller link cause
@@ -488,7 +489,7 @@ class Worker:
         return Sent(name, frame[: recording.wanted.snaplen], len(frame), kind)
 
     def _may_say(self, reply: Reply) -> bool:
-        limit = _PINGS if reply.kind == "icmp_echo_reply" else _ERRORS
+        limit = _SAYINGS.get(reply.kind, _ERRORS)
         return self._bucket(reply.vip, reply.kind, *limit).take(time.monotonic())
 
     def _transmit(self, action: Action, frame: bytes, work: Work) -> None:

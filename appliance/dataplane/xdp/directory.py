@@ -208,6 +208,7 @@ class _Writer:
         record = self.vips.setdefault(vip, np.frombuffer(address + bytes(48), VIP).copy())
         which = int(protocol == Protocol.UDP)
         record["what"] = what(vip.version, 0, 0)
+        record["rejects"] |= any(service.rejects for service in services)
         record["first"][0, which], record["count"][0, which] = first_range, len(self.ranges) - first_range
 
     def _entry(self, address: bytes, key: int, service: TableService) -> int:

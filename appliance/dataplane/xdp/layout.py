@@ -86,7 +86,7 @@ VIP = np.dtype(
     [
         ("address", "<u8", 2),
         ("what", "<u4"),
-        ("spare", "<u4"),
+        ("rejects", "<u4"),
         ("first", "<u4", 2),
         ("count", "<u4", 2),
         ("spares", "<u4", 6),
@@ -220,7 +220,7 @@ EVENT_HEAD = 96
 PORTS, LOOPBACK = 256, 1
 TEST_PORT = 2 * PORTS
 PROBES = 4
-EXITS = 29
+EXITS = 30
 LOOK_CLOSER, NOBODY = 0x8000, 0xFFFF
 WAY_L2, WAY_OUTER4, WAY_OUTER6, WAY_FAMILY = 0, 4, 6, 0x0F
 WAY_CLEAR, WAY_GRE, WAY_GUE = 0x10, 0x40, 0xC0

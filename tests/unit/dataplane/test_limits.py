@@ -74,6 +74,19 @@ def test_pings_are_answered_up_to_a_limit_of_their_own(bench: Bench) -> None:
     assert bench.worker.told_too_big == {"web/web1": 1}
 
 
+def test_refusals_have_a_limit_of_their_own(bench: Bench) -> None:
+    """Whoever tries ports gets some answers, and leaves those of others alone; all is counted as without (P10)."""
+    tables = bench.work.tables.tables
+    services = tuple(replace(service, rejects=True) for service in tables.services)
+    bench.work = Work(Compiled(replace(tables, services=services), [INGRESS]), bench.work.egress)
+    for port in range(1, 101):
+        bench.forward(udp(port))
+    assert bench.worker.replies == {"icmp_port_unreachable": 20}
+    assert bench.worker.reasons == {"no_service": 100}
+    bench.forward(udp(5000, 1472))
+    assert bench.worker.replies["icmp_too_big"] == 1
+
+
 def test_errors_of_others_have_limits(bench: Bench) -> None:
     """A flood of "unreachable" is cut off, and "too big" still gets through (I3)."""
     for _ in range(150):

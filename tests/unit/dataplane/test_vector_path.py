@@ -291,6 +291,28 @@ def test_ipv6_that_everybody_may_send_is_no_matter_for_closer_looks() -> None:
     assert len({frame[18:20] for frame in got}) == BATCH
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["all-alike", "mixed"])
+def test_a_few_of_those_for_no_service_are_answered(together: bool) -> None:
+    """Where a VIP says so, some of a batch are left to the caller, and others dropped and counted; where it does not,
+    all are dropped."""
+    for rejects, asked in ((True, 4), (False, 0)):
+        tables = one_service(rejects=rejects)
+        packet = bytes.fromhex("4500001c000000004011000000000000") + tables.services[0].vip.packed
+        packet = packet[:12] + bytes((192, 0, 2, 9)) + packet[16:]
+        packet = packet[:10] + checksum(packet).to_bytes(2, "big") + packet[12:]
+        ports = [81] * 20 if together else [80, 81] * 10
+        frames = [
+            INGRESS.mac + CLIENT_MAC + b"\x08\0" + packet + struct.pack("!HHHH", 1024, port, 8, 0) for port in ports
+        ]
+        vector = VectorPath(Columns(slots_with(frames)))
+        outcome = vector.forward(slice(0, 20), 0, Compiled(tables, [INGRESS]))
+        nobody = ports.count(81)
+        assert len(outcome.answer) == asked
+        assert vector.reasons[Reason.NO_SERVICE] == nobody - asked
+        dropped = [row for rows in outcome.dropped for row in rows.tolist()]
+        assert sorted([*dropped, *outcome.answer]) == [row for row, port in enumerate(ports) if port == 81]
+
+
 def test_frames_for_vips_that_are_no_longer_ours_are_left_alone() -> None:
     """A frame that was admitted by an earlier filter is neither sent nor counted as a drop of anything."""
     old = one_service()
