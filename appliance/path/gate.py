@@ -21,7 +21,7 @@ import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -68,6 +68,9 @@ RST instead of waiting for the last packet of the other side: else ports would r
 _TAKEN_AT_ONCE = 1024
 """Packets of checks in one turn of the event loop, some 20 ms: a loop that has much to do takes few turns, and
 meanwhile thousands of checks may send."""
+
+_STRAYS = 4
+"""Datagrams of strangers that are looked at, at most, before a member's own."""
 
 _BATCH = 64
 _PAUSE_S = 0.1
@@ -125,10 +128,13 @@ class PathWay:
         """See `health.ways.Way`."""
         source = socket.inet_pton(socket.AF_INET if address.version == 4 else socket.AF_INET6, sock.getsockname()[0])
         flow = source, address.packed, protocol, word
-        with self.gate.carrying(flow, self, half_open=half_open):
+        stray = _beside(sock) if protocol == socket.IPPROTO_UDP else None
+        with self.gate.carrying(flow, self, half_open=half_open), stray or nullcontext():
             try:
                 yield
             finally:
+                if stray is not None and self._answers_itself(stray):
+                    self.gate.note_astray(self.member, address)
                 if protocol == socket.IPPROTO_TCP and self.gate.is_crowded:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -147,6 +153,17 @@ class PathWay:
             silent = isinstance(hop, Unresolved) and hop.reason == NEIGHBOUR_UNRESOLVED
             return replace(result, code=Code.ARP_UNRESOLVED if silent else result.code, detail=why)
         return explained(result, target, self.delivery, self.gate.known(self, target.address))
+
+    def _answers_itself(self, stray: socket.socket) -> bool:
+        """Whether a datagram has come from the member's own address instead of the VIP."""
+        for _ in range(_STRAYS):
+            try:
+                _, sender = stray.recvfrom(1)
+            except OSError:
+                return False
+            if sender[0] == text(self.member):
+                return True
+        return False
 
     def _source(self, address: IPAddress) -> str | None:
         """Where packets to a VIP come from; None: there is no address of its family, or it is our own."""
@@ -170,6 +187,11 @@ class PathWay:
             return (
                 f"this director has no IPv{address.version} address to ask {address} from, or no route to it: add one, "
                 'or set vantage = "direct"'
+            )
+        if silent and self.gate.is_astray(self.member, address):
+            return (
+                f"the answer comes from {self.member}, and not from VIP {address}: the server must answer from the "
+                "address that it was asked at"
             )
         return self.gate.why_no_reply(address, hop.interface) if silent else ""
 
@@ -225,6 +247,8 @@ class Gate:
         """When a check's packet came by last, by IP version."""
         self._replies: dict[tuple[IPAddress, str], tuple[str, float]] = {}
         """Why replies from a VIP would be dropped at an interface, and when that was looked at."""
+        self._astray: dict[tuple[IPAddress, IPAddress], float] = {}
+        """When a member has answered last from its own address, by member and VIP."""
         self._lost_at: dict[IPAddress, float] = {}
         """When a packet to a member found no room last."""
         self._ident = 0
@@ -322,6 +346,14 @@ class Gate:
             version = 4 if len(flow[0]) == 4 else 6
             if over and not carried.packets and self._took_at.get(version, now) <= now:
                 self._lost.set()
+
+    def note_astray(self, member: IPAddress, vip: IPAddress) -> None:
+        """A member has answered from its own address."""
+        self._astray[member, vip] = self._clock()
+
+    def is_astray(self, member: IPAddress, vip: IPAddress) -> bool:
+        """Whether a member has lately answered from its own address what was asked of a VIP."""
+        return self._astray.get((member, vip), float("-inf")) >= self._clock() - HINT_S
 
     def has_lost(self, member: IPAddress, seconds: float) -> bool:
         """Whether a packet to a member has found no room within the last so many seconds."""
@@ -471,6 +503,21 @@ def _source_to(address: IPAddress) -> str | None:
             return str(sock.getsockname()[0])
     except OSError:
         return None
+
+
+def _beside(sock: socket.socket) -> socket.socket | None:
+    """A socket that gets what comes to another one's port from anybody else than whom that is connected to; None: there
+    can be none. What it gets is a hint, and nothing more."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # bound already: its port is its own
+    other = socket.socket(sock.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        other.bind(sock.getsockname()[:2])
+    except OSError:
+        other.close()
+        return None
+    return other
 
 
 def _why_no_reply(vip: IPAddress, interface: str) -> str:

@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
@@ -362,6 +363,35 @@ def test_replies_that_this_director_would_drop(cable: Cable, filters: int) -> No
     else:
         assert result.code is Code.CONNECTION_TIMEOUT
         assert f"this director drops replies from {VIP4}: rp_filter = {filters} on d1 wants a route" in result.detail
+
+
+@pytest.mark.parametrize(("vip", "member"), [(VIP4, MEMBER4), (VIP6, MEMBER6)], ids=["v4", "v6"])
+def test_a_server_that_answers_from_its_own_address(cable: Cable, vip: IPAddress, member: IPAddress) -> None:
+    """A datagram service that is bound to all addresses answers from another one than it was asked at, and clients take
+    no notice of it: the result says so, and nothing of the kind when the server does it right."""
+
+    def server(address: str) -> socket.socket:
+        sock = socket.socket(socket.AF_INET6 if vip.version == 6 else socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((address, 5000))
+        return sock
+
+    def echo(sock: socket.socket) -> None:
+        data, peer = sock.recvfrom(100)
+        sock.sendto(data, peer)
+
+    for address, wrong in (("", True), (str(vip), False)):
+        with inside(cable.member, lambda address=address: server(address)) as sock:  # type: ignore[misc]
+            thread = threading.Thread(target=echo, args=(sock,))
+            thread.start()
+            result = cable.probe(
+                "udp", lambda gate: Target("web/m", vip, 5000, gate.way(member, L2)), request=b"?", response=b"?"
+            )
+            thread.join(5)
+        if wrong:
+            assert result.code is Code.NO_RESPONSE
+            assert result.detail.startswith(f"the answer comes from {member}, and not from VIP {vip}: the server must")
+        else:
+            assert result.good, result
 
 
 def test_a_packet_waits_for_its_next_hop(cable: Cable) -> None:
