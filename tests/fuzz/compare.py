@@ -52,25 +52,15 @@ CAPACITY = Capacity(
     buckets=1 << 12,
     entries=2048,
     ranges=2048,
-<<<<<<< HEAD
-    boundaries=2048,
-=======
     boundaries=1 << 13,
->>>>>>> rv5
     stations=256,
     ways=256,
     services=256,
     slots=48 * 65568,
-<<<<<<< HEAD
     quic=512,
     servers=1 << 13,
 )
-=======
-    quic=256,
-    servers=1 << 13,
-)
 """Room for the largest tables that there can be: nothing grows here."""
->>>>>>> rv5
 PINS = 1 << 15
 """Many more than a case has flows: whom implementations leave out when there is no room is their own affair."""
 

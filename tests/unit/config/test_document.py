@@ -90,11 +90,7 @@ def test_a_mistake_stands_in_its_own_file(path: Path) -> None:
         (
             "/conf.d/b.toml:10: virtual_service[1].prots: unknown key; did you mean `ports`? known here: "
             "name, vips, ports, network_profile, pool, enabled, ha, prefer, primaries, min_members, advertise_down, "
-<<<<<<< HEAD
-            "needs_all, bgp, arp, protection"
-=======
-            "bgp, reject_other_ports, arp, protection"
->>>>>>> rv5
+            "needs_all, bgp, reject_other_ports, arp, protection"
         ),
     ]
 
