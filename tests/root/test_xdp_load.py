@@ -253,14 +253,18 @@ def test_each_numbered_frame_arrives_once_where_its_flow_may_go(bench: Rig, long
 def test_maps_that_are_replaced_lose_nothing(bench: Rig) -> None:
     """Tables that outgrow the maps come with another program: no packet goes between, and counters go on."""
     small, _ = two_tables(bench)
-    with bench.plane() as plane, counting(bench) as counts:
-        plane.set(small)
-        tally = Tally(bench, plane, counts)
-        with flood(bench, udp(0), 8.0) as frames:
-            for extra in (300, 900, 2700):
-                plane.set(grown(small, extra))
-            assert frames.goes_on(), "the flood was over before the last change"
-        tally.check(frames.sent, range(1, 9))
+    for seconds in (8.0, 60.0):  # the second one for a machine that has other things to do
+        with bench.plane() as plane, counting(bench) as counts:
+            plane.set(small)
+            tally = Tally(bench, plane, counts)
+            with flood(bench, udp(0), seconds) as frames:
+                for extra in (300, 900, 2700):
+                    plane.set(grown(small, extra))
+                goes_on = frames.goes_on()
+            tally.check(frames.sent, range(1, 9))
+        if goes_on:
+            return
+    raise AssertionError("the flood was over before the last change")
 
 
 def syn(source_port: int = 1, port: int = 81) -> bytes:
