@@ -42,6 +42,7 @@ from appliance.arp.side import ArpSide
 from appliance.clock import steady
 from appliance.config.document import Document, DocumentError, pending, read_document
 from appliance.config.load import Loaded, load_document
+from appliance.connections import Connections
 from appliance.consequences import NO_FLOWS, Consequences, consequences
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
@@ -254,6 +255,9 @@ class Director:
             self._state, self._plane, self._speaker, self._changed, self._now, self._on_applied, self._arp.decided
         )
         self._hearing = Hearing(self._state, lambda: self._reconciler.applied)
+        self._connections = Connections(
+            lambda: self._plane.logged, lambda: self._reconciler.applied, config.director.name, time.time
+        )
         self._lag = LoopLag()
         self._gate = Gate(config.director.interfaces, config.secret, lambda: self._state.next_hops)
         self._verdicts: dict[Key, Verdict] = {}
@@ -298,6 +302,7 @@ class Director:
                 channel=self._fleet.pins_status,
                 path_mtu=self._hearing.facts,
                 arp=lambda: self._arp.statuses(),
+                connection_log=self._connections.status,
             ),
         )
 
@@ -347,6 +352,7 @@ class Director:
                 tasks.create_task(self._fleet.run(), name="fleet"),
                 tasks.create_task(self._hearing.run(), name="hearing"),
                 tasks.create_task(self._arp.run(), name="arp"),
+                tasks.create_task(self._connections.run(), name="connections"),
             ]
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))
@@ -373,6 +379,7 @@ class Director:
                 for task in own:
                     task.cancel()
                 await self._gate.close()
+                await asyncio.to_thread(self._connections.close)
 
     async def _make_way(self, config: Config) -> None:
         """Open the way through the DSR path, if anything is asked by it.
@@ -442,6 +449,7 @@ class Director:
         self._bfd.set(bfd_sessions(config))
         self._fleet.follow(config)
         self._arp.follow(config)
+        self._connections.follow(config.connection_log)
 
     def _on_health(self, status: Status) -> None:
         """What a monitor has found; see `wiring.health_of`."""

@@ -605,6 +605,16 @@ class ApiConfig:
     port: int
 
 
+@dataclass(frozen=True)
+class ConnectionLog:
+    """Which flows are written down when they are over, and where."""
+
+    one_of: int = 0
+    """One of so many; 0: none."""
+    file: PurePath | None = None
+    """None: they are events in the director's own log."""
+
+
 class FleetStore(StrEnum):
     """What a fleet agrees by."""
 
@@ -678,6 +688,7 @@ class Config:
     bgp: BgpConfig | None
     services: tuple[VirtualService, ...]
     fleet: Fleet = Fleet()
+    connection_log: ConnectionLog = ConnectionLog()
     source: str = ""
     """Where it was read from, for people."""
 

@@ -55,6 +55,7 @@ from appliance.model import (
     BgpConfig,
     BgpPeer,
     Config,
+    ConnectionLog,
     Delivery,
     DfPolicy,
     Director,
@@ -510,6 +511,10 @@ def _resolve(
             _service(table, profiles[table.network_profile], pools[table.pool]) for table in file.virtual_service
         ),
         fleet=_fleet(file, password),
+        connection_log=ConnectionLog(
+            file.connection_log.one_of,
+            PurePosixPath(file.connection_log.file) if file.connection_log.file is not None else None,
+        ),
         source=source,
         digest=digest,
     )

@@ -150,6 +150,17 @@ class FleetDirectorTable(Table):
 AbsolutePath = Annotated[str, Parsed(monitors.absolute_path, {"type": "string", "pattern": "^/"})]
 
 
+class ConnectionLogTable(Table):
+    """Flows that are written down when they are over: a sample of all, by their hash, the same on every director."""
+
+    one_of: Annotated[int, Parsed(values.integer(0, 1_000_000_000, "a number of flows"), _whole(0, 1_000_000_000))] = (
+        Field(default=0, description="One of so many flows is logged; 1 logs all, as far as there is room; 0 none.")
+    )
+    file: AbsolutePath | None = Field(
+        default=None, description="File to append JSON lines to; events in the director's own log by default."
+    )
+
+
 class EtcdTable(Table):
     """An etcd cluster that the fleet agrees by."""
 
@@ -754,6 +765,7 @@ class File(Table):
     )
     director: DirectorTable
     api: ApiTable = ApiTable()
+    connection_log: ConnectionLogTable = ConnectionLogTable()
     fleet: FleetTable
     bgp: BgpTable | None = None
     network_profile: list[ProfileTable] = []
