@@ -85,6 +85,7 @@ def ask(
     *,
     timeout_s: float = TIMEOUT_S,
     also: Container[int] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> Document:
     """Talk to a director.
 
@@ -95,13 +96,14 @@ def ask(
         body: what is ordered.
         timeout_s: how long the answer may take.
         also: statuses from 400 on whose documents are answers all the same.
+        headers: of the request.
 
     Raises:
         OrderError: nobody answers, or the director refuses.
     """
     connection = _Connection(path, timeout_s)
     try:
-        connection.request(method, resource, None if body is None else json.dumps(body))
+        connection.request(method, resource, None if body is None else json.dumps(body), dict(headers or {}))
         response = connection.getresponse()
         text = response.read()
         document = json.loads(text)

@@ -22,6 +22,7 @@ COMMANDS = {
     "config": ("appliance.cli.config:app", "See what configurations were in force, what a new one would do; go back."),
     "explain": ("appliance.cli.explain:explain", "Say what becomes of a packet, and why."),
     "status": ("appliance.cli.status:app", "Show what a running director does."),
+    "top": ("appliance.cli.top:top", "Show it live, the busiest virtual services and members first."),
     "bgp": ("appliance.cli.bgp:app", "Show who is told of which VIPs, with which attributes, and why not."),
     "member": ("appliance.cli.member:app", "Drain, stop, release or weight members; see what is left of their flows."),
     "node": ("appliance.cli.node:app", "The same for a machine, in all pools that it is a member of."),
@@ -34,6 +35,7 @@ COMMANDS = {
     "capture": ("appliance.cli.capture:capture", "Write packets, and what became of them, to a file."),
     "lab": ("appliance.cli.lab:app", "Build a network with directors, routers and members on this machine."),
     "decap": ("appliance.cli.decap:app", "Take packets out of their encapsulation, on a member of L3 DSR."),
+    "completion": ("appliance.cli.completion:app", "Print what your shell needs to complete command lines."),
     "version": ("appliance.cli.version:version", "Print the version."),
 }
 """A new command is one file and one line."""
