@@ -11,6 +11,7 @@ from typing import Annotated, ParamSpec
 from cyclopts import App, Parameter
 
 from appliance.cli.output import Exit, complain, print_json, print_problems, table, warn
+from appliance.cli.progress import progress
 from appliance.config.problems import ConfigError
 from appliance.lab.node import LabError, NotFoundError
 from appliance.lab.runner import READY_S, STATE, Lab, need_root, processes
@@ -69,11 +70,13 @@ def up(
         Seconds to wait at most.
     """
     started = time.monotonic()
-    lab = Lab.up(file, name=name, reconfigure=reconfigure)
+    with progress(f"bringing {file.name} up"):
+        lab = Lab.up(file, name=name, reconfigure=reconfigure)
     for warning in lab.warnings:
         warn(warning)
     if wait:
-        lab.wait(timeout)
+        with progress(f"waiting until the nodes of {lab.name} are ready"):
+            lab.wait(timeout)
     took_s = time.monotonic() - started
     print(f"lab {lab.name}: {len(lab.nodes)} nodes up in {took_s:.1f} s; logs in {STATE / lab.name}")
     return Exit.OK

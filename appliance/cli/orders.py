@@ -14,6 +14,7 @@ from urllib.parse import quote
 from cyclopts import Parameter
 
 from appliance.cli.output import Exit, complain, warn
+from appliance.cli.progress import progress
 from appliance.config.document import read_document
 from appliance.config.merge import merge
 from appliance.config.problems import ConfigError
@@ -85,9 +86,22 @@ def ask(
     *,
     timeout_s: float = TIMEOUT_S,
     also: Container[int] = (),
-    headers: Mapping[str, str] | None = None,
 ) -> Document:
-    """Talk to a director.
+    """Talk to a director; see `exchange`."""
+    return exchange(path, method, resource, body, timeout_s=timeout_s, also=also)[0]
+
+
+def exchange(
+    path: Path,
+    method: str,
+    resource: str,
+    body: Mapping[str, object] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    also: Container[int] = (),
+    headers: Mapping[str, str] | None = None,
+) -> tuple[Document, Mapping[str, str]]:
+    """Talk to a director. Returns what it answers, with the headers.
 
     Args:
         path: its control socket.
@@ -103,10 +117,12 @@ def ask(
     """
     connection = _Connection(path, timeout_s)
     try:
-        connection.request(method, resource, None if body is None else json.dumps(body), dict(headers or {}))
-        response = connection.getresponse()
-        text = response.read()
+        with progress("the director is at it"):
+            connection.request(method, resource, None if body is None else json.dumps(body), dict(headers or {}))
+            response = connection.getresponse()
+            text = response.read()
         document = json.loads(text)
+        found = dict(response.headers)
     except PermissionError as error:
         raise OrderError(f"{path}: permission denied; orders are for those who may open it", Exit.FAILED) from error
     except (OSError, http.client.HTTPException) as error:
@@ -118,7 +134,7 @@ def ask(
     if response.status >= 400 and response.status not in also:
         code = Exit.NOT_FOUND if response.status == 404 else Exit.FAILED
         raise OrderError(str(document.get("detail", document)), code)
-    return dict(document)
+    return dict(document), found
 
 
 @contextmanager
