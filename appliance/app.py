@@ -35,7 +35,9 @@ import uvloop
 from appliance import drain, history, notify, orders
 from appliance import log as logging
 from appliance.api.configuring import ConfigRoutes
-from appliance.api.control import SOCKET, Controls, ControlServer
+from appliance.api.control import SOCKET, ControlServer, looking_routes
+from appliance.api.objects import ObjectRoutes
+from appliance.api.ordering import Controls, OrderRoutes
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
 from appliance.arp.side import ArpSide
@@ -280,46 +282,49 @@ class Director:
             loaded,
             at,
         )
+        sources = StatusSources(
+            applied=lambda: self._reconciler.applied,
+            snapshot=self._state.snapshot,
+            counters=self._plane.counters,
+            speaker=self._speaker.status if config.bgp else lambda: None,
+            bfd=self._bfd.status,
+            health=self._monitors.statuses,
+            strain=self._monitors.strain,
+            plane=self._plane.describe,
+            samples=self._plane.samples,
+            reload=lambda: self._last_reload,
+            loop_lag=self._lag.summary,
+            ready=self._ready,
+            started_at=self._started_at,
+            pins=self._pins_use,
+            agreed=self._fleet.agreed,
+            channel=self._fleet.pins_status,
+            path_mtu=self._hearing.facts,
+            arp=lambda: self._arp.statuses(),
+            connection_log=self._connections.status,
+        )
+        controls = Controls(
+            state=self._state,
+            applied=lambda: self._reconciler.applied,
+            pins=lambda: self._plane.pins,
+            save=partial(orders.save, self._orders_path),
+            share=self._fleet.order if self._fleet.shares_orders else None,
+            save_drain=partial(drain.save, self._drain_path),
+            plane=self._plane,
+        )
+        self._orders = OrderRoutes(controls, self._now)
+        routes = [
+            *self._orders.routes(),
+            *looking_routes(controls),
+            *ConfigRoutes(self._transactions).routes(),
+            *ObjectRoutes(self._transactions).routes(),
+        ]
+        api = config.director.api
         self._api = ApiServer(
-            config.director.api.address,
-            config.director.api.port,
-            StatusSources(
-                applied=lambda: self._reconciler.applied,
-                snapshot=self._state.snapshot,
-                counters=self._plane.counters,
-                speaker=self._speaker.status if config.bgp else lambda: None,
-                bfd=self._bfd.status,
-                health=self._monitors.statuses,
-                strain=self._monitors.strain,
-                plane=self._plane.describe,
-                samples=self._plane.samples,
-                reload=lambda: self._last_reload,
-                loop_lag=self._lag.summary,
-                ready=self._ready,
-                started_at=self._started_at,
-                pins=self._pins_use,
-                agreed=self._fleet.agreed,
-                channel=self._fleet.pins_status,
-                path_mtu=self._hearing.facts,
-                arp=lambda: self._arp.statuses(),
-                connection_log=self._connections.status,
-            ),
+            api.address, api.port, sources, routes, lambda: self._transactions.in_force.config.director.api
         )
-
-        self._control = ControlServer(
-            Path(config.director.runtime_dir) / SOCKET,
-            Controls(
-                state=self._state,
-                applied=lambda: self._reconciler.applied,
-                pins=lambda: self._plane.pins,
-                save=partial(orders.save, self._orders_path),
-                share=self._fleet.order if self._fleet.shares_orders else None,
-                save_drain=partial(drain.save, self._drain_path),
-                plane=self._plane,
-            ),
-            self._now,
-            ConfigRoutes(self._transactions).routes(),
-        )
+        runtime_dir = Path(config.director.runtime_dir)
+        self._control = ControlServer(runtime_dir / SOCKET, [*self._api.views(), *routes])
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -678,6 +683,10 @@ class Director:
             seconds=round(outcome.seconds, 3),
             **by,
         )
+        try:
+            self._api.renew()
+        except OSError as error:
+            log.warning("api.certificate_kept", error=str(error))
         self._notify(f"STATUS={config.source} is in force, revision {revision or 'not kept'}")
 
     def _notify(self, text: str) -> None:

@@ -7,13 +7,14 @@ one of `director.interfaces`); a source of zeros is nobody's. Each answer is an 
 """
 
 import binascii
-import json
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aiohttp import web
 
 from appliance.api.problem import RefusedError
+from appliance.api.routes import Answer, Role, Route, object_of
+from appliance.api.schemas import ANYTHING, TEXT, array, nullable, record, refused_answers
 from appliance.dataplane.base import DataPlaneError
 from appliance.explain.side import Explainer
 
@@ -21,7 +22,7 @@ MOST_FRAMES = 256
 SHORTEST, LONGEST = 14, 16_384
 
 
-def routes(explainer: Explainer, interfaces: Callable[[], Sequence[str]]) -> list[web.RouteDef]:
+def routes(explainer: Explainer, interfaces: Callable[[], Sequence[str]]) -> list[Route]:
     """
     Args:
         explainer: whom to ask.
@@ -29,29 +30,41 @@ def routes(explainer: Explainer, interfaces: Callable[[], Sequence[str]]) -> lis
     """
 
     async def explain(request: web.Request) -> web.Response:
-        name, frames = _question(await request.text(), interfaces())
+        name, frames = _question(await object_of(request), interfaces())
         try:
             packets = [await explainer.explain(frame, name) for frame in frames]
         except DataPlaneError as error:
             raise RefusedError(409, str(error)) from error
         return web.json_response({"interface": name, "packets": packets})
 
-    return [web.post("/v1/explain", explain)]
+    question = record(
+        {"frames": {**array(TEXT), "minItems": 1, "maxItems": MOST_FRAMES}}, {"interface": nullable(TEXT)}
+    )
+    answer = record({"interface": TEXT, "packets": array(ANYTHING)})
+    return [
+        Route(
+            "POST",
+            "/v1/explain",
+            explain,
+            Role.VIEWER,
+            "What becomes of packets, and why: Ethernet frames in base64",
+            {200: Answer("An explanation for each frame.", answer), **refused_answers(400, 404, 409)},
+            "looking",
+            body=question,
+        )
+    ]
 
 
-def _question(text: str, interfaces: Sequence[str]) -> tuple[str, list[bytes]]:
-    try:
-        body = json.loads(text)
-    except ValueError as error:
-        raise RefusedError(400, f"the body is not JSON: {error}") from None
-    if not isinstance(body, dict) or not isinstance(body.get("frames"), list):
+def _question(body: Mapping[str, object], interfaces: Sequence[str]) -> tuple[str, list[bytes]]:
+    given = body.get("frames")
+    if not isinstance(given, list):
         raise RefusedError(400, 'the body is not {"interface": ..., "frames": [...]}')
     name = body.get("interface") or interfaces[0]
-    if name not in interfaces:
+    if not isinstance(name, str) or name not in interfaces:
         raise RefusedError(404, f"no packets for VIPs arrive on {name}; they do on {', '.join(interfaces)}")
-    if not 0 < len(body["frames"]) <= MOST_FRAMES:
-        raise RefusedError(400, f"{len(body['frames'])} frames; ask for 1..{MOST_FRAMES} at a time")
-    return name, [_frame(number, one) for number, one in enumerate(body["frames"])]
+    if not 0 < len(given) <= MOST_FRAMES:
+        raise RefusedError(400, f"{len(given)} frames; ask for 1..{MOST_FRAMES} at a time")
+    return name, [_frame(number, one) for number, one in enumerate(given)]
 
 
 def _frame(number: int, text: object) -> bytes:
