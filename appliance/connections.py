@@ -173,6 +173,7 @@ class Connections:
         self._settings = ConnectionLog()
         self._failed = ""
         self._written = self._lost = 0
+        self._services: tuple[Desired, Services] | None = None
 
     def status(self) -> ConnectionLogStatus:
         """What has become of flows so far."""
@@ -189,17 +190,20 @@ class Connections:
             await asyncio.sleep(LOOK_S)
             flows, applied = self._flows(), self._applied()
             if applied is not None and flows.live:
-                await asyncio.to_thread(self._look, flows, Services(applied), ends)
+                await asyncio.to_thread(self._look, flows, applied, ends)
 
     def close(self) -> None:
         """Write down the flows that are there when the director stops: they may go on, but it does not see them."""
         applied = self._applied()
         if applied is not None:
-            self._look(self._flows(), Services(applied), lambda flows, *_: ["director_stopped"] * len(flows))
+            self._look(self._flows(), applied, lambda flows, *_: ["director_stopped"] * len(flows))
 
     def _look(
-        self, flows: LoggedFlows, services: Services, judge: Callable[[Flows, int, Services], Iterable[str]]
+        self, flows: LoggedFlows, applied: Desired, judge: Callable[[Flows, int, Services], Iterable[str]]
     ) -> None:
+        if self._services is None or self._services[0] is not applied:
+            self._services = applied, Services(applied)  # with thousands of them it takes a while
+        services = self._services[1]
         ended: list[str] = []
         ahead_s = 0.0
 

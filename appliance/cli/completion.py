@@ -1,9 +1,9 @@
 """`onward completion`: what shells need to complete command lines of ours, and what they ask while somebody types."""
 
-import itertools
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -218,21 +218,39 @@ def _about(argument: "Argument") -> str:
 
 def _names(path: Sequence[str], what: str, words: Sequence[str]) -> Iterator[Candidate]:
     """Names of live things, if it is one that is asked for."""
-    find = NAMES.get((path[0], what)) or NAMES.get(("", what))
-    if find is None:
-        return
     try:
-        yield from find(_socket(words))
+        if path[0] in OBJECTS:
+            yield from _objects(path[0], what, words)
+        elif (find := NAMES.get((path[0], what)) or NAMES.get(("", what))) is not None:
+            yield from find(_socket(words))
     except (OrderError, KeyError, TypeError):
         return  # there is no director, or an older one: then there is nothing to offer
 
 
+def _director(words: Sequence[str]) -> tuple[Path | None, Path | None]:
+    """Socket and configuration file that are named."""
+    given = {option: Path(value) for option, value in pairwise(words) if option in ("--socket", "--config")}
+    return given.get("--socket"), given.get("--config")
+
+
 def _socket(words: Sequence[str]) -> Path:
-    given: dict[str, Path] = {}
-    for option, value in itertools.pairwise(words):
-        if option in ("--socket", "--config"):
-            given[option] = Path(value)
-    return where(given.get("--socket"), given.get("--config"))
+    return where(*_director(words))
+
+
+def _objects(noun: str, what: str, words: Sequence[str]) -> Iterator[Candidate]:
+    """Names of objects: of the noun's own kind, or of what a key of it names; or the words that a key can be."""
+    from appliance.cli.nouns import NOUNS
+    from appliance.cli.objects import objects_at
+    from appliance.cli.options import options_of
+    from appliance.objects.kinds import references_of
+
+    kind, _ = NOUNS[noun]
+    for option in options_of(kind.table):
+        if "_".join(option.keys) == what:
+            yield from map(Candidate, option.words)
+    wanted = kind if what == "name" else dict(references_of(kind)).get(what)
+    if wanted is not None:
+        yield from (Candidate(one.name) for one in objects_at(*_director(words)).all(wanted.noun))
 
 
 def _ask(socket: Path, resource: str) -> Mapping[str, Any]:
@@ -263,6 +281,9 @@ def _revisions(socket: Path) -> Iterator[Candidate]:
     for revision in _ask(socket, "/v1/config/revisions")["revisions"]:
         yield Candidate(str(revision["number"]), f"{revision['via']}: {revision['summary']}")
 
+
+OBJECTS = ("virtualservice", "service", "pool", "networkprofile", "healthmonitor", "bgppeer", "fleetdirector")
+"""Commands about objects of the configuration."""
 
 NAMES: dict[tuple[str, str], Callable[[Path], Iterator[Candidate]]] = {
     ("", "member"): _members,

@@ -26,10 +26,15 @@ from appliance.cli.waiting import wait as wait_for
 
 app = App(
     name="member",
-    help="Drain, stop, release or weight members; see what is left of their flows.",
+    help="Drain, stop, release or weight members; see what is left of their flows; add, change and remove them.",
     help_formatter=HelpFormatter(),
     help_format="plaintext",
 )
+app.command("appliance.cli.server:add", name="add", help="Add a member to a pool.")
+app.command("appliance.cli.server:set_keys", name="set", help="Change some keys of a member, as configured.")
+app.command("appliance.cli.server:remove", name="remove", help="Remove a member from a pool.")
+server = App(name="server", help="The same as member.", help_formatter=HelpFormatter(), help_format="plaintext")
+server.command(app, name="*")
 
 _DIGITS = 9
 """What has more is no ratio; the director says which numbers are too large."""

@@ -42,7 +42,7 @@ class Rig:
 
     def look(self) -> None:
         """What `run` does every second."""
-        self.log._look(self.table, Services(desired()), ends)
+        self.log._look(self.table, desired(), ends)
 
 
 def desired() -> Desired:

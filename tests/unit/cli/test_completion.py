@@ -12,6 +12,7 @@ import pytest
 from appliance.cli.completion import BASH, candidates
 from appliance.cli.root import COMMANDS, call
 from tests.unit.cli.directors import control
+from tests.unit.cli.test_nouns import file
 
 ROOT = Path(__file__).parents[3]
 MEMBERS = {
@@ -65,6 +66,20 @@ def test_names_of_what_there_is(socket: str) -> None:
     assert texts("node", "drain", *asked, "2001:") == ["2001:db8:1::53"]
     assert texts("config", "rollback", *asked, "") == ["12"]
     assert [one.about for one in candidates(("member", "ready", *asked, "web/web2"))] == ["203.0.113.2, draining"]
+
+
+__all__ = ["file"]  # a fixture
+
+
+def test_names_of_objects(file: Path) -> None:
+    """Of files, too: the noun's own, and what a key names; not for one that is still to be made."""
+    of = ("--config", str(file))
+    assert texts("pool", "show", *of, "") == ["web"]
+    assert texts("virtualservice", "set", *of, "www", "--pool", "") == ["web"]
+    assert texts("virtualservice", "create", *of, "x", "--network-profile", "t") == ["tcp"]
+    assert texts("networkprofile", "create", *of, "x", "--dsr-type", "") == ["l3", "l2"]
+    assert "--dsr-encap" in texts("networkprofile", "create", "x", "--dsr-enc")
+    assert set(texts("pool", "")) == {"list", "show", "create", "set", "delete"}
 
 
 def test_without_a_director(tmp_path: Path) -> None:

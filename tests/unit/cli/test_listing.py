@@ -138,7 +138,10 @@ def test_a_pause_that_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None
     assert "0.1 to 3600" in capsys.readouterr().err
 
 
-LISTS = ("member list", "member flows", "bgp peers", "bgp routes", "health", "mtu", "config history")
+LISTS = (
+    *("member list", "member flows", "bgp peers", "bgp routes", "health", "mtu", "config history", "lab list"),
+    *("quic config", "virtualservice list", "pool list", "networkprofile list", "healthmonitor list"),
+)
 
 
 @pytest.mark.parametrize("command", LISTS)
