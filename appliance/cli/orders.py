@@ -3,7 +3,6 @@
 import http.client
 import json
 import math
-import socket
 import tomllib
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from urllib.parse import quote
 
 from cyclopts import Parameter
 
+from appliance.cli.connect import UnixConnection
 from appliance.cli.output import Exit, complain, warn
 from appliance.cli.progress import progress
 from appliance.config.document import read_document
@@ -115,7 +115,7 @@ def exchange(
     Raises:
         OrderError: nobody answers, or the director refuses.
     """
-    connection = _Connection(path, timeout_s)
+    connection = UnixConnection(path, timeout_s)
     try:
         with progress("the director is at it"):
             connection.request(method, resource, None if body is None else json.dumps(body), dict(headers or {}))
@@ -149,7 +149,7 @@ def stream(path: Path, resource: str, longest_s: float) -> Iterator[http.client.
     Raises:
         OrderError: nobody answers, or the director refuses.
     """
-    connection = _Connection(path)
+    connection = UnixConnection(path, TIMEOUT_S)
     try:
         try:
             connection.request("GET", resource)
@@ -222,14 +222,3 @@ def refused(error: OrderError) -> int:
     """Say why an order was not taken."""
     complain(str(error))
     return error.code
-
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float = TIMEOUT_S) -> None:
-        super().__init__("onward", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from cyclopts import App, Parameter
 
+from appliance.cli.connect import CA_FILE, TOKEN, connection_to
 from appliance.cli.output import Exit, colour_wanted, complain
 
 app = App()
@@ -129,20 +129,23 @@ def fetch(url: str) -> Document:
 def ask(url: str, path: str) -> tuple[int, Any]:
     """What the director at *url* has at *path*: HTTP status and JSON value, None when it is none.
 
+    Args:
+        url: see `connect.connection_to`.
+        path: below `/api`, such as `/api/v1/status`.
+
     Raises:
         UnreachableError: nobody answers there.
-        AnswerError: *url* is no address of an API.
+        AnswerError: *url* is no address of an API, or it wants to know who we are.
     """
-    parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
-        port = parts.port
+        connection, front, headers = connection_to(url, TIMEOUT_S)
     except ValueError:
-        port = -1
-    if parts.scheme != "http" or not parts.hostname or port == -1:
-        raise AnswerError(f"{url} is not the URL of a director; give one like {DEFAULT_URL}")
-    connection = http.client.HTTPConnection(parts.hostname, port or 80, timeout=TIMEOUT_S)
+        remedy = f"give one like {DEFAULT_URL}, https://HOST:PORT, or unix:/run/onward/control.sock"
+        raise AnswerError(f"{url} is not the URL of a director; {remedy}") from None
+    except OSError as error:
+        raise AnswerError(f"{CA_FILE}: {error}") from error
     try:
-        connection.request("GET", path, headers={"Accept": "application/json"})
+        connection.request("GET", front + path.removeprefix("/api"), headers=headers)
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -152,6 +155,11 @@ def ask(url: str, path: str) -> tuple[int, Any]:
         ) from error
     finally:
         connection.close()
+    if response.status in (401, 403):
+        raise AnswerError(
+            f"{url} wants to know who asks (HTTP status {response.status}); set {TOKEN} to a token of its "
+            "[[api.token]], or ask its control socket: --url unix:/run/onward/control.sock"
+        )
     try:
         return response.status, json.loads(body)
     except ValueError:
