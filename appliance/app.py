@@ -38,6 +38,7 @@ from appliance.api.configuring import ConfigRoutes
 from appliance.api.control import SOCKET, ControlServer, looking_routes
 from appliance.api.objects import ObjectRoutes
 from appliance.api.ordering import Controls, OrderRoutes
+from appliance.api.runtime import RuntimeRoutes
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
 from appliance.arp.side import ArpSide
@@ -51,6 +52,7 @@ from appliance.dataplane.drivers import DRIVERS
 from appliance.decide import Desired, slot_tables
 from appliance.fleet.side import FleetSide
 from appliance.forwarding import Placement
+from appliance.happenings import Happenings
 from appliance.hearing import Hearing
 from appliance.lease import renew
 from appliance.looplag import LoopLag
@@ -129,7 +131,8 @@ def run(path: Path, plane: PlaneKind | None = None, at: Callable[[Step], None] =
     """
     parse = partial(parsed, plane=plane)
     loaded = parse(read_document(path))
-    logging.configure()
+    happenings = Happenings(time.time)
+    logging.configure(note=happenings.note)
     _raise_file_limit()
     gc.set_threshold(*GC_THRESHOLDS)
     try:
@@ -139,7 +142,7 @@ def run(path: Path, plane: PlaneKind | None = None, at: Callable[[Step], None] =
         return 1
     with lock:
         try:
-            uvloop.run(_direct(loaded, parse, at))
+            uvloop.run(_direct(loaded, parse, at, happenings))
         except Exception as error:
             for leaf in _leaves(error):
                 if isinstance(leaf, StartError | DataPlaneError | ApiError | SpeakerError | SteerError):
@@ -163,9 +166,11 @@ def parsed(document: Document, plane: PlaneKind | None) -> Loaded:
     return replace(loaded, config=replace(config, director=replace(config.director, plane=plane)))
 
 
-async def _direct(loaded: Loaded, parse: Callable[[Document], Loaded], at: Callable[[Step], None]) -> None:
+async def _direct(
+    loaded: Loaded, parse: Callable[[Document], Loaded], at: Callable[[Step], None], happenings: Happenings
+) -> None:
     """Build it where the loop runs: some parts ask for the running loop."""
-    await Director(loaded, parse, at).run()
+    await Director(loaded, parse, at, happenings).run()
 
 
 def _leaves(error: BaseException) -> Iterable[BaseException]:
@@ -206,13 +211,18 @@ class Director:
     """The composition of one running instance."""
 
     def __init__(
-        self, loaded: Loaded, parse: Callable[[Document], Loaded], at: Callable[[Step], None] = lambda _: None
+        self,
+        loaded: Loaded,
+        parse: Callable[[Document], Loaded],
+        at: Callable[[Step], None] = lambda _: None,
+        happenings: Happenings | None = None,
     ) -> None:
         """
         Args:
             loaded: the configuration to begin with.
             parse: what another one says; raises ConfigError.
             at: is told of every step of a change of the configuration.
+            happenings: has the events of the log.
         """
         config = loaded.config
         self._started_at = time.time()
@@ -315,13 +325,19 @@ class Director:
         self._orders = OrderRoutes(controls, self._now)
         routes = [
             *self._orders.routes(),
+            *RuntimeRoutes(controls).routes(),
             *looking_routes(controls),
             *ConfigRoutes(self._transactions).routes(),
             *ObjectRoutes(self._transactions).routes(),
         ]
         api = config.director.api
         self._api = ApiServer(
-            api.address, api.port, sources, routes, lambda: self._transactions.in_force.config.director.api
+            api.address,
+            api.port,
+            sources,
+            routes,
+            lambda: self._transactions.in_force.config.director.api,
+            happenings,
         )
         runtime_dir = Path(config.director.runtime_dir)
         self._control = ControlServer(runtime_dir / SOCKET, [*self._api.views(), *routes])

@@ -78,6 +78,7 @@ class Access:
         self._sessions: dict[bytes, _Session] = {}
         self._names, self._addresses = Limiter(PER_NAME), Limiter(PER_ADDRESS)
         self._trying = asyncio.Semaphore(AT_ONCE)
+        self._told = float("-inf")
         self._nobodys = hashed("", secrets.token_bytes(SALT_BYTES))
         """A password that nobody has: whoever asks for an unknown user waits as long as for a known one."""
 
@@ -104,6 +105,8 @@ class Access:
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Says who asks; and that no page of somebody else has them ask for changes."""
         request[ACTOR] = self.who(request)
+        if request.method not in _SAFE and _is_foreign(request):
+            raise RefusedError(403, "a page of another site asks for this")
         if request.method not in _SAFE and request.get(SESSION) is not None and not request.path.endswith("/v1/login"):
             sent = request.headers.get(CSRF_HEADER, "")
             if not hmac.compare_digest(sent.encode(), request[SESSION].csrf.encode()):
@@ -201,9 +204,12 @@ class Access:
         return cookie, session
 
     def _limited(self, limiter: Limiter, key: str, name: str = "") -> None:
-        wait_s = limiter.take(key, monotonic())
+        now = monotonic()
+        wait_s = limiter.take(key, now)
         if wait_s > 0:
-            log.warning("login.limited", by=name[:64], key=key[:64], seconds=round(wait_s, 1))
+            if now - self._told >= 1.0:  # whoever tries passwords must not fill the log
+                self._told = now
+                log.warning("login.limited", by=name[:64], key=key[:64], seconds=round(wait_s, 1))
             retry = {"Retry-After": str(math.ceil(wait_s))}
             raise RefusedError(429, f"too many failed logins; try again in {math.ceil(wait_s)} s", headers=retry)
 
@@ -236,6 +242,14 @@ def _actor(name: str, role: ApiRole, via: str, address: str) -> Actor:
 
 def _address(request: web.Request) -> str:
     return request.remote or ""
+
+
+def _is_foreign(request: web.Request) -> bool:
+    """Whether a browser says that a page of another origin asks (Fetch Metadata; RFC 6454, section 7)."""
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        return True
+    origin = request.headers.get("Origin")
+    return origin is not None and origin.partition("://")[2] != request.host
 
 
 def _is_loopback(address: str) -> bool:

@@ -76,7 +76,8 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": {str(status): _answer(answers[status]) for status in sorted(answers)},
     }
     if route.body is not None:
-        content = {media: {"schema": route.body} for media in route.body_media}
+        content: dict[str, Any] = {media: {"schema": route.body} for media in route.body_media}
+        content |= {media: {"schema": {"type": "string", "format": "binary"}} for media in route.also_media}
         operation["requestBody"] = {"required": route.needs_body, "content": content}
     if route.needs is Role.NOBODY:
         operation["security"] = []
@@ -91,7 +92,7 @@ def _parameter(place: str, query: Query) -> dict[str, Any]:
     return {
         "name": query.name,
         "in": place,
-        "required": place == "path",
+        "required": query.required or place == "path",
         "schema": query.schema,
         "description": query.description,
     }

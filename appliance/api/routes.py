@@ -65,6 +65,7 @@ class Query:
     name: str
     schema: Schema
     description: str
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,9 @@ class Route:
     body: Schema | None = None
     body_media: tuple[str, ...] = (JSON,)
     needs_body: bool = True
+    also_media: tuple[str, ...] = ()
+    """Media types that are not JSON."""
+
     names: Mapping[str, Schema] = field(default_factory=dict)
     """Parts of the path; those that are not here are any text."""
 
@@ -116,11 +120,14 @@ def mounted(routes: Iterable[Route], prefix: str = "") -> list[web.RouteDef]:
 def guarded(route: Route) -> Handler:
     """The handler for those only who may ask; what changes something is told to the log."""
     known = {query.name for query in route.query}
+    media = (*(route.body_media if route.body is not None else ()), *route.also_media)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if strange := sorted(request.query.keys() - known):
             there = ", ".join(sorted(known)) or "nothing"
             raise RefusedError(400, f"unknown in the query: {', '.join(strange)}; known here: {there}")
+        if "Content-Type" in request.headers and request.can_read_body and request.content_type not in media:
+            raise RefusedError(415, f"{request.content_type} is not what this takes: {', '.join(media) or 'no body'}")
         return await route.handler(request)
 
     allowed = needing(route.needs)(handle)

@@ -149,7 +149,75 @@ _ME = record(
     }
 )
 
-FIGURES, ME = ref("Figures"), ref("Me")
+_SLOTS = record(
+    {
+        "apiVersion": VERSION,
+        "service": TEXT,
+        "hash_mode": TEXT,
+        "placement": TEXT,
+        "count": {"type": "integer", "description": "All slots."},
+        "offset": {"type": "integer", "description": "The first one of these."},
+        "members": array(nullable(TEXT)),
+        "primary": {**array(WHOLE), "description": "Who has each slot, by position in members; -1: nobody."},
+        "previous": {**array(WHOLE), "description": "Who had it before, where flows of then are looked for."},
+    }
+)
+_PIN = record(
+    {
+        "client": TEXT,
+        "client_port": WHOLE,
+        "vip": TEXT,
+        "port": WHOLE,
+        "protocol": TEXT,
+        "member": nullable(TEXT),
+        "service": nullable(TEXT),
+        "state": TEXT,
+        "idle_s": NUMBER,
+        "age_s": NUMBER,
+    }
+)
+_PINS = record(
+    {
+        "apiVersion": VERSION,
+        "capacity": WHOLE,
+        "live": WHOLE,
+        "matching": WHOLE,
+        "items": array(_PIN),
+    }
+)
+_HOP = record({"interface": TEXT, "mac": TEXT, "mtu": WHOLE, "source": TEXT, "direct": FLAG})
+_NEIGHBOUR = record(
+    {
+        "address": TEXT,
+        "members": array(TEXT),
+        "next_hop": nullable(_HOP),
+        "reason": nullable(TEXT),
+        "detail": TEXT,
+    }
+)
+_COUNT = record({"packets": WHOLE, "bytes": WHOLE, "new_flows": WHOLE})
+_COUNTERS = record(
+    {
+        "apiVersion": VERSION,
+        "services": _by_name(_by_name(_COUNT)),
+        "members": _by_name(_COUNT),
+        "reasons": _by_name(WHOLE),
+        "replies": _by_name(WHOLE),
+        "details": _by_name(WHOLE),
+    }
+)
+SLOTS, PINS, NEIGHBOURS, COUNTERS = ref("Slots"), ref("Pins"), ref("Neighbours"), ref("Counters")
+
+_EVENTS = record(
+    {
+        "apiVersion": VERSION,
+        "first_id": {"type": "integer", "description": "Of those that are kept."},
+        "last_id": WHOLE,
+        "items": array(record({"id": WHOLE, "at": NUMBER, "level": TEXT, "event": TEXT, "fields": ANYTHING})),
+    }
+)
+
+EVENTS, FIGURES, ME = ref("Events"), ref("Figures"), ref("Me")
 MEMBER, ORDERED, DIRECTOR = ref("MemberState"), ref("Ordered"), ref("DirectorState")
 
 _OWN: Mapping[str, Schema] = {
@@ -168,6 +236,11 @@ _OWN: Mapping[str, Schema] = {
             "diff": {"type": "string", "description": "Lines of the files that differ, as `diff -u`."},
         }
     ),
+    "Slots": _SLOTS,
+    "Pins": _PINS,
+    "Neighbours": record({"apiVersion": VERSION, "items": array(_NEIGHBOUR)}),
+    "Counters": _COUNTERS,
+    "Events": _EVENTS,
     "Figures": _FIGURES,
     "Me": _ME,
     "Flow": _FLOW,

@@ -18,6 +18,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import time
 
 import structlog
 from aiohttp import web
@@ -25,6 +26,7 @@ from aiohttp import web
 from appliance.api.access import Access, tls_context
 from appliance.api.announced import announced_document
 from appliance.api.figures import figures_document
+from appliance.api.happening import EventRoutes
 from appliance.api.health import health_document
 from appliance.api.metrics import exposition
 from appliance.api.mtu import mtu_document
@@ -34,7 +36,9 @@ from appliance.api.problem import Handler, RefusedError, problems
 from appliance.api.routes import Answer, Role, Route, actor_of, mounted, needing
 from appliance.api.schemas import ANYTHING, FIGURES, TEXT, array
 from appliance.api.sources import Observed, StatusSources, observe
+from appliance.api.streams import EVENT_STREAM, Streams, event
 from appliance.api.views import Document, Rates, samples, status_document
+from appliance.happenings import Happenings
 from appliance.model import ApiConfig, IPAddress
 
 log = structlog.get_logger()
@@ -44,16 +48,11 @@ MAX_AGE_S = 0.9
 """All who ask share one look at the sources a second, and one rendering of each kind, however many they are: with a
 thousand members that is work of which the event loop, and with it BGP, must not feel the askers' number."""
 
-MAX_STREAMS = 64
-SLOW_READER_S = 5.0
-"""A stream whose reader takes nothing for so long is cut."""
-
 SHUTDOWN_S = 2.0
 MAX_BODY = 64 * 1024 * 1024
 """Bytes: the texts of a large configuration, as JSON; only from those who may send one."""
 
 PREFIX = "/api"
-EVENT_STREAM = "text/event-stream"
 
 _ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "favicon.svg": "image/svg+xml"}
 
@@ -82,6 +81,7 @@ class ApiServer:
         sources: StatusSources,
         more: Iterable[Route] = (),
         config: Callable[[], ApiConfig] | None = None,
+        happenings: Happenings | None = None,
     ) -> None:
         """Listens nowhere yet.
 
@@ -91,16 +91,17 @@ class ApiServer:
             sources: of everything that is shown.
             more: what else can be asked for.
             config: in force: who may ask, and by which certificate; None: nobody in particular.
+            happenings: what has happened; None: nobody notes it.
         """
         self._config = config if config is not None else lambda: ApiConfig(address, port)
         self._access = Access(self._config)
         self._tls: ssl.SSLContext | None = None
         self._more = list(more)
+        self._happenings = happenings if happenings is not None else Happenings(time)
         self._address = address
         self._port = port
         self._sources = sources
-        self._closing = asyncio.Event()
-        self._streams = 0
+        self.streams = Streams(self._may_still)
         self._rates = Rates()
         self._shared: tuple[float, Observed, Document] | None = None
         self._renderings: dict[str, bytes] = {}
@@ -188,11 +189,12 @@ class ApiServer:
             view("samples", "What became of single packets lately", self._samples, Answer("Samples.", array(ANYTHING))),
             view("mtu", "How large packets to each member may be", self._mtu, Answer("Ways.", ANYTHING)),
             view("health", "What monitors say of members", self._health, Answer("Verdicts.", ANYTHING)),
+            *EventRoutes(self._happenings, self.streams).routes(),
         ]
 
     async def close(self) -> None:
         """End all streams and requests, and stop listening. Harmless when not started."""
-        self._closing.set()
+        self.streams.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -296,37 +298,18 @@ class ApiServer:
     async def _send_events(
         self, request: web.Request, name: str, render: Callable[[Document], str]
     ) -> web.StreamResponse:
-        """Server-sent events until the reader leaves, is too slow, or we close."""
-        if self._streams >= MAX_STREAMS:
-            raise RefusedError(503, f"{MAX_STREAMS} streams are open already; close some, or poll /api/v1/status")
-        self._streams += 1
-        try:
-            response = web.StreamResponse(headers=_fresh() | {"Content-Type": "text/event-stream"})
-            await response.prepare(request)
-            await response.write(b"retry: 2000\n\n")
-            while not self._closing.is_set() and self._may_still(request):
-                event = await self._rendered(f"event {name}", lambda _, document: _event(name, render(document)))
-                async with asyncio.timeout(SLOW_READER_S):
-                    await response.write(event)
-                await self._pause(STREAM_INTERVAL_S)
-        except (TimeoutError, ConnectionError):
-            if request.transport is not None:
-                request.transport.abort()
-        finally:
-            self._streams -= 1
-        return response
+
+        async def more() -> bytes:
+            return await self._rendered(f"event {name}", lambda _, document: event(name, render(document)))
+
+        return await self.streams.send(request, more, STREAM_INTERVAL_S)
 
     def _may_still(self, request: web.Request) -> bool:
         """Whoever is logged out meanwhile, or is no user any more, sees no more."""
-        return actor_of(request).local or self._access.who(request).role >= Role.VIEWER
-
-    async def _pause(self, seconds: float) -> None:
-        """Ends early when we close."""
         try:
-            async with asyncio.timeout(seconds):
-                await self._closing.wait()
-        except TimeoutError:
-            pass
+            return actor_of(request).local or self._access.who(request).role >= Role.VIEWER
+        except RefusedError:
+            return False
 
     async def _serve_asset(self, request: web.Request) -> web.Response:
         return self._asset_response(request, request.path.removeprefix("/"))
@@ -349,11 +332,6 @@ def _asset(name: str) -> tuple[bytes, str]:
 
 def _fresh() -> dict[str, str]:
     return {"Cache-Control": "no-store"}
-
-
-def _event(name: str, data: str) -> bytes:
-    """A server-sent event (HTML Living Standard, section 9.2)."""
-    return (f"event: {name}\n" + "".join(f"data: {line}\n" for line in data.splitlines()) + "\n").encode()
 
 
 def _json(text: str, status: int = 200) -> web.Response:

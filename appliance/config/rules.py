@@ -773,7 +773,7 @@ def api_contradictions(data: Raw) -> Iterator[Finding]:
         yield from _duplicates(names, f"is the name of another {kind}", "names must be unique; choose another")
     known = False
     for place, user in tables(data, "api", "user", EACH):
-        if "password_hash" not in user and "client_ca_file" not in api:
+        if "name" in user and "password_hash" not in user and "client_ca_file" not in api:
             remedy = "add a password_hash, from `onward api hash-password`, or client_ca_file for certificates"
             yield Finding((*place, "name"), "this user cannot log in", remedy)
         known = True
