@@ -11,6 +11,9 @@ from itertools import islice
 from typing import Any
 
 KEPT = 2000
+NOT_KEPT = frozenset({"flow.ended"})
+"""The connection log may have thousands a second, and none is a change of state."""
+
 MAX_TEXT = 500
 """Characters of a value that is kept."""
 
@@ -49,7 +52,7 @@ class Happenings:
 
     def note(self, _logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """A processor of structlog: keeps the event and passes it on."""
-        if method != "debug":
+        if method != "debug" and event.get("event") not in NOT_KEPT:
             fields = {
                 key: _bounded(value) for key, value in event.items() if key not in ("event", "level", "exception")
             }

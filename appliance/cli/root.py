@@ -40,6 +40,7 @@ COMMANDS = {
     "quic": ("appliance.cli.quic:app", "Show what members need to make connection IDs of QUIC, and whose one is."),
     "drain": ("appliance.cli.drain:drain", "Take the director itself out of service, without cutting anybody off."),
     "undrain": ("appliance.cli.drain:undrain", "Put it back into service."),
+    "events": ("appliance.cli.events:events", "Show what has happened, with cause and time."),
     "samples": ("appliance.cli.samples:samples", "Show what became of single packets lately."),
     "capture": ("appliance.cli.capture:capture", "Write packets, and what became of them, to a file."),
     "api": ("appliance.cli.api:app", "Make password hashes and tokens for those who may use the API."),
