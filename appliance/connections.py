@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from appliance.dataplane.logged import FIN, RST, LoggedFlows
+from appliance.dataplane.logged import FIN, RST, LoggedFlows, one_of
 from appliance.dataplane.pins import addresses
 from appliance.decide import Desired
 from appliance.forwarding import TableService
@@ -98,7 +98,7 @@ def ends(flows: Flows, now_ns: int, services: Services) -> Iterator[str]:
 
 
 def documents(
-    flows: Flows, ended: Iterable[str], services: Services, ahead_s: float, director: str, one_of: int
+    flows: Flows, ended: Iterable[str], services: Services, ahead_s: float, director: str
 ) -> Iterator[Document]:
     """Flows that are over, as they are written down.
 
@@ -108,7 +108,6 @@ def documents(
         services: in force.
         ahead_s: what the time since 1970 is ahead of the clock that they have.
         director: our name.
-        one_of: which part of all flows this is.
     """
     endpoints = zip(addresses(flows["source"]), addresses(flows["destination"]), strict=True)
     for (source, destination), flow, end in zip(endpoints, flows, ended, strict=True):
@@ -136,7 +135,7 @@ def documents(
             # Where a SYN came again nobody knows which of them the answer was to.
             "handshake_ms": round((answered - first) / 1e6, 3) if answered and syns == 1 else None,
             "moves": int(flow["moves"]),
-            "one_of": one_of,
+            "one_of": one_of(int(flow["share"])),
             **HIDDEN,
         }
 
@@ -215,8 +214,7 @@ class Connections:
             return map(bool, how)
 
         taken = flows.take(over)
-        one_of = self._settings.one_of
-        self._write(list(documents(taken, ended, services, ahead_s, self._director, one_of)), self._settings)
+        self._write(list(documents(taken, ended, services, ahead_s, self._director)), self._settings)
 
     def _write(self, found: list[Mapping[str, object]], settings: ConnectionLog) -> None:
         if not found:

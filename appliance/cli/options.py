@@ -142,8 +142,8 @@ def _inner(table: type[BaseModel], key: str) -> type[BaseModel]:
 def _names(table: type[BaseModel], keys: tuple[str, ...], *, plural: bool) -> tuple[str, ...]:
     name = option_name(keys)
     names = [name]
-    if plural and name.endswith("s") and not name.endswith("ss"):
-        names.append(name[:-1])
+    if plural and name.endswith("s"):
+        names.append(f"{name[:-3]}y" if name.endswith("ies") else name[:-1])
     field = table.model_fields[keys[-1]]
     if isinstance(field.validation_alias, AliasChoices):
         above = keys[:-1]

@@ -42,9 +42,21 @@ LOGGED = np.dtype(
         ("flags", "u1"),
         ("syns", "<u2"),
         ("moves", "<u2"),
-        ("spare", "<u4"),
+        ("share", "<u4"),
     ]
 )
+"""
+    key                    the flow's pin hash, 1 for 0
+    first_ns, last_ns      when packets came, by the monotonic clock
+    source, destination    as in the packet, IPv4 mapped into IPv6 (RFC 4291)
+    packets, bytes         of inner IP packets
+    answered_ns            when the client's first ACK came after its SYN; 0 for not
+    ports                  as in the packet, read little-endian
+    member                 index of who got the latest one
+    flags, syns            all flags of TCP; how many SYNs without ACK
+    moves                  how often the member was another one than for the packet before
+    share                  of all hashes, those up to this one were in the sample when it began
+"""
 
 BELOW, MISSED, GATES = range(3)
 """Places in the gate, and how many there are."""
@@ -58,6 +70,11 @@ _MOST = 0xFFFF
 def below(one_of: int) -> int:
     """What the lower half of a hash must be less than, so that one of so many flows is in the sample; 0 for none."""
     return -(-(1 << 32) // one_of) if one_of else 0
+
+
+def one_of(share: int) -> int:
+    """Of how many flows one is in the sample, by `share`."""
+    return round((1 << 32) / (share + 1))
 
 
 @dataclass(frozen=True)
@@ -136,7 +153,7 @@ class LoggedFlows:
                 place = self._flows[first + keys.index(0)]
                 place["first_ns"], place["member"], place["protocol"] = now, member, flow.protocol
                 place["source"], place["destination"] = _mapped(flow.source), _mapped(flow.destination)
-                place["ports"] = int.from_bytes(flow.ports, "little")
+                place["ports"], place["share"] = int.from_bytes(flow.ports, "little"), max(self.below - 1, 0)
                 place["key"] = key
             else:
                 self._gate[MISSED] += np.uint64(seen.packets)

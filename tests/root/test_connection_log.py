@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from appliance.cli.orders import OrderError, ask
-from appliance.dataplane.logged import below
+from appliance.dataplane.logged import PLACES, SETS, below
 from appliance.model import HashMode
 from appliance.packet.checksum import checksum
 from appliance.ring.hash import derive_pin_keys, flow_words, pin_hash
@@ -132,6 +132,11 @@ class Director:
         text = CONFIG.format(plane=self.plane, folder=self.folder, one_of=one_of)
         (self.folder / "onward.toml").write_text(text)
 
+    def reload(self, one_of: int) -> None:
+        self.write(one_of)
+        words = [sys.executable, "-m", "appliance", "reload", "--socket", str(self.socket)]
+        subprocess.run(words, cwd=REPOSITORY, check=True)
+
     def serves(self) -> bool:
         try:
             members = ask(self.socket, "GET", "/v1/members")["members"]
@@ -177,7 +182,8 @@ def clients(rnd: random.Random, number: int) -> list[Client]:
 
 
 def test_what_is_logged_is_what_was_sent(director: Director) -> None:
-    """Every flow once, with its packets, bytes, SYNs, end and member; then one of four, chosen as the hash says."""
+    """Every flow once, with its packets, bytes, SYNs, end and member; then one of four, chosen as the hash says; then
+    more flows than there is room for."""
     rnd, bench = random.Random(11), director.bench
     flows = clients(rnd, 60)
     ends = {}
@@ -210,20 +216,31 @@ def test_what_is_logged_is_what_was_sent(director: Director) -> None:
     assert f'onward_connection_log_flows_total{{result="written"}} {float(len(early))}' in text
     assert "onward_connection_log_missed_total 0.0" in text
 
-    director.write(4)
-    subprocess.run(
-        [sys.executable, "-m", "appliance", "reload", "--socket", str(director.socket)], cwd=REPOSITORY, check=True
-    )
+    director.reload(4)
     many = clients(random.Random(12), 200)
     for one in many:
         one.send(0x10)
         bench.near.send(one.frames[0])
     bench.far.receive(0, 1.0)
-    until(lambda: packets_of(director) >= sum(one.packets for one in flows) + len(many), "all are forwarded", 20)
+    sent = sum(one.packets for one in flows) + len(many)
+    until(lambda: packets_of(director) >= sent, "all are forwarded", 20)
+
+    director.reload(1)
+    flood = [Client(bytes((10, number >> 8, number & 255, 1)), 1024, 6) for number in range(2 * SETS * PLACES)]
+    for one in flood:
+        one.send(0x10)
+    bench.near.send(*(one.frames[0] for one in flood))
+    until(lambda: packets_of(director) >= sent + len(flood), "the flood is forwarded", 30)
+    missed = value_of(director.metrics(), "onward_connection_log_missed_total")
     director.end()
 
     found = by_name(director)
     assert len(found) == len(director.lines())
+    # Nobody is pushed out, and who finds no room is counted.
+    logged = {name for name in found if name.startswith("10.")}
+    assert len(logged) + missed == len(flood)
+    assert SETS * PLACES / 2 < len(logged) < SETS * PLACES
+    found = {name: line for name, line in found.items() if name not in logged}
     chosen = [one for one in many if one.hash64() & 0xFFFFFFFF < below(4)]
     assert set(found) == {one.name for one in [*flows, *chosen]}
     for one in flows:
@@ -242,5 +259,10 @@ def by_name(director: Director) -> dict[str, dict[str, Any]]:
 
 
 def packets_of(director: Director) -> int:
-    lines = [line for line in director.metrics().splitlines() if line.startswith("onward_service_packets_total")]
-    return sum(int(float(line.rpartition(" ")[2])) for line in lines)
+    return value_of(director.metrics(), "onward_service_packets_total")
+
+
+def value_of(metrics: str, name: str) -> int:
+    """Of all samples of a metric together."""
+    found = [line for line in metrics.splitlines() if line.startswith(name)]
+    return sum(int(float(line.rpartition(" ")[2])) for line in found)

@@ -10,10 +10,10 @@
 GLOBAL int log_packet(struct question *q, u32 bytes, u32 member)
 {
 	struct logged *found = NULL, *at;
-	u64 key, there, now = bpf_ktime_get_ns(), *missed;
+	u64 key, there, now = bpf_ktime_get_ns(), *missed, *below = AT(log_gate, LOG_BELOW);
 	u32 first, i, flags, unused = LOG_PLACES;
 
-	if (!q)
+	if (!q || !below)
 		return 0;
 	key = q->flow.hash64 ?: 1;
 	first = (q->flow.hash64 >> 32) * LOG_SETS >> 32;
@@ -45,6 +45,7 @@ GLOBAL int log_packet(struct question *q, u32 bytes, u32 member)
 		found->ports = q->flow.ports;
 		found->protocol = q->flow.protocol;
 		found->member = member;
+		found->share = *below - 1;
 	}
 	found->last_ns = now;
 	if (found->member != member) {

@@ -321,7 +321,7 @@ struct logged {
 	u8 flags; /* all that were seen */
 	u16 syns;
 	u16 moves; /* how often the member was another one than before */
-	u32 spare;
+	u32 share; /* of all hashes, those up to this one were in the sample when it began */
 };
 enum log { LOG_PLACES = 4, LOG_SETS = 1024 };
 enum log_gate { LOG_BELOW, LOG_MISSED, LOG_GATES };

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from appliance.dataplane import logged
 from appliance.dataplane.logged import LOGGED, PLACES, SETS, LoggedFlows, Sighting, below
 from appliance.dataplane.raw import bpf
 from appliance.dataplane.raw.compiled import Compiled
@@ -120,6 +121,7 @@ def test_the_sample(one_of: int, limit: int) -> None:
     table = LoggedFlows.in_memory(Clock())
     table.sample(one_of)
     assert table.below == below(one_of) == limit
+    assert not one_of or logged.one_of(limit - 1) == one_of
     assert table.wants(0xFFFFFFFF_00000000) is bool(one_of)
     assert table.wants(0xFFFFFFFF) is (one_of == 1)
 
