@@ -36,19 +36,24 @@ from appliance import drain, history, notify, orders
 from appliance import log as logging
 from appliance.announce import own_addresses
 from appliance.api.configuring import ConfigRoutes
-from appliance.api.control import SOCKET, Controls, ControlServer
+from appliance.api.control import SOCKET, ControlServer, looking_routes
+from appliance.api.objects import ObjectRoutes
+from appliance.api.ordering import Controls, OrderRoutes
+from appliance.api.runtime import RuntimeRoutes
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
 from appliance.arp.side import ArpSide
 from appliance.clock import steady
 from appliance.config.document import Document, DocumentError, pending, read_document
 from appliance.config.load import Loaded, load_document
+from appliance.connections import Connections
 from appliance.consequences import NO_FLOWS, Consequences, consequences
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
 from appliance.decide import Desired, slot_tables
 from appliance.fleet.side import FleetSide
 from appliance.forwarding import Placement
+from appliance.happenings import Happenings
 from appliance.hearing import Hearing
 from appliance.lease import renew
 from appliance.looplag import LoopLag
@@ -128,7 +133,8 @@ def run(path: Path, plane: PlaneKind | None = None, at: Callable[[Step], None] =
     """
     parse = partial(parsed, plane=plane)
     loaded = parse(read_document(path))
-    logging.configure()
+    happenings = Happenings(time.time)
+    logging.configure(note=happenings.note)
     _raise_file_limit()
     gc.set_threshold(*GC_THRESHOLDS)
     try:
@@ -138,7 +144,7 @@ def run(path: Path, plane: PlaneKind | None = None, at: Callable[[Step], None] =
         return 1
     with lock:
         try:
-            uvloop.run(_direct(loaded, parse, at))
+            uvloop.run(_direct(loaded, parse, at, happenings))
         except Exception as error:
             for leaf in _leaves(error):
                 if isinstance(leaf, StartError | DataPlaneError | ApiError | SpeakerError | SteerError):
@@ -162,9 +168,11 @@ def parsed(document: Document, plane: PlaneKind | None) -> Loaded:
     return replace(loaded, config=replace(config, director=replace(config.director, plane=plane)))
 
 
-async def _direct(loaded: Loaded, parse: Callable[[Document], Loaded], at: Callable[[Step], None]) -> None:
+async def _direct(
+    loaded: Loaded, parse: Callable[[Document], Loaded], at: Callable[[Step], None], happenings: Happenings
+) -> None:
     """Build it where the loop runs: some parts ask for the running loop."""
-    await Director(loaded, parse, at).run()
+    await Director(loaded, parse, at, happenings).run()
 
 
 def _leaves(error: BaseException) -> Iterable[BaseException]:
@@ -205,13 +213,18 @@ class Director:
     """The composition of one running instance."""
 
     def __init__(
-        self, loaded: Loaded, parse: Callable[[Document], Loaded], at: Callable[[Step], None] = lambda _: None
+        self,
+        loaded: Loaded,
+        parse: Callable[[Document], Loaded],
+        at: Callable[[Step], None] = lambda _: None,
+        happenings: Happenings | None = None,
     ) -> None:
         """
         Args:
             loaded: the configuration to begin with.
             parse: what another one says; raises ConfigError.
             at: is told of every step of a change of the configuration.
+            happenings: has the events of the log.
         """
         config = loaded.config
         self._started_at = time.time()
@@ -257,6 +270,9 @@ class Director:
             self._state, self._plane, self._speaker, self._changed, self._now, self._on_applied, self._arp.decided
         )
         self._hearing = Hearing(self._state, lambda: self._reconciler.applied)
+        self._connections = Connections(
+            lambda: self._plane.logged, lambda: self._reconciler.applied, config.director.name, time.time
+        )
         self._lag = LoopLag()
         self._gate = Gate(config.director.interfaces, config.secret, lambda: self._state.next_hops)
         self._verdicts: dict[Key, Verdict] = {}
@@ -279,45 +295,55 @@ class Director:
             loaded,
             at,
         )
+        sources = StatusSources(
+            applied=lambda: self._reconciler.applied,
+            snapshot=self._state.snapshot,
+            counters=self._plane.counters,
+            speaker=self._speaker.status if config.bgp else lambda: None,
+            bfd=self._bfd.status,
+            health=self._monitors.statuses,
+            strain=self._monitors.strain,
+            plane=self._plane.describe,
+            samples=self._plane.samples,
+            reload=lambda: self._last_reload,
+            loop_lag=self._lag.summary,
+            ready=self._ready,
+            started_at=self._started_at,
+            pins=self._pins_use,
+            agreed=self._fleet.agreed,
+            channel=self._fleet.pins_status,
+            path_mtu=self._hearing.facts,
+            arp=lambda: self._arp.statuses(),
+            connection_log=self._connections.status,
+        )
+        controls = Controls(
+            state=self._state,
+            applied=lambda: self._reconciler.applied,
+            pins=lambda: self._plane.pins,
+            save=partial(orders.save, self._orders_path),
+            share=self._fleet.order if self._fleet.shares_orders else None,
+            save_drain=partial(drain.save, self._drain_path),
+            plane=self._plane,
+        )
+        self._orders = OrderRoutes(controls, self._now)
+        routes = [
+            *self._orders.routes(),
+            *RuntimeRoutes(controls).routes(),
+            *looking_routes(controls),
+            *ConfigRoutes(self._transactions).routes(),
+            *ObjectRoutes(self._transactions).routes(),
+        ]
+        api = config.director.api
         self._api = ApiServer(
-            config.director.api.address,
-            config.director.api.port,
-            StatusSources(
-                applied=lambda: self._reconciler.applied,
-                snapshot=self._state.snapshot,
-                counters=self._plane.counters,
-                speaker=self._speaker.status if config.bgp else lambda: None,
-                bfd=self._bfd.status,
-                health=self._monitors.statuses,
-                strain=self._monitors.strain,
-                plane=self._plane.describe,
-                samples=self._plane.samples,
-                reload=lambda: self._last_reload,
-                loop_lag=self._lag.summary,
-                ready=self._ready,
-                started_at=self._started_at,
-                pins=self._pins_use,
-                agreed=self._fleet.agreed,
-                channel=self._fleet.pins_status,
-                path_mtu=self._hearing.facts,
-                arp=lambda: self._arp.statuses(),
-            ),
+            api.address,
+            api.port,
+            sources,
+            routes,
+            lambda: self._transactions.in_force.config.director.api,
+            happenings,
         )
-
-        self._control = ControlServer(
-            Path(config.director.runtime_dir) / SOCKET,
-            Controls(
-                state=self._state,
-                applied=lambda: self._reconciler.applied,
-                pins=lambda: self._plane.pins,
-                save=partial(orders.save, self._orders_path),
-                share=self._fleet.order if self._fleet.shares_orders else None,
-                save_drain=partial(drain.save, self._drain_path),
-                plane=self._plane,
-            ),
-            self._now,
-            ConfigRoutes(self._transactions).routes(),
-        )
+        runtime_dir = Path(config.director.runtime_dir)
+        self._control = ControlServer(runtime_dir / SOCKET, [*self._api.views(), *routes])
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -350,6 +376,7 @@ class Director:
                 tasks.create_task(self._fleet.run(), name="fleet"),
                 tasks.create_task(self._hearing.run(), name="hearing"),
                 tasks.create_task(self._arp.run(), name="arp"),
+                tasks.create_task(self._connections.run(), name="connections"),
             ]
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))
@@ -376,6 +403,7 @@ class Director:
                 for task in own:
                     task.cancel()
                 await self._gate.close()
+                await asyncio.to_thread(self._connections.close)
 
     async def _make_way(self, config: Config) -> None:
         """Open the way through the DSR path, if anything is asked by it.
@@ -447,6 +475,7 @@ class Director:
         self._bfd.set(bfd_sessions(config))
         self._fleet.follow(config)
         self._arp.follow(config)
+        self._connections.follow(config.connection_log)
 
     def _on_health(self, status: Status) -> None:
         """What a monitor has found; see `wiring.health_of`."""
@@ -675,6 +704,10 @@ class Director:
             seconds=round(outcome.seconds, 3),
             **by,
         )
+        try:
+            self._api.renew()
+        except OSError as error:
+            log.warning("api.certificate_kept", error=str(error))
         self._notify(f"STATUS={config.source} is in force, revision {revision or 'not kept'}")
 
     def _notify(self, text: str) -> None:

@@ -48,7 +48,8 @@ class Change:
     """One value that is written otherwise."""
 
     kind: str
-    """`virtual_service`, `pool`, `member`, `health_monitor`, `network_profile`, `director`, `bgp`, `fleet`."""
+    """`virtual_service`, `pool`, `member`, `health_monitor`, `network_profile`, `director`, `bgp`, `fleet`,
+    `connection_log`."""
 
     name: str
     what: str
@@ -312,6 +313,7 @@ def changes(old: Config, new: Config) -> Iterator[Change]:
     if old.secret != new.secret:
         yield Change("fleet", "", "secret_file", "(secret)", "(another secret)")
     yield from _values("fleet", "", old.fleet, new.fleet)
+    yield from _values("connection_log", "", old.connection_log, new.connection_log)
     if (old.bgp is None) != (new.bgp is None):
         yield Change("bgp", "", "", "" if old.bgp is None else "there", "" if new.bgp is None else "announced from now")
     elif old.bgp is not None and new.bgp is not None:

@@ -77,6 +77,22 @@ apt_install() {
 	rm -f "$log"
 }
 
+# The one program of Prometheus that tests need, without the server, which would be started and brings fonts and scripts.
+fetch_promtool() {
+	if [ -x "$VENV/bin/promtool" ] || command -v promtool >/dev/null; then return 0; fi
+	command -v apt-get >/dev/null || die "please install promtool, which comes with Prometheus (automatic only where apt-get is)"
+	say "promtool from the package prometheus"
+	local folder ok=no
+	folder=$(mktemp -d)
+	if (cd "$folder" && { apt-get download prometheus || { as_root apt-get update && apt-get download prometheus; }; }) \
+		>"$folder/log" 2>&1 && dpkg-deb --fsys-tarfile "$folder"/*.deb | tar -xO ./usr/bin/promtool >"$folder/promtool"; then
+		install -m 755 "$folder/promtool" "$VENV/bin/promtool" && ok=yes
+	fi
+	[ $ok = yes ] || tail -5 "$folder/log" >&2
+	rm -rf "$folder"
+	[ $ok = yes ] || die "promtool could not be had"
+}
+
 # Ubuntu 22.04 calls it libbpf0.
 libbpf_package() {
 	if apt-cache show libbpf1 >/dev/null 2>&1; then echo libbpf1; else echo libbpf0; fi
@@ -125,4 +141,7 @@ bootstrap() {
 	make_venv "$lock"
 	# A checkout compiles its BPF programs; a wheel brings them compiled.
 	if [ $lock = requirements-dev.lock ]; then "$VENV/bin/python" "$ROOT/systemd/build_bpf.py" --quiet; fi
+	for what in "$@"; do
+		if [ "$what" = dev ]; then fetch_promtool; fi
+	done
 }

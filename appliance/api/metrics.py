@@ -82,6 +82,7 @@ def families(observed: Observed, document: Document) -> Iterator[Metric]:
     yield from _checks(observed)
     yield from _remembered(observed, pools)
     yield from _routing(document, observed.bfd)
+    yield from _connection_log(observed)
     yield from _loop(observed)
 
 
@@ -602,6 +603,22 @@ def _bfd(peers: Sequence[Document], status: BfdStatus) -> Iterator[Metric]:
             *(((address, reason), count) for address, bfd in told for reason, count in bfd["refused"].items()),
             *((("", reason), count) for reason, count in status.refused.items()),
         ],
+    )
+
+
+def _connection_log(observed: Observed) -> Iterator[Metric]:
+    seen = observed.connection_log
+    yield _counter(
+        "onward_connection_log_flows_total",
+        "Flows of the connection log's sample that are over, by result: written, or lost since they could not be.",
+        ("result",),
+        [(("written",), seen.written), (("lost",), seen.lost)],
+    )
+    yield _counter(
+        "onward_connection_log_missed_total",
+        "Times that a flow of the sample was seen and found no room: its record is missing or incomplete.",
+        (),
+        [((), seen.missed)],
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from appliance import __version__
 from appliance.arp.side import VipStatus
+from appliance.connections import ConnectionLogStatus
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired
@@ -91,6 +92,7 @@ class StatusSources:
     path_mtu: Callable[[], PathMtuFacts] = PathMtuFacts
     strain: Callable[[], Strain] = Strain
     arp: Callable[[], tuple[VipStatus, ...]] = tuple
+    connection_log: Callable[[], ConnectionLogStatus] = ConnectionLogStatus
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Observed:
     path_mtu: PathMtuFacts = field(default_factory=PathMtuFacts)
     strain: Strain = field(default_factory=Strain)
     arp: tuple[VipStatus, ...] = ()
+    connection_log: ConnectionLogStatus = field(default_factory=ConnectionLogStatus)
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -159,4 +162,5 @@ async def observe(sources: StatusSources) -> Observed:
         path_mtu=sources.path_mtu(),
         strain=sources.strain(),
         arp=sources.arp(),
+        connection_log=sources.connection_log(),
     )

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from appliance.cli.help import HelpFormatter
-from appliance.cli.output import Exit, complain, print_json, table
+from appliance.cli.listing import DEFAULTS, Column, ListOptions, View, or_dash, show
+from appliance.cli.output import Exit, complain, print_json
 from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask, unanswered
 
 app = App(
@@ -23,15 +24,15 @@ AsJson = Annotated[bool, Parameter(name=["--json"], negative="", help="Print JSO
 
 
 @app.command
-def peers(*, url: Url = DEFAULT_URL, as_json: AsJson = False) -> int:
+def peers(*, url: Url = DEFAULT_URL, options: ListOptions = DEFAULTS) -> int:
     """Show the peers: their sessions, and how many VIPs each is told of."""
-    return _show(url, as_json, _peers, lambda document: {"bgp": document["bgp"]})
+    return show(PEERS, options, lambda: _fetch(url))
 
 
 @app.command
-def routes(*, url: Url = DEFAULT_URL, as_json: AsJson = False) -> int:
+def routes(*, url: Url = DEFAULT_URL, options: ListOptions = DEFAULTS) -> int:
     """Show each VIP as each peer is told of it, or why it is not."""
-    return _show(url, as_json, _routes, lambda document: {"vips": document["vips"]})
+    return show(ROUTES, options, lambda: _fetch(url))
 
 
 @app.command
@@ -51,79 +52,91 @@ def why(vip: str, /, *, url: Url = DEFAULT_URL, as_json: AsJson = False) -> int:
         complain(f"{vip} is not an IP address")
         return Exit.USAGE
 
-    def only(document: Document) -> Document:
-        found = [each for each in document["vips"] if each["vip"] == address]
-        if not found:
-            there = ", ".join(each["vip"] for each in document["vips"]) or "none, without [bgp]"
-            raise _NotFoundError(f"{document['director']} has no VIP {address}; VIPs: {there}")
-        return {"vips": found}
-
-    return _show(url, as_json, lambda document: _why(only(document)["vips"][0]), only)
-
-
-class _NotFoundError(Exception):
-    pass
-
-
-def _show(
-    url: str, as_json: bool, text: Callable[[Document], Iterator[str]], part: Callable[[Document], Document]
-) -> int:
     try:
-        status, document = ask(url, "/api/v1/bgp")
-        if status != 200 or not isinstance(document, dict) or document.get("apiVersion") != "v1":
-            raise AnswerError(f"{url} answers with HTTP status {status}; is it a director, and as old as this command?")
-        if as_json:
-            print_json(part(document))
-        else:
-            print("\n".join(text(document)))
+        document = _fetch(url)
     except (UnreachableError, AnswerError) as error:
         return unanswered(error)
-    except _NotFoundError as error:
-        complain(str(error))
+    found = [each for each in document["vips"] if each["vip"] == address]
+    if not found:
+        there = ", ".join(each["vip"] for each in document["vips"]) or "none, without [bgp]"
+        complain(f"{document['director']} has no VIP {address}; VIPs: {there}")
         return Exit.NOT_FOUND
+    if as_json:
+        print_json({"vips": found})
+    else:
+        print("\n".join(_why(found[0])))
     return Exit.OK
 
 
-def _peers(document: Document) -> Iterator[str]:
+def _fetch(url: str) -> Document:
+    """
+    Raises:
+        UnreachableError: nobody answers there.
+        AnswerError: the answer is no such document, or *url* is no address of an API.
+    """
+    status, document = ask(url, "/api/v1/bgp")
+    if status != 200 or not isinstance(document, dict) or document.get("apiVersion") != "v1":
+        raise AnswerError(f"{url} answers with HTTP status {status}; is it a director, and as old as this command?")
+    return document
+
+
+_NOTHING = "Nothing is announced: there is no [bgp]."
+
+
+def _above(document: Document) -> Iterator[str]:
     bgp = document["bgp"]
-    if bgp is None:
-        yield "Nothing is announced: there is no [bgp]."
-        return
-    yield f"AS {bgp['local_as']}, router id {bgp['router_id']}" + (f", {bgp['detail']}" if bgp["detail"] else "")
-    yield ""
-    rows = [
-        (
-            peer["address"],
-            peer["remote_as"],
-            "inside" if peer["remote_as"] == bgp["local_as"] else "outside",
-            peer["session"],
-            peer["bfd"]["state"] if peer["bfd"] else "-",
-            ",".join(peer["labels"]) or "-",
-            len(peer["routes_sent"]),
-            peer["detail"],
-        )
-        for peer in bgp["peers"]
-    ]
-    yield table(("PEER", "AS", "KIND", "SESSION", "BFD", "LABELS", "ROUTES", "DETAIL"), rows, right=("AS", "ROUTES"))
+    if bgp is not None:
+        yield f"AS {bgp['local_as']}, router id {bgp['router_id']}" + (f", {bgp['detail']}" if bgp["detail"] else "")
+        yield ""
 
 
-def _routes(document: Document) -> Iterator[str]:
-    if not document["vips"]:
-        yield "Nothing is announced: there is no [bgp]."
-        return
-    rows = [
-        (
-            vip["vip"],
-            told["peer"],
-            "told" if told["told"] else f"not told: {told['reason']}",
-            told["next_hop"] or "-",
-            *_cells(told["attributes"]),
-        )
-        for vip in document["vips"]
-        for told in vip["peers"]
-    ]
-    header = ("VIP", "PEER", "STATE", "NEXT HOP", "MED", "PREFERENCE", "PATH", "COMMUNITIES")
-    yield table(header, rows, right=("MED", "PREFERENCE"))
+def _of_peer(get: Callable[[Document], object]) -> Callable[[Document], object]:
+    return lambda row: get(row["peer"])
+
+
+PEERS = View(
+    columns=(
+        Column("PEER", _of_peer(lambda peer: peer["address"])),
+        Column("AS", _of_peer(lambda peer: peer["remote_as"]), right=True),
+        Column("KIND", lambda row: "inside" if row["peer"]["remote_as"] == row["local_as"] else "outside"),
+        Column("SESSION", _of_peer(lambda peer: peer["session"])),
+        Column("BFD", _of_peer(lambda peer: peer["bfd"]["state"] if peer["bfd"] else None), or_dash),
+        Column("LABELS", _of_peer(lambda peer: ",".join(peer["labels"])), or_dash),
+        Column("ROUTES", _of_peer(lambda peer: len(peer["routes_sent"])), right=True),
+        Column("VIPS", _of_peer(lambda peer: " ".join(sorted(peer["routes_sent"]))), or_dash, wide=True),
+        Column("DETAIL", _of_peer(lambda peer: peer["detail"])),
+    ),
+    rows=lambda document: [
+        {"peer": peer, "local_as": document["bgp"]["local_as"]} for peer in (document["bgp"] or {"peers": ()})["peers"]
+    ],
+    name=lambda row: str(row["peer"]["address"]),
+    document=lambda document: {"bgp": document["bgp"]},
+    above=_above,
+    empty=_NOTHING,
+)
+
+
+def _of_attributes(number: int) -> Callable[[Document], object]:
+    return lambda row: _cells(row["told"]["attributes"])[number]
+
+
+ROUTES = View(
+    columns=(
+        Column("VIP", lambda row: row["vip"]),
+        Column("PEER", lambda row: row["told"]["peer"]),
+        Column("STATE", lambda row: "told" if row["told"]["told"] else f"not told: {row['told']['reason']}"),
+        Column("NEXT HOP", lambda row: row["told"]["next_hop"], or_dash),
+        Column("MED", _of_attributes(0), right=True),
+        Column("PREFERENCE", _of_attributes(1), right=True),
+        Column("PATH", _of_attributes(2)),
+        Column("COMMUNITIES", _of_attributes(3)),
+        Column("DETAIL", lambda row: row["told"]["detail"], or_dash, wide=True),
+    ),
+    rows=lambda document: [{"vip": vip["vip"], "told": told} for vip in document["vips"] for told in vip["peers"]],
+    name=lambda row: str(row["vip"]),
+    document=lambda document: {"vips": document["vips"]},
+    empty=_NOTHING,
+)
 
 
 def _cells(attributes: Document | None) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from appliance.capture.pcap import TAIL, lost_of
 from appliance.cli.orders import ConfigOption, OrderError, SocketOption, refused, stream, where
 from appliance.cli.output import Exit, complain, warn
+from appliance.cli.progress import progress
 
 _CHUNK = 1 << 16
 
@@ -102,12 +103,15 @@ def capture(
 
 
 def _copy(answer: http.client.HTTPResponse, target: BinaryIO) -> int:
-    end = b""
+    end, written = b"", 0
     try:
-        while piece := answer.read1(_CHUNK):
-            target.write(piece)
-            target.flush()
-            end = (end + piece)[-TAIL:]
+        with progress("capturing; Ctrl-C ends it") as shown:
+            while piece := answer.read1(_CHUNK):
+                target.write(piece)
+                target.flush()
+                end = (end + piece)[-TAIL:]
+                written += len(piece)
+                shown.text = f"capturing, {written >> 10} KiB so far; Ctrl-C ends it"
     except KeyboardInterrupt:
         return Exit.OK  # what was captured stays
     if lost := lost_of(end):

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from appliance.cli.host import HostError, about_host, link_mtu, this_host
 from appliance.cli.output import Exit, complain, print_json, print_problems, table, warn
+from appliance.cli.progress import progress
 from appliance.config.document import read_document
 from appliance.config.files import decode, files_beside
 from appliance.config.load import SECRET_BYTES, parse_parts
@@ -56,7 +57,8 @@ def check(
     """
     notes: list[str] = []
     try:
-        checked = _read(config, notes)
+        with progress(f"checking {config}"):
+            checked = _read(config, notes)
     except ConfigError as error:
         if json:
             fields = ("source", "line", "path", "message", "remedy")

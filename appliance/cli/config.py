@@ -8,8 +8,10 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from appliance.cli.help import HelpFormatter
+from appliance.cli.listing import DEFAULTS, Column, ListOptions, View, or_dash
+from appliance.cli.listing import show as show_list
 from appliance.cli.orders import ConfigOption, Document, OrderError, ReasonOption, SocketOption, ask, refused, where
-from appliance.cli.output import Exit, complain, print_json, print_problems, table
+from appliance.cli.output import Exit, complain, print_json, print_problems
 from appliance.cli.plans import exit_of, show_outcome
 from appliance.cli.reload import REFUSED, TIMEOUT_S
 from appliance.config.document import read_document
@@ -35,29 +37,31 @@ _BROKEN = 2
 """Of `diff`, as diff(1): 0 the same, 1 different, 2 trouble."""
 
 
+def _moment(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+HISTORY = View(
+    columns=(
+        Column("REVISION", lambda row: f"{row['number']}{'*' if row['in_force'] else ''}"),
+        Column("SINCE", lambda row: row["at"], _moment),
+        Column("WHO", lambda row: row["who"], or_dash),
+        Column("BY", lambda row: row["via"]),
+        Column("WHAT", lambda row: row["summary"], or_dash),
+        Column("DIGEST", lambda row: row["digest"][:16], wide=True),
+        Column("WHY", lambda row: row["why"]),
+    ),
+    rows=lambda document: [{**row, "in_force": row["number"] == document["in_force"]} for row in document["revisions"]],
+    name=lambda row: str(row["number"]),
+)
+
+
 @app.command
-def history(*, json: JsonOption = False, config: ConfigOption = None, socket: SocketOption = None) -> int:
-    """List the revisions: what was in force since when, by whom, and why. The latest comes first."""
-    try:
-        document = ask(where(socket, config), "GET", "/v1/config/revisions", timeout_s=TIMEOUT_S)
-    except OrderError as error:
-        return refused(error)
-    if json:
-        print_json(document)
-        return Exit.OK
-    rows = (
-        (
-            f"{revision['number']}{'*' if revision['number'] == document['in_force'] else ''}",
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(revision["at"])),
-            revision["who"] or "-",
-            revision["via"],
-            revision["summary"] or "-",
-            revision["why"],
-        )
-        for revision in document["revisions"]
+def history(*, config: ConfigOption = None, socket: SocketOption = None, options: ListOptions = DEFAULTS) -> int:
+    """List the revisions: what was in force since when, by whom, and why. The latest comes first; * is in force."""
+    return show_list(
+        HISTORY, options, lambda: ask(where(socket, config), "GET", "/v1/config/revisions", timeout_s=TIMEOUT_S)
     )
-    print(table(("REVISION", "SINCE", "WHO", "BY", "WHAT", "WHY"), rows))
-    return Exit.OK
 
 
 @app.command

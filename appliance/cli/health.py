@@ -1,16 +1,13 @@
 """`onward health`: what every health monitor says of every member."""
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from appliance.cli.output import Exit, complain, table
-from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask, duration, unanswered
-
-HEADER = ("MEMBER", "STATE", "MONITOR", "ASKS", "VERDICT", "SINCE", "GOOD", "BAD", "LAST RESULT")
+from appliance.cli.listing import DEFAULTS, Column, Document, ListOptions, NotFoundError, View, or_dash, show
+from appliance.cli.status import DEFAULT_URL, AnswerError, ask, duration
 
 NAMED = 20
 """So many members at most are told to who asks for one that is not there."""
@@ -30,7 +27,7 @@ def health(
     *,
     turns: Annotated[bool, Parameter(name=["--turns"], negative="")] = False,
     url: Annotated[str, Parameter(env_var="ONWARD_URL")] = DEFAULT_URL,
-    as_json: Annotated[bool, Parameter(name=["--json"], negative="")] = False,
+    options: ListOptions = DEFAULTS,
 ) -> int:
     """Show what every health monitor of a running director says of every member.
 
@@ -47,23 +44,19 @@ def health(
         Show how verdicts have turned lately, of all members that are shown.
     url
         Where the director's API listens.
-    as_json
-        Print the document as it is.
     """
-    try:
+
+    def ask_for() -> Mapping[str, Any]:
         document = fetch(url)
-    except (UnreachableError, AnswerError) as error:
-        return unanswered(error)
-    shown = [each for each in document["members"] if member is None or _is(each["member"], member)]
-    if member is not None and not shown:
-        known = [each["member"] for each in document["members"]]
-        more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
-        complain(f'there is no member or pool "{member}" in use; members: {", ".join(known[:NAMED]) or "none"}{more}')
-        return Exit.NOT_FOUND
-    document = {**document, "members": shown}
-    with_turns = turns or (member is not None and "/" in member)
-    print(json.dumps(document, indent=2) if as_json else render(document, time.time(), with_turns=with_turns))
-    return Exit.OK
+        shown = [each for each in document["members"] if member is None or _is(each["member"], member)]
+        if member is not None and not shown:
+            known = [each["member"] for each in document["members"]]
+            more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
+            named = ", ".join(known[:NAMED]) or "none"
+            raise NotFoundError(f'there is no member or pool "{member}" in use; members: {named}{more}')
+        return {**document, "members": shown}
+
+    return show(view(time.time, with_turns=turns or (member is not None and "/" in member)), options, ask_for)
 
 
 def _is(name: str, wanted: str) -> bool:
@@ -86,47 +79,59 @@ def fetch(url: str) -> Mapping[str, Any]:
     return answer
 
 
-def render(document: Mapping[str, Any], now: float, *, with_turns: bool = False) -> str:
+def view(clock: Callable[[], float], *, with_turns: bool = False) -> View:
     """A table with a line for each member and monitor, and below it what is worth a sentence.
 
     Args:
-        document: of `/api/v1/health`.
-        now: seconds since 1970.
+        clock: seconds since 1970.
         with_turns: also how verdicts have turned lately.
     """
-    members = document["members"]
-    rows = [row for member in members for row in _rows(member, now)]
-    lines = [table(HEADER, rows, ("GOOD", "BAD")) if rows else "There are no members."]
-    for member in members:
-        lines += [f"{member['member']}: {text}" for text in _notes(member, now)]
-        if with_turns:
-            lines += _turns(member, now)
-    for reason, count in document["checks"]["delayed"].items():
-        if count:
-            lines.append(f"{count} checks {DELAYS.get(reason, reason)}")
-    return "\n".join(lines)
+
+    def of_check(get: Callable[[Document], object]) -> Callable[[Document], object]:
+        return lambda row: None if row["check"] is None else get(row["check"])
+
+    def below(document: Document) -> Iterator[str]:
+        for member in document["members"]:
+            yield from (f"{member['member']}: {text}" for text in _notes(member, clock()))
+            if with_turns:
+                yield from _turns(member, clock())
+        for reason, count in document["checks"]["delayed"].items():
+            if count:
+                yield f"{count} checks {DELAYS.get(reason, reason)}"
+
+    return View(
+        columns=(
+            Column("MEMBER", lambda row: row["member"]["member"]),
+            Column("STATE", lambda row: _state(row["member"])),
+            Column("MONITOR", of_check(lambda check: check["monitor"]), or_dash),
+            Column("ASKS", of_check(lambda check: check["path"] or f"port {check['port']}"), or_dash),
+            Column("VERDICT", of_check(lambda check: check["verdict"]), or_dash),
+            Column("SINCE", of_check(lambda check: clock() - check["since"]), _ago),
+            Column("GOOD", of_check(lambda check: check["good"]), or_dash, right=True),
+            Column("BAD", of_check(lambda check: check["bad"] + check["maintenance"]), or_dash, right=True),
+            Column("LAST RESULT", of_check(lambda check: _result(check["last"])), lambda text: str(text or "")),
+        ),
+        rows=lambda document: [
+            {"member": member, "check": check} for member in document["members"] for check in member["checks"] or [None]
+        ],
+        name=lambda row: str(row["member"]["member"]),
+        below=below,
+        empty="There are no members.",
+    )
 
 
-def _rows(member: Mapping[str, Any], now: float) -> Iterator[Sequence[object]]:
-    state = member["state"].replace("_", " ") + (f" ({member['reason']})" if member["reason"] else "")
-    if not member["checks"]:
-        yield member["member"], state, "-", "-", "-", "-", "-", "-", ""
-    for number, check in enumerate(member["checks"]):
-        last = check["last"]
-        yield (
-            member["member"] if number == 0 else "",
-            state if number == 0 else "",
-            check["monitor"],
-            check["path"] or f"port {check['port']}",
-            check["verdict"],
-            duration(now - check["since"]),
-            check["good"],
-            check["bad"] + check["maintenance"],
-            "none yet" if last is None else _result(last),
-        )
+def _state(member: Document) -> str:
+    reason = f" ({member['reason']})" if member["reason"] else ""
+    return str(member["state"]).replace("_", " ") + reason
 
 
-def _result(last: Mapping[str, Any]) -> str:
+def _ago(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)
+
+
+def _result(last: Mapping[str, Any] | None) -> str:
+    if last is None:
+        return "none yet"
     text = str(last["code"]) + (f": {last['detail']}" if last["detail"] else "")
     return f"{text} ({last['duration_s'] * 1000:.1f} ms)"
 

@@ -10,7 +10,10 @@ from typing import Annotated, ParamSpec
 
 from cyclopts import App, Parameter
 
+from appliance.cli.help import HelpFormatter
+from appliance.cli.listing import DEFAULTS, Column, Document, ListOptions, View, show
 from appliance.cli.output import Exit, complain, print_json, print_problems, table, warn
+from appliance.cli.progress import progress
 from appliance.config.problems import ConfigError
 from appliance.lab.node import LabError, NotFoundError
 from appliance.lab.runner import READY_S, STATE, Lab, need_root, processes
@@ -18,7 +21,7 @@ from appliance.lab.runner import READY_S, STATE, Lab, need_root, processes
 app = App(
     name="lab",
     help="Build a network with directors, routers and members on this machine.",
-    help_formatter="plain",
+    help_formatter=HelpFormatter(),
     help_format="plaintext",
 )
 
@@ -69,11 +72,13 @@ def up(
         Seconds to wait at most.
     """
     started = time.monotonic()
-    lab = Lab.up(file, name=name, reconfigure=reconfigure)
+    with progress(f"bringing {file.name} up"):
+        lab = Lab.up(file, name=name, reconfigure=reconfigure)
     for warning in lab.warnings:
         warn(warning)
     if wait:
-        lab.wait(timeout)
+        with progress(f"waiting until the nodes of {lab.name} are ready"):
+            lab.wait(timeout)
     took_s = time.monotonic() - started
     print(f"lab {lab.name}: {len(lab.nodes)} nodes up in {took_s:.1f} s; logs in {STATE / lab.name}")
     return Exit.OK
@@ -124,22 +129,10 @@ def execute(
 
 @app.command(name="list")
 @_told
-def show_all(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """List the labs on this machine: up, degraded when nodes have died, dead when all have.
-
-    Parameters
-    ----------
-    json:
-        Print JSON.
-    """
+def show_all(*, options: ListOptions = DEFAULTS) -> int:
+    """List the labs on this machine: up, degraded when nodes have died, dead when all have."""
     need_root()
-    labs = Lab.all()
-    if json:
-        print_json({"labs": [_document(lab) for lab in labs]})
-        return Exit.OK
-    rows = [(lab.name, _state(lab), len(lab.nodes), lab.source) for lab in labs]
-    print(table(("LAB", "STATE", "NODES", "FILE"), rows, right=("NODES",)))
-    return Exit.OK
+    return show(LABS, options, lambda: {"labs": [_document(lab) for lab in Lab.all()]})
 
 
 @app.command
@@ -187,9 +180,21 @@ def responder(*, name: str | None = None) -> int:
     return Exit.OK
 
 
-def _state(lab: Lab) -> str:
-    state, died = lab.state()
-    return f"degraded ({', '.join(died)} died)" if state == "degraded" else state
+def _state(lab: Document) -> str:
+    down = [node["name"] for node in lab["nodes"] if not node["up"]]
+    return f"{lab['state']} ({', '.join(down)} died)" if lab["state"] == "degraded" else str(lab["state"])
+
+
+LABS = View(
+    columns=(
+        Column("LAB", lambda lab: lab["name"]),
+        Column("STATE", _state),
+        Column("NODES", lambda lab: len(lab["nodes"]), right=True),
+        Column("FILE", lambda lab: lab["file"]),
+    ),
+    rows=lambda document: document["labs"],
+    name=lambda lab: str(lab["name"]),
+)
 
 
 def _document(lab: Lab) -> dict[str, object]:

@@ -1,17 +1,14 @@
 """`onward member`: orders about members, and what is left of their flows."""
 
-import json
 import sys
-import time
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from appliance.cli.help import HelpFormatter
+from appliance.cli.listing import DEFAULTS, Column, Document, ListOptions, NotFoundError, View, or_dash, show
 from appliance.cli.orders import (
     ConfigOption,
-    Document,
     DrainTimeout,
     OrderError,
     ReasonOption,
@@ -23,21 +20,24 @@ from appliance.cli.orders import (
     resource,
     where,
 )
-from appliance.cli.output import Exit, complain, print_json, table
+from appliance.cli.output import Exit, complain
 from appliance.cli.waiting import Wait, WaitTimeout
 from appliance.cli.waiting import wait as wait_for
 
 app = App(
     name="member",
-    help="Drain, stop, release or weight members; see what is left of their flows.",
+    help="Drain, stop, release or weight members; see what is left of their flows; add, change and remove them.",
     help_formatter=HelpFormatter(),
     help_format="plaintext",
 )
+app.command("appliance.cli.server:add", name="add", help="Add a member to a pool.")
+app.command("appliance.cli.server:set_keys", name="set", help="Change some keys of a member, as configured.")
+app.command("appliance.cli.server:remove", name="remove", help="Remove a member from a pool.")
+server = App(name="server", help="The same as member.", help_formatter=HelpFormatter(), help_format="plaintext")
+server.command(app, name="*")
 
 _DIGITS = 9
 """What has more is no ratio; the director says which numbers are too large."""
-
-AsJson = Annotated[bool, Parameter(name=["--json"], negative="")]
 
 
 @app.command(name="list")
@@ -47,7 +47,7 @@ def list_members(
     *,
     config: ConfigOption = None,
     socket: SocketOption = None,
-    as_json: AsJson = False,
+    options: ListOptions = DEFAULTS,
 ) -> int:
     """List members: state, health, ratio, what is left of their flows where flows are remembered.
 
@@ -55,24 +55,17 @@ def list_members(
     ----------
     pool
         Only those of this pool.
-    as_json
-        Print JSON.
     """
-    try:
-        members = ask(where(socket, config), "GET", "/v1/members")["members"]
-    except OrderError as error:
-        return refused(error)
-    if pool is not None:
-        members = [member for member in members if member["id"].partition("/")[0] == pool]
-        if not members:
-            complain(f"there is no pool {pool} with members in force")
-            return Exit.NOT_FOUND
-    if as_json:
-        print_json({"members": members})
-    else:
-        header = ("MEMBER", "ADDRESS", "STATE", "HEALTH", "RATIO", "SHARE", "FLOWS KNOWN", "REASON")
-        print(table(header, map(_row, members), right=("RATIO", "SHARE", "FLOWS KNOWN")))
-    return Exit.OK
+
+    def members() -> Document:
+        found = ask(where(socket, config), "GET", "/v1/members")["members"]
+        if pool is not None:
+            found = [member for member in found if member["id"].partition("/")[0] == pool]
+            if not found:
+                raise NotFoundError(f"there is no pool {pool} with members in force")
+        return {"members": found}
+
+    return show(MEMBERS, options, members)
 
 
 @app.command
@@ -194,10 +187,9 @@ def flows(
     /,
     *,
     limit: int = 20,
-    watch: Annotated[bool, Parameter(name=["--watch", "-w"], negative="")] = False,
     config: ConfigOption = None,
     socket: SocketOption = None,
-    as_json: AsJson = False,
+    options: ListOptions = DEFAULTS,
 ) -> int:
     """Show the flows of a member that are remembered, and who they are.
 
@@ -209,28 +201,8 @@ def flows(
         POOL/MEMBER.
     limit
         How many flows to show, those that were active latest first.
-    watch
-        Show again every second, until Ctrl-C.
-    as_json
-        Print JSON.
     """
-    try:
-        path = where(socket, config)
-        while True:
-            document = ask(path, "GET", f"{resource(member)}?limit={limit}")
-            if as_json:
-                print(json.dumps(document), flush=True) if watch else print_json(document)
-            else:
-                if watch and sys.stdout.isatty():
-                    print("\x1b[H\x1b[J", end="")
-                print(_flows(document), flush=True)
-            if not watch:
-                return Exit.OK
-            time.sleep(1.0)
-    except OrderError as error:
-        return refused(error)
-    except KeyboardInterrupt:
-        return Exit.OK
+    return show(FLOWS, options, lambda: ask(where(socket, config), "GET", f"{resource(member)}?limit={limit}"))
 
 
 def _order(member: str, order: str, body: Document, said: str, config: ConfigOption, socket: SocketOption) -> int:
@@ -242,43 +214,62 @@ def _order(member: str, order: str, body: Document, said: str, config: ConfigOpt
     return Exit.OK
 
 
-def _row(member: Document) -> Sequence[object]:
-    known = member["flows"]
-    count = known["open"] + known["closing"]
-    shown = count if count or member["state"] == "draining" else "-"
-    return (
-        member["id"],
-        member["address"],
-        member["state"] + (" (drained)" if member["drained"] and member["state"] == "draining" else ""),
-        member["health"],
-        member["ratio"],
-        f"{member['share']:.1%}",
-        shown,
-        member["reason"] or "",
-    )
+def _state(member: Document) -> str:
+    drained = member["drained"] and member["state"] == "draining"
+    return str(member["state"]) + (" (drained)" if drained else "")
 
 
-def _flows(document: Document) -> str:
+def _known(member: Document) -> int | None:
+    count = int(member["flows"]["open"] + member["flows"]["closing"])
+    return count if count or member["state"] == "draining" else None
+
+
+def _ordered(member: Document) -> str:
+    order = member["order"]
+    if order is None:
+        return ""
+    ratio = "" if order["ratio"] is None else f"ratio {order['ratio']}"
+    return " ".join(filter(None, ("" if order["state"] == "ready" else order["state"], ratio)))
+
+
+MEMBERS = View(
+    columns=(
+        Column("MEMBER", lambda member: member["id"]),
+        Column("ADDRESS", lambda member: member["address"]),
+        Column("STATE", _state),
+        Column("HEALTH", lambda member: member["health"]),
+        Column("RATIO", lambda member: member["ratio"], right=True),
+        Column("SHARE", lambda member: member["share"], lambda share: f"{share:.1%}", right=True),
+        Column("FLOWS KNOWN", _known, or_dash, right=True),
+        Column("ORDERED", _ordered, or_dash, wide=True),
+        Column("REASON", lambda member: member["reason"] or ""),
+    ),
+    rows=lambda document: document["members"],
+    name=lambda member: str(member["id"]),
+)
+
+
+def _flows_above(document: Document) -> Iterator[str]:
     known = document["flows"]
     total = known["open"] + known["closing"]
-    head = (
+    yield (
         f"{document['id']}: {document['state']}, {total} flows known: {known['open']} open, {known['closing']} closing"
     )
-    if not known["known"]:
-        return head
-    rows = [
-        (
-            _endpoint(flow["client"], flow["client_port"]),
-            _endpoint(flow["vip"], flow["port"]),
-            flow["protocol"],
-            flow["state"],
-            f"{flow['idle_s']:.0f}",
-            f"{flow['age_s']:.0f}",
-        )
-        for flow in known["known"]
-    ]
-    header = ("CLIENT", "VIP", "PROTOCOL", "STATE", "IDLE S", "KNOWN S")
-    return head + "\n" + table(header, rows, right=("IDLE S", "KNOWN S"))
+
+
+FLOWS = View(
+    columns=(
+        Column("CLIENT", lambda flow: _endpoint(flow["client"], flow["client_port"])),
+        Column("VIP", lambda flow: _endpoint(flow["vip"], flow["port"])),
+        Column("PROTOCOL", lambda flow: flow["protocol"]),
+        Column("STATE", lambda flow: flow["state"]),
+        Column("IDLE S", lambda flow: flow["idle_s"], lambda seconds: f"{seconds:.0f}", right=True),
+        Column("KNOWN S", lambda flow: flow["age_s"], lambda seconds: f"{seconds:.0f}", right=True),
+    ),
+    rows=lambda document: document["flows"]["known"],
+    name=lambda flow: _endpoint(flow["client"], flow["client_port"]),
+    above=_flows_above,
+)
 
 
 def _endpoint(address: str, port: int) -> str:

@@ -1,35 +1,18 @@
 """`onward mtu`: how large packets to each member may be."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from appliance.cli.output import Exit, table
-from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask, unanswered
-
-HEADER = (
-    "MEMBER",
-    "ADDRESS",
-    "DELIVERY",
-    "LINK",
-    "PATH",
-    "AGE",
-    "OVERHEAD",
-    "LARGEST",
-    "MSS4",
-    "MSS6",
-    "SENT",
-    "HEARD",
-)
-_NUMBERS = HEADER[3:]
+from appliance.cli.listing import DEFAULTS, Column, Document, ListOptions, View, or_dash, show
+from appliance.cli.status import DEFAULT_URL, AnswerError, ask
 
 
 def mtu(
     *,
     url: Annotated[str, Parameter(env_var="ONWARD_URL")] = DEFAULT_URL,
-    as_json: Annotated[bool, Parameter(name=["--json"], negative="")] = False,
+    options: ListOptions = DEFAULTS,
 ) -> int:
     """Show how large packets to each member of a running director may be, and what members must advertise as MSS.
 
@@ -43,15 +26,8 @@ def mtu(
     ----------
     url
         Where the director's API listens.
-    as_json
-        Print the document as it is.
     """
-    try:
-        document = fetch(url)
-    except (UnreachableError, AnswerError) as error:
-        return unanswered(error)
-    print(json.dumps(document, indent=2) if as_json else render(document))
-    return Exit.OK
+    return show(VIEW, options, lambda: fetch(url))
 
 
 def fetch(url: str) -> Mapping[str, Any]:
@@ -69,29 +45,6 @@ def fetch(url: str) -> Mapping[str, Any]:
     return answer
 
 
-def render(document: Mapping[str, Any]) -> str:
-    """A table of members, and below it what is worth a sentence."""
-    rows = [
-        (
-            member["member"],
-            member["address"],
-            member["delivery"],
-            member["link_mtu"],
-            "-" if member["path_mtu"] is None else member["path_mtu"],
-            "-" if member["path_mtu_age_s"] is None else f"{member['path_mtu_age_s']:.0f}s",
-            member["overhead"],
-            member["largest_packet"],
-            member["mss"]["ipv4"],
-            member["mss"]["ipv6"],
-            member["errors_sent"],
-            member["errors_heard"],
-        )
-        for member in document["members"]
-    ]
-    shown = table(HEADER, rows, _NUMBERS) if rows else "No member has a next hop."
-    return "\n".join([shown, *_sentences(document)])
-
-
 def _sentences(document: Mapping[str, Any]) -> Iterator[str]:
     small = [member["member"] for member in document["members"] if not member["carries_ipv6"]]
     if small:
@@ -104,3 +57,29 @@ def _sentences(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 IGNORED = ("not_ours", "too_small", "too_many")
+
+
+def _number(name: str, get: Callable[[Document], object], text: Callable[[Any], str] = or_dash) -> Column:
+    return Column(name, get, text, right=True)
+
+
+VIEW = View(
+    columns=(
+        Column("MEMBER", lambda row: row["member"]),
+        Column("ADDRESS", lambda row: row["address"]),
+        Column("DELIVERY", lambda row: row["delivery"]),
+        _number("LINK", lambda row: row["link_mtu"]),
+        _number("PATH", lambda row: row["path_mtu"]),
+        _number("AGE", lambda row: row["path_mtu_age_s"], lambda age: "-" if age is None else f"{age:.0f}s"),
+        _number("OVERHEAD", lambda row: row["overhead"]),
+        _number("LARGEST", lambda row: row["largest_packet"]),
+        _number("MSS4", lambda row: row["mss"]["ipv4"]),
+        _number("MSS6", lambda row: row["mss"]["ipv6"]),
+        _number("SENT", lambda row: row["errors_sent"]),
+        _number("HEARD", lambda row: row["errors_heard"]),
+    ),
+    rows=lambda document: document["members"],
+    name=lambda row: str(row["member"]),
+    below=_sentences,
+    empty="No member has a next hop.",
+)

@@ -3,7 +3,6 @@
 import http.client
 import json
 import math
-import socket
 import tomllib
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,9 @@ from urllib.parse import quote
 
 from cyclopts import Parameter
 
+from appliance.cli.connect import UnixConnection
 from appliance.cli.output import Exit, complain, warn
+from appliance.cli.progress import progress
 from appliance.config.document import read_document
 from appliance.config.merge import merge
 from appliance.config.problems import ConfigError
@@ -86,7 +87,21 @@ def ask(
     timeout_s: float = TIMEOUT_S,
     also: Container[int] = (),
 ) -> Document:
-    """Talk to a director.
+    """Talk to a director; see `exchange`."""
+    return exchange(path, method, resource, body, timeout_s=timeout_s, also=also)[0]
+
+
+def exchange(
+    path: Path,
+    method: str,
+    resource: str,
+    body: Mapping[str, object] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    also: Container[int] = (),
+    headers: Mapping[str, str] | None = None,
+) -> tuple[Document, Mapping[str, str]]:
+    """Talk to a director. Returns what it answers, with the headers.
 
     Args:
         path: its control socket.
@@ -95,16 +110,19 @@ def ask(
         body: what is ordered.
         timeout_s: how long the answer may take.
         also: statuses from 400 on whose documents are answers all the same.
+        headers: of the request.
 
     Raises:
         OrderError: nobody answers, or the director refuses.
     """
-    connection = _Connection(path, timeout_s)
+    connection = UnixConnection(path, timeout_s)
     try:
-        connection.request(method, resource, None if body is None else json.dumps(body))
-        response = connection.getresponse()
-        text = response.read()
+        with progress("the director is at it"):
+            connection.request(method, resource, None if body is None else json.dumps(body), dict(headers or {}))
+            response = connection.getresponse()
+            text = response.read()
         document = json.loads(text)
+        found = dict(response.headers)
     except PermissionError as error:
         raise OrderError(f"{path}: permission denied; orders are for those who may open it", Exit.FAILED) from error
     except (OSError, http.client.HTTPException) as error:
@@ -116,7 +134,7 @@ def ask(
     if response.status >= 400 and response.status not in also:
         code = Exit.NOT_FOUND if response.status == 404 else Exit.FAILED
         raise OrderError(str(document.get("detail", document)), code)
-    return dict(document)
+    return dict(document), found
 
 
 @contextmanager
@@ -131,7 +149,7 @@ def stream(path: Path, resource: str, longest_s: float) -> Iterator[http.client.
     Raises:
         OrderError: nobody answers, or the director refuses.
     """
-    connection = _Connection(path)
+    connection = UnixConnection(path, TIMEOUT_S)
     try:
         try:
             connection.request("GET", resource)
@@ -204,14 +222,3 @@ def refused(error: OrderError) -> int:
     """Say why an order was not taken."""
     complain(str(error))
     return error.code
-
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float = TIMEOUT_S) -> None:
-        super().__init__("onward", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))

@@ -1,13 +1,15 @@
 """`onward quic`: what members must know to name themselves in connection IDs, and whose a connection ID is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from appliance.cli.help import HelpFormatter
-from appliance.cli.output import Exit, complain, print_json, print_problems, table
+from appliance.cli.listing import DEFAULTS, Column, ListOptions, View
+from appliance.cli.listing import show as show_list
+from appliance.cli.output import Exit, complain, print_json, print_problems
 from appliance.config.load import load
 from appliance.config.problems import ConfigError, did_you_mean
 from appliance.model import Config, Pool, QuicConfig
@@ -23,7 +25,6 @@ app = App(
 
 Only = Annotated[str, Parameter(help="Only this one.")]
 AsJson = Annotated[bool, Parameter(name=["--json"], negative="", help="Print JSON.")]
-_HEADER = ("POOL", "MEMBER", "CONFIG", "SERVER ID", "NONCE", "LENGTH", "KEY FILE", "NEW IDS")
 
 
 class _NotFoundError(Exception):
@@ -31,7 +32,7 @@ class _NotFoundError(Exception):
 
 
 @app.command
-def config(file: Path, /, *, pool: Only = "", member: Only = "", as_json: AsJson = False) -> int:
+def config(file: Path, /, *, pool: Only = "", member: Only = "", options: ListOptions = DEFAULTS) -> int:
     """Print each member's configuration: its server ID, of how many bytes a nonce is, and where the key comes from.
 
     New connection IDs are made by the first configuration of the pool; the others are still understood, until no
@@ -47,14 +48,11 @@ def config(file: Path, /, *, pool: Only = "", member: Only = "", as_json: AsJson
         The configuration file.
     """
 
-    def show(checked: Config) -> None:
+    def show(checked: Config) -> int:
         rows = list(_rows(checked, pool, member))
         if not rows:
             raise _NotFoundError(f"no member {member} in pools that carry QUIC" if member else "no pool carries QUIC")
-        if as_json:
-            print_json({"members": rows})
-        else:
-            print(table(_HEADER, map(_line, rows), ("CONFIG", "NONCE")))
+        return show_list(MEMBERS, options, lambda: {"members": rows})
 
     return _with(file, show)
 
@@ -78,7 +76,7 @@ def whose(file: Path, cid: str, /, *, pool: Only = "", as_json: AsJson = False) 
         complain(f"{cid} is not hexadecimal")
         return Exit.USAGE
 
-    def show(checked: Config) -> None:
+    def show(checked: Config) -> int:
         found = [
             {"pool": one.name, "member": owner, "config_id": quic.config_id, "server_id": server_id.hex()}
             for one, quic in _configs(checked, pool)
@@ -92,20 +90,20 @@ def whose(file: Path, cid: str, /, *, pool: Only = "", as_json: AsJson = False) 
             print_json({"members": found})
         else:
             print("\n".join(f"{one['pool']}/{one['member']}" for one in found))
+        return Exit.OK
 
     return _with(file, show)
 
 
-def _with(file: Path, show: Any) -> int:
+def _with(file: Path, show: Callable[[Config], int]) -> int:
     try:
-        show(load(file))
+        return show(load(file))
     except ConfigError as error:
         print_problems(error.problems)
         return Exit.CONFIG
     except _NotFoundError as error:
         complain(str(error))
         return Exit.NOT_FOUND
-    return Exit.OK
 
 
 def _configs(checked: Config, only: str) -> Iterator[tuple[Pool, QuicConfig]]:
@@ -134,7 +132,17 @@ def _rows(checked: Config, only_pool: str, only_member: str) -> Iterator[dict[st
                 }
 
 
-def _line(row: dict[str, Any]) -> tuple[object, ...]:
-    told = "encoded" if row["encode_length"] else "random"
-    key, new = row["key_file"] or "none: readable", "yes" if row["new_ids"] else "no"
-    return (row["pool"], row["member"], row["config_id"], row["server_id"], row["nonce_length"], told, key, new)
+MEMBERS = View(
+    columns=(
+        Column("POOL", lambda row: row["pool"]),
+        Column("MEMBER", lambda row: row["member"]),
+        Column("CONFIG", lambda row: row["config_id"], right=True),
+        Column("SERVER ID", lambda row: row["server_id"]),
+        Column("NONCE", lambda row: row["nonce_length"], right=True),
+        Column("LENGTH", lambda row: "encoded" if row["encode_length"] else "random"),
+        Column("KEY FILE", lambda row: row["key_file"] or "none: readable"),
+        Column("NEW IDS", lambda row: "yes" if row["new_ids"] else "no"),
+    ),
+    rows=lambda document: document["members"],
+    name=lambda row: f"{row['pool']}/{row['member']}",
+)

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from cyclopts import App, Parameter
 
+from appliance.cli.connect import CA_FILE, TOKEN, connection_to
 from appliance.cli.output import Exit, colour_wanted, complain
 
 app = App()
@@ -129,20 +129,23 @@ def fetch(url: str) -> Document:
 def ask(url: str, path: str) -> tuple[int, Any]:
     """What the director at *url* has at *path*: HTTP status and JSON value, None when it is none.
 
+    Args:
+        url: see `connect.connection_to`.
+        path: below `/api`, such as `/api/v1/status`.
+
     Raises:
         UnreachableError: nobody answers there.
-        AnswerError: *url* is no address of an API.
+        AnswerError: *url* is no address of an API, or it wants to know who we are.
     """
-    parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
-        port = parts.port
+        connection, front, headers = connection_to(url, TIMEOUT_S)
     except ValueError:
-        port = -1
-    if parts.scheme != "http" or not parts.hostname or port == -1:
-        raise AnswerError(f"{url} is not the URL of a director; give one like {DEFAULT_URL}")
-    connection = http.client.HTTPConnection(parts.hostname, port or 80, timeout=TIMEOUT_S)
+        remedy = f"give one like {DEFAULT_URL}, https://HOST:PORT, or unix:/run/onward/control.sock"
+        raise AnswerError(f"{url} is not the URL of a director; {remedy}") from None
+    except OSError as error:
+        raise AnswerError(f"{CA_FILE}: {error}") from error
     try:
-        connection.request("GET", path, headers={"Accept": "application/json"})
+        connection.request("GET", front + path.removeprefix("/api"), headers=headers)
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -152,6 +155,11 @@ def ask(url: str, path: str) -> tuple[int, Any]:
         ) from error
     finally:
         connection.close()
+    if response.status in (401, 403):
+        raise AnswerError(
+            f"{url} wants to know who asks (HTTP status {response.status}); set {TOKEN} to a token of its "
+            "[[api.token]], or ask its control socket: --url unix:/run/onward/control.sock"
+        )
     try:
         return response.status, json.loads(body)
     except ValueError:
@@ -207,19 +215,19 @@ def render(document: Document, look: Look) -> str:
 
 def _lines(document: Document, look: Look) -> Iterator[str]:
     director, health = document["director"], document["health"]
-    state = _paint(health["state"], _TONES[health["state"]], look)
+    state = painted(health["state"], _TONES[health["state"]], look)
     uptime = f"up {duration(director['uptime_s'])}, "
     used = len(director["name"]) + len(health["state"]) + len(uptime) + 4
-    yield f"{_paint(director['name'], 'bold', look)}  {state}  {uptime}" + _fit(
+    yield f"{painted(director['name'], 'bold', look)}  {state}  {uptime}" + fit(
         f"{document['plane']['name']}, hash key {director['hash_key']}, version {director['version']}",
         look.width - used,
     )
     for problem in health["problems"]:
         for line in textwrap.wrap(problem, look.width, initial_indent="  ! ", subsequent_indent="    "):
-            yield _paint(line, "bad" if health["state"] == "down" else "warn", look)
+            yield painted(line, "bad" if health["state"] == "down" else "warn", look)
     for note in document["plane"]["notes"]:
         for line in textwrap.wrap(note, look.width, initial_indent="  ", subsequent_indent="    "):
-            yield _paint(line, "faint", look)
+            yield painted(line, "faint", look)
     for service in document["services"]:
         yield ""
         yield from _service(service, document["pools"][service["pool_key"]], look)
@@ -232,8 +240,8 @@ def _lines(document: Document, look: Look) -> Iterator[str]:
     bgp = document["bgp"]
     if bgp is not None:
         yield ""
-        yield _fit(f"BGP  AS {bgp['local_as']}  router id {bgp['router_id']}", look.width)
-        yield from _columns(
+        yield fit(f"BGP  AS {bgp['local_as']}  router id {bgp['router_id']}", look.width)
+        yield from columns(
             [
                 (
                     ("  " + peer["address"], ""),
@@ -260,14 +268,14 @@ def _fleet(fleet: Document | None, look: Look) -> Iterator[str]:
     store = fleet["store"]
     kept = "no store" if store is None else f"store {store['endpoint'] or 'not reached'}, {store['source']} verdicts"
     yield ""
-    yield _fit(f"Fleet  {kept}", look.width)
-    yield from _columns(
+    yield fit(f"Fleet  {kept}", look.width)
+    yield from columns(
         [
             (
                 ("  " + peer["name"], ""),
                 (peer["state"], "good" if peer["state"] == "joined" else "warn"),
                 (peer["address"], ""),
-                (f"flows told {_number(peer['sent'])}, heard {_number(peer['received'])}", ""),
+                (f"flows told {number(peer['sent'])}, heard {number(peer['received'])}", ""),
                 (f"other tables: {', '.join(peer['tables_differ'])}" if peer["tables_differ"] else "", "bad"),
             )
             for peer in fleet["peers"]
@@ -280,11 +288,11 @@ def _service(service: Document, pool: Document, look: Look) -> Iterator[str]:
     """In the manner of `ipvsadm -L`: the virtual service, then `->` and a member a line."""
     ports = ",".join(service["ports"])
     facts = f"{service['protocol'].upper()} {ports}  {service['delivery']}  {service['hash_mode']}"
-    state = _paint(service["state"], _TONES[service["state"]], look)
-    name = _paint(service["name"], "bold", look)
+    state = painted(service["state"], _TONES[service["state"]], look)
+    name = painted(service["name"], "bold", look)
     room = look.width - len(service["name"]) - len(service["state"]) - 4
-    yield f"{name}  {state}  " + _fit(facts + (f"  {_because(service)}" if service["reason"] else ""), room)
-    yield from _columns(
+    yield f"{name}  {state}  " + fit(facts + (f"  {_because(service)}" if service["reason"] else ""), room)
+    yield from columns(
         [
             (
                 ("  " + vip["vip"], ""),
@@ -297,7 +305,7 @@ def _service(service: Document, pool: Document, look: Look) -> Iterator[str]:
         ],
         look,
     )
-    yield from _columns(
+    yield from columns(
         [
             (
                 ("  " + vip["vip"], ""),
@@ -312,10 +320,10 @@ def _service(service: Document, pool: Document, look: Look) -> Iterator[str]:
     moving = service["transition"]
     if moving["window"] or moving["tail"]:
         text = f"{moving['window']} slots in a window, {moving['tail']} in the tail: flows are remembered there"
-        yield _paint(_fit(f"  changing hands: {text}", look.width), "faint", look)
+        yield painted(fit(f"  changing hands: {text}", look.width), "faint", look)
     if _is_shared(pool):
         text = f"{service['in_rotation']} of {len(pool['members'])} in rotation, see below"
-        yield _fit(f"  -> pool {pool['name']}  {pool['delivery']}  {text}", look.width)
+        yield fit(f"  -> pool {pool['name']}  {pool['delivery']}  {text}", look.width)
     else:
         yield from _members(pool, service["state"] == "disabled", look)
 
@@ -330,9 +338,9 @@ def _pool(pool: Document, disabled: Set[str], look: Look) -> Iterator[str]:
     users = f"{len(pool['services'])} virtual service{'s' if len(pool['services']) != 1 else ''}"
     name = f"pool {pool['name']}"
     room = look.width - len(name) - 2
-    yield f"{_paint(name, 'bold', look)}  " + _fit(f"{facts}  for {users}: {', '.join(pool['services'])}", room)
+    yield f"{painted(name, 'bold', look)}  " + fit(f"{facts}  for {users}: {', '.join(pool['services'])}", room)
     note = f"packets and flows are the pool's, of all {len(pool['traffic_of'])} virtual services together"
-    yield _paint(_fit(f"  {note}", look.width), "faint", look)
+    yield painted(fit(f"  {note}", look.width), "faint", look)
     yield from _members(pool, disabled >= set(pool["services"]), look)
 
 
@@ -342,8 +350,8 @@ def _members(pool: Document, off: bool, look: Look) -> Iterator[str]:
             ("  -> " + member["name"], ""),
             (member["address"], ""),
             (f"{member['share']:.1%}", ""),
-            (_number(member["traffic"]["packets"]), ""),
-            (_number(member["traffic"]["new_flows"]), ""),
+            (number(member["traffic"]["packets"]), ""),
+            (number(member["traffic"]["new_flows"]), ""),
             (member["state"].replace("_", " "), _member_tone(off, member)),
             # Where it would be cut, the list of problems above has the rest.
             (_why(member, look), "faint"),
@@ -351,7 +359,7 @@ def _members(pool: Document, off: bool, look: Look) -> Iterator[str]:
         for member in pool["members"]
     ]
     header = tuple((text, "faint") for text in ("     MEMBER", "ADDRESS", "SHARE", "PACKETS", "FLOWS", "STATE", ""))
-    yield from _columns([header, *rows], look, right={2, 3, 4})
+    yield from columns([header, *rows], look, right={2, 3, 4})
 
 
 def _why(member: Document, look: Look) -> str:
@@ -372,9 +380,9 @@ def _drops(document: Document, look: Look) -> Iterator[str]:
         return
     drops = sorted(((count, reason) for reason, count in counters["drops"].items() if count), reverse=True)
     yield ""
-    text = "  ".join(f"{reason} {_number(count)}" for count, reason in drops)
-    yield _fit(f"Drops  {text or 'none'}", look.width)
-    yield _paint(_fit(f"Numbers count client to member. Replies: {document['replies']}.", look.width), "faint", look)
+    text = "  ".join(f"{reason} {number(count)}" for count, reason in drops)
+    yield fit(f"Drops  {text or 'none'}", look.width)
+    yield painted(fit(f"Numbers count client to member. Replies: {document['replies']}.", look.width), "faint", look)
 
 
 def _to(peers: list[str]) -> str:
@@ -389,7 +397,7 @@ def _because(item: Document) -> str:
     return f"{item['reason']} ({detail})" if detail else str(item["reason"])
 
 
-def _columns(rows: list[tuple[Cell, ...]], look: Look, right: set[int] | None = None) -> Iterator[str]:
+def columns(rows: list[tuple[Cell, ...]], look: Look, right: set[int] | None = None) -> Iterator[str]:
     """Aligned; the last column gets what room is left, and is cut there."""
     if not rows:
         return
@@ -402,24 +410,31 @@ def _columns(rows: list[tuple[Cell, ...]], look: Look, right: set[int] | None = 
             if room <= 0:
                 break
             width = min(widths[column], room)
-            text = _fit(text, width)
+            text = fit(text, width)
             last = column == len(row) - 1
             padding = "" if last else " " * (width - len(text))
-            painted = _paint(text, tone, look)
-            line += gap + (padding + painted if right and column in right else painted + padding)
+            shown = painted(text, tone, look)
+            line += gap + (padding + shown if right and column in right else shown + padding)
             used += len(gap) + width
         yield line.rstrip()
 
 
-def _fit(text: str, width: int) -> str:
+def fit(text: str, width: int) -> str:
+    """*text*, cut where it is too long."""
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
-def _paint(text: str, tone: str, look: Look) -> str:
+def tone_of(state: str) -> str:
+    """How a state is painted; plain for those that are unknown."""
+    return _TONES.get(state, "")
+
+
+def painted(text: str, tone: str, look: Look) -> str:
+    """*text* in the colour of a tone."""
     return f"\x1b[{_COLOURS[tone]}m{text}\x1b[0m" if look.colour and tone and text else text
 
 
-def _number(value: int | None) -> str:
+def number(value: int | None) -> str:
     """At most five digits."""
     if value is None:
         return "-"

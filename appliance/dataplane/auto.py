@@ -6,6 +6,7 @@ import structlog
 
 from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
 from appliance.dataplane.events import PacketEvent
+from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.recording import Recording
@@ -35,6 +36,11 @@ class AutoDataPlane:
     def pins(self) -> PinTable:
         """See `DataPlane.pins`."""
         return self._chosen.pins
+
+    @property
+    def logged(self) -> LoggedFlows:
+        """See `DataPlane.logged`."""
+        return self._chosen.logged
 
     async def start(self) -> None:
         """Take over the interfaces, by XDP if that is possible.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from appliance.dataplane.events import PacketEvent
+from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.pins import PinTable
 from appliance.dataplane.recording import Recording
 from appliance.forwarding import ForwardingTables
@@ -59,6 +60,10 @@ class DataPlane(Protocol):
     @property
     def pins(self) -> PinTable:
         """What is remembered of flows: one table as long as the plane lives, there from `start` on."""
+
+    @property
+    def logged(self) -> LoggedFlows:
+        """The flows of the connection log, the same. None are put there before it is told how many to sample."""
 
     async def start(self) -> None:
         """Take over the interfaces; remove or adopt what an earlier run left behind.

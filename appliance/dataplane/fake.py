@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import PacketEvent
+from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.pins import PinTable
 from appliance.dataplane.recording import Recording
 from appliance.forwarding import ForwardingTables, TableService
@@ -39,6 +40,8 @@ class FakeDataPlane:
         """What the pins take for the time."""
         self.pins = PinTable.in_memory(1 << 10, lambda: self.clock_ns)
         """What is remembered of flows: what a test puts there."""
+        self.logged = LoggedFlows.in_memory(lambda: self.clock_ns)
+        """Flows of the connection log, the same."""
         self.sampled: tuple[PacketEvent, ...] = ()
         """What `samples` returns."""
         self.recording: Recording | None = None

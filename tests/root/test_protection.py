@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, ip_address
 import pytest
 
 from appliance.bpf.libbpf import TestRunner
+from appliance.dataplane.recording import Wanted
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.program import Program
 from appliance.dataplane.xdp.tables import Capacity, Egress
@@ -116,6 +117,18 @@ def test_random_sources_do_not_keep_out_honest_ones(bench: Rig, plane: Plane) ->
     got = arrivals(bench, plane, [*random, *connected])
     assert got["192.0.2.9", ACK] == 50
     assert sum(got.values()) == 550
+
+
+def test_limits_hold_while_somebody_captures(bench: Rig, plane: Plane) -> None:
+    """A capture lets nobody in who has come too often before, and what comes meanwhile counts afterwards."""
+    used = tables(Protection(per_source=Rate(NEVER, 20)), bench.ifindex("d1"))
+    plane.set(used)
+    flood = [segment("192.0.2.67", 1024 + number, SYN) for number in range(100)]
+    assert sum(arrivals(bench, plane, flood[:15]).values()) == 15
+    plane.ask("record_for_test", Wanted())
+    assert sum(arrivals(bench, plane, flood[15:]).values()) == 5
+    plane.ask("recorded", 5, used)
+    assert sum(arrivals(bench, plane, flood).values()) == 0
 
 
 def test_denied_clients_reach_nobody(bench: Rig, plane: Plane) -> None:

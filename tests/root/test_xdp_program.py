@@ -23,8 +23,8 @@ from tests.vectors_io import Vector, difference, excuses, packet_vectors
 
 pytestmark = pytest.mark.root
 
-PINS = "slot", "placement", "choice_order", "pin_state", "pin", "quic_kind", "quic", "capture"
-"""Enumerations of what decides beside the slot, and of captures."""
+PINS = "slot", "placement", "choice_order", "pin_state", "pin", "quic_kind", "quic", "capture", "log", "log_gate"
+"""Enumerations of what decides beside the slot, of captures and of the connection log."""
 
 VECTORS = [vector for vector in packet_vectors() if 14 <= len(vector.frame) <= LONGEST_TEST_FRAME]
 OUT_OF_REACH = [vector for vector in packet_vectors() if vector not in VECTORS]

@@ -9,6 +9,7 @@
 #include "checksum.h"
 #include "count.h"
 #include "guard.h"
+#include "log.h"
 #include "lookup.h"
 #include "place.h"
 #include "quic.h"
@@ -80,6 +81,29 @@ INLINE enum exit judge_source(const struct run *run, const struct entry *entry, 
 	return admit(guard_at, *hash64, run->row, ADMIT_LOOK);
 }
 
+/* Whose packet it is. */
+INLINE void write_flow(struct flow *flow, const struct inner *inner, const void *l3, const struct l4 *l4, u64 hash64)
+{
+	if (inner->type == BE16(ETH_P_IP)) {
+		const struct iphdr *ip = l3;
+
+		flow->source[1] = (u64)ip->saddr << 32 | 0xffff0000;
+		flow->destination[1] = (u64)ip->daddr << 32 | 0xffff0000;
+		flow->ports = *(const u32 *)(ip + 1);
+	} else {
+		const struct ip6hdr *ip = l3;
+
+		flow->source[0] = ip->saddr[0] | (u64)ip->saddr[1] << 32;
+		flow->source[1] = ip->saddr[2] | (u64)ip->saddr[3] << 32;
+		flow->destination[0] = ip->daddr[0] | (u64)ip->daddr[1] << 32;
+		flow->destination[1] = ip->daddr[2] | (u64)ip->daddr[3] << 32;
+		flow->ports = *(const u32 *)(ip + 1);
+	}
+	flow->hash64 = hash64;
+	flow->hash32 = inner->hash;
+	flow->protocol = l4->protocol;
+}
+
 /* Who takes a packet whose slot has LOOK_CLOSER: a way, NOBODY or more. What is to be kept of it stands in the question. */
 INLINE u32 look_closer(struct question *q, const struct run *run, const struct entry *entry, const struct inner *inner,
 		       const void *l3, const struct l4 *l4, u64 hash64, u32 chosen, u32 slot)
@@ -113,24 +137,7 @@ INLINE u32 look_closer(struct question *q, const struct run *run, const struct e
 		.flags = l4->flags,
 		.way = NOBODY,
 	};
-	if (inner->type == BE16(ETH_P_IP)) {
-		const struct iphdr *ip = l3;
-
-		q->flow.source[1] = (u64)ip->saddr << 32 | 0xffff0000;
-		q->flow.destination[1] = (u64)ip->daddr << 32 | 0xffff0000;
-		q->flow.ports = *(const u32 *)(ip + 1);
-	} else {
-		const struct ip6hdr *ip = l3;
-
-		q->flow.source[0] = ip->saddr[0] | (u64)ip->saddr[1] << 32;
-		q->flow.source[1] = ip->saddr[2] | (u64)ip->saddr[3] << 32;
-		q->flow.destination[0] = ip->daddr[0] | (u64)ip->daddr[1] << 32;
-		q->flow.destination[1] = ip->daddr[2] | (u64)ip->daddr[3] << 32;
-		q->flow.ports = *(const u32 *)(ip + 1);
-	}
-	q->flow.hash64 = hash64;
-	q->flow.hash32 = inner->hash;
-	q->flow.protocol = l4->protocol;
+	write_flow(&q->flow, inner, l3, l4, hash64);
 	place(q);
 	return q->way;
 }
@@ -153,7 +160,7 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 	u8 *hop_limit = inner->type == BE16(ETH_P_IP) ? &((struct iphdr *)l3)->ttl : &((struct ip6hdr *)l3)->hop_limit;
 	u32 slot = (u64)inner->hash * entry->size >> 32, at = entry->slots + slot;
 	int opens = (l4->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN, action;
-	u64 *four = AT(slots, at >> 2), source = 0;
+	u64 *four = AT(slots, at >> 2), source = 0, *logged_below;
 	u32 service = entry->service, counted = 0;
 	enum by by = BY_SLOT;
 	const struct way *way;
@@ -229,6 +236,16 @@ INLINE int deliver(const struct run *run, const struct entry *entry, u32 number,
 		admit(run->generation->guards_first + service, source, run->row, ADMIT_TAKE);
 	if (unlikely(q.keep) && (run->flags & (PORT_QUIET | PORT_REMEMBER)) != PORT_QUIET)
 		keep(&q);
+	logged_below = AT(log_gate, LOG_BELOW);
+	if (unlikely(logged_below && *logged_below) && !(run->flags & PORT_QUIET)) {
+		if (!hash64)
+			hash64 = flow_hash(run->generation->pin_keys, inner, l3, l4);
+		if ((u32)hash64 < *logged_below) {
+			q = (struct question){.flags = l4->flags};
+			write_flow(&q.flow, inner, l3, l4, hash64);
+			log_packet(&q, inner->length, way->member);
+		}
+	}
 	if (opens)
 		sample_flow(run);
 	note(run, EXIT_TRANSMIT, number, chosen, by, slot, service, inner->hash);

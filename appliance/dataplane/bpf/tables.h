@@ -311,6 +311,24 @@ struct delay {
 	u64 count, ns;
 };
 
+/* A flow of the connection log: dataplane/logged.py. */
+struct logged {
+	u64 key; /* its pin hash, 1 for 0; 0 is empty */
+	u64 first_ns, last_ns;
+	u64 source[2], destination[2]; /* IPv4 mapped */
+	u64 packets, bytes;
+	u64 answered_ns; /* when the client's first ACK came after its SYN */
+	u32 ports;	 /* as in the packet */
+	u16 member;	 /* its index */
+	u8 protocol;
+	u8 flags; /* all that were seen */
+	u16 syns;
+	u16 moves; /* how often the member was another one than before */
+	u32 share; /* of all hashes, those up to this one were in the sample when it began */
+};
+enum log { LOG_PLACES = 4, LOG_SETS = 1024 };
+enum log_gate { LOG_BELOW, LOG_MISSED, LOG_GATES };
+
 /* A sample for user space. */
 enum { EVENT_HEAD = 96 };
 struct event {
@@ -370,6 +388,8 @@ struct types {
 	enum quic_kind quic_kind;
 	enum quic quic;
 	enum capture capture;
+	enum log log;
+	enum log_gate log_gate;
 };
 
 /* Numbers of elements are for opening the object; user space sizes the maps before it loads them. */
@@ -414,6 +434,8 @@ SHARED_ARRAY(pin_journal, u64, 1); /* two positions each */
 SHARED_ARRAY(pin_heads, u64, 1);
 SHARED_ARRAY(pin_delays, struct delay, 1);
 SHARED_ARRAY(pin_gate, u64, 1); /* see dataplane/pins.py */
+SHARED_ARRAY(logged_flows, struct logged, LOG_SETS * LOG_PLACES);
+SHARED_ARRAY(log_gate, u64, LOG_GATES); /* flows whose hash is lower in its lower half are logged; packets that found no room */
 /* These are of use, and of size, only while somebody captures. */
 SHARED_ARRAY(wanteds, struct wanted, 1);
 SHARED_ARRAY(desks, struct desk, 1);

@@ -9,10 +9,13 @@
 /* Copies the beginning of a frame. How much: 0 when it cannot be read. */
 INLINE u32 copy_frame(struct xdp_md *ctx, u8 *to, u32 length, u32 limit, int frags)
 {
-	u32 part = length < limit ? length : limit;
+	u32 part = length < limit ? length : limit, less = part - 1;
 
-	if (part > SNAPLEN || part == 0)
+	/* Linux 6.1 does not see that what is not 0 is at least 1, so it is counted from there. */
+	asm volatile("" : "+r"(less));
+	if (less >= SNAPLEN)
 		return 0;
+	part = less + 1;
 	if (frags)
 		return bpf_xdp_load_bytes(ctx, 0, to, part) ? 0 : part;
 	return bpf_probe_read_kernel(to, part, (void *)(u64)ctx->data) ? 0 : part;

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from appliance.dataplane.base import Traffic
 from appliance.dataplane.intervals import NO_SERVICE, PORTS, port_intervals
+from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import PinTable, lifetime
 from appliance.dataplane.raw.rules import STEADY, TAIL, WINDOW, EntryCodes, slot_rule
@@ -165,6 +166,7 @@ class Compiled:
         turns: ColumnTurns | None = None,
         fragments: Fragments | None = None,
         meters: MeterTable | None = None,
+        logged: LoggedFlows | None = None,
     ) -> None:
         """
         Args:
@@ -173,7 +175,8 @@ class Compiled:
             pins: what is remembered of flows; None remembers nothing.
             turns: for services that place flow by flow or packet by packet.
             fragments: what is remembered of datagrams in fragments.
-            meters: how many connections have come; None has no limits. All four outlive the tables.
+            meters: how many connections have come; None has no limits.
+            logged: takes packets of flows that are to be logged; None logs nothing. All five outlive the tables.
 
         Raises:
             ValueError: the secret is too short, or there are more limits than meters.
@@ -183,6 +186,7 @@ class Compiled:
         self.guarded = np.array([guard is not None for guard in self.guards], np.bool_)
         self.any_guarded = bool(self.guarded.any())
         self.meters = meters
+        self.logged = logged
         self._boundaries = {number: _boundaries(guard) for number, guard in enumerate(self.guards) if guard is not None}
         self.tables = tables
         self.pins = pins
@@ -192,6 +196,7 @@ class Compiled:
         self.pin_keys = Keys(tables.secret, derive_pin_keys)
         self.members: tuple[TableMember, ...] = tuple(tables.members[index] for index in sorted(tables.members))
         self.no_way = len(self.members)
+        self.indices = np.array([member.index for member in self.members], np.int64)
         self.dense = {member.index: way for way, member in enumerate(self.members)}
         self.dense_column = np.full(1 << 16, self.no_way, np.uint16)
         """`dense`, as a column over all indices."""

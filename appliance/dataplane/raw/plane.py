@@ -19,6 +19,7 @@ import structlog
 
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import EventLog, PacketEvent
+from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw import bpf, kernel, offloads
@@ -98,6 +99,8 @@ class RawDataPlane:
         """Identifications for outer packets. A plane in front of this one gives it those that it does not use."""
         self.meters = MeterTable.in_memory(time.monotonic_ns)
         """How many connections have come. A plane in front of this one gives it the meters of both before the start."""
+        self.logged = LoggedFlows.in_memory(time.monotonic_ns)
+        """Flows of the connection log. A plane in front of this one gives it the table of both before the start."""
         self._turns = ColumnTurns()
         self._fragments = Fragments(time.monotonic_ns)
         self._guard = KernelGuard(interfaces)
@@ -244,6 +247,7 @@ class RawDataPlane:
                 self._fragments,
                 self.idents,
                 self.meters,
+                self.logged,
             )
         except OSError as error:
             self._guard.remove()
@@ -355,8 +359,10 @@ class _Session:
         fragments: Fragments,
         idents: Idents,
         meters: MeterTable,
+        logged: LoggedFlows,
     ) -> None:
         self._batch = batch
+        self._logged = logged
         self._pins = pins
         self._turns = turns
         self._fragments = fragments
@@ -426,7 +432,7 @@ class _Session:
 
     def _compile(self, tables: ForwardingTables) -> Compiled:
         ports = [port.ingress for port in self._ports]
-        return Compiled(tables, ports, self._pins, self._turns, self._fragments, self._meters)
+        return Compiled(tables, ports, self._pins, self._turns, self._fragments, self._meters, self._logged)
 
     def _sender(self, name: str, ifindex: int, mtu: int) -> Sender:
         sender = self._egress.get(ifindex)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from appliance.dataplane.raw.compiled import Compiled, Kind, Way
 from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.raw.layout import ETHERNET, IP, OUTER4, OUTER6, Frames
+from appliance.dataplane.raw.logging import log_words
 from appliance.dataplane.raw.placing import place_one
 from appliance.dataplane.raw.rules import KIND_LIST, UDP
 from appliance.model import HashMode, Protocol
@@ -127,6 +128,9 @@ class SinglePath:
         if opening:
             traffic.service_flows[service] += 1
             traffic.way_flows[number] += 1
+        if tables.logged is not None and tables.logged.below:
+            flags = memory[l4 + 13] if protocol == Protocol.TCP else 0
+            log_words(tables, whole, flags, total, tables.members[number].index)
 
         group = way.group
         if group.kind is Kind.L2:

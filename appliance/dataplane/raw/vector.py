@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.dataplane.intervals import NO_SERVICE
+from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.raw.between import BETWEEN
 from appliance.dataplane.raw.compiled import I64, NOT_VIP, U32, U64, Compiled, Group, Keys, Kind
 from appliance.dataplane.raw.connection_ids import SEEN, members_of
 from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.raw.layout import ETHERNET, IP, OUTER4, OUTER6, Columns, Rows, alike
+from appliance.dataplane.raw.logging import log_rows
 from appliance.dataplane.raw.placing import Flows, place
 from appliance.dataplane.raw.rules import KIND_OF_FLAGS, UDP
 from appliance.forwarding import QuicServers
@@ -309,6 +311,8 @@ class VectorPath:
                 if not len(way):
                     return
         self._count(batch, tables)
+        if tables.logged is not None and tables.logged.below and not self._look_only:
+            self._log(batch, tables, tables.logged)
         self._send(batch, tables)
 
     def _welcome(self, batch: _Batch, tables: Compiled) -> npt.NDArray[np.bool_] | None:
@@ -459,6 +463,16 @@ class VectorPath:
         traffic.service_bytes += np.bincount(service, batch.total, minlength=services).astype(np.int64)
         if syns is not None:
             traffic.service_flows += np.bincount(service[syns], minlength=services)
+
+    def _log(self, batch: _Batch, tables: Compiled, logged: LoggedFlows) -> None:
+        words = batch.words
+        sources, destinations, ports = (
+            (words[3:4], words[4:5], words[5]) if batch.version == 4 else (words[2:6], words[6:10], words[10])
+        )
+        flags = (self._columns.tcp_flags4 if batch.version == 4 else self._columns.tcp_flags6)[batch.rows]
+        hash64 = pin_hash_columns(tables.pin_keys, [*sources, *destinations, ports, batch.protocol])
+        members = tables.indices.take(batch.way)
+        log_rows(logged, hash64, (sources, destinations), ports, batch.protocol, flags, batch.total, members)
 
     def _send(self, batch: _Batch, tables: Compiled) -> None:
         way = batch.way

@@ -28,6 +28,7 @@ from appliance.dataplane.raw.layout import (
     alike,
     with_tag,
 )
+from appliance.dataplane.raw.logging import log_packet
 from appliance.dataplane.raw.partial import complete_frame, complete_rows
 from appliance.dataplane.raw.rings import Area, RxRing, SlowTap
 from appliance.dataplane.raw.single import SinglePath
@@ -555,3 +556,5 @@ def count(tables: Compiled, action: Action, frame: bytes) -> None:
     traffic.way_packets[way] += 1
     traffic.way_bytes[way] += ip.length
     traffic.way_flows[way] += flow
+    if tables.logged is not None and tables.logged.below:
+        log_packet(tables, packet, ip, action.member)

@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-from appliance.dataplane import meters, pins
+from appliance.dataplane import logged, meters, pins
 from appliance.model import Encapsulation
 from appliance.packet import placement, protection
 
@@ -207,6 +207,7 @@ STRUCTS = {
     "guard": GUARD,
     "boundary": BOUNDARY,
     "source": meters.SOURCE,
+    "logged": logged.LOGGED,
 }
 """By the names that they have in C."""
 
@@ -237,6 +238,8 @@ PIN_TICK_SHIFT, JOURNAL = placement.TICK_SHIFT, pins.JOURNAL
 GUARDED = 1 << 31
 SCOPE_SERVICE, SCOPE_VIP, SCOPE_SOURCE = protection.Scope
 SCOPES = len(protection.Scope)
+LOG_PLACES, LOG_SETS = logged.PLACES, logged.SETS
+LOG_BELOW, LOG_MISSED, LOG_GATES = logged.BELOW, logged.MISSED, logged.GATES
 SOURCE_PLACES, METER_SLACK_NS = meters.PLACES, protection.SLACK_NS
 RETRANSMISSION_TICKS, FIN_TICKS, RST_TICKS = placement.RETRANSMISSION_TICKS, placement.FIN_TICKS, placement.RST_TICKS
 """Constants of the same names in C."""

@@ -22,6 +22,7 @@ from appliance.bpf.libbpf import BpfError, Link, RingBuffer
 from appliance.bpf.rcu import wait_for_readers
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import EventLog, PacketEvent, describe_frame
+from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable
 from appliance.dataplane.raw import kernel
 from appliance.dataplane.raw.plane import RawDataPlane
@@ -133,6 +134,11 @@ class XdpDataPlane:
     def pins(self) -> PinTable:
         """What is remembered of flows, by the program and by the slow path."""
         return self._slow.pins
+
+    @property
+    def logged(self) -> LoggedFlows:
+        """Flows of the connection log, of the program and of the slow path."""
+        return self._slow.logged
 
     async def start(self) -> None:
         """Take over the interfaces.
@@ -272,6 +278,7 @@ class XdpDataPlane:
                 raise DataPlaneError(_explain(error)) from error
             self._slow.pins = self._program.pin_table()
             self._slow.meters = self._program.meters
+            self._slow.logged = self._program.logged_flows()
             self._slow.idents = self._program.tables.idents()
 
     def _start(self) -> None:

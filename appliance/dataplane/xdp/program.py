@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from appliance.bpf.libbpf import BpfError, Map, Object, RingBuffer, TestRunner, possible_cpus
 from appliance.dataplane.base import DataPlaneError
+from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable, sets_for
 from appliance.dataplane.raw.kernel import Interface
 from appliance.dataplane.recording import Wanted
 from appliance.dataplane.xdp import layout
-from appliance.dataplane.xdp.tables import METER_MAPS, PIN_MAPS, Capacity, Outcome, Tables, pin_sizes, sizes
+from appliance.dataplane.xdp.tables import LOG_MAPS, METER_MAPS, PIN_MAPS, Capacity, Outcome, Tables, pin_sizes, sizes
 
 OBJECT = Path(__file__).parent.parent / "bpf" / "balance.bpf.o"
 PROGRAMS = ("balance_frags", "balance_linear")
@@ -131,12 +132,12 @@ class Program:
 
     def memory(self) -> int:
         """Bytes that the maps take in the kernel."""
-        names = [*sizes(Capacity(), 1), *PIN_MAPS, *METER_MAPS, "egress", "events", *CAPTURE_MAPS]
+        names = [*sizes(Capacity(), 1), *KEPT_MAPS, "egress", "events", *CAPTURE_MAPS]
         return sum(self._object.map(name).locked_bytes for name in names)
 
     def pin_maps(self) -> dict[str, Map]:
-        """The maps that remember flows, and count connections. They stay while anybody uses them."""
-        return {name: self._object.map(name) for name in (*PIN_MAPS, *METER_MAPS)}
+        """The maps that remember flows, count connections and log them. They stay while anybody uses them."""
+        return {name: self._object.map(name) for name in KEPT_MAPS}
 
     def pin_table(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> PinTable:
         """What the program remembers of flows, for one writer beside it.
@@ -145,6 +146,10 @@ class Program:
             clock_ns: the monotonic clock, as far ahead as `Tables.set_clock` says.
         """
         return PinTable(self._memory(PIN_MAPS), writer=possible_cpus(), clock_ns=clock_ns)
+
+    def logged_flows(self) -> LoggedFlows:
+        """The flows of the connection log."""
+        return LoggedFlows(self._memory(LOG_MAPS), time.monotonic_ns)
 
     def _memory(self, maps: Mapping[str, tuple[str, np.dtype[Any]]]) -> dict[str, npt.NDArray[Any]]:
         """The memory of some maps, by the parts that they are."""
@@ -160,6 +165,9 @@ class Program:
         self.tables.close()
         self._object.close()
 
+
+KEPT_MAPS = *PIN_MAPS, *METER_MAPS, *LOG_MAPS
+"""Those that a program hands over to the one in its place."""
 
 CAPTURE_MAPS = "wanteds", "desks", "captured"
 
@@ -187,7 +195,7 @@ class Watcher:
         cpus = possible_cpus()
         try:
             self._object.only(name)
-            for shared in (*sizes(Capacity(), 1), *PIN_MAPS, "egress", "events", "types"):
+            for shared in (*sizes(Capacity(), 1), *KEPT_MAPS, "egress", "events", "types"):
                 self._object.reuse(shared, watched.map(shared).fd)
             self._object.resize("desks", cpus)
             self._object.resize("captured", CAPTURE_BYTES)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from appliance.bpf.libbpf import BpfError, Object
 from appliance.bpf.rcu import wait_for_readers
 from appliance.dataplane.base import Traffic
+from appliance.dataplane.logged import GATES, LOGGED, PLACES, SETS
 from appliance.dataplane.meters import METERS, SOURCE, SOURCE_SETS, MeterTable
 from appliance.dataplane.pins import DELAY, FLOW, JOURNAL, WAYS
 from appliance.dataplane.raw.idents import Idents
@@ -870,6 +871,9 @@ PIN_MAPS = {
 METER_MAPS = {"dues": ("dues", np.dtype("<u8")), "sources": ("sources", SOURCE)}
 """The maps that count connections: which part of `meters.layout` each of them is, and what stands in it."""
 
+LOG_MAPS = {"logged_flows": ("flows", LOGGED), "log_gate": ("gate", np.dtype("<u8"))}
+"""The maps of the connection log: which part of its memory each of them is, and what stands in it."""
+
 
 def pin_sizes(pin_sets: int, cpus: int) -> dict[str, int]:
     """How many elements each of these maps is to have, for writers on all CPUs and one in user space."""
@@ -883,6 +887,8 @@ def pin_sizes(pin_sets: int, cpus: int) -> dict[str, int]:
         "pin_gate": 1,
         "dues": METERS,
         "sources": SOURCE_SETS,
+        "logged_flows": SETS * PLACES,
+        "log_gate": GATES,
     }
 
 

@@ -17,6 +17,7 @@ from appliance.fleet.entries import DirectorCard
 from appliance.fleet.store import Agreed, Source, StoreStatus
 from appliance.looplag import LagSummary
 from appliance.model import Bfd, BgpPeer, Config, Flapping, Health, NetworkProfile, PortRange, ProfileType
+from appliance.path.gate import Gate
 from appliance.state import Snapshot, Unresolved
 from bgp.bfd.messages import SessionView
 from bgp.bfd.packet import Diag, State
@@ -25,7 +26,7 @@ from bgp.route import Route
 from bgp.speaker import PeerStatus, Session, SpeakerStatus
 from health.spec import Code, Result, Status, Target, Turn, Verdict
 from health.strain import Delay, Durations, Strain
-from tests.builders import L2, L3, config, hop, member, pool, service, snapshot
+from tests.builders import L2, L3, SECRET, config, hop, member, pool, service, snapshot
 
 NOW = 1_800_000_000.0
 VIP, VIP6, DNS_VIP, OLD_VIP = map(ip_address, ("198.51.100.7", "2001:db8:f::7", "198.51.100.53", "198.51.100.9"))
@@ -136,6 +137,13 @@ def sample_health() -> tuple[Status, ...]:
             maintenance=4,
         ),
     )
+
+
+def by_path(verdict: Verdict, last: Result, **changes: Any) -> Status:
+    """A status of the member web3, asked through the path."""
+    way = Gate((), SECRET, dict).way(ip_address("203.0.113.3"), L3)
+    target = Target("web/web3", VIP, 443, way)
+    return replace(Status("tcp/port", target, verdict, last, NOW - 50, 10, 2), **changes)
 
 
 def sample_strain() -> Strain:

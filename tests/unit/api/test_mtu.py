@@ -1,7 +1,9 @@
 """How large packets to members may be, as it is shown."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -9,13 +11,18 @@ from appliance.api.metrics import families
 from appliance.api.mtu import mtu_document
 from appliance.api.sources import Observed
 from appliance.api.views import status_document
-from appliance.cli.mtu import render
+from appliance.cli.listing import DEFAULTS, rendered
+from appliance.cli.mtu import VIEW
 from appliance.dataplane.base import Counters
 from appliance.decide import decide
 from appliance.pathmtu import Outcome, PathMtuFacts
 from appliance.state import PathMtu
 from tests.builders import snapshot
 from tests.unit.api.samples import observed
+
+
+def render(document: Mapping[str, Any]) -> str:
+    return rendered(VIEW, document, DEFAULTS)
 
 
 @pytest.fixture

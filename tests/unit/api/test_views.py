@@ -26,14 +26,13 @@ from appliance.model import (
     TtlPolicy,
 )
 from appliance.packet.action import Reason
-from appliance.path.gate import Gate
 from appliance.state import PinsSeen
 from bgp.bfd.process import BfdStatus
 from bgp.route import Route
 from bgp.speaker import PeerStatus, Session
-from health.spec import Code, Result, Status, Target, Verdict
+from health.spec import Code, Result, Verdict
 from tests import golden
-from tests.builders import L3, SECRET, config, hop, service, snapshot
+from tests.builders import L3, config, hop, service, snapshot
 from tests.unit.api.samples import (
     DNS_VIP,
     NOW,
@@ -41,6 +40,7 @@ from tests.unit.api.samples import (
     PEER2,
     VIP,
     XDP,
+    by_path,
     healthy,
     observed,
     sample_agreed,
@@ -421,13 +421,6 @@ def test_the_document_has_the_latest_samples_only() -> None:
     events = [replace(sample_packets()[0], at=4000.0 + number) for number in range(100)]
     seen = observed(samples=events)
     assert status_document(seen)["samples"] == samples(seen)[-10:]
-
-
-def by_path(verdict: Verdict, last: Result, **changes: Any) -> Status:
-    """A status of the member web3, asked through the path."""
-    way = Gate((), SECRET, dict).way(ip_address("203.0.113.3"), L3)
-    target = Target("web/web3", VIP, 443, way)
-    return replace(Status("tcp/port", target, verdict, last, NOW - 50, 10, 2), **changes)
 
 
 def test_a_broken_path_has_its_cause_everywhere() -> None:

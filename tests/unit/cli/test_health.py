@@ -1,17 +1,23 @@
 """`onward health`, against a small HTTP server that tells what a director would."""
 
 import json
+from typing import Any
 
 import pytest
 
 from appliance.api.health import health_document
-from appliance.cli.health import render
+from appliance.cli.health import view
+from appliance.cli.listing import DEFAULTS, rendered
 from appliance.cli.root import call
 from tests.unit.api.samples import NOW, observed
 from tests.unit.cli.directors import director
 
 PATH = "/api/v1/health"
 DOCUMENT = health_document(observed())
+
+
+def render(document: Any, now: float, *, with_turns: bool = False) -> str:
+    return rendered(view(lambda: now, with_turns=with_turns), document, DEFAULTS)
 
 
 def test_table_and_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from appliance.api.mtu import mtu_document
-from appliance.cli.mtu import render
+from appliance.cli.listing import DEFAULTS, rendered
+from appliance.cli.mtu import VIEW
 from appliance.cli.root import call
 from tests.unit.api.samples import observed
 from tests.unit.cli.directors import director
@@ -18,7 +19,7 @@ def test_table_and_document(capsys: pytest.CaptureFixture[str]) -> None:
     document = mtu_document(observed())
     with director(PATH, json.dumps(document)) as url:
         assert call(["mtu", "--url", url]) == 0
-        assert capsys.readouterr().out == render(document) + "\n"
+        assert capsys.readouterr().out == rendered(VIEW, document, DEFAULTS) + "\n"
         assert call(["mtu", "--url", url, "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == document
 
