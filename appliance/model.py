@@ -666,6 +666,9 @@ class Director:
     drain_on_stop_s: float = 0.0
     """How long a director that is to end waits at most until routers have taken other ways."""
 
+    restart_grace_s: float = 30.0
+    """For how long routes stay at most while a process that has ended is followed by another one."""
+
 
 @dataclass(frozen=True)
 class Config:

@@ -503,6 +503,7 @@ def _resolve(
             pins=file.director.pins,
             state_dir=_state_dir(file.director),
             drain_on_stop_s=float(file.director.drain_on_stop),
+            restart_grace_s=float(file.director.restart_grace),
         ),
         secret=secret,
         bgp=_bgp(file, peer_passwords),

@@ -120,6 +120,11 @@ class DirectorTable(Table):
         description="Seconds that a director which is to stop (SIGTERM) waits at most until routers have taken other "
         "ways; 0 withdraws its routes at once.",
     )
+    restart_grace: Annotated[int, Parsed(values.integer(0, 300, "a number of seconds"), _whole(0, 300))] = Field(
+        default=30,
+        description="Seconds that routes stay when the process ends and is to be started again, while its XDP program "
+        "forwards on; 0 withdraws them at once. Only under systemd, and only where every interface has the program.",
+    )
     runtime_dir: Annotated[PurePosixPath, Parsed(values.runtime_dir, {"type": "string", "pattern": "^/"})] = Field(
         default=PurePosixPath("/run/onward"), description="Folder for sockets and generated files, absolute."
     )
