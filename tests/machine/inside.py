@@ -199,6 +199,11 @@ def main(release: str, following: str) -> dict[str, Any]:
         stack.callback(stage.end)
         stage.start_router()
         stage.start_member()
+        # The link's own address and its routes come a moment after the link.
+        until(
+            lambda: re.search(r"fe80::\S+ scope link(?! tentative)", run("ip", "-6", "address", "show", "eth1")), "DAD"
+        )
+        time.sleep(STEADY_S)
         before = facts()
         began = time.monotonic()
         run("systemctl", "start", "onward")
