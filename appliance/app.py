@@ -12,9 +12,12 @@ A page-long tour:
   routes renewed. A loop that is stuck, a plane that is stuck or a process that is gone: the guard withdraws.
 * Stopping: let routers take other ways first where that is wished (`drain_on_stop`); withdraw, keep forwarding while
   routers turn away, then let go.
+* Restarting: where the XDP program goes on without us, routes and sessions are left as they are (SIGUSR1), and the next
+  process changes nothing before it knows as much as this one.
 """
 
 import asyncio
+import faulthandler
 import fcntl
 import gc
 import os
@@ -32,7 +35,7 @@ from typing import IO
 import structlog
 import uvloop
 
-from appliance import drain, history, notify, orders
+from appliance import drain, history, indices, notify, orders
 from appliance import log as logging
 from appliance.announce import own_addresses
 from appliance.api.configuring import ConfigRoutes
@@ -50,11 +53,12 @@ from appliance.connections import Connections
 from appliance.consequences import NO_FLOWS, Consequences, consequences
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
-from appliance.decide import Desired, slot_tables
+from appliance.decide import Desired, slot_tables, unsettled
 from appliance.fleet.side import FleetSide
 from appliance.forwarding import Placement
 from appliance.happenings import Happenings
 from appliance.hearing import Hearing
+from appliance.inheritance import Inheritance
 from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, Drain, PlaneKind
@@ -85,7 +89,7 @@ from bgp.bfd.packet import diag_name
 from bgp.bfd.process import Bfd
 from bgp.config import BgpSpeakerConfig, Neighbor
 from bgp.exabgp import ExaBgpSpeaker
-from bgp.speaker import RecordingSpeaker, Speaker, SpeakerError
+from bgp.speaker import RecordingSpeaker, Speaker, SpeakerError, Survival
 from health.load import Loads, LoadStatus
 from health.monitor import Key, Monitors, key_of
 from health.spec import Status, Verdict
@@ -108,6 +112,21 @@ members has taken 8 s on a busy machine (`tests/run bench config`)."""
 GC_THRESHOLDS = 50_000, 20, 100
 """When Python looks for garbage in cycles, which is rare here. With Python's own numbers and thousands of members it
 would look through millions of objects several times a minute, and stop all threads for half a second each time."""
+
+HOLD_S = 20.0
+"""How long what an earlier process has left goes on unchanged, at most: until all members (LEARN_S) and the other
+directors were heard of."""
+
+READY_S = 25.0
+"""How long a start takes at most, for a supervisor; longer than HOLD_S."""
+
+STUCK_S = 120.0
+"""A round of the reconciler that takes longer hangs: twice as long as a new configuration may take."""
+
+FEED_S = 1.0
+"""How often a supervisor's watchdog is fed."""
+
+_BFD = "bfd"
 
 TURN_AWAY_S = 0.5
 """How long we go on forwarding after the withdrawal: routers take some 100 ms to program it (FRR 75, BIRD 25)."""
@@ -135,6 +154,7 @@ def run(path: Path, plane: PlaneKind | None = None, at: Callable[[Step], None] =
     loaded = parse(read_document(path))
     happenings = Happenings(time.time)
     logging.configure(note=happenings.note)
+    faulthandler.enable()  # a watchdog ends what hangs by SIGABRT: then it is known where
     _raise_file_limit()
     gc.set_threshold(*GC_THRESHOLDS)
     try:
@@ -227,6 +247,7 @@ class Director:
             happenings: has the events of the log.
         """
         config = loaded.config
+        self._inheritance = Inheritance(os.environ, os.getpid())
         self._started_at = time.time()
         self._now = steady()
         """For all decisions, and for the facts that they rest on; what people are shown has the machine's clock."""
@@ -234,7 +255,21 @@ class Director:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
-        self._state = State(config, self._changed.set)
+        self._in_force = asyncio.Event()
+        self._leaving = False
+        self._fed_at = 0.0
+        self._holds_until = 0.0
+        """What an earlier process has left goes on as it is, until then at most."""
+        self._indices_path = Path(config.director.runtime_dir) / "indices.json"
+        given = indices.load(self._indices_path, config)
+        if given is None:
+            self._inheritance.forget_all(("pins",))  # they have only numbers, and nobody knows whose these are
+        self._indices: object = None
+        self._state = (
+            State(config, self._changed.set)
+            if given is None
+            else State(config, self._changed.set, given.known, given.unused)
+        )
         self._agents = Loads(self._on_load, random.Random())  # noqa: S311 - jitter, not secrets
         self._loads: dict[str, float] = {}
         self._stats: Seen | None = None
@@ -246,9 +281,12 @@ class Director:
         self._drain_path = Path(config.director.runtime_dir) / "drain.json"
         self._state.set_drain(drain.load(self._drain_path))
         driver = DRIVERS[config.director.plane]
-        self._plane: DataPlane = driver(config.director.interfaces, config.director.pins, slot_tables(config))
+        self._plane: DataPlane = driver(
+            config.director.interfaces, config.director.pins, slot_tables(config), self._inheritance
+        )
         self._speaker = _speaker(config)
-        self._bfd = Bfd(self._on_bfd)
+        self._bfd_fd: int | None = None
+        self._bfd = Bfd(self._on_bfd, left=self._inheritance.get(_BFD), keep=self._keep_bfd)
         self._netlink = Netlink(self._state.set_next_hops)
         self._monitors = Monitors(
             self._on_health,
@@ -267,7 +305,14 @@ class Director:
         )
         self._arp = ArpSide(config.director.interfaces, self._fleet.told, self._fleet.say_claims)
         self._reconciler = Reconciler(
-            self._state, self._plane, self._speaker, self._changed, self._now, self._on_applied, self._arp.decided
+            self._state,
+            self._plane,
+            self._speaker,
+            self._changed,
+            self._now,
+            self._on_applied,
+            self._on_decided,
+            self._holds,
         )
         self._hearing = Hearing(self._state, lambda: self._reconciler.applied)
         self._connections = Connections(
@@ -350,12 +395,25 @@ class Director:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_leave)
+        if self._state.config.director.plane is PlaneKind.RAW:
+            self._inheritance.forget_all(("link.", "exit.", "pins"))  # a program that nobody follows must not go on
         await self._plane.start()
+        if self._plane.survivors():
+            self._holds_until = time.monotonic() + HOLD_S
+        else:
+            self._bfd.end_left()
         try:
             await self._work()
+        except BaseException:
+            self._leaving = bool(self._plane.survivors())  # whoever supervises us starts another process
+            raise
         finally:
-            await self._plane.close()
-        log.info("director.stopped")
+            await self._plane.close(leave=self._leaving)
+            if not self._leaving:
+                self._inheritance.forget_all()
+                self._indices_path.unlink(missing_ok=True)
+        log.info("director.stopped", left=self._leaving)
 
     async def _work(self) -> None:
         config = self._state.config
@@ -388,9 +446,15 @@ class Director:
             await self._control.start()
             gc.freeze()  # what there is now stays
             log.info("director.started", name=config.director.name, config=config.source, pid=os.getpid())
+            own.append(tasks.create_task(self._say_ready(), name="ready"))
             try:
                 await self._stop.wait()
-                log.info("director.stopping")
+                self._leaving = self._leaving and bool(self._plane.survivors())
+                log.info("director.stopping", leave=self._leaving)
+                self._notify("STOPPING=1")
+                if self._leaving:
+                    await self._leave(reconcile)
+                    return
                 await asyncio.gather(self._drain_before_the_end(), self._arp.leave())
                 reconcile.cancel()  # nobody may announce again
                 await self._speaker.close()
@@ -413,6 +477,71 @@ class Director:
         """
         if any(probe.target.way is not None for probe in probes(config, self._gate.way)):
             await self._gate.open()
+
+    async def _leave(self, reconcile: asyncio.Task[None]) -> None:
+        """Leave everything to the process that follows; what it takes to know what we know is on the disk."""
+        reconcile.cancel()
+        if (applied := self._reconciler.applied) is not None:
+            await asyncio.to_thread(history.save, self._history_path, applied.log)
+        seconds = self._state.config.director.restart_grace_s
+        self._bfd.survive(seconds)
+        await self._speaker.leave(Survival(seconds, self._plane.survivors()))
+
+    def _on_leave(self) -> None:
+        self._leaving = True
+        self._on_stop()
+
+    def _holds(self, desired: Desired) -> bool:
+        """Whether it is too early to touch what an earlier process has left."""
+        if not self._holds_until:
+            return False
+        early = unsettled(desired) or bool(self._state.snapshot().learning)
+        if early and time.monotonic() < self._holds_until:
+            self._fleet.foreseen(desired)
+            return True
+        self._holds_until = 0.0
+        log.info("director.took_over", seconds=round(time.time() - self._started_at, 2))
+        return False
+
+    def _on_decided(self, desired: Desired) -> None:
+        """Before it comes into force."""
+        self._arp.decided(desired)
+        given = self._state.snapshot().indices
+        if self._inheritance.works and given is not self._indices:
+            try:
+                indices.save(self._indices_path, given)
+            except OSError as error:
+                log.warning("indices.not_written", error=str(error))
+            self._indices = given
+
+    def _keep_bfd(self, fd: int | None) -> None:
+        self._bfd_fd = fd
+        if fd is None:
+            self._inheritance.drop(_BFD)
+
+    async def _say_ready(self) -> None:
+        """Tell the supervisor that the director forwards; or that it does not yet: a start must not fail for what
+        can be mended while it runs."""
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._in_force.wait()
+        except TimeoutError:
+            pass
+        self._notify(f"READY=1\n{notify.status(self._summary())}")
+
+    def _summary(self) -> str:
+        if (error := self._state.plane_error) is not None:
+            return f"not forwarding: {error}"
+        applied = self._reconciler.applied
+        up = [view.vip for view in applied.vips if view.no is None] if applied is not None else []
+        return f"forwarding; {len(up)} of {len(applied.vips) if applied is not None else 0} VIPs announced"
+
+    def _feed_watchdog(self) -> None:
+        """Only while rounds of the reconciler come to an end. That the plane has just answered, the caller knows."""
+        since, now = self._reconciler.busy_since, time.monotonic()
+        if (since is None or now - since < STUCK_S) and now - self._fed_at >= FEED_S:
+            self._fed_at = now
+            self._notify("WATCHDOG=1")
 
     def _on_stop(self) -> None:
         """The second time is for those who do not want to wait."""
@@ -505,6 +634,7 @@ class Director:
             self._loads[status.target.id] = status.load
 
     def _on_applied(self, desired: Desired) -> None:
+        self._in_force.set()
         self._fleet.applied(desired)
         self._arp.applied(desired)
 
@@ -514,7 +644,13 @@ class Director:
 
     async def _keep_lease(self) -> None:
         while True:
-            await renew(self._state, self._plane, self._speaker)
+            grace_s = self._state.config.director.restart_grace_s
+            await renew(self._state, self._plane, self._speaker, grace_s)
+            survives = bool(self._plane.survivors())
+            self._bfd.survive(grace_s if survives else 0.0)
+            if survives and self._bfd_fd is not None:
+                self._inheritance.put(_BFD, self._bfd_fd)
+            self._feed_watchdog()
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _end_learning(self) -> None:
@@ -681,7 +817,7 @@ class Director:
         if not outcome.ok:
             for text in texts:
                 log.error("config.rejected", problem=text, step=str(outcome.step), **by)
-            self._notify(f"STATUS=configuration refused ({outcome.step}): {texts[0]}")
+            self._notify(notify.status(f"configuration refused ({outcome.step}): {texts[0]}"))
             return
         for one in moving:
             log.warning(
@@ -708,7 +844,7 @@ class Director:
             self._api.renew()
         except OSError as error:
             log.warning("api.certificate_kept", error=str(error))
-        self._notify(f"STATUS={config.source} is in force, revision {revision or 'not kept'}")
+        self._notify(notify.status(f"{config.source} is in force, revision {revision or 'not kept'}"))
 
     def _notify(self, text: str) -> None:
         try:

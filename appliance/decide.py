@@ -1214,6 +1214,11 @@ def _why_down(
     return No(Why.NO_SERVICE_UP, "; ".join(f"{view.service.name}: {view.no}" for view in users))
 
 
+def unsettled(desired: Desired) -> bool:
+    """Whether the plane or the other directors have not been heard yet: whoever knew better counts meanwhile."""
+    return any(view.down is not None and view.down.why in (Why.JOINING, Why.PLANE_DOWN) for view in desired.vips)
+
+
 def _answering(vips: Iterable[VipView], services: Iterable[ServiceView]) -> frozenset[IPAddress]:
     """VIPs that are up here: announced, or served where there is nothing to announce with."""
     serving = {view.service.name for view in services if view.no is None}

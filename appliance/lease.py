@@ -4,15 +4,18 @@ import structlog
 
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.state import State
-from bgp.speaker import Speaker
+from bgp.speaker import Speaker, Survival
 
 log = structlog.get_logger()
 
 
-async def renew(state: State, plane: DataPlane, speaker: Speaker) -> bool:
+async def renew(state: State, plane: DataPlane, speaker: Speaker, grace_s: float = 0.0) -> bool:
     """Have the plane prove that it forwards, and renew the lease then; otherwise say in the store why not.
 
     While the store has doubts already it is for the reconciler to set things right, and the lease runs out meanwhile.
+
+    Args:
+        grace_s: for how long routes may stay when this process ends, if the plane forwards on without it.
 
     Returns:
         Whether the lease was renewed.
@@ -25,5 +28,5 @@ async def renew(state: State, plane: DataPlane, speaker: Speaker) -> bool:
         log.error("plane.failed", error=str(error))
         state.set_plane_error(str(error))
         return False
-    await speaker.renew()
+    await speaker.renew(Survival(grace_s, plane.survivors()))
     return True

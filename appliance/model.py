@@ -737,6 +737,8 @@ class Director:
 
     least_path_mtu: int = 552
     """Routers that say less of an IPv4 way to a member are not believed, bytes."""
+    restart_grace_s: float = 30.0
+    """For how long routes stay at most while a process that has ended is followed by another one."""
 
 
 @dataclass(frozen=True)

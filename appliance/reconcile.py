@@ -46,6 +46,7 @@ class Reconciler:
         clock: Callable[[], float] = time.time,
         on_applied: Callable[[Desired], None] = lambda _: None,
         on_decided: Callable[[Desired], None] = lambda _: None,
+        holds: Callable[[Desired], bool] = lambda _: False,
     ) -> None:
         """
         Args:
@@ -56,7 +57,10 @@ class Reconciler:
             clock: seconds since 1970.
             on_applied: is told of everything that has come into force.
             on_decided: is told of everything before it does, together with the withdrawal of routes.
+            holds: whether to leave everything as it is for the time being, although this is decided: as a process
+                before has left it, that knew better.
         """
+        self._holds = holds
         self._on_decided = on_decided
         self._state = state
         self._plane = plane
@@ -81,6 +85,9 @@ class Reconciler:
         self.applied: Desired | None = None
         """What is in force; None before the first round that succeeded."""
 
+        self.busy_since: float | None = None
+        """Since when a round is going on, by the monotonic clock; None while nothing is to do."""
+
     async def run(self, wait: Callable[[asyncio.Event, float], Awaitable[None]] | None = None) -> None:
         """Work until cancelled.
 
@@ -90,7 +97,10 @@ class Reconciler:
         wait = wait or _wait
         while True:
             self._changed.clear()
-            if not await self.once():
+            self.busy_since = time.monotonic()
+            done = await self.once()
+            self.busy_since = None
+            if not done:
                 await wait(self._changed, RETRY_S)
             elif self.applied is None or self.applied.recheck_at is None:
                 await self._changed.wait()
@@ -128,6 +138,13 @@ class Reconciler:
                 log.info("decision.made")
         if desired is None:
             return False
+        if self._holds(desired):
+            try:
+                await self._plane.check()
+                self._state.set_plane_error(None)
+            except DataPlaneError as error:
+                self._state.set_plane_error(str(error))
+            return False
         done = not self.error
         gone = diff(self._announced, desired.routes).withdraw
         if gone:
@@ -136,7 +153,8 @@ class Reconciler:
         self._tell(desired)
         try:
             await self._plane.set(desired.tables)
-            if self.applied is not None and not self.applied.remembered <= desired.remembered:
+            # The first time, there may be what a process before has remembered, of members that are gone.
+            if self.applied is None or not self.applied.remembered <= desired.remembered:
                 await asyncio.to_thread(self._plane.pins.forget, mask(desired.remembered))
             await self._plane.check()
         except DataPlaneError as error:

@@ -352,10 +352,17 @@ class IndexAllocator:
     one that was free longest is the safest to give out again.
     """
 
-    def __init__(self) -> None:
-        self._given: dict[MemberWay, int] = {}
-        self._free: dict[int, None] = {}
-        self._next = 0
+    def __init__(self, given: Mapping[MemberWay, int] | None = None, unused: int = 0) -> None:
+        """
+        Args:
+            given: numbers from before.
+            unused: none from here on is among them, nor has been.
+        """
+        self._given: dict[MemberWay, int] = dict(given or {})
+        taken = set(self._given.values())
+        # What is free among them may have stood for somebody a moment ago.
+        self._free: dict[int, None] = {number: None for number in range(unused) if number not in taken}
+        self._next = unused
         self._shown: Mapping[MemberWay, int] = {}
 
     def update(
@@ -405,9 +412,21 @@ class IndexAllocator:
 class State:
     """The store itself. Lives in the event loop's thread; nobody else may touch it."""
 
-    def __init__(self, config: Config, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        changed: Callable[[], None],
+        given: Mapping[MemberWay, int] | None = None,
+        unused: int = 0,
+    ) -> None:
+        """
+        Args:
+            config: in force.
+            changed: is called whenever something else is known.
+            given: numbers of members from before; see `IndexAllocator`, as for *unused*.
+        """
         self._changed = changed
-        self._allocator = IndexAllocator()
+        self._allocator = IndexAllocator(given, unused)
         self._config = config
         self._health: dict[str, Health] = {}
         self._next_hops: Mapping[IPAddress, NextHop | Unresolved] = {}

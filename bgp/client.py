@@ -17,7 +17,7 @@ import structlog
 from bgp import exabgp_text as text
 from bgp.config import BgpSpeakerConfig
 from bgp.route import IPAddress, Route
-from bgp.speaker import SpeakerError
+from bgp.speaker import SpeakerError, Survival
 
 log = structlog.get_logger()
 
@@ -64,7 +64,8 @@ class GuardLink:
         self._told: dict[str, frozenset[Route] | None] = {}
         """By prefix; None: the guard has some route for it, but we do not know which."""
 
-        self._wanted: frozenset[Route] = frozenset()
+        self._wanted: frozenset[Route] | None = None
+        """None: nobody has said yet. What an earlier process has announced stays until then."""
         self._acknowledged: dict[str, frozenset[Route]] = {}
         """By prefix."""
 
@@ -107,6 +108,11 @@ class GuardLink:
         if self.leased:
             news = {prefix: now for prefix, now in wanted.items() if self._told.get(prefix) != now}
             self._tell({prefix: news[prefix] for prefix in sorted(news, key=lambda prefix: min(news[prefix]))})
+
+    def want_again(self) -> None:
+        """`want`, as the last time."""
+        if self._wanted is not None:
+            self.want(self._wanted)
 
     def _tell(self, wanted: Mapping[str, frozenset[Route]]) -> None:
         """Make the routes of prefixes be just these: first those who are to have another one, then those who are to
@@ -168,10 +174,16 @@ class GuardLink:
                     errors.append(f"{_named(request)}: {error}")
         return errors
 
-    def renew(self, seconds: float) -> None:
+    async def left(self, patience_s: float) -> None:
+        """Wait until everything so far is answered, or for *patience_s*: what is not may not have arrived."""
+        owed = [request.done for request in self._owed.values()]
+        if owed:
+            await asyncio.wait(owed, timeout=patience_s)
+
+    def renew(self, seconds: float, survival: Survival | None = None) -> None:
         if self.hello is not None:
             number = next(self._numbers)
-            self._ask(number, text.lease(number, seconds), lease=True)
+            self._ask(number, text.lease(number, seconds, survival), lease=True)
 
     def teardown(self, peer: str) -> None:
         """End the session with *peer*."""
@@ -244,7 +256,7 @@ class GuardLink:
             case text.Hello():
                 self.hello = event
                 self._told = dict.fromkeys(event.routes)
-                self.want(self._wanted)
+                self.want_again()
             case text.Reply(number, error):
                 self._replied(number, error)
             case text.Withdrawn(why, after):
@@ -279,7 +291,7 @@ class GuardLink:
         if request.lease:
             if error is None and not self.leased:
                 self.leased = True
-                self.want(self._wanted)
+                self.want_again()
             return
         for prefix, route in zip(request.prefixes, request.routes, strict=False):  # a withdrawal has no routes
             told = self._told.get(prefix) or frozenset[Route]()

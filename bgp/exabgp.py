@@ -21,7 +21,7 @@ from bgp.client import GuardLink
 from bgp.config import BgpSpeakerConfig, problems
 from bgp.pauses import Pauses
 from bgp.route import Route
-from bgp.speaker import PeerStatus, Session, SpeakerError, SpeakerStatus
+from bgp.speaker import PeerStatus, Session, SpeakerError, SpeakerStatus, Survival
 from bgp.supervisor import EXABGP, ExaBgpProcess
 
 log = structlog.get_logger()
@@ -55,7 +55,8 @@ class ExaBgpSpeaker:
             raise SpeakerError("; ".join(found))
         self._config = config
         self._process = ExaBgpProcess(config, program)
-        self._wanted: frozenset[Route] = frozenset()
+        self._wanted: frozenset[Route] | None = None
+        """None: nobody has said yet."""
         self._link: GuardLink | None = None
         self._closing = asyncio.Event()
         self._ended = asyncio.Event()
@@ -81,9 +82,15 @@ class ExaBgpSpeaker:
                 " they are announced with the next renewal"
             )
 
-    async def renew(self) -> None:
+    async def renew(self, survival: Survival | None = None) -> None:
         if self._link is not None:
-            self._link.renew(self._config.lease_s)
+            self._link.renew(self._config.lease_s, survival)
+
+    async def leave(self, survival: Survival) -> None:
+        link = self._link
+        if link is not None:
+            link.renew(survival.seconds, survival)
+            await link.left(ACKNOWLEDGE_S)
 
     def status(self) -> SpeakerStatus:
         link = self._link
@@ -177,7 +184,8 @@ class ExaBgpSpeaker:
         link = await self._connect()
         self._link = link
         try:
-            link.want(self._wanted)
+            if self._wanted is not None:
+                link.want(self._wanted)
             await link.read()
         except SpeakerError:
             await self._process.stop(signal.SIGKILL)  # the routers see the connections close
@@ -232,7 +240,7 @@ class ExaBgpSpeaker:
         self._put(peer, PeerStatus(session, since, reason))
         if session is Session.UP and self._link is not None:
             # What ExaBGP refused because it did not know its own address yet, it takes now.
-            self._link.want(self._wanted)
+            self._link.want_again()
 
     def _update(self, peer: str, announced: frozenset[str], withdrawn: frozenset[str] = frozenset()) -> None:
         before = self._peers.get(peer)

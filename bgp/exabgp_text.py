@@ -3,6 +3,8 @@
 Between us and the guard (`bgp/guard.py`) lines go in both directions. Ours are commands with a number:
 
     lease 7 1.0                                    the routes may stay for another second
+    lease 7 1.0 10 2,3                             and when our connection ends, for 10 s, if interfaces 2 and 3 have
+                                                   an XDP program all the while
     announce 8 198.51.100.7/32 announce route ...  prefixes with commas between, then the command for ExaBGP
     withdraw 9 198.51.100.7/32,198.51.100.8/32     from all peers
     withdraw 10 198.51.100.7/32 192.0.2.2          from some; others go on having it
@@ -20,15 +22,22 @@ from typing import Any
 
 from bgp.config import BGP_PORT, BgpSpeakerConfig, Neighbor
 from bgp.route import IPAddress, Route
-from bgp.speaker import Session
+from bgp.speaker import Session, Survival
 
 _TEMPLATE = """\
-# Written by the speaker, for ExaBGP 5.0; it is written anew at every start. {stamp}
+# Written by the speaker, for ExaBGP 5.0; it is written anew at every start.
+# Of the guard that is spoken with: version {version}, linger {linger:g}, watchdog {watchdog:g}.
+{made_by}{stamp}
 process guard {{
-    run {run};
+{run_by}{run};
     encoder json;
 }}
 """
+
+_MADE_BY, _RUN_BY = "# Made by: ", "    run "
+
+GUARD_VERSION = 1
+"""Of what the guard and we tell each other: another one whenever one of an earlier version cannot be spoken with."""
 
 # Graceful restart is off on purpose: a router that keeps the routes of a dead director sends packets into a hole.
 # md5-base64 false: else ExaBGP guesses, and a password may look like base64.
@@ -70,12 +79,31 @@ def configuration(config: BgpSpeakerConfig, run: Sequence[str], stamp: str = "")
     Args:
         config: has no problems (see `bgp.config.problems`).
         run: the command line of the guard; its program as an absolute path.
-        stamp: goes into a comment, so that another stamp means another text.
+        stamp: who makes it, for people.
     """
     program = " ".join(_quoted(word) for word in run)
-    parts = [_TEMPLATE.format(stamp=stamp, run=program).replace(" \n", "\n")]
+    head = _TEMPLATE.format(
+        version=GUARD_VERSION,
+        linger=config.linger_s,
+        watchdog=config.watchdog_s,
+        made_by=_MADE_BY,
+        stamp=stamp,
+        run_by=_RUN_BY,
+        run=program,
+    )
+    parts = [head]
     parts += [_neighbor(config, neighbor) for neighbor in sorted(config.neighbors, key=_by_address)]
     return "\n".join(parts)
+
+
+def same_but_makers(one: str, other: str) -> bool:
+    """Whether two texts differ in nothing but which installation has made them, so that whoever runs with one does what
+    the other asks for."""
+
+    def rest(configuration: str) -> list[str]:
+        return [line for line in configuration.splitlines() if not line.startswith((_MADE_BY, _RUN_BY))]
+
+    return rest(one) == rest(other)
 
 
 def _by_address(neighbor: Neighbor) -> tuple[int, IPAddress]:
@@ -117,8 +145,11 @@ def _quoted(word: str) -> str:
     return '"' + word.replace("\\", "\\\\") + '"'
 
 
-def lease(number: int, seconds: float) -> str:
-    return f"lease {number} {seconds}"
+def lease(number: int, seconds: float, survival: Survival | None = None) -> str:
+    text = f"lease {number} {seconds}"
+    if survival is None or not survival.seconds or not survival.interfaces:
+        return text
+    return f"{text} {survival.seconds:g} {','.join(map(str, sorted(survival.interfaces)))}"
 
 
 TOGETHER = 50

@@ -5,7 +5,8 @@ ExaBGP alone keeps a route announced when the program that asked for it dies, ha
 remembers what is announced and withdraws all of it when
 
 * the speaker's lease runs out (the process hangs, or its data plane does not forward),
-* the speaker's connection ends (the process died).
+* the speaker's connection ends (the process died), unless the speaker has said that its program forwards on without it:
+  then the routes stay for a while, as long as the program is seen to be there, for another speaker to take over.
 
 It also kills an ExaBGP that hangs, because routers see a closed connection at once but a silent one only after the
 hold time; and it ends an ExaBGP to which no speaker comes back. Should the guard itself hang, ExaBGP is ended by what
@@ -21,6 +22,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 from collections import deque
@@ -50,6 +52,11 @@ BEAT_S = 0.2
 
 TOGETHER = 50
 """Routes in one command for ExaBGP, at most."""
+
+RTM_NEWLINK, RTM_GETLINK = 16, 18
+IFLA_XDP, IFLA_XDP_ATTACHED = 43, 2
+
+GONE = "the speaker is gone"
 
 KILL_AFTER_S = 3.0
 """SIGTERM did not end ExaBGP within this time: SIGKILL."""
@@ -113,10 +120,12 @@ class Guard:
         self.speaker: Lines | None = None
         self.connection: socket.socket | None = None
 
-        self.now = self.beat_at = time.monotonic()
+        self.now = self.beat_at = self.look_at = time.monotonic()
         self.routes: dict[str, None] = {}  # an ordered set
         self.leased = False
         self.lease_ends = self.now
+        self.survival: tuple[float, list[int]] = (0.0, [])
+        """For how long the routes may stay when the speaker has ended, and on which interfaces it has programs."""
         self.last_number = 0  # of the speaker's commands
         self.lonely_since = self.now
         self.terminated_at: float | None = None
@@ -246,7 +255,9 @@ class Guard:
     def _tell(self, line: str) -> None:
         if self.speaker is None or self.adopting:
             return
-        if not self.speaker.send(line) or len(self.speaker.unsent) > MAX_BACKLOG:
+        if not self.speaker.send(line):
+            self._lost(GONE)
+        elif len(self.speaker.unsent) > MAX_BACKLOG:
             self._lost("the speaker does not read")
 
     def _from_speaker(self, line: str) -> None:
@@ -255,7 +266,11 @@ class Guard:
         self.last_number = int(number)
         answer = self._answer_to(self.last_number)
         if verb == "lease":
-            self._lease(float(rest))
+            seconds, *survival = rest.split()
+            self.survival = (
+                (float(survival[0]), [int(number) for number in survival[1].split(",")]) if survival else (0.0, [])
+            )
+            self._lease(float(seconds))
             answer(True)
         elif verb == "announce" and not self.leased:
             answer(False, "the lease has ended")
@@ -290,10 +305,20 @@ class Guard:
         self.connection = self.speaker = None
 
     def _lost(self, why: str) -> None:
-        """The speaker is gone: no use in waiting for the end of its lease."""
+        """The speaker is gone: no use in waiting for the end of its lease, unless something goes on without it."""
         self._close()
         self.lonely_since = self.now
-        self._withdraw_all(why)
+        seconds, interfaces = self.survival
+        # One that hangs or talks nonsense lives, and nobody starts another.
+        if why == GONE and self.leased and interfaces and self._program_is_there():
+            if seconds:
+                self._lease(seconds)
+            self.survival = (0.0, interfaces)  # whoever comes and goes without a word prolongs nothing
+        else:
+            self._withdraw_all(why)
+
+    def _program_is_there(self) -> bool:
+        return all(map(has_program, self.survival[1]))
 
     # -- time
 
@@ -307,6 +332,10 @@ class Guard:
                 pass  # it does not listen, or has more than enough to read
         if self.leased and self.now >= self.lease_ends:
             self._withdraw_all("the lease has ended")
+        elif self.leased and self.speaker is None and self.now >= self.look_at:
+            self.look_at = self.now + BEAT_S
+            if self.survival[1] and not self._program_is_there():
+                self._withdraw_all("the speaker is gone, and its program as well")
         limit = self.watchdog_s if self.greeted else START_S
         if self.owed and self.now - max(self.owed_since, self.heard) > limit:
             self._end_exabgp(signal.SIGKILL)
@@ -314,7 +343,7 @@ class Guard:
             # `#` is answered at once, other commands in their turn, so it could overtake: only when nothing is owed.
             self._command("# ping", lambda _ok: None)
         if self.terminated_at is None:
-            if self.speaker is None and self.now - self.lonely_since >= self.linger_s:
+            if self.speaker is None and not self.leased and self.now - self.lonely_since >= self.linger_s:
                 os.unlink(self.socket_path)  # noqa: PTH108 - no pathlib: start quickly; nobody may connect any more
                 self._end_exabgp(signal.SIGTERM)
                 self.terminated_at = self.now
@@ -334,7 +363,7 @@ class Guard:
             due.append(self.lease_ends)
         if self.terminated_at is not None:
             due.append(self.terminated_at + KILL_AFTER_S)
-        elif self.speaker is None:
+        elif self.speaker is None and not self.leased:
             due.append(self.lonely_since + self.linger_s)
         return max(0.0, min(due) - self.now)
 
@@ -364,7 +393,7 @@ class Guard:
                 self._from_exabgp(line)
         speaker = self.speaker
         if speaker is not None and speaker.write_fd in writable and not speaker.flush():
-            self._lost("the speaker is gone")
+            self._lost(GONE)
         elif speaker is not None and speaker.read_fd in readable:
             self._hear(speaker)
         if self.listener in readable:
@@ -374,7 +403,7 @@ class Guard:
     def _hear(self, speaker: Lines) -> None:
         lines = speaker.receive()
         if lines is None:
-            self._lost("the speaker is gone")
+            self._lost(GONE)
             return
         for line in lines:
             if self.speaker is not speaker:
@@ -391,6 +420,32 @@ def withdrawal(prefixes: list[str]) -> str:
         return f"withdraw route {prefixes[0]}"
     next_hop = "::" if ":" in prefixes[0] else "0.0.0.0"  # noqa: S104 - nobody's address
     return f"withdraw attributes next-hop {next_hop} nlri {' '.join(prefixes)}"
+
+
+def has_program(ifindex: int) -> bool:
+    """Whether an interface has an XDP program: rtnetlink(7), IFLA_XDP in linux/if_link.h."""
+    request = struct.pack("=IHHIIBxHiII", 32, RTM_GETLINK, 1, 1, 0, 0, 0, ifindex, 0, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+            netlink.settimeout(0.2)
+            netlink.sendto(request, (0, 0))
+            answer = netlink.recv(1 << 16)
+    except OSError:
+        return False
+    if int.from_bytes(answer[4:6], sys.byteorder) != RTM_NEWLINK:
+        return False
+    xdp = attributes(answer[32:]).get(IFLA_XDP, b"")
+    return any(attributes(xdp).get(IFLA_XDP_ATTACHED, b""))
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Those of a netlink message, by type."""
+    found, at = {}, 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        found[kind & 0x3FFF] = data[at + 4 : at + length]
+        at += max(4, (length + 3) & ~3)
+    return found
 
 
 def listen(path: str) -> socket.socket:

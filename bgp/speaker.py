@@ -41,6 +41,17 @@ class SpeakerStatus:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class Survival:
+    """What goes on when this process ends, until another one takes over."""
+
+    seconds: float = 0.0
+    """For how long the routes may stay then; 0: not at all."""
+
+    interfaces: frozenset[int] = frozenset()
+    """By number: only while every one of them has an XDP program, which is what goes on."""
+
+
 class Speaker(Protocol):
     """Announces routes to peers."""
 
@@ -52,10 +63,13 @@ class Speaker(Protocol):
             SpeakerError: not acknowledged. The wanted set is remembered and replayed as soon as that is possible.
         """
 
-    async def renew(self) -> None:
+    async def renew(self, survival: Survival | None = None) -> None:
         """Prolong the lease on the announced routes. To be called only after the data plane has proved itself.
 
         Without it for longer than the lease, every route is withdrawn, and comes back with the next call.
+
+        Args:
+            survival: what is to become of the routes when this process ends; by default they are withdrawn at once.
         """
 
     def status(self) -> SpeakerStatus:
@@ -64,6 +78,9 @@ class Speaker(Protocol):
     async def close(self) -> None:
         """Withdraw everything, then stop."""
 
+    async def leave(self, survival: Survival) -> None:
+        """Prolong the lease for the last time, and leave routes and sessions to the process that follows."""
+
 
 class RecordingSpeaker:
     """A speaker that only remembers: for tests, and for a director without BGP."""
@@ -71,6 +88,8 @@ class RecordingSpeaker:
     def __init__(self) -> None:
         self.history: list[frozenset[Route]] = []
         self.renewals = 0
+        self.survival: Survival | None = None
+        """As it was told last."""
 
     @property
     def routes(self) -> frozenset[Route]:
@@ -80,11 +99,15 @@ class RecordingSpeaker:
         if routes != self.routes:
             self.history.append(routes)
 
-    async def renew(self) -> None:
+    async def renew(self, survival: Survival | None = None) -> None:
         self.renewals += 1
+        self.survival = survival
 
     def status(self) -> SpeakerStatus:
         return SpeakerStatus(running=True, announced=self.routes)
 
     async def close(self) -> None:
         await self.set(frozenset())
+
+    async def leave(self, survival: Survival) -> None:
+        await self.renew(survival)

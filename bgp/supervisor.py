@@ -3,7 +3,7 @@
 ExaBGP has its own session and outlives us, so that a director that starts again finds its BGP sessions still up. What
 tells one run of ours about the other is on disk, in the runtime directory:
 
-    exabgp.conf   the configuration of the running ExaBGP: when ours is the same text, we adopt it
+    exabgp.conf   the configuration of the running ExaBGP: when ours says the same, we adopt it
     exabgp.pid    its process id; ExaBGP holds a lock on the open file for as long as it lives
     exabgp.log    a named pipe: unlike an ordinary one it can be read by the next run, and does not break meanwhile
     exabgp.sock   the guard's
@@ -148,8 +148,10 @@ class ExaBgpProcess:
                     f"another ExaBGP is about to start or to end in {self._config.runtime_dir}; trying again"
                 )
             path = self._config.configuration_path
-            if path.exists() and path.read_text(errors="replace") == configuration:
-                log.info("bgp.exabgp_adopted", pid=self._read_pid())
+            running = path.read_text(errors="replace") if path.exists() else ""
+            # One that an earlier version has started goes on: to end it would be to end all sessions.
+            if text.same_but_makers(running, configuration):
+                log.info("bgp.exabgp_adopted", pid=self._read_pid(), older=running != configuration)
                 return
             log.info("bgp.exabgp_replaced", reason="its configuration is another one", pid=self._read_pid())
             await self._stop((signal.SIGTERM, signal.SIGKILL))
@@ -177,7 +179,6 @@ class ExaBgpProcess:
             "--watchdog",
             f"{config.watchdog_s:g}",
         )
-        # After an upgrade the files may have the same names and other contents.
         guard = hashlib.sha256(GUARD.read_bytes() + LAUNCH.read_bytes()).hexdigest()[:16]
         stamp = f"exabgp {version('exabgp')}, guard {guard}"
         return text.configuration(replace(config, neighbors=tuple(map(_located, config.neighbors))), run, stamp)

@@ -128,7 +128,7 @@ bootstrap() {
 		case $what in
 		run) ;;
 		lab) packages+=(frr ethtool tcpdump iputils-ping curl); lock=requirements-dev.lock ;;
-		dev) packages+=(bird2 gobgpd etcd-server gcc libc6-dev linux-libc-dev shellcheck unbound); lock=requirements-dev.lock ;;
+		dev) packages+=(bird2 gobgpd etcd-server gcc groff-base libc6-dev linux-libc-dev shellcheck systemd systemd-container unbound); lock=requirements-dev.lock ;;
 		kernels) packages+=(qemu-system-x86 busybox-static kmod zstd); lock=requirements-dev.lock ;;
 		*) die "bootstrap: unknown part: $what" ;;
 		esac

@@ -8,7 +8,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = [
+    "appliance/api/page.css",
     "appliance/api/page.html",
+    "appliance/api/page.js",
+    "appliance/dataplane/bpf/balance.bpf.o",
     "appliance/config/onward.schema.json",
     "appliance/config/example.toml",
     "appliance/decap/decap.bpf.o",

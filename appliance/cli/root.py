@@ -44,6 +44,7 @@ COMMANDS = {
     "samples": ("appliance.cli.samples:samples", "Show what became of single packets lately."),
     "capture": ("appliance.cli.capture:capture", "Write packets, and what became of them, to a file."),
     "api": ("appliance.cli.api:app", "Make password hashes and tokens for those who may use the API."),
+    "sysdump": ("appliance.cli.sysdump:sysdump", "Write one archive for a report of a problem, without secrets."),
     "lab": ("appliance.cli.lab:app", "Build a network with directors, routers and members on this machine."),
     "decap": ("appliance.cli.decap:app", "Take packets out of their encapsulation, on a member of L3 DSR."),
     "completion": ("appliance.cli.completion:app", "Print what your shell needs to complete command lines."),

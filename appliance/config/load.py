@@ -565,6 +565,7 @@ def _resolve(
             state_dir=state_dir_of(file.director),
             drain_on_stop_s=float(file.director.drain_on_stop),
             least_path_mtu=file.director.least_path_mtu,
+            restart_grace_s=float(file.director.restart_grace),
         ),
         secret=secret,
         bgp=_bgp(file, peer_passwords),

@@ -127,6 +127,11 @@ class DirectorTable(Table):
         description="Routers that say of an IPv4 way to a member that it takes less than so many bytes are not "
         "believed. Where you know your network, the least MTU in it keeps forged ICMP errors from having an effect.",
     )
+    restart_grace: Annotated[int, Parsed(values.integer(0, 300, "a number of seconds"), _whole(0, 300))] = Field(
+        default=30,
+        description="Seconds that routes stay when the process ends and is to be started again, while its XDP program "
+        "forwards on; 0 withdraws them at once. Only under systemd, and only where every interface has the program.",
+    )
     runtime_dir: Annotated[PurePosixPath, Parsed(values.runtime_dir, {"type": "string", "pattern": "^/"})] = Field(
         default=PurePosixPath("/run/onward"), description="Folder for sockets and generated files, absolute."
     )

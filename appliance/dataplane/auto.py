@@ -12,6 +12,7 @@ from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.recording import Recording
 from appliance.dataplane.xdp.plane import XdpDataPlane
 from appliance.forwarding import ForwardingTables
+from appliance.inheritance import Inheritance
 from appliance.packet.action import Action
 
 log = structlog.get_logger()
@@ -20,16 +21,24 @@ log = structlog.get_logger()
 class AutoDataPlane:
     """Chooses when it is started; from then on it is that plane."""
 
-    def __init__(self, interfaces: tuple[str, ...], pins: int = DEFAULT_PINS, slot_tables: int = 0) -> None:
+    def __init__(
+        self,
+        interfaces: tuple[str, ...],
+        pins: int = DEFAULT_PINS,
+        slot_tables: int = 0,
+        inheritance: Inheritance | None = None,
+    ) -> None:
         """
         Args:
             interfaces: names of those that packets for VIPs arrive on.
             pins: flows to remember at once, at most.
             slot_tables: to have room for from the beginning.
+            inheritance: where to leave what outlives this process, and what an earlier one has left.
         """
+        self._inheritance = inheritance
         self._interfaces = interfaces
         self._pins = pins
-        self._chosen: DataPlane = XdpDataPlane(interfaces, pins=pins, slot_tables=slot_tables)
+        self._chosen: DataPlane = XdpDataPlane(interfaces, pins=pins, slot_tables=slot_tables, inheritance=inheritance)
         self._why_not_xdp = ""
 
     @property
@@ -53,7 +62,7 @@ class AutoDataPlane:
         except DataPlaneError as error:
             self._why_not_xdp = str(error)
             log.warning("plane.fallback", kind="raw", reason=self._why_not_xdp)
-            self._chosen = RawDataPlane(self._interfaces, pins=self._pins)
+            self._chosen = RawDataPlane(self._interfaces, pins=self._pins, inheritance=self._inheritance)
             await self._chosen.start()
 
     async def set(self, tables: ForwardingTables) -> None:
@@ -87,6 +96,10 @@ class AutoDataPlane:
             facts["why_not_xdp"] = self._why_not_xdp
         return facts
 
-    async def close(self) -> None:
+    def survivors(self) -> frozenset[int]:
+        """See `DataPlane.survivors`."""
+        return self._chosen.survivors()
+
+    async def close(self, *, leave: bool = False) -> None:
         """See `DataPlane.close`."""
-        await self._chosen.close()
+        await self._chosen.close(leave=leave)

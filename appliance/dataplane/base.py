@@ -105,5 +105,12 @@ class DataPlane(Protocol):
     async def describe(self) -> Mapping[str, str]:
         """Facts for people: the plane's kind, how it sends, its interfaces."""
 
-    async def close(self) -> None:
-        """Stop forwarding and leave nothing behind."""
+    def survivors(self) -> frozenset[int]:
+        """Interfaces, by number, whose packets are forwarded on when this process is gone: all of them, or none."""
+
+    async def close(self, *, leave: bool = False) -> None:
+        """Stop forwarding and leave nothing behind.
+
+        Args:
+            leave: but what goes on without this process, if anything does (`survivors`); the next one takes it over.
+        """

@@ -31,6 +31,10 @@ class FakeDataPlane:
         """Those in force."""
         self.started = False
         self.closed = False
+        self.left = False
+        """Whether it was closed so that the next one takes over."""
+        self.surviving: frozenset[int] = frozenset()
+        """What `survivors` returns."""
         self.sets = 0
         """How often tables were set, equal ones included."""
         self._failure: str | None = None
@@ -102,8 +106,13 @@ class FakeDataPlane:
         """Facts for people."""
         return {"kind": "fake", "interfaces": ", ".join(self._interfaces)}
 
-    async def close(self) -> None:
+    def survivors(self) -> frozenset[int]:
+        """What the test has put into `surviving`."""
+        return self.surviving
+
+    async def close(self, *, leave: bool = False) -> None:
         """Forget the tables."""
+        self.left = leave
         self.closed = True
         self.started = False
         self.tables = ForwardingTables()

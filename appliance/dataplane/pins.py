@@ -34,6 +34,10 @@ WAYS = 8
 JOURNAL = 1 << 14
 """Positions in each writer's ring."""
 
+PINS_FORM = 1
+"""Of words and records: a number higher whenever one of them means something else, since a process goes on with the
+table that one of an earlier version has left."""
+
 DEFAULT_PINS = 1 << 17
 
 FLOW = np.dtype(
@@ -220,6 +224,8 @@ class PinTable:
         self.delays = memory["delays"]
         self.herald: Herald | None = None
         """Who tells other directors; None while there is nobody to be told."""
+        self.silent = False
+        """Whether `attend` says nothing: a program still goes by what an earlier process has told others of."""
         self.lock = threading.Lock()
         self.clock_ns = clock_ns
         self.made = 0
@@ -274,6 +280,8 @@ class PinTable:
 
     def attend(self) -> None:
         """Whoever forwards says that it is there, and tells: for a program that leaves new connections to it."""
+        if self.silent:
+            return
         heard = self.herald is not None and self.herald.is_heard
         self._gate[0] = self.clock_ns() + ATTENTION_NS if heard else 0
 

@@ -89,6 +89,7 @@ class FleetSide:
         self._others = _others(config)
         self._own: dict[str, Health] = {}
         self._applied: Desired | None = None
+        self._foreseen: Desired | None = None
         self._digests = TableDigests()
         self._compared: Mapping[str, int] = {}
         """Digests that other directors are told."""
@@ -178,8 +179,13 @@ class FleetSide:
         if health is not Health.UNKNOWN or not asked:
             self._state.set_health(member, health, self._wall())
 
+    def foreseen(self, desired: Desired) -> None:
+        """This will be in force as soon as it is certain; until then, what an earlier process has left is."""
+        self._foreseen = desired
+
     def applied(self, desired: Desired) -> None:
         """These tables are in force."""
+        self._foreseen = desired
         self._applied = desired
         self._name_members()
         if self.channel is not None:
@@ -365,10 +371,10 @@ class FleetSide:
 
     def _could_announce(self) -> bool:
         """Nothing but the others keeps us from announcing."""
-        if self._applied is None or self._state.snapshot().plane_error is not None:
+        if self._foreseen is None or self._state.snapshot().plane_error is not None:
             return False
-        serves = any(view.no is None or view.service.advertise_down for view in self._applied.services)
-        return serves and any(view.down is not None and view.down.why is Why.JOINING for view in self._applied.vips)
+        serves = any(view.no is None or view.service.advertise_down for view in self._foreseen.services)
+        return serves and any(view.down is not None and view.down.why is Why.JOINING for view in self._foreseen.vips)
 
     async def _share_log(self, agreement: Agreement) -> None:
         """How pools become what they are, for a director that starts anew."""

@@ -283,6 +283,10 @@ class Engine:
         self._trouble: dict[tuple[int, bool], str] = {}
         self._strangers: Counter[str] = Counter()
         self._changes: deque[Change] = deque(maxlen=MAX_CHANGES)
+        self._director: int | None = None
+        """Of the process that renews the lease: a descriptor that says when it ends."""
+        self._director_pid = 0
+        self._survival_s = 0.0
         self._lease_ends: float | None = None
         """None: there is none, and all sessions are held."""
         self._report_at = 0.0
@@ -303,12 +307,18 @@ class Engine:
         """Wait for something to happen, and deal with it; whether more packets may be waiting."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
+        if self._director is not None:
+            poll.register(self._director, select.POLLIN)
         for receiver in self._receivers.values():
             poll.register(receiver, select.POLLIN)
-        poll.poll(max(0.0, self._due() - time.monotonic()) * 1000)
+        ready = poll.poll(max(0.0, self._due() - time.monotonic()) * 1000)
         # First what has come, then what time says: whoever was late himself must not blame the peer.
         busy = [self._receive(receiver, receiver.take()) == BURST for receiver in self._receivers.values()]
+        whose = self._director_pid
+        ended = any(fd == self._director for fd, _ in ready)
         self._listen()
+        if ended and self._director_pid == whose:  # else another one has taken over meanwhile
+            self._outlive()
         self._watch()
         return any(busy)
 
@@ -399,6 +409,20 @@ class Engine:
         if now >= self._report_at:
             self._tell(now)
 
+    def _outlive(self) -> None:
+        """The director has ended; somebody may still hold its end of our socket for another one."""
+        self._forget_director()
+        now = time.monotonic()
+        if self._survival_s and self._lease_ends is not None:
+            self._lease_ends = now + self._survival_s
+        else:
+            self._hold(now)
+
+    def _forget_director(self) -> None:
+        if self._director is not None:
+            os.close(self._director)
+            self._director = None
+
     def _hold(self, now: float) -> None:
         self._lease_ends = None
         for line in self._lines.values():
@@ -423,6 +447,7 @@ class Engine:
                     for line in self._lines.values():
                         line.session.release(now)
                 self._lease_ends = now + message["lease"]
+                self._follow(message["director"], message["survival"])
             elif "close" in message:
                 for line in self._lines.values():
                     self._step(line, line.session.admin_down, now)
@@ -430,6 +455,16 @@ class Engine:
             else:
                 self._hold(now)
                 self._done = True
+
+    def _follow(self, pid: int, survival_s: float) -> None:
+        self._survival_s = survival_s
+        if pid != self._director_pid:
+            self._forget_director()
+            self._director_pid = pid
+            try:
+                self._director = os.pidfd_open(pid)
+            except OSError:
+                pass  # it has ended meanwhile, and its lease will
 
     def _set(self, wanted: dict[str, SessionSettings], now: float) -> None:
         for peer, line in self._lines.items():

@@ -3,7 +3,9 @@
 To the process, what should be, as often as one likes:
 
     {"sessions": [...]}     exactly these
-    {"lease": 1.0}          look alive for another second
+    {"lease": 1.0, "director": 123, "survival": 10.0}
+                            look alive for another second; and when the process of that number ends, for ten from then
+                            on, until another one takes over. 0: it ends with the director
     {"close": true}         tell all peers that this is deliberate, and end
 
 From it, a `Report`: at every change of state, and twice a second.
@@ -108,8 +110,8 @@ def sessions_message(sessions: Iterable[SessionSettings]) -> bytes:
     return json.dumps({"sessions": [asdict(each) for each in sorted(sessions)]}).encode()
 
 
-def lease_message(seconds: float) -> bytes:
-    return json.dumps({"lease": seconds}).encode()
+def lease_message(seconds: float, director: int, survival_s: float = 0.0) -> bytes:
+    return json.dumps({"lease": seconds, "director": director, "survival": survival_s}).encode()
 
 
 def close_message() -> bytes:

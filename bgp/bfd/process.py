@@ -5,6 +5,8 @@ Level-triggered: `set` says which sessions there should be, now or as soon as th
 
 import asyncio
 import logging
+import os
+import signal
 import socket
 import sys
 import time
@@ -65,12 +67,25 @@ class BfdStatus:
 class Bfd:
     """Sessions with routers. `run` must be running, in a task of the caller, for anything to happen."""
 
-    def __init__(self, on_change: Callable[[Change], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[Change], None] = lambda _: None,
+        *,
+        left: int | None = None,
+        keep: Callable[[int | None], None] = lambda _: None,
+    ) -> None:
         """
         Args:
             on_change: is told of every session whose state turned.
+            left: our end of the socket to a process that an earlier director has left: its sessions go on.
+            keep: is told of our end, of which somebody has to have a copy if the process is to be left to the next
+                director; None: there is none any more.
         """
         self._on_change = on_change
+        self._left = left
+        self._keep = keep
+        self._survival_s = 0.0
+        self._leaving = False
         self._wanted: frozenset[SessionSettings] = frozenset()
         self._changed = asyncio.Event()
         self._closing = asyncio.Event()
@@ -94,6 +109,11 @@ class Bfd:
         report = self._report
         return BfdStatus(True, report.sessions, report.refused, report.trouble, report.priority)
 
+    def survive(self, seconds: float) -> None:
+        """For how long sessions go on when this process ends, or `run` is cancelled, until another director takes over;
+        0: they end with it."""
+        self._survival_s = seconds
+
     async def run(self) -> None:
         """Keep the process running while there are sessions, until cancelled or closed."""
         self._ended.clear()
@@ -101,6 +121,7 @@ class Bfd:
         try:
             while not self._closing.is_set():
                 if not self._wanted:
+                    self.end_left()
                     self._changed.clear()
                     await self._changed.wait()
                     continue
@@ -124,30 +145,46 @@ class Bfd:
         if self._socket is not None:
             await self._ended.wait()
 
+    def end_left(self) -> None:
+        """Do not take over what an earlier director has left."""
+        if self._left is not None:
+            os.close(self._left)
+            self._left = None
+            self._keep(None)
+
     async def _serve(self) -> None:
         """One process, from its beginning to its end.
 
         Raises:
             OSError: it cannot be started.
         """
-        # Whole messages or nothing: a process that does not read must not get half of one.
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        left, self._left = self._left, None
+        ours, pidfd = _start() if left is None else (socket.socket(fileno=left), None)
         with ours:
             ours.setblocking(False)
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    *PROGRAM, str(theirs.fileno()), pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL
-                )
+            self._keep(ours.fileno())
             self._socket = ours
             try:
                 self._send(sessions_message(self._wanted))
                 if not self._closing.is_set():
                     await self._talk(ours)
+            except asyncio.CancelledError:
+                self._leaving = self._survival_s > 0
+                if self._leaving:
+                    self._send(lease_message(self._survival_s, os.getpid(), self._survival_s))
+                raise
             finally:
                 self._socket = None
                 self._report = None
-                ours.close()  # it ends by that
-                await _ended(process)
+                if not self._leaving:
+                    self._keep(None)
+                    ours.close()  # it ends by that
+                if pidfd is not None:
+                    try:
+                        if not self._leaving:
+                            await _ended(pidfd)
+                    finally:
+                        os.close(pidfd)
 
     async def _talk(self, ours: socket.socket) -> None:
         """Renew the lease, take reports, until the process ends or hangs."""
@@ -156,7 +193,7 @@ class Bfd:
         while silences < MAX_SILENCES:
             if loop.time() >= renew_at:
                 renew_at = loop.time() + RENEW_S
-                self._send(lease_message(LEASE_S))
+                self._send(lease_message(LEASE_S, os.getpid(), self._survival_s))
             try:
                 # uvloop's clock has whole milliseconds: a wait for less than one would not let it go on.
                 wait_s = max(0.001, renew_at - loop.time())
@@ -208,10 +245,39 @@ def _tell(change: Change) -> None:
         log.log(logging.INFO if deliberate else logging.WARNING, "bgp.bfd_down", **fields)
 
 
-async def _ended(process: asyncio.subprocess.Process) -> None:
+def _start() -> tuple[socket.socket, int]:
+    """Start the process: our end of a socket to it, and a descriptor of it. It must not end with our event loop.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    # Whole messages or nothing: a process that does not read must not get half of one.
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
+            pid = os.posix_spawn(PROGRAM[0], [*PROGRAM, "0"], os.environ, file_actions=actions)
+        except OSError:
+            ours.close()
+            raise
+    return ours, os.pidfd_open(pid)
+
+
+async def _ended(pidfd: int) -> None:
+    """Wait for its end, and bring it about after END_S."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
     try:
         async with asyncio.timeout(END_S):
-            await process.wait()
+            await ended.wait()
     except TimeoutError:
-        process.kill()
-        await process.wait()
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        _reap(pidfd)
+
+
+def _reap(pidfd: int) -> None:
+    """It must not stay in the kernel's list as long as we do. Does not wait."""
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)

@@ -29,6 +29,7 @@ from tests.failures.ends import CHECK_PORT, PORT
 from tests.netns import Namespace, namespaces, until, veth
 from tests.root.bgp_lab import alive, children
 from tests.root.plane_rig import inside
+from tests.supervisor import Supervisor
 
 VIP = "198.51.100.7"
 ROUTER = "192.0.2.1"
@@ -151,6 +152,10 @@ class Stage:
     routing: subprocess.Popen | None = None
     member: subprocess.Popen | None = None
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+    supervisor: Supervisor | None = None
+    """Who keeps what the first director leaves to the next process."""
+    product: Path | None = None
+    """Where the product is that directors are started with; None: here."""
 
     # -- directors
 
@@ -158,8 +163,18 @@ class Stage:
         for name in names:
             with (self.folder / f"{name}.log").open("a") as output:
                 command = [sys.executable, "-m", "tests.failures.director", "run", str(self.folder / f"{name}.toml")]
+                inherit: list[int] = []
+                environment = dict(os.environ)
+                if self.supervisor is not None and name == self.directors[0]:
+                    command, inherit = self.supervisor.command(command)
+                    environment = self.supervisor.environment()
                 self.processes[name] = subprocess.Popen(
-                    self.spaces[name].command(*command), stdout=output, stderr=output
+                    self.spaces[name].command(*command),
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=inherit,
+                    env=environment,
+                    cwd=self.product,
                 )
 
     def exabgp(self, name: str) -> int | None:
@@ -357,6 +372,7 @@ def stage(
     primaries: int = 1,
     order: Sequence[str] = (),
     hostile: Sequence[Sequence[str]] = (),
+    supervisor: Supervisor | None = None,
 ) -> Iterator[Stage]:
     """A router that runs, a member that answers, and directors that announce.
 
@@ -370,6 +386,7 @@ def stage(
         primaries: for `n_plus_m`.
         order: the directors by rank, for modes with ranks.
         hostile: how other routers misbehave, each in these ways.
+        supervisor: of the first director.
     """
     names = tuple(f"d{number + 1}" for number in range(directors))
     hosts = (
@@ -382,12 +399,12 @@ def stage(
         f'[[bgp.peer]]\naddress = "192.0.2.{101 + number}"\nremote_as = {HOSTILE_AS}\nhold_time = {HOLD_S}\n'
         for number in range(len(hostile))
     )
-    _write(folder, names, plane, bfd=bfd, ha=_ha(ha, primaries, ranked), peers=peers)
+    write_files(folder, names, plane, bfd=bfd, ha=_ha(ha, primaries, ranked), peers=peers)
     with ExitStack() as stack:
         wire, client, *others = stack.enter_context(namespaces("w", "c", *hosts, prefix="owx"))
         spaces = {"w": wire, "c": client, **dict(zip(hosts, others, strict=True))}
-        _cable(spaces, hosts)
-        made = Stage(folder, router, spaces, names, ranked[:first], ranked[first:], bfd)
+        cable(spaces, hosts)
+        made = Stage(folder, router, spaces, names, ranked[:first], ranked[first:], bfd, supervisor=supervisor)
         stack.callback(made.end)
         made.start_router()
         made.start_member()
@@ -403,7 +420,7 @@ def _ha(ha: str, primaries: int, ranked: Sequence[str]) -> str:
     return f'ha = "{ha}"\n{more.get(ha, "")}'
 
 
-def _write(folder: Path, names: Sequence[str], plane: str, *, bfd: bool, ha: str, peers: str) -> None:
+def write_files(folder: Path, names: Sequence[str], plane: str, *, bfd: bool, ha: str, peers: str) -> None:
     addresses = {name: f"192.0.2.{11 + number}" for number, name in enumerate(names)}
     (folder / "fleet.key").write_bytes(bytes(range(32)))
     (folder / "fleet.key").chmod(0o600)
@@ -438,7 +455,7 @@ def _write(folder: Path, names: Sequence[str], plane: str, *, bfd: bool, ha: str
         )
 
 
-def _cable(spaces: dict[str, Namespace], hosts: dict[str, int]) -> None:
+def cable(spaces: dict[str, Namespace], hosts: dict[str, int]) -> None:
     wire = spaces["w"]
     wire.ip("link add br0 type bridge mcast_snooping 0")
     wire.ip("link set br0 up")

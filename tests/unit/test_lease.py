@@ -5,7 +5,7 @@ import pytest
 from appliance.dataplane.fake import FakeDataPlane
 from appliance.lease import renew
 from appliance.state import State
-from bgp.speaker import RecordingSpeaker
+from bgp.speaker import RecordingSpeaker, Survival
 from tests.builders import config
 
 
@@ -41,3 +41,11 @@ async def test_doubts_in_the_store_are_not_overruled(parts):
     assert not await renew(*parts)
     assert speaker.renewals == 0
     assert state.snapshot().plane_error == "nft refused the rules"
+
+
+async def test_the_speaker_hears_what_goes_on_without_us(parts):
+    """With each renewal: interfaces that are forwarded on, and for how long routes may stay."""
+    state, plane, speaker = parts
+    plane.surviving = frozenset({3})
+    assert await renew(state, plane, speaker, 30.0)
+    assert speaker.survival == Survival(30.0, frozenset({3}))

@@ -275,3 +275,25 @@ async def test_pins_of_a_dead_member_are_forgotten_and_those_of_a_pool_that_is_c
     state.set_health("web/web1", Health.DOWN)
     await reconciler.once()
     assert pins.live().member.tolist() == [1]
+
+
+async def test_what_an_earlier_process_has_left_is_not_touched_too_early():
+    """While that is held, the plane proves itself and nothing is set; what is decided then comes into force at once."""
+    journal, state, reconciler = setup()
+    holding = [True]
+    reconciler = Reconciler(
+        state, journal.plane, journal.speaker, asyncio.Event(), holds=lambda desired: holding[0] and bool(desired.vips)
+    )
+    await journal.plane.start()
+    assert not await reconciler.once()
+    assert journal.lines == []
+    assert state.snapshot().plane_error is None, "so the lease goes on"
+    assert reconciler.applied is None
+    journal.refuse_proof = "the program is gone"
+    assert not await reconciler.once()
+    assert state.snapshot().plane_error == "the program is gone"
+    journal.refuse_proof = None
+    assert not await reconciler.once()
+    holding[0] = False
+    assert await reconciler.once()
+    assert journal.lines == ["program 3", "routes 1"]

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import count
 
 import numpy as np
@@ -36,6 +35,7 @@ from appliance.dataplane.raw.xsk import MAX_FRAME, XskSender
 from appliance.dataplane.recording import Recording
 from appliance.dataplane.totals import Totals
 from appliance.forwarding import ForwardingTables
+from appliance.inheritance import Inheritance
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.forward import Ingress
 from appliance.packet.fragments import Fragments
@@ -62,6 +62,10 @@ SUPER_FRAMES = (
 )
 
 
+_OFFLOADS = "offloads."
+"""What the names of what we leave to the next process begin with; the interface follows."""
+
+
 class RawDataPlane:
     """Forwards packets for VIPs that arrive on some interfaces; see the package's other modules for how.
 
@@ -78,10 +82,13 @@ class RawDataPlane:
         few: int = 6,
         use_xsk: bool = True,
         pins: int = DEFAULT_PINS,
+        inheritance: Inheritance | None = None,
     ) -> None:
         """
         Args:
             interfaces: names of those that packets for VIPs arrive on.
+            inheritance: what an earlier process has left, and where to leave it to the next one: nothing that forwards,
+                but what it takes to leave nothing behind in the end.
             pins: flows to remember at once, at most.
             slots: of each interface's ring. More of them take longer bursts, and more of the CPU's cache.
             batch: frames that are worked on at once, at most 1024.
@@ -89,6 +96,7 @@ class RawDataPlane:
             use_xsk: send by AF_XDP where it is to be had; False sends by sendmmsg(2) always.
         """
         self._interfaces = interfaces
+        self._inheritance = inheritance
         self._slots = slots
         self._batch = batch
         self._few = few
@@ -212,9 +220,17 @@ class RawDataPlane:
             facts |= session.describe() | {f"lost_{name}": why for name, why in session.lost().items()}
         return facts
 
-    async def close(self) -> None:
-        """Stop forwarding and leave nothing behind."""
-        await asyncio.to_thread(self._close)
+    def survivors(self) -> frozenset[int]:
+        """None: the forwarding thread ends with the process."""
+        return frozenset()
+
+    async def close(self, *, leave: bool = False) -> None:
+        """Stop forwarding and leave nothing behind.
+
+        Args:
+            leave: but what keeps the kernel from packets for VIPs, and offloads as they are.
+        """
+        await asyncio.to_thread(self._close, leave)
         if self._switch_interval is not None:
             sys.setswitchinterval(self._switch_interval)
             self._switch_interval = None
@@ -233,7 +249,8 @@ class RawDataPlane:
 
     def _open(self) -> None:
         interfaces = [_require(name) for name in self._interfaces]
-        self._guard.install()
+        if not (not self._started and self._inherits() and self._guard.adopt()):
+            self._guard.install()
         try:
             self._session = _Session(
                 interfaces,
@@ -248,12 +265,16 @@ class RawDataPlane:
                 self.idents,
                 self.meters,
                 self.logged,
+                {name: self._left_off(name) for name in self._interfaces},
             )
         except OSError as error:
             self._guard.remove()
             raise DataPlaneError(_explain_os_error(error, self._interfaces)) from error
         self._seen_beats, self._programmed = -1, None
         self._session.worker.recording = self._recording
+        if self._inheritance is not None:
+            for name, features in self._session.offloads.items():
+                self._inheritance.put_text(f"{_OFFLOADS}{name}", " ".join(features))
         log.info(
             "plane.started", kind="raw", interfaces=self._interfaces, slots=self._session.area.slots, batch=self._batch
         )
@@ -327,15 +348,27 @@ class RawDataPlane:
                 )
             await asyncio.sleep(0.005)
 
-    def _close(self) -> None:
+    def _close(self, leave: bool) -> None:
         with self._lock:
             if not self._started:
                 return
             self._started = False
             if self._session is not None:
+                if leave:
+                    self._session.keep_offloads()
                 self._close_session(self._session)
-            self._guard.remove()
+            if not leave:
+                self._guard.remove()
+                if self._inheritance is not None:
+                    self._inheritance.forget_all((_OFFLOADS,))
             log.info("plane.stopped", kind="raw")
+
+    def _inherits(self) -> bool:
+        return self._inheritance is not None and bool(self._inheritance.names(""))
+
+    def _left_off(self, name: str) -> tuple[str, ...]:
+        """What an earlier process has switched off at an interface, and had no time to switch on again."""
+        return tuple(self._inheritance.text(f"{_OFFLOADS}{name}").split()) if self._inheritance is not None else ()
 
     def _close_session(self, session: "_Session") -> None:
         self._session = None
@@ -360,7 +393,15 @@ class _Session:
         idents: Idents,
         meters: MeterTable,
         logged: LoggedFlows,
+        left_off: Mapping[str, tuple[str, ...]],
     ) -> None:
+        """
+        Args:
+            left_off: offloads by interface that are off already, and are to be switched on in the end.
+        """
+        self._left_off = left_off
+        self.offloads: dict[str, tuple[str, ...]] = {}
+        """What is to be switched on in the end, by interface."""
         self._batch = batch
         self._logged = logged
         self._pins = pins
@@ -386,11 +427,14 @@ class _Session:
             raise
 
     def _open(self, slots: int, few: int, events: EventLog) -> None:
+        self._undo.append(self._restore_offloads)
         for interface in self._interfaces:
             merging = offloads.switch_off(interface.name)
             if merging:
                 log.info("plane.offloads_off", interface=interface.name, features=merging)
-                self._undo.append(partial(offloads.restore, interface.name, merging))
+            merging = tuple(dict.fromkeys((*self._left_off[interface.name], *merging)))
+            if merging:
+                self.offloads[interface.name] = merging
         _raise_memlock_limit()
         stride = stride_for(max(interface.mtu for interface in self._interfaces))
         self.area = Area(stride, slots, len(self._interfaces))
@@ -596,6 +640,14 @@ class _Session:
     def _close_egress(self) -> None:
         for sender in self._egress.values():
             sender.close()
+
+    def keep_offloads(self) -> None:
+        """Leave them off in the end: somebody else goes on."""
+        self.offloads = {}
+
+    def _restore_offloads(self) -> None:
+        for name, features in self.offloads.items():
+            offloads.restore(name, features)
 
     def close(self) -> None:
         if self.worker.stop():

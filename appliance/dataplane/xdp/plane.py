@@ -18,12 +18,12 @@ from ipaddress import IPv4Address
 
 import structlog
 
-from appliance.bpf.libbpf import BpfError, Link, RingBuffer
+from appliance.bpf.libbpf import BpfError, Link, Map, RingBuffer, possible_cpus
 from appliance.bpf.rcu import wait_for_readers
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import EventLog, PacketEvent, describe_frame
 from appliance.dataplane.logged import LoggedFlows
-from appliance.dataplane.pins import DEFAULT_PINS, PinTable
+from appliance.dataplane.pins import DEFAULT_PINS, PINS_FORM, PinTable, sets_for
 from appliance.dataplane.raw import kernel
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.recording import Captured, Recording, Sent
@@ -41,8 +41,18 @@ from appliance.dataplane.xdp.attach import (
 )
 from appliance.dataplane.xdp.directory import build
 from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, Program, Watcher
-from appliance.dataplane.xdp.tables import Capacity, Egress, Names, NoRoomError, Outcome, needs_of
+from appliance.dataplane.xdp.tables import (
+    PIN_MAPS,
+    Capacity,
+    Egress,
+    Names,
+    NoRoomError,
+    Outcome,
+    needs_of,
+    pin_shapes,
+)
 from appliance.forwarding import ForwardingTables, NextHop, TableMember, TableService
+from appliance.inheritance import Inheritance
 from appliance.model import Protocol
 from appliance.packet.action import Action, Reason, Verdict
 from appliance.packet.checksum import checksum
@@ -58,6 +68,10 @@ LOOK_EVERY_S = 1.0
 
 PROOFS = 4
 """Virtual services that are tried out whenever new tables are in force."""
+
+_LINK, _EXIT, _ALL_PINS = "link.", "exit.", "pins"
+_PINS = f"{_ALL_PINS}{PINS_FORM}."
+"""What the names of what we leave to the next process begin with: an interface, its number, a map follow."""
 
 _TRANSMIT = "transmit"
 _CLIENT4, _CLIENT6 = IPv4Address("192.0.2.1").packed, bytes.fromhex("20010db8" + "00" * 11 + "01")
@@ -78,6 +92,7 @@ class XdpDataPlane:
         slow_path: RawDataPlane | None = None,
         pins: int = DEFAULT_PINS,
         slot_tables: int = 0,
+        inheritance: Inheritance | None = None,
     ) -> None:
         """
         Args:
@@ -90,12 +105,15 @@ class XdpDataPlane:
                 that one has room for.
             slot_tables: how many to have room for from the beginning, in whatever transition; with more of them, larger
                 maps are loaded when they are needed.
+            inheritance: where to leave programs and pins to the next process. What an earlier one has left there is
+                taken over as *links* are, and with it the flows that are remembered.
         """
         self._interfaces = interfaces
+        self._inheritance = inheritance or Inheritance({}, 0)
         self._capacity = Capacity.planned(slot_tables)
         self._mode = mode
-        self._left = {name: Link(fd) for name, fd in (links or {}).items()}
-        self._slow = slow_path or RawDataPlane(interfaces, slots=1024, pins=pins)
+        self._left = {name: Link(fd) for name, fd in {**self._left_links(_LINK), **(links or {})}.items()}
+        self._slow = slow_path or RawDataPlane(interfaces, slots=1024, pins=pins, inheritance=inheritance)
         self._lock = threading.RLock()
         self._program: Program | None = None
         self._spare: Program | None = None
@@ -114,6 +132,8 @@ class XdpDataPlane:
         """How the program sends by each interface, by number and name."""
         self._opened: dict[int, Link] = {}
         """The program on interfaces that frames only leave by."""
+        self._left_exits = {name: Link(fd) for name, fd in self._left_links(_EXIT).items()}
+        """The same, of an earlier process."""
         self._programmed: ForwardingTables | None = None
         """The tables last set; None when they are not certain to be in force."""
         self._reference = SecondOpinion(ForwardingTables())
@@ -224,16 +244,30 @@ class XdpDataPlane:
         slow = await self._slow.describe()
         return facts | {f"slow_path_{key}": value for key, value in slow.items() if key != "interfaces"}
 
+    def survivors(self) -> frozenset[int]:
+        """See `DataPlane.survivors`: the program goes on wherever the next process can find it."""
+        attached = dict(self._attached)
+        if any(self._inheritance.get(f"{_LINK}{name}") is None or name not in attached for name in self._interfaces):
+            return frozenset()
+        if self._programmed is None and self._inherited != set(attached):
+            return frozenset()
+        return frozenset(attachment.interface.ifindex for attachment in attached.values())
+
     def links(self) -> Mapping[str, int]:
         """File descriptors of the links, by interface: whoever holds a copy keeps the program attached when this
         process ends, and the next one may adopt them."""
         return {name: attachment.link.fileno() for name, attachment in self._attached.items()}
 
-    async def close(self) -> None:
-        """Stop forwarding and leave nothing behind."""
+    async def close(self, *, leave: bool = False) -> None:
+        """Stop forwarding and leave nothing behind.
+
+        Args:
+            leave: but the program where it is attached, for the process that follows.
+        """
+        leave = leave and bool(self.survivors())
         self._deafen()
-        await asyncio.to_thread(self._close)
-        await self._slow.close()
+        await asyncio.to_thread(self._close, leave)
+        await self._slow.close(leave=leave)
 
     # In worker threads: the lock may be held for as long as it takes to write large tables
 
@@ -273,10 +307,14 @@ class XdpDataPlane:
             if self._program is not None:
                 return
             try:
-                self._program = Program(self._capacity, pins=self._slow.pins.capacity)
+                self._program = Program(self._capacity, pins=self._slow.pins.capacity, pin_maps=self._left_pins())
             except BpfError as error:
                 raise DataPlaneError(_explain(error)) from error
+            for name, known in self._program.pin_maps().items():
+                if name in PIN_MAPS and self._inheritance.get(f"{_PINS}{name}") is None:
+                    self._inheritance.put(f"{_PINS}{name}", known.fd)
             self._slow.pins = self._program.pin_table()
+            self._slow.pins.silent = bool(self._left)
             self._slow.meters = self._program.meters
             self._slow.logged = self._program.logged_flows()
             self._slow.idents = self._program.tables.idents()
@@ -288,6 +326,8 @@ class XdpDataPlane:
                 return
             for name in self._interfaces:
                 self._cover(name)
+            for name in list(self._left):  # of interfaces that are no business of ours any more
+                self._let_go(f"{_LINK}{name}", self._left.pop(name))
             log.info(
                 "plane.started",
                 kind="xdp",
@@ -308,6 +348,8 @@ class XdpDataPlane:
             raise DataPlaneError(f"there is no interface {name}")
         left = self._left.pop(name, None)
         attachment = adopt(interface, left, self._mode) if left is not None else None
+        if left is not None and attachment is None:
+            self._inheritance.drop(f"{_LINK}{name}")
         if attachment is not None:
             self._inherited.add(name)
             log.info("plane.xdp_adopted", interface=name, mode=str(attachment.mode))
@@ -317,8 +359,35 @@ class XdpDataPlane:
             if attachment.why_generic:
                 log.warning("plane.xdp_generic", interface=name, reason=attachment.why_generic)
         self._attached[name] = attachment
+        self._inheritance.put(f"{_LINK}{name}", attachment.link.fileno())
         self._why_not.pop(name, None)
         self._set_port(program, interface, attachment.port_flags)
+
+    def _left_links(self, prefix: str) -> dict[str, int]:
+        left = {name: self._inheritance.get(name) for name in self._inheritance.names(prefix)}
+        return {name.removeprefix(prefix): fd for name, fd in left.items() if fd is not None}
+
+    def _left_pins(self) -> dict[str, Map] | None:
+        """The maps in which an earlier process has remembered flows, if they are of the form that ours have."""
+        names = self._inheritance.names(_ALL_PINS)
+        if not names:
+            return None
+        try:
+            maps = {name: Map(name, fd) for name, fd in self._left_links(_PINS).items()}
+            shapes = {name: (m.key_size, m.value_size, m.max_entries) for name, m in maps.items()}
+        except BpfError as error:
+            shapes, why = {}, str(error)
+        else:
+            why = "they are of another form, or for another number of flows"
+        if shapes == pin_shapes(sets_for(self._slow.pins.capacity), possible_cpus()):
+            return maps
+        log.warning("plane.pins_not_adopted", reason=why)
+        self._inheritance.forget(*names)
+        return None
+
+    def _let_go(self, name: str, link: Link) -> None:
+        link.close()
+        self._inheritance.drop(name)
 
     def _set_port(self, program: Program, interface: kernel.Interface, flags: int) -> None:
         self._names[interface.ifindex] = interface.name
@@ -330,7 +399,7 @@ class XdpDataPlane:
     def _uncover(self, name: str, reason: str) -> None:
         attachment = self._attached.pop(name, None)
         if attachment is not None:
-            attachment.link.close()
+            self._let_go(f"{_LINK}{name}", attachment.link)
             if self._program is not None:
                 self._program.tables.forget_port(attachment.interface.ifindex)
             log.warning("plane.xdp_lost", interface=name, reason=reason, hint="its packets take the slow path")
@@ -379,7 +448,7 @@ class XdpDataPlane:
         for hop in {(m.next_hop.ifindex, m.next_hop.interface): m.next_hop for m in tables.members.values()}.values():
             self._egress_of(hop)
         for ifindex in self._opened.keys() - {egress.ifindex for egress in self._egress.values()}:
-            self._opened.pop(ifindex).close()
+            self._let_go(f"{_EXIT}{ifindex}", self._opened.pop(ifindex))
         if self._programmed is None or all(egress == before.get(key) for key, egress in self._egress.items()):
             return
         for key, egress in self._egress.items():
@@ -425,7 +494,7 @@ class XdpDataPlane:
                 # What native XDP cannot send has to be known before it runs.
                 attachment.mode = Mode.NATIVE
                 self._follow_egress()
-            attachment.link.close()
+            self._let_go(f"{_LINK}{name}", attachment.link)
             self._attached.pop(name)
             self._retry_at = 0.0
 
@@ -438,13 +507,26 @@ class XdpDataPlane:
             native = self._native()
             egress = egress_of(hop, native)
             if egress.slow and egress.ifindex not in {*native, *self._opened} and self._program is not None:
-                link = open_for_frames(egress.ifindex, self._program.fd)
+                link = self._exit_by(egress.ifindex, self._program)
                 if link is not None:
                     self._opened[egress.ifindex] = link
+                    self._inheritance.put(f"{_EXIT}{egress.ifindex}", link.fileno())
                     egress = egress_of(hop, native)
                     log.info("plane.xdp_egress_opened", interface=hop.interface)
             self._egress[key] = egress
         return self._egress[key]
+
+    def _exit_by(self, ifindex: int, program: Program) -> Link | None:
+        """The program where frames only leave; that of an earlier process, if it is there."""
+        left = self._left_exits.pop(str(ifindex), None)
+        if left is not None:
+            try:
+                left.update(program.fd)
+            except BpfError:
+                self._let_go(f"{_EXIT}{ifindex}", left)
+            else:
+                return left
+        return open_for_frames(ifindex, program.fd)
 
     def _native(self) -> frozenset[int]:
         """Interfaces where the program runs in the driver, or may do so at any time since it is not there just now."""
@@ -502,18 +584,21 @@ class XdpDataPlane:
                 # An interface has changed meanwhile, and what was in force had to be written anew.
                 fresh.tables.stage(tables, self._member_egress)
             fresh.tables.publish()
+            self.pins.silent = False
             before, self._programmed = self._programmed, tables
             self._reference = SecondOpinion(tables, self.pins)
             replaced = list(self._attached) if fresh is self._spare else list(self._inherited)
             for name in replaced:
                 self._attach_again(name, fresh)
                 self._inherited.discard(name)
+            for number in list(self._left_exits):  # nobody leaves by these any more
+                self._let_go(f"{_EXIT}{number}", self._left_exits.pop(number))
             if fresh is self._spare:
                 for ifindex, link in list(self._opened.items()):
                     try:
                         link.update(fresh.fd)
                     except BpfError:
-                        self._opened.pop(ifindex).close()  # the interface is gone
+                        self._let_go(f"{_EXIT}{ifindex}", self._opened.pop(ifindex))  # the interface is gone
                 self._program, self._spare = fresh, None
                 self._tell_of(fresh.watcher)
                 wait_for_readers()  # those that were counting with the old one
@@ -538,14 +623,17 @@ class XdpDataPlane:
             self._spare.close()
             self._spare = None
 
-    def _close(self) -> None:
+    def _close(self, leave: bool = False) -> None:
         with self._lock:
             self._drop_spare()
-            for attachment in self._attached.values():
-                attachment.link.close()
-            for link in [*self._left.values(), *self._opened.values()]:
-                link.close()
+            attached = [attachment.link for attachment in self._attached.values()]
+            for link in [*attached, *self._left.values(), *self._opened.values(), *self._left_exits.values()]:
+                link.close()  # where something is left, the supervisor has a copy
+            if not leave:
+                self._inheritance.drop(*(name for part in (_LINK, _EXIT) for name in self._inheritance.names(part)))
+                self._inheritance.drop(*self._inheritance.names(_ALL_PINS))
             self._attached.clear()
+            self._left_exits.clear()
             self._opened.clear()
             self._left.clear()
             self._inherited.clear()

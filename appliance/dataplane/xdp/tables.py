@@ -20,6 +20,7 @@ from appliance.dataplane.base import Traffic
 from appliance.dataplane.logged import GATES, LOGGED, PLACES, SETS
 from appliance.dataplane.meters import METERS, SOURCE, SOURCE_SETS, MeterTable
 from appliance.dataplane.pins import DELAY, FLOW, JOURNAL, WAYS
+from appliance.dataplane.pins import layout as pin_layout
 from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.directory import Directory, build
@@ -889,6 +890,15 @@ def pin_sizes(pin_sets: int, cpus: int) -> dict[str, int]:
         "sources": SOURCE_SETS,
         "logged_flows": SETS * PLACES,
         "log_gate": GATES,
+    }
+
+
+def pin_shapes(pin_sets: int, cpus: int) -> dict[str, tuple[int, int, int]]:
+    """Bytes of a key, bytes of a value and number of elements of each map that remembers flows."""
+    parts, elements = pin_layout(pin_sets * WAYS, cpus + 1), pin_sizes(pin_sets, cpus)
+    return {
+        name: (4, parts[part][0].itemsize * parts[part][1] // elements[name], elements[name])
+        for name, (part, _) in PIN_MAPS.items()
     }
 
 

@@ -14,7 +14,7 @@ from bgp import exabgp_text as text
 from bgp.client import GuardLink
 from bgp.config import BgpSpeakerConfig, Neighbor
 from bgp.route import Attributes, Route
-from bgp.speaker import SpeakerError
+from bgp.speaker import SpeakerError, Survival
 
 A, B = Route(ip_address("198.51.100.7")), Route(ip_address("2001:db8:f::7"))
 CONFIG = BgpSpeakerConfig(
@@ -260,6 +260,7 @@ async def test_commands_that_cross_a_withdrawal_count_as_answered(tmp_path):
 async def test_waits_no_longer_than_its_patience(tmp_path):
     """Without an answer there is an error with a remedy."""
     async with linked(tmp_path) as (link, guard, _events):
+        link.want(frozenset())
         guard.hello("198.51.100.7/32")
         await guard.line()
         with pytest.raises(SpeakerError, match=r"did not acknowledge 198.51.100.7/32 within 0.05 s; it is restarted"):
@@ -310,6 +311,7 @@ async def test_garbage_is_skipped(tmp_path):
 async def test_end_of_the_connection_ends_waiting(tmp_path):
     """Whoever waits is told."""
     async with linked(tmp_path) as (link, guard, _events):
+        link.want(frozenset())
         guard.hello("203.0.113.1/32")
         await guard.line()
         async with asyncio.TaskGroup() as tasks:
@@ -323,8 +325,32 @@ async def test_a_silent_guard_that_owes_an_answer_hangs(tmp_path, monkeypatch):
     """Then nobody guards the routes: an error."""
     monkeypatch.setattr(client, "SILENCE_S", 0.02)
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - the group is the context manager's
-        async with linked(tmp_path) as (_link, guard, _events):
+        async with linked(tmp_path) as (link, guard, _events):
+            link.want(frozenset())
             guard.hello("203.0.113.1/32")
             await guard.line()
             await asyncio.sleep(10.0)
     assert caught.group_contains(SpeakerError, match="the guard does not answer")
+
+
+async def test_what_an_earlier_process_has_announced_stays_until_somebody_says_what_is_wanted(tmp_path):
+    """Neither a greeting nor a lease withdraws what nobody has spoken of."""
+    async with linked(tmp_path) as (link, guard, events):
+        guard.hello("198.51.100.7/32", "203.0.113.1/32")
+        await until_event(events, text.Hello)
+        await guard.grant(link)
+        await until_event(events, text.Reply)
+        link.want(frozenset({A}))
+        said = await guard.lines(2)
+        assert [line.split()[:2] for line in said] == [["withdraw", "203.0.113.1/32"], ["announce", "198.51.100.7/32"]]
+
+
+async def test_a_lease_says_what_survives(tmp_path):
+    """For how long, and on which interfaces; nothing of it where there is none."""
+    async with linked(tmp_path) as (link, guard, events):
+        guard.hello()
+        await until_event(events, text.Hello)
+        link.renew(1.0, Survival(30.0, frozenset({3, 2})))
+        assert await guard.line() == "lease 1.0 30 2,3"
+        link.renew(1.0, Survival(30.0))
+        assert await guard.line() == "lease 1.0"

@@ -353,3 +353,21 @@ def test_garbage_from_exabgp_is_survived(stage):
         exabgp.control(f"emit {line}")
     speaker.send("lease 1 60", announce(2))
     assert speaker.reply(2)["ok"]
+
+
+def test_a_survival_without_a_program_is_none(stage):
+    """A speaker says that its program goes on: where there is none, routes are withdrawn at once all the same."""
+    exabgp = stage()
+    speaker = exabgp.speaker()
+    speaker.hello()
+    loopback = socket.if_nametoindex("lo")
+    speaker.send(f"lease 1 60 60 {loopback}", announce(2))
+    speaker.reply(2)
+    assert not guard_module.has_program(loopback)
+    speaker.socket.close()
+    exabgp.commands.until(f"withdraw route {ROUTE}", 5.0)
+
+
+def test_an_interface_that_is_not_there_has_no_program():
+    """The kernel says so, and that is no error."""
+    assert not guard_module.has_program(0x7FFFFFF0)

@@ -159,6 +159,21 @@ async def test_adopts_its_predecessors_exabgp(config):
         assert pid(config) != first
 
 
+async def test_adopts_what_another_installation_has_started(config):
+    """After an upgrade the guard has another path and other contents; sessions must not end for that."""
+    async with running(config, close=False):
+        first = pid(config)
+    text = config.configuration_path.read_text()
+    others = text.replace("Made by: ", "Made by: another ").replace("guard.py", "older/guard.py")
+    assert others != text
+    config.configuration_path.write_text(others)
+    async with running(config, close=False):
+        assert pid(config) == first
+    config.configuration_path.write_text(text.replace("version 1", "version 0"))
+    async with running(config):
+        assert pid(config) != first
+
+
 async def test_close_without_run_ends_what_an_earlier_run_left(config):
     """Nothing stays, however it came to be there."""
     async with running(config, close=False):
