@@ -14,24 +14,15 @@ happen; `?reason=`; `?force=true`, also where the files say something else than 
 
 import asyncio
 from collections.abc import Callable
-from difflib import unified_diff
 from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
 
-from appliance.api.outcomes import refused
+from appliance.api.outcomes import diff_of, refused
 from appliance.api.problem import RefusedError
 from appliance.api.routes import Actor, Answer, Query, Role, Route, actor_of, flag_in, object_of
-from appliance.api.schemas import (
-    CHANGED,
-    ETAG,
-    KINDS_LISTED,
-    listed,
-    object_in,
-    object_out,
-    refused_answers,
-)
+from appliance.api.schemas import CHANGED, ETAG, KINDS_LISTED, listed, object_in, object_out, refused_answers
 from appliance.config.document import Document
 from appliance.objects.canonical import etag, hidden
 from appliance.objects.catalogue import (
@@ -49,6 +40,9 @@ from appliance.revisions import Author, Revision, RevisionError
 from appliance.transaction import Outcome, Transactions, as_document
 
 MERGE_PATCH = "application/merge-patch+json"
+MAX_OBJECT = 16 * 1024 * 1024
+"""Bytes: a pool with more members than any has."""
+
 LOOKED_BACK = 20
 """So many revisions are read to find who changed an object."""
 
@@ -65,6 +59,8 @@ _IF_MATCH = (
 _IF_NONE_MATCH = (
     Query("If-None-Match", {"type": "string", "enum": ["*"]}, "`*`: only where it is not there yet (412)."),
 )
+
+_IF_NEW = (Query("If-None-Match", {"type": "string"}, "An ETag; 304 where it is the object's."),)
 
 _Edit = Callable[[Catalogue], Change]
 
@@ -95,7 +91,8 @@ class ObjectRoutes:
     def _of_kind(self, kind: Kind) -> list[Route]:
         """All routes of a kind."""
         base, one = f"/v1/objects/{kind.noun}", kind.one
-        shown = {200: Answer(f"The {one}.", object_out(kind), headers=ETAG), 404: Answer("There is none.")}
+        shown = {200: Answer(f"The {one}.", object_out(kind), headers=ETAG), **refused_answers(404)}
+        shown[304] = Answer("It is what `If-None-Match` has the ETag of.")
         changed = {200: Answer("What came of it.", CHANGED), **refused_answers(404, 409, 412, 422)}
         made = changed | {201: Answer("It was made.", CHANGED, headers=ETAG)}
         body, key = object_in(kind), kind.key or "name"
@@ -111,7 +108,16 @@ class ObjectRoutes:
                     "objects",
                 ),
                 Route(
-                    "POST", base, self._creating(kind), Role.ADMIN, f"Make a {one}", made, "objects", _CHANGE, body=body
+                    "POST",
+                    base,
+                    self._creating(kind),
+                    Role.ADMIN,
+                    f"Make a {one}",
+                    made,
+                    "objects",
+                    _CHANGE,
+                    body=body,
+                    max_body=MAX_OBJECT,
                 ),
             ]
             if kind.key is not None
@@ -120,7 +126,17 @@ class ObjectRoutes:
         place = f"{base}/{{{key}}}" if kind.key is not None else base
         names = {key: {"type": "string", "minLength": 1}} if kind.key is not None else {}
         single = [
-            Route("GET", place, self._showing(kind), Role.VIEWER, f"Show the {one}", shown, "objects", names=names),
+            Route(
+                "GET",
+                place,
+                self._showing(kind),
+                Role.VIEWER,
+                f"Show the {one}",
+                shown,
+                "objects",
+                headers=_IF_NEW,
+                names=names,
+            ),
             Route(
                 "PUT",
                 place,
@@ -133,6 +149,7 @@ class ObjectRoutes:
                 (*_IF_MATCH, *_IF_NONE_MATCH),
                 body,
                 names=names,
+                max_body=MAX_OBJECT,
             ),
             Route(
                 "PATCH",
@@ -147,6 +164,7 @@ class ObjectRoutes:
                 {"type": "object"},
                 (MERGE_PATCH, "application/json"),
                 names=names,
+                max_body=MAX_OBJECT,
             ),
         ]
         if not kind.needed:
@@ -307,7 +325,7 @@ class ObjectRoutes:
             "name": change.name,
             "etag": tag,
             "object": _shown(entry, actor_of(request)) if entry is not None else None,
-            "diff": _diff(before, after),
+            "diff": diff_of(before, after),
         }
         headers = {} if tag is None else {"ETag": tag}
         if new and not outcome.dry_run:
@@ -341,15 +359,6 @@ def _shown(entry: Entry, actor: Actor) -> dict[str, Any]:
     """Secrets are for those who could read the files as well."""
     values: dict[str, Any] = entry.values if actor.local else hidden(entry.values)
     return values
-
-
-def _diff(before: Document, after: Document) -> str:
-    """Lines that differ, as `diff -u`."""
-    lines: list[str] = []
-    for name in {**before.texts, **after.texts}:
-        old, new = (document.texts.get(name, "").splitlines() for document in (before, after))
-        lines += unified_diff(old, new, f"in force/{name}", f"new/{name}", lineterm="")
-    return "\n".join(lines)
 
 
 def _change_document(revision: Revision) -> dict[str, object]:
