@@ -19,7 +19,8 @@ class Runner(web.AppRunner):
     def server(self) -> Any:
         """What makes a handler for each connection; None before the set-up."""
         made = super().server
-        return made if made is None else partial(_Handler, made, loop=asyncio.get_running_loop(), access_log=None)
+        silent: dict[str, Any] = {"access_log": None}
+        return made if made is None else partial(_Handler, made, loop=asyncio.get_running_loop(), **silent)
 
 
 class _Handler(web.RequestHandler):
