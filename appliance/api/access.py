@@ -24,8 +24,9 @@ from aiohttp import web
 
 from appliance.api.limiter import Limiter
 from appliance.api.problem import Handler, RefusedError
+from appliance.api.records import TEXT, record
 from appliance.api.routes import ACTOR, Actor, Answer, Role, Route, actor_of, body_of
-from appliance.api.schemas import ME, TEXT, record, refused_answers
+from appliance.api.schemas import ME, refused_answers
 from appliance.model import ApiConfig, ApiRole, ApiUser
 from appliance.passwords import LONGEST, SALT_BYTES, Scrypt, hashed, token_digest
 
@@ -94,6 +95,7 @@ class Access:
                 {200: Answer("Who is logged in.", ME), **refused_answers(400, 401, 413, 429)},
                 tag,
                 body=login,
+                max_body=MAX_LOGIN_BYTES,
             ),
             Route(
                 "POST", "/v1/logout", self._logout, Role.NOBODY, "End the session", {204: Answer("It is over.")}, tag
@@ -166,8 +168,6 @@ class Access:
     # -----------------------------------------------------------------------------------------------------------------
 
     async def _login(self, request: web.Request) -> web.Response:
-        if (request.content_length or 0) > MAX_LOGIN_BYTES or "chunked" in request.headers.get("Transfer-Encoding", ""):
-            raise RefusedError(413, f"a login has {MAX_LOGIN_BYTES} bytes at most, and says how many")
         body, address = await body_of(request, {"name", "password"}), _address(request)
         name, password = body.get("name"), body.get("password")
         if not isinstance(name, str) or not isinstance(password, str) or len(password.encode()) > LONGEST:

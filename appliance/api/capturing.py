@@ -15,8 +15,9 @@ import structlog
 from aiohttp import web
 
 from appliance.api.problem import RefusedError
+from appliance.api.records import TEXT
 from appliance.api.routes import Answer, Query, Role, Route, actor_of
-from appliance.api.schemas import TEXT, refused_answers
+from appliance.api.schemas import refused_answers
 from appliance.capture.notes import Choice
 from appliance.capture.session import Capture, Limits, Order
 from appliance.config.problems import did_you_mean

@@ -7,39 +7,38 @@
     POST /v1/config/rollback           {"revision": N, "reason": "...", "dry_run": true, "force": true}
     GET  /v1/config/revisions          who, when and why, the latest first
     GET  /v1/config/revisions/N        one of them, with its texts
+    GET  /v1/config/diff?revision=N    which lines of it differ from what is in force; of the files without it
     GET  /v1/config/schema             the JSON Schema of the files
 
 All keys of bodies are optional, but for `texts` and `revision`. What came of it is told whole, whether it was taken or
 not: outcomes.py. Single objects: objects.py.
 """
 
+import asyncio
 import json
+import re
 from collections.abc import Awaitable, Mapping
 from functools import cache
 from typing import Any
 
 from aiohttp import web
 
-from appliance.api.outcomes import refused
+from appliance.api.outcomes import diff_of, refused
 from appliance.api.problem import RefusedError
-from appliance.api.routes import Answer, Role, Route, actor_of, body_of
-from appliance.api.schemas import (
-    ANYTHING,
-    FLAG,
-    NUMBER,
-    OUTCOME,
-    TEXT,
-    WHOLE,
-    array,
-    nullable,
-    record,
-    refused_answers,
-)
+from appliance.api.records import ANYTHING, FLAG, NUMBER, TEXT, WHOLE, array, nullable, record
+from appliance.api.routes import Answer, Query, Role, Route, actor_of, body_of
+from appliance.api.schemas import OUTCOME, refused_answers
+from appliance.config.document import read_document
+from appliance.config.problems import ConfigError
 from appliance.config.schema import json_schema
 from appliance.revisions import Author, Revision, RevisionError
 from appliance.transaction import Outcome, Transactions, as_document
 
+MAX_TEXTS = 64 * 1024 * 1024
+"""Bytes: the texts of a large configuration, as JSON."""
+
 _TEXTS = {"type": "object", "additionalProperties": TEXT}
+_NUMBER = {"type": "integer", "minimum": 1, "maximum": 99_999_999}
 _REASON = {"type": "string", "maxLength": 1000}
 _REVISION_KEYS = {
     "number": WHOLE,
@@ -66,7 +65,6 @@ class ConfigRoutes:
         put = record({"texts": _TEXTS}, {"base": TEXT, "reason": _REASON, "dry_run": FLAG, "force": FLAG})
         reload = record({}, {"reason": _REASON, "dry_run": FLAG})
         back = record({"revision": WHOLE}, {"reason": _REASON, "dry_run": FLAG, "force": FLAG})
-        number = {"number": {"type": "integer", "minimum": 1, "maximum": 99_999_999}}
         texts = record({**_REVISION_KEYS, "texts": _TEXTS})
         return [
             Route(
@@ -78,7 +76,17 @@ class ConfigRoutes:
                 {200: Answer("Texts by file name.", _IN_FORCE)},
                 tag,
             ),
-            Route("PUT", "/v1/config", self._put, Role.ADMIN, "Other texts", _CAME_OF_IT, tag, body=put),
+            Route(
+                "PUT",
+                "/v1/config",
+                self._put,
+                Role.ADMIN,
+                "Other texts",
+                _CAME_OF_IT,
+                tag,
+                body=put,
+                max_body=MAX_TEXTS,
+            ),
             Route(
                 "POST",
                 "/v1/config/reload",
@@ -102,6 +110,16 @@ class ConfigRoutes:
             ),
             Route(
                 "GET",
+                "/v1/config/diff",
+                self._diff,
+                Role.ADMIN,
+                "Which lines differ from what is in force: of the files as they are now, or of a revision",
+                {200: Answer("As `diff -u`.", record({"diff": TEXT})), **refused_answers(400, 404, 422)},
+                tag,
+                (Query("revision", _NUMBER, "Its number; the files by default."),),
+            ),
+            Route(
+                "GET",
                 "/v1/config/revisions",
                 self._revisions,
                 Role.VIEWER,
@@ -117,7 +135,7 @@ class ConfigRoutes:
                 "One revision with its texts",
                 {200: Answer("The revision.", texts), **refused_answers(404)},
                 tag,
-                names=number,
+                names={"number": _NUMBER},
             ),
             Route(
                 "GET",
@@ -143,6 +161,22 @@ class ConfigRoutes:
                 "texts": dict(document.texts),
             }
         )
+
+    async def _diff(self, request: web.Request) -> web.Response:
+        in_force, number = self._transactions.in_force.document, request.query.get("revision")
+        if number is not None and not re.fullmatch("[0-9]{1,8}", number):
+            raise RefusedError(400, f"revision = {number} is not a number")
+        try:
+            if number is None:
+                other = await asyncio.to_thread(read_document, in_force.path)
+            else:
+                _, texts = await asyncio.to_thread(self._transactions.revisions.read, int(number))
+                other = in_force.having(texts)
+        except RevisionError as error:
+            raise RefusedError(404, str(error)) from error
+        except ConfigError as error:
+            raise RefusedError(422, str(error)) from error
+        return web.json_response({"diff": await asyncio.to_thread(diff_of, in_force, other)})
 
     async def _put(self, request: web.Request) -> web.Response:
         body = await body_of(request, {"texts", "base", "reason", "dry_run", "force"})

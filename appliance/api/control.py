@@ -14,6 +14,7 @@ from pwd import getpwuid
 from aiohttp import web
 
 from appliance.api import capturing, explaining
+from appliance.api.listening import Runner
 from appliance.api.ordering import Controls
 from appliance.api.problem import Handler, problems
 from appliance.api.routes import ACTOR, Actor, Role, Route, mounted
@@ -21,9 +22,6 @@ from appliance.api.server import ApiError
 from appliance.explain.side import Explainer
 
 SOCKET = "control.sock"
-MAX_BODY = 64 * 1024 * 1024
-"""Bytes: the texts of a large configuration, as JSON."""
-
 _PEER = struct.Struct("3i")
 
 
@@ -57,7 +55,7 @@ class ControlServer:
         Raises:
             ApiError: the socket cannot be made.
         """
-        app = web.Application(middlewares=[_known, problems], client_max_size=MAX_BODY)
+        app = web.Application(middlewares=[_known, problems])
         app.add_routes(mounted(self._routes))
         try:
             self._path.unlink(missing_ok=True)  # the lock in the same directory says that nobody else is there
@@ -67,7 +65,7 @@ class ControlServer:
             listening.listen()
         except OSError as error:
             raise ApiError(f"cannot make the control socket {self._path}: {error}") from error
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        runner = Runner(app, 2.0)
         await runner.setup()
         await web.SockSite(runner, listening).start()
         self._runner = runner

@@ -18,8 +18,9 @@ from itertools import islice
 from aiohttp import web
 
 from appliance.api.problem import RefusedError
-from appliance.api.routes import Answer, Query, Role, Route, object_of
-from appliance.api.schemas import ANYTHING, TEXT, array, nullable, record, refused_answers
+from appliance.api.records import ANYTHING, TEXT, array, nullable, record
+from appliance.api.routes import Answer, Query, Role, Route, bytes_of, object_of
+from appliance.api.schemas import refused_answers
 from appliance.capture.pcap import PcapError
 from appliance.dataplane.base import DataPlaneError
 from appliance.explain.question import IP_HEADER, L4_HEADER, Tcp, endpoint, frame_of, frames_of, packet_of
@@ -49,7 +50,7 @@ def routes(explainer: Explainer, interfaces: Callable[[], Sequence[str]]) -> lis
 
     async def explain(request: web.Request) -> web.Response:
         if request.content_type in PCAP:
-            frames = _from_file(await request.read())
+            frames = _from_file(await bytes_of(request))
             return await answer(_interface(request.query.get("interface"), interfaces()), frames)
         return await answer(*_question(await object_of(request), interfaces()))
 
@@ -93,6 +94,7 @@ def routes(explainer: Explainer, interfaces: Callable[[], Sequence[str]]) -> lis
             (interface,),
             body=question,
             also_media=PCAP,
+            max_body=MOST_FRAMES * LONGEST * 2,
         ),
     ]
 

@@ -12,8 +12,9 @@ from typing import Any
 from aiohttp import web
 
 from appliance.api.problem import RefusedError
+from appliance.api.records import TEXT
 from appliance.api.routes import Answer, Query, Role, Route
-from appliance.api.schemas import EVENTS, TEXT, refused_answers
+from appliance.api.schemas import EVENTS, refused_answers
 from appliance.api.streams import EVENT_STREAM, Streams
 from appliance.happenings import LEVELS, Happening, Happenings, matching
 

@@ -14,25 +14,16 @@ says what would happen; `?reason=`; `?force=true`, also where the files say some
 """
 
 import asyncio
-from collections.abc import Callable
-from difflib import unified_diff
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
 
-from appliance.api.outcomes import refused
+from appliance.api.outcomes import diff_of, refused
 from appliance.api.problem import RefusedError
 from appliance.api.routes import Actor, Answer, Query, Role, Route, actor_of, flag_in, object_of
-from appliance.api.schemas import (
-    CHANGED,
-    ETAG,
-    KINDS_LISTED,
-    listed,
-    object_in,
-    object_out,
-    refused_answers,
-)
+from appliance.api.schemas import CHANGED, ETAG, KINDS_LISTED, listed, object_in, object_out, refused_answers
 from appliance.config.document import Document
 from appliance.objects.canonical import etag, hidden
 from appliance.objects.catalogue import (
@@ -50,6 +41,9 @@ from appliance.revisions import Author, Revision, RevisionError
 from appliance.transaction import Outcome, Transactions, as_document
 
 MERGE_PATCH = "application/merge-patch+json"
+MAX_OBJECT = 16 * 1024 * 1024
+"""Bytes: a pool with more members than any has."""
+
 LOOKED_BACK = 20
 """So many revisions are read to find who changed an object."""
 
@@ -66,6 +60,8 @@ _IF_MATCH = (
 _IF_NONE_MATCH = (
     Query("If-None-Match", {"type": "string", "enum": ["*"]}, "`*`: only where it is not there yet (412)."),
 )
+
+_IF_NEW = (Query("If-None-Match", {"type": "string"}, "An ETag; 304 where it is the object's."),)
 
 _Edit = Callable[[Catalogue], Change]
 
@@ -96,7 +92,8 @@ class ObjectRoutes:
     def _of_kind(self, kind: Kind) -> list[Route]:
         """All routes of a kind."""
         base, one = f"/v1/objects/{kind.noun}", kind.one
-        shown = {200: Answer(f"The {one}.", object_out(kind), headers=ETAG), 404: Answer("There is none.")}
+        shown = {200: Answer(f"The {one}.", object_out(kind), headers=ETAG), **refused_answers(404)}
+        shown[304] = Answer("It is what `If-None-Match` has the ETag of.")
         changed = {200: Answer("What came of it.", CHANGED), **refused_answers(404, 409, 412, 422)}
         made = changed | {201: Answer("It was made.", CHANGED, headers=ETAG)}
         body, key = object_in(kind), kind.key or "name"
@@ -112,7 +109,16 @@ class ObjectRoutes:
                     "objects",
                 ),
                 Route(
-                    "POST", base, self._creating(kind), Role.ADMIN, f"Make a {one}", made, "objects", _CHANGE, body=body
+                    "POST",
+                    base,
+                    self._creating(kind),
+                    Role.ADMIN,
+                    f"Make a {one}",
+                    made,
+                    "objects",
+                    _CHANGE,
+                    body=body,
+                    max_body=MAX_OBJECT,
                 ),
             ]
             if kind.key is not None
@@ -121,7 +127,17 @@ class ObjectRoutes:
         place = f"{base}/{{{key}}}" if kind.key is not None else base
         names = {key: {"type": "string", "minLength": 1}} if kind.key is not None else {}
         single = [
-            Route("GET", place, self._showing(kind), Role.VIEWER, f"Show the {one}", shown, "objects", names=names),
+            Route(
+                "GET",
+                place,
+                self._showing(kind),
+                Role.VIEWER,
+                f"Show the {one}",
+                shown,
+                "objects",
+                headers=_IF_NEW,
+                names=names,
+            ),
             Route(
                 "PUT",
                 place,
@@ -134,6 +150,7 @@ class ObjectRoutes:
                 (*_IF_MATCH, *_IF_NONE_MATCH),
                 body,
                 names=names,
+                max_body=MAX_OBJECT,
             ),
             Route(
                 "PATCH",
@@ -148,6 +165,7 @@ class ObjectRoutes:
                 {"type": "object"},
                 (MERGE_PATCH, "application/json"),
                 names=names,
+                max_body=MAX_OBJECT,
             ),
         ]
         if not kind.needed:
@@ -269,12 +287,13 @@ class ObjectRoutes:
         made: list[Change] = []
         known = await self._catalogue()
 
-        def change(document: Document) -> Any:
-            catalogue = known if known.document.digest == document.digest else Catalogue(document)
-            made[:] = [edit(catalogue)]
+        def change(document: Document) -> Mapping[str, str]:
+            nonlocal known
+            if known.document.digest != document.digest:  # somebody was faster
+                known = Catalogue(document)
+            made[:] = [edit(known)]
             return made[0].texts
 
-        before = self._transactions.in_force.document
         try:
             outcome = await self._transactions.change(change, author, dry_run=dry_run, force=force)
         except NotThereError as error:
@@ -293,14 +312,14 @@ class ObjectRoutes:
             ) from None
         if not outcome.ok:
             return refused(outcome, made[0] if made else None)
-        return await asyncio.to_thread(self._answer, request, outcome, made[0], before)
+        return await asyncio.to_thread(self._answer, request, outcome, made[0], known)
 
-    def _answer(self, request: web.Request, outcome: Outcome, change: Change, before: Document) -> web.Response:
+    def _answer(self, request: web.Request, outcome: Outcome, change: Change, before: Catalogue) -> web.Response:
         """What came of a change that was taken, or would be."""
-        after = before.having(change.texts)
+        after = before.document.having(change.texts)
         entry = Catalogue(after).find(change.kind, change.name) if change.location is not None else None
         tag = etag(entry.values, self._key) if entry is not None else None
-        new = entry is not None and Catalogue(before).find(change.kind, change.name) is None
+        new = entry is not None and before.find(change.kind, change.name) is None
         document = {
             "apiVersion": "v1",
             **as_document(outcome),
@@ -308,7 +327,7 @@ class ObjectRoutes:
             "name": change.name,
             "etag": tag,
             "object": _shown(entry, actor_of(request)) if entry is not None else None,
-            "diff": _diff(before, after),
+            "diff": diff_of(before.document, after),
         }
         headers = {} if tag is None else {"ETag": tag}
         if new and not outcome.dry_run:
@@ -342,15 +361,6 @@ def _shown(entry: Entry, actor: Actor) -> dict[str, Any]:
     """Secrets are for those who could read the files as well."""
     values: dict[str, Any] = entry.values if actor.local else hidden(entry.values)
     return values
-
-
-def _diff(before: Document, after: Document) -> str:
-    """Lines that differ, as `diff -u`."""
-    lines: list[str] = []
-    for name in {**before.texts, **after.texts}:
-        old, new = (document.texts.get(name, "").splitlines() for document in (before, after))
-        lines += unified_diff(old, new, f"in force/{name}", f"new/{name}", lineterm="")
-    return "\n".join(lines)
 
 
 def _change_document(revision: Revision) -> dict[str, object]:

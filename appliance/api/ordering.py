@@ -26,16 +26,9 @@ import structlog
 from aiohttp import web
 
 from appliance.api.problem import RefusedError
+from appliance.api.records import FLAG, array, record
 from appliance.api.routes import Answer, Query, Role, Route, actor_of, body_of
-from appliance.api.schemas import (
-    DIRECTOR,
-    FLAG,
-    MEMBER,
-    ORDERED,
-    array,
-    record,
-    refused_answers,
-)
+from appliance.api.schemas import DIRECTOR, MEMBER, ORDERED, refused_answers
 from appliance.api.views import drain_document
 from appliance.config.problems import did_you_mean
 from appliance.dataplane.base import DataPlane

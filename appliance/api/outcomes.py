@@ -1,10 +1,12 @@
 """What became of a change of the configuration, as an answer."""
 
+from difflib import unified_diff
 from typing import Any
 
 from aiohttp import web
 
 from appliance.api.problem import problem
+from appliance.config.document import Document
 from appliance.config.problems import Problem
 from appliance.objects.catalogue import Change
 from appliance.objects.pointers import pointer
@@ -42,3 +44,12 @@ def error(one: Problem, change: Change | None = None) -> dict[str, Any]:
         "message": one.message,
         "hint": one.remedy,
     }
+
+
+def diff_of(before: Document, after: Document) -> str:
+    """Lines that differ, as `diff -u`."""
+    lines: list[str] = []
+    for name in {**before.texts, **after.texts}:
+        old, new = (document.texts.get(name, "").splitlines() for document in (before, after))
+        lines += unified_diff(old, new, f"in force/{name}", f"new/{name}", lineterm="")
+    return "\n".join(lines)

@@ -13,11 +13,9 @@ import structlog
 from aiohttp import web
 
 from appliance.api.problem import Handler, RefusedError
+from appliance.api.records import Schema
 
 log = structlog.get_logger()
-
-Schema = Mapping[str, Any]
-"""A JSON Schema (2020-12)."""
 
 JSON = "application/json"
 
@@ -56,6 +54,8 @@ class Actor:
 
 ACTOR = web.RequestKey("actor", Actor)
 """Where a listener's middleware says who asks."""
+
+MAX_BODY = web.RequestKey("max_body", int)
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,9 @@ class Route:
     also_media: tuple[str, ...] = ()
     """Media types that are not JSON."""
 
+    max_body: int = 1 << 20
+    """Bytes."""
+
     names: Mapping[str, Schema] = field(default_factory=dict)
     """Parts of the path; those that are not here are any text."""
 
@@ -128,6 +131,7 @@ def guarded(route: Route) -> Handler:
             raise RefusedError(400, f"unknown in the query: {', '.join(strange)}; known here: {there}")
         if "Content-Type" in request.headers and request.can_read_body and request.content_type not in media:
             raise RefusedError(415, f"{request.content_type} is not what this takes: {', '.join(media) or 'no body'}")
+        request[MAX_BODY] = route.max_body
         return await route.handler(request)
 
     allowed = needing(route.needs)(handle)
@@ -181,6 +185,21 @@ def actor_of(request: web.Request) -> Actor:
 # Reading requests
 
 
+async def bytes_of(request: web.Request) -> bytes:
+    """The body, of which no more is read than its route takes.
+
+    Raises:
+        RefusedError: it is larger.
+    """
+    most, parts, size = request[MAX_BODY], [], 0
+    async for part in request.content.iter_any():
+        size += len(part)
+        if size > most:
+            raise RefusedError(413, f"the body has more than {most} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
 async def json_of(request: web.Request) -> object:
     """The body.
 
@@ -188,7 +207,7 @@ async def json_of(request: web.Request) -> object:
         RefusedError: it is not JSON, or none that anybody would write.
     """
     try:
-        text = (await request.read()).decode()
+        text = (await bytes_of(request)).decode()
         value = json.loads(text, parse_constant=_no_number) if text.strip() else {}
         text.encode() if "\\u" not in text else json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

@@ -18,8 +18,9 @@ from aiohttp import web
 
 from appliance.api.ordering import Controls
 from appliance.api.problem import RefusedError
+from appliance.api.records import TEXT
 from appliance.api.routes import Answer, Query, Role, Route
-from appliance.api.schemas import COUNTERS, NEIGHBOURS, PINS, SLOTS, TEXT, refused_answers
+from appliance.api.schemas import COUNTERS, NEIGHBOURS, PINS, SLOTS, refused_answers
 from appliance.config.problems import did_you_mean
 from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.pins import LivePins, addresses

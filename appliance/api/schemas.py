@@ -8,47 +8,27 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from appliance.api.routes import Answer, Schema
+from appliance.api.records import (
+    ANYTHING,
+    FLAG,
+    NUMBER,
+    TEXT,
+    VERSION,
+    WHOLE,
+    Schema,
+    array,
+    by_name,
+    nullable,
+    record,
+    ref,
+)
+from appliance.api.routes import Answer
+from appliance.api.status_schema import STATUS_SCHEMAS
 from appliance.config.monitors import KEYS
 from appliance.config.schema import File
 from appliance.objects.kinds import Kind
 
-_COMPONENTS = "#/components/schemas/"
 PROBLEM_MEDIA = "application/problem+json"
-
-
-def ref(name: str) -> Schema:
-    return {"$ref": _COMPONENTS + name}
-
-
-def record(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
-    """An object with these keys and no others."""
-    return {
-        "type": "object",
-        "properties": {**required, **(optional or {})},
-        "required": list(required),
-        "additionalProperties": False,
-    }
-
-
-def _by_name(schema: Schema) -> Schema:
-    return {"type": "object", "additionalProperties": schema}
-
-
-def array(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def nullable(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-TEXT: Schema = {"type": "string"}
-NUMBER: Schema = {"type": "number"}
-WHOLE: Schema = {"type": "integer"}
-FLAG: Schema = {"type": "boolean"}
-ANYTHING: Schema = {"type": "object"}
-VERSION: Schema = {"const": "v1"}
 _SINGLE: Schema = {"type": ["string", "number", "boolean", "null"]}
 
 _ERROR = record(
@@ -119,6 +99,7 @@ _FLOW = record(
         "age_s": NUMBER,
     }
 )
+STATUS, SAMPLES = ref("Status"), array(ref("Sample"))
 _ORDER = record({"state": TEXT, "since": NUMBER, "until": nullable(NUMBER), "ratio": nullable(WHOLE)})
 
 _TRAFFIC: Mapping[str, Schema] = {
@@ -130,11 +111,11 @@ _FIGURES = record(
         "apiVersion": VERSION,
         "time": NUMBER,
         "health": {"type": "string", "enum": ["healthy", "degraded", "down"]},
-        "services": _by_name(
-            record({"state": TEXT, "in_rotation": WHOLE, "vips": _by_name(record({"announced": FLAG, **_TRAFFIC}))})
+        "services": by_name(
+            record({"state": TEXT, "in_rotation": WHOLE, "vips": by_name(record({"announced": FLAG, **_TRAFFIC}))})
         ),
-        "members": _by_name(record({"state": TEXT, "share": NUMBER, "flows_remembered": nullable(WHOLE), **_TRAFFIC})),
-        "drops": nullable(_by_name(WHOLE)),
+        "members": by_name(record({"state": TEXT, "share": NUMBER, "flows_remembered": nullable(WHOLE), **_TRAFFIC})),
+        "drops": nullable(by_name(WHOLE)),
         "pins": record({"capacity": WHOLE, "live": WHOLE}),
         "loop_lag": record({"p50_s": NUMBER, "p99_s": NUMBER, "max_s": NUMBER}),
     }
@@ -190,7 +171,7 @@ _NEIGHBOUR = record(
     {
         "address": TEXT,
         "members": array(TEXT),
-        "next_hop": nullable(_HOP),
+        "next_hop": nullable(ref("NextHop")),
         "reason": nullable(TEXT),
         "detail": TEXT,
     }
@@ -199,11 +180,11 @@ _COUNT = record({"packets": WHOLE, "bytes": WHOLE, "new_flows": WHOLE})
 _COUNTERS = record(
     {
         "apiVersion": VERSION,
-        "services": _by_name(_by_name(_COUNT)),
-        "members": _by_name(_COUNT),
-        "reasons": _by_name(WHOLE),
-        "replies": _by_name(WHOLE),
-        "details": _by_name(WHOLE),
+        "services": by_name(by_name(_COUNT)),
+        "members": by_name(_COUNT),
+        "reasons": by_name(WHOLE),
+        "replies": by_name(WHOLE),
+        "details": by_name(WHOLE),
     }
 )
 SLOTS, PINS, NEIGHBOURS, COUNTERS = ref("Slots"), ref("Pins"), ref("Neighbours"), ref("Counters")
@@ -221,6 +202,7 @@ EVENTS, FIGURES, ME = ref("Events"), ref("Figures"), ref("Me")
 MEMBER, ORDERED, DIRECTOR = ref("MemberState"), ref("Ordered"), ref("DirectorState")
 
 _OWN: Mapping[str, Schema] = {
+    **STATUS_SCHEMAS,
     "Error": _ERROR,
     "Problem": _PROBLEM,
     "Consequences": _CONSEQUENCES,
@@ -244,6 +226,8 @@ _OWN: Mapping[str, Schema] = {
     "Figures": _FIGURES,
     "Me": _ME,
     "Flow": _FLOW,
+    "Order": _ORDER,
+    "NextHop": _HOP,
     "MemberState": record(
         {
             "id": {"type": "string", "description": "POOL/MEMBER."},
@@ -253,7 +237,7 @@ _OWN: Mapping[str, Schema] = {
             "reason": nullable(TEXT),
             "ratio": WHOLE,
             "share": NUMBER,
-            "order": nullable(_ORDER),
+            "order": nullable(ref("Order")),
             "until": nullable(NUMBER),
             "drained": FLAG,
             "window_ends": nullable(NUMBER),
@@ -304,6 +288,7 @@ _WHY: Mapping[int, str] = {
     401: "Who asks is not known.",
     403: "Who asks may not do this.",
     404: "There is none.",
+    405: "This is not possible there.",
     409: "It is there already, is in use (`used_by`), or something else is in force or written meanwhile.",
     412: "The object is not what the change was made for: its `etag`, and who has `changed` it, when.",
     413: "The body is too large.",

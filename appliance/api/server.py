@@ -28,13 +28,15 @@ from appliance.api.announced import announced_document
 from appliance.api.figures import figures_document
 from appliance.api.happening import EventRoutes
 from appliance.api.health import health_document
+from appliance.api.listening import Runner
 from appliance.api.metrics import exposition
 from appliance.api.mtu import mtu_document
 from appliance.api.openapi import document as openapi_document
 from appliance.api.page import render_main, render_page
 from appliance.api.problem import Handler, RefusedError, problems
+from appliance.api.records import ANYTHING, TEXT
 from appliance.api.routes import Answer, Role, Route, actor_of, mounted, needing
-from appliance.api.schemas import ANYTHING, FIGURES, TEXT, array
+from appliance.api.schemas import FIGURES, SAMPLES, STATUS
 from appliance.api.sources import Observed, StatusSources, observe
 from appliance.api.streams import EVENT_STREAM, Streams, event
 from appliance.api.views import Document, Rates, samples, status_document
@@ -49,9 +51,6 @@ MAX_AGE_S = 0.9
 thousand members that is work of which the event loop, and with it BGP, must not feel the askers' number."""
 
 SHUTDOWN_S = 2.0
-MAX_BODY = 64 * 1024 * 1024
-"""Bytes: the texts of a large configuration, as JSON; only from those who may send one."""
-
 PREFIX = "/api"
 
 _ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "favicon.svg": "image/svg+xml"}
@@ -119,7 +118,7 @@ class ApiServer:
             self._tls = tls_context(self._config())
         except OSError as error:
             raise ApiError(f"cannot use the certificate of [api]: {error}") from error
-        app = web.Application(middlewares=[problems, self._access.middleware], client_max_size=MAX_BODY)
+        app = web.Application(middlewares=[problems, self._access.middleware])
         app.on_response_prepare.append(_add_headers)
         viewer = needing(Role.VIEWER)
         app.add_routes(
@@ -144,7 +143,7 @@ class ApiServer:
             )
         except OSError as error:
             raise ApiError(_why_not_listening(error, self._address, self._port)) from error
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        runner = Runner(app, SHUTDOWN_S)
         await runner.setup()
         await web.SockSite(runner, listening, ssl_context=self._tls).start()
         self._runner = runner
@@ -177,7 +176,7 @@ class ApiServer:
             return Route("GET", f"/v1/{name}", handler, viewer, summary, {200: answer}, tag)
 
         return [
-            view("status", "All that is known", self._status, Answer("The status document.", ANYTHING)),
+            view("status", "All that is known", self._status, Answer("The status document.", STATUS)),
             view("stream", "The status document once a second", self._stream, Answer(stream, TEXT, EVENT_STREAM)),
             view(
                 "figures",
@@ -186,7 +185,7 @@ class ApiServer:
                 Answer("Now; or once a second, as events.", FIGURES, also=EVENT_STREAM),
             ),
             view("bgp", "Who is told of which VIPs, and why not", self._bgp, Answer("Routes and peers.", ANYTHING)),
-            view("samples", "What became of single packets lately", self._samples, Answer("Samples.", array(ANYTHING))),
+            view("samples", "What became of single packets lately", self._samples, Answer("Samples.", SAMPLES)),
             view("mtu", "How large packets to each member may be", self._mtu, Answer("Ways.", ANYTHING)),
             view("health", "What monitors say of members", self._health, Answer("Verdicts.", ANYTHING)),
             *EventRoutes(self._happenings, self.streams).routes(),

@@ -60,7 +60,8 @@ def test_whatever_is_asked_is_answered_as_described(
     done = subprocess.run(
         director.space.command(*program), cwd=tmp_path, capture_output=True, text=True, timeout=570, check=False
     )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    shown = "\n".join(line[:300] for line in (done.stdout + done.stderr).splitlines())
+    assert done.returncode == 0, shown[-20_000:]
     assert director.process is not None
     assert director.process.poll() is None, "the director has ended"
     assert director.get("/v1/members")["members"]

@@ -152,3 +152,31 @@ def test_many_threads_and_a_bound() -> None:
     assert [one.id for one in happenings.after(ids[-3])] == ids[-2:]
     assert happenings.after(ids[-1] + 100) == []
     assert list(matching(happenings.after(0), {"event": "a.c"})) == []
+
+
+async def test_a_hundred_readers_share_the_work_and_hold_nobody_up() -> None:
+    """Each gets every event in order, from one ring; those that read nothing take no memory but what the kernel has for
+    them, and the others wait for none of them."""
+    happenings = Happenings(lambda: 1000.0)
+    accept = {"Accept": "text/event-stream"}
+    async with serving(happenings) as (_, server):
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(server.url, connector=connector) as session:
+            responses = [await session.get("/api/v1/events?event=a.*", headers=accept) for _ in range(100)]
+            assert server.streams.open == 100
+            for number in range(5):
+                noted(happenings, "a.b", number=number)
+
+            async def read(response: aiohttp.ClientResponse) -> list[int]:
+                stream = events(response)
+                return [(await anext(stream))[2]["fields"]["number"] for _ in range(5)]
+
+            async with asyncio.timeout(30):
+                found = await asyncio.gather(*(read(response) for response in responses[:90]))
+            assert found == [list(range(5))] * 90
+            for response in responses:
+                response.close()
+            async with asyncio.timeout(30):
+                while server.streams.open:
+                    await asyncio.sleep(0.05)
+                    noted(happenings, "a.b")

@@ -193,3 +193,37 @@ async def test_every_no_is_a_problem_document(
     assert (found, headers["Content-Type"].split(";")[0]) == (status, "application/problem+json")
     assert no["status"] == status
     assert no["detail"]
+
+
+async def test_lines_that_differ(served: Served) -> None:
+    """Of the files as somebody has edited them, and of an earlier revision."""
+    assert (await ask(served, "POST", "/objects/pools", NEW))[0] == 201
+    served.director.write("b", "# a remark\n")
+    status, _, document = await ask(served, "GET", "/config/diff")
+    assert (status, document["diff"].splitlines()[-1]) == (200, "+# a remark")
+    status, _, document = await ask(served, "GET", "/config/diff?revision=1")
+    assert (status, '-name = "b"' in document["diff"].splitlines()) == (200, True)
+    for query, code in (("?revision=99", 404), ("?revision=x", 400), ("?revision=" + "9" * 5000, 400)):
+        assert (await ask(served, "GET", f"/config/diff{query}"))[0] == code
+    served.director.write("b", "\0")
+    assert (await ask(served, "GET", "/config/diff"))[0] == 422
+
+
+async def test_bodies_are_bounded_by_their_route(served: Served) -> None:
+    """Before they are read to the end."""
+    status, _, no = await ask(served, "POST", "/director/drain", " " * (2 << 20))
+    assert (status, no["detail"]) == (413, "the body has more than 1048576 bytes")
+
+
+async def test_many_objects_are_found(served: Served) -> None:
+    """What is in force is read once, however often somebody asks."""
+    vips = [f"198.18.{number // 250}.{number % 250 + 1}" for number in range(300)]
+    many = "".join(web(f"s{number}", 1).replace("198.51.100.1", vip) for number, vip in enumerate(vips))
+    served.director.write("many", many)
+    assert (await ask(served, "POST", "/config/reload"))[0] == 200
+    status, _, listed = await ask(served, "GET", "/objects/virtual-services")
+    assert (status, len(listed["items"])) == (200, 301)
+    status, _, kinds = await ask(served, "GET", "/objects")
+    assert {kind["kind"]: kind["count"] for kind in kinds["kinds"]}["pools"] == 301
+    tags = {item["etag"] for item in listed["items"]}
+    assert len(tags) == 301

@@ -294,6 +294,33 @@ def test_read_only(run: Run, method: str) -> None:
     assert f"{method} is not possible at /api/v1/status" in json.loads(text)["detail"]
 
 
+NO_REQUESTS = [
+    b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    b"nonsense\r\n\r\n",
+    b"GET / HTTP/1.1\r\nA: \0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("request_", NO_REQUESTS, ids=["long", "nonsense", "NUL"])
+def test_what_is_no_request_is_a_problem(run: Run, request_: bytes) -> None:
+    """Also what no route has seen is answered with problem details, and ends the connection."""
+
+    async def story() -> bytes:
+        async with serving() as (_, server):
+            reader, writer = await asyncio.open_connection(*server.bound)
+            writer.write(request_)
+            try:
+                async with asyncio.timeout(10):
+                    return await reader.read()
+            finally:
+                writer.close()
+
+    head, _, body = run(story()).partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+    assert b"application/problem+json" in head
+    assert json.loads(body)["detail"].startswith("the request cannot be read: ")
+
+
 def test_head(run: Run) -> None:
     """HEAD works where GET does, without a body."""
     response, text = run(get("/api/v1/status", method="HEAD"))

@@ -72,7 +72,11 @@ monitors = st.one_of(
         },
     ),
     some(
-        {"type": st.just("external"), "command": st.lists(texts, max_size=3).map(lambda words: ["/bin/check", *words])},
+        {
+            "type": st.just("external"),
+            "monitor_port": st.just(80),
+            "command": st.lists(texts, max_size=3).map(lambda words: ["/bin/check", *words]),
+        },
         {"environment": st.dictionaries(st.from_regex(r"[A-Z_]{1,6}X", fullmatch=True), texts, max_size=3)},
     ),
 )
@@ -148,7 +152,7 @@ def made_of(objects: list[tuple[Kind, dict[str, Any]]], main: str = MAIN) -> Doc
     return document
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(configurations())
 def test_what_is_written_is_what_was_meant_and_what_is_shown_makes_the_same(
     objects: list[tuple[Kind, dict[str, Any]]],
@@ -180,7 +184,7 @@ def test_what_is_written_is_what_was_meant_and_what_is_shown_makes_the_same(
     assert '["eth1"]   # towards the routers\n' in document.texts["onward.toml"]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(configurations())
 def test_removing_what_was_made_leaves_what_was_there(objects: list[tuple[Kind, dict[str, Any]]]) -> None:
     """In the opposite order; the main file says again what it said before, and nothing is left behind."""
