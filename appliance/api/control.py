@@ -10,6 +10,7 @@
     POST /v1/director/undrain                           {"reason": "..."}
     ...  /v1/config...                                  configuring.py
     POST /v1/explain                                    what becomes of packets, and why: see api/explaining.py
+    GET  /v1/doctor                                     what the doctor has found; POST: it looks now: api/doctoring.py
     GET  /v1/capture                                    packets, and what became of them: see api/capturing.py
 
 With "dry_run": true, an order about members is not taken, and the answer says what it would do: which VIPs it

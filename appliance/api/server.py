@@ -7,6 +7,7 @@
     /api/v1/samples     what became of single packets lately: some of them, never all; a JSON list, the newest last
     /api/v1/mtu         how large packets to each member may be, and who was told, JSON
     /api/v1/health      what all health monitors say of all members, JSON
+    /api/v1/doctor      what the doctor has found so far, JSON; to let it look now takes the control socket
     /metrics            Prometheus
     /healthz            200 while the event loop answers
     /readyz             200 when all parts work, else 503 with those that do not
@@ -26,6 +27,7 @@ import structlog
 from aiohttp import web
 
 from appliance.api.announced import announced_document
+from appliance.api.doctoring import doctor_document
 from appliance.api.health import health_document
 from appliance.api.metrics import exposition
 from appliance.api.mtu import mtu_document
@@ -108,6 +110,7 @@ class ApiServer:
                 web.get("/api/v1/samples", self._samples),
                 web.get("/api/v1/mtu", self._mtu),
                 web.get("/api/v1/health", self._health),
+                web.get("/api/v1/doctor", self._doctor),
                 web.get("/favicon.ico", self._favicon),
                 *(web.get(f"/{name}", self._serve_asset) for name in _ASSETS),
             ]
@@ -193,6 +196,12 @@ class ApiServer:
     async def _health(self, _request: web.Request) -> web.Response:
         body = await self._rendered(
             "health", lambda observed, _: f"{json.dumps(health_document(observed), indent=2)}\n".encode()
+        )
+        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
+
+    async def _doctor(self, _request: web.Request) -> web.Response:
+        body = await self._rendered(
+            "doctor", lambda observed, _: f"{json.dumps(doctor_document(observed.doctor), indent=2)}\n".encode()
         )
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
@@ -293,7 +302,7 @@ async def _problems(
     except web.HTTPException as error:
         detail = {
             404: f"nothing is at {request.path}; there are /, /api/v1/status, /api/v1/stream, /api/v1/bgp, "
-            "/api/v1/samples, /api/v1/mtu, /api/v1/health, "
+            "/api/v1/samples, /api/v1/mtu, /api/v1/health, /api/v1/doctor, "
             "/metrics, /healthz, /readyz",
             405: f"{request.method} is not possible here; this server only shows",
         }.get(error.status, error.text or "")

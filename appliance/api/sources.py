@@ -9,9 +9,11 @@ from appliance.arp.side import VipStatus
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired
+from appliance.doctor.finding import Report
 from appliance.fleet.channel import ChannelStatus
 from appliance.fleet.store import Agreed
 from appliance.looplag import LagSummary
+from appliance.passive import Handshakes
 from appliance.pathmtu import PathMtuFacts
 from appliance.state import Snapshot
 from bgp.bfd.process import BfdStatus
@@ -91,6 +93,10 @@ class StatusSources:
     path_mtu: Callable[[], PathMtuFacts] = PathMtuFacts
     strain: Callable[[], Strain] = Strain
     arp: Callable[[], tuple[VipStatus, ...]] = tuple
+    doctor: Callable[[], Report | None] = lambda: None
+    """None: the doctor has not looked yet."""
+    handshakes: Callable[[], Mapping[tuple[str, str], Handshakes]] = dict
+    """Of pools that are watched, by virtual service and `pool/member`."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,8 @@ class Observed:
     path_mtu: PathMtuFacts = field(default_factory=PathMtuFacts)
     strain: Strain = field(default_factory=Strain)
     arp: tuple[VipStatus, ...] = ()
+    doctor: Report | None = None
+    handshakes: Mapping[tuple[str, str], Handshakes] = field(default_factory=dict)
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -159,4 +167,6 @@ async def observe(sources: StatusSources) -> Observed:
         path_mtu=sources.path_mtu(),
         strain=sources.strain(),
         arp=sources.arp(),
+        doctor=sources.doctor(),
+        handshakes=sources.handshakes(),
     )

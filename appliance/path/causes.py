@@ -1,7 +1,7 @@
 """What a probe that went through the DSR path says about the path, and what ICMP errors add to it. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import ip_address
 
@@ -42,6 +42,9 @@ class Heard:
     flow: tuple[bytes, bytes, int, bytes] | None = None
     """Source, destination, protocol and first word of the inner packet."""
 
+    kind: tuple[int, int] = field(default=(0, 0), compare=False)
+    """Type and code."""
+
 
 _NO_SUCH_PROTOCOL = {4: (3, 2), 6: (4, 1)}
 _UNREACHABLE = {4: 3, 6: 1}
@@ -73,9 +76,11 @@ def heard(version: int, message: bytes, sender: IPAddress) -> Heard | None:
         if not refused or (version == 4 and kind == _FRAGMENTATION_NEEDED):
             return None
         member = ip_address(destination)
-        return Heard(Trouble.NO_DECAPSULATION if sender == member else Trouble.FILTERED, sender, member, protocol[0])
+        trouble = Trouble.NO_DECAPSULATION if sender == member else Trouble.FILTERED
+        return Heard(trouble, sender, member, protocol[0], kind=(message[0], message[1]))
     if kind == _TIME_EXCEEDED[version]:
-        return Heard(Trouble.ROUTED_ON, sender, flow=(source, destination, protocol[0], word))
+        flow = source, destination, protocol[0], word
+        return Heard(Trouble.ROUTED_ON, sender, flow=flow, kind=(message[0], message[1]))
     return None
 
 
