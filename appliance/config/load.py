@@ -207,6 +207,11 @@ def _parse(
     agent_secret = b""
     try:
         agent_secret = _secret(data, read_file, "doctor", "agent_secret_file")
+        if agent_secret and agent_secret == secret:
+            raise BadValueError(
+                "the same secret as the fleet's, which members must not know: who does can choose a flow's member",
+                "make another one with `head -c 32 /dev/urandom | base64`",
+            )
     except BadValueError as error:
         findings.append(Finding(("doctor", "agent_secret_file"), error.message, error.remedy))
     findings += _bad_certificates(file.health_monitor if file is not None else (), kept_from_us)

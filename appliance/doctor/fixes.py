@@ -65,25 +65,29 @@ def _persist(vips: Sequence[IPAddress], manager: str) -> list[str]:
     return []
 
 
-def decapsulate(delivery: Delivery, vip: IPAddress, member: IPAddress, *, loaded: bool) -> Fix:
+def decapsulate(
+    delivery: Delivery, vip: IPAddress, member: IPAddress, director: IPAddress | str, device: str, *, loaded: bool
+) -> Fix:
     """Something that takes packets out of their encapsulation.
 
     Args:
         delivery: how they come.
         vip: that is inside.
         member: the outer destination.
+        director: the outer source.
+        device: the interface that they come in by.
         loaded: whether the kernel's module is there, and only no device that wants these packets.
     """
-    ours = f"onward decap run --interface IFACE --from DIRECTORS --vip {vip}"
+    ours = f"onward decap run --interface {device} --from {director} --vip {vip}"
     kind = {(4, 4): "ipip", (6, 6): "ip6tnl", (4, 6): "ip6tnl", (6, 4): "sit"}[vip.version, member.version]
-    device = {"ipip": "tunl0", "ip6tnl": "ip6tnl0", "sit": "sit0"}[kind]
+    tunnel = {"ipip": "tunl0", "ip6tnl": "ip6tnl0", "sit": "sit0"}[kind]
     module = {"ipip": "ipip", "ip6tnl": "ip6_tunnel", "sit": "sit"}[kind]
     if delivery.encapsulation is Encapsulation.GRE:
-        module, device = ("ip_gre", "gre0") if member.version == 4 else ("ip6_gre", "ip6gre0")
+        module, tunnel = ("ip_gre", "gre0") if member.version == 4 else ("ip6_gre", "ip6gre0")
     if delivery.encapsulation is Encapsulation.GUE:
         text = "take packets out of GUE: in XDP, which needs no device"
         return Fix(Site.MEMBER, text, (ours,))
-    up = [f"ip link set {device} up", f"ip address add 127.0.0.42/32 dev {device}"]
+    up = [f"ip link set {tunnel} up", f"ip address add 127.0.0.42/32 dev {tunnel}"]
     what = "bring the tunnel device up" if loaded else "load the tunnel's module and bring its device up"
     text = f"{what}; or, without a device and without rp_filter in the way: {ours}"
     return Fix(Site.MEMBER, text, tuple(up if loaded else [f"modprobe {module}", *up]))
@@ -94,10 +98,10 @@ def advertise(vip: IPAddress, mss: int) -> Fix:
     six = "-6 " if vip.version == 6 else ""
     return Fix(
         Site.MEMBER,
-        f"advertise an MSS of {mss} for {vip} by a policy route (GATEWAY and IFACE are those of the default route; "
-        "repeat routes to segments of its own in table 77)",
+        f"advertise an MSS of {mss} for what {vip} sends, by a routing table of its own (with the routes to the "
+        "member's own segments in it as well)",
         (
             f"ip {six}rule add from {_host(vip)} table 77",
-            f"ip {six}route replace default via GATEWAY dev IFACE table 77 advmss {mss}",
+            f"ip {six}route replace $(ip {six}route show default | head -n1) table 77 advmss {mss}",
         ),
     )

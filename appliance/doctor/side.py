@@ -44,6 +44,9 @@ APART_S = 10.0
 
 STEP_S = 0.5
 
+HEARD_S = 5.0
+"""A director that was not heard for so long is gone, and what it said of its tables with it."""
+
 
 class UnknownSubjectError(Exception):
     """There is no such virtual service or member; the text says which there are."""
@@ -231,7 +234,11 @@ class DoctorSide:
                 name: found for name in config.director.interfaces if (found := merging(name, soft=name not in native))
             },
             plane=plane.get("kind", ""),
-            peers=tuple(PeerSeen(peer.name, dict(peer.mismatches)) for peer in channel.peers) if channel else (),
+            peers=tuple(
+                PeerSeen(peer.name, dict(peer.mismatches))
+                for peer in (channel.peers if channel is not None else ())
+                if peer.heard_s_ago is not None and peer.heard_s_ago < HEARD_S
+            ),
             sessions=tuple(self._sessions(speaker)) if speaker is not None else (),
             late_s=sources.lag().p99_s,
             fragments_lost=max(0, since),

@@ -35,14 +35,20 @@ def failures(document: dict[str, Any]) -> Named:
     return frozenset((one["check"], one["member"] or "") for one in document["findings"] if one["outcome"] == "fail")
 
 
-def run(made: Lab, faults: Iterable[Fault]) -> Iterator[Outcome]:
-    """One fault after the other; each is mended before the next."""
+def run(made: Lab, faults: Iterable[Fault], *, afterwards: bool = True) -> Iterator[Outcome]:
+    """One fault after the other; each is mended before the next.
+
+    Args:
+        made: the lab.
+        faults: what to break.
+        afterwards: whether the doctor looks again when a fault is mended.
+    """
     for fault in faults:
         if fault.other and not made.with_other:
             continue
         with fault.breaks(made):
             document = made.doctor()
         calm(made)
-        after = failures(made.doctor())
+        after = failures(made.doctor()) if afterwards else frozenset()
         texts = tuple(f"{one['check']}: {one['text']}" for one in document["findings"] if one["outcome"] == "fail")
         yield Outcome(fault, failures(document), after, document["seconds"], texts)

@@ -5,6 +5,7 @@ from appliance.doctor.checks.reading import arrived, errors, packets, says, sile
 from appliance.doctor.evidence import IcmpError, MemberSeen, Reply
 from appliance.doctor.finding import Fix, Judgement, Site, failed, passed, unknown
 from appliance.doctor.member import Seen
+from appliance.model import IPAddress
 
 _UNREACHABLE = {4: 3, 6: 1}
 _TIME_EXCEEDED = {4: 11, 6: 3}
@@ -60,7 +61,7 @@ def decapsulation(seen: MemberSeen) -> Judgement | None:
     mine = [error for error in _refusals(seen) if error.sender == seen.address]
     if mine:
         no_port = mine[0].sender.version == 4 and mine[0].code == _NO_PORT
-        fix = fixes.decapsulate(seen.delivery, vip, seen.address, loaded=no_port)
+        fix = _open_tunnel(seen, vip, loaded=no_port)
         why = "its tunnel device is down, or has other ends" if no_port else "it has nothing for that protocol"
         return failed(f"{seen.member} does not take packets out of {name}: {why}", map(str, mine), fix)
     if arrived(seen.paths) or any(path.own is not None and path.own.arrived for path in seen.paths):
@@ -75,9 +76,17 @@ def decapsulation(seen: MemberSeen) -> Judgement | None:
             for device, one in seen.report.devices.items()
         ]
         evidence = [f"it saw {own.outer} outer packets of this director, and none outside the tunnel", *devices]
-        fix = fixes.decapsulate(seen.delivery, vip, seen.address, loaded=False)
+        fix = _open_tunnel(seen, vip, loaded=False)
         return failed(f"{seen.member} does not take packets out of {name}", evidence, fix)
     return unknown(f"nothing tells whether {seen.member} takes packets out of {name}")
+
+
+def _open_tunnel(seen: MemberSeen, vip: IPAddress, *, loaded: bool) -> Fix:
+    """With what is known of the member and of this director."""
+    addresses = seen.report.addresses if seen.report is not None else ()
+    device = next((one.device for one in addresses if one.address == str(seen.address)), "IFACE")
+    director = seen.hop.source if seen.hop is not None else "DIRECTORS"
+    return fixes.decapsulate(seen.delivery, vip, seen.address, director, device, loaded=loaded)
 
 
 def _words(own: Seen) -> str:
@@ -100,17 +109,23 @@ def closed_decapsulator(seen: MemberSeen) -> Judgement | None:
         evidence = [says(path, path.stranger, f"{name} from {path.stranger_source}, SYN inside") for path in open_]
         protocol = {4: "4", 6: "41"}[open_[0].vip.version] if name == "IP in IP" else "47"
         match = "udp dport 6080" if name == "GUE" else f"meta l4proto {protocol}"
-        source = f"ip{'6' if seen.address.version == 6 else ''} saddr != {{ DIRECTORS }}"
+        director = seen.hop.source if seen.hop is not None else "DIRECTORS"
+        source = f"ip{'6' if seen.address.version == 6 else ''} saddr != {{ {director} }}"
         fix = Fix(
             Site.MEMBER,
-            "take the tunnel from directors only, or anybody can send packets in anybody's name through it; "
+            "take the tunnel from directors only (all of them in the list), or anybody can send packets in any name "
+            "through it; "
             "`onward decap run --from` does so by itself",
-            (f"nft add rule inet filter input {match} {source} drop",),
+            (
+                "nft add table inet onward",
+                "nft 'add chain inet onward tunnels { type filter hook prerouting priority -300; }'",
+                f"nft 'add rule inet onward tunnels {match} {source} drop'",
+            ),
         )
         return failed(f"{seen.member} takes packets out of {name} from anybody", evidence, fix)
     if any(path.small.reply is Reply.ANSWERED for path in asked):
         return passed(
-            "a stranger's tunnel is not taken apart",
+            "a stranger's tunnel gets no answer",
             *(f"{name} from {path.stranger_source}: no answer" for path in asked),
         )
     return unknown("no answer by the tunnel at all")
