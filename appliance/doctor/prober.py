@@ -74,16 +74,23 @@ class _Open:
 def ask(questions: Sequence[Question], wait_s: float = WAIT_S, tries: int = TRIES) -> list[Asked]:
     """Ask all, a part at a time; what came of each, in their order.
 
+    Who has not answered is asked again from another port: a server that remembers a connection from the first one
+    (TIME-WAIT; RFC 9293, 3.10.7.4) may answer a SYN with something else than a SYN-ACK.
+
     Raises:
         OSError: no packet sockets are to be had, or no ports are left.
     """
-    found: list[Asked] = []
-    for at in range(0, len(questions), AT_ONCE):
-        found += _ask(questions[at : at + AT_ONCE], wait_s, tries)
+    found = [Asked()] * len(questions)
+    for _ in range(tries):
+        left = [at for at, asked in enumerate(found) if asked.reply is Reply.SILENT]
+        for begin in range(0, len(left), AT_ONCE):
+            part = left[begin : begin + AT_ONCE]
+            for at, asked in zip(part, _ask([questions[at] for at in part], wait_s), strict=True):
+                found[at] = asked
     return found
 
 
-def _ask(questions: Sequence[Question], wait_s: float, tries: int) -> list[Asked]:
+def _ask(questions: Sequence[Question], wait_s: float) -> list[Asked]:
     with ExitStack() as stack:
         tap = stack.enter_context(_tap(_wanted({one.source for one in questions})))
         out = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
@@ -92,20 +99,18 @@ def _ask(questions: Sequence[Question], wait_s: float, tries: int) -> list[Asked
             for one in questions
         ]
         by_port = {(one.question.protocol, one.port): one for one in under_way}
-        for _ in range(tries):
-            for one in under_way:
-                if not one.is_over:
-                    _send(out, one.question, _packet(one))
-            end = time.monotonic() + wait_s
-            while not all(one.is_over for one in under_way) and (left := end - time.monotonic()) > 0:
-                for frame in _frames(tap, left):
-                    _hear(frame, by_port, under_way)
+        for one in under_way:
+            _send(out, one.question, _packet(one))
+        end = time.monotonic() + wait_s
+        while not all(one.is_over for one in under_way) and (left := end - time.monotonic()) > 0:
+            for frame in _frames(tap, left):
+                _hear(frame, by_port, under_way)
         for one in under_way:
             if one.asked.reply is Reply.ANSWERED and one.question.protocol is Protocol.TCP:
-                ask_ = one.question
-                ports = one.port, ask_.port
-                end_ = packets.rst(ask_.source, ask_.destination, ports, one.number + 1 & 0xFFFFFFFF, ask_.hop_limit)
-                _send(out, ask_, end_)
+                asked = one.question
+                number = one.number + 1 & 0xFFFFFFFF
+                rst = packets.rst(asked.source, asked.destination, (one.port, asked.port), number, asked.hop_limit)
+                _send(out, asked, rst)
         return [one.asked for one in under_way]
 
 

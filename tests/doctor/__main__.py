@@ -20,7 +20,13 @@ def main() -> int:
     parser.add_argument("--only", default="", help="faults whose names have this text in them")
     parser.add_argument("--short", action="store_true", help="some that differ in kind, and one director")
     options = parser.parse_args()
-    faults = [one for one in FAULTS if options.only in f"{one.number} {one.what}" and (one.short or not options.short)]
+    faults = [
+        one
+        for one in FAULTS
+        if options.only in f"{one.number} {one.what}"
+        and (one.short or not options.short)
+        and options.plane in one.planes
+    ]
     other = not options.short and any(one.other for one in faults)
     print(f"Linux {platform.release()}, {options.plane} plane; each fault by itself, and the first run after it\n")
     right, false_alarms = 0, 0

@@ -31,6 +31,8 @@ class Fault:
     """Whether it is among those of the short run."""
     other: bool = False
     """Whether it takes the second director."""
+    planes: tuple[str, ...] = ("raw", "xdp")
+    """On which it is one."""
 
 
 def named(*pairs: str) -> Named:
@@ -404,7 +406,9 @@ FAULTS = (
         invalid,
         named("conntrack web/near", "conntrack echo/near", "conntrack flat/near"),
     ),
-    Fault("T12", "receive offloads merge packets on the director", merged, named("offloads")),
+    Fault(  # a program in the driver sees packets before the kernel merges them
+        "T12", "receive offloads merge packets on the director", merged, named("offloads"), planes=("raw",)
+    ),
     Fault("T13", "checksums are wrong behind the tunnel", wrong_checksums, named("checksums web/near")),
     Fault("T15", "the tunnel's protocol gets lost on the way", tunnel_filtered, named("outer_path web/far")),
     Fault("T15", "a router refuses the tunnel's protocol", tunnel_refused, named("outer_path web/far")),
