@@ -309,7 +309,8 @@ class Gatherer:
                 result = await check.probe(Target(path.subject.id, path.vip, path.port, way))
             except OSError:
                 return  # we are short of something, which says nothing of the path
-            path.seen = replace(path.seen, kernel="" if result.good else str(result.code))
+            if self._next_hops().get(path.subject.member.address) == path.hop:  # else it has gone another way
+                path.seen = replace(path.seen, kernel="" if result.good else str(result.code))
 
         async with asyncio.TaskGroup() as tasks:
             for path in chosen.values():

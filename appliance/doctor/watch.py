@@ -20,7 +20,8 @@ _SNAPLEN = 128
 _ETH_P_ALL = 3
 _OUTGOING = 4
 _TUNNELS = {4, 41, 47}
-_UDP = 17
+_TCP, _UDP = 6, 17
+_SYN_RST = 2 | 4
 _BETWEEN = {47: 4, _UDP: 12}
 """Bytes between the outer header and the inner packet, where there are any."""
 _LD_W, _LD_B, _AND, _JEQ, _RET = 0x20, 0x30, 0x54, 0x15, 0x06
@@ -82,12 +83,21 @@ class Watch:
             return
         source, destination, inner = ends
         if outgoing:
-            if destination in self._askers and source in self._vips:
+            if destination in self._askers and source in self._vips and not _goes_on(packet):
                 self._counts[source]["replies"] += 1
         elif source in self._askers and destination in self._vips:
             self._counts[destination]["inner"] += 1
         elif source in self._askers and (inside := _ends(inner)) is not None and inside[1] in self._vips:
             self._counts[inside[1]]["outer"] += 1
+
+
+def _goes_on(packet: bytes) -> bool:
+    """Whether it is of a TCP connection from before, and so no answer: neither a SYN-ACK nor an RST."""
+    version = packet[0] >> 4
+    ip = parse_ip(_pretend(packet, version), version)
+    if isinstance(ip, Reason) or ip.protocol != _TCP:
+        return False
+    return not int.from_bytes(packet[ip.l4 + 13 : ip.l4 + 14], "big") & _SYN_RST
 
 
 def _ends(packet: bytes) -> tuple[IPAddress, IPAddress, bytes] | None:

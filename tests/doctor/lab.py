@@ -149,7 +149,7 @@ class Lab:
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def start(self, name: str, space: Namespace, *words: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
+        with (self.folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
                 space.command(sys.executable, "-m", *words), cwd=REPOSITORY, stdout=log, stderr=log
             )

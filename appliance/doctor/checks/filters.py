@@ -76,6 +76,8 @@ def replies_arrive(seen: MemberSeen) -> Judgement | None:
         return unknown("no answer, and no word from the member itself", *map(says, quiet))
     if not own.replies:
         return unknown("the member has sent no reply that could get lost")
+    if any(n for name, n in seen.report.counters.items() if name == _RP or name.endswith("InCsumErrors")):
+        return unknown("the member drops what it is asked, so what it sends answers something from before")
     evidence = [*map(says, quiet), f"the member sent {own.replies} packets from the VIP to this director meanwhile"]
     text = f"{seen.member} answers from the VIP, and something on the way back drops it"
     return failed(text, evidence, _anti_spoof(seen, seen.report.platform.machine))
