@@ -32,12 +32,15 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 import uvloop
 
 from appliance import drain, history, indices, notify, orders
 from appliance import log as logging
 from appliance.announce import own_addresses
+from appliance.api import doctoring
 from appliance.api.configuring import ConfigRoutes
 from appliance.api.control import SOCKET, ControlServer, looking_routes
 from appliance.api.objects import ObjectRoutes
@@ -53,7 +56,11 @@ from appliance.connections import Connections
 from appliance.consequences import NO_FLOWS, Consequences, consequences
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.dataplane.drivers import DRIVERS
+from appliance.dataplane.pins import LivePins
 from appliance.decide import Desired, slot_tables, unsettled
+from appliance.doctor.evidence import PassiveSeen
+from appliance.doctor.gather import Gatherer
+from appliance.doctor.side import DoctorSide, DoctorSources, passive_seen
 from appliance.fleet.side import FleetSide
 from appliance.forwarding import Placement
 from appliance.happenings import Happenings
@@ -63,6 +70,7 @@ from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, Drain, PlaneKind
 from appliance.netlink import Netlink
+from appliance.passive import Passive
 from appliance.path.causes import unresolved
 from appliance.path.gate import Gate, segments_of
 from appliance.path.segments import Segments
@@ -323,6 +331,21 @@ class Director:
         self._verdicts: dict[Key, Verdict] = {}
         self._counting: Mapping[str, frozenset[Key]] = {}
         self._segments: dict[Key, Segments] = {}
+        self._passive = Passive()
+        self._doctor = DoctorSide(
+            Gatherer(config.director.interfaces, self._gate, lambda: self._state.next_hops),
+            DoctorSources(
+                config=lambda: self._state.config,
+                counters=self._plane.counters,
+                plane=self._plane.describe,
+                channel=self._fleet.pins_status,
+                speaker=self._speaker.status if config.bgp else lambda: None,
+                bfd=self._bfd.status,
+                lag=self._lag.summary,
+                arp=lambda: self._arp.statuses(),
+                passive=self._handshakes,
+            ),
+        )
         self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=config.source, digest=config.digest)
         self._hash_changes: tuple[HashChange, ...] = ()
         """By the configuration that was put into force last."""
@@ -360,6 +383,8 @@ class Director:
             path_mtu=self._hearing.facts,
             arp=lambda: self._arp.statuses(),
             connection_log=self._connections.status,
+            doctor=self._doctor.latest,
+            handshakes=self._passive.handshakes,
         )
         controls = Controls(
             state=self._state,
@@ -377,6 +402,7 @@ class Director:
             *looking_routes(controls),
             *ConfigRoutes(self._transactions).routes(),
             *ObjectRoutes(self._transactions).routes(),
+            *doctoring.routes(self._doctor),
         ]
         api = config.director.api
         self._api = ApiServer(
@@ -435,6 +461,7 @@ class Director:
                 tasks.create_task(self._hearing.run(), name="hearing"),
                 tasks.create_task(self._arp.run(), name="arp"),
                 tasks.create_task(self._connections.run(), name="connections"),
+                tasks.create_task(self._doctor.run(), name="doctor"),
             ]
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))
@@ -637,6 +664,7 @@ class Director:
         self._in_force.set()
         self._fleet.applied(desired)
         self._arp.applied(desired)
+        self._doctor.applied(desired)
 
     def _on_bfd(self, change: Change) -> None:
         if change.path_lost and isinstance(self._speaker, ExaBgpSpeaker):
@@ -713,8 +741,21 @@ class Director:
             if ALGORITHMS[pool.algorithm].placement is not Placement.HASH or view.service.profile.per_packet
         }
         ids = {i: member.id for i, member in applied.tables.members.items() if member.id.partition("/")[0] in asking}
+        self._watch_handshakes(live, applied, services)
         stats = member_stats(live, pins.delays, ids, loads, time.monotonic_ns(), known)
         return seen(live, applied, services, self._now()), stats
+
+    def _watch_handshakes(self, live: LivePins, applied: Desired, services: npt.NDArray[np.int64]) -> None:
+        """Of pools that are to be watched."""
+        watched = {view.service.name for view in applied.services if view.service.pool.passive_share}
+        if watched:
+            names = {one.index: one.name for one in applied.tables.services if one.name in watched}
+            members = {index: one.id for index, one in applied.tables.members.items()}
+            self._passive.look(live, services, names, members, self._plane.pins.delays, time.monotonic_ns())
+
+    def _handshakes(self) -> dict[tuple[str, str], PassiveSeen]:
+        """What the doctor is told of clients' handshakes."""
+        return passive_seen(self._passive.handshakes())
 
     def _pins_use(self) -> PinsUse:
         live = sum(self._state.snapshot().pins.flows.values())  # a second old at most, and nothing to count for it

@@ -265,6 +265,11 @@ class Desired:
     courses: Mapping[CourseKey, Course] = field(default_factory=dict, repr=False, compare=False)
     meanwhile: Mapping[CourseKey, Course] = field(default_factory=dict, repr=False, compare=False)
     """Words in the tables while those of `courses` wait for their pool to be decided."""
+    watched: Mapping[CourseKey, tuple[SlotArray, SlotArray, float]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """Of pools that are watched: words, the same with some of them made such that planes remember their flows, and
+    how large a part."""
     rings: Mapping[RingKey, "_Ring"] = field(default_factory=dict, repr=False, compare=False)
     """What `decide` takes over from one round to the next."""
 
@@ -289,6 +294,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
     table_members: dict[int, TableMember] = {}
     table_services: list[TableService] = []
     views: list[ServiceView] = []
+    watched: dict[CourseKey, tuple[SlotArray, SlotArray, float]] = {}
     for service in config.services:
         delivery = service.profile.delivery
         for pool in service.pools:
@@ -317,6 +323,8 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
                 if not _is_ours(snapshot, vip):
                     in_force = meanwhile.get(words) if ring.undecided else course
                     slots = ring.wanted if in_force is None else in_force.slots
+                    if ring.pool.passive_share and service.protocol is Protocol.TCP:
+                        slots = _watched(words, slots, ring.pool.passive_share, watched, before)
                     table_services.append(_table_service(len(table_services), service, vip, ring, slots, quic, before))
     views, gone = _drained(views, courses, rings, snapshot)
     moved = {
@@ -348,6 +356,7 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
             for key, ring in rings.items()
         },
         courses=courses,
+        watched=watched,
         meanwhile=meanwhile,
         rings=rings,
     )
@@ -1061,6 +1070,29 @@ def _left(view: MemberView, needed: bool, remark: str) -> MemberView:
     ordered = view.order is not None and view.order.state is AdminState.DRAIN
     state = view.state if needed or ordered else EffectiveState.OUT
     return replace(view, state=state, drained=not needed)
+
+
+def _watched(
+    key: CourseKey,
+    slots: SlotArray,
+    share: float,
+    watched: dict[CourseKey, tuple[SlotArray, SlotArray, float]],
+    before: Desired | None,
+) -> SlotArray:
+    """Words of which a part of the steady ones says that flows are remembered where they are anyway: a tail.
+
+    It is every n-th, so all directors have the same. The array is the one before as long as the words are.
+    """
+    known = watched.get(key) or (before.watched.get(key) if before is not None else None)
+    if known is None or known[0] is not slots or known[2] != share:
+        made = slots.copy()
+        some = made[:: max(1, round(1 / share))]
+        steady = (some & NO_MEMBER) == some >> 16
+        some[steady] |= np.uint32(NO_MEMBER << 16)
+        made.flags.writeable = False
+        known = slots, made, share
+    watched[key] = known
+    return known[1]
 
 
 def _table_service(

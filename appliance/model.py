@@ -405,6 +405,9 @@ class Pool:
     flapping: "Flapping | None" = None
     """How members that come and go are held; None: not at all."""
 
+    passive_share: float = 0.0
+    """What part of its TCP flows is remembered to see how handshakes go, 0..1; 0: none."""
+
     quic: tuple[QuicConfig, ...] = ()
     """How its members name themselves in connection IDs of QUIC: new ones by the first of these."""
 
@@ -742,6 +745,23 @@ class Director:
 
 
 @dataclass(frozen=True)
+class DoctorConfig:
+    """When the doctor looks at members by itself, and whom it asks for their own view."""
+
+    interval_s: float = 600.0
+    """Between two runs by schedule; 0: there are none."""
+
+    on_change: bool = True
+    """Whether members that are added or turn are looked at."""
+
+    agent_port: int = 7118
+    """Where members' agents listen."""
+
+    agent_secret: bytes | None = field(default=None, repr=False)
+    """That agents know; None: members have none."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything an operator has written down, checked and resolved."""
 
@@ -753,6 +773,7 @@ class Config:
     services: tuple[VirtualService, ...]
     fleet: Fleet = Fleet()
     connection_log: ConnectionLog = ConnectionLog()
+    doctor: DoctorConfig = DoctorConfig()
     source: str = ""
     """Where it was read from, for people."""
 

@@ -31,6 +31,7 @@ from appliance.api.views import (
 )
 from appliance.dataplane.base import Counters, Traffic
 from appliance.decide import MemberView, ServiceView, Why
+from appliance.doctor.finding import Capable
 from appliance.fleet.channel import PeerState
 from appliance.looplag import BOUNDS_S
 from appliance.model import EffectiveState, Health, Protocol, VirtualService
@@ -80,6 +81,7 @@ def families(observed: Observed, document: Document) -> Iterator[Metric]:
     if observed.counters is not None:
         yield from _traffic(observed.counters, [view.service for view in views])
     yield from _checks(observed)
+    yield from _doctor(observed)
     yield from _remembered(observed, pools)
     yield from _routing(document, observed.bfd)
     yield from _connection_log(observed)
@@ -103,6 +105,53 @@ def _counter(name: str, text: str, labels: _Labels, samples: Iterable[tuple[_Lab
 def _states(values: _Labels, state: str, states: Iterable[str]) -> Iterator[tuple[_Labels, float]]:
     for candidate in states:
         yield (*values, str(candidate)), float(candidate == state)
+
+
+def _doctor(observed: Observed) -> Iterator[Metric]:
+    report = observed.doctor
+    yield _gauge(
+        "onward_doctor_last_run_timestamp_seconds",
+        "When the doctor looked last (epoch); 0: not yet.",
+        (),
+        [((), report.at if report is not None else 0)],
+    )
+    yield _gauge(
+        "onward_doctor_finding",
+        "1 for each check of the doctor's that fails; service and member are empty where it is about the director.",
+        ("check", "service", "member"),
+        [((one.check, one.service, one.member), 1) for one in report.findings if one.failed] if report else (),
+    )
+    yield _gauge(
+        "onward_member_dsr_capable",
+        "1 for what the doctor says of a member in a virtual service: yes, no or unknown.",
+        ("service", "member", "state"),
+        [
+            sample
+            for one in (report.capable if report is not None else ())
+            for sample in _states((one.service, one.member), str(one.capable), Capable)
+        ],
+    )
+    outcomes = ("completed", "repeated", "stuck", "reset")
+    yield _gauge(
+        "onward_member_handshakes",
+        "Handshakes of clients in the last minutes, of the flows that are watched, by what became of them." + _ONE_WAY,
+        ("service", "member", "outcome"),
+        [
+            ((service, member, outcome), getattr(one, outcome))
+            for (service, member), one in observed.handshakes.items()
+            for outcome in outcomes
+        ],
+    )
+    yield _gauge(
+        "onward_member_handshake_seconds",
+        "From SYN to the client's ACK, mean of the last minutes, of the flows that are watched.",
+        ("service", "member"),
+        [
+            ((service, member), one.response_s)
+            for (service, member), one in observed.handshakes.items()
+            if one.response_s is not None
+        ],
+    )
 
 
 def _director(observed: Observed) -> Iterator[Metric]:

@@ -10,9 +10,11 @@ from appliance.connections import ConnectionLogStatus
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired
+from appliance.doctor.finding import Report
 from appliance.fleet.channel import ChannelStatus
 from appliance.fleet.store import Agreed
 from appliance.looplag import LagSummary
+from appliance.passive import Handshakes
 from appliance.pathmtu import PathMtuFacts
 from appliance.state import Snapshot
 from bgp.bfd.process import BfdStatus
@@ -93,6 +95,10 @@ class StatusSources:
     strain: Callable[[], Strain] = Strain
     arp: Callable[[], tuple[VipStatus, ...]] = tuple
     connection_log: Callable[[], ConnectionLogStatus] = ConnectionLogStatus
+    doctor: Callable[[], Report | None] = lambda: None
+    """None: the doctor has not looked yet."""
+    handshakes: Callable[[], Mapping[tuple[str, str], Handshakes]] = dict
+    """Of pools that are watched, by virtual service and `pool/member`."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,8 @@ class Observed:
     strain: Strain = field(default_factory=Strain)
     arp: tuple[VipStatus, ...] = ()
     connection_log: ConnectionLogStatus = field(default_factory=ConnectionLogStatus)
+    doctor: Report | None = None
+    handshakes: Mapping[tuple[str, str], Handshakes] = field(default_factory=dict)
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -163,4 +171,6 @@ async def observe(sources: StatusSources) -> Observed:
         strain=sources.strain(),
         arp=sources.arp(),
         connection_log=sources.connection_log(),
+        doctor=sources.doctor(),
+        handshakes=sources.handshakes(),
     )

@@ -36,6 +36,8 @@ COMMANDS = {
     "server": ("appliance.cli.member:server", "The same as member."),
     "node": ("appliance.cli.node:app", "Orders for a machine, in all pools that it is a member of."),
     "health": ("appliance.cli.health:health", "Show what every health monitor says of every member."),
+    "doctor": ("appliance.cli.doctor:doctor", "Find out what of a DSR deployment is broken, and what to do about it."),
+    "agent": ("appliance.cli.agent:agent", "Tell directors that know a secret what a member sees of itself."),
     "mtu": ("appliance.cli.mtu:mtu", "Show how large packets to each member may be."),
     "quic": ("appliance.cli.quic:app", "Show what members need to make connection IDs of QUIC, and whose one is."),
     "drain": ("appliance.cli.drain:drain", "Take the director itself out of service, without cutting anybody off."),

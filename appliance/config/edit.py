@@ -22,7 +22,7 @@ from appliance.config.problems import ConfigError, Location, Problem
 NAMED = ("network_profile", "health_monitor", "pool", "virtual_service")
 """Kinds of which there are many, by name."""
 
-SINGLE = ("director", "api", "connection_log", "fleet", "bgp")
+SINGLE = ("director", "api", "connection_log", "doctor", "fleet", "bgp")
 """Kinds of which there is one."""
 
 _IDENTITY = ("name", "address")

@@ -63,6 +63,7 @@ from appliance.model import (
     Delivery,
     DfPolicy,
     Director,
+    DoctorConfig,
     DsrType,
     Encapsulation,
     Etcd,
@@ -214,6 +215,16 @@ def _parse(
         secret = _secret(data, read_file)
     except BadValueError as error:
         findings.append(Finding(("fleet", "secret_file"), error.message, error.remedy))
+    agent_secret = b""
+    try:
+        agent_secret = _secret(data, read_file, "doctor", "agent_secret_file")
+        if agent_secret and agent_secret == secret:
+            raise BadValueError(
+                "the same secret as the fleet's, which members must not know: who does can choose a flow's member",
+                "make another one with `head -c 32 /dev/urandom | base64`",
+            )
+    except BadValueError as error:
+        findings.append(Finding(("doctor", "agent_secret_file"), error.message, error.remedy))
     findings += _bad_certificates(file.health_monitor if file is not None else (), kept_from_us)
     findings += _bad_own_certificate(file.api if file is not None else ApiTable(), kept_from_us)
     if findings or merged.findings or file is None:
@@ -227,7 +238,7 @@ def _parse(
             except BadValueError as error:
                 findings.append(Finding(("pool", i, "quic", j, "key_file"), error.message, error.remedy))
     text = "\0".join(part.text for part in parts)
-    digest = _digest(b"\0".join((text.encode(), secret, *quic_keys.values())))
+    digest = _digest(b"\0".join((text.encode(), secret, *filter(None, [agent_secret]), *quic_keys.values())))
     password = ""
     try:
         password = _password(file.fleet.etcd.password_file if file.fleet.etcd is not None else None, read_file) or ""
@@ -250,6 +261,7 @@ def _parse(
     if findings:
         raise _with_lines(findings, merged)
     config = _resolve(file, secret, password, peer_passwords, tokens, quic_keys, parts[0].source, digest)
+    config = replace(config, doctor=replace(config.doctor, agent_secret=agent_secret or None))
     if findings := list(_same_server_ids(file, config)):
         raise _with_lines(findings, merged)
     return config
@@ -327,14 +339,17 @@ def _syntax_problem(error: ValueError, text: str, source: str) -> Problem:
     return Problem(source, None, "", f"not TOML: {message}", "correct the file first; nothing in it was checked")
 
 
-def _secret(data: Mapping[str, Any], read_file: Callable[[str], bytes]) -> bytes:
-    """The fleet's hash key: the content of its file without white space around it; empty where none is named.
+def _secret(
+    data: Mapping[str, Any], read_file: Callable[[str], bytes], table: str = "fleet", key: str = "secret_file"
+) -> bytes:
+    """A secret, the fleet's hash key or another: the content of its file without white space around it; empty where
+    none is named.
 
     Raises:
         BadValueError: the file cannot be read or is too short.
     """
-    fleet = data.get("fleet")
-    name = fleet.get("secret_file") if isinstance(fleet, dict) else None
+    given = data.get(table)
+    name = given.get(key) if isinstance(given, dict) else None
     if not isinstance(name, str) or not name or "\0" in name:
         return b""
     make_one = "make one with `head -c 32 /dev/urandom | base64`, the same on every director"
@@ -577,6 +592,7 @@ def _resolve(
             file.connection_log.one_of,
             PurePosixPath(file.connection_log.file) if file.connection_log.file is not None else None,
         ),
+        doctor=DoctorConfig(float(file.doctor.interval), file.doctor.on_change, file.doctor.agent_port),
         source=source,
         digest=digest,
     )
@@ -736,6 +752,7 @@ def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec], quic_keys: Mapp
         flapping=Flapping(float(table.flap_half_life), float(table.flap_suppress), float(table.flap_reuse))
         if table.flap_half_life
         else None,
+        passive_share=table.passive_share if table.passive else 0.0,
         quic=tuple(_quic(quic, quic_keys.get(j)) for j, quic in enumerate(table.quic)),
     )
 

@@ -193,6 +193,21 @@ class ApiTable(Table):
     token: list[ApiTokenTable] = Field(default=[], description="Programs that may ask.", max_length=256)
 
 
+class DoctorTable(Table):
+    """When the doctor looks at members by itself, and how it asks them."""
+
+    interval: Annotated[int, Parsed(values.doctor_interval, _whole(0, 86400))] = Field(
+        default=600, description="Seconds between two runs by schedule, from 30; 0 is never."
+    )
+    on_change: Boolean = Field(default=True, description="Whether members that are added or turn are looked at.")
+    agent_port: Port = Field(default=7118, description="TCP port where `onward agent` listens on members.")
+    agent_secret_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
+        default=None,
+        description="File with the secret that agents know, at least 16 bytes; without, members are not asked. "
+        "Relative to the configuration file.",
+    )
+
+
 class FleetDirectorTable(Table):
     """A director of the fleet."""
 
@@ -634,6 +649,14 @@ class PoolTable(Table):
         description="With more than so many percent of its members down at once, the pool stays as it was and says so: "
         "mostly the monitor is what broke. 0 is never.",
     )
+    passive: Boolean = Field(
+        default=False,
+        description="Whether clients' handshakes are watched, so that the doctor finds members that are not like the "
+        "others; of TCP.",
+    )
+    passive_share: Annotated[float, Parsed(values.share, _number(0.0001, 1))] = Field(
+        default=values.PASSIVE_SHARE, description="What part of the flows is remembered for that."
+    )
     min_monitors_up: Annotated[int, Parsed(values.integer(0, 50, "a number of monitors"), _whole(0, 50))] = Field(
         default=0,
         description="So many health monitors that say a member is up are enough; 0 is all of them. All ports of the "
@@ -828,6 +851,7 @@ class File(Table):
     director: DirectorTable
     api: ApiTable = ApiTable()
     connection_log: ConnectionLogTable = ConnectionLogTable()
+    doctor: DoctorTable = DoctorTable()
     fleet: FleetTable
     bgp: BgpTable | None = None
     network_profile: list[ProfileTable] = []

@@ -283,6 +283,23 @@ def hold_time(value: object) -> int:
     return value
 
 
+def doctor_interval(value: object) -> int:
+    """Not so often that it would be in the way."""
+    if isinstance(value, bool) or not isinstance(value, int) or not (value == 0 or 30 <= value <= 86400):
+        raise BadValueError(f"{shown(value)} is no interval of the doctor's", "use 30..86400 seconds, or 0 for never")
+    return value
+
+
+PASSIVE_SHARE = 0.004
+
+
+def share(value: object) -> float:
+    """A part of flows: enough to say something of, and all at most."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0001 <= value <= 1:
+        raise BadValueError(f"{shown(value)} is no part of the flows", "use 0.0001..1")
+    return float(value)
+
+
 HOLD_TIME_S = 9
 BFD_INTERVAL_S, BFD_MULTIPLIER = 0.1, 3
 """What counts where nothing is written."""

@@ -1,7 +1,7 @@
 """What a probe that went through the DSR path says about the path, and what ICMP errors add to it. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import ip_address
 
@@ -58,6 +58,9 @@ class Heard:
     packet: bytes = b""
     """The inner packet, as far as it was quoted."""
 
+    kind: tuple[int, int] = field(default=(0, 0), compare=False)
+    """Type and code."""
+
 
 _NO_SUCH_PROTOCOL = {4: (3, 2), 6: (4, 1)}
 _UNREACHABLE = {4: 3, 6: 1}
@@ -88,9 +91,9 @@ def heard(version: int, message: bytes, sender: IPAddress) -> Heard | None:
         member = ip_address(destination)
         trouble = Trouble.NO_DECAPSULATION if sender == member else Trouble.FILTERED
         inner = quote[_header_length(quote) + _BETWEEN.get(protocol, _GUE_LENGTH) :]
-        return Heard(trouble, sender, member, protocol, flow_of(inner), inner)
+        return Heard(trouble, sender, member, protocol, flow_of(inner), inner, (message[0], message[1]))
     if kind == _TIME_EXCEEDED[version]:
-        return Heard(Trouble.ROUTED_ON, sender, flow=flow, packet=quote)
+        return Heard(Trouble.ROUTED_ON, sender, flow=flow, packet=quote, kind=(message[0], message[1]))
     return None
 
 

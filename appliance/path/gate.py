@@ -367,11 +367,11 @@ class Gate:
             found = self._replies[vip, interface] = _why_no_reply(vip, interface), now
         return found[0]
 
-    def known(self, way: PathWay, vip: IPAddress) -> Heard | None:
-        """The latest ICMP error about the way to a VIP."""
+    def known(self, way: PathWay, vip: IPAddress, within_s: float = HINT_S) -> Heard | None:
+        """The latest ICMP error about the way to a VIP, no older than that."""
         for key in _keys_of(way, vip):
             found = self._heard.get(key)
-            if found is not None and found[1] >= self._clock() - HINT_S:
+            if found is not None and found[1] >= self._clock() - within_s:
                 return found[0]
         return None
 
@@ -438,6 +438,21 @@ class Gate:
         self._waiting -= 1
         if self._out is not None:
             self._send(packet, ip, way, tries)
+
+    def frame(self, packet: bytes, member: TableMember) -> bytes:
+        """An IP packet of our own as it leaves for a member.
+
+        Args:
+            packet: whole, without extension headers.
+            member: the way to it.
+
+        Raises:
+            ValueError: it is no such packet.
+        """
+        ip = parse_ip(packet, packet[0] >> 4)
+        if isinstance(ip, Reason):
+            raise ValueError(f"not a packet: {ip}")
+        return self._frame(packet, ip, member)
 
     def _of(self, flow: Flow) -> _Carried | None:
         return self._carried.get(flow) or self._lingering.get(flow, (None, 0.0))[0]

@@ -16,6 +16,24 @@ _NAME = 32
 MERGING = ("rx-gro", "rx-gro-hw", "rx-lro", "rx-gro-list", "rx-udp-gro-forwarding")
 
 
+_IN_HARDWARE = ("rx-gro-hw", "rx-lro")
+"""These merge before a program in the driver, too."""
+
+
+def merging(interface: str, *, soft: bool) -> tuple[str, ...]:
+    """What merges packets at an interface now.
+
+    Args:
+        interface: its name.
+        soft: also what the kernel does behind a program in the driver.
+    """
+    try:
+        now = _active(interface)
+    except OSError:
+        return ()
+    return tuple(name for name in (MERGING if soft else _IN_HARDWARE) if now.get(name))
+
+
 def switch_off(interface: str) -> tuple[str, ...]:
     """Switch off what merges packets at an interface.
 

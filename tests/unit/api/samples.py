@@ -9,6 +9,7 @@ from appliance.api.sources import Observed, PinsUse, ReloadStatus, StatusSources
 from appliance.dataplane.base import Counters, Traffic
 from appliance.dataplane.events import PacketEvent
 from appliance.decide import Desired, decide
+from appliance.doctor.finding import Finding, Fix, Report, Site, capabilities, failed, passed
 from appliance.flapping import Flap
 from appliance.fleet.agreement import Basis, Judged
 from appliance.fleet.channel import COUNTS, ChannelStatus, PeerState
@@ -17,6 +18,7 @@ from appliance.fleet.entries import DirectorCard
 from appliance.fleet.store import Agreed, Source, StoreStatus
 from appliance.looplag import LagSummary
 from appliance.model import Bfd, BgpPeer, Config, Flapping, Health, NetworkProfile, PortRange, ProfileType
+from appliance.passive import Handshakes
 from appliance.path.gate import Gate
 from appliance.state import Snapshot, Unresolved
 from bgp.bfd.messages import SessionView
@@ -232,9 +234,23 @@ def observed(**changes: Any) -> Observed:
         "agreed": sample_agreed(),
         "bfd": sample_bfd(),
         "strain": sample_strain(),
+        "doctor": sample_doctor(),
+        "handshakes": {("web", "web/web1"): Handshakes(50, 47, 2, 1, 4, 0.0125)},
         "ready": (("config", True, ""), ("data_plane", True, ""), ("programmed", True, ""), ("bgp", True, "")),
     }
     return Observed(**values | changes)
+
+
+def sample_doctor() -> Report:
+    """web1 is well, and web2 does not take packets out of the tunnel."""
+    fix = Fix(Site.MEMBER, "load the tunnel's module", ("modprobe ipip",))
+    error = "ICMP type 3 code 2 about the outer packet, from 203.0.113.2"
+    findings = (
+        Finding("decapsulation", "web", "web/web1", passed("packets come out of IP in IP"), required=True),
+        Finding("decapsulation", "web", "web/web2", failed("no packets come out", [error], fix), required=True),
+        Finding("duplicate_vip", "", "", passed("nobody else has a VIP")),
+    )
+    return Report(NOW - 30, 2.5, "schedule", findings, capable=tuple(capabilities(findings)))
 
 
 def sample_channel() -> ChannelStatus:
@@ -350,6 +366,8 @@ def sources(source: Callable[[], Observed] = observed, **changes: Any) -> Status
         "agreed": lambda: source().agreed,
         "channel": lambda: source().channel,
         "strain": lambda: source().strain,
+        "doctor": lambda: source().doctor,
+        "handshakes": lambda: source().handshakes,
         "started_at": source().started_at,
     }
     return StatusSources(**given | changes)  # type: ignore[arg-type]

@@ -1,0 +1,68 @@
+"""The doctor, asked by whoever may give orders, and what it has found so far.
+
+    GET  /v1/doctor     what every check of every member said the last time
+    POST /v1/doctor     {"service": "", "member": "", "reports": {"POOL/MEMBER": {...}}}, all optional: looks now
+
+A report is what `onward agent --once` prints on a member. Nothing is changed by any of it; members get packets.
+"""
+
+import json
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from appliance.api.problem import RefusedError
+from appliance.api.records import ANYTHING, TEXT, by_name, record
+from appliance.api.routes import Answer, Role, Route, body_of
+from appliance.api.schemas import refused_answers
+from appliance.doctor.finding import Document, Report
+from appliance.doctor.member import MemberReport, ReportError, read_report
+from appliance.doctor.side import DoctorSide, UnknownSubjectError
+
+
+def routes(doctor: DoctorSide) -> list[Route]:
+    """
+    Args:
+        doctor: whom to ask.
+    """
+
+    async def look(request: web.Request) -> web.Response:
+        service, member, reports = _question(await body_of(request, {"service", "member", "reports"}))
+        try:
+            report = await doctor.asked(service, member, reports)
+        except UnknownSubjectError as error:
+            raise RefusedError(404, str(error)) from error
+        except OSError as error:
+            raise RefusedError(409, f"the doctor cannot ask: {error}; it takes CAP_NET_RAW") from error
+        return web.json_response(doctor_document(report))
+
+    return [
+        Route(
+            "POST",
+            "/v1/doctor",
+            look,
+            Role.OPERATOR,
+            "Look now which layer of members' paths is broken",
+            {200: Answer("What every check says.", ANYTHING), **refused_answers(400, 404, 409)},
+            "doctor",
+            body=record({}, {"service": TEXT, "member": TEXT, "reports": by_name(ANYTHING)}),
+            needs_body=False,
+        )
+    ]
+
+
+def doctor_document(report: Report | None) -> Document:
+    """What the doctor has found; before its first run nothing."""
+    if report is None:
+        return {"apiVersion": "v1", "time": None, "failed": 0, "members": [], "vantages": {}, "findings": []}
+    return report.document()
+
+
+def _question(body: Mapping[str, object]) -> tuple[str, str, dict[str, MemberReport]]:
+    service, member, given = body.get("service") or "", body.get("member") or "", body.get("reports") or {}
+    if not isinstance(service, str) or not isinstance(member, str) or not isinstance(given, dict):
+        raise RefusedError(400, "service and member are names, and reports is an object by POOL/MEMBER")
+    try:
+        return service, member, {name: read_report(json.dumps(one)) for name, one in given.items()}
+    except ReportError as error:
+        raise RefusedError(400, f"reports: {error}") from None
