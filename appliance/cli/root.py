@@ -33,6 +33,8 @@ COMMANDS = {
     "samples": ("appliance.cli.samples:samples", "Show what became of single packets lately."),
     "capture": ("appliance.cli.capture:capture", "Write packets, and what became of them, to a file."),
     "lab": ("appliance.cli.lab:app", "Build a network with directors, routers and members on this machine."),
+    "server-setup": ("appliance.cli.server_setup:server_setup", "Set members' machines up for direct server return."),
+    "tier2": ("appliance.cli.tier2:app", "Run a full proxy behind directors, and see what it does."),
     "decap": ("appliance.cli.decap:app", "Take packets out of their encapsulation, on a member of L3 DSR."),
     "version": ("appliance.cli.version:version", "Print the version."),
 }
