@@ -114,20 +114,13 @@ def stop(*, interface: Interface) -> int:
     Exit codes: 0 it has ended; 1 it may not be ended, or does not end; 5 none runs there.
     """
     try:
-        process = os.pidfd_open(int(talk.ask(interface)["pid"]))
-    except (DecapError, ProcessLookupError):
-        complain(f"no `onward decap` runs on {interface}")
-        return Exit.NOT_FOUND
-    try:
-        signal.pidfd_send_signal(process, signal.SIGTERM)
-        if select.select([process], [], [], END_S)[0]:
+        if talk.end(interface, END_S):
             return Exit.OK
-        complain(f"the `onward decap` on {interface} does not end")
-    except PermissionError:
-        complain(f"the `onward decap` on {interface} belongs to somebody else; are you root?")
-    finally:
-        os.close(process)
-    return Exit.FAILED
+    except DecapError as error:
+        complain(str(error))
+        return Exit.FAILED
+    complain(f"no `onward decap` runs on {interface}")
+    return Exit.NOT_FOUND
 
 
 def _text(value: object) -> str:

@@ -14,7 +14,7 @@ from appliance.model import Config
 from appliance.server.machine import MachineError
 from appliance.server.plan import PlanError
 from appliance.tier2 import haproxy, runtime
-from appliance.tier2.node import Node, NodeError
+from appliance.tier2.node import Node, NodeError, paths_in
 
 app = App(
     name="tier2",
@@ -67,9 +67,7 @@ def show(config: Path, /) -> int:
     """
     try:
         checked = load(config)
-        folder = Path(checked.director.runtime_dir)
-        paths = haproxy.Paths(str(folder / "haproxy.sock"), str(folder / "haproxy-master.sock"))
-        print(haproxy.text(checked.proxies, paths), end="")
+        print(haproxy.text(checked.proxies, paths_in(Path(checked.director.runtime_dir))), end="")
     except ConfigError as error:
         print_problems(error.problems)
         return Exit.CONFIG

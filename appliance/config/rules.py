@@ -477,6 +477,9 @@ def proxy_contradictions(data: Raw) -> Iterator[Finding]:
                 "set traffic = false, and let a virtual service with DSR attract traffic for the same VIPs and ports",
             )
             continue
+        certificate = service.get("certificate")
+        if isinstance(certificate, str) and not certificate.startswith("/"):
+            yield Finding((*place, "certificate"), f"{certificate} is not absolute", "write the path from / on")
         if service.get("enabled") is False:
             continue
         for where, vip in found(service, values.unicast_address, "vips", EACH):

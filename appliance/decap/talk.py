@@ -6,6 +6,8 @@ is left behind, and two programs on one interface cannot both have it.
 
 import json
 import os
+import select
+import signal
 import socket
 import struct
 from collections.abc import Callable, Mapping
@@ -75,3 +77,27 @@ def ask(interface: str) -> Mapping[str, Any]:
         except (OSError, ValueError) as error:
             raise DecapError(f"the `onward decap` on {interface} does not answer; are you root?") from error
     return document
+
+
+def end(interface: str, wait_s: float) -> bool:
+    """End the program on an interface.
+
+    Returns:
+        Whether one was there.
+
+    Raises:
+        DecapError: it is not ours, or has not ended within *wait_s* seconds.
+    """
+    try:
+        process = os.pidfd_open(int(ask(interface)["pid"]))
+    except (DecapError, ProcessLookupError):
+        return False
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        if not select.select([process], [], [], wait_s)[0]:
+            raise DecapError(f"the `onward decap` on {interface} does not end")
+    except PermissionError:
+        raise DecapError(f"the `onward decap` on {interface} belongs to somebody else; are you root?") from None
+    finally:
+        os.close(process)
+    return True

@@ -6,7 +6,6 @@ Only what a plan names is changed, and each change is on record before it is mad
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -101,6 +100,7 @@ def _links() -> Mapping[str, Link]:
             mtu=int(link["mtu"]),
             addresses=frozenset(f"{entry['local']}/{entry['prefixlen']}" for entry in entries),
             kind=info.get("info_kind", ""),
+            mode=info.get("info_data", {}).get("proto", ""),
             local="" if local in ("any", "::", "0.0.0.0") else local,  # noqa: S104 - nothing is bound
             troubled=frozenset(entry["local"] for entry in entries if entry.get("tentative") or entry.get("dadfailed")),
         )
@@ -240,12 +240,13 @@ class Record:
 def apply(plan: Plan, record: Record) -> list[str]:
     """Give this machine what the plan says, as far as it has it not; what was done, for people.
 
-    It may be called again at any time: what is there stays, routes are copied anew.
+    It may be called again at any time, also with another plan: what is there stays, routes are copied anew, and what
+    the plan has not any more is taken back.
 
     Raises:
         MachineError: something failed; what was done before is in the record.
     """
-    said: list[str] = []
+    said = _take_back(record, [entry for entry in record.done if not _wanted(plan, entry)])
     if text := ruleset(plan, mss=False):
         # First of all: nobody but directors gets in by the tunnels.
         known = [entry["text"] for entry in record.done if entry["what"] == "table"]
@@ -274,6 +275,33 @@ def apply(plan: Plan, record: Record) -> list[str]:
     if words := plan.decap_arguments():
         said += _start_decap(plan, words, record)
     return [*said, *_routes(plan, record)]
+
+
+def _wanted(plan: Plan, entry: Mapping[str, Any]) -> bool:
+    """Whether something that was done for an earlier plan is part of this one as well."""
+    match entry:
+        case {"what": "address", "address": address, "device": "lo"}:
+            return address in {f"{vip}/{vip.max_prefixlen}" for vip in plan.vips}
+        case {"what": "address", "device": device} | {"what": "link", "name": device}:
+            return device in {tunnel.device for tunnel in plan.tunnels}
+        case {"what": "module", "name": name}:
+            return name in {tunnel.module for tunnel in plan.tunnels} or (name.startswith("fou") and bool(plan.gue))
+        case {"what": "gue", "version": version}:
+            return version in plan.gue
+        case {"what": "rule", "words": words}:
+            return words in [_rule(plan, vip) for vip in plan.mss]
+        case {"what": "routes", "family": family, "table": table}:
+            return (family, table) in {(f"-{vip.version}", plan.route_tables[size]) for vip, size in plan.mss.items()}
+        case {"what": "decap", "interface": interface}:
+            return bool(plan.decap_arguments()) and interface == plan.interface
+        case {"what": "table"}:
+            return bool(ruleset(plan, mss=False))
+    return True
+
+
+def _rule(plan: Plan, vip: IPAddress) -> list[str]:
+    table = str(plan.route_tables[plan.mss[vip]])
+    return ["from", str(vip), "lookup", table, "priority", table]
 
 
 def _set(key: str, value: str, record: Record, *, keep: bool = True) -> list[str]:
@@ -366,7 +394,7 @@ def _routes(plan: Plan, record: Record) -> list[str]:
         ):
             record.add("routes", family=family, table=table)
         _copy_routes(family, table, size)
-        rule = ["from", str(vip), "lookup", str(table), "priority", str(table)]
+        rule = _rule(plan, vip)
         there = json.loads(run("ip", "-json", family, "rule", "show") or "[]")
         if not any(one.get("src") == str(vip) and one.get("priority") == table for one in there):
             record.add("rule", family=family, words=rule)
@@ -418,21 +446,30 @@ def undo(record: Record) -> list[str]:
     Raises:
         MachineError: something could not be taken back; the rest was, and the record has what is left.
     """
-    said, left, problems = [], [], []
-    for entry in reversed(record.done):
+    said = _take_back(record, list(record.done))
+    record.path.unlink(missing_ok=True)
+    record.path.with_name(f"{record.path.stem}-decap.log").unlink(missing_ok=True)
+    return said
+
+
+def _take_back(record: Record, entries: Sequence[dict[str, Any]]) -> list[str]:
+    """
+    Raises:
+        MachineError: something could not be taken back; it stays on record.
+    """
+    said, problems = [], []
+    for entry in reversed(entries):
         try:
             if text := _BACK[entry["what"]](entry):
                 said.append(text)
         except MachineError as error:
             problems.append(str(error))
-            left.append(entry)
-    if left:
-        record.done = left[::-1]
+            continue
+        record.done.remove(entry)
+    if entries:
         record.write()
+    if problems:
         raise MachineError("; ".join(problems))
-    record.done = []
-    record.path.unlink(missing_ok=True)
-    record.path.with_name(f"{record.path.stem}-decap.log").unlink(missing_ok=True)
     return said
 
 
@@ -502,27 +539,10 @@ def _remove_routes(entry: Mapping[str, Any]) -> str:
 
 def _stop_decap(entry: Mapping[str, Any]) -> str:
     try:
-        process = os.pidfd_open(int(talk.ask(entry["interface"])["pid"]))
-    except (DecapError, OSError):
-        return ""
-    try:
-        signal.pidfd_send_signal(process, signal.SIGTERM)
-        end = time.monotonic() + _START_S
-        while time.monotonic() < end:
-            if not _listens(entry["interface"]):
-                return f"onward decap on {entry['interface']} has ended"
-            time.sleep(0.05)
-    finally:
-        os.close(process)
-    raise MachineError(f"the `onward decap` on {entry['interface']} does not end")
-
-
-def _listens(interface: str) -> bool:
-    try:
-        talk.ask(interface)
-    except DecapError:
-        return False
-    return True
+        ended = talk.end(entry["interface"], _START_S)
+    except DecapError as error:
+        raise MachineError(str(error)) from None
+    return f"onward decap on {entry['interface']} has ended" if ended else ""
 
 
 _BACK: Mapping[str, Callable[[Mapping[str, Any]], str]] = {

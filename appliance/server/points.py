@@ -44,6 +44,8 @@ class Link:
     """As iproute2 calls it: ipip, veth, ..."""
     local: str = ""
     """Of a tunnel."""
+    mode: str = ""
+    """What comes out of a tunnel over IPv6: ip6ip6, ipip6 or any."""
     troubled: frozenset[str] = frozenset()
     """Addresses that are still being checked for duplicates, or are duplicates."""
 
@@ -183,6 +185,9 @@ def _tunnel(plan: Plan, seen: Seen) -> Iterator[Point]:
             yield Point("tunnel", tunnel.device, Verdict.FAIL, found, create)
         elif not seen.links[name].up:
             yield Point("tunnel", name, Verdict.FAIL, f"{name} is down", f"ip link set {name} up")
+        elif tunnel.mode and seen.links[name].mode not in (tunnel.mode, "any"):
+            fix = f"ip -6 tunnel change {name} mode {tunnel.mode}"
+            yield Point("tunnel", name, Verdict.FAIL, f"{name} opens {seen.links[name].mode} only", fix)
         else:
             local = seen.links[name].local or "any address"
             yield Point("tunnel", name, Verdict.PASS, f"{name} is up, for packets to {local}")

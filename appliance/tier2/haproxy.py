@@ -33,6 +33,8 @@ class Paths:
     """Its runtime API."""
     master: str
     """That of the process that starts workers."""
+    user: str = ""
+    """Whom workers become once they have their sockets; empty: they stay what they are."""
 
 
 def frontend(proxy: Proxy) -> str:
@@ -68,6 +70,7 @@ def text(proxies: tuple[Proxy, ...], paths: Paths) -> str:
         "global",
         f"    stats socket {paths.stats} mode 600 level admin expose-fd listeners",
         "    hard-stop-after 3600s",
+        *([f"    user {paths.user}"] if paths.user else []),
         "",
         "defaults",
         "    timeout connect 5s",

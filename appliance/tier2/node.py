@@ -6,6 +6,7 @@ leaving  not registered any more ─▶ directors send no new flows ─▶ the l
 """
 
 import os
+import pwd
 import select
 import signal
 import subprocess
@@ -29,6 +30,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 LOOK_S = 0.5
 """Between two looks at HAProxy."""
 
+HAPROXY_USER = "haproxy"
 START_S = 15.0
 END_S = 10.0
 KEEP_S = 3.0
@@ -112,6 +114,15 @@ def _reached(service: VirtualService, node: Tier2) -> tuple[IPAddress, ...]:
     return tuple(address for address in node.addresses if address.version in versions)
 
 
+def paths_in(folder: Path) -> haproxy.Paths:
+    """Of a node's runtime directory; workers become the user that comes with HAProxy, where there is one."""
+    try:
+        user = pwd.getpwnam(HAPROXY_USER).pw_name
+    except KeyError:
+        user = ""
+    return haproxy.Paths(str(folder / "haproxy.sock"), str(folder / "haproxy-master.sock"), user)
+
+
 class Node:
     """A node that runs."""
 
@@ -124,7 +135,7 @@ class Node:
         self._config = config
         self._read = read
         self._folder = Path(config.director.runtime_dir)
-        self._paths = haproxy.Paths(str(self._folder / "haproxy.sock"), str(self._folder / "haproxy-master.sock"))
+        self._paths = paths_in(self._folder)
         self._file = self._folder / "haproxy.cfg"
         self._stats = Path(self._paths.stats)
         self._record = machine.Record.read(self._folder / "server-setup.json")

@@ -33,7 +33,14 @@ VIPS = ("198.51.100.10", "[2001:db8:f::10]")
 URLS = [f"http://{vip}{port}" for vip in VIPS for port in ("", ":8080")]
 """HTTP and TCP proxies, each over IPv4 and IPv6. The first has tunnels over IPv4, the second over IPv6."""
 
-PLACES = [("client", "eth1"), *((name, "eth1") for name in (*DIRECTORS, *NODES)), *((name, "eth2") for name in NODES)]
+PLACES = [
+    ("client", "eth1"),
+    *(("tor", name) for name in DIRECTORS),
+    *(("rack", name) for name in NODES),
+    *((name, interface) for name in NODES for interface in ("eth1", "eth2")),
+]
+"""On the cables of directors and nodes, where tunnels are seen; on nodes' interfaces, where they are opened already."""
+
 RUN = ["sh", "/etc/tier2/shared/start.sh"]
 
 
@@ -161,10 +168,13 @@ def test_each_leg(lab: Lab, tmp_path: Path, version: int, outer: int) -> None:
     directors = {ip_address({4: f"203.0.113.1{n}", 6: f"2001:db8:2::1{n}"}[outer]) for n in (1, 2)}
 
     sent = between(seen.packets["client", "eth1"], client, vip)
-    tunnelled = {name: between(seen.packets[name, "eth1"], client, vip) for name in NODES}
+    tunnelled = {name: between(seen.packets["rack", name], client, vip) for name in NODES}
     (carrier,) = [name for name, packets in tunnelled.items() if packets]
-    # Unchanged but for the hops: every packet of the client, and nothing else.
-    assert [packet.identity for packet in tunnelled[carrier]] == [packet.identity for packet in sent]
+    # Unchanged but for the hops: every packet of the client, and no other; in a tunnel on the cable, not in the node.
+    opened = between(seen.packets[carrier, "eth1"], client, vip)
+    for packets in (tunnelled[carrier], opened):
+        assert [packet.identity for packet in packets] == [packet.identity for packet in sent]
+    assert all(packet.outer is None for packet in opened)
     for packet in tunnelled[carrier]:
         assert packet.outer is not None
         assert packet.outer.source in directors
@@ -178,12 +188,12 @@ def test_each_leg(lab: Lab, tmp_path: Path, version: int, outer: int) -> None:
     assert {packet.destination for packet in behind if packet.source_port == 80} == {own}
 
     replies = between(seen.packets["client", "eth1"], vip, client)
-    left = between(seen.packets[carrier, "eth1"], vip, client)
+    left = between(seen.packets["rack", carrier], vip, client)
     assert replies
     assert [packet.identity for packet in left] == [packet.identity for packet in replies]
     assert all(packet.outer is None for packet in left)
     for name in DIRECTORS:
-        assert not between(seen.packets[name, "eth1"], vip, client)
+        assert not between(seen.packets["tor", name], vip, client)
     first, shown, answer = sent[0], tunnelled[carrier][0].outer, replies[0]
     assert shown is not None
     print(

@@ -193,7 +193,7 @@ TRACES = (
     "nft list ruleset",
     "ip fou show 2>/dev/null || true",
     "ls -A /run/onward 2>/dev/null || true",
-    "ps -eo args | grep -v 'ps -eo' | grep -v grep | sort",
+    "ps -eo args | grep -Ev 'ps -eo|grep|sort' | sort",
 )
 
 
@@ -204,6 +204,14 @@ def traces(member: Node) -> dict[str, str]:
     return {
         command: "\n".join(sorted(re.sub(r"expires \d+sec", "", text).splitlines())) for command, text in found.items()
     }
+
+
+def nothing_is_left(member: Node, before: dict[str, str]) -> None:
+    """All is as before. A process that has ended may still have to be collected."""
+    try:
+        until(lambda: traces(member) == before, "nothing is left", 5)
+    except AssertionError:
+        assert traces(member) == before
 
 
 def test_apply_and_undo(lab: Lab) -> None:
@@ -219,7 +227,7 @@ def test_apply_and_undo(lab: Lab) -> None:
     assert member.run([*SETUP, "--apply"]).stdout == "everything was there\n"
     assert traces(member) == applied
     member.run(["onward", "server-setup", "--undo"])
-    assert traces(member) == before
+    nothing_is_left(member, before)
     assert member.run(["onward", "server-setup", "--undo"]).stdout == "nothing was to be taken back\n"
 
 
@@ -261,6 +269,23 @@ def test_check_names_what_is_broken(lab: Lab) -> None:
         member.run(["onward", "server-setup", "--undo"])
 
 
+def test_another_plan_takes_back_what_it_has_not(lab: Lab) -> None:
+    """Fewer services: VIPs, rules and routing tables of the others go, and the rest stays as it was."""
+    member = lab.node("member")
+    before = traces(member)
+    member.run([*SETUP, "--apply"])
+    fewer = [*SETUP, "--service", "l2", "--service", "gre4"]
+    said = member.run([*fewer, "--apply"]).stdout
+    assert f"{VIPS['ipip4'][0]}/32 is off lo" in said
+    kept = member.run(["ip", "address", "show", "dev", "lo"]).stdout
+    wanted = {vip for name in ("l2", "gre4") for vip in VIPS[name]}
+    assert {vip for pair in VIPS.values() for vip in pair if f"{vip}/" in kept} == wanted
+    assert len(re.findall(r"lookup 77", member.run(["sh", "-c", "ip -4 rule; ip -6 rule"]).stdout)) == 2
+    assert member.run([*fewer, "--check"]).returncode == 0
+    member.run(["onward", "server-setup", "--undo"])
+    nothing_is_left(member, before)
+
+
 def test_the_script(lab: Lab) -> None:
     """The script of the format `shell`: up, up again, and down."""
     member = lab.node("member")
@@ -271,7 +296,7 @@ def test_the_script(lab: Lab) -> None:
     carries(lab)
     green(lab)
     member.run(["sh", "/run/onward-member", "down"])
-    assert traces(member) == before
+    nothing_is_left(member, before)
 
 
 @pytest.mark.parametrize("form", ["networkd", "netplan"])
@@ -318,3 +343,33 @@ def test_networkd(lab: Lab, form: str) -> None:
         for key in ("arp_ignore", "arp_announce"):
             member.run(["sysctl", "-qw", f"net.ipv4.conf.all.{key}=0"])
     assert not re.search(r"(?i)unknown|fail(ed)? to parse|invalid", said), said
+
+
+def test_what_a_capture_shows(lab: Lab) -> None:
+    """tcpdump in front of the member: the request in a tunnel from the director, the reply as it goes to the client."""
+    member = lab.node("member")
+    vip = VIPS["ipip4"][0]
+    # Behind the place where captures are taken; XDP is in front of it.
+    member.run([*SETUP, "--apply"])
+    arguments = ("--from", "203.0.113.1/32", "--vip", vip, "--address", MEMBER[4], "--mode", "tc")
+    member.run(["onward", "decap", "stop", "--interface", "eth1"])
+    decap = member.popen(["onward", "decap", "run", "--interface", "eth1", *arguments])
+    assert decap.stdout is not None
+    assert "tc mode" in decap.stdout.readline()
+    capture = member.popen(["tcpdump", "-ntt", "-l", "-i", "eth1", "-c", "2", f"proto 4 or src host {vip}"])
+    try:
+        assert capture.stderr is not None
+        until(lambda: "listening" in capture.stderr.readline(), "tcpdump listens")
+        lab.node("client").run(["bash", "-c", f"exec 3<>/dev/tcp/{vip}/80"])
+        shown, _ = capture.communicate(timeout=20)
+    finally:
+        decap.terminate()
+        decap.communicate()
+        member.run(["onward", "server-setup", "--undo"])
+    request, reply = shown.splitlines()
+    print(f"\n{shown}")
+    asked = re.match(rf"([\d.]+) IP 203.0.113.1 > 203.0.113.2: IP 192.0.2.2.(\d+) > {vip}.80: Flags \[S\], ", request)
+    assert asked, request
+    answered = re.match(rf"([\d.]+) IP {vip}.80 > 192.0.2.2.{asked[2]}: Flags \[S\.\], ", reply)
+    assert answered, reply
+    print(f"answered within {(float(answered[1]) - float(asked[1])) * 1e6:.0f} µs")

@@ -10,7 +10,7 @@ import pytest
 from appliance.model import Decapsulator, Protocol
 from appliance.server.plan import Plan
 from appliance.server.points import POINTS, Decapsulating, Link, Listener, Point, Seen, Verdict, WayBack, healthy, judge
-from tests.unit.server.plans import plan
+from tests.unit.server.plans import SOURCES, plan
 
 VIP = ip_address("198.51.100.8")
 SET = {
@@ -230,3 +230,14 @@ def test_udp_on_every_address_is_not_certain() -> None:
     ]
     assert point.verdict is Verdict.UNKNOWN
     assert "IP_PKTINFO" in point.fix
+
+
+def test_a_tunnel_has_to_open_what_comes() -> None:
+    """The device that ip6_tunnel brings along opens IPv6 in IPv6 only, which is not enough for an IPv4 VIP."""
+    made = plan("mixed", sources=SOURCES)
+    for mode, verdict in (("ip6ip6", Verdict.FAIL), ("any", Verdict.PASS)):
+        there = Link(True, 1452, frozenset({"127.0.0.42/32"}), "ip6tnl", "2001:db8:2::2", mode=mode)
+        seen = replace(GOOD, links={**GOOD.links, "ip6tnl0": there})
+        (point,) = [one for one in judge(made, seen) if one.name == "tunnel" and one.subject == "ip6tnl0"]
+        assert point.verdict is verdict
+        assert ("mode any" in point.fix) is (verdict is Verdict.FAIL)
