@@ -252,8 +252,8 @@ def _paragraphs(config: Config, services: str, members: str, mtu: int) -> Iterat
     if config.services:
         yield f"\n{services}\n\n{members}"
     if config.proxies:
-        header = ("PROXY", "VIP", "PORTS", "READS", "BACK ENDS")
-        yield f"\n{table(header, (row for proxy in config.proxies for row in _proxy_rows(proxy)))}"
+        columns = ("PROXY", "VIP", "PORTS", "READS", "BACK ENDS")
+        yield f"\n{table(columns, (row for proxy in config.proxies for row in _proxy_rows(proxy)))}"
     rooms = _rooms(config, mtu)
     if rooms:
         rows = (
@@ -284,8 +284,11 @@ def _paragraphs(config: Config, services: str, members: str, mtu: int) -> Iterat
 def _proxy_rows(proxy: Proxy) -> Iterator[tuple[object, ...]]:
     reads = ("HTTP" if proxy.http else "bytes") + (" in TLS" if proxy.certificate else "")
     for i, vip in enumerate(proxy.vips):
-        shown = (proxy.name, vip, ",".join(map(str, proxy.ports)), reads, proxy.pool.name)
-        yield shown if not i else ("", vip, "", "", "")
+        yield (
+            (proxy.name, vip, ",".join(map(str, proxy.ports)), reads, proxy.pool.name)
+            if not i
+            else ("", vip, *3 * [""])
+        )
 
 
 def _bfd(peer: BgpPeer) -> str:

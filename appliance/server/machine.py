@@ -163,11 +163,13 @@ def _decapsulating(plan: Plan) -> Iterator[Decapsulating]:
 
 
 def _opens_gue(version: int) -> bool:
+    # Whatever family is asked for, all ports are shown; those of IPv6 have a mark.
     try:
-        shown = run("ip", f"-{version}", "fou", "show")
+        shown = run("ip", "fou", "show")
     except MachineError:
         return False
-    return any(f"port {GUE_PORT} " in f"{line} " and "gue" in line for line in shown.splitlines())
+    lines = [line.split() for line in shown.splitlines()]
+    return any(line[:3] == ["port", str(GUE_PORT), "gue"] and ("-6" in line) is (version == 6) for line in lines)
 
 
 def _dropped() -> int:

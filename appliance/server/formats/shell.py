@@ -111,7 +111,10 @@ def _up(plan: Plan) -> Iterator[str]:
         yield f"modprobe {module}"
     for opened in plan.gue:
         family = "-6 " if opened == 6 else ""
-        yield f"ip {family}fou show | grep -q 'port {GUE_PORT}' || ip {family}fou add port {GUE_PORT} gue"
+        mark = "" if opened == 6 else "-v "
+        yield (
+            f"ip fou show | grep 'port {GUE_PORT} gue' | grep -q {mark}-e -6 || ip {family}fou add port {GUE_PORT} gue"
+        )
     for tunnel in plan.tunnels:
         yield f"# Takes packets to {tunnel.local} out of their encapsulation."
         yield f"[ -e /sys/class/net/{tunnel.device} ] || {' '.join(link_add(tunnel))}"
