@@ -22,7 +22,7 @@ class Point:
     """One thing that a member needs."""
 
     name: str
-    """What kind of thing, in words that stay: a key of POINTS."""
+    """What kind of thing, in words that stay: scripts may rely on them."""
     subject: str
     """Of which VIP, device, port or setting."""
     verdict: Verdict
@@ -372,8 +372,8 @@ def _forwarding(plan: Plan, seen: Seen) -> Iterator[Point]:
         )
 
 
-RANGE_TRIED = 2
-"""Of a range of ports, the first and the last one are looked for."""
+MANY_PORTS = 60000
+"""A virtual service with so many ports means every port, and no server listens at all of them."""
 
 
 def _listening(plan: Plan, seen: Seen) -> Iterator[Point]:
@@ -382,9 +382,10 @@ def _listening(plan: Plan, seen: Seen) -> Iterator[Point]:
         yield Point("listening", "", Verdict.UNKNOWN, seen.unseen["listeners"])
         return
     for service in plan.services:
+        if any(span.width > MANY_PORTS for span in service.ports):
+            continue
+        # Of a range the first and the last one, as directors do.
         for port in dict.fromkeys(port for span in service.ports for port in (span.first, span.last)):
-            if any(span.width > 60000 for span in service.ports):
-                continue  # every port is meant, and no server listens at all of them
             for vip in service.vips:
                 yield _listener(service.protocol, vip, port, seen)
 

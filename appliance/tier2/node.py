@@ -21,7 +21,7 @@ from appliance.config.problems import ConfigError
 from appliance.model import Config, IPAddress, Proxy, Role, Tier2, VirtualService
 from appliance.notify import tell
 from appliance.server import machine
-from appliance.server.plan import Plan, plan_for
+from appliance.server.plan import Plan, PlanError, plan_for
 from appliance.tier2 import haproxy, registry, runtime
 from appliance.tier2.store import Stored
 
@@ -229,7 +229,7 @@ class Node:
                     runtime.order(self._stats, word)
             else:
                 process.send_signal(signal.SIGUSR2)
-        except (ConfigError, NodeError, haproxy.ProxyError, runtime.RuntimeApiError) as error:
+        except (ConfigError, NodeError, PlanError, haproxy.ProxyError, runtime.RuntimeApiError) as error:
             log.error("proxy.reload_failed", error=str(error))
             return
         self._config = config
@@ -307,16 +307,19 @@ class Node:
         intervals = [one.service.pool.follow.interval_s for one in servings(self._config) if one.service.pool.follow]
         noticed = time.monotonic() + NOTICE * max(intervals, default=0.0) + 1.0
         end = noticed + _tier2(self._config).drain_timeout_s
-        while process.poll() is None and time.monotonic() < end:
+        while process.poll() is None:
             try:
                 left = sum(load.sessions for load in runtime.loads(self._stats).values())
             except runtime.RuntimeApiError:
                 return
-            if not left and time.monotonic() >= noticed:
+            now = time.monotonic()
+            if not left and now >= noticed:
+                return
+            if now >= end:
+                log.warning("proxy.drain_timeout", connections=left)
                 return
             if _signals(wake, LOOK_S) & {signal.SIGTERM, signal.SIGINT}:
                 return
-        log.warning("proxy.drain_timeout", connections=left if process.poll() is None else 0)
 
 
 def _tell(text: str) -> None:

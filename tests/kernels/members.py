@@ -116,7 +116,7 @@ def test_kernel_tunnels_from_the_generated_configuration(network: Network) -> No
     taken = {name: received(network.member, name) for name in devices(network.member) if name.startswith("onward-")}
     print(f"\npackets by device: {taken}; {len(points)} points pass")
     assert set(taken) == {"onward-ipip", "onward-sit", "onward-ip6tnl", "onward-gre", "onward-ip6gre"}
-    assert min(taken.values()) > 100
+    assert min(taken.values()) > 10
     assert network.setup("--apply").stdout == "everything was there\n"
     undone = network.setup("--undo")
     assert undone.returncode == 0, undone.stderr
@@ -147,7 +147,7 @@ def test_devices_that_modules_bring_along(network: Network) -> None:
         assert all(isinstance(told, list) for told in got.values()), got
         taken = {name: received(member, name) for name in ("tunl0", "ip6tnl0")}
         print(f"\npackets by device: {taken}")
-        assert min(taken.values()) > 100
+        assert min(taken.values()) > 10
     finally:
         for theirs in ("tunl0", "ip6tnl0"):
             member.ip(f"link set {theirs} down")

@@ -2,6 +2,7 @@
 
 from appliance.server.formats.base import File, FormatError, Settings, head, wrapped
 from appliance.server.plan import Plan
+from appliance.server.points import MANY_PORTS
 
 _ADAPTER = "Onward VIP"
 
@@ -57,7 +58,7 @@ def render(plan: Plan, settings: Settings) -> tuple[File, ...]:
             lines.append("netsh interface ipv6 set interface $vip dadtransmits=0")
     lines += ["", *wrapped("The firewall lets clients in.")]
     for service in plan.services:
-        every = any(span.width > 60000 for span in service.ports)
+        every = any(span.width > MANY_PORTS for span in service.ports)
         ports = "Any" if every else ",".join(map(str, service.ports))
         local = ",".join(map(str, service.vips))
         name = f"Onward {service.name}"
