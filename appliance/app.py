@@ -81,6 +81,7 @@ from appliance.ring.algorithms import ALGORITHMS
 from appliance.seen import flows_of, outdated, seen, services_of
 from appliance.state import Learning, PinsSeen, State
 from appliance.stats import Seen, member_stats
+from appliance.tier2.following import Following
 from appliance.transaction import Effects, Outcome, ProgramError, Step, Transactions
 from appliance.wiring import (
     HashChange,
@@ -349,6 +350,7 @@ class Director:
         self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=config.source, digest=config.digest)
         self._hash_changes: tuple[HashChange, ...] = ()
         """By the configuration that was put into force last."""
+        self._following = Following(lambda: self._transactions)
         self._transactions = Transactions(
             Effects(
                 read=partial(read_document, loaded.document.path),
@@ -462,6 +464,7 @@ class Director:
                 tasks.create_task(self._arp.run(), name="arp"),
                 tasks.create_task(self._connections.run(), name="connections"),
                 tasks.create_task(self._doctor.run(), name="doctor"),
+                tasks.create_task(self._following.run(), name="follow"),
             ]
             if isinstance(self._speaker, ExaBgpSpeaker):
                 own.append(tasks.create_task(self._speaker.run(), name="speaker"))

@@ -39,10 +39,12 @@ class ProfileType(StrEnum):
 
     TCP_FAST_PATH = "tcp_fast_path"
     UDP_FAST_PATH = "udp_fast_path"
+    TCP_PROXY = "tcp_proxy"
+    """Connections end at a full proxy, on a node of the second tier."""
 
     @property
     def protocol(self) -> Protocol:
-        return Protocol.TCP if self is ProfileType.TCP_FAST_PATH else Protocol.UDP
+        return Protocol.UDP if self is ProfileType.UDP_FAST_PATH else Protocol.TCP
 
 
 class DsrType(StrEnum):
@@ -374,6 +376,26 @@ class Flapping:
 
 
 @dataclass(frozen=True)
+class Follow:
+    """Where a pool's members come from, while they come and go by themselves."""
+
+    folder: str | None
+    """Of files, one for each member, which members write and remove."""
+
+    dns: str | None
+    """A name whose addresses are the members'."""
+
+    store: bool
+    """The fleet's store has them, for as long as they live."""
+
+    version: int
+    """4 or 6: which of a member's addresses counts."""
+
+    interval_s: float
+    """Between two looks."""
+
+
+@dataclass(frozen=True)
 class Pool:
     name: str
     algorithm: Algorithm
@@ -410,6 +432,9 @@ class Pool:
 
     quic: tuple[QuicConfig, ...] = ()
     """How its members name themselves in connection IDs of QUIC: new ones by the first of these."""
+
+    follow: Follow | None = None
+    """None: members are those that are written down."""
 
     @cached_property
     def member_ids(self) -> tuple[str, ...]:
@@ -545,6 +570,66 @@ class VirtualService:
         if self.pool.hash_mode is not None:
             return self.pool.hash_mode
         return HashMode.SOURCE_IP if self.profile.delivery.dsr_type is DsrType.L2 else HashMode.FIVE_TUPLE
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A virtual service of the second tier: nodes of it have the VIPs and a full proxy, and attract no traffic. Another
+    virtual service with the same VIPs and ports does, whose pool are these nodes."""
+
+    name: str
+    vips: tuple[IPAddress, ...]
+    ports: tuple[PortRange, ...]
+    pool: Pool
+    """Back ends."""
+
+    http: bool
+    """Whether the proxy reads HTTP, or bytes."""
+
+    server_port: int | None
+    """Where back ends listen; None: the port that the client asked for."""
+
+    certificate: str | None
+    """File with a certificate and its key, PEM: clients speak TLS."""
+
+    idle_timeout_s: int
+
+
+class Decapsulator(StrEnum):
+    """Who takes packets out of their encapsulation."""
+
+    KERNEL = "kernel"
+    """Tunnel devices of the kernel: modules of the distribution."""
+    ONWARD = "onward"
+    """`onward decap`: for kernels without these modules, and containers."""
+
+
+class Role(StrEnum):
+    """What a process does with the configuration."""
+
+    DIRECTOR = "director"
+    TIER2 = "tier2"
+    """Runs the full proxy of the second tier."""
+
+
+@dataclass(frozen=True)
+class Tier2:
+    """What a node of the second tier has to know of itself."""
+
+    addresses: tuple[IPAddress, ...]
+    """Where directors send to, at most one of each family."""
+
+    sources: tuple[IPNetwork, ...]
+    """Where directors' encapsulated packets come from; [[fleet.director]] says it when empty."""
+
+    decapsulator: Decapsulator
+
+    mtu: int
+    drain_timeout_s: float
+    """How long a node that is to end waits for its connections at most."""
+
+    haproxy: str
+    """The program."""
 
 
 @dataclass(frozen=True)
@@ -743,6 +828,8 @@ class Director:
     restart_grace_s: float = 30.0
     """For how long routes stay at most while a process that has ended is followed by another one."""
 
+    role: Role = Role.DIRECTOR
+
 
 @dataclass(frozen=True)
 class DoctorConfig:
@@ -774,6 +861,10 @@ class Config:
     fleet: Fleet = Fleet()
     connection_log: ConnectionLog = ConnectionLog()
     doctor: DoctorConfig = DoctorConfig()
+    proxies: tuple[Proxy, ...] = ()
+    tier2: Tier2 | None = None
+    """None: this is no node of the second tier."""
+
     source: str = ""
     """Where it was read from, for people."""
 

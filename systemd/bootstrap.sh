@@ -127,7 +127,7 @@ bootstrap() {
 	for what in "$@"; do
 		case $what in
 		run) ;;
-		lab) packages+=(frr ethtool tcpdump iputils-ping curl); lock=requirements-dev.lock ;;
+		lab) packages+=(frr haproxy ethtool tcpdump iputils-ping curl); lock=requirements-dev.lock ;;
 		dev) packages+=(bird2 gobgpd etcd-server gcc groff-base libc6-dev linux-libc-dev shellcheck systemd systemd-container unbound); lock=requirements-dev.lock ;;
 		kernels) packages+=(qemu-system-x86 busybox-static kmod zstd); lock=requirements-dev.lock ;;
 		*) die "bootstrap: unknown part: $what" ;;

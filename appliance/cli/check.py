@@ -19,7 +19,18 @@ from appliance.config.load import SECRET_BYTES, parse_parts
 from appliance.config.merge import Part
 from appliance.config.problems import ConfigError
 from appliance.config.values import WILDCARD
-from appliance.model import Algorithm, BgpPeer, Config, Delivery, DfPolicy, MonitorSpec, Pool, Protocol, VirtualService
+from appliance.model import (
+    Algorithm,
+    BgpPeer,
+    Config,
+    Delivery,
+    DfPolicy,
+    MonitorSpec,
+    Pool,
+    Protocol,
+    Proxy,
+    VirtualService,
+)
 from appliance.path.vantage import asks_path
 from health.secure import Tls
 
@@ -242,6 +253,9 @@ def _paragraphs(config: Config, services: str, members: str, mtu: int) -> Iterat
     yield f"{config.source}: ok, {_totals(config)}"
     if config.services:
         yield f"\n{services}\n\n{members}"
+    if config.proxies:
+        columns = ("PROXY", "VIP", "PORTS", "READS", "BACK ENDS")
+        yield f"\n{table(columns, (row for proxy in config.proxies for row in _proxy_rows(proxy)))}"
     rooms = _rooms(config, mtu)
     if rooms:
         rows = (
@@ -267,6 +281,16 @@ def _paragraphs(config: Config, services: str, members: str, mtu: int) -> Iterat
         return
     peers = ", ".join(f"{peer.address} (AS {peer.remote_as}{_bfd(peer)})" for peer in config.bgp.peers)
     yield f"VIPs are announced from AS {config.bgp.local_as} to {peers}."
+
+
+def _proxy_rows(proxy: Proxy) -> Iterator[tuple[object, ...]]:
+    reads = ("HTTP" if proxy.http else "bytes") + (" in TLS" if proxy.certificate else "")
+    for i, vip in enumerate(proxy.vips):
+        yield (
+            (proxy.name, vip, ",".join(map(str, proxy.ports)), reads, proxy.pool.name)
+            if not i
+            else ("", vip, *3 * [""])
+        )
 
 
 def _bfd(peer: BgpPeer) -> str:

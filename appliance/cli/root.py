@@ -48,6 +48,8 @@ COMMANDS = {
     "api": ("appliance.cli.api:app", "Make password hashes and tokens for those who may use the API."),
     "sysdump": ("appliance.cli.sysdump:sysdump", "Write one archive for a report of a problem, without secrets."),
     "lab": ("appliance.cli.lab:app", "Build a network with directors, routers and members on this machine."),
+    "server-setup": ("appliance.cli.server_setup:server_setup", "Set members' machines up for direct server return."),
+    "tier2": ("appliance.cli.tier2:app", "Run a full proxy behind directors, and see what it does."),
     "decap": ("appliance.cli.decap:app", "Take packets out of their encapsulation, on a member of L3 DSR."),
     "completion": ("appliance.cli.completion:app", "Print what your shell needs to complete command lines."),
     "version": ("appliance.cli.version:version", "Print the version."),

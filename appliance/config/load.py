@@ -45,6 +45,7 @@ from appliance.config.schema import (
     QuicTable,
     RateTable,
     ServiceTable,
+    Tier2Table,
 )
 from appliance.model import (
     OUTER_TTL,
@@ -70,15 +71,18 @@ from appliance.model import (
     Flapping,
     Fleet,
     FleetPeer,
+    Follow,
     Member,
     MonitorSpec,
     NetworkProfile,
     Pool,
     ProfileType,
     Protection,
+    Proxy,
     QuicConfig,
     Rate,
     Step,
+    Tier2,
     TtlPolicy,
     Vantage,
     VirtualService,
@@ -93,7 +97,7 @@ SECRET_BYTES = 16
 TOKEN_LENGTH = 32
 """Characters of a token, so that nobody guesses it."""
 
-_IDLE_TIMEOUT_S = {ProfileType.TCP_FAST_PATH: 300, ProfileType.UDP_FAST_PATH: 10}
+_IDLE_TIMEOUT_S = {ProfileType.TCP_FAST_PATH: 300, ProfileType.UDP_FAST_PATH: 10, ProfileType.TCP_PROXY: 300}
 _RECEIVE_TIMEOUT_S = 4.0
 
 
@@ -572,6 +576,7 @@ def _resolve(
     return Config(
         director=Director(
             name=file.director.name,
+            role=file.director.role,
             interfaces=tuple(file.director.interfaces),
             plane=file.director.plane,
             runtime_dir=file.director.runtime_dir,
@@ -585,8 +590,17 @@ def _resolve(
         secret=secret,
         bgp=_bgp(file, peer_passwords),
         services=tuple(
-            _service(table, profiles[table.network_profile], pools[table.pool]) for table in file.virtual_service
+            _service(table, profiles[table.network_profile], pools[table.pool])
+            for table in file.virtual_service
+            if table.traffic
         ),
+        proxies=tuple(
+            _proxy(table, profile, pools[table.pool])
+            for table in file.virtual_service
+            for profile in file.network_profile
+            if not table.traffic and table.enabled and profile.name == table.network_profile
+        ),
+        tier2=_tier2(file.tier2) if file.tier2 is not None else None,
         fleet=_fleet(file, password),
         connection_log=ConnectionLog(
             file.connection_log.one_of,
@@ -754,6 +768,11 @@ def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec], quic_keys: Mapp
         else None,
         passive_share=table.passive_share if table.passive else 0.0,
         quic=tuple(_quic(quic, quic_keys.get(j)) for j, quic in enumerate(table.quic)),
+        follow=Follow(
+            table.follow.folder, table.follow.dns, table.follow.store, table.follow.version, table.follow.interval
+        )
+        if table.follow is not None
+        else None,
     )
 
 
@@ -793,6 +812,30 @@ def _service(table: ServiceTable, profile: NetworkProfile, pool: Pool) -> Virtua
         arp=table.arp,
         reject_other_ports=table.reject_other_ports,
         protection=_protection(table.protection) if table.protection is not None else None,
+    )
+
+
+def _proxy(table: ServiceTable, profile: ProfileTable, pool: Pool) -> Proxy:
+    return Proxy(
+        name=table.name,
+        vips=tuple(table.vips),
+        ports=tuple(table.ports),
+        pool=pool,
+        http=profile.http,
+        server_port=table.server_port,
+        certificate=table.certificate,
+        idle_timeout_s=profile.session_idle_timeout or _IDLE_TIMEOUT_S[ProfileType.TCP_PROXY],
+    )
+
+
+def _tier2(table: Tier2Table) -> Tier2:
+    return Tier2(
+        addresses=tuple(table.addresses),
+        sources=tuple(table.sources),
+        decapsulator=table.decapsulator,
+        mtu=table.mtu,
+        drain_timeout_s=float(table.drain_timeout),
+        haproxy=table.haproxy,
     )
 
 

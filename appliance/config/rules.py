@@ -25,6 +25,7 @@ from appliance.model import (
     PortRange,
     ProfileType,
     Protocol,
+    Role,
     Step,
     TtlPolicy,
 )
@@ -443,7 +444,7 @@ def port_conflicts(data: Raw) -> Iterator[Finding]:
     Virtual services that are not enabled claim nothing.
     """
     profiles = _by_name(data, "network_profile")
-    claims: dict[tuple[IPAddress, Protocol], list[_Claim]] = {}
+    claims: dict[tuple[IPAddress, Protocol, bool], list[_Claim]] = {}
     reported: set[tuple[Location, Location]] = set()
     for place, service in tables(data, "virtual_service", EACH):
         profile = profiles.get(read(values.name, service.get("network_profile")))
@@ -454,7 +455,8 @@ def port_conflicts(data: Raw) -> Iterator[Finding]:
         vips = dict.fromkeys(vip for _, vip in found(service, values.unicast_address, "vips", EACH))
         mine = [_Claim(ports, place + where) for where, ports in found(service, values.port_range, "ports", EACH)]
         for vip in vips:
-            others = claims.setdefault((vip, kind.protocol), [])
+            # Proxies behind directors have the VIPs and ports of others, as `proxy_contradictions` wants it.
+            others = claims.setdefault((vip, kind.protocol, _attracts(service)), [])
             for claim in mine:
                 rival = next((other for other in others if _undecided(claim.ports, other.ports)), None)
                 others.append(claim)
@@ -465,6 +467,100 @@ def port_conflicts(data: Raw) -> Iterator[Finding]:
                         f"{vip} {kind.protocol} {_claimed(claim.ports, rival.ports)} ({path_text(rival.location)})",
                         "use another port or VIP, or a narrower range: the narrower one wins",
                     )
+
+
+def _attracts(service: Raw) -> bool:
+    return service.get("traffic", service.get("traffic_enabled", True)) is not False
+
+
+def proxy_contradictions(data: Raw) -> Iterator[Finding]:
+    """Of the virtual services that share a VIP and port, one attracts traffic: the others are proxies behind it."""
+    profiles = _by_name(data, "network_profile")
+    kinds = {name: _profile_type(profile) for name, profile in profiles.items()}
+    attracting = [
+        service
+        for _, service in tables(data, "virtual_service", EACH)
+        if _attracts(service)
+        and service.get("enabled") is not False
+        and kinds.get(read(values.name, service.get("network_profile"))) is ProfileType.TCP_FAST_PATH
+    ]
+    for place, service in tables(data, "virtual_service", EACH):
+        kind = kinds.get(read(values.name, service.get("network_profile")))
+        if kind is None:
+            continue
+        if kind is not ProfileType.TCP_PROXY:
+            if not _attracts(service):
+                key = "traffic" if "traffic" in service else "traffic_enabled"
+                message = "only a full proxy attracts no traffic"
+                yield Finding((*place, key), message, "use a network profile of type tcp_proxy, or leave it out")
+            for key in ("server_port", "certificate"):
+                if key in service:
+                    message = "with direct server return members get packets as they are"
+                    yield Finding((*place, key), message, "leave it out, or use a network profile of type tcp_proxy")
+            continue
+        if _attracts(service):
+            yield Finding(
+                (*place, "network_profile"),
+                "directors are no proxies; nodes of the second tier are",
+                "set traffic = false, and let a virtual service with DSR attract traffic for the same VIPs and ports",
+            )
+            continue
+        certificate = service.get("certificate")
+        if isinstance(certificate, str) and not certificate.startswith("/"):
+            yield Finding((*place, "certificate"), f"{certificate} is not absolute", "write the path from / on")
+        if service.get("enabled") is False:
+            continue
+        for where, vip in found(service, values.unicast_address, "vips", EACH):
+            for _, ports in found(service, values.port_range, "ports", EACH):
+                if not any(_has(other, vip, ports) for other in attracting):
+                    yield Finding(
+                        place + where,
+                        f"no virtual service attracts traffic for {vip} TCP {ports}",
+                        "add one with DSR, whose pool are the nodes that run this proxy",
+                    )
+
+
+def _has(service: Raw, vip: IPAddress, ports: PortRange) -> bool:
+    has_vip = any(one == vip for _, one in found(service, values.unicast_address, "vips", EACH))
+    return has_vip and any(
+        span.first <= ports.first and ports.last <= span.last
+        for _, span in found(service, values.port_range, "ports", EACH)
+    )
+
+
+def proxy_profiles(data: Raw) -> Iterator[Finding]:
+    for place, profile in tables(data, "network_profile", EACH):
+        proxy = _profile_type(profile) is ProfileType.TCP_PROXY
+        if _profile_type(profile) is None:
+            continue
+        for key in ("dsr", "ttl") if proxy else ("http",):
+            if key in profile:
+                why = "a full proxy returns nothing directly" if proxy else "packets are not looked into"
+                yield Finding((*place, key), why, "leave it out" + ("" if proxy else ', or use type = "tcp_proxy"'))
+
+
+def follow_contradictions(data: Raw) -> Iterator[Finding]:
+    fleet = data.get("fleet")
+    stored = isinstance(fleet, dict) and "etcd" in fleet
+    for place, table in tables(data, "pool", EACH, "follow"):
+        ways = [key for key in ("folder", "dns", "store") if table.get(key, False) is not False]
+        if len(ways) != 1:
+            message = f"members come from {' and '.join(ways)}" if ways else "it does not say where members come from"
+            yield Finding(place, message, "give one of folder, dns and store = true")
+        if "store" in ways and not stored:
+            yield Finding((*place, "store"), "the fleet has no store", "add [fleet.etcd], or use a folder or dns")
+
+
+def node_of_tier2(data: Raw) -> Iterator[Finding]:
+    director = data.get("director")
+    role = read(values.role, director.get("role", Role.DIRECTOR)) if isinstance(director, dict) else None
+    node = data.get("tier2")
+    if role is Role.TIER2 and "tier2" not in data:
+        yield Finding(("director", "role"), "a node of the second tier needs [tier2]", "write a [tier2] table")
+    if isinstance(node, dict):
+        versions = [address.version for _, address in found(node, values.unicast_address, "addresses", EACH)]
+        if len(versions) != len(set(versions)):
+            yield Finding(("tier2", "addresses"), "two addresses of one family", "give one of each at most")
 
 
 def _undecided(a: PortRange, b: PortRange) -> bool:
@@ -833,7 +929,10 @@ def fleet_contradictions(data: Raw) -> Iterator[Finding]:
         if (address := read(values.unicast_address, peer.get("address"))) is not None
     )
     yield from _duplicates(addresses, "is that of another director", "leave one out")
-    own = read(values.name, data["director"].get("name")) if isinstance(data.get("director"), dict) else None
+    director = data.get("director")
+    own = read(values.name, director.get("name")) if isinstance(director, dict) else None
+    if isinstance(director, dict) and read(values.role, director.get("role")) is Role.TIER2:
+        own = None  # a node is behind the directors, and none of them
     if names and own is not None and own not in names.values():
         yield Finding(
             ("fleet", "director"),
@@ -955,6 +1054,10 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     too_many_members,
     used_addresses,
     port_conflicts,
+    proxy_contradictions,
+    proxy_profiles,
+    follow_contradictions,
+    node_of_tier2,
     bgp_contradictions,
     peer_contradictions,
     announcing_contradictions,

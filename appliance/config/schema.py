@@ -18,6 +18,7 @@ from appliance.config import monitors, values
 from appliance.model import (
     Algorithm,
     ApiRole,
+    Decapsulator,
     DfPolicy,
     DsrType,
     Encapsulation,
@@ -29,6 +30,7 @@ from appliance.model import (
     PlaneKind,
     PortRange,
     ProfileType,
+    Role,
     Step,
     TtlPolicy,
     Vantage,
@@ -78,6 +80,7 @@ Text = Annotated[str, Parsed(values.text, _STRING)]
 Boolean = Annotated[bool, Parsed(values.boolean, {"type": "boolean"})]
 Port = Annotated[int, Parsed(values.port, _whole(1, 65535))]
 AnyAddress = Annotated[IPAddress, Parsed(values.any_address, _IP)]
+Prefix = Annotated[IPNetwork, Parsed(values.prefix, {"type": "string", "pattern": "^[0-9a-fA-F.:]+(/[0-9]{1,3})?$"})]
 Unicast = Annotated[IPAddress, Parsed(values.unicast_address, _IP)]
 UnicastV4 = Annotated[IPv4Address, Parsed(values.ipv4_address, _V4)]
 UnicastV6 = Annotated[IPv6Address, Parsed(values.ipv6_address, _V6)]
@@ -107,6 +110,11 @@ class DirectorTable(Table):
     name: Name = Field(description="Name of this director in logs, metrics and status.", examples=["d1"])
     interfaces: list[Interface] = Field(
         description="Interfaces on which packets for VIPs arrive.", min_length=1, examples=[["eth1"]]
+    )
+    role: Annotated[Role, Parsed(values.role, _words(*Role))] = Field(
+        default=Role.DIRECTOR,
+        description="director: forwards packets of virtual services. tier2: a node of the second tier, which runs the "
+        "full proxy of those with traffic = false.",
     )
     plane: Annotated[PlaneKind, Parsed(values.plane, _words(*PlaneKind))] = Field(
         default=PlaneKind.AUTO,
@@ -144,6 +152,33 @@ class DirectorTable(Table):
 
 AbsolutePath = Annotated[str, Parsed(monitors.absolute_path, {"type": "string", "pattern": "^/"})]
 ApiRoleName = Annotated[ApiRole, Parsed(values.api_role, _words(*ApiRole))]
+
+
+class Tier2Table(Table):
+    """A node of the second tier."""
+
+    addresses: list[Unicast] = Field(
+        description="The node's own addresses, where directors send to: one, or one of each family.",
+        min_length=1,
+        max_length=2,
+        examples=[["203.0.113.31"]],
+    )
+    sources: list[Prefix] = Field(
+        default=[],
+        description="Where directors' encapsulated packets come from; the addresses of [[fleet.director]] by default.",
+        examples=[["203.0.113.0/28"]],
+    )
+    decapsulator: Annotated[Decapsulator, Parsed(values.decapsulator, _words(*Decapsulator))] = Field(
+        default=Decapsulator.KERNEL,
+        description="Who opens tunnels: the kernel's devices, or `onward decap` where the kernel has none.",
+    )
+    mtu: Annotated[int, Parsed(values.integer(1280, 65535, "an MTU"), _whole(1280, 65535))] = Field(
+        default=1500, description="Largest packet on the way from directors to the node, bytes."
+    )
+    drain_timeout: Annotated[int, Parsed(values.integer(0, 86400, "a number of seconds"), _whole(0, 86400))] = Field(
+        default=300, description="Seconds that a node which is to end waits for its connections at most."
+    )
+    haproxy: Text = Field(default="haproxy", description="The program of the full proxy.")
 
 
 class ApiUserTable(Table):
@@ -380,8 +415,8 @@ class ProfileTable(Table):
     """What is balanced, and how it is delivered."""
 
     name: Name = Field(description="What virtual services call it.", examples=["tcp-l3"])
-    type: Annotated[ProfileType, Parsed(values.profile_type, _words("tcp_fast_path", "udp_fast_path"))] = Field(
-        description="TCP or UDP.", examples=["tcp_fast_path"]
+    type: Annotated[ProfileType, Parsed(values.profile_type, _words(*ProfileType))] = Field(
+        description="TCP or UDP; or a full proxy, on nodes of the second tier.", examples=["tcp_fast_path"]
     )
     session_idle_timeout: (
         Annotated[int, Parsed(values.integer(0, 14400, "a number of seconds"), _whole(0, 14400))] | None
@@ -399,6 +434,7 @@ class ProfileTable(Table):
         default=None,
         description="l3 only: router takes one off the inner packet's TTL, transparent leaves it. router by default.",
     )
+    http: Boolean = Field(default=False, description="tcp_proxy only: the proxy reads HTTP, and not just bytes.")
     dsr: DsrTable = Field(default=DsrTable(), description="Type and encapsulation of direct server return.")
 
 
@@ -608,6 +644,28 @@ class QuicTable(Table):
     )
 
 
+class FollowTable(Table):
+    """Where members come from that come and go by themselves."""
+
+    folder: Text | None = Field(
+        default=None,
+        description="Folder with a file for each member, which nodes of the second tier write and remove.",
+        examples=["/var/lib/onward/nodes"],
+    )
+    dns: Text | None = Field(
+        default=None, description="Name whose addresses are the members'.", examples=["nodes.example.com"]
+    )
+    store: Boolean = Field(
+        default=False, description="The fleet's store has them, where nodes of the second tier keep themselves."
+    )
+    version: Annotated[int, Parsed(values.ip_version, {"enum": [4, 6]})] = Field(
+        default=4, description="Which of a member's addresses counts: IPv4 or IPv6."
+    )
+    interval: Annotated[float, Parsed(values.seconds(0.1, 3600), {"type": "number"})] = Field(
+        default=1.0, description="Seconds between two looks."
+    )
+
+
 class PoolTable(Table):
     """Members that do the same work."""
 
@@ -680,6 +738,11 @@ class PoolTable(Table):
         description="UDP services of the pool carry QUIC, whose connection IDs name the member.",
         max_length=7,
     )
+    follow: FollowTable | None = Field(
+        default=None,
+        description="Members come and go by themselves. Those that are written down are where it begins: the director "
+        "writes down who is there now, and never takes the last one out.",
+    )
     member: list[MemberTable] = Field(
         description="The members.", min_length=1, examples=[[{"address": "203.0.113.21"}]]
     )
@@ -751,7 +814,6 @@ class AnnouncingTable(Table):
     ] = Field(default=[], description="Large communities (RFC 8092).", examples=[["4200000010:1:7"]], max_length=16)
 
 
-Prefix = Annotated[IPNetwork, Parsed(values.prefix, {"type": "string", "pattern": "^[0-9a-fA-F.:]+(/[0-9]{1,3})?$"})]
 Connections = Annotated[int, Parsed(values.integer(1, 1000000, "a number of connections"), _whole(1, 1000000))]
 
 
@@ -799,6 +861,21 @@ class ServiceTable(Table):
     network_profile: Text = Field(description="Name of a network profile.", examples=["tcp-l3"])
     pool: Text = Field(description="Name of a pool.", examples=["web"])
     enabled: Boolean = Field(default=True, description="Whether the virtual service exists on the network.")
+    traffic: Boolean = Field(
+        default=True,
+        validation_alias=AliasChoices("traffic", "traffic_enabled"),
+        description="false: the full proxy of the second tier for a virtual service with the same VIPs and ports, "
+        "which attracts the traffic. Takes a network profile of type tcp_proxy.",
+    )
+    server_port: Port | None = Field(
+        default=None,
+        description="tcp_proxy only: where back ends listen; the port that the client asked for by default.",
+    )
+    certificate: Text | None = Field(
+        default=None,
+        description="tcp_proxy only: file with a certificate and its key (PEM). Clients speak TLS then.",
+        examples=["/etc/onward/www.pem"],
+    )
     ha: Annotated[HaMode, Parsed(values.ha_mode, _words(*HaMode))] = Field(
         default=HaMode.ACTIVE_ACTIVE,
         description="How directors share the VIPs. All announce them; routers are to spread flows over all of them "
@@ -852,6 +929,7 @@ class File(Table):
     api: ApiTable = ApiTable()
     connection_log: ConnectionLogTable = ConnectionLogTable()
     doctor: DoctorTable = DoctorTable()
+    tier2: Tier2Table | None = None
     fleet: FleetTable
     bgp: BgpTable | None = None
     network_profile: list[ProfileTable] = []

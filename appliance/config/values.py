@@ -15,6 +15,7 @@ from appliance.config.problems import BadValueError, did_you_mean, shown
 from appliance.model import (
     Algorithm,
     ApiRole,
+    Decapsulator,
     DfPolicy,
     DsrType,
     Encapsulation,
@@ -26,6 +27,7 @@ from appliance.model import (
     PlaneKind,
     PortRange,
     ProfileType,
+    Role,
     TtlPolicy,
 )
 from appliance.passwords import Scrypt, digest_of, scrypt_of
@@ -196,6 +198,12 @@ def seconds(first: float, last: float) -> Callable[[object], float]:
         return float(value)
 
     return parse
+
+
+def ip_version(value: object) -> int:
+    if value in (4, 6) and not isinstance(value, bool):
+        return int(str(value))
+    raise BadValueError(f"{shown(value)} is no version of IP", "use 4 or 6")
 
 
 def boolean(value: object) -> bool:
@@ -441,12 +449,16 @@ api_role = choice("a role", {role.value: role for role in ApiRole})
 
 fleet_store = choice("a store", {kind.value: kind for kind in FleetStore})
 
+decapsulator = choice("a decapsulator", {kind.value: kind for kind in Decapsulator})
+
+role = choice("a role", {role.value: role for role in Role})
+
 plane = choice("a data plane", {kind.value: kind for kind in PlaneKind})
 
 profile_type = choice(
     "a type of network profile",
-    {"tcp_fast_path": ProfileType.TCP_FAST_PATH, "udp_fast_path": ProfileType.UDP_FAST_PATH},
-    not_yet=("tcp_proxy", "udp_proxy", "sctp_proxy", "sctp_fast_path"),
+    {kind.value: kind for kind in ProfileType},
+    not_yet=("udp_proxy", "sctp_proxy", "sctp_fast_path"),
     prefixes=("protocol_type_",),
 )
 

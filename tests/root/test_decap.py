@@ -1,7 +1,9 @@
 """Decapsulation on a member: single packets through the program, and real connections through a network."""
 
 import hashlib
+import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -445,6 +447,34 @@ def test_it_detaches_however_it_ends(lab: Lab) -> None:
     with decap(lab, "auto") as running:
         running.kill()
     until(lambda: not attached(), "the program is detached")
+
+
+def test_it_tells_what_it_does_and_ends_when_told(lab: Lab) -> None:
+    """`status` has settings and counters, for root; there is one program an interface; `stop` ends it."""
+    member = lab.node("member")
+    status = ["onward", "decap", "status", "--interface", "eth1"]
+    none = member.run(status, check=False)
+    assert (none.returncode, none.stderr) == (5, "onward: no `onward decap` runs on eth1\n")
+    with decap(lab, "auto") as running, encapsulator(lab, "203.0.113.1", "203.0.113.2"):
+        route_vips(lab)
+        lab.node("client").run(["bash", "-c", "</dev/tcp/198.51.100.7/80"])
+        document = json.loads(member.run([*status, "--json"]).stdout)
+        assert document["from"] == ["203.0.113.0/30", "2001:db8:2::1/128"]
+        assert document["vips"] == ["198.51.100.7", "2001:db8:f::7"]
+        assert document["addresses"] == ["203.0.113.2", "2001:db8:2::2"]
+        assert document["counters"]["decapsulated_ipv4"] > 0
+        assert document["counters"].keys() == read_counters(running).keys()
+        shown = member.run(status).stdout
+        assert re.search(r"(?m)^decapsulated_ipv4 +[1-9]", shown)
+        assert re.search(r"(?m)^vips +198.51.100.7, 2001:db8:f::7$", shown)
+        nobody = member.run(["setpriv", "--reuid=65534", "--clear-groups", *status], check=False)
+        assert nobody.returncode == 5
+        assert "does not answer; are you root?" in nobody.stderr
+        with pytest.raises(AssertionError, match=r"runs on eth1 already; `onward decap stop --interface eth1` ends it"):
+            decap(lab, "tc").__enter__()
+        assert member.run(["onward", "decap", "stop", "--interface", "eth1"]).returncode == 0
+        assert running.wait(5) == 0
+    assert member.run(["onward", "decap", "stop", "--interface", "eth1"], check=False).returncode == 5
 
 
 def test_wrong_arguments_are_told(lab: Lab) -> None:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ from appliance.fleet.giving import give
 from appliance.fleet.store import Source
 from appliance.model import AdminState, Delivery, DsrType, Encapsulation, Etcd, Order
 from appliance.state import LogEntry
+from appliance.tier2 import store as tier2_store
+from appliance.tier2.registry import Entry
+from appliance.tier2.store import Stored
 from tests.netns import PATIENCE
 from tests.netns import until as wait_until
 from tests.unit.fleet import contract
@@ -532,3 +536,32 @@ def test_tls(certificates: Path, tmp_path: Path) -> None:
         uvloop.run(main())
     finally:
         made.kill()
+
+
+def test_nodes_are_there_as_long_as_they_live(cluster: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node of the second tier is in the store once it registers, and gone when it leaves, or stops keeping itself."""
+    monkeypatch.setattr(tier2_store, "TTL_S", 2)
+    where = Etcd(endpoints=tuple(node.url for node in cluster.nodes), prefix=prefix)
+    t1, t2 = (Entry(f"t{n}", (ip_address(f"203.0.113.7{n}"), ip_address(f"2001:db8:3::7{n}")), n) for n in (1, 2))
+    first, second = Stored(where, "nodes"), Stored(where, "nodes")
+
+    def there() -> tuple[Entry, ...]:
+        entries, problems = asyncio.run(tier2_store.read(where, "nodes"))
+        assert problems == ()
+        return entries
+
+    first.write(t1)
+    second.write(t2)
+    Stored(where, "others").write(Entry("t3", t1.addresses))
+    assert there() == (t1, t2)
+    first.remove("t1")
+    assert there() == (t2,)
+    first.write(t1)
+
+    def alone() -> bool:
+        first.write(t1)
+        return there() == (t1,)
+
+    wait_until(alone, "the lease of t2 has run out, and that of t1 is kept", 15)
+    second.write(t2)  # with a new lease, since its own is gone
+    assert there() == (t1, t2)

@@ -89,8 +89,8 @@ def test_a_mistake_stands_in_its_own_file(path: Path) -> None:
         '/conf.d/b.toml:9: virtual_service[1].ports[0]: 0 is not a port; use 1..65535 or "first-last"',
         (
             "/conf.d/b.toml:10: virtual_service[1].prots: unknown key; did you mean `ports`? known here: "
-            "name, vips, ports, network_profile, pool, enabled, ha, prefer, primaries, min_members, advertise_down, "
-            "needs_all, bgp, reject_other_ports, arp, protection"
+            "name, vips, ports, network_profile, pool, enabled, traffic, server_port, certificate, ha, prefer, "
+            "primaries, min_members, advertise_down, needs_all, bgp, reject_other_ports, arp, protection"
         ),
     ]
 
