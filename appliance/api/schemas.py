@@ -266,7 +266,8 @@ _OWN: Mapping[str, Schema] = {
             "until": nullable(NUMBER),
             "moved": FLAG,
             "detail": TEXT,
-        }
+        },
+        {"alone": TEXT},
     ),
     "Kinds": record(
         {
