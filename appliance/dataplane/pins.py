@@ -54,7 +54,8 @@ FLOW = np.dtype(
 """
     source, destination    as in the packet, IPv4 mapped into IPv6 (RFC 4291)
     hash64                 `ring.hash.pin_hash`
-    born_ns                when the flow got its place, by the monotonic clock
+    born_ns                when the flow got its place, by the monotonic clock; of one that another director told us of,
+                           when it was opened there, or else when we heard of it
     ports                  as in the packet, read little-endian
     hash32                 the flow hash that its slot follows from
     idle                   ticks, `placement.idle_ticks`
@@ -81,6 +82,10 @@ ATTENTION_NS = 250_000_000
 
 LOCAL, REMOTE = 0, 1
 """Origins of a flow."""
+
+APART_NS = 50_000_000
+"""Two SYNs on one tuple that directors saw less than this apart may have come in either order: what one tells the other
+is under way for a while, and nobody knows for how long."""
 
 _BEGUN = np.array([2, 3, 1, 0], np.uint8)
 """By state: of two connections on one tuple that were used in the same tick, the younger one has the higher number."""
@@ -408,6 +413,9 @@ class PinTable:
         Of what two know of the same flow, what was used later counts: member and state; when it was at the same time,
         the higher state (of other members: the one that is not closing), and then what is here already. Where both know
         the same member, NEW does not take OPEN back.
+        Ticks are long against the time in which a client opens another connection from the port of one that it has just
+        closed. So of other members that were used at the same time, give or take a tick, the one counts whose flow was
+        opened later, and what a SYN has opened before what has been guessed in the middle of a flow.
         In a full set, a flow that is told of gets a place as if it had come at the time when it was used last: in the
         place of one that would have gone before it, and never in the place of one that is better (packet/placement.py
         has the order). So it makes no difference how often something is told, and next to none in which order.
@@ -418,14 +426,15 @@ class PinTable:
             member: of each pin, by the indices of this director.
             state: PinState.
             age: ticks since last use.
-            flows: FLOW; `born_ns` and `origin` do not matter.
+            flows: FLOW; `origin` does not matter, nor does `born_ns` where `opened` is 0.
 
         Returns:
             How many flows have got a place or another member.
         """
         wanted = np.flatnonzero(age <= np.minimum(lifetimes(state, flows["idle"]), WHEN_MASK))
         # Of the same flow twice, the later one; the first of those that are as good.
-        order = wanted[np.lexsort((-state[wanted].astype(np.int64), age[wanted]))]
+        younger = -_opened_ns(flows[wanted])
+        order = wanted[np.lexsort((-state[wanted].astype(np.int64), younger, age[wanted]))]
         _, first = np.unique(flows["hash64"][order], return_index=True)
         order = order[np.sort(first)]
         changed = 0
@@ -437,6 +446,7 @@ class PinTable:
     def _merge(self, member: Members, state: States, age: npt.NDArray[np.int64], flows: npt.NDArray[np.void]) -> int:
         """`merge` for some thousand flows, in columns that are not the caller's."""
         flows["origin"] = REMOTE
+        flows["born_ns"][flows["opened"] == 0] = self.clock_ns()
         hash64 = flows["hash64"]
         sets = self._sets_of(hash64)
         rest = np.arange(len(hash64))
@@ -455,7 +465,6 @@ class PinTable:
     ) -> int:
         """`merge` for flows of which no two share a set."""
         hash64, now = np.ascontiguousarray(flows["hash64"]), self.now()
-        flows["born_ns"] = self.clock_ns()
         found = self.find_all(hash64)
         position, before = found.positions(), found.word
         here_age, here_state = ages_of(before, now), _states(before)
@@ -475,6 +484,8 @@ class PinTable:
         # Only a SYN moves a flow to another member, so of two in one tick that which is not closing is the younger one.
         begun = _BEGUN.take(state) > _BEGUN.take(here_state)
         newer = (age < here_age) | ((age == here_age) & begun)
+        opened_later = _opened_ns(flows) - _opened_ns(self.flows[position])
+        newer = np.where((np.abs(opened_later) > APART_NS) & (np.abs(age - here_age) <= 1), opened_later > 0, newer)
         moved = known & ~same & newer | ~known & (before != 0)
         after = _packed(hash64, member, state, now - age)
         self.words[position[moved]] = after[moved]
@@ -665,6 +676,11 @@ class PinTable:
 def take(flows: npt.NDArray[np.void], rows: Positions) -> npt.NDArray[np.void]:
     """Some of an array of FLOW: many times as quick as by index, which goes field by field."""
     return flows.view(_WHOLE).take(rows).view(FLOW)
+
+
+def _opened_ns(flows: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    """When SYNs opened them; 0 where none did."""
+    return np.where(flows["opened"] != 0, flows["born_ns"], 0).astype(np.int64)
 
 
 def lifetime(state: int, idle: int) -> int:

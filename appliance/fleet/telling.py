@@ -35,7 +35,7 @@ from appliance.dataplane.pins import (
     lifetimes,
     tick_of,
 )
-from appliance.fleet.wire import AGE_SHIFT, END, ENTRY, OPENED, Keys
+from appliance.fleet.wire import AGE_SHIFT, BEFORE, END, ENTRY, OPENED, Keys
 from appliance.forwarding import TableMember
 from appliance.model import Protocol
 from appliance.packet.placement import TICK_SHIFT, PinState
@@ -239,7 +239,10 @@ class Telling:
             entries[name] = flows[name]
         entries["member"] = digests[good]
         entries["age"] = (age[good] << _FINE) + (now_ns >> AGE_SHIFT & ((1 << _FINE) - 1))
-        entries["state"] = np.where(flows["opened"] != 0, state[good] | np.uint8(OPENED), state[good])
+        born = np.uint64(now_ns) - np.minimum(flows["born_ns"], np.uint64(now_ns)) >> np.uint64(AGE_SHIFT)
+        opened = flows["opened"] != 0
+        entries["born"] = np.where(opened, np.minimum(born, np.uint64(BEFORE)), np.uint64(BEFORE))
+        entries["state"] = np.where(opened, state[good] | np.uint8(OPENED), state[good])
         return entries, good, words
 
     def tell(self, positions: Positions) -> Entries:
@@ -302,7 +305,9 @@ class Telling:
         now_ns = self._pins.clock_ns()
         now = tick_of(now_ns)
         state, idle = entries["state"] & np.uint8(_RST), entries["idle"]
-        fine = entries["age"] + (np.int64(under_way_ns) >> AGE_SHIFT)
+        late = np.int64(under_way_ns) >> AGE_SHIFT
+        fine = entries["age"] + late
+        born = np.minimum(entries["born"] + late, BEFORE)
         age = now - ((now_ns >> AGE_SHIFT) - fine >> _FINE)
         fit = np.isin(entries["protocol"], _PROTOCOLS) & (entries["state"] <= OPENED | _RST)
         fit[fit] = age[fit] <= np.minimum(lifetimes(state[fit], idle[fit]), WHEN_MASK - 1)
@@ -310,16 +315,19 @@ class Telling:
         known = (self._sorted.take(place, mode="clip") == entries["member"]) & (entries["member"] != 0)
         good = np.flatnonzero(fit & known)
         if len(good):
-            self._merge(entries[good], self._indices[place[good]], state[good], age[good], now)
+            born_ns = np.maximum(now_ns - (born[good] << AGE_SHIFT), 0)
+            self._merge(entries[good], self._indices[place[good]], state[good], age[good], born_ns, now)
         strangers = np.flatnonzero(fit & ~known)
         lost = 0
         if len(strangers):
-            lost = self._put_aside(entries[strangers], fine[strangers], now_ns)
+            lost = self._put_aside(entries[strangers], fine[strangers], born[strangers], now_ns)
         return Heard(len(good), len(strangers), int(np.count_nonzero(~fit)), lost)
 
-    def _put_aside(self, entries: Entries, fine: npt.NDArray[np.int64], now_ns: int) -> int:
+    def _put_aside(
+        self, entries: Entries, fine: npt.NDArray[np.int64], born: npt.NDArray[np.int64], now_ns: int
+    ) -> int:
         """Keep entries for later, with their ages at this moment. Returns how many others were given up for them."""
-        entries["age"] = fine
+        entries["age"], entries["born"] = fine, born
         self._aside.append((entries, now_ns))
         self._kept_aside += len(entries)
         lost = 0
@@ -335,12 +343,14 @@ class Telling:
         member: npt.NDArray[np.uint16],
         state: npt.NDArray[np.uint8],
         age: npt.NDArray[np.int64],
+        born_ns: npt.NDArray[np.int64],
         now: int,
     ) -> None:
         flows = np.zeros(len(entries), FLOW)
         for name in _SAME:
             flows[name] = entries[name]
         flows["opened"] = entries["state"] >= OPENED
+        flows["born_ns"] = born_ns
         self._pins.merge(member, state, age, flows)
         # What stands in the table now as it was told is not ours, unless it stood there like that before and was.
         hash64 = flows["hash64"]

@@ -34,7 +34,7 @@ import numpy.typing as npt
 
 from appliance.forwarding import TableMember
 
-MAGIC = b"OWP\x01"
+MAGIC = b"OWP\x02"
 """The last byte is the version; directors of different versions do not share pins."""
 
 DEFAULT_PORT = 7117
@@ -56,6 +56,7 @@ ENTRY = np.dtype(
         ("hash32", "<u4"),
         ("age", "<u4"),
         ("idle", "<u2"),
+        ("born", "<u2"),
         ("protocol", "u1"),
         ("state", "u1"),
     ]
@@ -65,6 +66,7 @@ ENTRY = np.dtype(
     member    `Keys.member`
     age       since last use, in units of 2^AGE_SHIFT ns, when the datagram was written. Never too small: whoever hears
               of a flow takes it for a little older than it is, so that no flow stays young by being passed round.
+    born      since the SYN that gave the flow its place, in the same units; BEFORE: longer ago, or no SYN did
     state     `PinState`, and OPENED where the flow got its place by its SYN: where nothing follows that, it soon counts
               no more as a connection, wherever it began
 """
@@ -74,6 +76,7 @@ OPENED = 4
 DIGEST = np.dtype([("name", "<u8"), ("digest", "<u8")])
 
 AGE_SHIFT = 20
+BEFORE = 0xFFFF
 
 PER_DATAGRAM = 17
 """Entries."""

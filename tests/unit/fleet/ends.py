@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
 from appliance.dataplane.pins import PinTable, addresses
@@ -47,10 +48,18 @@ def flow(number: int, idle: int = IDLE, protocol: int = 6) -> FlowFacts:
     )
 
 
-def keep(pins: PinTable, numbers: Iterable[int], member: int = 0, state: PinState = PinState.OPEN, idle: int = IDLE):
+def keep(
+    pins: PinTable,
+    numbers: Iterable[int],
+    member: int = 0,
+    state: PinState = PinState.OPEN,
+    idle: int = IDLE,
+    *,
+    opened: bool = True,
+):
     """What the data plane does when it sees a packet of each of these flows."""
     for number in numbers:
-        pins.keep(Pin(member, state), flow(number, idle), pins.now())
+        pins.keep(Pin(member, state), replace(flow(number, idle), opened=opened), pins.now())
 
 
 def known(pins: PinTable) -> dict[int, int]:

@@ -81,6 +81,50 @@ def test_facts_of_a_flow_arrive():
     assert there["origin"] == 1
 
 
+@pytest.mark.parametrize("phase_ms", [0, 500, 1000])
+@pytest.mark.parametrize("state", [PinState.NEW, PinState.OPEN])
+def test_a_client_that_uses_a_port_again_is_told_from_its_earlier_connection(phase_ms, state):
+    """All within a second: a connection ends, and another one from the same port goes to another member. Whoever
+    remembers the earlier one, and did not hear of its end, believes the later, in whatever order both are told."""
+    a, b, late = Director(), Director(), Director()
+    a.wait(phase_ms)
+    for other in (b, late):
+        other.wait(phase_ms)
+    keep(a.pins, [1], member=1, state=PinState.NEW)
+    keep(a.pins, [1], member=1)
+    earlier = a.news().tobytes()
+    b.telling.hear(earlier)
+    for one in (a, b, late):
+        one.wait(200)
+    keep(a.pins, [1], member=1, state=PinState.FIN)
+    keep(a.pins, [1], member=2, state=PinState.NEW)
+    if state is PinState.OPEN:
+        keep(a.pins, [1], member=2)
+    later = a.news().tobytes()
+    b.telling.hear(later)
+    late.telling.hear(later)
+    late.telling.hear(earlier, 200 * MS)
+    expected = dict.fromkeys(hashes([1]), 2)
+    assert (known(b.pins), known(late.pins)) == (expected, expected)
+    for one in (a, b, late):  # and it is told so to whoever asks
+        one.wait(5)
+        third = Director()
+        third.now_ns = one.now_ns
+        third.telling.hear(one.dump().tobytes())
+        assert known(third.pins) == expected
+
+
+def test_what_a_syn_has_opened_comes_before_what_was_guessed():
+    """A director that met a flow in the middle, and heard too late where it began, believes who saw its SYN."""
+    a, b = Director(), Director()
+    keep(a.pins, [1], member=2)
+    told = a.news().tobytes()
+    keep(b.pins, [1], member=1, opened=False)
+    b.telling.hear(told)
+    a.telling.hear(b.dump().tobytes())
+    assert known(a.pins) == known(b.pins) == dict.fromkeys(hashes([1]), 2)
+
+
 def test_a_flood_of_syns_counts_everywhere_for_a_moment_only():
     """SYNs that nothing follows are connections for three seconds, also where others have told of them: at once, in the
     whole table, and when their member was not known at first; and no director counts their handshakes but one."""

@@ -112,7 +112,7 @@ def test_no_datagram_is_too_long_for_any_path():
         pack(KEYS, Kind.ABSENT, ROUTE, 1, 0, bytes(NAMES * NAME.itemsize), NAMES),
     ]
     assert all(isinstance(read(data), Datagram) for data in longest)
-    assert max(map(len, longest)) == LONGEST <= 1200
+    assert max(map(len, longest)) == LONGEST <= 1280 - 40 - 8
 
 
 @given(st.sampled_from(Kind), st.data())
@@ -151,7 +151,7 @@ def test_refusals_have_the_right_names():
     assert read(whole[:-1]) is Refusal.TRUNCATED
     assert read(whole + bytes(1200)) is Refusal.TRUNCATED
     assert read(whole, keys=other) is Refusal.FOREIGN
-    assert read(b"OWP\x02" + whole[4:]) is Refusal.FOREIGN
+    assert read(b"OWP\x03" + whole[4:]) is Refusal.FOREIGN
     assert read(whole, sender=KEYS.director("c")) is Refusal.UNKNOWN_SENDER
     assert read(whole, recipient=KEYS.director("c")) is Refusal.MISDIRECTED
     assert read(whole[:-1] + bytes([whole[-1] ^ 1])) is Refusal.FORGED
@@ -223,5 +223,5 @@ def test_the_kernel_lets_through_what_is_ours():
         assert not passes(pack(Keys.derive(b"another secret, of others"), Kind.PINS, ROUTE, 1, 0, b""))
         assert not passes(good[Kind.PINS][: SHORTEST - 1])
         assert not passes(good[Kind.PINS] + bytes(1200))
-        assert not passes(b"OWP\x02" + good[Kind.PINS][4:])
+        assert not passes(b"OWP\x03" + good[Kind.PINS][4:])
         assert not passes(b"")
