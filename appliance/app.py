@@ -35,7 +35,10 @@ import uvloop
 from appliance import drain, history, notify, orders
 from appliance import log as logging
 from appliance.api.configuring import ConfigRoutes
-from appliance.api.control import SOCKET, Controls, ControlServer
+from appliance.api.control import SOCKET, ControlServer, looking_routes
+from appliance.api.objects import ObjectRoutes
+from appliance.api.ordering import Controls, OrderRoutes
+from appliance.api.runtime import RuntimeRoutes
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
 from appliance.arp.side import ArpSide
@@ -48,6 +51,7 @@ from appliance.dataplane.drivers import DRIVERS
 from appliance.decide import Desired, slot_tables
 from appliance.fleet.side import FleetSide
 from appliance.forwarding import Placement
+from appliance.happenings import Happenings
 from appliance.hearing import Hearing
 from appliance.lease import renew
 from appliance.looplag import LoopLag
@@ -126,7 +130,8 @@ def run(path: Path, plane: PlaneKind | None = None, at: Callable[[Step], None] =
     """
     parse = partial(parsed, plane=plane)
     loaded = parse(read_document(path))
-    logging.configure()
+    happenings = Happenings(time.time)
+    logging.configure(note=happenings.note)
     _raise_file_limit()
     gc.set_threshold(*GC_THRESHOLDS)
     try:
@@ -136,7 +141,7 @@ def run(path: Path, plane: PlaneKind | None = None, at: Callable[[Step], None] =
         return 1
     with lock:
         try:
-            uvloop.run(_direct(loaded, parse, at))
+            uvloop.run(_direct(loaded, parse, at, happenings))
         except Exception as error:
             for leaf in _leaves(error):
                 if isinstance(leaf, StartError | DataPlaneError | ApiError | SpeakerError | SteerError):
@@ -160,9 +165,11 @@ def parsed(document: Document, plane: PlaneKind | None) -> Loaded:
     return replace(loaded, config=replace(config, director=replace(config.director, plane=plane)))
 
 
-async def _direct(loaded: Loaded, parse: Callable[[Document], Loaded], at: Callable[[Step], None]) -> None:
+async def _direct(
+    loaded: Loaded, parse: Callable[[Document], Loaded], at: Callable[[Step], None], happenings: Happenings
+) -> None:
     """Build it where the loop runs: some parts ask for the running loop."""
-    await Director(loaded, parse, at).run()
+    await Director(loaded, parse, at, happenings).run()
 
 
 def _leaves(error: BaseException) -> Iterable[BaseException]:
@@ -203,13 +210,18 @@ class Director:
     """The composition of one running instance."""
 
     def __init__(
-        self, loaded: Loaded, parse: Callable[[Document], Loaded], at: Callable[[Step], None] = lambda _: None
+        self,
+        loaded: Loaded,
+        parse: Callable[[Document], Loaded],
+        at: Callable[[Step], None] = lambda _: None,
+        happenings: Happenings | None = None,
     ) -> None:
         """
         Args:
             loaded: the configuration to begin with.
             parse: what another one says; raises ConfigError.
             at: is told of every step of a change of the configuration.
+            happenings: has the events of the log.
         """
         config = loaded.config
         self._started_at = time.time()
@@ -276,45 +288,54 @@ class Director:
             loaded,
             at,
         )
+        sources = StatusSources(
+            applied=lambda: self._reconciler.applied,
+            snapshot=self._state.snapshot,
+            counters=self._plane.counters,
+            speaker=self._speaker.status if config.bgp else lambda: None,
+            bfd=self._bfd.status,
+            health=self._monitors.statuses,
+            strain=self._monitors.strain,
+            plane=self._plane.describe,
+            samples=self._plane.samples,
+            reload=lambda: self._last_reload,
+            loop_lag=self._lag.summary,
+            ready=self._ready,
+            started_at=self._started_at,
+            pins=self._pins_use,
+            agreed=self._fleet.agreed,
+            channel=self._fleet.pins_status,
+            path_mtu=self._hearing.facts,
+            arp=lambda: self._arp.statuses(),
+        )
+        controls = Controls(
+            state=self._state,
+            applied=lambda: self._reconciler.applied,
+            pins=lambda: self._plane.pins,
+            save=partial(orders.save, self._orders_path),
+            share=self._fleet.order if self._fleet.shares_orders else None,
+            save_drain=partial(drain.save, self._drain_path),
+            plane=self._plane,
+        )
+        self._orders = OrderRoutes(controls, self._now)
+        routes = [
+            *self._orders.routes(),
+            *RuntimeRoutes(controls).routes(),
+            *looking_routes(controls),
+            *ConfigRoutes(self._transactions).routes(),
+            *ObjectRoutes(self._transactions).routes(),
+        ]
+        api = config.director.api
         self._api = ApiServer(
-            config.director.api.address,
-            config.director.api.port,
-            StatusSources(
-                applied=lambda: self._reconciler.applied,
-                snapshot=self._state.snapshot,
-                counters=self._plane.counters,
-                speaker=self._speaker.status if config.bgp else lambda: None,
-                bfd=self._bfd.status,
-                health=self._monitors.statuses,
-                strain=self._monitors.strain,
-                plane=self._plane.describe,
-                samples=self._plane.samples,
-                reload=lambda: self._last_reload,
-                loop_lag=self._lag.summary,
-                ready=self._ready,
-                started_at=self._started_at,
-                pins=self._pins_use,
-                agreed=self._fleet.agreed,
-                channel=self._fleet.pins_status,
-                path_mtu=self._hearing.facts,
-                arp=lambda: self._arp.statuses(),
-            ),
+            api.address,
+            api.port,
+            sources,
+            routes,
+            lambda: self._transactions.in_force.config.director.api,
+            happenings,
         )
-
-        self._control = ControlServer(
-            Path(config.director.runtime_dir) / SOCKET,
-            Controls(
-                state=self._state,
-                applied=lambda: self._reconciler.applied,
-                pins=lambda: self._plane.pins,
-                save=partial(orders.save, self._orders_path),
-                share=self._fleet.order if self._fleet.shares_orders else None,
-                save_drain=partial(drain.save, self._drain_path),
-                plane=self._plane,
-            ),
-            self._now,
-            ConfigRoutes(self._transactions).routes(),
-        )
+        runtime_dir = Path(config.director.runtime_dir)
+        self._control = ControlServer(runtime_dir / SOCKET, [*self._api.views(), *routes])
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -670,6 +691,10 @@ class Director:
             seconds=round(outcome.seconds, 3),
             **by,
         )
+        try:
+            self._api.renew()
+        except OSError as error:
+            log.warning("api.certificate_kept", error=str(error))
         self._notify(f"STATUS={config.source} is in force, revision {revision or 'not kept'}")
 
     def _notify(self, text: str) -> None:

@@ -69,11 +69,12 @@ def flows_left(live: LivePins, indices: Collection[int], now_ns: int, limit: int
         closing=closing,
         longest_idle_s=float(age.max()) * TICK_S if len(mine) else 0.0,
         top_clients=tuple((ip_address(client), count) for client, count in clients.most_common(top)),
-        flows=tuple(_flows(live, latest, now_ns)),
+        flows=tuple(flows_at(live, latest, now_ns)),
     )
 
 
-def _flows(live: LivePins, positions: np.ndarray[tuple[int], np.dtype[np.int64]], now_ns: int) -> Iterator[Flow]:
+def flows_at(live: LivePins, positions: np.ndarray[tuple[int], np.dtype[np.int64]], now_ns: int) -> Iterator[Flow]:
+    """Those at some positions, in that order."""
     flows = live.flows[positions]
     for at, source, destination, record in zip(
         positions.tolist(), addresses(flows["source"]), addresses(flows["destination"]), flows, strict=True

@@ -14,12 +14,18 @@ import structlog
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
-def configure(stream: TextIO | None = None, level: str = "info", environ: Mapping[str, str] = os.environ) -> None:
+def configure(
+    stream: TextIO | None = None,
+    level: str = "info",
+    environ: Mapping[str, str] = os.environ,
+    note: structlog.typing.Processor | None = None,
+) -> None:
     """Coloured lines on a terminal; under journald one JSON object a line with its priority; JSON lines elsewhere.
 
     Args:
         stream: where to; standard error when None.
         level: the least important level that is written: debug, info, warning, error.
+        note: sees every event before it is written.
     """
     stream = stream or sys.stderr
     journal = "JOURNAL_STREAM" in environ
@@ -28,6 +34,7 @@ def configure(stream: TextIO | None = None, level: str = "info", environ: Mappin
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
         _plain,
+        *([note] if note is not None else []),
     ]
     if stream.isatty():
         processors += [

@@ -10,6 +10,8 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import PurePath, PurePosixPath
 
+from appliance.passwords import Scrypt
+
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
@@ -599,10 +601,61 @@ class BgpConfig:
     """How long a VIP that comes and goes must be well before it is announced again."""
 
 
+class ApiRole(StrEnum):
+    """What somebody may do with the API; who may do more may do the less as well."""
+
+    VIEWER = "viewer"
+    """Look."""
+
+    OPERATOR = "operator"
+    """Give orders: drain, weight, reload."""
+
+    ADMIN = "admin"
+    """Change the configuration."""
+
+
+@dataclass(frozen=True)
+class ApiUser:
+    """Somebody who can log in, by password or by a certificate with that common name."""
+
+    name: str
+    role: ApiRole
+    password: Scrypt | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class ApiToken:
+    """A program that may ask."""
+
+    name: str
+    role: ApiRole
+    digest: bytes = field(repr=False)
+    """SHA-256 of what it shows."""
+
+
+@dataclass(frozen=True)
+class ApiTls:
+    """Files of the API's own certificate; absolute paths."""
+
+    cert_file: str
+    key_file: str | None = None
+    """None: it is in the certificate's file."""
+
+    client_ca_file: str | None = None
+    """Certificates that clients' certificates must come from; None: clients have none."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.cert_file, self.key_file, self.client_ca_file) if name is not None)
+
+
 @dataclass(frozen=True)
 class ApiConfig:
     address: IPAddress
     port: int
+    tls: ApiTls | None = None
+    users: tuple[ApiUser, ...] = ()
+    tokens: tuple[ApiToken, ...] = ()
 
 
 class FleetStore(StrEnum):

@@ -49,6 +49,10 @@ class Step(StrEnum):
     EVENT = "event"
 
 
+class MeanwhileError(ConfigError):
+    """Something else is in force, or written, than whoever wants a change has seen."""
+
+
 class ProgramError(Exception):
     """A configuration cannot be put into force; the one before is again."""
 
@@ -68,6 +72,9 @@ class Outcome:
 
     problems: tuple[Problem, ...] = ()
     """Why it was refused."""
+
+    conflict: bool = False
+    """Whether it was refused since something else is in force, or written, than its author has seen."""
 
     consequences: Consequences = field(default_factory=Consequences)
     revision: Revision | None = None
@@ -218,6 +225,7 @@ class Transactions:
                 self._enter(run, Step.EVENT)
         except ConfigError as error:
             run.problems = error.problems
+            run.conflict = isinstance(error, MeanwhileError)
         except (ProgramError, DocumentError, RevisionError) as error:
             run.problems = (_problem(self.in_force.document, str(error), "the configuration from before is in force"),)
         outcome = Outcome(
@@ -227,6 +235,7 @@ class Transactions:
             dry_run=dry_run,
             unchanged=run.unchanged,
             problems=run.problems,
+            conflict=run.conflict,
             consequences=run.consequences,
             revision=self.revision,
             digest=run.digest,
@@ -329,6 +338,7 @@ class _Progress:
     dry_run: bool
     step: Step = Step.PARSE
     problems: tuple[Problem, ...] = ()
+    conflict: bool = False
     consequences: Consequences = field(default_factory=Consequences)
     unchanged: bool = False
     digest: str = ""
@@ -338,8 +348,8 @@ def _problem(document: Document, message: str, remedy: str) -> Problem:
     return Problem(str(document.path), None, "", message, remedy)
 
 
-def _refused(document: Document, message: str, remedy: str) -> ConfigError:
-    return ConfigError([_problem(document, message, remedy)])
+def _refused(document: Document, message: str, remedy: str) -> MeanwhileError:
+    return MeanwhileError([_problem(document, message, remedy)])
 
 
 def as_document(outcome: Outcome) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from appliance.model import (
     BgpConfig,
     Config,
     Delivery,
+    Director,
     HashMode,
     Health,
     IPAddress,
@@ -200,7 +201,7 @@ def bfd_sessions(config: Config) -> Iterable[SessionSettings]:
 def needs_restart(old: Config, new: Config) -> Iterable[Problem]:
     """What cannot change under a running director. Other directors may come and go."""
     for section, before, after, why in (
-        ("director", old.director, new.director, ""),
+        ("director", _fixed(old.director), _fixed(new.director), ""),
         ("bgp", _sessions(old.bgp), _sessions(new.bgp), ""),
         ("fleet", old.secret, new.secret, ": with another secret than the fleet's, flows would change members"),
         ("fleet", old.myself, new.myself, ": this director's own entry is not what it was"),
@@ -243,6 +244,11 @@ def hash_changes(old: Config, new: Config) -> Iterable[HashChange]:
         if whole:
             stay = sum((ratio / whole) ** 2 for ratio in ratios)
             yield HashChange(service.name, was.hash_mode, service.hash_mode, 1 - stay)
+
+
+def _fixed(director: Director) -> Director:
+    """Without those who may use the API: they come and go."""
+    return replace(director, api=replace(director.api, users=(), tokens=()))
 
 
 def _sessions(bgp: BgpConfig | None) -> BgpConfig | None:

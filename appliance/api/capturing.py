@@ -15,6 +15,9 @@ import structlog
 from aiohttp import web
 
 from appliance.api.problem import RefusedError
+from appliance.api.records import TEXT
+from appliance.api.routes import Answer, Query, Role, Route, actor_of
+from appliance.api.schemas import refused_answers
 from appliance.capture.notes import Choice
 from appliance.capture.session import Capture, Limits, Order
 from appliance.config.problems import did_you_mean
@@ -30,19 +33,26 @@ SIDES = ("in", "out", "both")
 MOST_FRAMES, MOST_SECONDS, MOST_BYTES = 10_000_000, 86_400, 1 << 36
 SHORTEST_SNAPLEN = 64
 _VERDICTS = (str(Verdict.TRANSMIT), str(Verdict.DROP), *map(str, Reason))
-_KEYS = {"client", "vip", "service", "member", "verdict", "side", "frames", "seconds", "bytes", "snaplen"}
+_QUERY = (
+    Query("client", TEXT, "An address or a prefix of clients."),
+    Query("vip", TEXT, "A VIP."),
+    Query("service", TEXT, "A virtual service."),
+    Query("member", TEXT, "POOL/MEMBER."),
+    Query("verdict", {"type": "string", "enum": list(_VERDICTS)}, "What became of the packet."),
+    Query("side", {"type": "string", "enum": list(SIDES), "default": "both"}, "As it arrived, or as it left."),
+    Query("frames", {"type": "integer", "minimum": 1, "maximum": MOST_FRAMES}, "So many at most."),
+    Query("seconds", {"type": "number", "minimum": 0, "maximum": MOST_SECONDS}, "So long at most."),
+    Query("bytes", {"type": "integer", "minimum": 1, "maximum": MOST_BYTES}, "So many at most."),
+    Query("snaplen", {"type": "integer", "minimum": SHORTEST_SNAPLEN, "maximum": SNAPLEN}, "Bytes of each packet."),
+)
+_KEYS = {query.name for query in _QUERY}
 
 
-def routes(
-    plane: DataPlane,
-    applied: Callable[[], Desired | None],
-    who: Callable[[web.Request], dict[str, object]],
-) -> list[web.RouteDef]:
+def routes(plane: DataPlane, applied: Callable[[], Desired | None]) -> list[Route]:
     """
     Args:
         plane: what is captured.
         applied: the decision in force.
-        who: is at the other end of a request, for the log.
     """
     running = asyncio.Lock()
 
@@ -68,7 +78,7 @@ def routes(
             first = await anext(pieces)
         except DataPlaneError as error:
             raise RefusedError(409, str(error)) from error
-        log.info("capture.started", **who(request))
+        log.info("capture.started", **actor_of(request).fields)
         try:
             async with contextlib.aclosing(pieces):
                 await response.prepare(request)
@@ -85,7 +95,18 @@ def routes(
             log.info("capture.ended", frames=capture.frames, bytes=capture.bytes, lost=capture.lost)
         return response
 
-    return [web.get("/v1/capture", capture)]
+    return [
+        Route(
+            "GET",
+            "/v1/capture",
+            capture,
+            Role.ADMIN,
+            "Packets for VIPs and what becomes of them, as they come",
+            {200: Answer("A pcapng file.", media="application/x-pcapng"), **refused_answers(400, 404, 409)},
+            "looking",
+            _QUERY,
+        )
+    ]
 
 
 def order_of(query: dict[str, str], desired: Desired) -> Order:

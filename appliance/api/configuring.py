@@ -1,34 +1,57 @@
-"""The configuration over the control socket: what is in force, what was, and the way to another one.
+"""The configuration as a whole: what is in force, what was, and the way to another one.
 
     GET  /v1/config                    what is in force: revision, digest and texts
     PUT  /v1/config                    {"texts": {name: text}, "base": digest, "reason": "...", "dry_run": true,
                                         "force": true}
-    PUT  /v1/config/objects/KIND/NAME  {"values": {...}} and as above: one thing, with all its keys as in TOML; comments
-                                       of everything else stay. KIND alone for what there is one of: bgp, fleet, ...
-    DELETE /v1/config/objects/KIND/NAME, with the same body but for values
     POST /v1/config/reload             {"reason": "...", "dry_run": true}
     POST /v1/config/rollback           {"revision": N, "reason": "...", "dry_run": true, "force": true}
     GET  /v1/config/revisions          who, when and why, the latest first
     GET  /v1/config/revisions/N        one of them, with its texts
+    GET  /v1/config/diff?revision=N    which lines of it differ from what is in force; of the files without it
+    GET  /v1/config/schema             the JSON Schema of the files
 
 All keys of bodies are optional, but for `texts` and `revision`. What came of it is told whole, whether it was taken or
-not: 200 taken, 422 the configuration has mistakes or takes a restart, 500 it could not be put into force or kept.
+not: outcomes.py. Single objects: objects.py.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from pwd import getpwuid
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Mapping
+from functools import cache
+from typing import Any
 
 from aiohttp import web
 
-from appliance.api.control import body_of, who_of
+from appliance.api.outcomes import diff_of, refused
 from appliance.api.problem import RefusedError
-from appliance.config import edit
-from appliance.config.document import Document
+from appliance.api.records import ANYTHING, FLAG, NUMBER, TEXT, WHOLE, array, nullable, record
+from appliance.api.routes import Answer, Query, Role, Route, actor_of, body_of
+from appliance.api.schemas import OUTCOME, refused_answers
+from appliance.config.document import read_document
+from appliance.config.problems import ConfigError
+from appliance.config.schema import json_schema
 from appliance.revisions import Author, Revision, RevisionError
-from appliance.transaction import Outcome, Step, Transactions, as_document
+from appliance.transaction import Outcome, Transactions, as_document
 
-MISTAKES = (Step.PARSE, Step.VALIDATE, Step.DIFF)
-"""Where a transaction ends because of what is written."""
+MAX_TEXTS = 64 * 1024 * 1024
+"""Bytes: the texts of a large configuration, as JSON."""
+
+_TEXTS = {"type": "object", "additionalProperties": TEXT}
+_NUMBER = {"type": "integer", "minimum": 1, "maximum": 99_999_999}
+_REASON = {"type": "string", "maxLength": 1000}
+_REVISION_KEYS = {
+    "number": WHOLE,
+    "at": NUMBER,
+    "who": TEXT,
+    "via": TEXT,
+    "why": TEXT,
+    "digest": TEXT,
+    "summary": TEXT,
+}
+_IN_FORCE = record({"path": TEXT, "digest": TEXT, "revision": nullable(WHOLE), "texts": _TEXTS})
+_REVISIONS = record({"in_force": nullable(WHOLE), "revisions": array(record(_REVISION_KEYS))})
+_CAME_OF_IT = {200: Answer("What came of it.", OUTCOME), **refused_answers(400, 409, 422)}
 
 
 class ConfigRoutes:
@@ -37,20 +60,96 @@ class ConfigRoutes:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
+        tag = "configuration"
+        put = record({"texts": _TEXTS}, {"base": TEXT, "reason": _REASON, "dry_run": FLAG, "force": FLAG})
+        reload = record({}, {"reason": _REASON, "dry_run": FLAG})
+        back = record({"revision": WHOLE}, {"reason": _REASON, "dry_run": FLAG, "force": FLAG})
+        texts = record({**_REVISION_KEYS, "texts": _TEXTS})
         return [
-            web.get("/v1/config", self._in_force),
-            web.put("/v1/config", self._put),
-            *(
-                web.route(method, f"/v1/config/objects/{place}", handler)
-                for place in ("{kind}/{name}", "{kind}")
-                for method, handler in (("PUT", self._put_one), ("DELETE", self._remove_one))
+            Route(
+                "GET",
+                "/v1/config",
+                self._in_force,
+                Role.ADMIN,
+                "What is in force: texts, digest, revision",
+                {200: Answer("Texts by file name.", _IN_FORCE)},
+                tag,
             ),
-            web.post("/v1/config/reload", self._reload),
-            web.post("/v1/config/rollback", self._rollback),
-            web.get("/v1/config/revisions", self._revisions),
-            web.get(r"/v1/config/revisions/{number:\d{1,8}}", self._revision),
+            Route(
+                "PUT",
+                "/v1/config",
+                self._put,
+                Role.ADMIN,
+                "Other texts",
+                _CAME_OF_IT,
+                tag,
+                body=put,
+                max_body=MAX_TEXTS,
+            ),
+            Route(
+                "POST",
+                "/v1/config/reload",
+                self._reload,
+                Role.OPERATOR,
+                "Read the files again",
+                _CAME_OF_IT,
+                tag,
+                body=reload,
+                needs_body=False,
+            ),
+            Route(
+                "POST",
+                "/v1/config/rollback",
+                self._rollback,
+                Role.ADMIN,
+                "An earlier revision again",
+                _CAME_OF_IT | refused_answers(404),
+                tag,
+                body=back,
+            ),
+            Route(
+                "GET",
+                "/v1/config/diff",
+                self._diff,
+                Role.ADMIN,
+                "Which lines differ from what is in force: of the files as they are now, or of a revision",
+                {200: Answer("As `diff -u`.", record({"diff": TEXT})), **refused_answers(400, 404, 422)},
+                tag,
+                (Query("revision", _NUMBER, "Its number; the files by default."),),
+            ),
+            Route(
+                "GET",
+                "/v1/config/revisions",
+                self._revisions,
+                Role.VIEWER,
+                "What was in force: who, when, why; the latest first",
+                {200: Answer("Revisions.", _REVISIONS)},
+                tag,
+            ),
+            Route(
+                "GET",
+                r"/v1/config/revisions/{number:\d{1,8}}",
+                self._revision,
+                Role.ADMIN,
+                "One revision with its texts",
+                {200: Answer("The revision.", texts), **refused_answers(404)},
+                tag,
+                names={"number": _NUMBER},
+            ),
+            Route(
+                "GET",
+                "/v1/config/schema",
+                self._schema,
+                Role.NOBODY,
+                "The JSON Schema of the configuration files",
+                {200: Answer("JSON Schema, draft 7.", ANYTHING)},
+                tag,
+            ),
         ]
+
+    async def _schema(self, _request: web.Request) -> web.Response:
+        return web.json_response(_file_schema())
 
     async def _in_force(self, _request: web.Request) -> web.Response:
         document, revision = self._transactions.in_force.document, self._transactions.revision
@@ -63,35 +162,35 @@ class ConfigRoutes:
             }
         )
 
+    async def _diff(self, request: web.Request) -> web.Response:
+        in_force, number = self._transactions.in_force.document, request.query.get("revision")
+        if number is not None and not re.fullmatch("[0-9]{1,8}", number):
+            raise RefusedError(400, f"revision = {number} is not a number")
+        try:
+            if number is None:
+                other = await asyncio.to_thread(read_document, in_force.path)
+            else:
+                _, texts = await asyncio.to_thread(self._transactions.revisions.read, int(number))
+                other = in_force.having(texts)
+        except RevisionError as error:
+            raise RefusedError(404, str(error)) from error
+        except ConfigError as error:
+            raise RefusedError(422, str(error)) from error
+        return web.json_response({"diff": await asyncio.to_thread(diff_of, in_force, other)})
+
     async def _put(self, request: web.Request) -> web.Response:
         body = await body_of(request, {"texts", "base", "reason", "dry_run", "force"})
         texts = body.get("texts")
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
             raise RefusedError(400, "texts is not an object of texts by file name")
-        return await self._change(request, body, lambda _: texts)
-
-    async def _put_one(self, request: web.Request) -> web.Response:
-        body = await body_of(request, {"values", "base", "reason", "dry_run", "force"})
-        values = body.get("values")
-        if not isinstance(values, dict):
-            raise RefusedError(400, "values is not an object")
-        kind, name = request.match_info["kind"], request.match_info.get("name")
-        return await self._change(request, body, lambda document: edit.put(document, kind, name, values))
-
-    async def _remove_one(self, request: web.Request) -> web.Response:
-        body = await body_of(request, {"base", "reason", "dry_run", "force"})
-        kind, name = request.match_info["kind"], request.match_info.get("name")
-        return await self._change(request, body, lambda document: edit.remove(document, kind, name))
-
-    async def _change(
-        self, request: web.Request, body: Mapping[str, object], change: Callable[[Document], Mapping[str, str]]
-    ) -> web.Response:
         base = body.get("base")
         if base is not None and not isinstance(base, str):
             raise RefusedError(400, "base is not a digest")
         dry_run, force = _flag(body, "dry_run"), _flag(body, "force")
         author = _author(request, body, "api")
-        return await _answer(self._transactions.change(change, author, base=base, dry_run=dry_run, force=force))
+        return await _answer(
+            self._transactions.change(lambda _: texts, author, base=base, dry_run=dry_run, force=force)
+        )
 
     async def _reload(self, request: web.Request) -> web.Response:
         body = await body_of(request, {"reason", "dry_run"})
@@ -130,8 +229,7 @@ class ConfigRoutes:
 
 async def _answer(transaction: Awaitable[Outcome]) -> web.Response:
     outcome = await transaction
-    status = 200 if outcome.ok else 422 if outcome.step in MISTAKES else 500
-    return web.json_response(as_document(outcome), status=status)
+    return web.json_response(as_document(outcome)) if outcome.ok else refused(outcome)
 
 
 def _document(revision: Revision) -> dict[str, object]:
@@ -155,13 +253,12 @@ def _flag(body: Mapping[str, object], key: str) -> bool:
 
 
 def _author(request: web.Request, body: Mapping[str, object], via: str) -> Author:
-    """Who is at the other end of the socket."""
-    known = who_of(request)
-    uid, pid = known.get("by_uid"), known.get("by_pid")
-    if not isinstance(uid, int):
-        return Author("", via, str(body.get("reason") or ""))
-    try:
-        name = getpwuid(uid).pw_name
-    except KeyError:
-        name = "nobody we know"
-    return Author(f"{name} (uid {uid}, pid {pid})", via, str(body.get("reason") or ""))
+    reason = body.get("reason") or ""
+    if not isinstance(reason, str):
+        raise RefusedError(400, "reason is not a text")
+    return Author(actor_of(request).who, via, reason)
+
+
+@cache
+def _file_schema() -> Any:
+    return json.loads(json_schema())

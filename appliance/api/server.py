@@ -1,14 +1,10 @@
-"""The status server: HTTP, read only.
+"""The HTTP server: the page, metrics and health of the process, and the API below `/api/v1`.
 
     /                   the live page (works without JavaScript too)
-    /api/v1/status      the status document, JSON
-    /api/v1/stream      the same once a second, as server-sent events
-    /api/v1/bgp         who is told of which VIPs, with which attributes, and why not; JSON
-    /api/v1/samples     what became of single packets lately: some of them, never all; a JSON list, the newest last
-    /api/v1/mtu         how large packets to each member may be, and who was told, JSON
-    /api/v1/health      what all health monitors say of all members, JSON
+    /api/v1/...         everything else: the table of routes, as over the control socket ("The API" in ARCHITECTURE.md)
+    /api/openapi.json   what the API is, for programs
     /metrics            Prometheus
-    /healthz            200 while the event loop answers
+    /healthz, /livez    200 while the event loop answers
     /readyz             200 when all parts work, else 503 with those that do not
 
 Errors are `application/problem+json` (RFC 9457). Everything comes from this server and nothing from elsewhere.
@@ -19,20 +15,33 @@ import errno
 import hashlib
 import json
 import socket
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import time
 
 import structlog
 from aiohttp import web
 
+from appliance.api.access import Access, tls_context
 from appliance.api.announced import announced_document
+from appliance.api.figures import figures_document
+from appliance.api.happening import EventRoutes
 from appliance.api.health import health_document
+from appliance.api.listening import Runner
 from appliance.api.metrics import exposition
 from appliance.api.mtu import mtu_document
+from appliance.api.openapi import document as openapi_document
 from appliance.api.page import render_main, render_page
+from appliance.api.problem import Handler, RefusedError, problems
+from appliance.api.records import ANYTHING, TEXT
+from appliance.api.routes import Answer, Role, Route, actor_of, mounted, needing
+from appliance.api.schemas import FIGURES, SAMPLES, STATUS
 from appliance.api.sources import Observed, StatusSources, observe
+from appliance.api.streams import EVENT_STREAM, Streams, event
 from appliance.api.views import Document, Rates, samples, status_document
-from appliance.model import IPAddress
+from appliance.happenings import Happenings
+from appliance.model import ApiConfig, IPAddress
 
 log = structlog.get_logger()
 
@@ -41,11 +50,8 @@ MAX_AGE_S = 0.9
 """All who ask share one look at the sources a second, and one rendering of each kind, however many they are: with a
 thousand members that is work of which the event loop, and with it BGP, must not feel the askers' number."""
 
-MAX_STREAMS = 64
-SLOW_READER_S = 5.0
-"""A stream whose reader takes nothing for so long is cut."""
-
 SHUTDOWN_S = 2.0
+PREFIX = "/api"
 
 _ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "favicon.svg": "image/svg+xml"}
 
@@ -67,19 +73,34 @@ class ApiError(Exception):
 class ApiServer:
     """Serves what its sources tell."""
 
-    def __init__(self, address: IPAddress, port: int, sources: StatusSources) -> None:
+    def __init__(
+        self,
+        address: IPAddress,
+        port: int,
+        sources: StatusSources,
+        more: Iterable[Route] = (),
+        config: Callable[[], ApiConfig] | None = None,
+        happenings: Happenings | None = None,
+    ) -> None:
         """Listens nowhere yet.
 
         Args:
             address: to listen on.
             port: 0 lets the kernel choose; `bound` tells.
             sources: of everything that is shown.
+            more: what else can be asked for.
+            config: in force: who may ask, and by which certificate; None: nobody in particular.
+            happenings: what has happened; None: nobody notes it.
         """
+        self._config = config if config is not None else lambda: ApiConfig(address, port)
+        self._access = Access(self._config)
+        self._tls: ssl.SSLContext | None = None
+        self._more = list(more)
+        self._happenings = happenings if happenings is not None else Happenings(time)
         self._address = address
         self._port = port
         self._sources = sources
-        self._closing = asyncio.Event()
-        self._streams = 0
+        self.streams = Streams(self._may_still)
         self._rates = Rates()
         self._shared: tuple[float, Observed, Document] | None = None
         self._renderings: dict[str, bytes] = {}
@@ -93,23 +114,25 @@ class ApiServer:
         Raises:
             ApiError: the address is in use or not ours.
         """
-        app = web.Application(middlewares=[_problems])
+        try:
+            self._tls = tls_context(self._config())
+        except OSError as error:
+            raise ApiError(f"cannot use the certificate of [api]: {error}") from error
+        app = web.Application(middlewares=[problems, self._access.middleware])
         app.on_response_prepare.append(_add_headers)
+        viewer = needing(Role.VIEWER)
         app.add_routes(
             [
-                web.get("/", self._page),
-                web.get("/live", self._live),
+                web.get("/", viewer(self._page)),
+                web.get("/live", viewer(self._live)),
                 web.get("/healthz", self._healthz),
+                web.get("/livez", self._healthz),
                 web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
-                web.get("/api/v1/status", self._status),
-                web.get("/api/v1/stream", self._stream),
-                web.get("/api/v1/bgp", self._bgp),
-                web.get("/api/v1/samples", self._samples),
-                web.get("/api/v1/mtu", self._mtu),
-                web.get("/api/v1/health", self._health),
+                web.get("/metrics", viewer(self._metrics)),
+                web.get(f"{PREFIX}/openapi.json", self._openapi),
                 web.get("/favicon.ico", self._favicon),
                 *(web.get(f"/{name}", self._serve_asset) for name in _ASSETS),
+                *mounted(self.routes, PREFIX),
             ]
         )
         # Bound here and not by the loop: what loops say when that fails differs, and may lack the error's number.
@@ -120,15 +143,57 @@ class ApiServer:
             )
         except OSError as error:
             raise ApiError(_why_not_listening(error, self._address, self._port)) from error
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        runner = Runner(app, SHUTDOWN_S)
         await runner.setup()
-        await web.SockSite(runner, listening).start()
+        await web.SockSite(runner, listening, ssl_context=self._tls).start()
         self._runner = runner
         log.info("api.listening", url=self.url)
 
+    def renew(self) -> None:
+        """Take the certificate as it is now, for connections from now on.
+
+        Raises:
+            OSError: it cannot be used; the one before stays.
+        """
+        tls = self._config().tls
+        if self._tls is not None and tls is not None:
+            tls_context(self._config())  # a bad one must not be taken in halves
+            self._tls.load_cert_chain(tls.cert_file, tls.key_file)
+            if tls.client_ca_file is not None:
+                self._tls.load_verify_locations(tls.client_ca_file)
+
+    @property
+    def routes(self) -> list[Route]:
+        """All that can be asked for below `/api`."""
+        return [*self.views(), *self._access.routes(), *self._more]
+
+    def views(self) -> list[Route]:
+        """What is known of this director as a whole."""
+        viewer, tag = Role.VIEWER, "status"
+        stream = "Once a second, as server-sent events."
+
+        def view(name: str, summary: str, handler: Handler, answer: Answer) -> Route:
+            return Route("GET", f"/v1/{name}", handler, viewer, summary, {200: answer}, tag)
+
+        return [
+            view("status", "All that is known", self._status, Answer("The status document.", STATUS)),
+            view("stream", "The status document once a second", self._stream, Answer(stream, TEXT, EVENT_STREAM)),
+            view(
+                "figures",
+                "Rates and counts by service and member",
+                self._figures,
+                Answer("Now; or once a second, as events.", FIGURES, also=EVENT_STREAM),
+            ),
+            view("bgp", "Who is told of which VIPs, and why not", self._bgp, Answer("Routes and peers.", ANYTHING)),
+            view("samples", "What became of single packets lately", self._samples, Answer("Samples.", SAMPLES)),
+            view("mtu", "How large packets to each member may be", self._mtu, Answer("Ways.", ANYTHING)),
+            view("health", "What monitors say of members", self._health, Answer("Verdicts.", ANYTHING)),
+            *EventRoutes(self._happenings, self.streams).routes(),
+        ]
+
     async def close(self) -> None:
         """End all streams and requests, and stop listening. Harmless when not started."""
-        self._closing.set()
+        self.streams.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -148,7 +213,8 @@ class ApiServer:
     @property
     def url(self) -> str:
         host, port = self.bound
-        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -203,13 +269,27 @@ class ApiServer:
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n", headers=_fresh())
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
-        parts = self._sources.ready()
-        failed = [{"name": name, "detail": detail} for name, works, detail in parts if not works]
+    async def _openapi(self, _request: web.Request) -> web.Response:
+        return _json(json.dumps(openapi_document(self.routes, PREFIX)))
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """Details are for those who may look."""
+        parts, looks = self._sources.ready(), actor_of(request).role >= Role.VIEWER
+        failed = [{"name": name, "detail": detail if looks else ""} for name, works, detail in parts if not works]
         return _json(json.dumps({"ready": not failed, "failed": failed}, indent=2), status=503 if failed else 200)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         return await self._send_events(request, "status", json.dumps)
+
+    async def _figures(self, request: web.Request) -> web.StreamResponse:
+        if EVENT_STREAM in request.headers.get("Accept", ""):
+            return await self._send_events(
+                request, "figures", lambda document: json.dumps(figures_document(document), separators=(",", ":"))
+            )
+        body = await self._rendered(
+            "figures", lambda _, document: f"{json.dumps(figures_document(document))}\n".encode()
+        )
+        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         return await self._send_events(request, "page", render_main)
@@ -217,35 +297,18 @@ class ApiServer:
     async def _send_events(
         self, request: web.Request, name: str, render: Callable[[Document], str]
     ) -> web.StreamResponse:
-        """Server-sent events until the reader leaves, is too slow, or we close."""
-        if self._streams >= MAX_STREAMS:
-            raise web.HTTPServiceUnavailable(
-                text=f"{MAX_STREAMS} streams are open already; close some, or poll /api/v1/status"
-            )
-        self._streams += 1
-        try:
-            response = web.StreamResponse(headers=_fresh() | {"Content-Type": "text/event-stream"})
-            await response.prepare(request)
-            await response.write(b"retry: 2000\n\n")
-            while not self._closing.is_set():
-                event = await self._rendered(f"event {name}", lambda _, document: _event(name, render(document)))
-                async with asyncio.timeout(SLOW_READER_S):
-                    await response.write(event)
-                await self._pause(STREAM_INTERVAL_S)
-        except (TimeoutError, ConnectionError):
-            if request.transport is not None:
-                request.transport.abort()
-        finally:
-            self._streams -= 1
-        return response
 
-    async def _pause(self, seconds: float) -> None:
-        """Ends early when we close."""
+        async def more() -> bytes:
+            return await self._rendered(f"event {name}", lambda _, document: event(name, render(document)))
+
+        return await self.streams.send(request, more, STREAM_INTERVAL_S)
+
+    def _may_still(self, request: web.Request) -> bool:
+        """Whoever is logged out meanwhile, or is no user any more, sees no more."""
         try:
-            async with asyncio.timeout(seconds):
-                await self._closing.wait()
-        except TimeoutError:
-            pass
+            return actor_of(request).local or self._access.who(request).role >= Role.VIEWER
+        except RefusedError:
+            return False
 
     async def _serve_asset(self, request: web.Request) -> web.Response:
         return self._asset_response(request, request.path.removeprefix("/"))
@@ -270,43 +333,12 @@ def _fresh() -> dict[str, str]:
     return {"Cache-Control": "no-store"}
 
 
-def _event(name: str, data: str) -> bytes:
-    """A server-sent event (HTML Living Standard, section 9.2)."""
-    return (f"event: {name}\n" + "".join(f"data: {line}\n" for line in data.splitlines()) + "\n").encode()
-
-
 def _json(text: str, status: int = 200) -> web.Response:
     return web.Response(text=text + "\n", status=status, content_type="application/json", headers=_fresh())
 
 
 async def _add_headers(_request: web.BaseRequest, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
-
-
-@web.middleware
-async def _problems(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Every error as problem details; a mistake of ours is logged, and says nothing of our insides."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        detail = {
-            404: f"nothing is at {request.path}; there are /, /api/v1/status, /api/v1/stream, /api/v1/bgp, "
-            "/api/v1/samples, /api/v1/mtu, /api/v1/health, "
-            "/metrics, /healthz, /readyz",
-            405: f"{request.method} is not possible here; this server only shows",
-        }.get(error.status, error.text or "")
-        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-        return _problem(error.status, error.reason, detail, headers)
-    except Exception as error:
-        log.error("api.failed", path=request.path, error=repr(error), exc_info=error)
-        return _problem(500, "Internal Server Error", "this is a mistake in the director; its log has the details", {})
-
-
-def _problem(status: int, title: str, detail: str, headers: dict[str, str]) -> web.Response:
-    body = json.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail}) + "\n"
-    return web.Response(text=body, status=status, content_type="application/problem+json", headers=_fresh() | headers)
 
 
 def _why_not_listening(error: OSError, address: IPAddress, port: int) -> str:

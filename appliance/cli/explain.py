@@ -1,24 +1,22 @@
 """`onward explain`: what becomes of a packet, and why; asked of a running director, or of a configuration."""
 
-import re
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from appliance.capture.pcap import Direction, Link, PcapError, read
+from appliance.capture.pcap import PcapError
 from appliance.cli.orders import OrderError, SocketOption, ask, refused, where
 from appliance.cli.output import Exit, complain, facts, print_json, print_problems, table
 from appliance.config.load import load
 from appliance.config.problems import ConfigError, did_you_mean
 from appliance.explain.model import Model
-from appliance.explain.question import IP_HEADER, L4_HEADER, Tcp, frame_of, packet_of
-from appliance.model import Config, IPAddress, Protocol
+from appliance.explain.question import IP_HEADER, L4_HEADER, Endpoint, Tcp, endpoint, frame_of, frames_of, packet_of
+from appliance.model import Config, Protocol
 from appliance.ring.hash import FlowKey
 
 Document = Mapping[str, Any]
@@ -34,39 +32,12 @@ _AT_A_TIME, _PATIENCE_S = 32, 30.0
 _HINT = "write: onward explain tcp 192.0.2.7:40000 198.51.100.7:443"
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    address: IPAddress
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
-
-
 class _UsageError(Exception):
     """An argument is not what it should be."""
 
 
 class _NotFoundError(Exception):
     """An argument names something that the configuration does not have."""
-
-
-def endpoint(text: str) -> Endpoint:
-    """`192.0.2.7:40000` or `[2001:db8::7]:40000`.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon or (host.count(":") and not host.startswith("[")):
-        raise ValueError("the port is missing, or the brackets of an IPv6 address")
-    bracketed = host.startswith("[") and host.endswith("]")
-    address = ip_address(host[1:-1] if bracketed else host)
-    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) <= 65535:
-        raise ValueError(f"{port or 'nothing'} is not a port; use 1..65535")
-    if isinstance(address, IPv6Address) is not bracketed:
-        raise ValueError("IPv6 addresses, and only they, stand in brackets")
-    return Endpoint(address, int(port))
 
 
 def explain(
@@ -191,21 +162,8 @@ def _frames(
 
 
 def _from_file(path: Path) -> Iterator[bytes]:
-    """Frames as they arrived; those that a capture of ours has as they left are none."""
     with path.open("rb") as file:
-        for number, packet in enumerate(read(file.read), 1):
-            if packet.direction is Direction.OUT:
-                continue
-            if packet.link == Link.RAW_IP:
-                yield frame_of(packet.data)
-            elif packet.link != Link.ETHERNET:
-                raise PcapError(
-                    f"packet {number} has link type {packet.link}; capture on one Ethernet interface (not `any`)"
-                )
-            elif len(packet.data) < packet.length:
-                raise PcapError(f"packet {number} is cut off; capture whole packets (tcpdump -s 0)")
-            else:
-                yield packet.data.ljust(14, b"\0")
+        yield from frames_of(file.read)
 
 
 def _flow_key(source: str, destination: str, protocol: str) -> FlowKey:

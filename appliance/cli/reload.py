@@ -8,7 +8,7 @@ from appliance.cli.orders import ConfigOption, OrderError, ReasonOption, SocketO
 from appliance.cli.plans import show_outcome
 
 TIMEOUT_S = 120.0
-REFUSED = (422, 500)
+REFUSED = (409, 422, 500)
 """Statuses whose documents say what became of a change."""
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "undrain": ("appliance.cli.drain:undrain", "Put it back into service."),
     "samples": ("appliance.cli.samples:samples", "Show what became of single packets lately."),
     "capture": ("appliance.cli.capture:capture", "Write packets, and what became of them, to a file."),
+    "api": ("appliance.cli.api:app", "Make password hashes and tokens for those who may use the API."),
     "lab": ("appliance.cli.lab:app", "Build a network with directors, routers and members on this machine."),
     "decap": ("appliance.cli.decap:app", "Take packets out of their encapsulation, on a member of L3 DSR."),
     "version": ("appliance.cli.version:version", "Print the version."),

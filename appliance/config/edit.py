@@ -36,7 +36,9 @@ _COMMENTS = re.compile(r"(?:^[ \t]*#[^\n]*\n)+\Z", re.MULTILINE)
 """Comments right above what follows."""
 
 
-def put(document: Document, kind: str, name: str | None, values: Mapping[str, Any]) -> Mapping[str, str]:
+def put(
+    document: Document, kind: str, name: str | None, values: Mapping[str, Any], within: str | None = None
+) -> Mapping[str, str]:
     """One thing becomes what *values* say; one that is not there yet is added to the main file.
 
     Args:
@@ -44,11 +46,12 @@ def put(document: Document, kind: str, name: str | None, values: Mapping[str, An
         kind: of NAMED, or of SINGLE.
         name: of the thing; None for SINGLE.
         values: all its keys, as in TOML. Keys that it has and *values* have not are taken out.
+        within: the file whose part of the thing is meant, where several have a part of it.
 
     Raises:
         ConfigError: the kind is unknown, or the text cannot be changed this way.
     """
-    file, position = _find(document, kind, name)
+    file, position = _find(document, kind, name, within)
     text = document.texts[file]
     if position is None:
         added = tomlkit.document()
@@ -68,18 +71,19 @@ def put(document: Document, kind: str, name: str | None, values: Mapping[str, An
     return _checked(document, file, new, _meant(text, kind, position, dict(values), named=name is not None))
 
 
-def remove(document: Document, kind: str, name: str | None) -> Mapping[str, str]:
+def remove(document: Document, kind: str, name: str | None, within: str | None = None) -> Mapping[str, str]:
     """One thing is taken out, with the comments that stand right above it.
 
     Args:
         document: what is written now.
         kind: of NAMED, or of SINGLE.
         name: of the thing; None for SINGLE.
+        within: the file whose part of the thing is meant, where several have a part of it.
 
     Raises:
         ConfigError: there is none, or the text cannot be changed this way.
     """
-    file, position = _find(document, kind, name)
+    file, position = _find(document, kind, name, within)
     if position is None:
         raise _problem(document.path.name, kind, f"there is no {kind} {name or ''}".rstrip(), "nothing was changed")
     text = document.texts[file]
@@ -92,12 +96,14 @@ def remove(document: Document, kind: str, name: str | None) -> Mapping[str, str]
     return _checked(document, file, new, _meant(text, kind, position, None, named=name is not None))
 
 
-def _find(document: Document, kind: str, name: str | None) -> tuple[str, Location | None]:
-    """The file that has it, and where in there; the main file where none has it."""
+def _find(document: Document, kind: str, name: str | None, within: str | None = None) -> tuple[str, Location | None]:
+    """The file that has it, and where in there; the main file (or the one that is asked for) where none has it."""
     if kind not in (NAMED if name is not None else SINGLE):
         known = ", ".join(NAMED if name is not None else SINGLE)
         raise _problem(document.path.name, kind, "there is no such kind of thing", f"known: {known}")
     for file, text in document.texts.items():
+        if within not in (None, file):
+            continue
         found = tomllib.loads(text).get(kind)
         if name is None and isinstance(found, dict):
             return file, (kind,)
@@ -105,7 +111,7 @@ def _find(document: Document, kind: str, name: str | None) -> tuple[str, Locatio
             for i, table in enumerate(found):
                 if isinstance(table, dict) and table.get("name") == name:
                     return file, (kind, i)
-    return document.path.name, None
+    return within or document.path.name, None
 
 
 def _range(text: str, position: Location) -> tuple[int, int]:

@@ -32,6 +32,7 @@ from appliance.config.problems import (
 from appliance.config.rules import RULES
 from appliance.config.schema import (
     AnnouncingTable,
+    ApiTable,
     BfdTable,
     DirectorTable,
     File,
@@ -51,6 +52,9 @@ from appliance.model import (
     STATE_DIR,
     Announcing,
     ApiConfig,
+    ApiTls,
+    ApiToken,
+    ApiUser,
     Bfd,
     BgpConfig,
     BgpPeer,
@@ -77,11 +81,15 @@ from appliance.model import (
     Vantage,
     VirtualService,
 )
+from appliance.passwords import digest_of, token_digest
 from appliance.server_ids import collisions
 from health.secure import Tls, context_of, reason_of
 
 SECRET_BYTES = 16
 """The flow hash wants a key of 128 bits or more."""
+
+TOKEN_LENGTH = 32
+"""Characters of a token, so that nobody guesses it."""
 
 _IDLE_TIMEOUT_S = {ProfileType.TCP_FAST_PATH: 300, ProfileType.UDP_FAST_PATH: 10}
 _RECEIVE_TIMEOUT_S = 4.0
@@ -137,6 +145,8 @@ def load_document(document: Document) -> Loaded:
             if isinstance(setting, Tls):
                 for name in setting.files:
                     noting(name)
+    for name in config.director.api.tls.files if config.director.api.tls is not None else ():
+        noting(name)
     return Loaded(document, config, named)
 
 
@@ -204,6 +214,7 @@ def _parse(
     except BadValueError as error:
         findings.append(Finding(("fleet", "secret_file"), error.message, error.remedy))
     findings += _bad_certificates(file.health_monitor if file is not None else (), kept_from_us)
+    findings += _bad_own_certificate(file.api if file is not None else ApiTable(), kept_from_us)
     if findings or merged.findings or file is None:
         raise _with_lines(findings, merged)
     quic_keys = {}
@@ -228,9 +239,16 @@ def _parse(
                 peer_passwords[i] = values.password(found)
         except BadValueError as error:
             findings.append(Finding(("bgp", "peer", i, "password_file"), error.message, error.remedy))
+    tokens = {}
+    for i, token in enumerate(file.api.token):
+        try:
+            if (found := _password(token.token_file, read_file)) is not None:
+                tokens[i] = _long_enough(found)
+        except BadValueError as error:
+            findings.append(Finding(("api", "token", i, "token_file"), error.message, error.remedy))
     if findings:
         raise _with_lines(findings, merged)
-    config = _resolve(file, secret, password, peer_passwords, quic_keys, parts[0].source, digest)
+    config = _resolve(file, secret, password, peer_passwords, tokens, quic_keys, parts[0].source, digest)
     if findings := list(_same_server_ids(file, config)):
         raise _with_lines(findings, merged)
     return config
@@ -366,6 +384,41 @@ def _bad_certificates(
                 break
 
 
+def _bad_own_certificate(table: ApiTable, kept_from_us: Callable[[str], None] | None) -> Iterator[Finding]:
+    """What is wrong with the API's certificate."""
+    unread = 0
+    for key in ("tls_cert_file", "tls_key_file", "client_ca_file"):
+        name = getattr(table, key)
+        try:
+            if name is not None:
+                opened(Path(name)).close()
+        except OSError as error:
+            unread += 1
+            if isinstance(error, PermissionError) and kept_from_us is not None:
+                kept_from_us(name)
+                continue
+            why = (error.strerror or str(error)).lower()
+            yield Finding(("api", key), f"{shown(name)}: {why}", "name a file that can be read")
+    if unread or table.tls_cert_file is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    key = "tls_cert_file"
+    try:
+        context.load_cert_chain(table.tls_cert_file, table.tls_key_file, password=_no_password)
+        key = "client_ca_file"
+        if table.client_ca_file is not None:
+            context.load_verify_locations(table.client_ca_file)
+    except (OSError, ValueError) as error:
+        why = reason_of(error) if isinstance(error, ssl.SSLError) else str(error)
+        remedy = "use PEM files, the key without a password"
+        yield Finding(("api", key), f"{shown(getattr(table, key))} cannot be used: {why}", remedy)
+
+
+def _no_password() -> str:
+    """Or OpenSSL would ask whoever sits at the terminal."""
+    raise ValueError("the key has a password")
+
+
 def _password(name: str | None, read_file: Callable[[str], bytes]) -> str | None:
     """The password in a file, without white space around it; None where none is named.
 
@@ -469,6 +522,12 @@ def _model_of(annotation: object) -> type[BaseModel] | None:
     return None
 
 
+def table_in(table: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The schema of the table, or of the tables of a list, at a key; None for plain values and unknown keys."""
+    field = table.model_fields.get(key)
+    return _model_of(field.annotation) if field is not None else None
+
+
 def _is_list(annotation: object) -> bool:
     return get_origin(annotation) is list
 
@@ -482,13 +541,14 @@ def _resolve(
     secret: bytes,
     password: str,
     peer_passwords: Mapping[int, str],
+    tokens: Mapping[int, str],
     quic_keys: Mapping[tuple[int, int], bytes],
     source: str,
     digest: str,
 ) -> Config:
     """References become the things they name; the rules have made sure that they exist."""
-    profiles = {table.name: _profile(table) for table in file.network_profile}
-    monitors = {table.name: _monitor(table) for table in file.health_monitor}
+    profiles = {table.name: profile_of(table) for table in file.network_profile}
+    monitors = {table.name: monitor_of(table) for table in file.health_monitor}
     pools = {
         table.name: _pool(table, monitors, {j: key for (of, j), key in quic_keys.items() if of == i})
         for i, table in enumerate(file.pool)
@@ -499,9 +559,9 @@ def _resolve(
             interfaces=tuple(file.director.interfaces),
             plane=file.director.plane,
             runtime_dir=file.director.runtime_dir,
-            api=ApiConfig(file.api.address, file.api.port),
+            api=_api(file.api, tokens),
             pins=file.director.pins,
-            state_dir=_state_dir(file.director),
+            state_dir=state_dir_of(file.director),
             drain_on_stop_s=float(file.director.drain_on_stop),
         ),
         secret=secret,
@@ -515,7 +575,7 @@ def _resolve(
     )
 
 
-def _state_dir(table: DirectorTable) -> PurePosixPath:
+def state_dir_of(table: DirectorTable) -> PurePosixPath:
     """An instance that has a runtime directory of its own must not share what it keeps with another one either."""
     if table.state_dir is not None:
         return table.state_dir
@@ -538,6 +598,34 @@ def _fleet(file: File, password: str) -> Fleet:
         )
         if etcd is not None
         else None,
+    )
+
+
+def _long_enough(token: str) -> str:
+    """
+    Raises:
+        BadValueError: this token can be guessed.
+    """
+    if len(token) < TOKEN_LENGTH:
+        remedy = "make one with `onward api new-token`"
+        raise BadValueError(f"the token has {len(token)} characters, {TOKEN_LENGTH} are needed", remedy)
+    return token
+
+
+def _api(table: ApiTable, tokens: Mapping[int, str]) -> ApiConfig:
+    return ApiConfig(
+        table.address,
+        table.port,
+        tls=ApiTls(table.tls_cert_file, table.tls_key_file, table.client_ca_file)
+        if table.tls_cert_file is not None
+        else None,
+        users=tuple(ApiUser(user.name, user.role, user.password_hash) for user in table.user),
+        tokens=tuple(
+            ApiToken(
+                token.name, token.role, token_digest(tokens[i]) if i in tokens else digest_of(token.token_hash or "")
+            )
+            for i, token in enumerate(table.token)
+        ),
     )
 
 
@@ -590,7 +678,7 @@ def _bfd(table: BfdTable | None) -> Bfd | None:
     return None if table is None else Bfd(table.interval, table.multiplier, table.multihop, table.passive)
 
 
-def _profile(table: ProfileTable) -> NetworkProfile:
+def profile_of(table: ProfileTable) -> NetworkProfile:
     if table.dsr.type is DsrType.L2:
         delivery = Delivery(DsrType.L2, None, TtlPolicy.TRANSPARENT)
     else:
@@ -607,7 +695,7 @@ def _profile(table: ProfileTable) -> NetworkProfile:
     return NetworkProfile(table.name, table.type, delivery, timeout, table.per_packet)
 
 
-def _monitor(table: MonitorTable) -> MonitorSpec:
+def monitor_of(table: MonitorTable) -> MonitorSpec:
     timeout = table.receive_timeout
     if timeout is None:
         timeout = min(_RECEIVE_TIMEOUT_S, 0.8 * table.send_interval)

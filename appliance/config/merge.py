@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.config.locate import Lines
-from appliance.config.problems import Finding, Location, Problem, path_text
+from appliance.config.problems import Finding, Location, Problem, path_text, value_at
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Merged:
                 lines[part] = Lines(self.parts[part].text)
             line = lines[part].of(at.location)
             path = path_text(found.location)
-            problems.append((part, Problem(self.parts[part].source, line, path, found.message, found.remedy)))
+            value = value_at(self.data, found.location)
+            problems.append((part, Problem(self.parts[part].source, line, path, found.message, found.remedy, value)))
         return [problem for _, problem in sorted(problems, key=lambda pair: (pair[0], pair[1].line or 1))]
 
     def _at_home(self, found: Finding) -> tuple[int, Finding, Finding]:

@@ -2,11 +2,15 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 Location = tuple[str | int, ...]
 """Keys and list positions from the top of the file: `("pool", 0, "member", 1, "ratio")`."""
+
+SECRETS = frozenset({"password", "password_hash", "token_hash"})
+"""Keys whose values nobody repeats: messages end up in logs."""
 
 _SHOWN = 60
 """Characters of a wrong value that a message repeats."""
@@ -30,6 +34,9 @@ class Problem:
 
     remedy: str
     """What to do."""
+
+    value: str | int | float | bool | None = None
+    """What stands there, where that is a single value and no secret."""
 
     def __str__(self) -> str:
         place = self.source if self.line is None else f"{self.source}:{self.line}"
@@ -87,6 +94,22 @@ def shown(value: object) -> str:
     else:
         text = str(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def value_at(data: object, location: Location) -> str | int | float | bool | None:
+    """The single value at a location, as JSON has it; None for tables, lists, secrets and what is not there."""
+    if SECRETS & set(location):
+        return None
+    for step in location:
+        if isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        elif isinstance(data, dict):
+            data = data.get(step)
+        else:
+            return None
+    if isinstance(data, float) and not math.isfinite(data):
+        return str(data)
+    return data if isinstance(data, str | int | float | bool) else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -759,6 +759,43 @@ def window_contradictions(data: Raw) -> Iterator[Finding]:
 WINDOW_DEFAULTS = (("window", 900), ("quiet", 300))
 
 
+def api_contradictions(data: Raw) -> Iterator[Finding]:
+    """Whoever can reach the API off this machine must be known, and nobody on the way may read along."""
+    api = data.get("api")
+    if not isinstance(api, dict):
+        return
+    secure = "tls_cert_file" in api
+    for key in ("tls_key_file", "client_ca_file"):
+        if key in api and not secure:
+            yield Finding(("api", key), "this is for TLS, which takes a certificate", "add tls_cert_file")
+    for kind in ("user", "token"):
+        names = found(data, values.name, "api", kind, EACH, "name")
+        yield from _duplicates(names, f"is the name of another {kind}", "names must be unique; choose another")
+    known = False
+    for place, user in tables(data, "api", "user", EACH):
+        if "name" in user and "password_hash" not in user and "client_ca_file" not in api:
+            remedy = "add a password_hash, from `onward api hash-password`, or client_ca_file for certificates"
+            yield Finding((*place, "name"), "this user cannot log in", remedy)
+        known = True
+    for place, token in tables(data, "api", "token", EACH):
+        both = "token_hash" in token and "token_file" in token
+        if both or not ("token_hash" in token or "token_file" in token):
+            what = "token_hash and token_file exclude each other" if both else "nothing says what this token is"
+            remedy = "leave one of them out" if both else "add token_hash, from `onward api new-token`, or token_file"
+            yield Finding((*place, "token_hash" if both else "name"), what, remedy)
+        known = True
+    address = read(values.any_address, api.get("address"))
+    if address is not None and not address.is_loopback and not (secure and known):
+        lacking = " and ".join(
+            [*([] if secure else ["TLS (tls_cert_file)"]), *([] if known else ["an [[api.user]] or [[api.token]]"])]
+        )
+        yield Finding(
+            ("api", "address"),
+            f"{address} is no loopback address: whoever reaches it could look, or read passwords",
+            f"add {lacking}, or use 127.0.0.1",
+        )
+
+
 def fleet_contradictions(data: Raw) -> Iterator[Finding]:
     names = dict(found(data, values.name, "fleet", "director", EACH, "name"))
     yield from _duplicates(iter(names.items()), "is the name of another director", "names are unique in a fleet")
@@ -886,6 +923,7 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     nothing_to_remember_by,
     window_contradictions,
     fleet_contradictions,
+    api_contradictions,
     arp_contradictions,
     protection_contradictions,
     too_many_limits,

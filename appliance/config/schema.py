@@ -17,6 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 from appliance.config import monitors, values
 from appliance.model import (
     Algorithm,
+    ApiRole,
     DfPolicy,
     DsrType,
     Encapsulation,
@@ -32,6 +33,7 @@ from appliance.model import (
     TtlPolicy,
     Vantage,
 )
+from appliance.passwords import Scrypt
 
 
 class Parsed:
@@ -130,11 +132,55 @@ class DirectorTable(Table):
     )
 
 
-class ApiTable(Table):
-    """Where the HTTP API, the page and the metrics listen."""
+AbsolutePath = Annotated[str, Parsed(monitors.absolute_path, {"type": "string", "pattern": "^/"})]
+ApiRoleName = Annotated[ApiRole, Parsed(values.api_role, _words(*ApiRole))]
 
-    address: AnyAddress = Field(default=IPv4Address("127.0.0.1"), description="Address to listen on.")
+
+class ApiUserTable(Table):
+    """Somebody who can log in."""
+
+    name: Name = Field(
+        description="Name to log in with; with client_ca_file, the common name of a certificate.", examples=["alice"]
+    )
+    role: ApiRoleName = Field(
+        description="viewer: looks; operator: drains, weighs and reloads, too; admin: changes the configuration, too.",
+        examples=["viewer"],
+    )
+    password_hash: (
+        Annotated[Scrypt, Parsed(values.password_hash, {"type": "string", "pattern": "^[$]scrypt[$]"})] | None
+    ) = Field(default=None, description="From `onward api hash-password`; without it only a certificate will do.")
+
+
+class ApiTokenTable(Table):
+    """A program that may ask, by a bearer token."""
+
+    name: Name = Field(description="What the log calls it.", examples=["prometheus"])
+    role: ApiRoleName = Field(description="As for users.", examples=["viewer"])
+    token_hash: (
+        Annotated[str, Parsed(values.token_hash, {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"})] | None
+    ) = Field(default=None, description="From `onward api new-token`.")
+    token_file: Annotated[str, Parsed(values.path, _STRING)] | None = Field(
+        default=None, description="File with the token, instead. Relative to the configuration file."
+    )
+
+
+class ApiTable(Table):
+    """Where the HTTP API, the page and the metrics listen, and who may do what there. Without anybody, all on this
+    machine may look."""
+
+    address: AnyAddress = Field(
+        default=IPv4Address("127.0.0.1"),
+        description="Address to listen on; one off loopback takes TLS and somebody who can log in.",
+    )
     port: Port = Field(default=8080, description="TCP port to listen on.")
+    tls_cert_file: AbsolutePath | None = Field(default=None, description="Our own certificate: HTTPS.")
+    tls_key_file: AbsolutePath | None = Field(default=None, description="Its key, where tls_cert_file has it not.")
+    client_ca_file: AbsolutePath | None = Field(
+        default=None,
+        description="Certificates that clients' certificates come from: who has one is the user of its common name.",
+    )
+    user: list[ApiUserTable] = Field(default=[], description="Who can log in.", max_length=256)
+    token: list[ApiTokenTable] = Field(default=[], description="Programs that may ask.", max_length=256)
 
 
 class FleetDirectorTable(Table):
@@ -145,9 +191,6 @@ class FleetDirectorTable(Table):
         description="Its address for other directors, best on a network of their own.", examples=["192.0.2.11"]
     )
     port: Port = Field(default=7117, description="UDP port on which it hears of remembered flows.")
-
-
-AbsolutePath = Annotated[str, Parsed(monitors.absolute_path, {"type": "string", "pattern": "^/"})]
 
 
 class EtcdTable(Table):

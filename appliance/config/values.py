@@ -14,6 +14,7 @@ from typing import TypeVar
 from appliance.config.problems import BadValueError, did_you_mean, shown
 from appliance.model import (
     Algorithm,
+    ApiRole,
     DfPolicy,
     DsrType,
     Encapsulation,
@@ -27,6 +28,7 @@ from appliance.model import (
     ProfileType,
     TtlPolicy,
 )
+from appliance.passwords import Scrypt, digest_of, scrypt_of
 
 _E = TypeVar("_E", bound=Enum)
 
@@ -394,6 +396,31 @@ def choice(
 
     return parse
 
+
+def password_hash(value: object) -> Scrypt:
+    """What is kept of a password. It is not repeated: messages end up in logs."""
+    remedy = "make one with `onward api hash-password`"
+    if not isinstance(value, str):
+        raise BadValueError("this is not the hash of a password", remedy)
+    try:
+        return scrypt_of(value)
+    except ValueError as error:
+        raise BadValueError(f"this is not the hash of a password: {error}", remedy) from None
+
+
+def token_hash(value: object) -> str:
+    """What is kept of a token."""
+    remedy = "make a token with `onward api new-token`, and write the hash that it prints"
+    if not isinstance(value, str):
+        raise BadValueError("this is not the hash of a token", remedy)
+    try:
+        digest_of(value)
+    except ValueError as error:
+        raise BadValueError(f"this is not the hash of a token: {error}", remedy) from None
+    return value
+
+
+api_role = choice("a role", {role.value: role for role in ApiRole})
 
 fleet_store = choice("a store", {kind.value: kind for kind in FleetStore})
 

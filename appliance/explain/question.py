@@ -1,9 +1,14 @@
 """Packets to ask about: the first one of a flow, or another."""
 
+import re
 import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv6Address, ip_address
 
-from appliance.model import Protocol
+from appliance.capture.pcap import Direction, Link, PcapError, read
+from appliance.model import IPAddress, Protocol
 from appliance.packet.checksum import checksum
 from appliance.ring.hash import FlowKey
 
@@ -20,6 +25,33 @@ class Tcp(StrEnum):
     DATA = "data"
     FIN = "fin"
     RST = "rst"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    address: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+def endpoint(text: str) -> Endpoint:
+    """`192.0.2.7:40000` or `[2001:db8::7]:40000`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or (host.count(":") and not host.startswith("[")):
+        raise ValueError("the port is missing, or the brackets of an IPv6 address")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = ip_address(host[1:-1] if bracketed else host)
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) <= 65535:
+        raise ValueError(f"{port or 'nothing'} is not a port; use 1..65535")
+    if isinstance(address, IPv6Address) is not bracketed:
+        raise ValueError("IPv6 addresses, and only they, stand in brackets")
+    return Endpoint(address, int(port))
 
 
 _FLAGS = {Tcp.SYN: 0x02, Tcp.DATA: 0x18, Tcp.FIN: 0x11, Tcp.RST: 0x04}
@@ -56,6 +88,30 @@ def frame_of(packet: bytes, destination: bytes = bytes(6), source: bytes = bytes
     """An IP packet as an Ethernet frame."""
     ethertype = b"\x86\xdd" if packet[:1] and packet[0] >> 4 == 6 else b"\x08\x00"
     return destination + source + ethertype + packet
+
+
+def frames_of(take: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Ethernet frames of a pcap or pcapng file as they arrived; those that a capture of ours has as they left are none.
+
+    Args:
+        take: as `read` of a binary file.
+
+    Raises:
+        PcapError: it is neither, or has packets that nobody can judge.
+    """
+    for number, packet in enumerate(read(take), 1):
+        if packet.direction is Direction.OUT:
+            continue
+        if packet.link == Link.RAW_IP:
+            yield frame_of(packet.data)
+        elif packet.link != Link.ETHERNET:
+            raise PcapError(
+                f"packet {number} has link type {packet.link}; capture on one Ethernet interface (not `any`)"
+            )
+        elif len(packet.data) < packet.length:
+            raise PcapError(f"packet {number} is cut off; capture whole packets (tcpdump -s 0)")
+        else:
+            yield packet.data.ljust(14, b"\0")
 
 
 def _ipv6(key: FlowKey, next_header: int, payload: bytes) -> bytes:

@@ -39,7 +39,7 @@ async def test_decisions_do_not_follow_a_step_of_the_clock(tmp_path: Path, monke
     monkeypatch.setattr(time, "time", lambda: real + step)
     clocks = {
         "decisions": director._reconciler._clock,
-        "orders": director._control._clock,
+        "orders": director._orders._clock,
         "verdicts": director._fleet._wall,
         "flows and reloads": director._now,
     }

@@ -10,7 +10,8 @@ import pytest
 import structlog
 
 from appliance import drain, orders
-from appliance.api.control import Controls, ControlServer
+from appliance.api.control import ControlServer
+from appliance.api.ordering import Controls, OrderRoutes
 from appliance.cli.orders import OrderError, ask
 from appliance.cli.root import call
 from appliance.cli.waiting import wait
@@ -40,16 +41,15 @@ class Director:
         self.file = folder / "orders.json"
         self.drain_file = folder / "drain.json"
         self.path = folder / "control.sock"
-        self.server = ControlServer(
-            self.path,
-            Controls(
-                self.state,
-                lambda: self.applied,
-                lambda: self.pins,
-                lambda kept: orders.save(self.file, kept),
-                save_drain=lambda kept: drain.save(self.drain_file, kept),
-            ),
+        controls = Controls(
+            self.state,
+            lambda: self.applied,
+            lambda: self.pins,
+            lambda kept: orders.save(self.file, kept),
+            save_drain=lambda kept: drain.save(self.drain_file, kept),
         )
+        self.orders = OrderRoutes(controls, time.time)
+        self.server = ControlServer(self.path, self.orders.routes())
 
     def decide(self):
         self.applied = decide(self.state.snapshot(), self.applied, time.time())
@@ -343,7 +343,7 @@ async def test_waiting_for_a_node(tmp_path, capsys):
         ("POST", "/v1/members/web/web1/weight", {"ratio": 1.5}, "is not a whole number"),
         ("POST", "/v1/nodes/web1/drain", {}, "web1 is not an IP address"),
         ("GET", "/v1/members/web/web1?limit=x", None, "limit=x is not a number"),
-        ("DELETE", "/v1/members/web/web1", None, "Method Not Allowed"),
+        ("DELETE", "/v1/members/web/web1", None, "DELETE is not possible at"),
     ],
 )
 async def test_bad_orders_are_refused_with_a_reason(director, method, resource, body, status):
@@ -371,7 +371,7 @@ async def test_orders_at_the_same_time(director):
         if "web/web1" in given:
             await gate.wait()
 
-    director.server._controls = replace(director.server._controls, share=share)
+    director.orders._controls = replace(director.orders._controls, share=share)
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         tasks.create_task(onward(director, "member", "drain", "web/web1"))
         await asyncio.sleep(0.3)
@@ -393,7 +393,7 @@ async def test_an_order_that_the_fleet_has_is_taken(director, capsys):
     async def share(orders):
         given.append(orders)
 
-    director.server._controls = replace(director.server._controls, share=share)
+    director.orders._controls = replace(director.orders._controls, share=share)
     director.file.mkdir()
     assert await onward(director, "member", "drain", "web/web1") == 0
     assert given == [director.state.orders]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.api.control import Controls, ControlServer
+from appliance.api.control import ControlServer, looking_routes
+from appliance.api.ordering import Controls
 from appliance.capture.pcap import Direction, Packet, read
 from appliance.cli.output import Exit
 from appliance.cli.root import call
@@ -38,17 +39,15 @@ class Director:
         self.path = folder / "control.sock"
         state = State(self.config, lambda: None)
         pins = PinTable.in_memory(64, time.monotonic_ns)
-        self.server = ControlServer(
-            self.path,
-            Controls(
-                state,
-                lambda: self.desired,
-                lambda: pins,
-                lambda _: None,
-                plane=self.plane,
-                interface={"eth1": LINK}.get,
-            ),
+        controls = Controls(
+            state,
+            lambda: self.desired,
+            lambda: pins,
+            lambda _: None,
+            plane=self.plane,
+            interface={"eth1": LINK}.get,
         )
+        self.server = ControlServer(self.path, looking_routes(controls))
 
     async def start(self) -> None:
         assert self.desired is not None

@@ -17,6 +17,7 @@ import pytest
 import structlog
 
 from appliance.api import server as server_module
+from appliance.api import streams as streams_module
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import Observed, StatusSources, observe
 from appliance.api.views import NOT_VISIBLE
@@ -276,12 +277,12 @@ def test_security_headers(run: Run, path: str) -> None:
 
 
 def test_not_found_is_a_problem(run: Run) -> None:
-    """An unknown path gets problem details that name the paths there are."""
+    """An unknown path gets problem details."""
     response, text = run(get("/nowhere?<script>"))
     assert (response.status, response.content_type) == (404, "application/problem+json")
     problem = json.loads(text)
     assert (problem["status"], problem["title"], problem["type"]) == (404, "Not Found", "about:blank")
-    assert "/api/v1/status" in problem["detail"]
+    assert "nothing is at /nowhere" in problem["detail"]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
@@ -290,7 +291,34 @@ def test_read_only(run: Run, method: str) -> None:
     response, text = run(get("/api/v1/status", method=method))
     assert (response.status, response.content_type) == (405, "application/problem+json")
     assert response.headers["Allow"] == "GET,HEAD"
-    assert "only shows" in json.loads(text)["detail"]
+    assert f"{method} is not possible at /api/v1/status" in json.loads(text)["detail"]
+
+
+NO_REQUESTS = [
+    b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    b"nonsense\r\n\r\n",
+    b"GET / HTTP/1.1\r\nA: \0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("request_", NO_REQUESTS, ids=["long", "nonsense", "NUL"])
+def test_what_is_no_request_is_a_problem(run: Run, request_: bytes) -> None:
+    """Also what no route has seen is answered with problem details, and ends the connection."""
+
+    async def story() -> bytes:
+        async with serving() as (_, server):
+            reader, writer = await asyncio.open_connection(*server.bound)
+            writer.write(request_)
+            try:
+                async with asyncio.timeout(10):
+                    return await reader.read()
+            finally:
+                writer.close()
+
+    head, _, body = run(story()).partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+    assert b"application/problem+json" in head
+    assert json.loads(body)["detail"].startswith("the request cannot be read: ")
 
 
 def test_head(run: Run) -> None:
@@ -371,7 +399,7 @@ def test_close_ends_streams(run: Run) -> None:
 def test_slow_reader_is_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that takes nothing is disconnected instead of filling our memory, and its place becomes free."""
     monkeypatch.setattr(server_module, "STREAM_INTERVAL_S", 0.001)
-    monkeypatch.setattr(server_module, "SLOW_READER_S", 0.1)
+    monkeypatch.setattr(streams_module, "SLOW_READER_S", 0.1)
 
     async def facts() -> dict[str, str]:
         return {"kind": "x" * 1_000_000}
@@ -383,11 +411,11 @@ def test_slow_reader_is_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
                 reader.setblocking(False)
                 loop = asyncio.get_running_loop()
                 await loop.sock_connect(reader, server.bound)
-                await loop.sock_sendall(reader, b"GET /api/v1/stream HTTP/1.1\r\nHost: d1\r\n\r\n")
+                await loop.sock_sendall(reader, b"GET /api/v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
                 async with asyncio.timeout(10):
-                    while server._streams == 0:  # noqa: ASYNC110 - the server tells nobody
+                    while server.streams.open == 0:  # noqa: ASYNC110 - the server tells nobody
                         await asyncio.sleep(0.01)
-                    while server._streams:  # noqa: ASYNC110
+                    while server.streams.open:  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
                 return True
 
@@ -396,7 +424,7 @@ def test_slow_reader_is_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_many_streams(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams are bounded, and the next one is told so."""
-    monkeypatch.setattr(server_module, "MAX_STREAMS", 1)
+    monkeypatch.setattr(streams_module, "MAX_STREAMS", 1)
 
     async def story() -> tuple[int, str]:
         async with serving() as (client, _), client.get("/live") as first:

@@ -5,13 +5,16 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.api.configuring import ConfigRoutes
-from appliance.api.control import Controls, ControlServer
+from appliance.api.control import ControlServer
+from appliance.api.objects import ObjectRoutes
+from appliance.api.ordering import Controls, OrderRoutes
 from appliance.cli.orders import OrderError, ask
 from appliance.cli.root import call
 from appliance.revisions import Author
@@ -29,7 +32,12 @@ class Served:
         controls = Controls(
             director.state, lambda: director.reconciler.applied, lambda: director.plane.pins, lambda _: None
         )
-        self.server = ControlServer(self.socket, controls, time.time, ConfigRoutes(director.transactions).routes())
+        routes = [
+            *OrderRoutes(controls, time.time).routes(),
+            *ConfigRoutes(director.transactions).routes(),
+            *ObjectRoutes(director.transactions).routes(),
+        ]
+        self.server = ControlServer(self.socket, routes)
 
     async def onward(self, *words: str) -> int:
         """One command, in a thread: the server lives in this loop."""
@@ -39,9 +47,9 @@ class Served:
         return await asyncio.to_thread(ask, self.socket, method, resource, body, also=(422, 500))
 
 
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    made = Served(tmp_path)
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Served]:
+    made = Served(folder)
     made.director.find_members()
     await made.director.plane.start()
     await made.server.start()
@@ -53,6 +61,12 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         yield made
         await made.server.close()
         running.cancel()
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serving(tmp_path) as made:
+        yield made
 
 
 async def test_reload_says_what_it_does_and_who_wanted_it(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,34 +161,3 @@ async def test_nobody_writes_beside_the_configuration(served: Served, tmp_path: 
     assert not outcome["ok"]
     assert "no place for a configuration" in outcome["problems"][0]["text"]
     assert not (tmp_path.parent / "evil.toml").exists()
-
-
-async def test_one_thing_changes_and_comments_stay(served: Served) -> None:
-    """A pool gets another member, in the file that has it. It cannot go before its virtual service."""
-    served.director.write("b", "# of b\n" + web("b", 2))
-    assert await served.onward("reload") == 0
-    values = {"name": "b", "member": [{"address": "203.0.113.2"}, {"address": "203.0.113.9"}]}
-    outcome = await served.ask("PUT", "/v1/config/objects/pool/b", {"values": values, "reason": "more room"})
-    assert outcome["ok"], outcome
-    assert outcome["consequences"]["members"]["asked"] == []
-    assert [str(change["text"]) for change in outcome["consequences"]["changes"]] == [
-        "+ member b/203.0.113.9 203.0.113.9"
-    ]
-    text = (served.director.folder / "conf.d" / "b.toml").read_text()
-    assert text.startswith("# of b\n[[pool]]\n")
-    assert '"203.0.113.9"' in text
-    outcome = await served.ask("DELETE", "/v1/config/objects/pool/b", {})
-    assert 'no pool is named "b"' in outcome["problems"][0]["text"]
-    outcome = await served.ask("DELETE", "/v1/config/objects/virtual_service/b", {})
-    assert outcome["ok"], outcome
-    assert served.director.in_force == ["a"]
-    outcome = await served.ask("PUT", "/v1/config/objects/pol/b", {"values": {}})
-    assert "there is no such kind of thing" in outcome["problems"][0]["text"]
-
-
-async def test_one_thing_of_which_there_is_one(served: Served) -> None:
-    """By its kind alone; a dry run says what would come of it."""
-    values = {"local_as": 65010, "router_id": "192.0.2.11", "hold_down": 3}
-    values["peer"] = [{"address": "192.0.2.1", "remote_as": 65000}]
-    outcome = await served.ask("PUT", "/v1/config/objects/bgp", {"values": values, "dry_run": True})
-    assert [change["text"] for change in outcome["consequences"]["changes"]] == ["~ bgp: hold_down_s 10.0 -> 3.0"]

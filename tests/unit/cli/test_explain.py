@@ -11,12 +11,11 @@ import pytest
 
 import appliance.config
 from appliance.capture.pcap import Direction, Packet, Writer
-from appliance.cli.explain import Endpoint, endpoint
 from appliance.cli.output import Exit
 from appliance.cli.root import call
 from appliance.config.load import load
 from appliance.explain.model import Model
-from appliance.explain.question import frame_of, packet_of
+from appliance.explain.question import Endpoint, endpoint, frame_of, packet_of
 from appliance.model import Config, Protocol
 from appliance.packet.action import Reason, Verdict
 from appliance.ring.hash import FlowKey

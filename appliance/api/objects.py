@@ -1,0 +1,372 @@
+"""Objects of the configuration, one by one: objects/ behind HTTP.
+
+    GET    /v1/objects                 which kinds there are, and how many of each
+    GET    /v1/objects/KIND            all of a kind: names, ETags, files, users, and the objects
+    POST   /v1/objects/KIND            one more
+    GET    /v1/objects/KIND/NAME       one of them, in its canonical form, with its ETag
+    PUT    /v1/objects/KIND/NAME       it becomes what is sent; made where it is not there
+    PATCH  /v1/objects/KIND/NAME       some keys change (JSON merge patch, RFC 7396)
+    DELETE /v1/objects/KIND/NAME       it goes, unless others name it
+
+without NAME for what there is one of: director, api, fleet, bgp. Changes take `?dry_run=true`, which says what would
+happen; `?reason=`; `?force=true`, also where the files say something else than what is in force; and `If-Match`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from aiohttp import web
+
+from appliance.api.outcomes import diff_of, refused
+from appliance.api.problem import RefusedError
+from appliance.api.routes import Actor, Answer, Query, Role, Route, actor_of, flag_in, object_of
+from appliance.api.schemas import CHANGED, ETAG, KINDS_LISTED, listed, object_in, object_out, refused_answers
+from appliance.config.document import Document
+from appliance.objects.canonical import etag, hidden
+from appliance.objects.catalogue import (
+    Catalogue,
+    Change,
+    Condition,
+    Entry,
+    InUseError,
+    NotThereError,
+    StaleError,
+    TakenError,
+)
+from appliance.objects.kinds import KINDS, Kind
+from appliance.revisions import Author, Revision, RevisionError
+from appliance.transaction import Outcome, Transactions, as_document
+
+MERGE_PATCH = "application/merge-patch+json"
+MAX_OBJECT = 16 * 1024 * 1024
+"""Bytes: a pool with more members than any has."""
+
+LOOKED_BACK = 20
+"""So many revisions are read to find who changed an object."""
+
+_CHANGE = (
+    Query("dry_run", {"type": "boolean", "default": False}, "Say what would happen, and do nothing."),
+    Query(
+        "force", {"type": "boolean", "default": False}, "Also where the files say something else than what is in force."
+    ),
+    Query("reason", {"type": "string", "maxLength": 1000}, "A note for the log and the history."),
+)
+_IF_MATCH = (
+    Query("If-Match", {"type": "string"}, "ETags of which the object must have one, or it is not changed (412)."),
+)
+_IF_NONE_MATCH = (
+    Query("If-None-Match", {"type": "string", "enum": ["*"]}, "`*`: only where it is not there yet (412)."),
+)
+
+_IF_NEW = (Query("If-None-Match", {"type": "string"}, "An ETag; 304 where it is the object's."),)
+
+_Edit = Callable[[Catalogue], Change]
+
+
+class ObjectRoutes:
+    """Shows and changes objects."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+        self._made: tuple[str, Catalogue] | None = None
+
+    def routes(self) -> list[Route]:
+        made = [
+            Route(
+                "GET",
+                "/v1/objects",
+                self._kinds,
+                Role.VIEWER,
+                "Which kinds of objects there are",
+                {200: Answer("Kinds.", KINDS_LISTED)},
+                "objects",
+            )
+        ]
+        for kind in KINDS.values():
+            made += self._of_kind(kind)
+        return made
+
+    def _of_kind(self, kind: Kind) -> list[Route]:
+        """All routes of a kind."""
+        base, one = f"/v1/objects/{kind.noun}", kind.one
+        shown = {200: Answer(f"The {one}.", object_out(kind), headers=ETAG), **refused_answers(404)}
+        shown[304] = Answer("It is what `If-None-Match` has the ETag of.")
+        changed = {200: Answer("What came of it.", CHANGED), **refused_answers(404, 409, 412, 422)}
+        made = changed | {201: Answer("It was made.", CHANGED, headers=ETAG)}
+        body, key = object_in(kind), kind.key or "name"
+        many = (
+            [
+                Route(
+                    "GET",
+                    base,
+                    self._listing(kind),
+                    Role.VIEWER,
+                    f"List all {kind.noun}",
+                    {200: Answer("All.", listed(kind))},
+                    "objects",
+                ),
+                Route(
+                    "POST",
+                    base,
+                    self._creating(kind),
+                    Role.ADMIN,
+                    f"Make a {one}",
+                    made,
+                    "objects",
+                    _CHANGE,
+                    body=body,
+                    max_body=MAX_OBJECT,
+                ),
+            ]
+            if kind.key is not None
+            else []
+        )
+        place = f"{base}/{{{key}}}" if kind.key is not None else base
+        names = {key: {"type": "string", "minLength": 1}} if kind.key is not None else {}
+        single = [
+            Route(
+                "GET",
+                place,
+                self._showing(kind),
+                Role.VIEWER,
+                f"Show the {one}",
+                shown,
+                "objects",
+                headers=_IF_NEW,
+                names=names,
+            ),
+            Route(
+                "PUT",
+                place,
+                self._replacing(kind),
+                Role.ADMIN,
+                f"Make or replace the {one}",
+                made,
+                "objects",
+                _CHANGE,
+                (*_IF_MATCH, *_IF_NONE_MATCH),
+                body,
+                names=names,
+                max_body=MAX_OBJECT,
+            ),
+            Route(
+                "PATCH",
+                place,
+                self._patching(kind),
+                Role.ADMIN,
+                f"Change some keys of the {one}",
+                changed,
+                "objects",
+                _CHANGE,
+                _IF_MATCH,
+                {"type": "object"},
+                (MERGE_PATCH, "application/json"),
+                names=names,
+                max_body=MAX_OBJECT,
+            ),
+        ]
+        if not kind.needed:
+            single.append(
+                Route(
+                    "DELETE",
+                    place,
+                    self._deleting(kind),
+                    Role.ADMIN,
+                    f"Remove the {one}",
+                    changed,
+                    "objects",
+                    _CHANGE,
+                    _IF_MATCH,
+                    names=names,
+                )
+            )
+        return many + single
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Looking
+
+    async def _catalogue(self) -> Catalogue:
+        """Of what is in force; made once for each configuration."""
+        document = self._transactions.in_force.document
+        if self._made is None or self._made[0] != document.digest:
+            self._made = document.digest, await asyncio.to_thread(Catalogue, document)
+        return self._made[1]
+
+    @property
+    def _key(self) -> bytes:
+        return self._transactions.in_force.config.secret
+
+    async def _kinds(self, _request: web.Request) -> web.Response:
+        catalogue = await self._catalogue()
+        kinds = [
+            {"kind": kind.noun, "single": kind.key is None, "key": kind.key, "count": len(catalogue.all(kind))}
+            for kind in KINDS.values()
+        ]
+        return web.json_response({"apiVersion": "v1", "digest": catalogue.document.digest, "kinds": kinds})
+
+    def _listing(self, kind: Kind) -> Callable[[web.Request], Any]:
+        async def handle(request: web.Request) -> web.Response:
+            catalogue, actor = await self._catalogue(), actor_of(request)
+
+            def look() -> list[dict[str, Any]]:
+                return [
+                    {
+                        "name": entry.name,
+                        "etag": etag(entry.values, self._key),
+                        "file": entry.file,
+                        "used_by": list(catalogue.used_by(entry)),
+                        "object": _shown(entry, actor),
+                    }
+                    for entry in catalogue.all(kind)
+                ]
+
+            items = await asyncio.to_thread(look)
+            return web.json_response({"apiVersion": "v1", "kind": kind.noun, "items": items})
+
+        return handle
+
+    def _showing(self, kind: Kind) -> Callable[[web.Request], Any]:
+        async def handle(request: web.Request) -> web.Response:
+            catalogue = await self._catalogue()
+            try:
+                entry = catalogue.get(kind, _name(request, kind))
+            except NotThereError as error:
+                raise RefusedError(404, str(error)) from None
+            tag = etag(entry.values, self._key)
+            if request.headers.get("If-None-Match") == tag:
+                return web.Response(status=304, headers={"ETag": tag})
+            return web.json_response(_shown(entry, actor_of(request)), headers={"ETag": tag})
+
+        return handle
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Changing
+
+    def _creating(self, kind: Kind) -> Callable[[web.Request], Any]:
+        async def handle(request: web.Request) -> web.Response:
+            values = await object_of(request)
+            return await self._change(request, kind, lambda catalogue: catalogue.create(kind, values))
+
+        return handle
+
+    def _replacing(self, kind: Kind) -> Callable[[web.Request], Any]:
+        async def handle(request: web.Request) -> web.Response:
+            values, name, condition = await object_of(request), _name(request, kind), self._condition(request)
+            return await self._change(request, kind, lambda catalogue: catalogue.replace(kind, name, values, condition))
+
+        return handle
+
+    def _patching(self, kind: Kind) -> Callable[[web.Request], Any]:
+        async def handle(request: web.Request) -> web.Response:
+            patch, name, condition = await object_of(request), _name(request, kind), self._condition(request)
+            return await self._change(request, kind, lambda catalogue: catalogue.patch(kind, name, patch, condition))
+
+        return handle
+
+    def _deleting(self, kind: Kind) -> Callable[[web.Request], Any]:
+        async def handle(request: web.Request) -> web.Response:
+            name, condition = _name(request, kind), self._condition(request)
+            return await self._change(request, kind, lambda catalogue: catalogue.delete(kind, name, condition))
+
+        return handle
+
+    def _condition(self, request: web.Request) -> Condition:
+        match, none = request.headers.get("If-Match"), request.headers.get("If-None-Match")
+        if none is not None and none.strip() != "*":
+            raise RefusedError(400, f"If-None-Match: {none}: only * has a meaning for changes")
+        any_of = None if match is None else frozenset(tag.strip() for tag in match.split(","))
+        return Condition(any_of, absent=none is not None, key=self._key)
+
+    async def _change(self, request: web.Request, kind: Kind, edit: _Edit) -> web.Response:
+        actor = actor_of(request)
+        dry_run, force = flag_in(request.query, "dry_run"), flag_in(request.query, "force")
+        author = Author(actor.who, "api", request.query.get("reason", ""))
+        made: list[Change] = []
+        known = await self._catalogue()
+
+        def change(document: Document) -> Any:
+            catalogue = known if known.document.digest == document.digest else Catalogue(document)
+            made[:] = [edit(catalogue)]
+            return made[0].texts
+
+        before = self._transactions.in_force.document
+        try:
+            outcome = await self._transactions.change(change, author, dry_run=dry_run, force=force)
+        except NotThereError as error:
+            raise RefusedError(404, str(error)) from None
+        except TakenError as error:
+            raise RefusedError(409, str(error)) from None
+        except InUseError as error:
+            raise RefusedError(409, str(error), {"used_by": list(error.users)}) from None
+        except StaleError as error:
+            who = await asyncio.to_thread(self._last_change, kind, _name(request, kind))
+            by = f"; {who.author.who or 'somebody'} changed it ({who.author.via}, revision {who.number})" if who else ""
+            raise RefusedError(
+                412,
+                f"{error}{by}; read it again",
+                {"etag": error.etag, "changed": _change_document(who) if who else None},
+            ) from None
+        if not outcome.ok:
+            return refused(outcome, made[0] if made else None)
+        return await asyncio.to_thread(self._answer, request, outcome, made[0], before)
+
+    def _answer(self, request: web.Request, outcome: Outcome, change: Change, before: Document) -> web.Response:
+        """What came of a change that was taken, or would be."""
+        after = before.having(change.texts)
+        entry = Catalogue(after).find(change.kind, change.name) if change.location is not None else None
+        tag = etag(entry.values, self._key) if entry is not None else None
+        new = entry is not None and Catalogue(before).find(change.kind, change.name) is None
+        document = {
+            "apiVersion": "v1",
+            **as_document(outcome),
+            "kind": change.kind.noun,
+            "name": change.name,
+            "etag": tag,
+            "object": _shown(entry, actor_of(request)) if entry is not None else None,
+            "diff": diff_of(before, after),
+        }
+        headers = {} if tag is None else {"ETag": tag}
+        if new and not outcome.dry_run:
+            base = request.path if request.method == "POST" else request.path.rpartition("/")[0]
+            headers["Location"] = f"{base}/{quote(change.name)}" if change.kind.key else request.path
+        return web.json_response(document, status=201 if new and not outcome.dry_run else 200, headers=headers)
+
+    def _last_change(self, kind: Kind, name: str) -> Revision | None:
+        """The revision that made the object what it is now, or took it away; None where that cannot be told."""
+        path = self._transactions.in_force.document.path
+        try:
+            known = self._transactions.revisions.all()[:LOOKED_BACK]
+            seen: tuple[Revision, str | None] | None = None
+            for revision in known:
+                _, texts = self._transactions.revisions.read(revision.number)
+                entry = Catalogue(Document(path, texts)).find(kind, name)
+                tag = etag(entry.values) if entry is not None else None
+                if seen is not None and seen[1] != tag:
+                    return seen[0]
+                seen = revision, tag
+        except (RevisionError, ValueError):
+            return None
+        return seen[0] if seen is not None and len(known) < LOOKED_BACK else None
+
+
+def _name(request: web.Request, kind: Kind) -> str:
+    return request.match_info.get(kind.key, "") if kind.key is not None else ""
+
+
+def _shown(entry: Entry, actor: Actor) -> dict[str, Any]:
+    """Secrets are for those who could read the files as well."""
+    values: dict[str, Any] = entry.values if actor.local else hidden(entry.values)
+    return values
+
+
+def _change_document(revision: Revision) -> dict[str, object]:
+    author = revision.author
+    return {
+        "revision": revision.number,
+        "at": revision.at,
+        "who": author.who,
+        "via": author.via,
+        "why": author.why,
+    }

@@ -1,0 +1,353 @@
+"""What requests and answers look like, as JSON Schema (2020-12): the components of the API's description.
+
+Those of objects come from the schema of the configuration file. Each has two: `Pool` is what is sent, `PoolShown` what
+is shown, which has all keys.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from appliance.api.records import (
+    ANYTHING,
+    FLAG,
+    NUMBER,
+    TEXT,
+    VERSION,
+    WHOLE,
+    Schema,
+    array,
+    by_name,
+    nullable,
+    record,
+    ref,
+)
+from appliance.api.routes import Answer
+from appliance.api.status_schema import STATUS_SCHEMAS
+from appliance.config.monitors import KEYS
+from appliance.config.schema import File
+from appliance.objects.kinds import Kind
+
+PROBLEM_MEDIA = "application/problem+json"
+_SINGLE: Schema = {"type": ["string", "number", "boolean", "null"]}
+
+_ERROR = record(
+    {
+        "path": {"type": "string", "description": "As `onward check` names it: pool[3].member[1].ratio."},
+        "pointer": nullable(
+            {"type": "string", "description": "Where it is in the object that was sent (RFC 6901); null elsewhere."}
+        ),
+        "file": TEXT,
+        "line": nullable(WHOLE),
+        "value": _SINGLE,
+        "message": TEXT,
+        "hint": TEXT,
+    }
+)
+
+_PROBLEM: Schema = {
+    "type": "object",
+    "description": "RFC 9457. More members follow where the summary of an answer says so.",
+    "properties": {
+        "type": TEXT,
+        "title": TEXT,
+        "status": WHOLE,
+        "detail": TEXT,
+        "errors": array(ref("Error")),
+    },
+    "required": ["type", "title", "status", "detail"],
+}
+
+_CONSEQUENCES = record(
+    {
+        "changes": array(ANYTHING),
+        "services": record({"added": array(TEXT), "changed": array(TEXT), "removed": array(TEXT)}),
+        "moves": array(ANYTHING),
+        "routes": record({"announce": array(TEXT), "withdraw": array(TEXT), "announce_later": array(TEXT)}),
+        "members": record({"asked": array(TEXT), "not_asked": array(TEXT)}),
+        "refused": array(TEXT),
+        "summary": TEXT,
+    }
+)
+
+_OUTCOME_KEYS: Mapping[str, Schema] = {
+    "ok": FLAG,
+    "step": {"type": "string", "description": "Where the transaction ended."},
+    "dry_run": FLAG,
+    "unchanged": FLAG,
+    "problems": array(ANYTHING),
+    "consequences": ref("Consequences"),
+    "revision": nullable(WHOLE),
+    "digest": TEXT,
+    "seconds": NUMBER,
+}
+
+OUTCOME = ref("Outcome")
+CHANGED = ref("Changed")
+KINDS_LISTED = ref("Kinds")
+ETAG: Mapping[str, str] = {"ETag": "Changes with the object."}
+
+_FLOW = record(
+    {
+        "client": TEXT,
+        "client_port": WHOLE,
+        "vip": TEXT,
+        "port": WHOLE,
+        "protocol": TEXT,
+        "state": TEXT,
+        "idle_s": NUMBER,
+        "age_s": NUMBER,
+    }
+)
+STATUS, SAMPLES = ref("Status"), array(ref("Sample"))
+_ORDER = record({"state": TEXT, "since": NUMBER, "until": nullable(NUMBER), "ratio": nullable(WHOLE)})
+
+_TRAFFIC: Mapping[str, Schema] = {
+    key: nullable(NUMBER)
+    for key in ("packets", "bytes", "new_flows", "packets_per_s", "bytes_per_s", "new_flows_per_s")
+}
+_FIGURES = record(
+    {
+        "apiVersion": VERSION,
+        "time": NUMBER,
+        "health": {"type": "string", "enum": ["healthy", "degraded", "down"]},
+        "services": by_name(
+            record({"state": TEXT, "in_rotation": WHOLE, "vips": by_name(record({"announced": FLAG, **_TRAFFIC}))})
+        ),
+        "members": by_name(record({"state": TEXT, "share": NUMBER, "flows_remembered": nullable(WHOLE), **_TRAFFIC})),
+        "drops": nullable(by_name(WHOLE)),
+        "pins": record({"capacity": WHOLE, "live": WHOLE}),
+        "loop_lag": record({"p50_s": NUMBER, "p99_s": NUMBER, "max_s": NUMBER}),
+    }
+)
+_ME = record(
+    {
+        "name": TEXT,
+        "role": {"type": "string", "enum": ["nobody", "viewer", "operator", "admin"]},
+        "via": nullable({"type": "string", "enum": ["session", "token", "certificate", "socket"]}),
+        "csrf": nullable(TEXT),
+        "expires_at": nullable(NUMBER),
+    }
+)
+
+_SLOTS = record(
+    {
+        "apiVersion": VERSION,
+        "service": TEXT,
+        "hash_mode": TEXT,
+        "placement": TEXT,
+        "count": {"type": "integer", "description": "All slots."},
+        "offset": {"type": "integer", "description": "The first one of these."},
+        "members": array(nullable(TEXT)),
+        "primary": {**array(WHOLE), "description": "Who has each slot, by position in members; -1: nobody."},
+        "previous": {**array(WHOLE), "description": "Who had it before, where flows of then are looked for."},
+    }
+)
+_PIN = record(
+    {
+        "client": TEXT,
+        "client_port": WHOLE,
+        "vip": TEXT,
+        "port": WHOLE,
+        "protocol": TEXT,
+        "member": nullable(TEXT),
+        "service": nullable(TEXT),
+        "state": TEXT,
+        "idle_s": NUMBER,
+        "age_s": NUMBER,
+    }
+)
+_PINS = record(
+    {
+        "apiVersion": VERSION,
+        "capacity": WHOLE,
+        "live": WHOLE,
+        "matching": WHOLE,
+        "items": array(_PIN),
+    }
+)
+_HOP = record({"interface": TEXT, "mac": TEXT, "mtu": WHOLE, "source": TEXT, "direct": FLAG})
+_NEIGHBOUR = record(
+    {
+        "address": TEXT,
+        "members": array(TEXT),
+        "next_hop": nullable(ref("NextHop")),
+        "reason": nullable(TEXT),
+        "detail": TEXT,
+    }
+)
+_COUNT = record({"packets": WHOLE, "bytes": WHOLE, "new_flows": WHOLE})
+_COUNTERS = record(
+    {
+        "apiVersion": VERSION,
+        "services": by_name(by_name(_COUNT)),
+        "members": by_name(_COUNT),
+        "reasons": by_name(WHOLE),
+        "replies": by_name(WHOLE),
+        "details": by_name(WHOLE),
+    }
+)
+SLOTS, PINS, NEIGHBOURS, COUNTERS = ref("Slots"), ref("Pins"), ref("Neighbours"), ref("Counters")
+
+_EVENTS = record(
+    {
+        "apiVersion": VERSION,
+        "first_id": {"type": "integer", "description": "Of those that are kept."},
+        "last_id": WHOLE,
+        "items": array(record({"id": WHOLE, "at": NUMBER, "level": TEXT, "event": TEXT, "fields": ANYTHING})),
+    }
+)
+
+EVENTS, FIGURES, ME = ref("Events"), ref("Figures"), ref("Me")
+MEMBER, ORDERED, DIRECTOR = ref("MemberState"), ref("Ordered"), ref("DirectorState")
+
+_OWN: Mapping[str, Schema] = {
+    **STATUS_SCHEMAS,
+    "Error": _ERROR,
+    "Problem": _PROBLEM,
+    "Consequences": _CONSEQUENCES,
+    "Outcome": record(_OUTCOME_KEYS),
+    "Changed": record(
+        {
+            "apiVersion": VERSION,
+            **_OUTCOME_KEYS,
+            "kind": TEXT,
+            "name": TEXT,
+            "etag": nullable(TEXT),
+            "object": nullable(ANYTHING),
+            "diff": {"type": "string", "description": "Lines of the files that differ, as `diff -u`."},
+        }
+    ),
+    "Slots": _SLOTS,
+    "Pins": _PINS,
+    "Neighbours": record({"apiVersion": VERSION, "items": array(_NEIGHBOUR)}),
+    "Counters": _COUNTERS,
+    "Events": _EVENTS,
+    "Figures": _FIGURES,
+    "Me": _ME,
+    "Flow": _FLOW,
+    "Order": _ORDER,
+    "NextHop": _HOP,
+    "MemberState": record(
+        {
+            "id": {"type": "string", "description": "POOL/MEMBER."},
+            "address": TEXT,
+            "state": TEXT,
+            "health": TEXT,
+            "reason": nullable(TEXT),
+            "ratio": WHOLE,
+            "share": NUMBER,
+            "order": nullable(ref("Order")),
+            "until": nullable(NUMBER),
+            "drained": FLAG,
+            "window_ends": nullable(NUMBER),
+            "now": NUMBER,
+            "flows": record(
+                {
+                    "open": WHOLE,
+                    "closing": WHOLE,
+                    "longest_idle_s": NUMBER,
+                    "top_clients": array(record({"client": TEXT, "flows": WHOLE})),
+                    "known": array(ref("Flow")),
+                }
+            ),
+        }
+    ),
+    "Ordered": record(
+        {"members": array(TEXT)},
+        {"withdraws": array(record({"name": TEXT, "why": TEXT})), "stops": array(record({"name": TEXT, "why": TEXT}))},
+    ),
+    "DirectorState": record(
+        {
+            "name": TEXT,
+            "now": NUMBER,
+            "state": {"type": "string", "enum": ["in_service", "draining", "drained"]},
+            "since": nullable(NUMBER),
+            "until": nullable(NUMBER),
+            "moved": FLAG,
+            "detail": TEXT,
+        }
+    ),
+    "Kinds": record(
+        {
+            "apiVersion": VERSION,
+            "digest": TEXT,
+            "kinds": array(record({"kind": TEXT, "single": FLAG, "key": nullable(TEXT), "count": WHOLE})),
+        }
+    ),
+}
+
+
+def refused_answers(*statuses: int) -> dict[int, Answer]:
+    """Answers that say what is wrong."""
+    return {status: Answer(_WHY[status], ref("Problem"), PROBLEM_MEDIA) for status in statuses}
+
+
+_WHY: Mapping[int, str] = {
+    400: "The request makes no sense.",
+    401: "Who asks is not known.",
+    403: "Who asks may not do this.",
+    404: "There is none.",
+    409: "It is there already, is in use (`used_by`), or something else is in force or written meanwhile.",
+    412: "The object is not what the change was made for: its `etag`, and who has `changed` it, when.",
+    413: "The body is too large.",
+    415: "The body is of another type.",
+    422: "The configuration would have mistakes (`errors`), or takes a restart.",
+    429: "Too many failed logins; Retry-After says when to try again.",
+    500: "It could not be done; the text says what failed.",
+    503: "It cannot be done now.",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Objects
+
+
+def object_in(kind: Kind) -> Schema:
+    """What is sent."""
+    return ref(_short(kind.table.__name__))
+
+
+def object_out(kind: Kind) -> Schema:
+    """What is shown."""
+    return ref(_short(kind.table.__name__) + "Shown")
+
+
+def listed(kind: Kind) -> Schema:
+    item = record(
+        {"name": TEXT, "etag": TEXT, "file": TEXT, "used_by": array(TEXT), "object": object_out(kind)},
+    )
+    return record({"apiVersion": VERSION, "kind": {"const": kind.noun}, "items": array(item)})
+
+
+def _short(model: str) -> str:
+    return model.removesuffix("Table")
+
+
+@cache
+def components() -> Mapping[str, Schema]:
+    """All named schemas."""
+    found: dict[str, Schema] = dict(_OWN)
+    file = File.model_json_schema(ref_template="{model}")
+    for model, schema in file["$defs"].items():
+        found[_short(model)] = _pointed(schema, "")
+        found[_short(model) + "Shown"] = _shown(model, schema)
+    return found
+
+
+def _pointed(schema: Any, suffix: str) -> Any:
+    """With references to our components."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return {**schema, **ref(_short(schema["$ref"]) + suffix)}
+        return {key: _pointed(value, suffix) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_pointed(value, suffix) for value in schema]
+    return schema
+
+
+def _shown(model: str, schema: dict[str, Any]) -> Schema:
+    """With every key; but for those that only some types of health monitors have."""
+    shown: dict[str, Any] = _pointed(schema, "Shown")
+    some = KEYS if model == "MonitorTable" else {}
+    return {**shown, "required": [key for key in schema["properties"] if key not in some]}

@@ -1,0 +1,229 @@
+"""Objects over the control socket: a real server, a real transaction, real files."""
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.cli.test_config import Served, serving
+from tests.unit.config.test_document import web
+
+Answer = tuple[int, dict[str, str], Any]
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serving(tmp_path) as made:
+        yield made
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=20)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+
+async def ask(served: Served, method: str, resource: str, body: Any = None, **headers: str) -> Answer:
+    """One request, in a thread: the server lives in this loop."""
+
+    def talk() -> Answer:
+        connection = _Connection(served.socket)
+        raw = body if isinstance(body, str) or body is None else json.dumps(body)
+        try:
+            connection.request(method, "/v1" + resource, raw, {k.replace("_", "-"): v for k, v in headers.items()})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            return answer.status, dict(answer.headers), json.loads(text) if text else None
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(talk)
+
+
+NEW = {"name": "b", "member": [{"address": "203.0.113.2"}]}
+
+
+async def test_an_object_is_made_shown_changed_and_removed(served: Served) -> None:
+    """Each step is a revision with its author and reason, and is in force."""
+    status, headers, made = await ask(served, "POST", "/objects/pools?reason=more%20room", NEW)
+    assert (status, headers["Location"], headers["ETag"]) == (201, "/v1/objects/pools/b", made["etag"])
+    assert made["object"]["member"][0] == {
+        "name": "203.0.113.2",
+        "address": "203.0.113.2",
+        "ratio": 1,
+        "enabled": True,
+        "max_connections": 0,
+        "load_port": None,
+        "server_id": None,
+    }
+    revision = served.director.revisions.latest()
+    assert revision is not None
+    assert f"(uid {os.getuid()}, pid {os.getpid()})" in revision.author.who
+    assert (revision.author.via, revision.author.why) == ("api", "more room")
+    service = {"name": "b", "vips": ["198.51.100.2"], "ports": [80], "network_profile": "tcp", "pool": "b"}
+    status, _, made = await ask(served, "PUT", "/objects/virtual-services/b", service)
+    assert (status, made["consequences"]["services"]["added"]) == (201, ["b"])
+    assert served.director.in_force == ["a", "b"]
+    status, headers, shown = await ask(served, "GET", "/objects/virtual-services/b")
+    assert (status, shown["min_members"], headers["ETag"]) == (200, 1, made["etag"])
+    status, _, none = await ask(served, "GET", "/objects/virtual-services/b", If_None_Match=made["etag"])
+    assert (status, none) == (304, None)
+    status, _, listed = await ask(served, "GET", "/objects/pools")
+    assert [(item["name"], item["file"], item["used_by"]) for item in listed["items"]] == [
+        ("b", "onward.toml", ["virtual-services/b"]),
+        ("a", "conf.d/a.toml", ["virtual-services/a"]),
+    ]
+    status, _, no = await ask(served, "DELETE", "/objects/pools/b")
+    assert (status, no["used_by"]) == (409, ["virtual-services/b"])
+    status, _, gone = await ask(served, "DELETE", "/objects/virtual-services/b")
+    assert (status, gone["object"], gone["etag"]) == (200, None, None)
+    assert (await ask(served, "DELETE", "/objects/pools/b"))[0] == 200
+    assert served.director.in_force == ["a"]
+    assert (await ask(served, "GET", "/objects/pools/b"))[0] == 404
+
+
+async def test_a_dry_run_says_what_would_happen(served: Served) -> None:
+    """Lines that differ, and the share of slots that moves; nothing is changed."""
+    texts = dict(served.director.transactions.in_force.document.texts)
+    patch = {"member": [{"address": "203.0.113.1"}, {"address": "203.0.113.9"}]}
+    status, _, would = await ask(served, "PATCH", "/objects/pools/a?dry_run=true", patch)
+    assert (status, would["dry_run"]) == (200, True)
+    added = [line for line in would["diff"].splitlines() if line[:1] == "+" and line[:3] != "+++"]
+    assert added == ["+[[pool.member]]", '+address = "203.0.113.9"']
+    (moves,) = would["consequences"]["moves"]
+    assert (moves["service"], moves["slots"], moves["slots_later"]) == ("a", 0.0, pytest.approx(0.5, abs=0.02))
+    assert dict(served.director.transactions.in_force.document.texts) == texts
+    assert served.director.revision() == 1
+
+
+async def test_who_was_faster_is_named(served: Served) -> None:
+    """412 with the object's ETag, and who has changed it, when and why."""
+    _, headers, _ = await ask(served, "GET", "/objects/pools/a")
+    tag = headers["ETag"]
+    status, _, _ = await ask(served, "PATCH", "/objects/pools/a?reason=first", {"slow_start": 5}, If_Match=tag)
+    assert status == 200
+    assert (await ask(served, "POST", "/objects/pools", NEW))[0] == 201  # somebody changes something else
+    status, headers, no = await ask(served, "PATCH", "/objects/pools/a", {"slow_start": 6}, If_Match=tag)
+    assert status == 412
+    assert headers["Content-Type"].startswith("application/problem+json")
+    changed = no["changed"]
+    assert (changed["revision"], changed["why"], changed["at"]) == (2, "first", 1000.0)
+    assert str(os.getpid()) in changed["who"]
+    assert str(os.getpid()) in no["detail"]
+    assert (await ask(served, "PATCH", "/objects/pools/a", {"slow_start": 6}, If_Match=no["etag"]))[0] == 200
+    assert (await ask(served, "PUT", "/objects/pools/a", NEW, If_None_Match="*"))[0] == 412
+    assert (await ask(served, "PUT", "/objects/pools/c", NEW, If_Match="*"))[0] == 412
+
+
+async def test_mistakes_are_told_with_their_places(served: Served) -> None:
+    """All of them, at the paths of `onward check`, with pointers into what was sent; nothing is changed."""
+    bad = {"name": "b", "algorithm": "round_robbin", "member": [{"address": "203.0.113.300"}], "hahs": 1}
+    status, headers, no = await ask(served, "POST", "/objects/pools", bad)
+    assert (status, headers["Content-Type"].split(";")[0]) == (422, "application/problem+json")
+    errors = {error["pointer"]: error for error in no["errors"]}
+    assert set(errors) == {"/algorithm", "/member/0/address", "/hahs"}
+    algorithm = errors["/algorithm"]
+    assert (algorithm["path"], algorithm["value"]) == ("pool[0].algorithm", "round_robbin")
+    assert algorithm["hint"].startswith("did you mean `round_robin`")
+    assert algorithm["file"].endswith("onward.toml")
+    assert algorithm["line"] > 10
+    assert served.director.revision() == 1
+    profile = {"dsr": {"type": "l2", "encapsulation": "gre"}}
+    status, _, no = await ask(served, "PATCH", "/objects/network-profiles/tcp", profile)
+    assert (status, no["errors"][0]["pointer"]) == (422, "/dsr/encapsulation")
+    status, _, no = await ask(served, "PATCH", "/objects/virtual-services/a", {"pool": "b"})
+    assert (status, no["errors"][0]["path"]) == (422, "virtual_service[0].pool")
+
+
+async def test_what_takes_a_restart_is_refused_and_foreseen(served: Served) -> None:
+    """As for a reload."""
+    for query in ("", "?dry_run=true"):
+        status, _, no = await ask(served, "PATCH", f"/objects/director{query}", {"name": "d9"})
+        assert (status, no["errors"][0]["hint"]) == (
+            422,
+            "that takes a restart of the director (nothing was applied)",
+        )
+
+
+async def test_files_that_somebody_else_has_edited_are_not_overwritten(served: Served) -> None:
+    """Unless it is forced."""
+    served.director.write("b", web("b", 2))
+    status, _, no = await ask(served, "PATCH", "/objects/pools/a", {"slow_start": 5})
+    assert (status, no["errors"][0]["hint"]) == (409, "reload them first, or force it")
+    assert (await ask(served, "PATCH", "/objects/pools/a?force=true", {"slow_start": 5}))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "resource", "body", "status"),
+    [
+        ("GET", "/objects/pool", None, 404),
+        ("GET", "/objects/pools?x=1", None, 400),
+        ("PATCH", "/objects/pools/a", "[]", 400),
+        ("PATCH", "/objects/pools/a", "{", 400),
+        ("PATCH", "/objects/pools/a", '{"slow_start": NaN}', 400),
+        ("PATCH", "/objects/pools/a", '{"name": "\\ud800"}', 400),
+        ("PATCH", "/objects/pools/a", "[" * 100_000, 400),
+        ("PATCH", "/objects/pools/a", '{"slow_start": 1' + "0" * 5000 + "}", 400),
+        ("PATCH", "/objects/pools/a", '{"slow_start": 1e400}', 422),
+        ("PATCH", "/objects/pools/a", '{"member": [[null]]}', 422),
+        ("PATCH", "/objects/pools/a", '{"member": [1, {"address": "203.0.113.1"}]}', 422),
+        ("PATCH", "/objects/pools/a", '{"a\\u0000b": {"": {"\\n": []}}}', 422),
+        ("PATCH", "/objects/pools/a?dry_run=1", {}, 400),
+        ("DELETE", "/objects/director", None, 405),
+        ("POST", "/objects/pools", {}, 422),
+        ("POST", "/objects/pools", {"name": "a"}, 409),
+        ("PUT", "/objects/pools/b", {"name": "c"}, 422),
+    ],
+)
+async def test_every_no_is_a_problem_document(
+    served: Served, method: str, resource: str, body: Any, status: int
+) -> None:
+    """With a text for people, whatever was wrong."""
+    found, headers, no = await ask(served, method, resource, body)
+    assert (found, headers["Content-Type"].split(";")[0]) == (status, "application/problem+json")
+    assert no["status"] == status
+    assert no["detail"]
+
+
+async def test_lines_that_differ(served: Served) -> None:
+    """Of the files as somebody has edited them, and of an earlier revision."""
+    assert (await ask(served, "POST", "/objects/pools", NEW))[0] == 201
+    served.director.write("b", "# a remark\n")
+    status, _, document = await ask(served, "GET", "/config/diff")
+    assert (status, document["diff"].splitlines()[-1]) == (200, "+# a remark")
+    status, _, document = await ask(served, "GET", "/config/diff?revision=1")
+    assert (status, '-name = "b"' in document["diff"].splitlines()) == (200, True)
+    for query, code in (("?revision=99", 404), ("?revision=x", 400), ("?revision=" + "9" * 5000, 400)):
+        assert (await ask(served, "GET", f"/config/diff{query}"))[0] == code
+    served.director.write("b", "\0")
+    assert (await ask(served, "GET", "/config/diff"))[0] == 422
+
+
+async def test_bodies_are_bounded_by_their_route(served: Served) -> None:
+    """Before they are read to the end."""
+    status, _, no = await ask(served, "POST", "/director/drain", " " * (2 << 20))
+    assert (status, no["detail"]) == (413, "the body has more than 1048576 bytes")
+
+
+async def test_many_objects_are_found(served: Served) -> None:
+    """What is in force is read once, however often somebody asks."""
+    vips = [f"198.18.{number // 250}.{number % 250 + 1}" for number in range(300)]
+    many = "".join(web(f"s{number}", 1).replace("198.51.100.1", vip) for number, vip in enumerate(vips))
+    served.director.write("many", many)
+    assert (await ask(served, "POST", "/config/reload"))[0] == 200
+    status, _, listed = await ask(served, "GET", "/objects/virtual-services")
+    assert (status, len(listed["items"])) == (200, 301)
+    status, _, kinds = await ask(served, "GET", "/objects")
+    assert {kind["kind"]: kind["count"] for kind in kinds["kinds"]}["pools"] == 301
+    tags = {item["etag"] for item in listed["items"]}
+    assert len(tags) == 301
