@@ -96,8 +96,18 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
         observed: what was seen.
         since: seconds ago and the counters of then, for rates.
     """
+    return document_of(observed, pool_views(service_views(observed)), since)
+
+
+def document_of(observed: Observed, pools: "Mapping[str, PoolView]", since: _Since = None) -> Document:
+    """The status document with no members but those of *pools*.
+
+    Args:
+        observed: what was seen.
+        pools: by `pool_key`; all that are in use.
+        since: as for `status_document`.
+    """
     config = observed.snapshot.config
-    pools = pool_views(service_views(observed))
     acknowledged = frozenset(route.vip for route in observed.speaker.announced) if observed.speaker else frozenset()
     announcements = {view.vip: _announcement(view, observed, acknowledged) for view in vip_views(observed)}
     document: Document = {

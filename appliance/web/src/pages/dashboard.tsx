@@ -1,11 +1,19 @@
 import { memo } from "preact/compat";
 import { useMemo, useState } from "preact/hooks";
 import { bits, clock, short, span } from "../format";
-import { href } from "../router";
-import type { PeerRow, ServiceRow, Summary, VipRow } from "../summary";
+import { may } from "../api";
+import type { Me, PeerRow, ServiceRow, Summary } from "../api.gen";
+import { told, useHappened } from "../happened";
+import { go, href } from "../router";
 
-export function Dashboard({ summary }: { summary: Summary }) {
+/** So many rows are drawn at first: nobody reads more, and a thousand cost a browser's breath. */
+const ROWS = 100;
+
+type VipRow = ServiceRow["vips"][number];
+
+export function Dashboard({ summary, me }: { summary: Summary; me: Me }) {
   const [wanted, want] = useState("");
+  const [most, show] = useState(ROWS);
   const rows = useMemo(() => chosen(summary.services, wanted), [summary, wanted]);
   const up = summary.services.filter((service) => service.state === "up").length;
   return (
@@ -25,12 +33,15 @@ export function Dashboard({ summary }: { summary: Summary }) {
               <li>{problem}</li>
             ))}
           </ul>
-          {summary.health.problems.length > 20 && <p>and {summary.health.problems.length - 20} more</p>}
+          {summary.health.problems.length + summary.health.more > 20 && <p>and {summary.health.problems.length + summary.health.more - 20} more</p>}
         </section>
       )}
       <section aria-label="Virtual services">
         <div class="bar">
           <h2>Virtual services</h2>
+          {may(me, "admin") && (
+            <button type="button" onClick={() => go("new", "virtual-services")}>New virtual service</button>
+          )}
           <input type="search" aria-label="Find virtual services" placeholder="name, VIP, pool, down" value={wanted}
             onInput={(event) => want(event.currentTarget.value)} />
         </div>
@@ -50,25 +61,39 @@ export function Dashboard({ summary }: { summary: Summary }) {
               </tr>
             </thead>
             <tbody>
-              {rows.map((service) => (
+              {rows.slice(0, most).map((service) => (
                 <Row key={service.name} service={service} />
               ))}
             </tbody>
           </table>
         </div>
+        {rows.length > most && (
+          <p>
+            <button type="button" onClick={() => show(most + ROWS)}>Show {Math.min(ROWS, rows.length - most)} more of {rows.length}</button>
+          </p>
+        )}
         {rows.length === 0 && <p class="quiet">No virtual service is like that.</p>}
       </section>
-      <Peers peers={summary.peers} now={summary.time} />
+      <div class="halves">
+        <Peers peers={summary.bgp?.peers ?? null} now={summary.time} />
+        <Latest />
+      </div>
     </>
   );
 }
 
 function chosen(services: ServiceRow[], wanted: string): ServiceRow[] {
   const words = wanted.toLowerCase().split(/\s+/).filter(Boolean);
-  if (words.length === 0) return services;
+  const sorted = [...services].sort((a, b) => urgency(a) - urgency(b)); // stable: the file's order otherwise
+  if (words.length === 0) return sorted;
   const text = ({ name, state, pool, vips }: ServiceRow) =>
     [name, state, pool, ...vips.map(({ vip }) => vip)].join(" ").toLowerCase();
-  return services.filter((service) => words.every((word) => text(service).includes(word)));
+  return sorted.filter((service) => words.every((word) => text(service).includes(word)));
+}
+
+/** What is broken stands first. */
+function urgency({ state, score }: ServiceRow): number {
+  return state === "down" ? 0 : state === "disabled" ? 3 : (score ?? 0) < 100 ? 1 : 2;
 }
 
 function Tile({ name, value, note }: { name: string; value: string; note: string }) {
@@ -90,7 +115,7 @@ const Row = memo(
       </td>
       <th scope="row">
         <a href={href("virtual-services", service.name)}>{service.name}</a>
-        {service.reason && <span class="why">{service.reason}</span>}
+        {service.state !== "disabled" && service.score_reason && <span class="why">{service.score_reason}</span>}
       </th>
       <td>
         {service.vips.map(({ vip }) => (
@@ -109,6 +134,7 @@ const Row = memo(
       </td>
       <td class="number">
         {service.in_rotation}/{service.members}
+        {service.moving_slots > 0 && <span class="quiet" title="slots are on their way to other members"> ⇄</span>}
       </td>
       <td class="number">{short(service.packets_per_s)}</td>
       <td class="number">{bits(service.bytes_per_s)}</td>
@@ -133,12 +159,35 @@ function colour(score: number): string {
 }
 
 function Announced({ vip }: { vip: VipRow }) {
-  if (vip.announced) return <span class="line">here</span>;
-  const where = vip.elsewhere?.length ? `by ${vip.elsewhere.join(", ")}` : "no";
   return (
-    <span class="line">
-      {where} {vip.reason && <span class="quiet" title={vip.detail}>({vip.reason})</span>}
+    <span class="line" title={vip.detail}>
+      {vip.announced ? "here" : "not here"}
+      {vip.reason && <span class="quiet"> ({vip.reason.replaceAll("_", " ")})</span>}
+      {vip.arp && <span class="quiet"> ARP {vip.arp}</span>}
     </span>
+  );
+}
+
+function Latest() {
+  const { items, trouble } = useHappened();
+  return (
+    <section aria-label="Latest events">
+      <h2>Latest events</h2>
+      <div class="wide">
+        <table>
+          <tbody>
+            {items.slice(-8).reverse().map((one) => (
+              <tr key={one.id}>
+                <td>{clock(one.at)}</td>
+                <td class={one.level}>{one.event}</td>
+                <td class="fields">{told(one)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      {items.length === 0 && <p class="quiet">{trouble || "Nothing yet."}</p>}
+    </section>
   );
 }
 
