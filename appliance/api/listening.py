@@ -19,10 +19,11 @@ class Runner(web.AppRunner):
     def server(self) -> Any:
         """What makes a handler for each connection; None before the set-up."""
         made = super().server
-        return made if made is None else partial(_Handler, made, loop=asyncio.get_running_loop(), access_log=None)
+        silent: dict[str, Any] = {"access_log": None}
+        return made if made is None else partial(_Handler, made, loop=asyncio.get_running_loop(), **silent)
 
 
-class _Handler(web.RequestHandler[Any]):
+class _Handler(web.RequestHandler):
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -32,9 +33,11 @@ class _Handler(web.RequestHandler[Any]):
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("a part of the answer has been sent already")
-        self.force_close()
         if status >= 500:
             self.log_exception("error handling a request", exc_info=exc)
-            return problem(status, "this is a mistake in the director; its log has the details")
-        first = (message or str(exc) or "this is no request").partition("\n")[0]
-        return problem(status, f"the request cannot be read: {first[:200].rstrip(': ')}")
+            response = problem(status, "this is a mistake in the director; its log has the details")
+        else:
+            first = (message or str(exc) or "this is no request").partition("\n")[0]
+            response = problem(status, f"the request cannot be read: {first[:200].rstrip(': ')}")
+        response.force_close()
+        return response

@@ -13,7 +13,7 @@ happen; `?reason=`; `?force=true`, also where the files say something else than 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -286,12 +286,13 @@ class ObjectRoutes:
         made: list[Change] = []
         known = await self._catalogue()
 
-        def change(document: Document) -> Any:
-            catalogue = known if known.document.digest == document.digest else Catalogue(document)
-            made[:] = [edit(catalogue)]
+        def change(document: Document) -> Mapping[str, str]:
+            nonlocal known
+            if known.document.digest != document.digest:  # somebody was faster
+                known = Catalogue(document)
+            made[:] = [edit(known)]
             return made[0].texts
 
-        before = self._transactions.in_force.document
         try:
             outcome = await self._transactions.change(change, author, dry_run=dry_run, force=force)
         except NotThereError as error:
@@ -310,14 +311,14 @@ class ObjectRoutes:
             ) from None
         if not outcome.ok:
             return refused(outcome, made[0] if made else None)
-        return await asyncio.to_thread(self._answer, request, outcome, made[0], before)
+        return await asyncio.to_thread(self._answer, request, outcome, made[0], known)
 
-    def _answer(self, request: web.Request, outcome: Outcome, change: Change, before: Document) -> web.Response:
+    def _answer(self, request: web.Request, outcome: Outcome, change: Change, before: Catalogue) -> web.Response:
         """What came of a change that was taken, or would be."""
-        after = before.having(change.texts)
+        after = before.document.having(change.texts)
         entry = Catalogue(after).find(change.kind, change.name) if change.location is not None else None
         tag = etag(entry.values, self._key) if entry is not None else None
-        new = entry is not None and Catalogue(before).find(change.kind, change.name) is None
+        new = entry is not None and before.find(change.kind, change.name) is None
         document = {
             "apiVersion": "v1",
             **as_document(outcome),
@@ -325,7 +326,7 @@ class ObjectRoutes:
             "name": change.name,
             "etag": tag,
             "object": _shown(entry, actor_of(request)) if entry is not None else None,
-            "diff": diff_of(before, after),
+            "diff": diff_of(before.document, after),
         }
         headers = {} if tag is None else {"ETag": tag}
         if new and not outcome.dry_run:

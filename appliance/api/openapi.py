@@ -60,8 +60,9 @@ def operation_id(route: Route) -> str:
 
 
 def _operation(route: Route) -> dict[str, Any]:
-    usual = _USUAL.get(min(route.needs, Role.OPERATOR), (400,))
-    answers = {**refused_answers(*usual, 500, 503), **route.answers}
+    usual = _USUAL.get(min(route.needs, Role.OPERATOR), (400, 401, 429))
+    elsewhere = (404, 405) if "{" in route.path else ()  # a part of the path may make it another one: `..`
+    answers = {**refused_answers(*usual, *elsewhere, 500, 503), **route.answers}
     places = [Query(name, route.names.get(name, _PLACE), name) for name in _names(route.path)]
     operation: dict[str, Any] = {
         "operationId": operation_id(route),

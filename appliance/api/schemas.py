@@ -375,6 +375,7 @@ _WHY: Mapping[int, str] = {
     401: "Who asks is not known.",
     403: "Who asks may not do this.",
     404: "There is none.",
+    405: "This is not possible there.",
     409: "It is there already, is in use (`used_by`), or something else is in force or written meanwhile.",
     412: "The object is not what the change was made for: its `etag`, and who has `changed` it, when.",
     413: "The body is too large.",
