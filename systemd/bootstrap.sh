@@ -4,7 +4,7 @@
 #
 # Sourced by containerlab/demo and tests/run; offers
 #   bootstrap WHAT...   WHAT: run (the appliance), lab (routers, captures, pictures), dev (tests and compilers),
-#                       kernels (what boots other kernels)
+#                       kernels (what boots other kernels), ui (a browser)
 #   as_root CMD...      runs CMD as root, through sudo where the user is not root
 #   VENV                the virtual environment's path
 set -euo pipefail
@@ -113,6 +113,7 @@ bootstrap() {
 		run) ;;
 		lab) packages+=(frr ethtool tcpdump iputils-ping curl); lock=requirements-dev.lock ;;
 		dev) packages+=(bird2 gobgpd etcd-server gcc libc6-dev linux-libc-dev shellcheck unbound); lock=requirements-dev.lock ;;
+		ui) packages+=(chromium); lock=requirements-dev.lock ;;
 		kernels) packages+=(qemu-system-x86 busybox-static kmod zstd); lock=requirements-dev.lock ;;
 		*) die "bootstrap: unknown part: $what" ;;
 		esac
@@ -125,4 +126,6 @@ bootstrap() {
 	make_venv "$lock"
 	# A checkout compiles its BPF programs; a wheel brings them compiled.
 	if [ $lock = requirements-dev.lock ]; then "$VENV/bin/python" "$ROOT/systemd/build_bpf.py" --quiet; fi
+	# The web application only where it is tested: all else works without it.
+	case " $* " in *" dev "* | *" ui "*) "$VENV/bin/python" "$ROOT/systemd/build_web.py" --quiet ;; esac
 }

@@ -23,7 +23,7 @@ interface Props {
 
 const COLOURS = ["line-1", "line-2", "line-3", "line-4", "line-5", "line-6"];
 const SPAN_S = 300;
-const HEIGHT = 150;
+const HEIGHT = 140;
 
 /** Lines over the last five minutes, with events as upright marks. */
 export function Chart({ title, at, lines, marks, format }: Props) {
@@ -44,9 +44,9 @@ export function Chart({ title, at, lines, marks, format }: Props) {
           width: box.clientWidth,
           height: HEIGHT,
           cursor: { y: false },
-          legend: { live: true },
+          legend: { show: lines.length > 1 },
           scales: { x: { range: (_, __, last) => [last - SPAN_S, last] }, y: { range: (_, __, top) => [0, top > 0 ? top * 1.1 : 1] } },
-          axes: [axis, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => format(tick)) }],
+          axes: [{ ...axis, values: (_, ticks) => ticks.map(minute) }, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => format(tick)) }],
           series: [
             { value: (_, value) => (value === null ? "–" : new Date(value * 1000).toLocaleTimeString([], { hour12: false })) },
             ...lines.map(({ label }, i) => {
@@ -97,18 +97,26 @@ export function Chart({ title, at, lines, marks, format }: Props) {
     plot.current?.setData([at, ...lines.map(({ values }) => values)] as uPlot.AlignedData);
   }, [last, names]);
   const now = lines.map(({ label, values }) => `${label}: ${format(values[values.length - 1] ?? 0)}`).join(", ");
-  const recent = marks.filter((mark) => last !== undefined && mark.at > last - SPAN_S);
   return (
     <figure class="card chart" aria-label={`${title}, now ${now}`}>
       <figcaption>{title}</figcaption>
       <div ref={place} />
-      {recent.length > 0 && (
-        <p class="marks">
-          {recent.slice(-3).map((mark) => (
-            <span class={mark.bad ? "bad" : ""}>┆ {mark.text}</span>
-          ))}
-        </p>
-      )}
     </figure>
+  );
+}
+
+function minute(at: number): string {
+  return new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+}
+
+/** What the latest marks of the charts are. */
+export function Marks({ marks, now }: { marks: Mark[]; now: number }) {
+  const recent = marks.filter((mark) => mark.at > now - SPAN_S);
+  return (
+    <p class="marks" aria-label="Events in the charts">
+      {recent.slice(-4).map((mark) => (
+        <span class={mark.bad ? "bad" : ""}>┆ {mark.text}</span>
+      ))}
+    </p>
   );
 }

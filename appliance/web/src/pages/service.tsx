@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { may, ask, why } from "../api";
 import type { Me, Ordered, ServiceMember, ServiceNow, Summary } from "../api.gen";
-import { Chart, type Line, type Mark } from "../chart";
+import { Chart, type Line, type Mark, Marks } from "../chart";
 import { bits, clock, percent, short } from "../format";
 import { isAbout, useHappened, type Happening } from "../happened";
 import { WHOLE, track } from "../history";
@@ -54,6 +54,7 @@ export function Service({ name, summary, me }: { name: string; summary: Summary;
         <Chart title="Flows remembered by the director" at={whole.at} lines={[{ label: "pins", values: whole.lines["pins"] ?? [] }]} marks={marks} format={short} />
         <Chart title="Drops/s of the director, by reason" at={whole.at} lines={drops.length ? drops : [{ label: "none", values: whole.at.map(() => 0) }]} marks={marks} format={short} />
       </section>
+      <Marks marks={marks} now={now.time} />
       <h2>Members</h2>
       <Members members={now.members} me={me} />
       <div class="halves">
