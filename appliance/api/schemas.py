@@ -208,7 +208,6 @@ _ROW = record(
     {
         "name": TEXT,
         "state": words("up", "down", "disabled"),
-        "reason": TEXT,
         "score": nullable(WHOLE),
         "score_reason": TEXT,
         "protocol": TEXT,

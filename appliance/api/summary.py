@@ -101,7 +101,6 @@ def _row(service: Document, pool: _Pool, unwell: Document) -> Document:
     return {
         "name": service["name"],
         "state": service["state"],
-        "reason": because(service) if service["reason"] else "",
         "score": score,
         "score_reason": why,
         "protocol": service["protocol"],
@@ -153,9 +152,10 @@ def _members_out(out: Sequence[Document]) -> str:
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
-    """To three figures; None where nothing is known."""
+    """As exact as anybody reads it; None where nothing is known."""
     known = [value for value in values if value is not None]
-    return round(sum(known), 1) if known else None
+    total = sum(known)
+    return None if not known else round(total) if total >= 10 else round(total, 1)
 
 
 def _bgp(bgp: Document | None) -> Document | None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -117,7 +118,11 @@ class Lab:
         return inside(self.director, ask)
 
     def in_rotation(self, service: str = "www") -> list[str]:
-        members = self.get(f"/services/{service}")["members"]
+        try:
+            members = self.get(f"/services/{service}")["members"]
+        except urllib.error.HTTPError as error:  # it is not in force yet
+            error.close()
+            return []
         return [one["name"] for one in members if one["state"] == "in_rotation"]
 
     def who_answers(self, vip: str = VIP, port: int = 0) -> str:

@@ -471,7 +471,6 @@ export type Summary = {
 export type ServiceRow = {
   name: string;
   state: "up" | "down" | "disabled";
-  reason: string;
   score: number | null;
   score_reason: string;
   protocol: string;

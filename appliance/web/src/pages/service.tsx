@@ -12,7 +12,7 @@ import { go, href } from "../router";
 import { useAsked } from "../api";
 
 export function Service({ name, summary, me }: { name: string; summary: Summary; me: Me }) {
-  const { data: now } = useLive<ServiceNow>(`/api/v1/services/${encodeURIComponent(name)}`, "service");
+  const { data: now } = useLive<ServiceNow | null>(`/api/v1/services/${encodeURIComponent(name)}`, "service");
   const { items } = useHappened();
   const [deleting, setDeleting] = useState(false);
   const row = summary.services.find((one) => one.name === name);
