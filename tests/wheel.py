@@ -16,6 +16,7 @@ SHIPPED = [
     "appliance/config/example.toml",
     "appliance/decap/decap.bpf.o",
     "appliance/ARCHITECTURE.md",
+    "appliance/web/dist/index.html",
     "bgp/guard.py",
     "health/checks/tcp.py",
 ]
@@ -29,7 +30,8 @@ def main() -> None:
         with zipfile.ZipFile(wheel) as archive:
             names = set(archive.namelist())
         missing = [name for name in SHIPPED if name not in names]
-        foreign = [name for name in names if name.startswith(("tests/", "containerlab/"))]
+        missing += [] if any(name.startswith("appliance/web/dist/assets/") for name in names) else ["web assets"]
+        foreign = [name for name in names if name.startswith(("tests/", "containerlab/")) or "node_modules" in name]
         if missing or foreign:
             raise SystemExit(f"wheel: missing {missing}, should not be there {foreign}")
         # The dependencies are those of this environment; only our own packages must come from the wheel.

@@ -21,6 +21,7 @@ from appliance.api.records import (
     nullable,
     record,
     ref,
+    words,
 )
 from appliance.api.routes import Answer
 from appliance.api.status_schema import STATUS_SCHEMAS
@@ -198,6 +199,85 @@ _EVENTS = record(
     }
 )
 
+_RATES: Mapping[str, Schema] = {key: nullable(NUMBER) for key in ("packets_per_s", "bytes_per_s", "new_flows_per_s")}
+_PINS_USE, _LAG = (
+    record({"capacity": WHOLE, "live": WHOLE}),
+    record({"p50_s": NUMBER, "p99_s": NUMBER, "max_s": NUMBER}),
+)
+_ROW = record(
+    {
+        "name": TEXT,
+        "state": words("up", "down", "disabled"),
+        "score": nullable(WHOLE),
+        "score_reason": TEXT,
+        "protocol": TEXT,
+        "ports": array(TEXT),
+        "pool": TEXT,
+        "delivery": TEXT,
+        "in_rotation": WHOLE,
+        "members": WHOLE,
+        "moving_slots": WHOLE,
+        "vips": array(
+            record({"vip": TEXT, "announced": FLAG, "reason": nullable(TEXT), "detail": TEXT, "arp": nullable(TEXT)})
+        ),
+        **_RATES,
+    }
+)
+_SUMMARY_PEER = record(
+    {
+        "address": TEXT,
+        "session": TEXT,
+        "since": nullable(NUMBER),
+        "detail": TEXT,
+        "routes_sent": WHOLE,
+        "bfd": nullable(TEXT),
+    }
+)
+_SUMMARY = record(
+    {
+        "apiVersion": VERSION,
+        "time": NUMBER,
+        "director": record({"name": TEXT, "version": TEXT, "uptime_s": NUMBER, "state": TEXT, "detail": TEXT}),
+        "health": record(
+            {"state": words("healthy", "degraded", "down"), "problems": array(TEXT), "more": WHOLE},
+        ),
+        "plane": record({"name": TEXT, "error": nullable(TEXT)}),
+        "loop_lag": _LAG,
+        "pins": _PINS_USE,
+        "drops": nullable(by_name(WHOLE)),
+        "revision": nullable(WHOLE),
+        **_RATES,
+        "services": array(ref("ServiceRow")),
+        "bgp": nullable(record({"running": FLAG, "detail": TEXT, "peers": array(ref("PeerRow"))})),
+        "fleet": nullable(array(record({"name": TEXT, "state": TEXT, "trouble": TEXT}))),
+    }
+)
+_RING = record(
+    {
+        "slots": WHOLE,
+        "members": array(
+            record({"id": nullable(TEXT), "has": WHOLE, "gets": WHOLE, "gives": WHOLE, "ends": WHOLE}),
+        ),
+    }
+)
+_SERVICE_NOW = record(
+    {
+        "apiVersion": VERSION,
+        "time": NUMBER,
+        "director": record({"name": TEXT, "interfaces": array(TEXT), "plane": TEXT, "error": nullable(TEXT)}),
+        "service": ref("ServiceStatus"),
+        "row": ref("ServiceRow"),
+        "members": array(ref("ServiceMember")),
+        "overhead": record({"v4": WHOLE, "v6": WHOLE}),
+        "ring": nullable(ref("Ring")),
+        "routers": array(record({"address": TEXT, "session": TEXT, "detail": TEXT, "told": FLAG})),
+        "drops": nullable(by_name(WHOLE)),
+        "pins": _PINS_USE,
+    }
+)
+_SERVICE_MEMBER = record({**STATUS_SCHEMAS["PoolMemberStatus"]["properties"], "largest_packet": nullable(WHOLE)})
+
+SUMMARY, SERVICE = ref("Summary"), ref("ServiceNow")
 EVENTS, FIGURES, ME = ref("Events"), ref("Figures"), ref("Me")
 MEMBER, ORDERED, DIRECTOR = ref("MemberState"), ref("Ordered"), ref("DirectorState")
 
@@ -224,6 +304,12 @@ _OWN: Mapping[str, Schema] = {
     "Counters": _COUNTERS,
     "Events": _EVENTS,
     "Figures": _FIGURES,
+    "Summary": _SUMMARY,
+    "ServiceRow": _ROW,
+    "PeerRow": _SUMMARY_PEER,
+    "ServiceNow": _SERVICE_NOW,
+    "ServiceMember": _SERVICE_MEMBER,
+    "Ring": _RING,
     "Me": _ME,
     "Flow": _FLOW,
     "Order": _ORDER,

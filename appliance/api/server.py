@@ -1,6 +1,7 @@
 """The HTTP server: the page, metrics and health of the process, and the API below `/api/v1`.
 
-    /                   the live page (works without JavaScript too)
+    /                   the web application where it is built, else the same as /plain
+    /plain              a live page that works without JavaScript
     /api/v1/...         everything else: the table of routes, as over the control socket ("The API" in ARCHITECTURE.md)
     /api/openapi.json   what the API is, for programs
     /metrics            Prometheus
@@ -17,6 +18,8 @@ import json
 import socket
 import ssl
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import time
 
@@ -37,10 +40,14 @@ from appliance.api.page import render_main, render_page
 from appliance.api.problem import Handler, RefusedError, problems
 from appliance.api.records import ANYTHING, TEXT
 from appliance.api.routes import Answer, Role, Route, actor_of, mounted, needing
-from appliance.api.schemas import FIGURES, SAMPLES, STATUS
+from appliance.api.schemas import FIGURES, SAMPLES, SERVICE, STATUS, SUMMARY, refused_answers
+from appliance.api.service import service_document
 from appliance.api.sources import Observed, StatusSources, observe
 from appliance.api.streams import EVENT_STREAM, Streams, event
+from appliance.api.summary import summary_document
 from appliance.api.views import Document, Rates, samples, status_document
+from appliance.api.web import WebFiles
+from appliance.dataplane.base import Counters
 from appliance.happenings import Happenings
 from appliance.model import ApiConfig, IPAddress
 
@@ -103,11 +110,12 @@ class ApiServer:
         self._sources = sources
         self.streams = Streams(self._may_still)
         self._rates = Rates()
-        self._shared: tuple[float, Observed, Document] | None = None
+        self._shared: _Look | None = None
         self._renderings: dict[str, bytes] = {}
         self._rendering = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._assets = {name: _asset(name) for name in _ASSETS}
+        self._web = WebFiles()
 
     async def start(self) -> None:
         """Listen.
@@ -124,7 +132,9 @@ class ApiServer:
         viewer = needing(Role.VIEWER)
         app.add_routes(
             [
-                web.get("/", viewer(self._page)),
+                web.get("/", self._front if self._web.built else viewer(self._page)),
+                web.get("/plain", viewer(self._page)),
+                *self._web.routes(),
                 web.get("/live", viewer(self._live)),
                 web.get("/healthz", self._healthz),
                 web.get("/livez", self._healthz),
@@ -185,6 +195,21 @@ class ApiServer:
                 self._figures,
                 Answer("Now; or once a second, as events.", FIGURES, also=EVENT_STREAM),
             ),
+            view(
+                "summary",
+                "A row for each virtual service, routers, and what is wrong; small however many members there are",
+                self._summary,
+                Answer("Now; or once a second, as events.", SUMMARY, also=EVENT_STREAM),
+            ),
+            Route(
+                "GET",
+                "/v1/services/{name}",
+                self._service,
+                viewer,
+                "One virtual service with its members, its ring and its drops",
+                {200: Answer("Now; or once a second, as events.", SERVICE, also=EVENT_STREAM), **refused_answers(404)},
+                tag,
+            ),
             view("bgp", "Who is told of which VIPs, and why not", self._bgp, Answer("Routes and peers.", ANYTHING)),
             view("samples", "What became of single packets lately", self._samples, Answer("Samples.", SAMPLES)),
             view("mtu", "How large packets to each member may be", self._mtu, Answer("Ways.", ANYTHING)),
@@ -220,58 +245,59 @@ class ApiServer:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    async def _rendered(self, name: str, render: Callable[[Observed, Document], bytes]) -> bytes:
+    async def _rendered(self, name: str, render: Callable[["_Look"], bytes]) -> bytes:
         """The present rendering of that name. In a thread, one at a time, and encoded there: the loop sends bytes."""
         async with self._rendering:
             now = asyncio.get_running_loop().time()
-            if self._shared is None or now - self._shared[0] > MAX_AGE_S:
+            if self._shared is None or now - self._shared.at > MAX_AGE_S:
                 observed = await observe(self._sources)
-                since = self._rates.since(observed.clock, observed.counters)
-                self._shared = now, observed, await asyncio.to_thread(status_document, observed, since)
+                self._shared = _Look(now, observed, self._rates.since(observed.clock, observed.counters))
                 self._renderings.clear()
             if name not in self._renderings:
-                _, observed, document = self._shared
-                self._renderings[name] = await asyncio.to_thread(render, observed, document)
+                self._renderings[name] = await asyncio.to_thread(render, self._shared)
             return self._renderings[name]
 
+    async def _front(self, request: web.Request) -> web.StreamResponse:
+        return self._web.front(request)
+
     async def _page(self, _request: web.Request) -> web.Response:
-        body = await self._rendered("page", lambda _, document: render_page(document).encode())
+        body = await self._rendered("page", lambda look: render_page(look.document).encode())
         return web.Response(body=body, content_type="text/html", charset="utf-8", headers=_fresh())
 
     async def _status(self, _request: web.Request) -> web.Response:
-        body = await self._rendered("status", lambda _, document: f"{json.dumps(document, indent=2)}\n".encode())
+        body = await self._rendered("status", lambda look: f"{json.dumps(look.document, indent=2)}\n".encode())
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _bgp(self, _request: web.Request) -> web.Response:
         body = await self._rendered(
-            "bgp", lambda observed, _: f"{json.dumps(announced_document(observed), indent=2)}\n".encode()
+            "bgp", lambda look: f"{json.dumps(announced_document(look.observed), indent=2)}\n".encode()
         )
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _samples(self, _request: web.Request) -> web.Response:
-        body = await self._rendered("samples", lambda observed, _: f"{json.dumps(samples(observed))}\n".encode())
+        body = await self._rendered("samples", lambda look: f"{json.dumps(samples(look.observed))}\n".encode())
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _mtu(self, _request: web.Request) -> web.Response:
         body = await self._rendered(
-            "mtu", lambda observed, _: f"{json.dumps(mtu_document(observed), indent=2)}\n".encode()
+            "mtu", lambda look: f"{json.dumps(mtu_document(look.observed), indent=2)}\n".encode()
         )
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _health(self, _request: web.Request) -> web.Response:
         body = await self._rendered(
-            "health", lambda observed, _: f"{json.dumps(health_document(observed), indent=2)}\n".encode()
+            "health", lambda look: f"{json.dumps(health_document(look.observed), indent=2)}\n".encode()
         )
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _doctor(self, _request: web.Request) -> web.Response:
         body = await self._rendered(
-            "doctor", lambda observed, _: f"{json.dumps(doctor_document(observed.doctor), indent=2)}\n".encode()
+            "doctor", lambda look: f"{json.dumps(doctor_document(look.observed.doctor), indent=2)}\n".encode()
         )
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        body = await self._rendered("metrics", exposition)
+        body = await self._rendered("metrics", lambda look: exposition(look.observed, look.document))
         return web.Response(body=body, headers=_fresh() | {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _healthz(self, _request: web.Request) -> web.Response:
@@ -287,27 +313,47 @@ class ApiServer:
         return _json(json.dumps({"ready": not failed, "failed": failed}, indent=2), status=503 if failed else 200)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        return await self._send_events(request, "status", json.dumps)
+        return await self._send_events(request, "status", lambda look: json.dumps(look.document))
 
     async def _figures(self, request: web.Request) -> web.StreamResponse:
         if EVENT_STREAM in request.headers.get("Accept", ""):
-            return await self._send_events(
-                request, "figures", lambda document: json.dumps(figures_document(document), separators=(",", ":"))
-            )
-        body = await self._rendered(
-            "figures", lambda _, document: f"{json.dumps(figures_document(document))}\n".encode()
-        )
+            return await self._send_events(request, "figures", lambda look: _packed(figures_document(look.document)))
+        body = await self._rendered("figures", lambda look: f"{json.dumps(figures_document(look.document))}\n".encode())
+        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
+
+    async def _summary(self, request: web.Request) -> web.StreamResponse:
+        if EVENT_STREAM in request.headers.get("Accept", ""):
+            return await self._send_events(request, "summary", lambda look: _in_pieces(look.summary, "services"))
+        body = await self._rendered("summary", lambda look: f"{_in_pieces(look.summary, 'services')}\n".encode())
+        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
+
+    async def _service(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in (service.name for service in self._sources.snapshot().config.services):
+            raise RefusedError(404, f"there is no virtual service {name}")
+        if EVENT_STREAM in request.headers.get("Accept", ""):
+            return await self._send_events(request, "service", lambda look: _packed(look.service(name)), name)
+        body = await self._rendered(f"service {name}", lambda look: f"{_packed(look.service(name))}\n".encode())
+        if body == b"null\n":
+            raise RefusedError(404, f"virtual service {name} is not in force yet")
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
-        return await self._send_events(request, "page", render_main)
+        return await self._send_events(request, "page", lambda look: render_main(look.document))
 
     async def _send_events(
-        self, request: web.Request, name: str, render: Callable[[Document], str]
+        self, request: web.Request, name: str, render: Callable[["_Look"], str], key: str = ""
     ) -> web.StreamResponse:
+        """
+        Args:
+            request: for the stream.
+            name: of the events.
+            render: gives what they say.
+            key: tells renderings of the same name apart.
+        """
 
         async def more() -> bytes:
-            return await self._rendered(f"event {name}", lambda _, document: event(name, render(document)))
+            return await self._rendered(f"event {name} {key}", lambda look: event(name, render(look)))
 
         return await self.streams.send(request, more, STREAM_INTERVAL_S)
 
@@ -330,6 +376,38 @@ class ApiServer:
         if request.headers.get("If-None-Match") == etag:
             return web.Response(status=304, headers=headers)
         return web.Response(body=content, content_type=_ASSETS[name], charset="utf-8", headers=headers)
+
+
+@dataclass
+class _Look:
+    """One look at the sources, and what is made of it for all who ask meanwhile. Used by one thread at a time."""
+
+    at: float
+    """By the loop's clock."""
+
+    observed: Observed
+    since: tuple[float, Counters] | None
+
+    @cached_property
+    def document(self) -> Document:
+        return status_document(self.observed, self.since)
+
+    @cached_property
+    def summary(self) -> Document:
+        return summary_document(self.observed, self.since)
+
+    def service(self, name: str) -> Document | None:
+        return service_document(self.observed, name, self.since)
+
+
+def _packed(document: object) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
+def _in_pieces(document: Document, key: str) -> str:
+    """The same, with a long list encoded item by item: nobody else runs while the encoder does."""
+    rest = _packed({name: value for name, value in document.items() if name != key})
+    return f'{rest[:-1]},"{key}":[{",".join(map(_packed, document[key]))}]}}'
 
 
 def _asset(name: str) -> tuple[bytes, str]:

@@ -97,8 +97,18 @@ def status_document(observed: Observed, since: _Since = None) -> Document:
         observed: what was seen.
         since: seconds ago and the counters of then, for rates.
     """
+    return document_of(observed, pool_views(service_views(observed)), since)
+
+
+def document_of(observed: Observed, pools: "Mapping[str, PoolView]", since: _Since = None) -> Document:
+    """The status document with no members but those of *pools*.
+
+    Args:
+        observed: what was seen.
+        pools: by `pool_key`; all that are in use.
+        since: as for `status_document`.
+    """
     config = observed.snapshot.config
-    pools = pool_views(service_views(observed))
     acknowledged: dict[IPAddress, list[Route]] = {}
     for route in observed.speaker.announced if observed.speaker else ():
         acknowledged.setdefault(route.vip, []).append(route)

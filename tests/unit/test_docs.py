@@ -58,9 +58,13 @@ def test_every_key_stands_in_the_example():
     assert missing == set()
 
 
+OTHERS = {"__pycache__", "node_modules", "dist"}
+"""Folders of what others have written, or programs have made."""
+
+
 def texts():
     folders = ("appliance", "bgp", "health", "tests", "containerlab", "systemd", ".ci")
-    inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
+    inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if OTHERS.isdisjoint(path.parts)]
     for path in [*ROOT.glob("*.*"), *inside]:
         if path.is_file() and path.suffix not in {".o", ".pyc"} and path != Path(__file__):
             yield path, path.read_text(errors="replace")
@@ -83,4 +87,5 @@ def test_every_command_line_in_the_readme_exists():
 def test_no_document_has_a_gap():
     """Nobody ships a text with a place that was still to be filled in."""
     for path in (*ROOT.glob("*.md"), *ROOT.glob("appliance/**/*.md"), *ROOT.glob("tests/**/*.md")):
-        assert not re.findall(r"\b(?:[A-Z]+FIGURES|TODO|TBD|FIXME|XXX+)\b", path.read_text()), path
+        if OTHERS.isdisjoint(path.parts):
+            assert not re.findall(r"\b(?:[A-Z]+FIGURES|TODO|TBD|FIXME|XXX+)\b", path.read_text()), path

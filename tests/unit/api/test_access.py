@@ -110,7 +110,7 @@ async def test_nobody_in_particular_looks_from_this_machine_only() -> None:
         for host, code in (
             (f"localhost:{port}", 200), (f"[::1]:{port}", 200), (f"evil.example:{port}", 401), ("evil.example", 401)
         ):  # fmt: skip
-            for path in ("/api/v1/status", "/metrics", "/", "/live", "/api/v1/events"):
+            for path in ("/api/v1/status", "/metrics", "/plain", "/live", "/api/v1/events"):
                 if path == "/live" and code == 200:
                     continue
                 assert await status(session, "GET", path, headers={"Host": host}) == code, (host, path)

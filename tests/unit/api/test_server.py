@@ -188,7 +188,9 @@ def test_all_who_ask_share_one_look_and_one_rendering(run: Run, monkeypatch: pyt
                     assert response.status == 200
                     return await response.read()
 
-            asked = [[tasks.create_task(body(path)) for _ in range(8)] for path in ("/", "/metrics", "/api/v1/status")]
+            asked = [
+                [tasks.create_task(body(path)) for _ in range(8)] for path in ("/plain", "/metrics", "/api/v1/status")
+            ]
             return [{await task for task in same} for same in asked]
 
     assert [len(bodies) for bodies in run(story())] == [1, 1, 1]
@@ -244,7 +246,7 @@ def test_page(run: Run) -> None:
 
     async def story() -> dict[str, str]:
         async with serving() as (client, _):
-            async with client.get("/") as response:
+            async with client.get("/plain") as response:
                 assert (response.status, response.content_type) == (200, "text/html")
                 page = await response.text()
             assert "198.51.100.53" in page
@@ -274,7 +276,7 @@ def test_assets_are_not_sent_twice(run: Run) -> None:
     assert run(story()) == (304, b"")
 
 
-@pytest.mark.parametrize("path", ["/", "/api/v1/status", "/metrics", "/healthz", "/page.js", "/nowhere"])
+@pytest.mark.parametrize("path", ["/", "/plain", "/api/v1/status", "/metrics", "/healthz", "/page.js", "/nowhere"])
 def test_security_headers(run: Run, path: str) -> None:
     """Every answer, errors too, forbids other origins, framing and guessing of types, and does not name the library."""
     response, _ = run(get(path))
@@ -501,6 +503,6 @@ def test_plane_error_makes_no_exception(run: Run) -> None:
     """Page, metrics and document work before anything is in force."""
     snap = sample_snapshot(plane_error="the data plane has not started")
     given = sources(applied=lambda: None, snapshot=lambda: snap, speaker=lambda: None)
-    for path in ("/", "/metrics", "/api/v1/status"):
+    for path in ("/plain", "/metrics", "/api/v1/status"):
         response, _ = run(get(path, given))
         assert response.status == 200

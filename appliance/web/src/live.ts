@@ -1,0 +1,78 @@
+// One stream of server-sent events for each document, shared by all who look at it. A page that nobody sees has none:
+// browsers keep six connections for a director, whatever the number of tabs.
+
+import { useEffect, useState } from "preact/hooks";
+
+export type Link = "connecting" | "live" | "lost";
+
+interface Feed {
+  url: string;
+  event: string;
+  source: EventSource | undefined;
+  users: number;
+  data: unknown;
+  link: Link;
+  tell: Set<() => void>;
+}
+
+const feeds = new Map<string, Feed>();
+
+function open(feed: Feed): void {
+  const source = new EventSource(feed.url);
+  feed.source = source;
+  source.addEventListener(feed.event, (message) => {
+    feed.data = JSON.parse((message as MessageEvent<string>).data);
+    feed.link = "live";
+    feed.tell.forEach((tell) => tell());
+  });
+  source.addEventListener("error", () => {
+    feed.link = "lost"; // the browser tries again by itself, but not after an answer that is no stream
+    if (source.readyState === EventSource.CLOSED && feed.source === source) {
+      feed.source = undefined;
+      setTimeout(() => feed.users > 0 && feed.source === undefined && !document.hidden && open(feed), 2000);
+    }
+    feed.tell.forEach((tell) => tell());
+  });
+}
+
+function close(feed: Feed): void {
+  feed.source?.close();
+  feed.source = undefined;
+}
+
+document.addEventListener("visibilitychange", () => {
+  for (const feed of feeds.values()) {
+    if (document.hidden) close(feed);
+    else if (!feed.source) open(feed);
+  }
+});
+
+/** Hear every document of a stream; returns how to end that. */
+export function listen<T>(url: string, event: string, told: (data: T | undefined, link: Link) => void): () => void {
+  let feed = feeds.get(url);
+  if (!feed) {
+    feed = { url, event, source: undefined, users: 0, data: undefined, link: "connecting", tell: new Set() };
+    feeds.set(url, feed);
+    open(feed);
+  }
+  const mine = feed;
+  const tell = () => told(mine.data as T | undefined, mine.link);
+  mine.users += 1;
+  mine.tell.add(tell);
+  tell();
+  return () => {
+    mine.tell.delete(tell);
+    mine.users -= 1;
+    if (mine.users === 0) {
+      close(mine);
+      feeds.delete(url);
+    }
+  };
+}
+
+/** What a stream has told last, and whether it still does. Undefined data: nothing yet. */
+export function useLive<T>(url: string, event: string): { data: T | undefined; link: Link } {
+  const [state, set] = useState<{ url: string; data: T | undefined; link: Link }>({ url, data: undefined, link: "connecting" });
+  useEffect(() => listen<T>(url, event, (data, link) => set({ url, data, link })), [url, event]);
+  return state.url === url ? state : { data: undefined, link: "connecting" };
+}

@@ -1,0 +1,205 @@
+"""What an operator does with the web application, in a browser, in front of a director with real traffic."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.netns import until
+from tests.ui.rig import MEMBERS, NEW_VIP, PORT, VIP, Lab, Seat
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+
+PAGES = {
+    "dashboard": "", "service": "virtual-services/www", "pools": "pools", "monitors": "health-monitors",
+    "profiles": "network-profiles", "profile": "edit/network-profiles/tcp-l2", "pool": "edit/pools/web",
+    "service-form": "edit/virtual-services/www", "bgp": "bgp", "events": "events",
+    "explain": f"explain?protocol=tcp&client=192.0.2.2:40000&vip={VIP}:{PORT}", "doctor": "doctor",
+    "configuration": "configuration", "login": "login",
+}  # fmt: skip
+SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
+
+
+def apply(page: Page) -> None:
+    """What the dialog shows is applied."""
+    page.get_by_role("dialog").get_by_role("button", name="Apply").click()
+    page.get_by_role("dialog").wait_for(state="detached")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_whole(director: Lab, browser: Browser, size: str, scheme: str) -> None:
+    """No error, nothing asked elsewhere, nothing that axe-core finds, no page wider than the screen."""
+    director.answered(20)
+    seat = Seat(browser, SIZES[size], scheme)
+    page = seat.log_in()
+    page.wait_for_timeout(2500)  # so that charts have something to draw
+    wrong: list[str] = []
+    for name, place in PAGES.items():
+        seat.open(place)
+        page.locator("main h1").first.wait_for()
+        if name == "explain":
+            page.get_by_role("button", name="Explain").click()
+            page.locator("[data-answer=member]").wait_for()
+        if name == "service":
+            page.locator("figure.ring svg").wait_for()
+            page.locator(".u-legend").first.wait_for()
+        page.wait_for_timeout(300)
+        seat.look(f"{name}-{size}-{scheme}")
+        wrong += [f"{name}: {text}" for text in seat.axe()]
+        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            wrong.append(f"{name} is wider than the screen")
+    assert wrong == []
+    seat.close()
+
+
+def test_from_forms_to_a_packet(director: Lab, seat: Seat) -> None:
+    """A profile, a pool and a virtual service are made through the forms, and a client's request goes through them."""
+    page = seat.log_in()
+    page.get_by_role("navigation").get_by_role("link", name="TCP/UDP profiles").click()
+    page.get_by_role("button", name="New profile").click()
+    page.get_by_label("Name", exact=True).fill("fresh")
+    expect(page.get_by_label("Enable DSR")).to_be_checked()
+    expect(page.get_by_label("DSR encapsulation")).to_be_visible()
+    expect(page.locator(".consequence")).to_contain_text("1440")
+    page.get_by_label("DSR type").select_option("l2")
+    expect(page.get_by_label("DSR encapsulation")).to_have_count(0)
+    expect(page.locator(".consequence")).to_contain_text("nothing is added")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog").locator(".diff")).to_contain_text('+name = "fresh"')
+    apply(page)
+    expect(page.get_by_role("rowheader", name="fresh")).to_be_visible()
+
+    seat.open("new/pools")
+    page.get_by_label("Name", exact=True).fill("fresh")
+    page.get_by_label("page", exact=True).check()
+    page.get_by_label("Address of member 1").fill("not an address")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_label("Address of member 1")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("td .wrong")).to_contain_text("address")
+    page.get_by_label("Address of member 1").fill(MEMBERS["m1"])
+    page.get_by_role("button", name="Add a member").click()
+    page.get_by_label("Address of member 2").fill(MEMBERS["m2"])
+    page.get_by_role("button", name="Save").click()
+    apply(page)
+
+    seat.open("new/virtual-services")
+    page.get_by_label("Name", exact=True).fill("fresh")
+    expect(page.get_by_label("Traffic enabled")).to_be_checked()
+    page.get_by_label("VIPs").fill(NEW_VIP)
+    page.get_by_label("Ports").fill(str(PORT))
+    page.get_by_label("TCP/UDP profile").select_option("fresh")
+    page.get_by_label("Pool").select_option("fresh")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog")).to_contain_text("virtual_service fresh")
+    seat.look("review")
+    apply(page)
+    until(lambda: len(director.in_rotation("fresh")) == 2, "the new members are in rotation", 20)
+    assert director.who_answers(NEW_VIP) in ("m1", "m2")
+
+    seat.open("network-profiles")
+    page.get_by_role("button", name="Delete fresh").click()
+    expect(page.get_by_role("alert")).to_contain_text("virtual-services/fresh")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+
+
+def test_a_drained_member_gets_no_new_flows(director: Lab, seat: Seat) -> None:
+    """Drain with the predicted share: new flows stop, as the page and the traffic say; ready brings it back."""
+    page = seat.log_in()
+    seat.open("virtual-services/www")
+    page.get_by_role("button", name="drain web/m2").click()
+    expect(page.locator(".predicted")).to_contain_text(re.compile(r"About 3\d\.\d % of new flows move"))
+    page.get_by_role("button", name="Give the order").click()
+    expect(page.locator('tr[data-member="web/m2"]')).to_contain_text(re.compile("draining|out"))
+    until(lambda: "m2" not in director.in_rotation(), "it is out of rotation")
+    # In a window, the previous owner keeps flows that may be from before; a SYN is not one of these.
+    assert "m2" not in director.answered(30)
+    expect(page.locator('tr[data-member="web/m2"]').get_by_role("cell").nth(5)).to_have_text("0")
+    seat.look("drained")
+    page.get_by_role("button", name="ready web/m2").click()
+    page.get_by_role("button", name="Give the order").click()
+    until(lambda: "m2" in director.in_rotation(), "it is back", 20)
+
+
+def test_a_killed_member_turns_red_with_the_reason(director: Lab, seat: Seat) -> None:
+    """A member's server ends: its row, the path and the dashboard say so, and why; and all is well when it is back."""
+    page = seat.log_in()
+    seat.open("virtual-services/www")
+    page.locator('tr[data-member="web/m3"]').wait_for()
+    director.stop("m3")
+    row = page.locator('tr[data-member="web/m3"].down')
+    expect(row).to_contain_text("health down")
+    expect(row).to_contain_text("refused")
+    expect(page.locator("figure.path .bad")).not_to_have_count(0)
+    seat.look("broken")
+    seat.open("")
+    expect(page.get_by_label("Virtual services").get_by_role("row", name=re.compile("www"))).to_contain_text("m3 out")
+    seat.look("dashboard-broken")
+    assert "m3" not in director.answered(20)
+    director.serve("m3")
+    until(lambda: "m3" in director.in_rotation(), "it is back", 20)
+
+
+def test_explain_agrees_with_traffic(director: Lab, seat: Seat, tmp_path: Path) -> None:
+    """The member that the page names for a five-tuple, and for a captured packet, is the one that answers it."""
+    page = seat.log_in()
+    for port in range(41000, 41005):
+        seat.open(f"explain?protocol=tcp&client=192.0.2.2:{port}&vip={VIP}:{PORT}")
+        page.reload()
+        page.get_by_role("button", name="Explain").click()
+        named = page.locator("[data-answer=member]").inner_text()
+        assert named == f"web/{director.who_answers(port=port)}", port
+    from scapy.layers.inet import IP, TCP
+    from scapy.layers.l2 import Ether
+    from scapy.utils import wrpcap
+
+    wrpcap(
+        str(tmp_path / "one.pcap"), [Ether() / IP(src="192.0.2.2", dst=VIP) / TCP(sport=41004, dport=PORT, flags="S")]
+    )
+    page.locator("input[type=file]").set_input_files(tmp_path / "one.pcap")
+    expect(page.locator("[data-answer=member]")).to_have_text(named)
+
+
+def test_two_edit_at_once_and_one_rolls_back(director: Lab, browser: Browser, seat: Seat) -> None:
+    """Who is second is told who was first, and loses nothing; the history has both, and rolls back."""
+    first, other = seat.log_in(), Seat(browser)
+    second = other.log_in("bob")
+    for page in (first, second):
+        page.goto(page.url.split("#")[0] + "#/edit/pools/web")
+        page.get_by_label("Weight of member 1").wait_for()
+    before = director.get("/status")["config"]["revision"]
+    first.get_by_label("Weight of member 1").fill("2")
+    first.get_by_role("button", name="Save").click()
+    expect(first.get_by_role("dialog")).to_contain_text("www")
+    apply(first)
+    second.get_by_label("Slow start").fill("7")
+    second.get_by_role("button", name="Save").click()
+    expect(second.get_by_role("alert")).to_contain_text("Somebody else has changed this meanwhile: ada")
+    other.look("conflict")
+    second.get_by_role("button", name="Keep my edits, on top of theirs").click()
+    expect(second.get_by_label("Weight of member 1")).to_have_value("2")
+    expect(second.get_by_label("Slow start")).to_have_value("7")
+    second.get_by_role("button", name="Save").click()
+    apply(second)
+    other.close()
+
+    seat.open("configuration")
+    first.get_by_role("button", name=f"Compare revision {before}", exact=True).click()
+    expect(first.locator(".diff")).to_contain_text("slow_start")
+    first.get_by_role("button", name=f"Roll back to revision {before}", exact=True).click()
+    expect(first.get_by_role("dialog").locator(".diff")).to_contain_text("ratio")
+    apply(first)
+    until(lambda: director.get("/objects/pools/web")["slow_start"] == 0, "the earlier revision is in force")
+    assert director.get("/objects/pools/web")["member"][0]["ratio"] == 1
+
+
+def test_viewers_have_no_buttons(seat: Seat) -> None:
+    """A viewer sees everything and is offered nothing that is not for viewers."""
+    page = seat.log_in("vic")
+    seat.open("virtual-services/www")
+    page.locator('tr[data-member="web/m1"]').wait_for()
+    expect(page.get_by_role("button", name="drain web/m1")).to_have_count(0)
+    seat.open("pools")
+    page.get_by_role("rowheader", name="web").wait_for()
+    expect(page.get_by_role("button", name="New pool")).to_have_count(0)
