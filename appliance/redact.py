@@ -9,8 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 HIDDEN = "(hidden)"
 
-SECRET_KEYS = frozenset({"password", "request"})
-"""Their values are secrets, or may have some in them: what is sent to a member can be a login."""
+SECRET_KEYS = frozenset({"password", "password_hash", "token_hash", "request"})
+"""Their values are secrets, or may have some in them: what is sent to a member can be a login. A hash can be tried."""
 
 VALUES_ARE_SECRET = frozenset({"environment"})
 """Of these tables the values are, and the keys are not."""
@@ -21,7 +21,9 @@ ARGUMENTS_ARE_SECRET = frozenset({"command"})
 URLS = frozenset({"endpoints", "path"})
 """What stands before an @ or behind a ? in them."""
 
-FILES = frozenset({"secret_file", "password_file", "key_file"})
+FILES = frozenset(
+    {"secret_file", "password_file", "key_file", "tls_key_file", "token_file", "agent_secret_file", "certificate"}
+)
 """Names of files whose content is a secret. The names are none."""
 
 SHORTEST = 4

@@ -669,6 +669,7 @@ export type DirectorState = {
   until: number | null;
   moved: boolean;
   detail: string;
+  alone?: string;
 };
 
 export type Kinds = {
@@ -782,12 +783,25 @@ export type BgpShown = {
   peer: PeerShown[];
 };
 
+export type ConnectionLog = {
+  one_of?: number;
+  file?: string | null;
+};
+
+export type ConnectionLogShown = {
+  one_of: number;
+  file: string | null;
+};
+
 export type Director = {
   name: string;
   interfaces: string[];
+  role?: "director" | "tier2";
   plane?: "auto" | "xdp" | "raw";
   pins?: number;
   drain_on_stop?: number;
+  least_path_mtu?: number;
+  restart_grace?: number;
   runtime_dir?: string;
   state_dir?: string | null;
 };
@@ -795,11 +809,28 @@ export type Director = {
 export type DirectorShown = {
   name: string;
   interfaces: string[];
+  role: "director" | "tier2";
   plane: "auto" | "xdp" | "raw";
   pins: number;
   drain_on_stop: number;
+  least_path_mtu: number;
+  restart_grace: number;
   runtime_dir: string;
   state_dir: string | null;
+};
+
+export type Doctor = {
+  interval?: number;
+  on_change?: boolean;
+  agent_port?: number;
+  agent_secret_file?: string | null;
+};
+
+export type DoctorShown = {
+  interval: number;
+  on_change: boolean;
+  agent_port: number;
+  agent_secret_file: string | null;
 };
 
 export type Dsr = {
@@ -860,6 +891,22 @@ export type FleetShown = {
   store: "none" | "etcd";
   etcd: EtcdShown | null;
   secret_file: string;
+};
+
+export type Follow = {
+  folder?: string | null;
+  dns?: string | null;
+  store?: boolean;
+  version?: 4 | 6;
+  interval?: number;
+};
+
+export type FollowShown = {
+  folder: string | null;
+  dns: string | null;
+  store: boolean;
+  version: 4 | 6;
+  interval: number;
 };
 
 export type Member = {
@@ -1004,11 +1051,14 @@ export type Pool = {
   drain_timeout?: number;
   slow_start?: number;
   panic_percent?: number;
+  passive?: boolean;
+  passive_share?: number;
   min_monitors_up?: number;
   flap_half_life?: number;
   flap_suppress?: number;
   flap_reuse?: number;
   quic?: Quic[];
+  follow?: Follow | null;
   member: Member[];
 };
 
@@ -1022,29 +1072,34 @@ export type PoolShown = {
   drain_timeout: number;
   slow_start: number;
   panic_percent: number;
+  passive: boolean;
+  passive_share: number;
   min_monitors_up: number;
   flap_half_life: number;
   flap_suppress: number;
   flap_reuse: number;
   quic: QuicShown[];
+  follow: FollowShown | null;
   member: MemberShown[];
 };
 
 export type Profile = {
   name: string;
-  type: "tcp_fast_path" | "udp_fast_path";
+  type: "tcp_fast_path" | "udp_fast_path" | "tcp_proxy";
   session_idle_timeout?: number | null;
   per_packet?: boolean;
   ttl?: "router" | "transparent" | null;
+  http?: boolean;
   dsr?: Dsr;
 };
 
 export type ProfileShown = {
   name: string;
-  type: "tcp_fast_path" | "udp_fast_path";
+  type: "tcp_fast_path" | "udp_fast_path" | "tcp_proxy";
   session_idle_timeout: number | null;
   per_packet: boolean;
   ttl: "router" | "transparent" | null;
+  http: boolean;
   dsr: DsrShown;
 };
 
@@ -1097,12 +1152,17 @@ export type Service = {
   network_profile: string;
   pool: string;
   enabled?: boolean;
+  traffic?: boolean;
+  server_port?: number | null;
+  certificate?: string | null;
   ha?: "active_active" | "active_standby" | "n_plus_m";
   prefer?: string[];
   primaries?: number | null;
   min_members?: number;
   advertise_down?: boolean;
+  needs_all?: boolean;
   bgp?: Announcing;
+  reject_other_ports?: boolean;
   arp?: boolean;
   protection?: Protection | null;
 };
@@ -1114,12 +1174,17 @@ export type ServiceShown = {
   network_profile: string;
   pool: string;
   enabled: boolean;
+  traffic: boolean;
+  server_port: number | null;
+  certificate: string | null;
   ha: "active_active" | "active_standby" | "n_plus_m";
   prefer: string[];
   primaries: number | null;
   min_members: number;
   advertise_down: boolean;
+  needs_all: boolean;
   bgp: AnnouncingShown;
+  reject_other_ports: boolean;
   arp: boolean;
   protection: ProtectionShown | null;
 };
@@ -1134,4 +1199,22 @@ export type StepShown = {
   med: number;
   local_preference: number;
   prepend: number;
+};
+
+export type Tier2 = {
+  addresses: unknown[];
+  sources?: string[];
+  decapsulator?: "kernel" | "onward";
+  mtu?: number;
+  drain_timeout?: number;
+  haproxy?: string;
+};
+
+export type Tier2Shown = {
+  addresses: unknown[];
+  sources: string[];
+  decapsulator: "kernel" | "onward";
+  mtu: number;
+  drain_timeout: number;
+  haproxy: string;
 };

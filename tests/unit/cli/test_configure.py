@@ -205,7 +205,7 @@ def test_somebody_else_was_quicker(talk: Talk) -> None:
         ([], "configure net", ["networkprofile"]),
         ([], "configure pool ", ["web"]),
         (["configure networkprofile x"], "tcp", ["tcp_fast_path_profile"]),
-        (["configure networkprofile x"], "type ", ["tcp_fast_path", "udp_fast_path"]),
+        (["configure networkprofile x"], "type ", ["tcp_fast_path", "tcp_proxy", "udp_fast_path"]),
         (["configure networkprofile x"], "dsr type ", ["l2", "l3"]),
         (["configure networkprofile x"], "dsr type l2 enc", ["encapsulation"]),
         (["configure networkprofile x", "dsr"], "encapsulation g", ["gre", "gue"]),

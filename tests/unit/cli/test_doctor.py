@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import structlog
-from aiohttp import web
 
-from appliance.api.control import _problems
+from appliance.api.control import ControlServer
 from appliance.api.doctoring import doctor_document, routes
 from appliance.cli.doctor import render
 from appliance.cli.root import call
@@ -62,14 +61,11 @@ class Served:
         return str(self._socket)
 
     async def _start(self) -> None:
-        app = web.Application(middlewares=[_problems])
-        app.add_routes(routes(self._side))  # type: ignore[arg-type]
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.UnixSite(self._runner, str(self._socket)).start()
+        self._server = ControlServer(self._socket, routes(self._side))  # type: ignore[arg-type]
+        await self._server.start()
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()

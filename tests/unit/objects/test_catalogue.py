@@ -101,6 +101,7 @@ def test_an_object_is_shown_in_one_form_with_all_its_keys() -> None:
         "session_idle_timeout": 300,
         "per_packet": False,
         "ttl": "router",
+        "http": False,
         "dsr": {"type": "l3", "encapsulation": "gre", "outer_df": "copy_inner", "outer_ttl": 64},
     }
     service = Catalogue(TWO).get(VIRTUAL_SERVICES, "shop").values
