@@ -57,7 +57,7 @@ export function Service({ name, summary, me }: { name: string; summary: Summary;
       <Marks marks={marks} now={now.time} />
       <h2>Members</h2>
       <Members members={now.members} me={me} />
-      <div class="halves">
+      <div class="halves pictures">
         <section aria-label="Ring">
           <h2>Ring</h2>
           <div class="card"><Ring now={now} /></div>
@@ -126,7 +126,7 @@ function Members({ members, me }: { members: ServiceMember[]; me: Me }) {
                   {member.name} <span class="quiet">{member.address}</span>
                 </th>
                 <td>
-                  <span class={`dot ${isBroken(member) ? "red" : member.state === "in_rotation" ? "green" : "none"}`} /> {member.state.replace("_", " ")}
+                  <span class={`dot ${isBroken(member) ? "red" : member.state === "in_rotation" ? "green" : "none"}`} /> <span class="state-name">{member.state.replace("_", " ")}</span>
                   {member.reason && <span class="why">{member.reason.replaceAll("_", " ")}{(member.finding ?? member.detail) && `: ${member.finding ?? member.detail}`}</span>}
                 </td>
                 <td>{member.order ? member.order.state : "–"}</td>
