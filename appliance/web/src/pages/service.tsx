@@ -169,7 +169,7 @@ function Members({ members, me }: { members: ServiceMember[]; me: Me }) {
 
 const MEANS: Record<Order, string> = {
   drain: "It gets no new flows; those that it has stay until they end, or until the time is up.",
-  maint: "It is taken out: no new flows, and no checks that bring it back.",
+  maint: "It gets nothing at all from now on: flows that it has break.",
   ready: "Orders are taken back: its monitors say whether it serves.",
   weight: "Its part of the slots becomes another; flows that are there stay where they are.",
 };
