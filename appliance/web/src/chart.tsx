@@ -23,7 +23,7 @@ interface Props {
 
 const COLOURS = ["line-1", "line-2", "line-3", "line-4", "line-5", "line-6"];
 const SPAN_S = 300;
-const HEIGHT = 140;
+const HEIGHT = 130;
 
 /** Lines over the last five minutes, with events as upright marks. */
 export function Chart({ title, at, lines, marks, format }: Props) {
@@ -46,7 +46,7 @@ export function Chart({ title, at, lines, marks, format }: Props) {
           cursor: { y: false },
           legend: { show: lines.length > 1 },
           scales: { x: { range: (_, __, last) => [last - SPAN_S, last] }, y: { range: (_, __, top) => [0, top > 0 ? top * 1.1 : 1] } },
-          axes: [{ ...axis, values: (_, ticks) => ticks.map(minute) }, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => format(tick)) }],
+          axes: [{ ...axis, size: 26, values: (_, ticks) => ticks.map(minute) }, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => format(tick)) }],
           series: [
             { value: (_, value) => (value === null ? "–" : new Date(value * 1000).toLocaleTimeString([], { hour12: false })) },
             ...lines.map(({ label }, i) => {

@@ -126,7 +126,7 @@ export function Path({ now }: { now: ServiceNow }) {
         )}
         <Box x={390} y={middle} width={120} text={now.director.name} note={now.director.plane} tone={up ? "good" : "bad"} />
         <text x={560} y={middle - 16} class="note">{now.service.delivery}</text>
-        <text x={560} y={middle + 22} class="note">{[...overheads].map((bytes) => `+${bytes} bytes`).join(", ")}</text>
+        <text x={560} y={middle + 22} class="note">{[...overheads].filter((bytes) => bytes > 0).map((bytes) => `+${bytes} bytes`).join(", ")}</text>
         {members.map((one, i) => {
           const y = spread(members.length, i);
           const tone = isBroken(one) ? "bad" : one.state === "in_rotation" ? "good" : "idle";

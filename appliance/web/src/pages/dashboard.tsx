@@ -9,6 +9,9 @@ import { go, href } from "../router";
 /** So many rows are drawn at first: nobody reads more, and a thousand cost a browser's breath. */
 const ROWS = 100;
 
+/** So many problems stand above the table: all are in its rows as well. */
+const PROBLEMS = 5;
+
 type VipRow = ServiceRow["vips"][number];
 
 export function Dashboard({ summary, me }: { summary: Summary; me: Me }) {
@@ -29,11 +32,11 @@ export function Dashboard({ summary, me }: { summary: Summary; me: Me }) {
       {summary.health.problems.length > 0 && (
         <section class={`problems ${summary.health.state}`} aria-label="What is wrong">
           <ul>
-            {summary.health.problems.slice(0, 20).map((problem) => (
+            {summary.health.problems.slice(0, PROBLEMS).map((problem) => (
               <li>{problem}</li>
             ))}
           </ul>
-          {summary.health.problems.length + summary.health.more > 20 && <p>and {summary.health.problems.length + summary.health.more - 20} more</p>}
+          {summary.health.problems.length + summary.health.more > PROBLEMS && <p>and {summary.health.problems.length + summary.health.more - PROBLEMS} more</p>}
         </section>
       )}
       <section aria-label="Virtual services">

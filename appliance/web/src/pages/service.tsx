@@ -57,7 +57,7 @@ export function Service({ name, summary, me }: { name: string; summary: Summary;
       <Marks marks={marks} now={now.time} />
       <h2>Members</h2>
       <Members members={now.members} me={me} />
-      <div class="halves">
+      <div class="halves pictures">
         <section aria-label="Ring">
           <h2>Ring</h2>
           <div class="card"><Ring now={now} /></div>
@@ -126,7 +126,7 @@ function Members({ members, me }: { members: ServiceMember[]; me: Me }) {
                   {member.name} <span class="quiet">{member.address}</span>
                 </th>
                 <td>
-                  <span class={`dot ${isBroken(member) ? "red" : member.state === "in_rotation" ? "green" : "none"}`} /> {member.state.replace("_", " ")}
+                  <span class={`dot ${isBroken(member) ? "red" : member.state === "in_rotation" ? "green" : "none"}`} /> <span class="state-name">{member.state.replace("_", " ")}</span>
                   {member.reason && <span class="why">{member.reason.replaceAll("_", " ")}{(member.finding ?? member.detail) && `: ${member.finding ?? member.detail}`}</span>}
                 </td>
                 <td>{member.order ? member.order.state : "–"}</td>
@@ -169,7 +169,7 @@ function Members({ members, me }: { members: ServiceMember[]; me: Me }) {
 
 const MEANS: Record<Order, string> = {
   drain: "It gets no new flows; those that it has stay until they end, or until the time is up.",
-  maint: "It is taken out: no new flows, and no checks that bring it back.",
+  maint: "It gets nothing at all from now on: flows that it has break.",
   ready: "Orders are taken back: its monitors say whether it serves.",
   weight: "Its part of the slots becomes another; flows that are there stay where they are.",
 };
