@@ -26,6 +26,9 @@ def routes(doctor: DoctorSide) -> list[Route]:
         doctor: whom to ask.
     """
 
+    async def latest(_request: web.Request) -> web.Response:
+        return web.json_response(doctor_document(doctor.latest()))
+
     async def look(request: web.Request) -> web.Response:
         service, member, reports = _question(await body_of(request, {"service", "member", "reports"}))
         try:
@@ -36,18 +39,20 @@ def routes(doctor: DoctorSide) -> list[Route]:
             raise RefusedError(409, f"the doctor cannot ask: {error}; it takes CAP_NET_RAW") from error
         return web.json_response(doctor_document(report))
 
+    answer = Answer("What every check says.", ANYTHING)
     return [
+        Route("GET", "/v1/doctor", latest, Role.VIEWER, "What the doctor has found so far", {200: answer}, "doctor"),
         Route(
             "POST",
             "/v1/doctor",
             look,
             Role.OPERATOR,
             "Look now which layer of members' paths is broken",
-            {200: Answer("What every check says.", ANYTHING), **refused_answers(400, 404, 409)},
+            {200: answer, **refused_answers(400, 404, 409)},
             "doctor",
             body=record({}, {"service": TEXT, "member": TEXT, "reports": by_name(ANYTHING)}),
             needs_body=False,
-        )
+        ),
     ]
 
 

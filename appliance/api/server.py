@@ -28,7 +28,6 @@ from aiohttp import web
 
 from appliance.api.access import Access, tls_context
 from appliance.api.announced import announced_document
-from appliance.api.doctoring import doctor_document
 from appliance.api.figures import figures_document
 from appliance.api.happening import EventRoutes
 from appliance.api.health import health_document
@@ -214,7 +213,6 @@ class ApiServer:
             view("samples", "What became of single packets lately", self._samples, Answer("Samples.", SAMPLES)),
             view("mtu", "How large packets to each member may be", self._mtu, Answer("Ways.", ANYTHING)),
             view("health", "What monitors say of members", self._health, Answer("Verdicts.", ANYTHING)),
-            view("doctor", "What the doctor has found", self._doctor, Answer("Findings so far.", ANYTHING)),
             *EventRoutes(self._happenings, self.streams).routes(),
         ]
 
@@ -287,12 +285,6 @@ class ApiServer:
     async def _health(self, _request: web.Request) -> web.Response:
         body = await self._rendered(
             "health", lambda look: f"{json.dumps(health_document(look.observed), indent=2)}\n".encode()
-        )
-        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
-
-    async def _doctor(self, _request: web.Request) -> web.Response:
-        body = await self._rendered(
-            "doctor", lambda look: f"{json.dumps(doctor_document(look.observed.doctor), indent=2)}\n".encode()
         )
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
