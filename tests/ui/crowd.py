@@ -78,16 +78,11 @@ async def main() -> None:
     vips = tuple(VipView(vip, (view.service.name,), None) for view in views for vip in view.service.vips)
     applied = replace(base.applied, services=views, vips=vips, routes=frozenset())
     begun = time.monotonic()
+    keys = [(view.service.name, str(vip)) for view in views for vip in view.service.vips]
 
     async def counters() -> Counters:
         packets = int((time.monotonic() - begun) * 1000)
-        return Counters(
-            services={
-                (view.service.name, str(vip)): Traffic(packets * place, packets * place * 800, packets * place // 9)
-                for place, view in enumerate(views)
-                for vip in view.service.vips
-            },
-        )
+        return Counters({key: Traffic(packets * n, packets * n * 800, packets * n // 9) for n, key in enumerate(keys)})
 
     snapshot = replace(base.snapshot, config=config(*(view.service for view in views)))
     lag = LoopLag()
