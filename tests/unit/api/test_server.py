@@ -119,16 +119,6 @@ def test_health(run: Run) -> None:
     assert document["checks"]["delayed"] == {"limit": 7, "no_resources": 0, "late": 1}
 
 
-def test_doctor(run: Run) -> None:
-    """What the doctor has found, as JSON, with reasons and remedies."""
-    response, text = run(get("/api/v1/doctor"))
-    assert (response.status, response.content_type) == (200, "application/json")
-    document = json.loads(text)
-    assert {one["member"]: one["dsr_capable"] for one in document["members"]} == {"web/web1": "yes", "web/web2": "no"}
-    (bad,) = [one for one in document["findings"] if one["outcome"] == "fail"]
-    assert (bad["check"], bad["fix"]["commands"]) == ("decapsulation", ["modprobe ipip"])
-
-
 def test_samples(run: Run) -> None:
     """The samples are a JSON list, the newest last, and must not be cached."""
     response, text = run(get("/api/v1/samples"))
