@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 LONGEST_FIRST = (
+    "test_machine",
+    "test_restart",
     "test_plane_flows",
     "test_path",
     "test_health_many",
@@ -28,6 +30,9 @@ LONGEST_FIRST = (
     "test_pin_channel",
     "test_hostile",
     "test_transaction",
+    "test_doctor",
+    "test_connection_log",
+    "test_server_setup",
 )
 
 
