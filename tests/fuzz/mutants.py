@@ -32,7 +32,7 @@ class Mutant:
 
 MUTANTS = (
     Mutant("link MTU, off by one", MAIN, "run->length - l2 > run->port->mtu", "run->length - l2 >= run->port->mtu"),
-    Mutant("path MTU, off by one", MAIN, "inner->length > way->limit", "inner->length > way->limit + 1u"),
+    Mutant("path MTU, off by one", MAIN, "inner->length <= way->limit", "inner->length <= way->limit + 1u"),
     Mutant("prefixes, the other half", "guard.h", "return low & 1", "return ~low & 1"),
     Mutant("prefixes, upper half of IPv6 only", MAIN, "upper = (u64)__builtin_bswap32(s[0]) << 32 |", "upper ="),
     Mutant(

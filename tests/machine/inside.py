@@ -92,6 +92,7 @@ def reloads(stage: Stage) -> Mapping[str, Any]:
     digests = [stage.status("d1")["config"]["digest"]]
 
     def in_force() -> None:
+        time.sleep(1.0)  # all who ask share one look at the state, which is that old at most
         digests.append(stage.status("d1")["config"]["digest"])
 
     CONFIG.write_text(first.replace('"udp_fast_path"', '"udp_fast_path"\nsession_idle_timeout = 77'))

@@ -29,7 +29,7 @@ export function Doctor() {
       <h1>Doctor</h1>
       <p class="quiet">{data.time ? `Looked last at ${clock(data.time)}.` : "It has not looked yet."}</p>
       {findings.map((one) => (
-        <section class={`card finding ${one.outcome}`} aria-label={one.check}>
+        <section class={`card finding ${one.outcome}`} aria-label={[one.check, one.service, one.member].filter(Boolean).join(" ")}>
           <h2>
             <span class={`dot ${one.outcome === "fail" ? "red" : one.outcome === "pass" ? "green" : "none"}`} /> {one.check.replaceAll("_", " ")} <span class="quiet">{[one.service, one.member].filter(Boolean).join(", ")}</span>
           </h2>
