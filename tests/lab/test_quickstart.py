@@ -39,13 +39,31 @@ def traffic(lab, *arguments):
     return json.loads(said.stdout.splitlines()[-1])
 
 
+RECOVERS_S = 60
+"""What these tests do to members and VIPs within a minute is flapping, which is held against them for a while."""
+
+
 def rotation_is(lab, member, present, directors=tuple(DIRECTORS)):
     """Every director has the member, in every service of its pools, in rotation (or out of it)."""
 
     def agreed():
         return all(rotation(status(lab.node(name)), member) == {present} for name in directors)
 
-    until(agreed, f"{member} in rotation: {present}", 15)
+    try:
+        until(agreed, f"{member} in rotation: {present}", RECOVERS_S)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: { {name: views(lab, name, member) for name in directors} }") from None
+
+
+def views(lab, director, member):
+    """What a director says of a member, and why."""
+    document = status(lab.node(director)) or {"pools": {}}
+    return [
+        (one["id"], one["state"], one["reason"], one["detail"], one["flap"])
+        for pool in document["pools"].values()
+        for one in pool["members"]
+        if one["name"] == member.rpartition("/")[2]
+    ]
 
 
 def announced_by(lab, vip, *directors):
@@ -58,7 +76,7 @@ def announced_by(lab, vip, *directors):
         # FRR gives IPv6 next hops as link-local addresses: then their number must do.
         return len(hops) == len(wanted) if any(hop.startswith("fe80") for hop in hops) else hops == wanted
 
-    until(routed, f"{vip} by {directors or 'nobody'}; now {next_hops(lab.node('r1'), vip)}", 15)
+    until(routed, f"{vip} by {directors or 'nobody'}; now {next_hops(lab.node('r1'), vip)}", RECOVERS_S)
 
 
 @contextmanager
@@ -361,6 +379,8 @@ def reload_with(lab, name, text):
 def test_metrics_tell_the_same_as_the_router(lab):
     """What Prometheus reads: VIPs announced, sessions up, packets counted per member."""
     for vip in VIPS:
+        announced_by(lab, vip, *DIRECTORS)
+    for vip in VIPS:
         traffic(lab, "udp", url(vip, "udp", 5000), "--flows", "100")
     lines = {}
 
@@ -371,7 +391,15 @@ def test_metrics_tell_the_same_as_the_router(lab):
         packets = [float(value) for key, value in lines.items() if key.startswith("onward_member_packets_total")]
         return len(packets) == 8 and all(packets)
 
-    until(counted, "packets to each of the eight members")
+    try:
+        until(counted, "packets to each of the eight members")
+    except AssertionError as error:
+        told = {
+            key: value
+            for key, value in lines.items()
+            if key.startswith(("onward_member_packets", "onward_member_state"))
+        }
+        raise AssertionError(f"{error}: {told}") from None
     assert float(lines['onward_bgp_session_up{peer="203.0.113.1"}']) == 1
     announced = {key: value for key, value in lines.items() if key.startswith("onward_vip_announced")}
     assert len(announced) == 4
