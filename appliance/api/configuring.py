@@ -23,7 +23,7 @@ from typing import Any
 
 from aiohttp import web
 
-from appliance.api.outcomes import diff_of, refused
+from appliance.api.outcomes import diff_of, refused, signature
 from appliance.api.problem import RefusedError
 from appliance.api.records import ANYTHING, FLAG, NUMBER, TEXT, WHOLE, array, nullable, record
 from appliance.api.routes import Answer, Query, Role, Route, actor_of, body_of
@@ -233,13 +233,9 @@ async def _answer(transaction: Awaitable[Outcome]) -> web.Response:
 
 
 def _document(revision: Revision) -> dict[str, object]:
-    author = revision.author
     return {
         "number": revision.number,
-        "at": revision.at,
-        "who": author.who,
-        "via": author.via,
-        "why": author.why,
+        **signature(revision),
         "digest": revision.digest,
         "summary": revision.summary,
     }

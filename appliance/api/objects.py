@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from appliance.api.outcomes import diff_of, refused
+from appliance.api.outcomes import diff_of, refused, signature
 from appliance.api.problem import RefusedError
 from appliance.api.routes import Actor, Answer, Query, Role, Route, actor_of, flag_in, object_of
 from appliance.api.schemas import CHANGED, ETAG, KINDS_LISTED, listed, object_in, object_out, refused_answers
@@ -364,11 +364,4 @@ def _shown(entry: Entry, actor: Actor) -> dict[str, Any]:
 
 
 def _change_document(revision: Revision) -> dict[str, object]:
-    author = revision.author
-    return {
-        "revision": revision.number,
-        "at": revision.at,
-        "who": author.who,
-        "via": author.via,
-        "why": author.why,
-    }
+    return {"revision": revision.number, **signature(revision)}

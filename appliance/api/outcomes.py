@@ -10,6 +10,7 @@ from appliance.config.document import Document
 from appliance.config.problems import Problem
 from appliance.objects.catalogue import Change
 from appliance.objects.pointers import pointer
+from appliance.revisions import Revision
 from appliance.transaction import Outcome, Step, as_document
 
 MISTAKES = (Step.PARSE, Step.VALIDATE, Step.DIFF)
@@ -53,3 +54,9 @@ def diff_of(before: Document, after: Document) -> str:
         old, new = (document.texts.get(name, "").splitlines() for document in (before, after))
         lines += unified_diff(old, new, f"in force/{name}", f"new/{name}", lineterm="")
     return "\n".join(lines)
+
+
+def signature(revision: Revision) -> dict[str, object]:
+    """When a configuration came into force, and by whom."""
+    author = revision.author
+    return {"at": revision.at, "who": author.who, "via": author.via, "why": author.why}

@@ -21,6 +21,7 @@ from appliance.api.problem import RefusedError
 from appliance.api.records import TEXT
 from appliance.api.routes import Answer, Query, Role, Route
 from appliance.api.schemas import COUNTERS, NEIGHBOURS, PINS, SLOTS, refused_answers
+from appliance.api.views import hop_document
 from appliance.config.problems import did_you_mean
 from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.pins import LivePins, addresses
@@ -135,7 +136,7 @@ class RuntimeRoutes:
         items = []
         for address, members in users.items():
             hop = state.next_hops.get(address)
-            way = _hop(hop) if isinstance(hop, NextHop) else None
+            way = hop_document(hop) if isinstance(hop, NextHop) else None
             reason = None if way is not None else getattr(hop, "reason", "not_looked_up")
             detail = "" if way is not None else getattr(hop, "detail", "")
             items.append(
@@ -198,16 +199,6 @@ def _chosen(desired: Desired, live: LivePins, services: Positions, wanted: Mappi
         mine = [service.index for service in desired.tables.services if service.name == wanted["service"]]
         keep &= np.isin(services, mine)
     return np.flatnonzero(keep)
-
-
-def _hop(hop: NextHop) -> dict[str, Any]:
-    return {
-        "interface": hop.interface,
-        "mac": hop.mac.hex(":"),
-        "mtu": hop.mtu,
-        "source": str(hop.source),
-        "direct": hop.direct,
-    }
 
 
 def _whole(request: web.Request, key: str, standard: int, least: int, most: int) -> int:

@@ -20,6 +20,7 @@ from appliance.decide import MemberView, No, ServiceView, VipView, Why
 from appliance.flapping import penalty, reuse_at
 from appliance.fleet.agreement import Judged
 from appliance.fleet.channel import PeerState
+from appliance.forwarding import NextHop
 from appliance.model import (
     OUTER_TTL,
     BgpPeer,
@@ -425,7 +426,7 @@ def _members(
             "flows_remembered": flows.get(member.index, 0 if member.state is EffectiveState.DRAINING else None),
             "fleet": _judged(judged[member.id]) if member.id in judged else None,
             "index": member.index,
-            "next_hop": _next_hop(member),
+            "next_hop": hop_document(member.next_hop) if member.next_hop is not None else None,
             "flap": flap_document(observed, member.id),
             "checks": [check_document(status) for status in by_member.get(member.id, ())],
             "finding": finding(by_member.get(member.id, ())),
@@ -544,10 +545,8 @@ def _traffic(now: Traffic | None, before: Traffic | None, seconds: float | None,
     return {"traffic": totals | rate}
 
 
-def _next_hop(member: MemberView) -> Document | None:
-    hop = member.next_hop
-    if hop is None:
-        return None
+def hop_document(hop: NextHop) -> Document:
+    """Where packets to a member go first."""
     return {
         "interface": hop.interface,
         "mac": hop.mac.hex(":"),

@@ -377,21 +377,11 @@ def _bad_certificates(
 ) -> Iterator[Finding]:
     """What is wrong with the files that health monitors need: a running director must not stumble over them."""
     for i, table in enumerate(monitors):
-        tls, unread = tls_of(table), 0
+        tls = tls_of(table)
         if tls is None or not tls.files:
             continue
-        for key in ("ca_file", "cert_file", "key_file"):
-            name = getattr(table, key)
-            try:
-                if name is not None:
-                    opened(Path(name)).close()
-            except OSError as error:
-                unread += 1
-                if isinstance(error, PermissionError) and kept_from_us is not None:
-                    kept_from_us(name)
-                    continue
-                why = (error.strerror or str(error)).lower()
-                yield Finding(("health_monitor", i, key), f"{shown(name)}: {why}", "name a file that can be read")
+        unread = _unreadable({key: getattr(table, key) for key in ("ca_file", "cert_file", "key_file")})
+        yield from _cannot_be_read(unread, ("health_monitor", i), kept_from_us)
         if unread:
             continue
         for key, part in (("ca_file", replace(tls, cert_file=None, key_file=None)), ("cert_file", tls)):
@@ -406,19 +396,9 @@ def _bad_certificates(
 
 def _bad_own_certificate(table: ApiTable, kept_from_us: Callable[[str], None] | None) -> Iterator[Finding]:
     """What is wrong with the API's certificate."""
-    unread = 0
-    for key in ("tls_cert_file", "tls_key_file", "client_ca_file"):
-        name = getattr(table, key)
-        try:
-            if name is not None:
-                opened(Path(name)).close()
-        except OSError as error:
-            unread += 1
-            if isinstance(error, PermissionError) and kept_from_us is not None:
-                kept_from_us(name)
-                continue
-            why = (error.strerror or str(error)).lower()
-            yield Finding(("api", key), f"{shown(name)}: {why}", "name a file that can be read")
+    keys = ("tls_cert_file", "tls_key_file", "client_ca_file")
+    unread = _unreadable({key: getattr(table, key) for key in keys})
+    yield from _cannot_be_read(unread, ("api",), kept_from_us)
     if unread or table.tls_cert_file is None:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -432,6 +412,30 @@ def _bad_own_certificate(table: ApiTable, kept_from_us: Callable[[str], None] | 
         why = reason_of(error) if isinstance(error, ssl.SSLError) else str(error)
         remedy = "use PEM files, the key without a password"
         yield Finding(("api", key), f"{shown(getattr(table, key))} cannot be used: {why}", remedy)
+
+
+def _unreadable(files: Mapping[str, str | None]) -> dict[str, tuple[str, OSError]]:
+    """Which of some files cannot be read, and why, by key; None names no file."""
+    found = {}
+    for key, name in files.items():
+        if name is not None:
+            try:
+                opened(Path(name)).close()
+            except OSError as error:
+                found[key] = name, error
+    return found
+
+
+def _cannot_be_read(
+    files: Mapping[str, tuple[str, OSError]], place: Location, kept_from_us: Callable[[str], None] | None
+) -> Iterator[Finding]:
+    """Findings about files that cannot be read; *kept_from_us*, if given, is told of those that we may not read."""
+    for key, (name, error) in files.items():
+        if isinstance(error, PermissionError) and kept_from_us is not None:
+            kept_from_us(name)
+            continue
+        why = (error.strerror or str(error)).lower()
+        yield Finding((*place, key), f"{shown(name)}: {why}", "name a file that can be read")
 
 
 def _no_password() -> str:

@@ -956,21 +956,17 @@ def fleet_contradictions(data: Raw) -> Iterator[Finding]:
 def arp_contradictions(data: Raw) -> Iterator[Finding]:
     """A segment has one answer for an address."""
     fleet = sum(1 for _ in find(data, "fleet", "director", EACH))
-    first: dict[IPAddress, tuple[Location, bool]] = {}
     for place, service in tables(data, "virtual_service", EACH):
         arp = service.get("arp") is True
         mode = read(values.ha_mode, service.get("ha", "active_active"))
         if arp and fleet > 1 and mode is not HaMode.ACTIVE_STANDBY:
             what = "one director answers for a VIP, and the others stand by"
             yield Finding((*place, "arp"), what, 'write ha = "active_standby"')
-        for location, vip in found(service, values.unicast_address, "vips", EACH):
-            where, other = first.setdefault(vip, (place, arp))
-            if other != arp:
-                yield Finding(
-                    (*place, *location),
-                    f"{vip} is {'not ' if arp else ''}answered for by {path_text(where)}",
-                    "write the same arp in both",
-                )
+    first, unlike = _said_of_vips(data, "arp")
+    for place, vip in unlike:
+        where, arp = first[vip]
+        what = f"{vip} is {'' if arp else 'not '}answered for by {path_text(where)}"
+        yield Finding(place, what, "write the same arp in both")
     answered = [where for where, arp in first.values() if arp]
     if len(answered) > MAX_ANSWERED:
         remedy = "spread them over two fleets, or announce them by BGP"
@@ -979,17 +975,26 @@ def arp_contradictions(data: Raw) -> Iterator[Finding]:
 
 def other_ports_contradictions(data: Raw) -> Iterator[Finding]:
     """Ports that no virtual service has belong to the VIP, not to one of its services."""
+    first, unlike = _said_of_vips(data, "reject_other_ports")
+    for place, vip in unlike:
+        where, rejects = first[vip]
+        what = f"{path_text(where)} {'answers' if rejects else 'drops'} packets for other ports of {vip}"
+        yield Finding(place, what, "write the same reject_other_ports in both")
+
+
+def _said_of_vips(
+    data: Raw, key: str
+) -> tuple[dict[IPAddress, tuple[Location, bool]], list[tuple[Location, IPAddress]]]:
+    """What the first virtual service of each VIP says of something that belongs to the VIP, and which one that is; and
+    where others of the VIP say otherwise."""
     first: dict[IPAddress, tuple[Location, bool]] = {}
+    unlike: list[tuple[Location, IPAddress]] = []
     for place, service in tables(data, "virtual_service", EACH):
-        rejects = service.get("reject_other_ports") is True
+        said = service.get(key) is True
         for location, vip in found(service, values.unicast_address, "vips", EACH):
-            where, other = first.setdefault(vip, (place, rejects))
-            if other != rejects:
-                yield Finding(
-                    (*place, *location),
-                    f"{path_text(where)} {'drops' if rejects else 'answers'} packets for other ports of {vip}",
-                    "write the same reject_other_ports in both",
-                )
+            if first.setdefault(vip, (place, said))[1] != said:
+                unlike.append(((*place, *location), vip))
+    return first, unlike
 
 
 LIMITS = ("per_source", "per_vip", "per_service")

@@ -11,7 +11,6 @@ from appliance.model import (
     Config,
     Decapsulator,
     Delivery,
-    DsrType,
     Encapsulation,
     IPAddress,
     IPNetwork,
@@ -127,11 +126,6 @@ class Plan:
     def vips(self) -> tuple[IPAddress, ...]:
         found = {vip for service in self.services for vip in service.vips}
         return tuple(sorted(found, key=lambda vip: (vip.version, int(vip))))
-
-    @property
-    def layer2(self) -> bool:
-        """Whether packets for VIPs come as they are, by this machine's MAC address."""
-        return any(service.delivery.dsr_type is DsrType.L2 for service in self.services)
 
     @cached_property
     def encapsulated(self) -> tuple[Wanted, ...]:

@@ -1,9 +1,10 @@
 import { memo } from "preact/compat";
 import { useMemo, useState } from "preact/hooks";
+import { EventRows } from "../event_rows";
 import { bits, clock, short, span } from "../format";
 import { may } from "../api";
 import type { Me, PeerRow, ServiceRow, Summary } from "../api.gen";
-import { told, useHappened } from "../happened";
+import { useHappened } from "../happened";
 import { go, href } from "../router";
 
 /** So many rows are drawn at first: nobody reads more, and a thousand cost a browser's breath. */
@@ -179,13 +180,7 @@ function Latest() {
       <div class="wide">
         <table>
           <tbody>
-            {items.slice(-8).reverse().map((one) => (
-              <tr key={one.id}>
-                <td>{clock(one.at)}</td>
-                <td class={one.level}>{one.event}</td>
-                <td class="fields">{told(one)}</td>
-              </tr>
-            ))}
+            <EventRows items={items.slice(-8)} />
           </tbody>
         </table>
       </div>

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { clock } from "../format";
+import { EventRows } from "../event_rows";
 import { told, useHappened } from "../happened";
 
 const LEVELS = ["debug", "info", "warning", "error"];
@@ -35,13 +35,7 @@ export function EventsPage() {
             <tr><th scope="col">Time</th><th scope="col">Event</th><th scope="col">What</th></tr>
           </thead>
           <tbody>
-            {found.slice(-MOST).reverse().map((one) => (
-              <tr key={one.id}>
-                <td>{clock(one.at)}</td>
-                <td class={one.level}>{one.event}</td>
-                <td class="fields">{told(one)}</td>
-              </tr>
-            ))}
+            <EventRows items={found.slice(-MOST)} />
           </tbody>
         </table>
       </div>
