@@ -18,7 +18,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 as_root() {
 	if [ "$(id -u)" = 0 ]; then "$@"; return; fi
 	command -v sudo >/dev/null || die "this needs root: run it as root, or install sudo"
-	sudo --preserve-env=CI,ONWARD_ARTEFACTS "$@"
+	sudo --preserve-env=CI,ONWARD_ARTEFACTS,ONWARD_FAILED "$@"
 }
 
 # The distribution's own interpreter first: a service must not depend on one under somebody's home.

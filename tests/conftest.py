@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import structlog
@@ -21,6 +22,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="tests of endurance run for minutes instead of seconds")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Whoever runs all parts gets a short list of what failed, in a file: no message, which may be of megabytes."""
+    if (target := os.environ.get("ONWARD_FAILED")) and not hasattr(config, "workerinput"):
+        reports = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
+        with Path(target).open("a") as out:
+            out.writelines(f"{report.nodeid} ({getattr(report, 'when', 'collection')})\n" for report in reports)
 
 
 @pytest.fixture(autouse=True)
