@@ -24,6 +24,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from appliance.bpf.libbpf import Attach, Link, Object, TestRunner, XdpMode, attach
 from appliance.dataplane.raw.compiled import Compiled
@@ -323,13 +324,18 @@ AGAIN = 4 * 65_536
 second, would otherwise be a part of the figure that depends on how often contenders change."""
 
 
+def windowed(slots: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """The same slots, each on its way from the next one of eight members."""
+    owners = slots & np.uint32(0xFFFF)
+    return owners | (owners + np.uint32(1)) % np.uint32(8) << np.uint32(16)
+
+
 def remembering(front: Front, rounds: int, stack: ExitStack) -> Iterator[Figure]:
     """What it costs when more than the slot decides: IPIP, IPv4, over the same in the steady state."""
     empty = front.object.program("empty")
     steady = tables(IPIP, v6=False)
     one = steady.services[0]
     owners = one.slots & np.uint32(0xFFFF)
-    previous = (owners + np.uint32(1)) % np.uint32(8)
     turns = np.arange(8, dtype=np.uint16)
 
     def program(**changes: object) -> Program:
@@ -345,7 +351,7 @@ def remembering(front: Front, rounds: int, stack: ExitStack) -> Iterator[Figure]
 
         return work
 
-    window = owners | previous << np.uint32(16)
+    window = windowed(one.slots)
     tail = owners | np.uint32(NO_MEMBER << 16)
     per_flow = {"placement": Placement.PER_FLOW, "choices": turns}
     few, many = Traffic(65_536), Traffic(NEW_FLOWS)
@@ -490,14 +496,16 @@ def on_veth(objects: Path, generator: Path, rounds: int, secs: float, stack: Exi
     with entered(cable.director):
         d0 = interface_of("d0")
 
-        def udp(delivery: Delivery) -> ForwardingTables:
+        def udp(delivery: Delivery, *, in_window: bool = False) -> ForwardingTables:
             made = tables(delivery, v6=False, ifindex=d0.ifindex)
             service = replace(made.services[0], protocol=Protocol.UDP)
+            if in_window:
+                service = replace(service, slots=windowed(service.slots))
             members = {i: replace(m, next_hop=replace(m.next_hop, interface="d0")) for i, m in made.members.items()}
             return replace(made, services=(service,), members=members)
 
-        def ours(delivery: Delivery, flags: int | None = None) -> Callable[[], Link]:
-            wanted = udp(delivery)
+        def ours(delivery: Delivery, flags: int | None = None, *, in_window: bool = False) -> Callable[[], Link]:
+            wanted = udp(delivery, in_window=in_window)
             program = Program(Capacity().holding(needs_of(wanted, build(wanted.services, wanted.secret))))
             stack.callback(program.close)
             program.tables.stage(wanted, direct)
@@ -519,6 +527,7 @@ def on_veth(objects: Path, generator: Path, rounds: int, secs: float, stack: Exi
         contenders = {
             "l2": ours(L2),
             "ipip": ours(IPIP),
+            "window": ours(IPIP, in_window=True),
             "l2_by_tx": ours(L2, layout.PORT_PARTIAL),
             "bare_tx": plain("bare_tx"),
             "bare_redirect": plain("bare_redirect"),
@@ -540,6 +549,7 @@ def on_veth(objects: Path, generator: Path, rounds: int, secs: float, stack: Exi
         suffix = "" if flows > 1 else ".1flow"
         yield rate_ratio(f"xdp.veth.of_bare_tx{suffix}", rates, "l2", "bare_tx", 0.9 if flows > 1 else None)
         yield rate_ratio(f"xdp.veth.ipip.of_bare_tx{suffix}", rates, "ipip", "bare_tx", None)
+        yield rate_ratio(f"xdp.veth.ipip.window_of_steady{suffix}", rates, "window", "ipip", 0.5)
         yield rate_ratio(f"xdp.veth.of_bare_redirect{suffix}", rates, "l2", "bare_redirect", None)
         yield rate_ratio(f"xdp.veth.by_tx.of_bare_tx{suffix}", rates, "l2_by_tx", "bare_tx", None)
         yield rate_ratio(f"xdp.veth.vs_kernel{suffix}", rates, "l2", "kernel", None)
