@@ -20,6 +20,10 @@ for socket; do
 	done
 done"""
 
+PRIORITY = ("nice", "-n", "-10")
+"""In front of a director's command: what systemd/units/onward.service gives it. News between directors must not wait
+for clients, servers and routers that share the machine with them here."""
+
 Launcher = Callable[[Node, topology.Node, Path], None]
 """Starts the node's programs; gets the log file. Raises LabError."""
 
@@ -55,7 +59,7 @@ def _onward(node: Node, wanted: topology.Node, log: Path) -> None:
     """Our own image: its entry point is `onward`, its command `run /etc/onward/onward.toml`."""
     # As with every image, another entry point comes without the image's own command.
     default = () if wanted.entrypoint else ("run", "/etc/onward/onward.toml")
-    node.start([*(wanted.entrypoint or ("onward",)), *(wanted.cmd or default)], log)
+    node.start([*PRIORITY, *(wanted.entrypoint or ("onward",)), *(wanted.cmd or default)], log)
 
 
 def _bare(node: Node, wanted: topology.Node, log: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
+from appliance.lab.launchers import PRIORITY
 from appliance.lab.node import Node
 from appliance.lab.runner import Lab
 from containerlab.tour import captures
@@ -57,7 +58,7 @@ def kill(node: Node, program: tuple[str, ...], number: int) -> None:
 
 def start(lab: Lab, name: str, program: tuple[str, ...]) -> None:
     """Start a node's program again, as the topology did."""
-    lab.node(name).start(program, lab.log(name))
+    lab.node(name).start([*(PRIORITY if program == RUN else ()), *program], lab.log(name))
 
 
 def proofs(lab: Lab, seen: Seen) -> Iterator[Claim]:

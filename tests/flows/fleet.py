@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from appliance.lab.launchers import PRIORITY
 from appliance.lab.node import Node, tail
 from appliance.lab.runner import Lab
 from containerlab.tour.lab import next_hops, status
@@ -237,7 +238,7 @@ class Fleet:
         kill(self.node(director), RUN, signal.SIGKILL)
 
     def start_director(self, director: str) -> None:
-        self.node(director).start(RUN.split(), self.lab.log(director))
+        self.node(director).start([*PRIORITY, *RUN.split()], self.lab.log(director))
         self._killed.discard(director)
 
     def check(self) -> None:
