@@ -70,7 +70,7 @@ from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, Drain, PlaneKind
 from appliance.netlink import Netlink
-from appliance.passive import Passive
+from appliance.passive import Held, Passive
 from appliance.path.causes import unresolved
 from appliance.path.gate import Gate, segments_of
 from appliance.path.segments import Segments
@@ -333,6 +333,7 @@ class Director:
         self._counting: Mapping[str, frozenset[Key]] = {}
         self._segments: dict[Key, Segments] = {}
         self._passive = Passive()
+        self._held = Held()
         self._doctor = DoctorSide(
             Gatherer(config.director.interfaces, self._gate, lambda: self._state.next_hops),
             DoctorSources(
@@ -729,6 +730,7 @@ class Director:
             self._stats = stats
             asked = any(ALGORITHMS[pool.algorithm].dynamic for pool in self._state.config.pools)
             self._state.set_pins(facts, stats.members, signal=facts.late or asked)
+            self._hold_outliers()
 
     def _seen(self, applied: Desired, loads: Mapping[str, float], known: Seen | None) -> tuple[PinsSeen, Seen]:
         pins = self._plane.pins
@@ -755,6 +757,16 @@ class Director:
             names = {one.index: one.name for one in applied.tables.services if one.name in watched}
             members = {index: one.id for index, one in applied.tables.members.items()}
             self._passive.look(live, services, names, members, self._plane.pins.delays, time.monotonic_ns())
+
+    def _hold_outliers(self) -> None:
+        """Members whose clients' handshakes are not like the others' get less, in pools that want that."""
+        wanted = {name for pool in self._state.config.pools if pool.passive_weight < 1 for name in pool.member_ids}
+        before, held = self._state.outliers, self._held.look(self._passive.handshakes(), wanted, time.monotonic())
+        for member in held.keys() - before.keys():
+            log.warning("member.outlier", member=member, reason=held[member])
+        for member in before.keys() - held.keys():
+            log.info("member.outlier_over", member=member)
+        self._state.set_outliers(held)
 
     def _handshakes(self) -> dict[tuple[str, str], PassiveSeen]:
         """What the doctor is told of clients' handshakes."""
