@@ -61,6 +61,7 @@ from appliance.decide import Desired, slot_tables, unsettled
 from appliance.doctor.evidence import PassiveSeen
 from appliance.doctor.gather import Gatherer
 from appliance.doctor.side import DoctorSide, DoctorSources, passive_seen
+from appliance.explain.owner import owners
 from appliance.fleet.side import FleetSide
 from appliance.forwarding import Placement
 from appliance.happenings import Happenings
@@ -78,6 +79,7 @@ from appliance.path.steer import SteerError
 from appliance.reconcile import Reconciler
 from appliance.revisions import Author, RevisionError, Revisions
 from appliance.ring.algorithms import ALGORITHMS
+from appliance.ring.hash import FlowKey
 from appliance.seen import flows_of, outdated, seen, services_of
 from appliance.state import Learning, PinsSeen, State
 from appliance.stats import Seen, member_stats
@@ -346,6 +348,7 @@ class Director:
                 lag=self._lag.summary,
                 arp=lambda: self._arp.statuses(),
                 passive=self._handshakes,
+                owners=self._owners,
             ),
         )
         self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=config.source, digest=config.digest)
@@ -767,6 +770,11 @@ class Director:
         for member in before.keys() - held.keys():
             log.info("member.outlier_over", member=member)
         self._state.set_outliers(held)
+
+    def _owners(self, keys: Iterable[FlowKey]) -> Mapping[FlowKey, tuple[str, str]]:
+        """Where flows go now, for the doctor."""
+        applied = self._reconciler.applied
+        return {} if applied is None else owners(applied.tables, self._plane.pins, keys)
 
     def _handshakes(self) -> dict[tuple[str, str], PassiveSeen]:
         """What the doctor is told of clients' handshakes."""

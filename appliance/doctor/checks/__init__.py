@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from appliance.doctor.checks import filters, home, listening, persisted, segment, sizes, tunnel, watching
+from appliance.doctor.checks import filters, home, listening, persisted, segment, sizes, tunnel, visiting, watching
 from appliance.doctor.evidence import DirectorSeen, MemberSeen
 from appliance.doctor.finding import Finding, Judgement
 
@@ -45,6 +45,7 @@ MEMBER_CHECKS: dict[str, MemberCheck] = {
     "hairpin": MemberCheck(listening.hairpin, required=False),
     "persisted": MemberCheck(persisted.persisted, required=False),
     "handshakes": MemberCheck(watching.handshakes, required=False),
+    "clients": MemberCheck(visiting.clients, required=False),
     "setup": MemberCheck(persisted.setup, required=False),
 }
 
