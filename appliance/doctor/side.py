@@ -16,7 +16,7 @@ from appliance.arp.side import VipStatus
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.raw.offloads import merging
 from appliance.decide import Desired
-from appliance.doctor.checks import judge
+from appliance.doctor.checks import MEMBER_CHECKS, judge
 from appliance.doctor.client import ClientReport
 from appliance.doctor.evidence import DirectorSeen, MemberSeen, PassiveSeen, PeerSeen, SessionSeen, Visit
 from appliance.doctor.finding import Capable, Finding, Outcome, Report, capabilities
@@ -48,6 +48,9 @@ STEP_S = 0.5
 
 HEARD_S = 5.0
 """A director that was not heard for so long is gone, and what it said of its tables with it."""
+
+
+ASKED = frozenset(name for name, check in MEMBER_CHECKS.items() if check.when_asked)
 
 
 class UnknownSubjectError(Exception):
@@ -239,7 +242,7 @@ class DoctorSide:
                 left_out=0 if cause == "asked" else max(0, len(self._subjects()) - len(subjects)),
                 capable=tuple(capabilities(findings)),
             )
-            self._tell(report)
+            self._tell(report, thorough=thorough)
             return report
 
     def _visited(self, members: Iterable[MemberSeen], clients: Sequence[ClientReport]) -> tuple[MemberSeen, ...]:
@@ -303,7 +306,7 @@ class DoctorSide:
         self._downs = downs
         return made
 
-    def _tell(self, report: Report) -> None:
+    def _tell(self, report: Report, *, thorough: bool) -> None:
         """Events for what is new and what is over; and what is known now, of members not looked at as well."""
         before = {one.key: one for one in self._report.findings} if self._report is not None else {}
         for one in report.findings:
@@ -323,16 +326,18 @@ class DoctorSide:
                     capable=str(now.capable),
                     reasons=list(now.reasons),
                 )
-        self._report = self._together(report, before)
+        self._report = self._together(report, before, thorough=thorough)
 
-    def _together(self, report: Report, before: Mapping[tuple[str, str, str], Finding]) -> Report:
-        """What this run says, and of whom it did not look at what the one before said."""
+    def _together(self, report: Report, before: Mapping[tuple[str, str, str], Finding], *, thorough: bool) -> Report:
+        """What this run says; and what earlier ones said of whom, or with which evidence, it did not look."""
         there = {(one.service.name, one.id) for one in self._subjects()} | {("", "")}
         seen = {(one.service, one.member) for one in report.findings}
+        judged = {one.key for one in report.findings}
         kept = [
             one
             for one in before.values()
-            if (one.service, one.member) in there and (one.service, one.member) not in seen
+            if (one.service, one.member) in there
+            if (one.service, one.member) not in seen or (not thorough and one.check in ASKED and one.key not in judged)
         ]
         findings = (*report.findings, *kept)
         vantages = dict(self._report.vantages if self._report is not None else ()) | dict(report.vantages)

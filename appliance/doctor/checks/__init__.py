@@ -16,6 +16,8 @@ class MemberCheck:
     """None: it does not apply."""
     required: bool
     """Whether a member is DSR-capable only if it passes."""
+    when_asked: bool = False
+    """Whether runs that nobody has asked for have no evidence for it."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ MEMBER_CHECKS: dict[str, MemberCheck] = {
     "ipv6": MemberCheck(filters.ipv6, required=True),
     "checksums": MemberCheck(filters.checksums, required=False),
     "conntrack": MemberCheck(filters.conntrack, required=False),
-    "closed_decapsulator": MemberCheck(tunnel.closed_decapsulator, required=False),
+    "closed_decapsulator": MemberCheck(tunnel.closed_decapsulator, required=False, when_asked=True),
     "queues": MemberCheck(sizes.queues, required=False),
     "hairpin": MemberCheck(listening.hairpin, required=False),
     "persisted": MemberCheck(persisted.persisted, required=False),
     "handshakes": MemberCheck(watching.handshakes, required=False),
-    "clients": MemberCheck(visiting.clients, required=False),
+    "clients": MemberCheck(visiting.clients, required=False, when_asked=True),
     "setup": MemberCheck(persisted.setup, required=False),
 }
 
