@@ -61,6 +61,7 @@ from appliance.decide import Desired, slot_tables, unsettled
 from appliance.doctor.evidence import PassiveSeen
 from appliance.doctor.gather import Gatherer
 from appliance.doctor.side import DoctorSide, DoctorSources, passive_seen
+from appliance.explain.owner import owners
 from appliance.fleet.side import FleetSide
 from appliance.forwarding import Placement
 from appliance.happenings import Happenings
@@ -70,7 +71,7 @@ from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, Drain, PlaneKind
 from appliance.netlink import Netlink
-from appliance.passive import Passive
+from appliance.passive import Held, Passive
 from appliance.path.causes import unresolved
 from appliance.path.gate import Gate, segments_of
 from appliance.path.segments import Segments
@@ -78,6 +79,7 @@ from appliance.path.steer import SteerError
 from appliance.reconcile import Reconciler
 from appliance.revisions import Author, RevisionError, Revisions
 from appliance.ring.algorithms import ALGORITHMS
+from appliance.ring.hash import FlowKey
 from appliance.seen import flows_of, outdated, seen, services_of
 from appliance.state import Learning, PinsSeen, State
 from appliance.stats import Seen, member_stats
@@ -333,6 +335,7 @@ class Director:
         self._counting: Mapping[str, frozenset[Key]] = {}
         self._segments: dict[Key, Segments] = {}
         self._passive = Passive()
+        self._held = Held()
         self._doctor = DoctorSide(
             Gatherer(config.director.interfaces, self._gate, lambda: self._state.next_hops),
             DoctorSources(
@@ -345,6 +348,7 @@ class Director:
                 lag=self._lag.summary,
                 arp=lambda: self._arp.statuses(),
                 passive=self._handshakes,
+                owners=self._owners,
             ),
         )
         self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=config.source, digest=config.digest)
@@ -729,6 +733,7 @@ class Director:
             self._stats = stats
             asked = any(ALGORITHMS[pool.algorithm].dynamic for pool in self._state.config.pools)
             self._state.set_pins(facts, stats.members, signal=facts.late or asked)
+            self._hold_outliers()
 
     def _seen(self, applied: Desired, loads: Mapping[str, float], known: Seen | None) -> tuple[PinsSeen, Seen]:
         pins = self._plane.pins
@@ -755,6 +760,21 @@ class Director:
             names = {one.index: one.name for one in applied.tables.services if one.name in watched}
             members = {index: one.id for index, one in applied.tables.members.items()}
             self._passive.look(live, services, names, members, self._plane.pins.delays, time.monotonic_ns())
+
+    def _hold_outliers(self) -> None:
+        """Members whose clients' handshakes are not like the others' get less, in pools that want that."""
+        wanted = {name for pool in self._state.config.pools if pool.passive_weight < 1 for name in pool.member_ids}
+        before, held = self._state.outliers, self._held.look(self._passive.handshakes(), wanted, time.monotonic())
+        for member in held.keys() - before.keys():
+            log.warning("member.outlier", member=member, reason=held[member])
+        for member in before.keys() - held.keys():
+            log.info("member.outlier_over", member=member)
+        self._state.set_outliers(held)
+
+    def _owners(self, keys: Iterable[FlowKey]) -> Mapping[FlowKey, tuple[str, str]]:
+        """Where flows go now, for the doctor."""
+        applied = self._reconciler.applied
+        return {} if applied is None else owners(applied.tables, self._plane.pins, keys)
 
     def _handshakes(self) -> dict[tuple[str, str], PassiveSeen]:
         """What the doctor is told of clients' handshakes."""

@@ -177,8 +177,13 @@ class MemberView:
     path_mtu: int | None = None
     """Largest outer packet that routers beyond the next hop take, bytes, where that was learned."""
 
+    kept: float = 1.0
+    """What part of its slots clients' handshakes leave it."""
+    odd: str = ""
+    """In what these are not like those by the others of its pool."""
+
     remark: str = ""
-    """Why the pool's algorithm treats it other than it would like to."""
+    """Why it is treated other than its ratio says: by the pool's algorithm, or for its handshakes."""
 
     @property
     def serves(self) -> bool:
@@ -502,7 +507,8 @@ def _ring(
         for name in pool.member_ids
     )
     paths = tuple(_path_mtu(snapshot, member, delivery) for member in pool.members)
-    inputs = (undecided, health, orders, times, paths)
+    odd = tuple(map(snapshot.outliers.get, pool.member_ids))
+    inputs = (undecided, health, orders, times, paths, odd)
     if (
         before is not None
         and before.pool is pool
@@ -566,7 +572,7 @@ def _with_choices(ring: _Ring, snapshot: Snapshot, use: PoolUse, before: _Ring |
         Candidate(
             index=view.index,
             id=view.name,
-            weight=max(1, round(view.ratio * SLOW_START_STEPS * view.ramp)),
+            weight=max(1, round(view.ratio * SLOW_START_STEPS * view.ramp * view.kept)),
             connections=seen.connections,
             response_s=seen.response_s,
             load=seen.load,
@@ -640,6 +646,8 @@ def _judge(
         up_since=up_since,
         leaving=member.leaving,
         path_mtu=_path_mtu(snapshot, member, delivery),
+        kept=pool.passive_weight if member_id in snapshot.outliers else 1.0,
+        odd=snapshot.outliers.get(member_id, ""),
     )
 
 
@@ -780,7 +788,8 @@ def _turns(pool: Pool, judged: tuple[MemberView, ...], snapshot: Snapshot, now: 
 
 def _ring_member(view: MemberView, *, known: bool) -> RingMember:
     eligible = known and view.state is EffectiveState.IN_ROTATION
-    return RingMember(id=view.name, weight=view.ratio, index=view.index, eligible=eligible, ramp=view.ramp)
+    ramp = view.ramp * view.kept
+    return RingMember(id=view.name, weight=view.ratio, index=view.index, eligible=eligible, ramp=ramp)
 
 
 def _table_members(judged: tuple[MemberView, ...], delivery: Delivery) -> Mapping[int, TableMember]:
@@ -1066,6 +1075,8 @@ def _with_former(
 def _left(view: MemberView, needed: bool, remark: str) -> MemberView:
     """The member as it is shown: one that nobody has told to drain is out as soon as it has nothing left to do."""
     if view.state is EffectiveState.IN_ROTATION:
+        if view.kept < 1.0:
+            remark = f"keeps {view.kept:.0%} of its share: {view.odd}"
         return view if view.remark == remark else replace(view, remark=remark)
     ordered = view.order is not None and view.order.state is AdminState.DRAIN
     state = view.state if needed or ordered else EffectiveState.OUT

@@ -430,6 +430,9 @@ class Pool:
     passive_share: float = 0.0
     """What part of its TCP flows is remembered to see how handshakes go, 0..1; 0: none."""
 
+    passive_weight: float = 1.0
+    """What part of its share a member keeps whose handshakes are not like the others'; 1: all of it."""
+
     quic: tuple[QuicConfig, ...] = ()
     """How its members name themselves in connection IDs of QUIC: new ones by the first of these."""
 

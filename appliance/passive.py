@@ -13,7 +13,7 @@ remembered for that, and of those whose algorithm remembers every flow.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -215,6 +215,38 @@ class Passive:
     def handshakes(self) -> Mapping[Key, Handshakes]:
         """Of all members that had any in the last minutes. From any thread."""
         return self._known
+
+
+HOLD_S = 300.0
+"""So long a member is held for an outlier after it was one last, so that its share does not go to and fro."""
+
+
+@dataclass
+class Held:
+    """Members that get less, since clients' handshakes by them are not like those by the others of their pool."""
+
+    _last: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """By `pool/member`: when it was an outlier last, and in what it was one at first."""
+
+    def look(self, handshakes: Mapping[Key, Handshakes], wanted: Set[str], now_s: float) -> Mapping[str, str]:
+        """
+        Args:
+            handshakes: of the last minutes.
+            wanted: whoever may be held, by `pool/member`.
+            now_s: the monotonic clock.
+
+        Returns:
+            Who is held, with what it was held for.
+        """
+        services: dict[str, dict[str, Handshakes]] = {}
+        for (service, member), one in handshakes.items():
+            if member in wanted:
+                services.setdefault(service, {})[member] = one
+        for members in services.values():
+            for member, why in outliers(members).items():
+                self._last[member] = now_s, self._last.get(member, (now_s, why))[1]
+        self._last = {member: one for member, one in self._last.items() if member in wanted and now_s - one[0] < HOLD_S}
+        return {member: why for member, (_, why) in self._last.items()}
 
 
 def outliers(pool: Mapping[str, Handshakes]) -> dict[str, str]:

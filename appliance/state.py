@@ -172,6 +172,9 @@ class Snapshot:
     flaps: Mapping[str, Flap] = field(default_factory=dict)
     """By `pool/member`: what is held against those that came and went."""
 
+    outliers: Mapping[str, str] = field(default_factory=dict)
+    """By `pool/member`: in what clients' handshakes by it are not like those by the others of its pool."""
+
     pins: PinsSeen = PinsSeen()
     stats: Mapping[int, MemberStats] = field(default_factory=dict)
     """By member index; only where an algorithm asks."""
@@ -438,6 +441,7 @@ class State:
         self._off_since: dict[str, float] = {}
         self._maintained_since: dict[str, float] = {}
         self._flaps: dict[str, Flap] = {}
+        self._outliers: dict[str, str] = {}
         self._pins = PinsSeen()
         self._stats: Mapping[int, MemberStats] = {}
         self._history: Mapping[RingKey, tuple[LogEntry, ...]] = {}
@@ -460,6 +464,9 @@ class State:
             _orders=dict(self._orders),
             _up_since=dict(self._up_since),
             _off_since=dict(self._off_since),
+            _maintained_since=dict(self._maintained_since),
+            _flaps=dict(self._flaps),
+            _outliers=dict(self._outliers),
         )
         return twin
 
@@ -484,6 +491,11 @@ class State:
         return dict(self._orders)
 
     @property
+    def outliers(self) -> Mapping[str, str]:
+        """As in `Snapshot`."""
+        return dict(self._outliers)
+
+    @property
     def next_hops(self) -> Mapping[IPAddress, NextHop | Unresolved]:
         """As of now; a later change is another object."""
         return self._next_hops
@@ -502,6 +514,7 @@ class State:
             off_since=dict(self._off_since),
             maintained_since=dict(self._maintained_since),
             flaps=dict(self._flaps),
+            outliers=dict(self._outliers),
             pins=self._pins,
             stats=self._stats,
             history=self._history,
@@ -526,6 +539,7 @@ class State:
         # What is known is known of machines, whatever they are called; only orders are given to names.
         was = same_machines(config, self._config)
         self._health, self._flaps = _renamed(self._health, was), _renamed(self._flaps, was)
+        self._outliers = _renamed(self._outliers, was)
         self._up_since, self._maintained_since = _renamed(self._up_since, was), _renamed(self._maintained_since, was)
         self._note_what_is_off(config, was, now)
         self._health |= _trusted(config, self._config, was, self._health)
@@ -572,6 +586,7 @@ class State:
     def _by_member(self) -> tuple[dict[str, Any], ...]:
         return (
             self._health, self._up_since, self._off_since, self._orders, self._maintained_since, self._flaps,
+            self._outliers,
         )  # fmt: skip
 
     def set_order(self, member: str, order: Order | None) -> None:
@@ -594,6 +609,12 @@ class State:
         if stats is not None:
             self._stats = stats
         if signal:
+            self._changed()
+
+    def set_outliers(self, outliers: Mapping[str, str]) -> None:
+        """Whose handshakes are not like the others', and in what, by `pool/member`: they get less."""
+        if outliers != self._outliers:
+            self._outliers = dict(outliers)
             self._changed()
 
     def set_history(self, history: Mapping[RingKey, tuple[LogEntry, ...]]) -> None:

@@ -340,6 +340,9 @@ def _left(member: Item) -> str:
 
 def _probes(member: Item) -> Iterable[Html]:
     yield from _checks(member)
+    for one in member["dsr"]:
+        if one["dsr_capable"] == "no":
+            yield h("small", f"not DSR-capable for {one['service']}: {one['reasons'][0]}")
     yield from (h("small", found["note"]) for found in member["segments"] if found["note"])
 
 

@@ -123,6 +123,7 @@ _MEMBER = record(
         "index": WHOLE,
         "next_hop": nullable(ref("NextHop")),
         "flap": nullable(record({"penalty": NUMBER, "downs": WHOLE, "until": nullable(NUMBER)})),
+        "dsr": array(record({"service": TEXT, "member": TEXT, "dsr_capable": TEXT, "reasons": array(TEXT)})),
         "checks": array(ref("CheckStatus")),
         "finding": nullable(TEXT),
         "segments": array(_SEGMENTS),

@@ -406,6 +406,11 @@ def _members(
 ) -> list[Document]:
     counters, flows = observed.counters, observed.snapshot.pins.flows
     judged = observed.agreed.members if observed.agreed is not None else {}
+    services = {service.name for service in pool.services}
+    capable: dict[str, list[Document]] = {}
+    for one in observed.doctor.capable if observed.doctor is not None else ():
+        if one.service in services:
+            capable.setdefault(one.member, []).append(one.document())
     return [
         {
             "name": member.name,
@@ -428,6 +433,8 @@ def _members(
             "index": member.index,
             "next_hop": hop_document(member.next_hop) if member.next_hop is not None else None,
             "flap": flap_document(observed, member.id),
+            # Before the doctor has looked nothing is known.
+            "dsr": capable.get(member.id, []),
             "checks": [check_document(status) for status in by_member.get(member.id, ())],
             "finding": finding(by_member.get(member.id, ())),
             "segments": [_segments(found) for found in _seen_segments(by_member.get(member.id, ()), observed)],

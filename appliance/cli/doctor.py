@@ -25,6 +25,7 @@ def doctor(
     /,
     *,
     report: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    client: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     last: Annotated[bool, Parameter(negative="")] = False,
     everything: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False,
     config: ConfigOption = None,
@@ -49,6 +50,8 @@ def doctor(
     report
         POOL/MEMBER=FILE: what `onward agent --once` has printed there, or the JSON of a check of its set-up; - is
         standard input. May be repeated.
+    client
+        FILE with what `onward client` has printed where clients are; - is standard input. May be repeated.
     last
         Show what is known from earlier runs, and look at nothing.
     everything
@@ -62,7 +65,8 @@ def doctor(
         if last:
             document = ask(path, "GET", "/v1/doctor")
         else:
-            body = {"service": service or "", "member": member or "", "reports": reports}
+            clients = [_read(file, "--client", "onward client") for file in client]
+            body = {"service": service or "", "member": member or "", "reports": reports, "clients": clients}
             document = ask(path, "POST", "/v1/doctor", body, timeout_s=PATIENCE_S)
     except OrderError as error:
         return refused(error)
@@ -86,13 +90,16 @@ def _report(text: str) -> tuple[str, Any]:
     name, equals, file = text.partition("=")
     if not equals or "/" not in name:
         raise _UsageError(f"--report {text}: write POOL/MEMBER=FILE")
+    return name, _read(file, "--report", "onward agent --once")
+
+
+def _read(file: str, option: str, origin: str) -> Any:
     try:
-        content = sys.stdin.read() if file == "-" else Path(file).read_text()
-        return name, json.loads(content)
+        return json.loads(sys.stdin.read() if file == "-" else Path(file).read_text())
     except OSError as error:
-        raise _UsageError(f"--report {file}: {error.strerror or error}") from None
+        raise _UsageError(f"{option} {file}: {error.strerror or error}") from None
     except ValueError as error:
-        raise _UsageError(f"--report {file}: not what `onward agent --once` prints: {error}") from None
+        raise _UsageError(f"{option} {file}: not what `{origin}` prints: {error}") from None
 
 
 def _only(document: Document, service: str | None, member: str | None) -> dict[str, Any]:

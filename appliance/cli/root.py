@@ -38,6 +38,7 @@ COMMANDS = {
     "health": ("appliance.cli.health:health", "Show what every health monitor says of every member."),
     "doctor": ("appliance.cli.doctor:doctor", "Find out what of a DSR deployment is broken, and what to do about it."),
     "agent": ("appliance.cli.agent:agent", "Tell directors that know a secret what a member sees of itself."),
+    "client": ("appliance.cli.client:client", "Try virtual services as a client does, for the doctor."),
     "mtu": ("appliance.cli.mtu:mtu", "Show how large packets to each member may be."),
     "quic": ("appliance.cli.quic:app", "Show what members need to make connection IDs of QUIC, and whose one is."),
     "drain": ("appliance.cli.drain:drain", "Take the director itself out of service, without cutting anybody off."),

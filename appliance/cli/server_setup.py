@@ -1,7 +1,7 @@
 """`onward server-setup`: what a member's machine needs, given to it, and looked at."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -11,20 +11,22 @@ from cyclopts import Parameter
 
 from appliance.cli.orders import OrderError, SocketOption, ask, where
 from appliance.cli.output import Exit, complain, print_json, print_problems, table
+from appliance.config import values
 from appliance.config.document import read_document
 from appliance.config.files import files_beside
 from appliance.config.load import SECRET_BYTES, parse_parts
 from appliance.config.merge import Part
-from appliance.config.problems import ConfigError
+from appliance.config.problems import BadValueError, ConfigError
 from appliance.model import Config, Decapsulator, IPAddress
 from appliance.server.formats import FORMATS
 from appliance.server.formats.base import File, FormatError, Settings
-from appliance.server.machine import CLIENTS, RECORD, MachineError, Record, apply, look, undo
+from appliance.server.machine import CLIENTS, RECORD, MachineError, Record, apply, interface_of, look, undo
 from appliance.server.plan import LINK_MTU, Plan, PlanError, plan_of
 from appliance.server.points import Point, Verdict, healthy, judge
 
 _T = TypeVar("_T")
 _TIMEOUT_S = 10.0
+DEFAULT_INTERFACE = "eth0"
 
 
 class Format(StrEnum):
@@ -52,7 +54,7 @@ def server_setup(
     socket: SocketOption = None,
     decapsulator: Decapsulator = Decapsulator.KERNEL,
     sources: Annotated[list[str] | None, Parameter(name="--from", negative="")] = None,
-    interface: str = "eth0",
+    interface: str = "",
     mtu: int = LINK_MTU,
     gateway: Annotated[list[str] | None, _List] = None,
     network: Annotated[list[str] | None, _List] = None,
@@ -89,7 +91,8 @@ def server_setup(
         Prefix that directors send encapsulated packets from. Repeat it for more; by default the addresses of
         [[fleet.director]].
     interface:
-        Where packets arrive at the member.
+        Where packets arrive at the member; by default, with --apply and --check the one that has its address, else
+        eth0.
     mtu:
         Largest IP packet on the way from directors to the member.
     gateway:
@@ -126,6 +129,10 @@ def server_setup(
         gateways=tuple(_each(gateway or [], "--gateway", ip_address, "an address", problems)),
         networks=tuple(_each(network or [], "--network", ip_network, "a prefix like 203.0.113.0/24", problems)),
     )
+    if interface:
+        problems += _unusable(interface, windows=form is Format.WINDOWS)
+    if any(number < 0 for number in settings.release):
+        problems.append(f"--release {release}: give numbers like 1.1")
     if not 1280 <= mtu <= 65535:
         problems.append(f"--mtu {mtu}: give a size from 1280 to 65535")
     if problems:
@@ -141,9 +148,11 @@ def server_setup(
             services=service or (),
             sources=networks,
             decapsulator=decapsulator,
-            interface=interface,
+            interface=interface or DEFAULT_INTERFACE,
             mtu=mtu,
         )
+        if not interface and (do or check):
+            plan = replace(plan, interface=interface_of(plan) or DEFAULT_INTERFACE)
         if do:
             return _told(apply(plan, Record.read(record)), "everything was there", as_json=as_json)
         if check:
@@ -181,6 +190,18 @@ def _configuration(file: Path | None, socket: Path | None) -> Config:
             return b"0" * 2 * SECRET_BYTES
 
     return parse_parts(parts, lenient, lambda _: None)
+
+
+def _unusable(name: str, *, windows: bool) -> Iterator[str]:
+    """What is wrong with an interface's name; it gets into scripts that root runs."""
+    if windows:
+        if not name.isprintable() or set(name) & set("\"'`$"):
+            yield f"--interface {name}: give the name that Get-NetAdapter shows, without quotes and $"
+        return
+    try:
+        values.interface(name)
+    except BadValueError as error:
+        yield f"--interface: {error}"
 
 
 def _give(files: Iterable[File], folder: Path | None) -> int:

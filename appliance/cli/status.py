@@ -364,8 +364,16 @@ def _members(pool: Document, off: bool, look: Look) -> Iterator[str]:
 
 def _why(member: Document, look: Look) -> str:
     if not member["reason"]:
-        return member["remark"] or ""
+        return "; ".join(filter(None, (member["remark"], _incapable(member, look))))
     return _because(member) if look.width >= 100 else str(member["reason"])
+
+
+def _incapable(member: Document, look: Look) -> str:
+    """For which virtual services the doctor says that a member cannot serve by DSR, with the first reason."""
+    found = [one for one in member["dsr"] if one["dsr_capable"] == "no"]
+    if look.width < 100:
+        return "not DSR-capable" if found else ""
+    return "; ".join(f"not DSR-capable for {one['service']}: {one['reasons'][0]}" for one in found)
 
 
 def _member_tone(off: bool, member: Document) -> str:

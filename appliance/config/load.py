@@ -771,6 +771,7 @@ def _pool(table: PoolTable, monitors: Mapping[str, MonitorSpec], quic_keys: Mapp
         if table.flap_half_life
         else None,
         passive_share=table.passive_share if table.passive else 0.0,
+        passive_weight=table.passive_weight,
         quic=tuple(_quic(quic, quic_keys.get(j)) for j, quic in enumerate(table.quic)),
         follow=Follow(
             table.follow.folder, table.follow.dns, table.follow.store, table.follow.version, table.follow.interval

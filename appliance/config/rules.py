@@ -379,6 +379,23 @@ def flap_contradictions(data: Raw) -> Iterator[Finding]:
             )
 
 
+def passive_contradictions(data: Raw) -> Iterator[Finding]:
+    """Weights by what one director has seen."""
+    fleet = data.get("fleet")
+    several = isinstance(fleet, dict) and ("etcd" in fleet or sum(1 for _ in find(data, "fleet", "director", EACH)) > 1)
+    for place, pool in tables(data, "pool", EACH):
+        if read(values.kept_share, pool.get("passive_weight", 1)) in (None, 1.0):
+            continue
+        if pool.get("passive") is not True:
+            yield Finding((*place, "passive_weight"), "nobody watches handshakes of this pool", "add passive = true")
+        elif several:
+            yield Finding(
+                (*place, "passive_weight"),
+                "directors of a fleet see different clients, and would send flows by different tables",
+                "leave it out, and give the member another ratio when the doctor names it",
+            )
+
+
 FLAP_DEFAULTS = (("suppress", 2500), ("reuse", 1000))
 
 
@@ -1056,6 +1073,7 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     too_many_min_members,
     too_many_min_monitors,
     flap_contradictions,
+    passive_contradictions,
     too_many_members,
     used_addresses,
     port_conflicts,

@@ -715,6 +715,11 @@ class PoolTable(Table):
     passive_share: Annotated[float, Parsed(values.share, _number(0.0001, 1))] = Field(
         default=values.PASSIVE_SHARE, description="What part of the flows is remembered for that."
     )
+    passive_weight: Annotated[float, Parsed(values.kept_share, _number(0.05, 1))] = Field(
+        default=1,
+        description="What part of its share such a member keeps, until five minutes after it was one last; 1 is all of "
+        "it: the doctor says so, and that is all. Not in a fleet, whose directors see different clients.",
+    )
     min_monitors_up: Annotated[int, Parsed(values.integer(0, 50, "a number of monitors"), _whole(0, 50))] = Field(
         default=0,
         description="So many health monitors that say a member is up are enough; 0 is all of them. All ports of the "

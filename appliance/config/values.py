@@ -308,6 +308,13 @@ def share(value: object) -> float:
     return float(value)
 
 
+def kept_share(value: object) -> float:
+    """What is left of a member's share: enough to see when it is like the others again."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.05 <= value <= 1:
+        raise BadValueError(f"{shown(value)} is no part of a share", "use 0.05..1")
+    return float(value)
+
+
 HOLD_TIME_S = 9
 BFD_INTERVAL_S, BFD_MULTIPLIER = 0.1, 3
 """What counts where nothing is written."""

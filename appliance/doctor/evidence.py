@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from appliance.doctor.client import Came
 from appliance.doctor.member import MemberReport, Point
 from appliance.forwarding import NextHop
 from appliance.model import Delivery, DsrType, IPAddress, Protocol
@@ -134,6 +135,8 @@ class MemberSeen:
     """What a check of its set-up on the member itself has found."""
 
     passive: "PassiveSeen | None" = None
+    visits: tuple["Visit", ...] = ()
+    """Connections that clients' machines have tried, and that went to this member."""
 
     @property
     def tunnelled(self) -> bool:
@@ -166,6 +169,20 @@ class PassiveSeen:
     """From SYN to ACK, mean of the recent ones."""
     outlier: str = ""
     """In what it differs from the pool's others; empty: in nothing."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A connection that a client's machine has tried."""
+
+    client: str
+    """For people."""
+    vip: IPAddress
+    came: Came
+    seconds: float = 0.0
+    mss: int | None = None
+    """The largest segment that the client would send."""
+    error: str = ""
 
 
 @dataclass(frozen=True)

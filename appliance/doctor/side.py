@@ -6,7 +6,7 @@ at MOST members in one run, and at the next ones in the next.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -16,8 +16,9 @@ from appliance.arp.side import VipStatus
 from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.raw.offloads import merging
 from appliance.decide import Desired
-from appliance.doctor.checks import judge
-from appliance.doctor.evidence import DirectorSeen, PassiveSeen, PeerSeen, SessionSeen
+from appliance.doctor.checks import MEMBER_CHECKS, judge
+from appliance.doctor.client import ClientReport
+from appliance.doctor.evidence import DirectorSeen, MemberSeen, PassiveSeen, PeerSeen, SessionSeen, Visit
 from appliance.doctor.finding import Capable, Finding, Outcome, Report, capabilities
 from appliance.doctor.gather import Gatherer, Subject, strangers
 from appliance.doctor.member import MemberReport
@@ -28,6 +29,7 @@ from appliance.looplag import LagSummary
 from appliance.model import Config, HashMode, IPAddress, Protocol
 from appliance.packet.action import Reason
 from appliance.passive import Handshakes, outliers
+from appliance.ring.hash import FlowKey
 from bgp.bfd.process import BfdStatus
 from bgp.speaker import Session, SpeakerStatus
 
@@ -46,6 +48,9 @@ STEP_S = 0.5
 
 HEARD_S = 5.0
 """A director that was not heard for so long is gone, and what it said of its tables with it."""
+
+
+ASKED = frozenset(name for name, check in MEMBER_CHECKS.items() if check.when_asked)
 
 
 class UnknownSubjectError(Exception):
@@ -67,6 +72,8 @@ class DoctorSources:
     arp: Callable[[], tuple[VipStatus, ...]]
     passive: Callable[[], Mapping[tuple[str, str], PassiveSeen]] = dict
     """By virtual service and `pool/member`."""
+    owners: Callable[[Iterable[FlowKey]], Mapping[FlowKey, tuple[str, str]]] = lambda _: {}
+    """Virtual service and `pool/member` that flows go to, as far as that can be said."""
 
 
 class DoctorSide:
@@ -133,13 +140,20 @@ class DoctorSide:
                     log.warning("doctor.failed", error=str(error), hint="it takes CAP_NET_RAW")
             last = time.monotonic()
 
-    async def asked(self, service: str, member: str, given: Mapping[str, MemberReport] | None = None) -> Report:
+    async def asked(
+        self,
+        service: str,
+        member: str,
+        given: Mapping[str, MemberReport] | None = None,
+        clients: Sequence[ClientReport] = (),
+    ) -> Report:
         """Run now, thoroughly.
 
         Args:
             service: a virtual service; empty: all.
             member: `pool/member`, or its name alone; empty: all.
             given: reports that were brought, by `pool/member`.
+            clients: what clients' machines have seen.
 
         Raises:
             UnknownSubjectError: there is no such service or member.
@@ -147,17 +161,23 @@ class DoctorSide:
         """
         self._given = dict(given or {})
         try:
+            known = dict.fromkeys(one.id for one in self._subjects())
+            for name in self._given:
+                if name not in known:
+                    raise UnknownSubjectError(
+                        f'a report is of "{name}", which is no member; there are: {", ".join(known) or "none"}'
+                    )
             subjects = [one for one in self._subjects() if service in ("", one.service.name)]
             if service and not any(one.name == service for one in self._sources.config().services):
-                known = ", ".join(one.name for one in self._sources.config().services) or "none"
-                raise UnknownSubjectError(f'there is no virtual service "{service}"; there are: {known}')
+                services = ", ".join(one.name for one in self._sources.config().services) or "none"
+                raise UnknownSubjectError(f'there is no virtual service "{service}"; there are: {services}')
             if member:
                 mine = [one for one in subjects if member in (one.id, one.member.name)]
                 if not mine:
-                    known = ", ".join(dict.fromkeys(one.id for one in subjects)) or "none"
-                    raise UnknownSubjectError(f'there is no member "{member}" there; there are: {known}')
+                    there = ", ".join(dict.fromkeys(one.id for one in subjects)) or "none"
+                    raise UnknownSubjectError(f'there is no member "{member}" there; there are: {there}')
                 subjects = mine
-            return await self._examine(subjects, "asked", thorough=True, director=not member)
+            return await self._examine(subjects, "asked", thorough=True, director=not member, clients=clients)
         finally:
             self._given = {}
 
@@ -193,13 +213,23 @@ class DoctorSide:
         self._next = start + MOST
         return (subjects + subjects)[start : start + MOST]
 
-    async def _examine(self, subjects: Sequence[Subject], cause: str, *, thorough: bool, director: bool) -> Report:
+    async def _examine(
+        self,
+        subjects: Sequence[Subject],
+        cause: str,
+        *,
+        thorough: bool,
+        director: bool,
+        clients: Sequence[ClientReport] = (),
+    ) -> Report:
         async with self._running:
             at, began = self._clock(), time.monotonic()
             statuses = self._sources.arp()
             gathered = await self._gatherer.gather(
                 subjects, self._sources.passive(), [one.vip for one in statuses], thorough=thorough
             )
+            if clients:
+                gathered = replace(gathered, members=self._visited(gathered.members, clients))
             known = frozenset(mac for seen in gathered.members for mac in seen.macs)
             here = await self._here(strangers(gathered, known), statuses) if director else None
             findings = judge(gathered.members, here)
@@ -212,8 +242,20 @@ class DoctorSide:
                 left_out=0 if cause == "asked" else max(0, len(self._subjects()) - len(subjects)),
                 capable=tuple(capabilities(findings)),
             )
-            self._tell(report)
+            self._tell(report, thorough=thorough)
             return report
+
+    def _visited(self, members: Iterable[MemberSeen], clients: Sequence[ClientReport]) -> tuple[MemberSeen, ...]:
+        """With the connections of clients that went to each."""
+        owners = self._sources.owners([one.key for report in clients for one in report.tries])
+        visits: dict[tuple[str, str], list[Visit]] = {}
+        for report in clients:
+            for one in report.tries:
+                if (owner := owners.get(one.key)) is not None:
+                    client = f"{report.name} ({one.source})"
+                    visit = Visit(client, one.key.destination, one.came, one.seconds, one.mss, one.error)
+                    visits.setdefault(owner, []).append(visit)
+        return tuple(replace(one, visits=tuple(visits.get((one.service, one.member), ()))) for one in members)
 
     async def _here(self, seen: DirectorSeen, statuses: Sequence[VipStatus]) -> DirectorSeen:
         """What this director knows of itself, beside what was heard on its segments."""
@@ -264,7 +306,7 @@ class DoctorSide:
         self._downs = downs
         return made
 
-    def _tell(self, report: Report) -> None:
+    def _tell(self, report: Report, *, thorough: bool) -> None:
         """Events for what is new and what is over; and what is known now, of members not looked at as well."""
         before = {one.key: one for one in self._report.findings} if self._report is not None else {}
         for one in report.findings:
@@ -284,16 +326,18 @@ class DoctorSide:
                     capable=str(now.capable),
                     reasons=list(now.reasons),
                 )
-        self._report = self._together(report, before)
+        self._report = self._together(report, before, thorough=thorough)
 
-    def _together(self, report: Report, before: Mapping[tuple[str, str, str], Finding]) -> Report:
-        """What this run says, and of whom it did not look at what the one before said."""
+    def _together(self, report: Report, before: Mapping[tuple[str, str, str], Finding], *, thorough: bool) -> Report:
+        """What this run says; and what earlier ones said of whom, or with which evidence, it did not look."""
         there = {(one.service.name, one.id) for one in self._subjects()} | {("", "")}
         seen = {(one.service, one.member) for one in report.findings}
+        judged = {one.key for one in report.findings}
         kept = [
             one
             for one in before.values()
-            if (one.service, one.member) in there and (one.service, one.member) not in seen
+            if (one.service, one.member) in there
+            if (one.service, one.member) not in seen or (not thorough and one.check in ASKED and one.key not in judged)
         ]
         findings = (*report.findings, *kept)
         vantages = dict(self._report.vantages if self._report is not None else ()) | dict(report.vantages)

@@ -89,6 +89,18 @@ def look(plan: Plan, clients: Mapping[int, IPAddress] = CLIENTS) -> Seen:
     )
 
 
+def interface_of(plan: Plan) -> str | None:
+    """The interface of this machine that has one of the member's addresses; None without one.
+
+    Raises:
+        MachineError: interfaces cannot be listed.
+    """
+    own = set(map(str, plan.addresses))
+    return next(
+        (name for name, link in _links().items() if own & {one.partition("/")[0] for one in link.addresses}), None
+    )
+
+
 def _links() -> Mapping[str, Link]:
     found = {}
     for link in json.loads(run("ip", "-json", "-details", "address")):

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 
 from appliance.model import IPAddress, IPNetwork, Protocol
 from appliance.server.firewall import mss_of, sources_in
-from appliance.server.plan import INSIDE, Plan, Tunnel
+from appliance.server.plan import INSIDE, Kind, Plan, Tunnel
 
 
 class Verdict(StrEnum):
@@ -114,6 +114,26 @@ def healthy(points: tuple[Point, ...]) -> bool:
     return all(point.verdict is not Verdict.FAIL for point in points)
 
 
+_QUIET = frozenset({"dummy", *Kind})
+"""Kinds of devices, beside `lo`, that nobody outside can ask by ARP."""
+
+
+def _interface(plan: Plan, seen: Seen) -> Iterator[Point]:
+    """Directors' packets arrive where the rest of the points takes for granted that they do."""
+    if "links" in seen.unseen:
+        yield Point("interface", plan.interface, Verdict.UNKNOWN, seen.unseen["links"])
+        return
+    fix = f"give --interface with the one that has {' or '.join(map(str, plan.addresses))}"
+    link = seen.links.get(plan.interface)
+    if link is None:
+        yield Point("interface", plan.interface, Verdict.FAIL, f"there is no {plan.interface} here", fix)
+    elif not link.up:
+        up = f"ip link set {plan.interface} up"
+        yield Point("interface", plan.interface, Verdict.FAIL, f"{plan.interface} is down", up)
+    else:
+        yield Point("interface", plan.interface, Verdict.PASS, f"{plan.interface} is up")
+
+
 def _vip(plan: Plan, seen: Seen) -> Iterator[Point]:
     """The VIP is an address of the loopback interface, with the length of a single address."""
     for vip in plan.vips:
@@ -125,7 +145,7 @@ def _vip(plan: Plan, seen: Seen) -> Iterator[Point]:
             if address.partition("/")[0] == str(vip)
         }
         fix = f"ip address replace {wanted} dev lo" + (" nodad" if vip.version == 6 else "")
-        loud = [name for name in holders if name == plan.interface]
+        loud = [name for name in holders if name != "lo" and seen.links[name].kind not in _QUIET]
         troubled = [name for name in holders if str(vip) in seen.links[name].troubled]
         if not holders:
             yield Point("vip", str(vip), Verdict.FAIL, "no interface has it", fix)
@@ -134,8 +154,8 @@ def _vip(plan: Plan, seen: Seen) -> Iterator[Point]:
                 "vip",
                 str(vip),
                 Verdict.FAIL,
-                f"{plan.interface} has it, where ARP is answered for it",
-                f"ip address del {holders[plan.interface]} dev {plan.interface}; {fix}",
+                f"{loud[0]} has it, where ARP is answered for it",
+                f"ip address del {holders[loud[0]]} dev {loud[0]}; {fix}",
             )
         elif troubled:
             yield Point(
@@ -415,6 +435,7 @@ def _listener(protocol: Protocol, vip: IPAddress, port: int, seen: Seen) -> Poin
 
 
 POINTS: Mapping[str, Callable[[Plan, Seen], Iterator[Point]]] = {
+    "interface": _interface,
     "vip": _vip,
     "arp": _arp,
     "tunnel": _tunnel,

@@ -17,6 +17,10 @@ _BALANCE = {
 }
 
 
+_SAID = {"http": frozenset({"method", "path", "host", "codes"}), "tcp": frozenset[str]()}
+"""Settings of monitors, by kind, that HAProxy is told."""
+
+
 class ProxyError(Exception):
     """HAProxy has no words for something; every reason is in `problems`."""
 
@@ -161,11 +165,17 @@ def _check(monitor: MonitorSpec, proxy: Proxy, problems: list[str]) -> _Check:
         ask = f"http-check send meth {settings.get('method', 'GET')} uri {settings.get('path', '/')}"
         host = settings.get("host")
         lines += ["option httpchk", f"{ask} ver HTTP/1.1 hdr Host {host or proxy.name}"]
-        codes = settings.get("response_codes")
+        codes = settings.get("codes")
         if isinstance(codes, tuple) and codes:
             lines.append("http-check expect status " + ",".join(_code(first, last) for first, last in codes))
     elif monitor.kind != "tcp":
         problems.append(f"health monitor {monitor.name}: a proxy asks by tcp or http, not by {monitor.kind}")
+    # Left out without a word, a back end that answers wrongly would be taken for well.
+    more = ", ".join(key for key in settings if key not in _SAID.get(monitor.kind, settings))
+    if more:
+        problems.append(
+            f"health monitor {monitor.name}: a proxy has no words for {more}; leave it out, or use another one"
+        )
     interval = f"inter {round(monitor.send_interval_s * 1000)}ms fall {monitor.fall} rise {monitor.rise}"
     port = monitor.monitor_port or proxy.server_port or proxy.ports[0].first
     return _Check(tuple(lines), ("check", interval, f"port {port}"))

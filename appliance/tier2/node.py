@@ -310,6 +310,7 @@ class Node:
         while process.poll() is None:
             try:
                 left = sum(load.sessions for load in runtime.loads(self._stats).values())
+                left += runtime.left_behind(Path(self._paths.master))
             except runtime.RuntimeApiError:
                 return
             now = time.monotonic()

@@ -3,7 +3,7 @@
 import csv
 import io
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def command(path: Path, words: str) -> str:
             sock.settimeout(_WAIT_S)
             sock.connect(str(path))
             sock.sendall(f"{words}\n".encode())
+            sock.shutdown(socket.SHUT_WR)  # the process that starts workers would wait for more
             pieces = []
             while piece := sock.recv(65536):
                 pieces.append(piece)
@@ -66,12 +67,44 @@ def loads(path: Path) -> Mapping[str, Load]:
     Raises:
         RuntimeApiError: nobody answers.
     """
-    sessions: dict[str, tuple[int, int]] = {}
+    stat = command(path, "show stat")
     servers: dict[str, dict[str, str]] = {}
-    for row in csv.DictReader(io.StringIO(command(path, "show stat").removeprefix("# "))):
+    for row in _rows(stat):
         kind, _, name = row["pxname"].partition("-")
-        if kind == "front" and row["svname"] == "FRONTEND":
-            sessions[name] = (int(row["scur"] or 0), int(row["stot"] or 0))
-        elif kind == "back" and row["svname"] != "BACKEND":
+        if kind == "back" and row["svname"] != "BACKEND":
             servers.setdefault(name, {})[row["svname"]] = row["status"]
-    return {name: Load(*sessions[name], servers.get(name, {})) for name in sessions}
+    return {name: Load(*sessions, servers.get(name, {})) for name, sessions in _fronts(stat).items()}
+
+
+def left_behind(master: Path) -> int:
+    """Clients' connections of workers that a reload has replaced: these take nothing new, and end with the last one.
+
+    Args:
+        master: socket of the process that starts workers.
+
+    Raises:
+        RuntimeApiError: nobody answers.
+    """
+    open_ = 0
+    old = False
+    for line in command(master, "show proc").splitlines():
+        if line.startswith("#"):
+            old = line == "# old workers"
+        elif old and (words := line.split()):
+            open_ += sum(sessions for sessions, _ in _fronts(command(master, f"@!{words[0]} show stat")).values())
+    return open_
+
+
+def _fronts(stat: str) -> dict[str, tuple[int, int]]:
+    """Open and former connections of clients, of what `show stat` prints, by proxy."""
+    return {
+        row["pxname"].removeprefix("front-"): (int(row["scur"] or 0), int(row["stot"] or 0))
+        for row in _rows(stat)
+        if row["svname"] == "FRONTEND" and row["pxname"].startswith("front-")
+    }
+
+
+def _rows(stat: str) -> Iterator[Mapping[str, str]]:
+    # Who has ended in between says that, and is no table.
+    rows = csv.DictReader(io.StringIO(stat.removeprefix("# ")))
+    return iter(rows) if rows.fieldnames and "pxname" in rows.fieldnames else iter(())

@@ -1,13 +1,16 @@
 """The doctor on a lab with real members, tunnels and faults: the short form of `tests/run doctor`."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from appliance.cli.orders import ask
 from appliance.cli.root import call
-from tests.doctor.faults import FAULTS
-from tests.doctor.lab import lab
+from tests.doctor.faults import FAULTS, filtered
+from tests.doctor.lab import REPOSITORY, WEB, Lab, lab
 from tests.doctor.run import failures, run
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -24,6 +27,25 @@ def test_faults_are_named_and_nothing_else(tmp_path: Path, capsys: pytest.Captur
         assert {one["member"]: one["dsr_capable"] for one in document["members"]} == dict.fromkeys(
             ("web/near", "web/far", "echo/near", "flat/near"), "yes"
         )
+        seen_by_client(made)
         for outcome in run(made, faults, afterwards=False):
             assert outcome.found == outcome.fault.named, (outcome.fault.what, outcome.texts)
         assert failures(made.doctor()) == frozenset()
+
+
+def seen_by_client(made: Lab) -> None:
+    """Connections of a client's machine are taken along: well at first, and without answers where a firewall is on the
+    client's way that no director's question meets."""
+    command = made.client.command(sys.executable, "-m", "appliance", "client", f"{WEB}:80", "--timeout", "2")
+
+    def doctor() -> dict[tuple[str, str], str]:
+        said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+        document = ask(made.socket, "POST", "/v1/doctor", {"clients": [json.loads(said)]}, timeout_s=120)
+        return {(one["check"], one["member"]): one["outcome"] for one in document["findings"] if one["member"]}
+
+    both = [("clients", "web/near"), ("clients", "web/far")]
+    assert {name: found for name, found in doctor().items() if name in both} == dict.fromkeys(both, "pass")
+    with filtered(made.client, "prerouting", f"ip saddr {WEB} drop"):
+        found = doctor()
+    assert {name for name, outcome in found.items() if outcome == "fail"} == set(both)
+    made.doctor()

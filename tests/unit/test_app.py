@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from appliance import app
 from appliance.config.document import read_document
 from appliance.config.load import ConfigError
 from appliance.model import PlaneKind
+from appliance.passive import Handshakes
 
 CONFIG = """
 schema_version = 1
@@ -45,6 +47,60 @@ async def test_decisions_do_not_follow_a_step_of_the_clock(tmp_path: Path, monke
     }
     for what, clock in clocks.items():
         assert abs(clock() - (real + time.monotonic() - began)) < 1, what
+
+
+POOL = """
+[[pool]]
+name = "web"
+passive = true
+passive_weight = 0.5
+[[pool.member]]
+name = "web1"
+address = "203.0.113.1"
+[[pool.member]]
+name = "web2"
+address = "203.0.113.2"
+[[pool.member]]
+name = "web3"
+address = "203.0.113.3"
+
+[[network_profile]]
+name = "tcp"
+type = "tcp_fast_path"
+
+[[virtual_service]]
+name = "web"
+vips = ["198.51.100.7"]
+ports = [80]
+network_profile = "tcp"
+pool = "web"
+"""
+
+
+async def test_outliers_among_clients_handshakes_get_less(tmp_path: Path) -> None:
+    """What was seen of handshakes is a reason for the decision, and an event; a reload without the key ends it."""
+    (tmp_path / "fleet.key").write_bytes(bytes(range(32)))
+    (tmp_path / "fleet.key").chmod(0o600)
+    path = tmp_path / "onward.toml"
+    text = CONFIG.replace('name = "d1"', f'name = "d1"\nruntime_dir = "{tmp_path}"').replace('"auto"', '"raw"') + POOL
+    path.write_text(text)
+    parse = partial(app.parsed, plane=None)
+    director = app.Director(parse(read_document(path)), parse)
+    fine = dict.fromkeys((("web", "web/web1"), ("web", "web/web3")), Handshakes(100, 100))
+    director._passive._known = fine | {("web", "web/web2"): Handshakes(100, 30, 70)}
+    with capture_logs() as logs:
+        director._hold_outliers()
+        director._hold_outliers()
+        assert list(director._state.snapshot().outliers) == ["web/web2"]
+        path.write_text(text.replace("passive_weight = 0.5\n", ""))
+        director._state.set_config(parse(read_document(path)).config)
+        director._hold_outliers()
+    assert director._state.snapshot().outliers == {}
+    why = "70% of its handshakes fail, 0% at the median member"
+    assert [(one["event"], one["member"], one.get("reason", "")) for one in logs] == [
+        ("member.outlier", "web/web2", why),
+        ("member.outlier_over", "web/web2", ""),
+    ]
 
 
 def test_the_plane_of_the_command_line_beats_the_file(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from appliance.decide import Why, decide
 from appliance.flapping import flapped, reuse_at
 from appliance.forwarding import NO_MEMBER
-from appliance.model import EffectiveState, Flapping, Health, NetworkProfile, PortRange, ProfileType
+from appliance.model import Algorithm, EffectiveState, Flapping, Health, NetworkProfile, PortRange, ProfileType
 from appliance.state import LOCAL_ADDRESS, Learning, PathMtu, State, Unresolved
 from bgp.route import Route
 from tests.builders import L2, config, hop, member, pool, service, snapshot
@@ -331,6 +331,26 @@ def test_holding_waits_for_nobody():
     """Time alone takes a held member back: the decision is to be looked at again then."""
     given = config(service(pool=replace(pool(), flapping=Flapping())))
     assert decide(snapshot(given, flaps={"web/web1": FLAP}), None, 1030.0).recheck_at == reuse_at(FLAP, Flapping())
+
+
+def test_an_outlier_keeps_a_part_of_its_share():
+    """By hash and by choice: in rotation with less, and says why; with its share again when it is like the others."""
+    for algorithm in (Algorithm.CONSISTENT_HASH, Algorithm.RANDOM):
+        given = config(service(pool=replace(pool(), algorithm=algorithm, passive_weight=0.25)))
+        first = decide(snapshot(given), None, 1000.0)
+        second = decide(snapshot(given, outliers={"web/web1": "it is late"}), first, 1010.0)
+        odd, others = only(second).members[0], only(second).members[1:]
+        assert odd.state is EffectiveState.IN_ROTATION
+        assert odd.remark == "keeps 25% of its share: it is late"
+        assert not any(view.remark for view in others)
+        assert odd.share == pytest.approx(only(first).members[0].share / 4, rel=0.1)
+        assert sum(view.share for view in only(second).members) == pytest.approx(1.0)
+        after = decide(snapshot(given), second, 1020.0)
+        assert [(view.share, view.remark) for view in only(after).members] == [
+            (view.share, "") for view in only(first).members
+        ]
+        plain = config(service(pool=replace(pool(), algorithm=algorithm)))
+        assert not only(decide(snapshot(plain, outliers={"web/web1": "it is late"}))).members[0].remark
 
 
 def test_a_pool_without_terms_holds_nobody():

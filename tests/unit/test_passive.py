@@ -11,7 +11,7 @@ from appliance.dataplane.pins import PinTable
 from appliance.decide import decide
 from appliance.forwarding import NO_MEMBER
 from appliance.packet.placement import FlowFacts, Pin, PinState
-from appliance.passive import BUCKET_NS, BUCKETS, LEAST, PATIENCE_NS, Handshakes, Passive, outliers
+from appliance.passive import BUCKET_NS, BUCKETS, HOLD_S, LEAST, PATIENCE_NS, Handshakes, Held, Passive, outliers
 from tests.builders import config, pool, service, snapshot
 
 SECOND = 1_000_000_000
@@ -151,3 +151,20 @@ def test_sums_keep_counts_and_the_mean_time(first: Handshakes, second: Handshake
     if both.response_s is not None and first.response_s is not None and second.response_s is not None:
         low, high = sorted((first.response_s, second.response_s))
         assert low * 0.999 <= both.response_s <= high * 1.001
+
+
+def test_an_outlier_is_held_until_it_was_none_for_a_while() -> None:
+    """With the reason from the beginning; members that nobody wants to hold are not."""
+    fine, bad = Handshakes(100, 100), Handshakes(100, 10, 90)
+    worse = Handshakes(100, 5, 95)
+    members = [f"web/web{n}" for n in range(4)]
+    wanted, keys = set(members), [("web", member) for member in members]
+    well = dict.fromkeys(keys, fine)
+    held = Held()
+    assert held.look(well, wanted, 0.0) == {}
+    why = held.look(well | {keys[0]: bad}, wanted, 1.0)["web/web0"]
+    assert why == "90% of its handshakes fail, 0% at the median member"
+    assert held.look(well | {keys[0]: worse}, wanted, 100.0) == {"web/web0": why}
+    assert held.look(well, wanted, 99.9 + HOLD_S) == {"web/web0": why}
+    assert held.look(well, wanted, 100.0 + HOLD_S) == {}
+    assert held.look(well | {keys[0]: bad}, set(), 500.0) == {}

@@ -13,7 +13,7 @@ from appliance.config import schema
 from appliance.redact import ARGUMENTS_ARE_SECRET, FILES, SECRET_KEYS, URLS, VALUES_ARE_SECRET, redacted, without
 
 SUSPICIOUS = re.compile(r"pass|secret|key|token|auth|credential|environment|command|request|header|cookie|url|endpoint")
-HARMLESS = {"passive", "passive_share", "token"}
+HARMLESS = {"passive", "passive_share", "passive_weight", "token"}
 """Keys that look like it and are none."""
 
 PLANTED = [

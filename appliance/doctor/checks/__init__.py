@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from appliance.doctor.checks import filters, home, listening, persisted, segment, sizes, tunnel, watching
+from appliance.doctor.checks import filters, home, listening, persisted, segment, sizes, tunnel, visiting, watching
 from appliance.doctor.evidence import DirectorSeen, MemberSeen
 from appliance.doctor.finding import Finding, Judgement
 
@@ -16,6 +16,8 @@ class MemberCheck:
     """None: it does not apply."""
     required: bool
     """Whether a member is DSR-capable only if it passes."""
+    when_asked: bool = False
+    """Whether runs that nobody has asked for have no evidence for it."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,12 @@ MEMBER_CHECKS: dict[str, MemberCheck] = {
     "ipv6": MemberCheck(filters.ipv6, required=True),
     "checksums": MemberCheck(filters.checksums, required=False),
     "conntrack": MemberCheck(filters.conntrack, required=False),
-    "closed_decapsulator": MemberCheck(tunnel.closed_decapsulator, required=False),
+    "closed_decapsulator": MemberCheck(tunnel.closed_decapsulator, required=False, when_asked=True),
     "queues": MemberCheck(sizes.queues, required=False),
     "hairpin": MemberCheck(listening.hairpin, required=False),
     "persisted": MemberCheck(persisted.persisted, required=False),
     "handshakes": MemberCheck(watching.handshakes, required=False),
+    "clients": MemberCheck(visiting.clients, required=False, when_asked=True),
     "setup": MemberCheck(persisted.setup, required=False),
 }
 

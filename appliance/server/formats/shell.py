@@ -129,7 +129,7 @@ def _up(plan: Plan) -> Iterator[str]:
         yield f"echo {value} >/proc/sys/{key.replace('.', '/')}"
     if words := plan.decap_arguments():
         yield "# Takes packets out of their encapsulation where they arrive."
-        yield f"{ONWARD} decap status --interface {plan.interface} >/dev/null 2>&1 ||"
+        yield f"{ONWARD} decap status --interface {shlex.quote(plan.interface)} >/dev/null 2>&1 ||"
         yield f"\tsetsid --fork {ONWARD} decap run {shlex.join(words)} </dev/null >/run/onward-decap.log 2>&1"
     if plan.mss:
         yield from wrapped(
@@ -152,7 +152,7 @@ def _down(plan: Plan) -> Iterator[str]:
         for version in sorted({vip.version for vip in vips}):
             yield f"ip -{version} route flush table {table} 2>/dev/null || true"
     if plan.decap_arguments():
-        yield f"{ONWARD} decap stop --interface {plan.interface} || true"
+        yield f"{ONWARD} decap stop --interface {shlex.quote(plan.interface)} || true"
     for tunnel in plan.tunnels:
         yield f"ip link del {tunnel.device} 2>/dev/null || true"
     for opened in plan.gue:

@@ -106,6 +106,12 @@ export type PoolMemberStatus = {
     downs: number;
     until: number | null;
   } | null;
+  dsr: {
+    service: string;
+    member: string;
+    dsr_capable: string;
+    reasons: string[];
+  }[];
   checks: CheckStatus[];
   finding: string | null;
   segments: {
@@ -563,6 +569,12 @@ export type ServiceMember = {
     downs: number;
     until: number | null;
   } | null;
+  dsr: {
+    service: string;
+    member: string;
+    dsr_capable: string;
+    reasons: string[];
+  }[];
   checks: CheckStatus[];
   finding: string | null;
   segments: {
@@ -1053,6 +1065,7 @@ export type Pool = {
   panic_percent?: number;
   passive?: boolean;
   passive_share?: number;
+  passive_weight?: number;
   min_monitors_up?: number;
   flap_half_life?: number;
   flap_suppress?: number;
@@ -1074,6 +1087,7 @@ export type PoolShown = {
   panic_percent: number;
   passive: boolean;
   passive_share: number;
+  passive_weight: number;
   min_monitors_up: number;
   flap_half_life: number;
   flap_suppress: number;

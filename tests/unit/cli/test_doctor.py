@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -15,6 +16,7 @@ from appliance.api.doctoring import doctor_document, routes
 from appliance.cli.doctor import render
 from appliance.cli.root import call
 from appliance.doctor.checks import judge
+from appliance.doctor.client import Came, ClientReport, read_client
 from appliance.doctor.finding import Report, capabilities
 from appliance.doctor.member import MemberReport
 from appliance.doctor.side import UnknownSubjectError
@@ -36,14 +38,17 @@ class Side:
     def __init__(self, found: Report) -> None:
         self.found = found
         self.given: Mapping[str, MemberReport] = {}
+        self.clients: Sequence[ClientReport] = ()
 
     def latest(self) -> Report:
         return self.found
 
-    async def asked(self, service: str, member: str, given: Mapping[str, MemberReport]) -> Report:
+    async def asked(
+        self, service: str, member: str, given: Mapping[str, MemberReport], clients: Sequence[ClientReport]
+    ) -> Report:
         if service not in ("", "web"):
             raise UnknownSubjectError(f'there is no virtual service "{service}"; there are: web')
-        self.given = given
+        self.given, self.clients = given, clients
         return self.found
 
 
@@ -108,6 +113,47 @@ def test_a_report_is_taken_along(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert "there are: web" in capsys.readouterr().err
         assert call(["doctor", "--socket", socket, "--report", "web1"]) == 2
         assert call(["doctor", "--socket", socket, "--report", f"web/web1={tmp_path}/none"]) == 2
+
+
+def test_what_a_client_has_seen_is_taken_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`onward client` tries real connections; the doctor gets what came back, and refuses what is none of that."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as closed:
+        ends = [f"127.0.0.1:{one.getsockname()[1]}" for one in (server, closed)]
+        closed.close()
+        assert call(["client", *ends, "--count", "3", "--name", "here"]) == 0
+    text = capsys.readouterr().out
+    seen = read_client(text)
+    assert [one.came for one in sorted(seen.tries, key=lambda one: one.came)] == ["answered"] * 3 + ["refused"] * 3
+    assert len({one.source_port for one in seen.tries}) == 6
+    assert all((one.mss is not None) is (one.came is Came.ANSWERED) for one in seen.tries)
+    file, side = tmp_path / "client.json", Side(WELL)
+    file.write_text(text)
+    with Served(side, tmp_path / "s") as path:
+        assert call(["doctor", "--socket", path, "--client", str(file)]) == 0
+        assert side.clients == [seen]
+        capsys.readouterr()
+        file.write_text(text.replace('"127.0.0.1"', '"::1"', 1))
+        assert call(["doctor", "--socket", path, "--client", str(file)]) == 1
+        assert "are of two families" in capsys.readouterr().err
+        file.write_text("nothing")
+        assert call(["doctor", "--socket", path, "--client", str(file)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give VIP:PORT"),
+        (("198.51.100.7",), "the port is missing"),
+        (("198.51.100.7:80", "--count", "1001"), "give 1 to 1000"),
+        (("198.51.100.7:80", "--timeout", "0"), "give 0.1 to 60 seconds"),
+    ],
+)
+def test_a_client_is_told_what_it_can_try(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong usage is told before anything is sent."""
+    assert call(["client", *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_nobody_answers(tmp_path: Path) -> None:

@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.doctor.checks import DIRECTOR_CHECKS, MEMBER_CHECKS, judge
-from appliance.doctor.evidence import Asked, MemberSeen, PassiveSeen, PathSeen, PeerSeen, Reply, SessionSeen, Step
+from appliance.doctor.client import Came
+from appliance.doctor.evidence import (
+    Asked,
+    MemberSeen,
+    PassiveSeen,
+    PathSeen,
+    PeerSeen,
+    Reply,
+    SessionSeen,
+    Step,
+    Visit,
+)
 from appliance.doctor.finding import Capable, Finding, Outcome, capabilities
 from appliance.doctor.member import Address, Device, Listener, Persisted, Platform, Point, Seen
 from appliance.model import Protocol
@@ -28,6 +39,12 @@ from tests.unit.doctor.evidence import (
     path,
     report,
 )
+
+
+def visits(*came: Came, mss: int = 1428) -> tuple[Visit, ...]:
+    """Of one client's machine."""
+    return tuple(Visit("desk (192.0.2.7)", VIP, one, 0.002, mss if one is Came.ANSWERED else None) for one in came)
+
 
 QUIET = {str(VIP): Seen(outer=2, inner=2), str(VIP6): Seen(outer=2, inner=2)}
 """Packets came, and out of the tunnel, and no reply went."""
@@ -141,6 +158,9 @@ FAULTS: dict[str, tuple[MemberSeen, set[str]]] = {
     "replies are dropped by the director's kernel": (member(path(kernel="connection_timeout")), {"replies_arrive"}),
     "clients' ACKs do not come": (member(passive=PassiveSeen(40, 2, 0, 38, 0)), {"handshakes"}),
     "clients repeat their SYN": (member(passive=PassiveSeen(40, 2, 38, 0, 0)), {"handshakes"}),
+    "replies reach no client": (member(visits=visits(Came.ANSWERED, Came.SILENT)), {"clients"}),
+    "a firewall refuses clients": (member(visits=visits(Came.REFUSED)), {"clients"}),
+    "clients send what does not fit": (member(visits=visits(Came.ANSWERED, mss=1448)), {"clients"}),
     "not like the others": (member(passive=PassiveSeen(40, 40, 0, 0, 0, 0.9, outlier="slow")), {"handshakes"}),
     "drops what is invalid": (member(report=report(firewall=("ct state invalid drop",))), {"conntrack"}),
     "its connection table is full": (member(report=report(conntrack=(9500, 10_000))), {"conntrack"}),
@@ -312,3 +332,18 @@ def test_capability_says_no_before_it_says_unknown() -> None:
     assert capability.capable is Capable.NO
     assert all(reason.startswith("decapsulation") for reason in capability.reasons)
     assert {one.judgement.outcome for one in findings} >= {Outcome.FAIL, Outcome.UNKNOWN}
+
+
+def test_what_clients_see_is_told_with_numbers() -> None:
+    """Well, with what was seen; unknown where the director gets no answer either, so that one trouble has one name."""
+    (well,) = [
+        one for one in judge([member(visits=visits(Came.ANSWERED, Came.ANSWERED))], None) if one.check == "clients"
+    ]
+    assert well.judgement.outcome is Outcome.PASS
+    assert well.judgement.evidence == (
+        "desk (192.0.2.7): of 2 connections 2 came about, in 2.0 ms, segments of 1428 bytes",
+    )
+    silent = member(path(small=SILENT, direct=SILENT, full=None), visits=visits(Came.SILENT))
+    (unclear,) = [one for one in judge([silent], None) if one.check == "clients"]
+    assert unclear.judgement.outcome is Outcome.UNKNOWN
+    assert not [one for one in judge([member()], None) if one.check == "clients"]

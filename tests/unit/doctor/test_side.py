@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from appliance.dataplane.base import Counters
 from appliance.decide import decide
 from appliance.doctor import side
+from appliance.doctor.client import Came, ClientReport, Try
 from appliance.doctor.evidence import Asked, PassiveSeen
 from appliance.doctor.gather import Gathered, Subject
 from appliance.doctor.side import DoctorSide, DoctorSources, UnknownSubjectError
@@ -20,7 +21,7 @@ from appliance.model import Config, DoctorConfig, Health, IPAddress
 from appliance.packet.action import Reason
 from bgp.bfd.process import BfdStatus
 from tests.builders import config, member, pool, service, snapshot
-from tests.unit.doctor.evidence import MEMBER, WELL, error, path, report
+from tests.unit.doctor.evidence import MEMBER, SILENT, WELL, error, path, report
 from tests.unit.doctor.evidence import member as seen
 from tests.unit.fleet.ends import until as wait
 
@@ -32,6 +33,7 @@ class Evidence:
 
     def __init__(self) -> None:
         self.small: Mapping[str, Asked] = {}
+        self.stranger: Asked | None = SILENT
         self.runs: list[tuple[list[str], bool]] = []
         self.subjects: Sequence[Subject] = ()
 
@@ -48,7 +50,9 @@ class Evidence:
         return Gathered(
             tuple(
                 replace(
-                    seen(path(small=self.small.get(one.id, WELL)), report=None), service=one.service.name, member=one.id
+                    seen(path(small=self.small.get(one.id, WELL), stranger=self.stranger), report=None),
+                    service=one.service.name,
+                    member=one.id,
                 )
                 for one in subjects
             ),
@@ -79,6 +83,7 @@ class Director:
             bfd=BfdStatus,
             lag=LagSummary,
             arp=tuple,
+            owners=lambda keys: {key: ("web", "web/web2") for key in keys if key.source_port == 1002},
         )
         self.doctor = DoctorSide(self.evidence, sources, lambda: 1_800_000_000.0)  # type: ignore[arg-type]
 
@@ -213,6 +218,44 @@ def test_where_members_own_view_comes_from() -> None:
     ask(director, "", "", {"web/web2": report()})
     kinds = [type(one.vantage) for one in director.evidence.subjects]
     assert kinds == [AgentVantage, Given, AgentVantage]
+
+
+def test_connections_of_clients_are_held_against_the_member_that_got_them() -> None:
+    """By their ports; those of which nobody can say whose they were, and runs that were given none, say nothing."""
+    director = Director()
+    tries = [Try("198.51.100.7", 80, "192.0.2.7", port, Came.SILENT) for port in (1001, 1002)]
+    found = ask(director, "", "", None, [ClientReport("desk", tuple(tries))]).findings
+    (one,) = [one for one in found if one.check == "clients"]
+    assert (one.service, one.member, one.failed) == ("web", "web/web2", True)
+    assert "desk (192.0.2.7): of 1 connections 0 came about, 1 got no answer" in one.judgement.evidence
+
+
+def test_what_was_found_when_asked_is_known_until_it_is_asked_again() -> None:
+    """A tunnel that anybody may use is not closed by a run on a schedule, which does not try it."""
+    director = Director()
+    director.evidence.stranger = WELL
+    ask(director, "", "")
+
+    def open_() -> set[str]:
+        latest = director.doctor.latest()
+        assert latest is not None
+        return {one.member for one in latest.findings if one.check == "closed_decapsulator" and one.failed}
+
+    everybody = {"web/web1", "web/web2", "web/web3"}
+    assert open_() == everybody
+    director.evidence.stranger = None
+    subjects = director.evidence.subjects
+    asyncio.run(director.doctor._examine(subjects, "schedule", thorough=False, director=False))
+    assert open_() == everybody
+    director.evidence.stranger = SILENT
+    ask(director, "", "web1")
+    assert open_() == everybody - {"web/web1"}
+
+
+def test_a_report_of_nobody_is_refused() -> None:
+    """A name that is mistyped would leave a report aside without a word."""
+    with pytest.raises(UnknownSubjectError, match='"web/wbe1", which is no member; there are: web/web1, web/web2'):
+        ask(Director(), "", "", {"web/wbe1": report()})
 
 
 def test_fragments_are_counted_from_run_to_run() -> None:

@@ -96,6 +96,27 @@ def test_a_good_machine_is_green() -> None:
 @pytest.mark.parametrize(
     ("changes", "name", "verdict", "evidence", "fix"),
     [
+        (link("eth0", up=False), "interface", "fail", "eth0 is down", "ip link set eth0 up"),
+        (
+            {"links": {name: one for name, one in GOOD.links.items() if name != "eth0"}},
+            "interface",
+            "fail",
+            "there is no eth0 here",
+            "the one that has 203.0.113.2",
+        ),
+        (
+            {
+                "links": {
+                    **GOOD.links,
+                    "lo": replace(GOOD.links["lo"], addresses=frozenset()),
+                    "ens9": Link(True, 1500, frozenset({"198.51.100.8/32"})),
+                }
+            },
+            "vip",
+            "fail",
+            "ens9 has it, where ARP is answered for it",
+            "ip address del 198.51.100.8/32 dev ens9",
+        ),
         (link("lo", addresses=frozenset()), "vip", "fail", "no interface has it", "ip address replace 198.51.100.8/32"),
         (
             link("eth0", addresses=frozenset({"203.0.113.2/29", "198.51.100.8/32"})),

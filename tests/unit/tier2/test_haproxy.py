@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config.load import load
+from appliance.config.load import load, parse
 from appliance.model import Algorithm, Config, Member, MonitorSpec, Proxy
 from appliance.tier2 import haproxy
 from appliance.tier2.node import NodeError, _orders, plan_of_node, servings
@@ -74,6 +74,26 @@ def test_what_it_has_no_words_for_is_refused(node: Config) -> None:
         "health monitor names: a proxy asks by tcp or http, not by dns",
         "pool back-ends: a proxy has one health monitor",
     ]
+
+
+def test_what_monitors_ask_for_is_said_or_refused() -> None:
+    """Codes as they are written in the configuration; what HAProxy cannot look at is refused, not left out."""
+
+    def with_monitor(kind: str, keys: str) -> str:
+        text = (LAB / "t1" / "onward.toml").read_text().replace("/etc/fleet.key", str(LAB / "fleet.key"))
+        services = "".join(file.read_text() for file in sorted((LAB / "shared").glob("*.toml")))
+        services = services.replace('health_monitors = ["page"]', 'health_monitors = ["own"]')
+        monitor = f'\n[[health_monitor]]\nname = "own"\ntype = "{kind}"\n{keys}\n'
+        made = parse(text + services + monitor, "onward.toml", lambda _: b"0" * 32)
+        return haproxy.text(made.proxies[:1], PATHS)
+
+    text = with_monitor("http", 'response_codes = ["200-299", 404]\nmethod = "HEAD"\npath = "/up"\nhost = "www"')
+    assert "http-check expect status 200-299,404\n" in text
+    assert "http-check send meth HEAD uri /up ver HTTP/1.1 hdr Host www\n" in text
+    with pytest.raises(haproxy.ProxyError, match="own: a proxy has no words for response, maintenance_codes"):
+        with_monitor("http", 'response = "well"\nmaintenance_codes = [503]')
+    with pytest.raises(haproxy.ProxyError, match="own: a proxy has no words for request, response"):
+        with_monitor("tcp", 'request = "ping"\nresponse = "pong"')
 
 
 def test_shares_are_told_to_the_process_that_runs(node: Config) -> None:

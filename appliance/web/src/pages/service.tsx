@@ -128,6 +128,11 @@ function Members({ members, me }: { members: ServiceMember[]; me: Me }) {
                 <td>
                   <span class={`dot ${isBroken(member) ? "red" : member.state === "in_rotation" ? "green" : "none"}`} /> <span class="state-name">{member.state.replace("_", " ")}</span>
                   {member.reason && <span class="why">{member.reason.replaceAll("_", " ")}{(member.finding ?? member.detail) && `: ${member.finding ?? member.detail}`}</span>}
+                  {member.dsr.filter((one) => one.dsr_capable === "no").map((one) => (
+                    <span class="why">
+                      not DSR-capable for {one.service}: {one.reasons[0]}
+                    </span>
+                  ))}
                 </td>
                 <td>{member.order ? member.order.state : "–"}</td>
                 <td class="number">{member.ratio}</td>
