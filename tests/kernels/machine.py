@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 """What it takes to reach the root file system; the rest is loaded from there."""
 CPUS = 2
-MEMORY_MB = 1536
+MEMORY_MB = 3072
 POLL_S = 0.05
 
 
