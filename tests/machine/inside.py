@@ -4,6 +4,7 @@ usage: python -m tests.machine.inside RELEASE NEXT-RELEASE
 The machine is the only director; router (BIRD), client and member are namespaces on it.
 """
 
+import ctypes
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from tests.failures.stage import Stage, cable, write_files
 from tests.netns import Namespace, namespaces, until
 
 CONFIG = Path("/etc/onward/onward.toml")
+LIBBPF = ctypes.CDLL("libbpf.so.1")
 STEADY_S = 1.0
 
 
@@ -172,6 +174,28 @@ def processes() -> list[str]:
     return found
 
 
+def bpf_objects(process: int) -> set[tuple[str, int]]:
+    """Programs, maps and links that a process has descriptors of, by the kernel's numbers."""
+    found = set()
+    for path in Path(f"/proc/{process}/fdinfo").iterdir():
+        try:
+            text = path.read_text()
+        except OSError:
+            continue  # it was closed meanwhile
+        found |= {
+            (kind, int(number)) for kind, number in re.findall(r"^(prog|map|link)_id:\t(\d+)", text, re.MULTILINE)
+        }
+    return found
+
+
+def there(kind: str, number: int) -> bool:
+    """Whether the kernel, whoever asks for it, has such an object: bpf(2), BPF_*_GET_FD_BY_ID."""
+    fd = int(getattr(LIBBPF, f"bpf_{kind}_get_fd_by_id")(number))
+    if fd >= 0:
+        os.close(fd)
+    return fd >= 0
+
+
 def differences(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
     return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
@@ -222,9 +246,23 @@ def main(release: str, following: str) -> dict[str, Any]:
         found["hung"] = hung(stage)
         use(release)
         found["journal"] = run("journalctl", "-u", "onward", "-p", "warning", "-o", "cat", "--no-pager")
+        objects = bpf_objects(main_pid())
+        found["bpf"] = sorted({kind for kind, number in objects if there(kind, number)})
         run("systemctl", "stop", "onward")
         until(lambda: not processes(), "no process is left", 10.0)
+        # The kernel lets go of them when nobody can be looking at them any more.
+        until(lambda: not any(there(*one) for one in objects), "no program, map or link is left", 10.0)
         found["left"] = differences(before, facts())
+        CONFIG.write_text(text.replace('plane = "xdp"', 'plane = "raw"'))
+        run("systemctl", "start", "onward")
+        well(stage)
+        found["raw plane"] = stage.status("d1")["plane"]["facts"]["kind"]
+        use(following)
+        found["raw restarted"] = lost(stage, lambda: run("systemctl", "restart", "onward"))
+        run("systemctl", "stop", "onward")
+        until(lambda: not processes(), "no process is left", 10.0)
+        found["left by raw"] = differences(before, facts())
+        use(release)
         found["members"] = members()
     return found
 
