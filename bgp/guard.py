@@ -5,7 +5,7 @@ ExaBGP alone keeps a route announced when the program that asked for it dies, ha
 remembers what is announced and withdraws all of it when
 
 * the speaker's lease runs out (the process hangs, or its data plane does not forward),
-* the speaker's connection ends (the process died), unless the speaker has said that its XDP program, or another process,
+* the speaker's connection ends (the process died), unless the speaker has said that its XDP program or another process
   forwards on without it: then the routes stay for a while, as long as that is seen to be there, for another speaker.
 
 It also kills an ExaBGP that hangs, because routers see a closed connection at once but a silent one only after the

@@ -116,6 +116,7 @@ def members() -> Mapping[str, Any]:
     vips = ["onward-vip@198.51.100.77-32.service", "onward-vip@2001:db8:f::77-128.service"]
     run("systemctl", "start", *vips)
     up = run("ip", "address", "show", "dev", "lo")
+    run("systemctl", "enable", vips[0])
     run("systemctl", "stop", *vips)
     down = run("ip", "address", "show", "dev", "lo")
     run("ip", "link", "add", "eth7", "type", "veth", "peer", "name", "eth8")
@@ -205,6 +206,24 @@ def use(release: str) -> None:
     run("bash", "-c", f"source {Path.cwd()}/systemd/install && use {release}")
 
 
+def broken(release: str) -> Mapping[str, Any]:
+    """An upgrade to a version that does not start; what runs after it."""
+    place = Path(release).with_name("broken")
+    (place / "bin").mkdir(parents=True)
+    for name, first in (("python", ""), ("onward", '[ "$1" != run ] || exit 1')):
+        command = place / "bin" / name
+        command.write_text(f'#!/bin/sh\n{first}\nexec {release}/bin/{name} "$@"\n')
+        command.chmod(0o755)
+    said = fails(
+        "bash", "-c", f"source {Path.cwd()}/systemd/install && new_release() {{ echo {place}; }} && install_it '' yes"
+    )
+    return {
+        "said": said,
+        "in use": run("readlink", "-f", "/opt/onward/bin/onward").strip(),
+        "state": shown("ActiveState"),
+    }
+
+
 def main(release: str, following: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     folder = Path("/run/stage")
@@ -245,6 +264,8 @@ def main(release: str, following: str) -> dict[str, Any]:
         found["version"] = Path(f"/proc/{main_pid()}/exe").exists() and any(following in line for line in processes())
         found["hung"] = hung(stage)
         use(release)
+        found["upgraded to a broken one"] = broken(release)
+        well(stage)
         found["journal"] = run("journalctl", "-u", "onward", "-p", "warning", "-o", "cat", "--no-pager")
         objects = bpf_objects(main_pid())
         found["bpf"] = sorted({kind for kind, number in objects if there(kind, number)})

@@ -126,6 +126,14 @@ def test_nothing_is_lost_on_the_raw_plane(found: Mapping[str, Any]) -> None:
     assert found["raw restarted"]["lost"] == 0
 
 
+def test_a_version_that_does_not_start(found: Mapping[str, Any]) -> None:
+    """An upgrade to it fails and says so, and the version before runs again."""
+    after = found["upgraded to a broken one"]
+    assert "the new version does not start" in after["said"]
+    assert after["in use"] == f"{RELEASES}/first/bin/onward"
+    assert after["state"] == "active"
+
+
 def test_units_of_members(found: Mapping[str, Any]) -> None:
     """VIPs come and go with their units, in both families; decapsulation as well, and takes its program along."""
     assert found["members"] == {"up": [True, True], "down": [False, False], "program left": False}
