@@ -25,6 +25,7 @@ git -c safe.directory='*' clone -q --no-local "$repository" "$root/root/onward"
 echo "$suite: minimal root and clean clone after $((SECONDS - began)) s, $(git -C "$root/root/onward" rev-parse --short HEAD)"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 [ ! -e /etc/pip.conf ] || cp /etc/pip.conf "$root/etc/pip.conf"
+cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/" # whom this machine trusts on its way to packages
 
 # Its own processes and mounts, which end with it; the network is this machine's, since packages come by it.
 # shellcheck disable=SC2016
