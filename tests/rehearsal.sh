@@ -14,12 +14,15 @@ case $suite in
 jammy | noble) components=main,universe ;;
 *) components=main ;;
 esac
+# A debootstrap that is older than the release goes about it as for the one before.
+script=$suite
+[ -e "/usr/share/debootstrap/scripts/$suite" ] || script=jammy
 
 root=$(mktemp -d /var/tmp/onward-rehearsal.XXXXXX)
 trap 'rm -rf --one-file-system "$root"' EXIT
 began=$SECONDS
 debootstrap --variant=minbase --include=ca-certificates --components=$components "$suite" "$root" \
-	${MIRROR:+"$MIRROR"} >"$root.log" 2>&1 || { tail -20 "$root.log" >&2; exit 1; }
+	"${MIRROR:-}" "/usr/share/debootstrap/scripts/$script" >"$root.log" 2>&1 || { tail -20 "$root.log" >&2; exit 1; }
 rm -f "$root.log"
 git -c safe.directory='*' clone -q --no-local "$repository" "$root/root/onward"
 echo "$suite: minimal root and clean clone after $((SECONDS - began)) s, $(git -C "$root/root/onward" rev-parse --short HEAD)"
@@ -32,6 +35,7 @@ cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/" # whom this machine
 unshare --mount --pid --fork --kill-child bash -euc '
 	root=$0
 	mount --make-rprivate /
+	mount --bind "$root" "$root" # labs want a root that is a mount
 	mount -t proc proc "$root/proc"
 	mount -t sysfs sysfs "$root/sys"
 	mount --rbind /dev "$root/dev"
