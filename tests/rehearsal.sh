@@ -35,7 +35,7 @@ cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/" # whom this machine
 unshare --mount --pid --fork --kill-child bash -euc '
 	root=$0
 	mount --make-rprivate /
-	mount --bind "$root" "$root" # labs want a root that is a mount
+	mount --bind "$root" "$root"
 	mount -t proc proc "$root/proc"
 	mount -t sysfs sysfs "$root/sys"
 	mount --rbind /dev "$root/dev"
@@ -45,7 +45,12 @@ unshare --mount --pid --fork --kill-child bash -euc '
 		mkdir -p "$root$folder"
 		mount --bind "$folder" "$root$folder"
 	done
-	exec chroot "$root" bash -euc "
+	# Not chroot: whoever enters a mount namespace has its root, and labs do.
+	mkdir "$root/old"
+	cd "$root"
+	pivot_root . old
+	exec chroot . bash -euc "
+		umount -l /old
 		cd /root/onward
 		containerlab/demo --picture /tmp/demo.svg
 		[ \$# = 0 ] || tests/run \"\$@\"
