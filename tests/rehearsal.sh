@@ -19,6 +19,7 @@ script=$suite
 [ -e "/usr/share/debootstrap/scripts/$suite" ] || script=jammy
 
 root=$(mktemp -d /var/tmp/onward-rehearsal.XXXXXX)
+chmod 755 "$root"
 trap 'rm -rf --one-file-system "$root"' EXIT
 began=$SECONDS
 debootstrap --variant=minbase --include=ca-certificates --components=$components "$suite" "$root" \
