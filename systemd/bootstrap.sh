@@ -98,11 +98,6 @@ libbpf_package() {
 	if apt-cache show libbpf1 >/dev/null 2>&1; then echo libbpf1; else echo libbpf0; fi
 }
 
-# Debian has it under a name of its own.
-ubuntu_keyring() {
-	if apt-cache show ubuntu-archive-keyring >/dev/null 2>&1; then echo ubuntu-archive-keyring; else echo ubuntu-keyring; fi
-}
-
 # requirements*.lock carry hashes and no addresses; the stamp makes an unchanged lock free.
 make_venv() {
 	local lock=$ROOT/$1 stamp=$VENV/.stamp python want
@@ -135,7 +130,7 @@ bootstrap() {
 		lab) packages+=(frr haproxy ethtool tcpdump iputils-ping curl); lock=requirements-dev.lock ;;
 		dev) packages+=(bird2 gobgpd etcd-server gcc groff-base libc6-dev linux-libc-dev shellcheck systemd systemd-container unbound); lock=requirements-dev.lock ;;
 		ui) packages+=(chromium); lock=requirements-dev.lock ;;
-		rehearsal) packages+=(debootstrap git debian-archive-keyring "$(ubuntu_keyring)"); lock=requirements-dev.lock ;;
+		rehearsal) packages+=(debootstrap git debian-archive-keyring); lock=requirements-dev.lock ;;
 		kernels) packages+=(qemu-system-x86 busybox-static kmod zstd); lock=requirements-dev.lock ;;
 		*) die "bootstrap: unknown part: $what" ;;
 		esac

@@ -5,7 +5,8 @@
 #   tests/rehearsal.sh SUITE [PART [ARG...]]   SUITE: bookworm, trixie, jammy, noble; PART: see tests/run --help
 #
 # MIRROR in the environment is another one than debootstrap's own; BINDS are folders of this machine to be seen there, for a
-# pip that finds packages in them. The clone has what is committed. As root.
+# pip that finds packages in them. The clone has what is committed. As root. On Debian, a release of Ubuntu takes Ubuntu's
+# keyring in /usr/share/keyrings, which Debian 12 has no package for.
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 suite=${1:?a release: bookworm, trixie, jammy, noble}
