@@ -26,8 +26,8 @@ Launcher = Callable[[Node, topology.Node, Path], None]
 
 
 _LOCKED, _UNLOCKED_S = "locked by another session", 15.0
-"""What vtysh says when FRR's mgmtd (10 and later) still reads for its other daemons, and how long that may take. To give
-it the file once more does no harm."""
+"""What vtysh says when FRR's mgmtd (10 and later) still reads for its other daemons, and how long that may take. To
+give it the file once more does no harm."""
 
 
 def _frr(node: Node, wanted: topology.Node, log: Path) -> None:
