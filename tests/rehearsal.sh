@@ -21,11 +21,10 @@ script=$suite
 
 root=$(mktemp -d /var/tmp/onward-rehearsal.XXXXXX)
 chmod 755 "$root"
-trap 'rm -rf --one-file-system "$root"' EXIT
+trap 'rm -rf --one-file-system "$root"; rm -f "$root.log"' EXIT
 began=$SECONDS
 debootstrap --variant=minbase --include=ca-certificates --components=$components "$suite" "$root" \
 	"${MIRROR:-}" "/usr/share/debootstrap/scripts/$script" >"$root.log" 2>&1 || { tail -20 "$root.log" >&2; exit 1; }
-rm -f "$root.log"
 git -c safe.directory='*' clone -q --no-local "$repository" "$root/root/onward"
 echo "$suite: minimal root and clean clone after $((SECONDS - began)) s, $(git -C "$root/root/onward" rev-parse --short HEAD)"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
