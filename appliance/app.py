@@ -274,7 +274,8 @@ class Director:
         self._indices_path = Path(config.director.runtime_dir) / "indices.json"
         given = indices.load(self._indices_path, config)
         if given is None:
-            self._inheritance.forget_all(("pins",))  # they have only numbers, and nobody knows whose these are
+            # They have only numbers, and nobody knows whose these are.
+            self._inheritance.forget_all(("pins", "memory."))
         self._indices: object = None
         self._state = (
             State(config, self._changed.set)
@@ -483,6 +484,8 @@ class Director:
             own.append(tasks.create_task(self._say_ready(), name="ready"))
             try:
                 await self._stop.wait()
+                if self._leaving:
+                    await self._plane.stay()
                 self._leaving = self._leaving and bool(self._plane.survivors())
                 log.info("director.stopping", leave=self._leaving)
                 self._notify("STOPPING=1")
@@ -519,7 +522,9 @@ class Director:
             await asyncio.to_thread(history.save, self._history_path, applied.log)
         seconds = self._state.config.director.restart_grace_s
         self._bfd.survive(seconds)
-        await self._speaker.leave(Survival(seconds, self._plane.survivors()))
+        if self._bfd_fd is not None:
+            self._inheritance.put(_BFD, self._bfd_fd)
+        await self._speaker.leave(Survival(seconds, self._plane.survivors(), self._plane.keeper()))
 
     def _on_leave(self) -> None:
         self._leaving = True
@@ -530,7 +535,7 @@ class Director:
         if not self._holds_until:
             return False
         early = unsettled(desired) or bool(self._state.snapshot().learning)
-        if early and time.monotonic() < self._holds_until:
+        if early and time.monotonic() < self._holds_until and self._plane.survivors():
             self._fleet.foreseen(desired)
             return True
         self._holds_until = 0.0

@@ -28,5 +28,5 @@ async def renew(state: State, plane: DataPlane, speaker: Speaker, grace_s: float
         log.error("plane.failed", error=str(error))
         state.set_plane_error(str(error))
         return False
-    await speaker.renew(Survival(grace_s, plane.survivors()))
+    await speaker.renew(Survival(grace_s, plane.survivors(), plane.keeper()))
     return True

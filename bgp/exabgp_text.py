@@ -3,8 +3,9 @@
 Between us and the guard (`bgp/guard.py`) lines go in both directions. Ours are commands with a number:
 
     lease 7 1.0                                    the routes may stay for another second
-    lease 7 1.0 10 2,3                             and when our connection ends, for 10 s, if interfaces 2 and 3 have
+    lease 7 1.0 10 2,3 0                           and when our connection ends, for 10 s, if interfaces 2 and 3 have
                                                    an XDP program all the while
+    lease 7 1.0 10 2,3 4711                        the same, if process 4711 lives all the while
     announce 8 198.51.100.7/32 announce route ...  prefixes with commas between, then the command for ExaBGP
     withdraw 9 198.51.100.7/32,198.51.100.8/32     from all peers
     withdraw 10 198.51.100.7/32 192.0.2.2          from some; others go on having it
@@ -149,7 +150,7 @@ def lease(number: int, seconds: float, survival: Survival | None = None) -> str:
     text = f"lease {number} {seconds}"
     if survival is None or not survival.seconds or not survival.interfaces:
         return text
-    return f"{text} {survival.seconds:g} {','.join(map(str, sorted(survival.interfaces)))}"
+    return f"{text} {survival.seconds:g} {','.join(map(str, sorted(survival.interfaces)))} {survival.process}"
 
 
 TOGETHER = 50

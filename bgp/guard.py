@@ -5,8 +5,8 @@ ExaBGP alone keeps a route announced when the program that asked for it dies, ha
 remembers what is announced and withdraws all of it when
 
 * the speaker's lease runs out (the process hangs, or its data plane does not forward),
-* the speaker's connection ends (the process died), unless the speaker has said that its program forwards on without it:
-  then the routes stay for a while, as long as the program is seen to be there, for another speaker to take over.
+* the speaker's connection ends (the process died), unless the speaker has said that its XDP program or another process
+  forwards on without it: then the routes stay for a while, as long as that is seen to be there, for another speaker.
 
 It also kills an ExaBGP that hangs, because routers see a closed connection at once but a silent one only after the
 hold time; and it ends an ExaBGP to which no speaker comes back. Should the guard itself hang, ExaBGP is ended by what
@@ -17,6 +17,7 @@ lines that the speaker sends and gets. One thread, one `select` loop, no call th
 """
 
 import argparse
+import errno
 import json
 import os
 import select
@@ -124,8 +125,9 @@ class Guard:
         self.routes: dict[str, None] = {}  # an ordered set
         self.leased = False
         self.lease_ends = self.now
-        self.survival: tuple[float, list[int]] = (0.0, [])
-        """For how long the routes may stay when the speaker has ended, and on which interfaces it has programs."""
+        self.survival: tuple[float, list[int], int] = (0.0, [], 0)
+        """For how long the routes may stay when the speaker has ended, on which interfaces it has programs, and which
+        process forwards in place of these, if one does."""
         self.last_number = 0  # of the speaker's commands
         self.lonely_since = self.now
         self.terminated_at: float | None = None
@@ -266,10 +268,11 @@ class Guard:
         self.last_number = int(number)
         answer = self._answer_to(self.last_number)
         if verb == "lease":
-            seconds, *survival = rest.split()
-            self.survival = (
-                (float(survival[0]), [int(number) for number in survival[1].split(",")]) if survival else (0.0, [])
-            )
+            words = rest.split()
+            # An older speaker says less, a newer one may say more.
+            seconds, grace, interfaces, process = (words + ["", "0", "", "0"][len(words) :])[:4]
+            numbers = [int(number) for number in interfaces.split(",") if number]
+            self.survival = (float(grace), numbers, int(process))
             self._lease(float(seconds))
             answer(True)
         elif verb == "announce" and not self.leased:
@@ -308,17 +311,18 @@ class Guard:
         """The speaker is gone: no use in waiting for the end of its lease, unless something goes on without it."""
         self._close()
         self.lonely_since = self.now
-        seconds, interfaces = self.survival
+        seconds, interfaces, process = self.survival
         # One that hangs or talks nonsense lives, and nobody starts another.
         if why == GONE and self.leased and interfaces and self._program_is_there():
             if seconds:
                 self._lease(seconds)
-            self.survival = (0.0, interfaces)  # whoever comes and goes without a word prolongs nothing
+            self.survival = (0.0, interfaces, process)  # whoever comes and goes without a word prolongs nothing
         else:
             self._withdraw_all(why)
 
     def _program_is_there(self) -> bool:
-        return all(map(has_program, self.survival[1]))
+        _, interfaces, process = self.survival
+        return lives(process) if process else all(map(has_program, interfaces))
 
     # -- time
 
@@ -335,7 +339,7 @@ class Guard:
         elif self.leased and self.speaker is None and self.now >= self.look_at:
             self.look_at = self.now + BEAT_S
             if self.survival[1] and not self._program_is_there():
-                self._withdraw_all("the speaker is gone, and its program as well")
+                self._withdraw_all("the speaker is gone, and what has forwarded for it as well")
         limit = self.watchdog_s if self.greeted else START_S
         if self.owed and self.now - max(self.owed_since, self.heard) > limit:
             self._end_exabgp(signal.SIGKILL)
@@ -420,6 +424,15 @@ def withdrawal(prefixes: list[str]) -> str:
         return f"withdraw route {prefixes[0]}"
     next_hop = "::" if ":" in prefixes[0] else "0.0.0.0"  # noqa: S104 - nobody's address
     return f"withdraw attributes next-hop {next_hop} nlri {' '.join(prefixes)}"
+
+
+def lives(process: int) -> bool:
+    """Whether a process is there."""
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
 
 
 def has_program(ifindex: int) -> bool:

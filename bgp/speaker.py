@@ -51,6 +51,9 @@ class Survival:
     interfaces: frozenset[int] = frozenset()
     """By number: only while every one of them has an XDP program, which is what goes on."""
 
+    process: int = 0
+    """Or only while this process lives, when it is what goes on."""
+
 
 class Speaker(Protocol):
     """Announces routes to peers."""

@@ -4,7 +4,7 @@
 #
 # Sourced by containerlab/demo and tests/run; offers
 #   bootstrap WHAT...   WHAT: run (the appliance), lab (routers, captures, pictures), dev (tests and compilers),
-#                       kernels (what boots other kernels), ui (a browser)
+#                       kernels (what boots other kernels), ui (a browser), rehearsal (what makes a minimal root)
 #   as_root CMD...      runs CMD as root, through sudo where the user is not root
 #   VENV                the virtual environment's path
 set -euo pipefail
@@ -130,6 +130,7 @@ bootstrap() {
 		lab) packages+=(frr haproxy ethtool tcpdump iputils-ping curl); lock=requirements-dev.lock ;;
 		dev) packages+=(bird2 gobgpd etcd-server gcc groff-base libc6-dev linux-libc-dev shellcheck systemd systemd-container unbound); lock=requirements-dev.lock ;;
 		ui) packages+=(chromium); lock=requirements-dev.lock ;;
+		rehearsal) packages+=(debootstrap git debian-archive-keyring); lock=requirements-dev.lock ;;
 		kernels) packages+=(qemu-system-x86 busybox-static kmod zstd); lock=requirements-dev.lock ;;
 		*) die "bootstrap: unknown part: $what" ;;
 		esac

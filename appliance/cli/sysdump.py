@@ -12,14 +12,17 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.error import URLError
+from urllib.parse import quote
 from urllib.request import urlopen
 
 from cyclopts import Parameter
 
 from appliance import __version__
+from appliance.cli.connect import UnixConnection
 from appliance.cli.output import Exit, complain, warn
 from appliance.cli.status import DEFAULT_URL
 from appliance.config.document import DocumentError, read_document
@@ -37,15 +40,25 @@ PATIENCE_S = 10.0
 JOURNAL_LINES = 20_000
 
 DOCUMENTS = {
-    "status.json": "/api/v1/status",
-    "bgp.json": "/api/v1/bgp",
-    "health.json": "/api/v1/health",
-    "mtu.json": "/api/v1/mtu",
-    "samples.json": "/api/v1/samples",
-    "metrics.txt": "/metrics",
-    "ready.txt": "/readyz",
+    "status.json": "/v1/status",
+    "bgp.json": "/v1/bgp",
+    "health.json": "/v1/health",
+    "mtu.json": "/v1/mtu",
+    "samples.json": "/v1/samples",
+    "events.json": "/v1/events",
+    "doctor.json": "/v1/doctor",
+    "revisions.json": "/v1/config/revisions",
+    "tables/counters.json": "/v1/counters",
+    "tables/neighbours.json": "/v1/neighbours",
+    "tables/pins.json": "/v1/pins?limit=10000",
 }
-"""What the director says, by the name of the part."""
+"""What the director says, by the name of the part: over its control socket, else by HTTP."""
+
+PAGES = {"metrics.txt": "/metrics", "ready.txt": "/readyz"}
+"""What it says by HTTP only."""
+
+SERVICES = 64
+"""Virtual services whose slots are shown, at most."""
 
 COMMANDS = {
     "kernel/links.json": "ip -j -d -s link show",
@@ -116,7 +129,7 @@ def sysdump(
     config
         The director's configuration file.
     url
-        Where the director's API listens.
+        Where the director's API listens, for metrics, and for all else where its control socket cannot be opened.
     """
     began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = output or Path(f"onward-{platform.node()}-{began}.tar.gz")
@@ -146,8 +159,16 @@ def gathered(config: Path, url: str) -> Parts:
         parts.missing["config.json"] = without(why, parts.hidden)
     else:
         parts.add("config.json", lambda: json.dumps(redacted(data), indent=2, default=str).encode())
+    runtime = Path(str(director.get("runtime_dir", "/run/onward")))
+    ask = partial(_asked, url, runtime / "control.sock")
     for name, resource in DOCUMENTS.items():
-        parts.add(f"director/{name}", partial(_asked, f"{url.rstrip('/')}{resource}"))
+        parts.add(f"director/{name}", partial(ask, resource))
+    for service in sorted(_services(parts.found.get("director/tables/counters.json", b"")))[:SERVICES]:
+        parts.add(
+            f"director/tables/slots-{quote(service, '')}.json", partial(ask, f"/v1/services/{quote(service)}/slots")
+        )
+    for name, page in PAGES.items():
+        parts.add(f"director/{name}", partial(_fetched, f"{url.rstrip('/')}{page}"))
     for name, command in COMMANDS.items():
         parts.add(name, partial(_said, command.split()))
     for place in PLACES:
@@ -155,7 +176,6 @@ def gathered(config: Path, url: str) -> Parts:
     for interface in _interfaces(director):
         for option in "ikSgl":
             parts.add(f"kernel/ethtool-{option}-{interface}.txt", partial(_said, ["ethtool", f"-{option}", interface]))
-    runtime = Path(str(director.get("runtime_dir", "/run/onward")))
     for name in KEPT:
         parts.add(f"director/{name}", (runtime / name).read_bytes)
     about = {
@@ -200,9 +220,32 @@ def _interfaces(director: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in named] if isinstance(named, list) else []
 
 
-def _asked(url: str) -> bytes:
+def _asked(url: str, control: Path, resource: str) -> bytes:
+    """Who may open the control socket need not log in, and need not know where the API listens."""
+    connection = UnixConnection(control, PATIENCE_S)
+    try:
+        connection.request("GET", resource, headers={"Accept": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read()
+    except (OSError, HTTPException):
+        return _fetched(f"{url.rstrip('/')}/api{resource}")
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise OSError(f"{answer.status}: {text[:200].decode(errors='replace')}")
+    return text
+
+
+def _fetched(url: str) -> bytes:
     with urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310 - the operator's own choice
         return bytes(answer.read(LONGEST))
+
+
+def _services(counters: bytes) -> set[str]:
+    try:
+        return set(json.loads(counters)["services"])
+    except (ValueError, KeyError, TypeError):
+        return set()
 
 
 def _said(command: list[str]) -> bytes:

@@ -62,7 +62,7 @@ class AutoDataPlane:
         except DataPlaneError as error:
             self._why_not_xdp = str(error)
             log.warning("plane.fallback", kind="raw", reason=self._why_not_xdp)
-            self._chosen = RawDataPlane(self._interfaces, pins=self._pins, inheritance=self._inheritance)
+            self._chosen = RawDataPlane(self._interfaces, pins=self._pins, inheritance=self._inheritance, stays=True)
             await self._chosen.start()
 
     async def set(self, tables: ForwardingTables) -> None:
@@ -95,6 +95,14 @@ class AutoDataPlane:
         if self._why_not_xdp:
             facts["why_not_xdp"] = self._why_not_xdp
         return facts
+
+    async def stay(self) -> None:
+        """See `DataPlane.stay`."""
+        await self._chosen.stay()
+
+    def keeper(self) -> int:
+        """See `DataPlane.keeper`."""
+        return self._chosen.keeper()
 
     def survivors(self) -> frozenset[int]:
         """See `DataPlane.survivors`."""

@@ -105,6 +105,13 @@ class DataPlane(Protocol):
     async def describe(self) -> Mapping[str, str]:
         """Facts for people: the plane's kind, how it sends, its interfaces."""
 
+    async def stay(self) -> None:
+        """Before an end that another process follows: have packets forwarded on, where that takes somebody else.
+        `survivors` shows whether that has succeeded."""
+
+    def keeper(self) -> int:
+        """The process, by number, that forwards in this one's place until it follows tables of its own; 0: none."""
+
     def survivors(self) -> frozenset[int]:
         """Interfaces, by number, whose packets are forwarded on when this process is gone: all of them, or none."""
 

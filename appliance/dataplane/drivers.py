@@ -14,7 +14,9 @@ DRIVERS: dict[PlaneKind, Callable[[tuple[str, ...], int, int, Inheritance | None
     PlaneKind.XDP: lambda interfaces, pins, tables, left: XdpDataPlane(
         interfaces, pins=pins, slot_tables=tables, inheritance=left
     ),
-    PlaneKind.RAW: lambda interfaces, pins, _tables, left: RawDataPlane(interfaces, pins=pins, inheritance=left),
+    PlaneKind.RAW: lambda interfaces, pins, _tables, left: RawDataPlane(
+        interfaces, pins=pins, inheritance=left, stays=True
+    ),
 }
 """Each makes a plane for a set of interfaces that remembers so many flows and has room for so many slot tables, and
 leaves to the next process what goes on without this one.

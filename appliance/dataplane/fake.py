@@ -106,6 +106,13 @@ class FakeDataPlane:
         """Facts for people."""
         return {"kind": "fake", "interfaces": ", ".join(self._interfaces)}
 
+    async def stay(self) -> None:
+        """Nothing to do."""
+
+    def keeper(self) -> int:
+        """None."""
+        return 0
+
     def survivors(self) -> frozenset[int]:
         """What the test has put into `surviving`."""
         return self.surviving

@@ -16,6 +16,7 @@ the same set at the same moment, they begin at opposite ends of it. In the worst
 Writers other than the program hold `lock`. Readers need none.
 """
 
+import mmap
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -158,6 +159,15 @@ def layout(pins: int, writers: int) -> Mapping[str, tuple[np.dtype[Any], int]]:
     }
 
 
+def _whole_lines(size: int) -> int:
+    return -(-size // 64) * 64
+
+
+def file_bytes(pins: int) -> int:
+    """How large a file is that a table is in: `PinTable.in_file`."""
+    return sum(_whole_lines(dtype.itemsize * count) for dtype, count in layout(pins, 1).values())
+
+
 def pack(tag: int, member: int, state: int, when: int) -> int:
     """A word."""
     return tag << TAG_SHIFT | member << MEMBER_SHIFT | state << STATE_SHIFT | (when & WHEN_MASK)
@@ -250,6 +260,18 @@ class PinTable:
         """A table of its own, for one writer."""
         memory = {name: np.zeros(count, dtype) for name, (dtype, count) in layout(pins, 1).items()}
         return cls(memory, writer=0, clock_ns=clock_ns)
+
+    @classmethod
+    def in_file(cls, fd: int, pins: int, clock_ns: Callable[[], int]) -> "PinTable":
+        """The same in a file's memory, which other processes can go on with: of `file_bytes(pins)`, zeros at first.
+
+        One of them writes at a time, but for moments: then a flow may be remembered as the other one has it.
+        """
+        memory, parts, at = mmap.mmap(fd, file_bytes(pins)), {}, 0
+        for name, (dtype, count) in layout(pins, 1).items():
+            parts[name] = np.frombuffer(memory, dtype, count, at)
+            at += _whole_lines(dtype.itemsize * count)
+        return cls(parts, writer=0, clock_ns=clock_ns)
 
     @property
     def capacity(self) -> int:

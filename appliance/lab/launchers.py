@@ -1,6 +1,7 @@
 """What an image stands for: the programs of a node, started from this machine's packages and our own environment."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,11 @@ Launcher = Callable[[Node, topology.Node, Path], None]
 """Starts the node's programs; gets the log file. Raises LabError."""
 
 
+_LOCKED, _UNLOCKED_S = "locked by another session", 15.0
+"""What vtysh says when FRR's mgmtd (10 and later) still reads for its other daemons, and how long that may take. To
+give it the file once more does no harm."""
+
+
 def _frr(node: Node, wanted: topology.Node, log: Path) -> None:
     """FRR the way its image starts it: the daemons of /etc/frr/daemons, then /etc/frr/frr.conf through vtysh."""
     folder = next((Path(place) for place in FRR_FOLDERS if Path(place, "zebra").exists()), None)
@@ -50,7 +56,11 @@ def _frr(node: Node, wanted: topology.Node, log: Path) -> None:
         if result.returncode:
             raise LabError(f"{node.name}: {daemon} did not start within 15 s; it said: {tail(log)}")
     if node.run(["test", "-e", "/etc/frr/frr.conf"], check=False).returncode == 0:
+        deadline = time.monotonic() + _UNLOCKED_S
         result = node.run(["vtysh", "-b"], check=False)
+        while _LOCKED in result.stdout + result.stderr and time.monotonic() < deadline:
+            time.sleep(0.2)
+            result = node.run(["vtysh", "-b"], check=False)
         if result.returncode or "% " in result.stdout + result.stderr:
             raise LabError(f"{node.name}: /etc/frr/frr.conf: {(result.stdout + result.stderr).strip()}")
 

@@ -4,6 +4,7 @@ usage: python -m tests.machine.inside RELEASE NEXT-RELEASE
 The machine is the only director; router (BIRD), client and member are namespaces on it.
 """
 
+import ctypes
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from tests.failures.stage import Stage, cable, write_files
 from tests.netns import Namespace, namespaces, until
 
 CONFIG = Path("/etc/onward/onward.toml")
+LIBBPF = ctypes.CDLL("libbpf.so.1")
 STEADY_S = 1.0
 
 
@@ -114,6 +116,7 @@ def members() -> Mapping[str, Any]:
     vips = ["onward-vip@198.51.100.77-32.service", "onward-vip@2001:db8:f::77-128.service"]
     run("systemctl", "start", *vips)
     up = run("ip", "address", "show", "dev", "lo")
+    run("systemctl", "enable", vips[0])
     run("systemctl", "stop", *vips)
     down = run("ip", "address", "show", "dev", "lo")
     run("ip", "link", "add", "eth7", "type", "veth", "peer", "name", "eth8")
@@ -172,6 +175,28 @@ def processes() -> list[str]:
     return found
 
 
+def bpf_objects(process: int) -> set[tuple[str, int]]:
+    """Programs, maps and links that a process has descriptors of, by the kernel's numbers."""
+    found = set()
+    for path in Path(f"/proc/{process}/fdinfo").iterdir():
+        try:
+            text = path.read_text()
+        except OSError:
+            continue  # it was closed meanwhile
+        found |= {
+            (kind, int(number)) for kind, number in re.findall(r"^(prog|map|link)_id:\t(\d+)", text, re.MULTILINE)
+        }
+    return found
+
+
+def there(kind: str, number: int) -> bool:
+    """Whether the kernel, whoever asks for it, has such an object: bpf(2), BPF_*_GET_FD_BY_ID."""
+    fd = int(getattr(LIBBPF, f"bpf_{kind}_get_fd_by_id")(number))
+    if fd >= 0:
+        os.close(fd)
+    return fd >= 0
+
+
 def differences(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, object]:
     return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
@@ -179,6 +204,24 @@ def differences(before: Mapping[str, object], after: Mapping[str, object]) -> di
 def use(release: str) -> None:
     """What `install` does when it has made a release."""
     run("bash", "-c", f"source {Path.cwd()}/systemd/install && use {release}")
+
+
+def broken(release: str) -> Mapping[str, Any]:
+    """An upgrade to a version that does not start; what runs after it."""
+    place = Path(release).with_name("broken")
+    (place / "bin").mkdir(parents=True)
+    for name, first in (("python", ""), ("onward", '[ "$1" != run ] || exit 1')):
+        command = place / "bin" / name
+        command.write_text(f'#!/bin/sh\n{first}\nexec {release}/bin/{name} "$@"\n')
+        command.chmod(0o755)
+    said = fails(
+        "bash", "-c", f"source {Path.cwd()}/systemd/install && new_release() {{ echo {place}; }} && install_it '' yes"
+    )
+    return {
+        "said": said,
+        "in use": run("readlink", "-f", "/opt/onward/bin/onward").strip(),
+        "state": shown("ActiveState"),
+    }
 
 
 def main(release: str, following: str) -> dict[str, Any]:
@@ -221,10 +264,26 @@ def main(release: str, following: str) -> dict[str, Any]:
         found["version"] = Path(f"/proc/{main_pid()}/exe").exists() and any(following in line for line in processes())
         found["hung"] = hung(stage)
         use(release)
+        found["upgraded to a broken one"] = broken(release)
+        well(stage)
         found["journal"] = run("journalctl", "-u", "onward", "-p", "warning", "-o", "cat", "--no-pager")
+        objects = bpf_objects(main_pid())
+        found["bpf"] = sorted({kind for kind, number in objects if there(kind, number)})
         run("systemctl", "stop", "onward")
         until(lambda: not processes(), "no process is left", 10.0)
+        # The kernel lets go of them when nobody can be looking at them any more.
+        until(lambda: not any(there(*one) for one in objects), "no program, map or link is left", 10.0)
         found["left"] = differences(before, facts())
+        CONFIG.write_text(text.replace('plane = "xdp"', 'plane = "raw"'))
+        run("systemctl", "start", "onward")
+        well(stage)
+        found["raw plane"] = stage.status("d1")["plane"]["facts"]["kind"]
+        use(following)
+        found["raw restarted"] = lost(stage, lambda: run("systemctl", "restart", "onward"))
+        run("systemctl", "stop", "onward")
+        until(lambda: not processes(), "no process is left", 10.0)
+        found["left by raw"] = differences(before, facts())
+        use(release)
         found["members"] = members()
     return found
 

@@ -112,8 +112,26 @@ def test_a_director_that_hangs_is_replaced(found: Mapping[str, Any]) -> None:
 
 
 def test_a_stop_leaves_the_machine_as_it_was(found: Mapping[str, Any]) -> None:
-    """Links, addresses, routes, rules, nftables, traffic control, offloads, sysctls, processes."""
+    """Links, addresses, routes, rules, nftables, traffic control, offloads, sysctls, processes; of BPF, the kernel has
+    none of the objects any more that the director had."""
+    assert found["bpf"] == ["link", "map", "prog"]
     assert found["left"] == {}
+    assert found["left by raw"] == {}
+
+
+def test_nothing_is_lost_on_the_raw_plane(found: Mapping[str, Any]) -> None:
+    """By an upgrade under traffic: a keeper forwards between the two processes."""
+    assert found["raw plane"] == "raw"
+    assert found["raw restarted"]["sent"] > 1000
+    assert found["raw restarted"]["lost"] == 0
+
+
+def test_a_version_that_does_not_start(found: Mapping[str, Any]) -> None:
+    """An upgrade to it fails and says so, and the version before runs again."""
+    after = found["upgraded to a broken one"]
+    assert "the new version does not start" in after["said"]
+    assert after["in use"] == f"{RELEASES}/first/bin/onward"
+    assert after["state"] == "active"
 
 
 def test_units_of_members(found: Mapping[str, Any]) -> None:

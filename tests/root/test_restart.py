@@ -1,6 +1,7 @@
 """A director that ends and comes back under a supervisor that keeps descriptors: what clients and routers see of it."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -89,6 +90,10 @@ def test_nothing_is_lost_and_routers_see_nothing(alone: Stage, how: signal.Signa
 def test_flows_stay_remembered(alone: Stage) -> None:
     """In a pool whose algorithm decides flow by flow each is a pin: as many are there when the next process, which has
     seen no packet of them, follows its own tables; and they go on where they were."""
+    stay_remembered(alone)
+
+
+def stay_remembered(alone: Stage) -> None:
     path = alone.folder / "d1.toml"
     before = path.read_text()
     text = changed(before, 'name = "web"\nhealth_monitors', 'name = "web"\nalgorithm = "round_robin"\nhealth_monitors')
@@ -112,6 +117,64 @@ def test_bird_sees_nothing_either(tmp_path: Path, pytestconfig: pytest.Config) -
     with only(tmp_path, "bird") as made:
         for how in [signal.SIGKILL, signal.SIGUSR1] * (5 if pytestconfig.getoption("--long") else 1):
             test_nothing_is_lost_and_routers_see_nothing(made, how)
+
+
+@pytest.fixture(scope="module")
+def by_raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """The only director there is, without XDP."""
+    folder = tmp_path_factory.mktemp("raw")
+    with Supervisor() as supervisor, stage(folder, "bird", directors=1, plane="raw", supervisor=supervisor) as made:
+        yield made
+
+
+def keepers(made: Stage) -> list[str]:
+    assert made.supervisor is not None
+    return [name for name in made.supervisor.kept if name.startswith("keeper.")]
+
+
+def test_the_raw_plane_is_followed_without_loss(by_raw: Stage) -> None:
+    """A keeper forwards while nobody else does: no datagram is lost, the router sees nothing, and the keeper ends when
+    the next process follows tables of its own."""
+    by_raw.gets_well()
+    session = seen_by_router(by_raw)
+    with by_raw.traffic() as said, by_raw.never_without_a_route():
+        time.sleep(GOES_ON_S)
+        end(by_raw, signal.SIGUSR1)
+        assert len(keepers(by_raw)) == 1
+        time.sleep(GOES_ON_S)  # nobody but the keeper is there
+        again(by_raw)
+        time.sleep(GOES_ON_S)
+    assert said["sent"] > 1000
+    assert said["lost"] == 0
+    assert not keepers(by_raw)
+    until(lambda: "plane.keeper_ended" in [event["event"] for event in by_raw.events("d1")], "it ends")
+    assert seen_by_router(by_raw) == session
+
+
+def test_the_raw_planes_flows_stay_remembered(by_raw: Stage) -> None:
+    """The same as with XDP, also when the director was killed."""
+    by_raw.gets_well()
+    stay_remembered(by_raw)
+
+
+@pytest.mark.parametrize("who", ["supervisor", "keeper"])
+def test_a_keeper_that_nobody_follows(by_raw: Stage, who: str) -> None:
+    """When the supervisor lets go, nothing is left; when the keeper dies, the router is told at once."""
+    by_raw.gets_well()
+    assert by_raw.supervisor is not None
+    end(by_raw, signal.SIGUSR1)
+    (name,) = keepers(by_raw)
+    pid = int(name.rpartition(".")[2])
+    assert by_raw.fib() == {"d1"}
+    if who == "keeper":
+        os.kill(pid, signal.SIGKILL)
+    else:
+        by_raw.supervisor.let_go()
+        until(lambda: not Path(f"/proc/{pid}").exists(), "the keeper ends")
+        assert left_in_kernel(by_raw)["tables"] == ""
+    by_raw.fib_becomes(deadline_s=8.0)
+    by_raw.start("d1")
+    by_raw.gets_well()
 
 
 def test_a_director_that_nobody_starts_again_is_left_by_routers(alone: Stage) -> None:

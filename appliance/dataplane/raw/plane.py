@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import errno
 import logging
+import os
 import resource
 import socket
 import sys
@@ -20,8 +21,8 @@ from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.dataplane.events import EventLog, PacketEvent
 from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.meters import MeterTable
-from appliance.dataplane.pins import DEFAULT_PINS, PinTable
-from appliance.dataplane.raw import bpf, kernel, offloads
+from appliance.dataplane.pins import DEFAULT_PINS, PINS_FORM, PinTable, file_bytes
+from appliance.dataplane.raw import bpf, keeper, kernel, offloads
 from appliance.dataplane.raw.compiled import Compiled, TrafficColumns
 from appliance.dataplane.raw.guard import KernelGuard
 from appliance.dataplane.raw.idents import Idents
@@ -62,8 +63,11 @@ SUPER_FRAMES = (
 )
 
 
-_OFFLOADS = "offloads."
-"""What the names of what we leave to the next process begin with; the interface follows."""
+_OFFLOADS, _PINS = "offloads.", "memory."
+"""What names of what we leave to the next process begin with; then comes the interface, or a table's form and size."""
+
+_AWAY_S = 0.2
+"""How long frames that have come before a plane has looked away may take to be forwarded."""
 
 
 class RawDataPlane:
@@ -83,12 +87,17 @@ class RawDataPlane:
         use_xsk: bool = True,
         pins: int = DEFAULT_PINS,
         inheritance: Inheritance | None = None,
+        stays: bool = False,
+        relief: keeper.Relief | None = None,
     ) -> None:
         """
         Args:
             interfaces: names of those that packets for VIPs arrive on.
-            inheritance: what an earlier process has left, and where to leave it to the next one: nothing that forwards,
-                but what it takes to leave nothing behind in the end.
+            inheritance: what an earlier process has left, and where to leave it to the next one: what it takes to leave
+                nothing behind in the end, and with *stays* a keeper (`keeper`) and remembered flows.
+            stays: whether packets are to be forwarded on when this process is followed by another one. Not where
+                something else does that: an XDP program.
+            relief: for a plane that begins in the place of one that still forwards; only the keeper does.
             pins: flows to remember at once, at most.
             slots: of each interface's ring. More of them take longer bursts, and more of the CPU's cache.
             batch: frames that are worked on at once, at most 1024.
@@ -97,6 +106,9 @@ class RawDataPlane:
         """
         self._interfaces = interfaces
         self._inheritance = inheritance
+        self._stays = stays and inheritance is not None and inheritance.works
+        self._relief = relief
+        self._pins_fd: int | None = None
         self._slots = slots
         self._batch = batch
         self._few = few
@@ -220,9 +232,34 @@ class RawDataPlane:
             facts |= session.describe() | {f"lost_{name}": why for name, why in session.lost().items()}
         return facts
 
+    async def stay(self) -> None:
+        """See `DataPlane.stay`: a keeper takes frames when this returns, and this plane does not any more."""
+        if self._stays and not self.keeper():
+            try:
+                await asyncio.to_thread(self._stay)
+            except keeper.KeeperError as error:
+                log.warning("plane.no_keeper", reason=str(error))
+
+    def keeper(self) -> int:
+        """See `DataPlane.keeper`."""
+        names = self._inheritance.names(keeper.NAME) if self._inheritance is not None else []
+        return next((pid for pid in map(keeper.lives, names) if pid), 0)
+
     def survivors(self) -> frozenset[int]:
-        """None: the forwarding thread ends with the process."""
-        return frozenset()
+        """See `DataPlane.survivors`: the forwarding thread ends with the process, but a keeper may be there."""
+        if not self._stays or not self.keeper():
+            return frozenset()
+        there = map(kernel.read_interface, self._interfaces)
+        return frozenset(interface.ifindex for interface in there if interface is not None)
+
+    def look_away(self) -> None:
+        """Take no frames any more; returns when those that have come were forwarded."""
+        with self._lock:
+            self._running().look_away()
+
+    def fault(self) -> str | None:
+        """Why nothing is forwarded, as far as thread and interfaces show."""
+        return self._running().fault()
 
     async def close(self, *, leave: bool = False) -> None:
         """Stop forwarding and leave nothing behind.
@@ -244,12 +281,15 @@ class RawDataPlane:
     def _start(self) -> None:
         with self._lock:
             if self._session is None:
+                if self._stays and self._inheritance is not None:
+                    self._keep_pins(self._inheritance)
                 self._open()
             self._started = True
 
     def _open(self) -> None:
         interfaces = [_require(name) for name in self._interfaces]
-        if not (not self._started and self._inherits() and self._guard.adopt()):
+        follows = self._relief is not None or self._inherits()
+        if not (not self._started and follows and self._guard.adopt()):
             self._guard.install()
         try:
             self._session = _Session(
@@ -328,9 +368,51 @@ class RawDataPlane:
         session.use(work)
         if not sure or after.vips != before.vips:
             session.admit(tables)
+        self._relieve()
         if not sure or not before.vips <= after.vips:
             self._guard.set(after.vips_v4, after.vips_v6)
         self._programmed = tables
+
+    def _relieve(self) -> None:
+        """Whoever has forwarded before need not any more."""
+        if self._relief is not None:
+            self._relief.begun()
+            self._relief = None
+        if self._inheritance is not None:
+            for name in self._inheritance.names(keeper.NAME):
+                if (fd := self._inheritance.get(name)) is not None:
+                    keeper.relieve(fd)
+                self._inheritance.forget(name)
+
+    def _stay(self) -> None:
+        with self._lock:
+            session, tables, inheritance = self._running(), self._programmed, self._inheritance
+            if tables is None or inheritance is None or self._pins_fd is None:
+                raise keeper.KeeperError("nothing is forwarded")
+            heard = self.pins.herald is not None
+            order = keeper.Order(self._interfaces, tables, session.offloads, self.pins.capacity, heard)
+
+            def leave(name: str, fd: int) -> bool:
+                inheritance.put(name, fd)
+                return inheritance.get(name) == fd
+
+            keeper.start(order, self._pins_fd, leave)
+            session.look_away()
+
+    def _keep_pins(self, inheritance: Inheritance) -> None:
+        """Remember flows in memory that outlives this process."""
+        capacity = self.pins.capacity
+        name = f"{_PINS}{PINS_FORM}.{capacity}"
+        for other in inheritance.names(_PINS):
+            if other != name:
+                log.warning("plane.pins_not_adopted", reason="they are of another form, or for another number of flows")
+                inheritance.forget(other)
+        fd = inheritance.get(name)
+        if fd is None:
+            fd = os.memfd_create("onward-pins", os.MFD_CLOEXEC)
+            os.ftruncate(fd, file_bytes(capacity))
+            inheritance.put(name, fd)
+        self.pins, self._pins_fd = PinTable.in_file(fd, capacity, time.monotonic_ns), fd
 
     def _verify_guard(self) -> None:
         with self._lock:
@@ -360,7 +442,8 @@ class RawDataPlane:
             if not leave:
                 self._guard.remove()
                 if self._inheritance is not None:
-                    self._inheritance.forget_all((_OFFLOADS,))
+                    self._inheritance.forget_all((_OFFLOADS, keeper.NAME))
+                    self._inheritance.drop(*self._inheritance.names(_PINS))
             log.info("plane.stopped", kind="raw")
 
     def _inherits(self) -> bool:
@@ -368,6 +451,8 @@ class RawDataPlane:
 
     def _left_off(self, name: str) -> tuple[str, ...]:
         """What an earlier process has switched off at an interface, and had no time to switch on again."""
+        if self._relief is not None:
+            return self._relief.offloads.get(name, ())
         return tuple(self._inheritance.text(f"{_OFFLOADS}{name}").split()) if self._inheritance is not None else ()
 
     def _close_session(self, session: "_Session") -> None:
@@ -539,6 +624,18 @@ class _Session:
         if exact is False and self._exact:
             log.warning("plane.filter_coarse", vips=len(tables.vips), hint="too many VIPs for a socket filter")
         self._exact = exact
+
+    def look_away(self) -> None:
+        """Take no frames any more, and wait until those that have come were forwarded."""
+        for port in self._ports:
+            port.ring.refuse()
+            port.slow.refuse()
+        deadline, beats = time.monotonic() + _AWAY_S, self.worker.beats
+        while time.monotonic() < deadline and self.worker.alive:
+            if self.worker.beats > beats + 2 and not self.worker.waiting():
+                break
+            self.worker.wake()
+            time.sleep(0.0005)
 
     def fault(self) -> str | None:
         """What is wrong with thread or interfaces, if anything."""

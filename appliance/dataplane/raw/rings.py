@@ -95,6 +95,10 @@ class Tap:
             kernel.attach_filter(self.socket, bpf.assemble(program))
         return exact
 
+    def refuse(self) -> None:
+        """Take no frames from now on."""
+        kernel.attach_filter(self.socket, _NOTHING)
+
     def read_losses(self) -> None:
         """Bring `lost` up to date."""
         raw = self.socket.getsockopt(kernel.SOL_PACKET, kernel.PACKET_STATISTICS, 8)

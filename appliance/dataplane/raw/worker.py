@@ -183,6 +183,10 @@ class Worker:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def waiting(self) -> bool:
+        """Whether plain frames wait in the rings."""
+        return any(self._status.item(port.ring.head) & TP_STATUS_USER for port in self._ports)
+
     def stop(self, timeout_s: float = 5.0) -> bool:
         """End the thread. False when it does not end in time: then its sockets and memory must stay."""
         self._stopping = True

@@ -244,6 +244,13 @@ class XdpDataPlane:
         slow = await self._slow.describe()
         return facts | {f"slow_path_{key}": value for key, value in slow.items() if key != "interfaces"}
 
+    async def stay(self) -> None:
+        """See `DataPlane.stay`: the program does."""
+
+    def keeper(self) -> int:
+        """See `DataPlane.keeper`: none."""
+        return 0
+
     def survivors(self) -> frozenset[int]:
         """See `DataPlane.survivors`: the program goes on wherever the next process can find it."""
         attached = dict(self._attached)

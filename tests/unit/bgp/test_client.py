@@ -346,11 +346,13 @@ async def test_what_an_earlier_process_has_announced_stays_until_somebody_says_w
 
 
 async def test_a_lease_says_what_survives(tmp_path):
-    """For how long, and on which interfaces; nothing of it where there is none."""
+    """For how long, on which interfaces, or while which process lives; nothing of it where there is none."""
     async with linked(tmp_path) as (link, guard, events):
         guard.hello()
         await until_event(events, text.Hello)
         link.renew(1.0, Survival(30.0, frozenset({3, 2})))
-        assert await guard.line() == "lease 1.0 30 2,3"
+        assert await guard.line() == "lease 1.0 30 2,3 0"
+        link.renew(1.0, Survival(30.0, frozenset({3, 2}), 4711))
+        assert await guard.line() == "lease 1.0 30 2,3 4711"
         link.renew(1.0, Survival(30.0))
         assert await guard.line() == "lease 1.0"
