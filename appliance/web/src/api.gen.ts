@@ -486,6 +486,7 @@ export type ServiceRow = {
     reason: string | null;
     detail: string;
     arp: string | null;
+    elsewhere: string[] | null;
   }[];
   packets_per_s: number | null;
   bytes_per_s: number | null;
@@ -577,6 +578,8 @@ export type ServiceMember = {
   replies: string;
   traffic: Traffic;
   largest_packet: number | null;
+  handshake_s: number | null;
+  doctor: string[];
 };
 
 export type Ring = {
@@ -658,6 +661,11 @@ export type Ordered = {
   stops?: {
     name: string;
     why: string;
+  }[];
+  moves?: {
+    name: string;
+    moved: number;
+    shares: Record<string, number>;
   }[];
 };
 
