@@ -225,8 +225,8 @@ _ROW = record(
                     "reason": nullable(TEXT),
                     "detail": TEXT,
                     "arp": nullable(TEXT),
-                    "elsewhere": nullable(array(TEXT)),
-                }
+                },
+                {"elsewhere": array(TEXT)},
             )
         ),
         **_RATES,

@@ -234,8 +234,7 @@ def _vip(vip: Document, others: Mapping[str, list[str]]) -> Document:
         "reason": vip["reason"],
         "detail": vip["detail"],
         "arp": f"{arp['phase']}: {arp['why']}" if arp is not None and arp["why"] else arp["phase"] if arp else None,
-        "elsewhere": others.get(vip["vip"]),
-    }
+    } | ({"elsewhere": others[vip["vip"]]} if vip["vip"] in others else {})
 
 
 def _score(service: Document, pool: _Pool, unwell: Sequence[Document]) -> tuple[int | None, str]:

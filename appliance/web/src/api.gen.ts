@@ -486,7 +486,7 @@ export type ServiceRow = {
     reason: string | null;
     detail: string;
     arp: string | null;
-    elsewhere: string[] | null;
+    elsewhere?: string[];
   }[];
   packets_per_s: number | null;
   bytes_per_s: number | null;

@@ -93,7 +93,7 @@ def test_others_that_have_a_vip() -> None:
     me = snapshot.config.director.name
     vips = tuple(replace(one, ranked=(me, "d2", "d3")) if one.vip in web.vips else one for one in seen.applied.vips)
     rows = summary_document(replace(seen, snapshot=snapshot, applied=replace(seen.applied, vips=vips)))["services"]
-    found = {vip["vip"]: vip["elsewhere"] for row in rows for vip in row["vips"]}
+    found = {vip["vip"]: vip.get("elsewhere") for row in rows for vip in row["vips"]}
     assert (found[str(web.vips[0])], found[str(web.vips[1])]) == (["d2"], [])
     assert found[str(services[1].vips[0])] is None
 
