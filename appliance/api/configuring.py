@@ -4,7 +4,8 @@
     PUT  /v1/config                    {"texts": {name: text}, "base": digest, "reason": "...", "dry_run": true,
                                         "force": true}
     POST /v1/config/reload             {"reason": "...", "dry_run": true}
-    POST /v1/config/rollback           {"revision": N, "reason": "...", "dry_run": true, "force": true}
+    POST /v1/config/rollback           {"revision": N, "in_force": N, "reason": "...", "dry_run": true, "force": true};
+                                       412 where another one is in force by now
     GET  /v1/config/revisions          who, when and why, the latest first
     GET  /v1/config/revisions/N        one of them, with its texts
     GET  /v1/config/diff?revision=N    which lines of it differ from what is in force; of the files without it
@@ -64,7 +65,7 @@ class ConfigRoutes:
         tag = "configuration"
         put = record({"texts": _TEXTS}, {"base": TEXT, "reason": _REASON, "dry_run": FLAG, "force": FLAG})
         reload = record({}, {"reason": _REASON, "dry_run": FLAG})
-        back = record({"revision": WHOLE}, {"reason": _REASON, "dry_run": FLAG, "force": FLAG})
+        back = record({"revision": WHOLE}, {"in_force": WHOLE, "reason": _REASON, "dry_run": FLAG, "force": FLAG})
         texts = record({**_REVISION_KEYS, "texts": _TEXTS})
         return [
             Route(
@@ -104,7 +105,7 @@ class ConfigRoutes:
                 self._rollback,
                 Role.ADMIN,
                 "An earlier revision again",
-                _CAME_OF_IT | refused_answers(404),
+                _CAME_OF_IT | refused_answers(404, 412),
                 tag,
                 body=back,
             ),
@@ -198,10 +199,16 @@ class ConfigRoutes:
         return await _answer(self._transactions.reload(author, dry_run=_flag(body, "dry_run")))
 
     async def _rollback(self, request: web.Request) -> web.Response:
-        body = await body_of(request, {"revision", "reason", "dry_run", "force"})
-        number = body.get("revision")
+        body = await body_of(request, {"revision", "in_force", "reason", "dry_run", "force"})
+        number, seen = body.get("revision"), body.get("in_force")
         if isinstance(number, bool) or not isinstance(number, int):
             raise RefusedError(400, "revision is not a number")
+        if seen is not None and (isinstance(seen, bool) or not isinstance(seen, int)):
+            raise RefusedError(400, "in_force is not a number")
+        now = self._transactions.revision
+        if seen is not None and now is not None and now.number != seen:
+            text = f"revision {now.number} is in force by now, and not {seen}; look again at what this would undo"
+            raise RefusedError(412, text, {"changed": _document(now)})
         author = _author(request, body, f"rollback to {number}")
         dry_run, force = _flag(body, "dry_run"), _flag(body, "force")
         try:

@@ -11,7 +11,8 @@
     POST /v1/director/undrain                           {"reason": "..."}
 
 With "dry_run": true, an order about members is not taken, and the answer says what it would do: which VIPs it
-`withdraws`, and which virtual services it `stops` whose VIPs stay (`name` and `why` of each).
+`withdraws`, which virtual services it `stops` whose VIPs stay (`name` and `why` of each), and by virtual service of the
+members which share of new flows it `moves`, and the members' `shares` then.
 
 Every order is logged with who gave it, and kept over restarts.
 """
@@ -34,7 +35,7 @@ from appliance.config.problems import did_you_mean
 from appliance.dataplane.base import DataPlane
 from appliance.dataplane.pins import PinTable
 from appliance.dataplane.raw.kernel import Interface, read_interface
-from appliance.decide import Desired, MemberView, decide
+from appliance.decide import Desired, MemberView, ServiceView, decide
 from appliance.fleet.client import StoreError
 from appliance.flows import Flow, FlowsLeft, flows_left
 from appliance.model import AdminState, Drain, Order, Pool
@@ -395,12 +396,13 @@ class OrderRoutes:
         """What would not be there any more with these orders; nothing as long as there are no tables."""
         applied, snapshot = self._controls.applied(), self._controls.state.snapshot()
         if applied is None:
-            return {"withdraws": [], "stops": []}
+            return {"withdraws": [], "stops": [], "moves": []}
         with_them = replace(snapshot, orders={**snapshot.orders, **orders})
         after = await asyncio.to_thread(decide, with_them, applied, self._clock())
         up = {view.vip for view in applied.vips if view.down is None}
         serving = {view.service.name for view in applied.services if view.no is None}
         withdrawn = {view.vip: view.down for view in after.vips if view.down is not None and view.vip in up}
+        now = {view.service.name: view for view in applied.services}
         stopped = {
             view.service.name: view.no
             for view in after.services
@@ -409,6 +411,15 @@ class OrderRoutes:
         return {
             "withdraws": [{"name": str(vip), "why": str(why)} for vip, why in withdrawn.items()],
             "stops": [{"name": name, "why": str(why)} for name, why in stopped.items()],
+            "moves": [
+                {
+                    "name": view.service.name,
+                    "moved": _moved(now.get(view.service.name), view),
+                    "shares": {member.id: member.share for member in view.members if member.id in orders},
+                }
+                for view in after.services
+                if not orders.keys().isdisjoint(member.id for member in view.members)
+            ],
         }
 
     def _known(self, request: web.Request) -> str:
@@ -469,6 +480,12 @@ class OrderRoutes:
             "now": self._clock(),
             "flows": _left(left),
         }
+
+
+def _moved(before: ServiceView | None, after: ServiceView) -> float:
+    """The share of slots that change hands."""
+    was = {member.index: member.share for member in before.members} if before is not None else {}
+    return sum(max(0.0, member.share - was.get(member.index, 0.0)) for member in after.members)
 
 
 def _left(left: FlowsLeft) -> dict[str, object]:

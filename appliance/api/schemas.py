@@ -218,7 +218,16 @@ _ROW = record(
         "members": WHOLE,
         "moving_slots": WHOLE,
         "vips": array(
-            record({"vip": TEXT, "announced": FLAG, "reason": nullable(TEXT), "detail": TEXT, "arp": nullable(TEXT)})
+            record(
+                {
+                    "vip": TEXT,
+                    "announced": FLAG,
+                    "reason": nullable(TEXT),
+                    "detail": TEXT,
+                    "arp": nullable(TEXT),
+                },
+                {"elsewhere": array(TEXT)},
+            )
         ),
         **_RATES,
     }
@@ -275,7 +284,14 @@ _SERVICE_NOW = record(
         "pins": _PINS_USE,
     }
 )
-_SERVICE_MEMBER = record({**STATUS_SCHEMAS["PoolMemberStatus"]["properties"], "largest_packet": nullable(WHOLE)})
+_SERVICE_MEMBER = record(
+    {
+        **STATUS_SCHEMAS["PoolMemberStatus"]["properties"],
+        "largest_packet": nullable(WHOLE),
+        "handshake_s": nullable(NUMBER),
+        "doctor": array(TEXT),
+    }
+)
 
 SUMMARY, SERVICE = ref("Summary"), ref("ServiceNow")
 EVENTS, FIGURES, ME = ref("Events"), ref("Figures"), ref("Me")
@@ -341,7 +357,11 @@ _OWN: Mapping[str, Schema] = {
     ),
     "Ordered": record(
         {"members": array(TEXT)},
-        {"withdraws": array(record({"name": TEXT, "why": TEXT})), "stops": array(record({"name": TEXT, "why": TEXT}))},
+        {
+            "withdraws": array(record({"name": TEXT, "why": TEXT})),
+            "stops": array(record({"name": TEXT, "why": TEXT})),
+            "moves": array(record({"name": TEXT, "moved": NUMBER, "shares": by_name(NUMBER)})),
+        },
     ),
     "DirectorState": record(
         {

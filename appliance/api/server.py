@@ -43,7 +43,7 @@ from appliance.api.schemas import FIGURES, SAMPLES, SERVICE, STATUS, SUMMARY, re
 from appliance.api.service import service_document
 from appliance.api.sources import Observed, StatusSources, observe
 from appliance.api.streams import EVENT_STREAM, Streams, event
-from appliance.api.summary import summary_document
+from appliance.api.summary import Summaries
 from appliance.api.views import Document, Rates, samples, status_document
 from appliance.api.web import WebFiles
 from appliance.dataplane.base import Counters
@@ -109,6 +109,7 @@ class ApiServer:
         self._sources = sources
         self.streams = Streams(self._may_still)
         self._rates = Rates()
+        self._summaries = Summaries()
         self._shared: _Look | None = None
         self._renderings: dict[str, bytes] = {}
         self._rendering = asyncio.Lock()
@@ -249,7 +250,9 @@ class ApiServer:
             now = asyncio.get_running_loop().time()
             if self._shared is None or now - self._shared.at > MAX_AGE_S:
                 observed = await observe(self._sources)
-                self._shared = _Look(now, observed, self._rates.since(observed.clock, observed.counters))
+                self._shared = _Look(
+                    now, observed, self._rates.since(observed.clock, observed.counters), self._summaries
+                )
                 self._renderings.clear()
             if name not in self._renderings:
                 self._renderings[name] = await asyncio.to_thread(render, self._shared)
@@ -379,6 +382,7 @@ class _Look:
 
     observed: Observed
     since: tuple[float, Counters] | None
+    summaries: Summaries
 
     @cached_property
     def document(self) -> Document:
@@ -386,7 +390,7 @@ class _Look:
 
     @cached_property
     def summary(self) -> Document:
-        return summary_document(self.observed, self.since)
+        return self.summaries.document(self.observed, self.since)
 
     def service(self, name: str) -> Document | None:
         return service_document(self.observed, name, self.since)

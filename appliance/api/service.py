@@ -8,6 +8,7 @@ from appliance.api.sources import Observed
 from appliance.api.summary import summary_document
 from appliance.api.views import Document, document_of, pool_key, pool_views, service_views
 from appliance.dataplane.base import Counters
+from appliance.doctor.finding import Outcome
 from appliance.forwarding import NO_MEMBER
 from appliance.ring.slots import unpack
 
@@ -43,7 +44,12 @@ def service_document(observed: Observed, name: str, since: tuple[float, Counters
         "service": service,
         "row": row,
         "members": [
-            member | {"largest_packet": _largest(observed, member["index"])}
+            member
+            | {
+                "largest_packet": _largest(observed, member["index"]),
+                "handshake_s": _handshake(observed, name, member["id"], member["index"]),
+                "doctor": _doctor(observed, name, member["id"]),
+            }
             for member in status["pools"][key]["members"]
         ],
         "overhead": {
@@ -79,6 +85,25 @@ def _largest(observed: Observed, index: int) -> int | None:
     """Bytes of the largest packet of a client that gets to the member whole."""
     member = observed.applied.tables.members.get(index) if observed.applied is not None else None
     return member.inner_mtu if member is not None else None
+
+
+def _handshake(observed: Observed, service: str, member: str, index: int) -> float | None:
+    """Seconds from clients' SYN to their first ACK; None where no flow is remembered from its beginning."""
+    watched = observed.handshakes.get((service, member))
+    if watched is not None and watched.response_s is not None:
+        return watched.response_s
+    stats = observed.snapshot.stats.get(index)
+    return stats.response_s if stats is not None else None
+
+
+def _doctor(observed: Observed, service: str, member: str) -> list[str]:
+    """What the doctor has found broken of this member for this virtual service."""
+    found = observed.doctor.findings if observed.doctor is not None else ()
+    return [
+        f"{one.check.replace('_', ' ')}: {one.judgement.text}"
+        for one in found
+        if (one.service, one.member) == (service, member) and one.judgement.outcome is Outcome.FAIL
+    ]
 
 
 def _ring(observed: Observed, name: str) -> Document | None:

@@ -4,14 +4,29 @@ It is made of a status document whose pools have only those members that are not
 disagree; and it says of every score why it is not 100.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from appliance.api.sources import Observed
-from appliance.api.views import Document, PoolView, because, document_of, pool_views, service_views
+from appliance.api.views import (
+    Document,
+    PoolView,
+    announcements,
+    because,
+    frame_document,
+    judgement,
+    pool_key,
+    pool_views,
+    pools_document,
+    service_traffic,
+    service_views,
+    standing_document,
+    traffic_keys,
+    vip_views,
+)
 from appliance.dataplane.base import Counters
 from appliance.decide import MemberView, Why
-from appliance.model import EffectiveState
+from appliance.model import EffectiveState, HaMode
 
 NAMED = 3
 """So many members that are not well are named in a row."""
@@ -36,22 +51,97 @@ class _Pool:
     """Weight of those that do."""
 
 
+@dataclass(frozen=True)
+class _Standing:
+    """What stays as it is while tables, routers and answers to ARP do: nearly everything of most rows."""
+
+    observed: Observed
+    traffic: tuple[tuple[tuple[tuple[str, str], ...], bool], ...]
+    """Of each service, as `views.traffic_keys`."""
+
+    pools: Mapping[str, PoolView]
+    sizes: Mapping[str, _Pool]
+    out: frozenset[str]
+    """Pools that have members out of rotation."""
+
+    services: tuple[Document, ...]
+    """As in the status document, without traffic."""
+
+    rows: tuple[Document, ...]
+    """Without rates, and as if all members were well."""
+
+    others: Mapping[str, list[str]]
+
+    def holds(self, observed: Observed) -> bool:
+        was = self.observed
+        return (
+            observed.applied is was.applied
+            and observed.snapshot.config is was.snapshot.config
+            and observed.snapshot.plane_error == was.snapshot.plane_error
+            and observed.snapshot.away == was.snapshot.away
+            and observed.snapshot.absent == was.snapshot.absent
+            # Before tables are in force, members show what is known of their health.
+            and (observed.applied is not None or observed.snapshot.health == was.snapshot.health)
+            and (observed.speaker is was.speaker or observed.speaker == was.speaker)
+            and observed.arp == was.arp
+        )
+
+
+class Summaries:
+    """Makes summaries, and remembers of the last one what has not changed since: of a thousand rows nearly all."""
+
+    def __init__(self) -> None:
+        self._known: _Standing | None = None
+
+    def document(self, observed: Observed, since: tuple[float, Counters] | None = None) -> Document:
+        """
+        Args:
+            observed: what was seen.
+            since: seconds ago and the counters of then, for rates.
+        """
+        if self._known is None or not self._known.holds(observed):
+            self._known = _standing(observed)
+        return _document(self._known, observed, since)
+
+
 def summary_document(observed: Observed, since: tuple[float, Counters] | None = None) -> Document:
-    """
-    Args:
-        observed: what was seen.
-        since: seconds ago and the counters of then, for rates.
-    """
-    pools = pool_views(service_views(observed))
-    noted = _noted(observed)
-    unwell = {key: replace(pool, members=tuple(_unwell(pool, noted))) for key, pool in pools.items()}
-    status = document_of(observed, unwell, since)
+    """One summary: as `Summaries.document`."""
+    return Summaries().document(observed, since)
+
+
+def _standing(observed: Observed) -> _Standing:
+    views, announced, others = service_views(observed), announcements(observed), _elsewhere(observed)
+    pools = pool_views(views)
     sizes = {key: _pool(pool) for key, pool in pools.items()}
-    services = [_row(one, sizes[one["pool_key"]], status["pools"][one["pool_key"]]) for one in status["services"]]
-    director, problems = status["director"], status["health"]["problems"]
+    keys = [pool_key(view.service) for view in views]
+    services = tuple(standing_document(view, pools[key], announced) for view, key in zip(views, keys, strict=True))
+    rows = tuple(_row(one, sizes[key], (), others) for one, key in zip(services, keys, strict=True))
+    out = frozenset(key for key, pool in pools.items() if any(_is_out(one) for one in pool.members))
+    traffic = tuple(traffic_keys(view.service) for view in views)
+    return _Standing(observed, traffic, pools, sizes, out, services, rows, others)
+
+
+def _document(known: _Standing, observed: Observed, since: tuple[float, Counters] | None) -> Document:
+    noted = _noted(observed)
+    unwell = {
+        key: replace(pool, members=members)
+        for key, pool in known.pools.items()
+        if (noted or key in known.out)
+        and (members := tuple(one for one in pool.members if _is_out(one) or one.id in noted))
+    }
+    pools = pools_document(unwell, observed, since)
+    frame = frame_document(observed)
+    health = judgement(frame | {"services": known.services, "pools": pools})
+    problems = health["problems"]
+    services = [
+        (_row(one, known.sizes[key], pools[key]["members"], known.others) if (key := one["pool_key"]) in pools else row)
+        | _rates(service_traffic(keys, flows_visible, observed.counters, since))
+        for one, row, (keys, flows_visible) in zip(known.services, known.rows, known.traffic, strict=True)
+    ]
+    director = frame["director"]
     return {
-        "apiVersion": status["apiVersion"],
-        "time": status["time"],
+        "apiVersion": frame["apiVersion"],
+        "time": frame["time"],
         "director": {
             "name": director["name"],
             "version": director["version"],
@@ -60,33 +150,41 @@ def summary_document(observed: Observed, since: tuple[float, Counters] | None = 
             "detail": director["service"]["detail"],
         },
         "health": {
-            "state": status["health"]["state"],
+            "state": health["state"],
             "problems": problems[:PROBLEMS],
             "more": max(0, len(problems) - PROBLEMS),
         },
-        "plane": {"name": status["plane"]["name"], "error": status["plane"]["error"]},
-        "loop_lag": status["loop_lag"],
-        "pins": status["pins"],
-        "drops": status["counters"]["drops"] if status["counters"] is not None else None,
-        "revision": status["config"]["revision"],
-        **{key: _sum([one[key] for one in services]) for key in _RATES},
+        "plane": {"name": frame["plane"]["name"], "error": frame["plane"]["error"]},
+        "loop_lag": frame["loop_lag"],
+        "pins": frame["pins"],
+        "drops": frame["counters"]["drops"] if frame["counters"] is not None else None,
+        "revision": frame["config"]["revision"],
+        **_rates(services),
         "services": services,
-        "bgp": _bgp(status["bgp"]),
-        "fleet": [{key: peer[key] for key in ("name", "state", "trouble")} for peer in status["fleet"]["peers"]]
-        if status["fleet"] is not None
+        "bgp": _bgp(frame["bgp"]),
+        "fleet": [{key: peer[key] for key in ("name", "state", "trouble")} for peer in frame["fleet"]["peers"]]
+        if frame["fleet"] is not None
         else None,
     }
+
+
+def _rates(parts: Sequence[Document]) -> Document:
+    return {key: _sum([one[key] for one in parts]) for key in _RATES}
 
 
 def _noted(observed: Observed) -> frozenset[str]:
     """Members of which the status document has something to say although they serve."""
     judged = observed.agreed.members if observed.agreed is not None else {}
-    told = {status.target.id for status in observed.health if status.mss is not None}
+    told = {
+        status.target.id
+        for status in observed.health
+        if status.mss is not None or (status.last is not None and status.last.warning)
+    }
     return frozenset(told | {member for member, found in judged.items() if found.overruled})
 
 
-def _unwell(pool: PoolView, noted: frozenset[str]) -> Iterator[MemberView]:
-    return (one for one in pool.members if one.state is not EffectiveState.IN_ROTATION or one.id in noted)
+def _is_out(member: MemberView) -> bool:
+    return member.state is not EffectiveState.IN_ROTATION
 
 
 def _pool(pool: PoolView) -> _Pool:
@@ -95,9 +193,23 @@ def _pool(pool: PoolView) -> _Pool:
     return _Pool(len(pool.members), sum(one.ratio for one in meant), sum(one.ratio for one in serving))
 
 
-def _row(service: Document, pool: _Pool, unwell: Document) -> Document:
-    score, why = _score(service, pool, unwell["members"])
-    traffic = [vip["traffic"] for vip in service["vips"]]
+def _elsewhere(observed: Observed) -> dict[str, list[str]]:
+    """The other directors that routers have a VIP from, by VIP: of those with ranks, since of these directors tell each
+    other."""
+    config, snapshot = observed.snapshot.config, observed.snapshot
+    told = {vip for service in config.services if service.ha is HaMode.N_PLUS_M for vip in service.vips}
+    return {
+        str(view.vip): sorted(
+            set(view.ranked) - {config.director.name} - snapshot.away - snapshot.absent.get(view.vip, frozenset())
+        )
+        for view in (vip_views(observed) if told else ())
+        if view.vip in told and view.ranked
+    }
+
+
+def _row(service: Document, pool: _Pool, unwell: Sequence[Document], others: Mapping[str, list[str]]) -> Document:
+    """Without rates."""
+    score, why = _score(service, pool, unwell)
     return {
         "name": service["name"],
         "state": service["state"],
@@ -110,12 +222,11 @@ def _row(service: Document, pool: _Pool, unwell: Document) -> Document:
         "in_rotation": service["in_rotation"],
         "members": pool.members,
         "moving_slots": service["transition"]["window"],
-        "vips": [_vip(vip) for vip in service["vips"]],
-        **{key: _sum([one[key] for one in traffic]) for key in _RATES},
+        "vips": [_vip(vip, others) for vip in service["vips"]],
     }
 
 
-def _vip(vip: Document) -> Document:
+def _vip(vip: Document, others: Mapping[str, list[str]]) -> Document:
     arp = vip["arp"]
     return {
         "vip": vip["vip"],
@@ -123,7 +234,7 @@ def _vip(vip: Document) -> Document:
         "reason": vip["reason"],
         "detail": vip["detail"],
         "arp": f"{arp['phase']}: {arp['why']}" if arp is not None and arp["why"] else arp["phase"] if arp else None,
-    }
+    } | ({"elsewhere": others[vip["vip"]]} if vip["vip"] in others else {})
 
 
 def _score(service: Document, pool: _Pool, unwell: Sequence[Document]) -> tuple[int | None, str]:

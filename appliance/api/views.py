@@ -72,6 +72,8 @@ _PROTOCOLS = {1: "icmp", 4: "ipip", 6: "tcp", 17: "udp", 41: "ipv6", 47: "gre", 
 
 Document = dict[str, Any]
 
+_NO_TRAFFIC = Traffic()
+
 _Since = tuple[float, Counters] | None
 """Seconds ago and the counters of then, for rates."""
 
@@ -109,14 +111,23 @@ def document_of(observed: Observed, pools: "Mapping[str, PoolView]", since: _Sin
         pools: by `pool_key`; all that are in use.
         since: as for `status_document`.
     """
-    config = observed.snapshot.config
-    acknowledged: dict[IPAddress, list[Route]] = {}
-    for route in observed.speaker.announced if observed.speaker else ():
-        acknowledged.setdefault(route.vip, []).append(route)
-    announcements = {
-        view.vip: _announcement(view, observed, acknowledged.get(view.vip, ())) for view in vip_views(observed)
+    announced = announcements(observed)
+    document = frame_document(observed) | {
+        "services": [
+            _service(view, pools[pool_key(view.service)], announced, observed.counters, since)
+            for view in service_views(observed)
+        ],
+        "pools": pools_document(pools, observed, since),
+        "routes": _routes(observed),
+        "samples": samples(observed)[-LATEST_SAMPLES:],
     }
-    document: Document = {
+    return document | {"health": judgement(document)}
+
+
+def frame_document(observed: Observed) -> Document:
+    """The status document without what grows with the configuration: services, pools, routes; nor its judgement."""
+    config = observed.snapshot.config
+    return {
         "apiVersion": API_VERSION,
         "time": observed.at,
         "director": {
@@ -150,21 +161,13 @@ def document_of(observed: Observed, pools: "Mapping[str, PoolView]", since: _Sin
             },
             "revision": observed.reload.revision,
         },
-        "services": [
-            _service(view, pools[pool_key(view.service)], announcements, observed.counters, since)
-            for view in service_views(observed)
-        ],
-        "pools": _pools(pools, observed, since),
         "pins": {"capacity": observed.pins.capacity, "live": observed.pins.live},
         "fleet": _fleet(observed),
-        "routes": _routes(observed),
         "bgp": bgp_document(observed),
         "counters": _counters(observed.counters),
-        "samples": samples(observed)[-LATEST_SAMPLES:],
         "replies": NOT_VISIBLE,
         "loop_lag": {"p50_s": observed.lag.p50_s, "p99_s": observed.lag.p99_s, "max_s": observed.lag.max_s},
     }
-    return document | {"health": judgement(document)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -282,6 +285,14 @@ def _not_programmed(snapshot: Snapshot) -> No:
     return No(Why.PLANE_DOWN, snapshot.plane_error or "the tables are not programmed yet")
 
 
+def announcements(observed: Observed) -> dict[IPAddress, Document]:
+    """What routers have of each VIP."""
+    acknowledged: dict[IPAddress, list[Route]] = {}
+    for route in observed.speaker.announced if observed.speaker else ():
+        acknowledged.setdefault(route.vip, []).append(route)
+    return {view.vip: _announcement(view, observed, acknowledged.get(view.vip, ())) for view in vip_views(observed)}
+
+
 def _announcement(view: VipView, observed: Observed, acknowledged: Sequence[Route]) -> Document:
     """Whether some router has a VIP from us: decided, acknowledged, and sent to one of those that are to be told."""
     sent_to = _sent_to(view.vip, observed.speaker)
@@ -337,10 +348,44 @@ def _sent_to(vip: IPAddress, speaker: SpeakerStatus | None) -> list[str]:
 def _service(
     view: ServiceView,
     pool: PoolView,
-    announcements: Mapping[IPAddress, Document],
+    announced: Mapping[IPAddress, Document],
     counters: Counters | None,
     since: _Since,
 ) -> Document:
+    traffic = service_traffic(*traffic_keys(view.service), counters, since)
+    vips = [announced[vip] | {"traffic": one} for vip, one in zip(view.service.vips, traffic, strict=True)]
+    return standing_document(view, pool, announced) | {"vips": vips}
+
+
+def traffic_keys(service: VirtualService) -> tuple[tuple[tuple[str, str], ...], bool]:
+    """Under which keys a service's VIPs are counted, and whether packets show the beginnings of its flows."""
+    return tuple((service.name, str(vip)) for vip in service.vips), service.protocol is Protocol.TCP
+
+
+def service_traffic(
+    keys: Iterable[tuple[str, str]], flows_visible: bool, counters: Counters | None, since: _Since
+) -> list[Document]:
+    """What has come for each VIP of a service.
+
+    Args:
+        keys: as `traffic_keys`.
+        flows_visible: as `traffic_keys`.
+        counters: now.
+        since: seconds ago and the counters of then.
+    """
+    return [
+        _traffic(
+            counters.services.get(key, _NO_TRAFFIC) if counters else None,
+            since[1].services.get(key, _NO_TRAFFIC) if since else None,
+            since[0] if since else None,
+            flows_visible,
+        )
+        for key in keys
+    ]
+
+
+def standing_document(view: ServiceView, pool: PoolView, announced: Mapping[IPAddress, Document]) -> Document:
+    """A virtual service without its traffic."""
     service = view.service
     return {
         "name": service.name,
@@ -360,24 +405,18 @@ def _service(
         "in_rotation": pool.in_rotation,
         "transition": _transition(view),
         "panic": str(view.panic) if view.panic else None,
-        "vips": [
-            announcements[vip]
-            | _traffic(
-                counters.services.get((service.name, str(vip)), Traffic()) if counters else None,
-                since[1].services.get((service.name, str(vip)), Traffic()) if since else None,
-                since[0] if since else None,
-                service.protocol is Protocol.TCP,
-            )
-            for vip in service.vips
-        ],
+        "vips": [announced[vip] for vip in service.vips],
     }
 
 
-def _pools(pools: Mapping[str, PoolView], observed: Observed, since: _Since) -> Document:
-    by_member: dict[str, list[Status]] = {}
+def pools_document(pools: Mapping[str, PoolView], observed: Observed, since: _Since) -> Document:
+    """Pools with those members that they have there."""
+    by_member: dict[str, list[Status]] = {member.id: [] for pool in pools.values() for member in pool.members}
     for status in observed.health:
-        by_member.setdefault(status.target.id, []).append(status)
-    services = [view.service for view in service_views(observed)]
+        if (known := by_member.get(status.target.id)) is not None:
+            known.append(status)
+    names = {pool.name for pool in pools.values()}
+    services = [view.service for view in service_views(observed) if view.service.pool.name in names]
     with_flows = tcp_pools(services)
     users: dict[str, list[str]] = {}
     for service in services:
@@ -440,12 +479,14 @@ def _members(
             "segments": [_segments(found) for found in _seen_segments(by_member.get(member.id, ()), observed)],
             "replies": NOT_VISIBLE,
         }
-        | _traffic(
-            counters.members.get(member.id, Traffic()) if counters else None,
-            since[1].members.get(member.id, Traffic()) if since else None,
-            since[0] if since else None,
-            flows_visible,
-        )
+        | {
+            "traffic": _traffic(
+                counters.members.get(member.id, Traffic()) if counters else None,
+                since[1].members.get(member.id, Traffic()) if since else None,
+                since[0] if since else None,
+                flows_visible,
+            )
+        }
         for member in pool.members
     ]
 
@@ -549,7 +590,7 @@ def _traffic(now: Traffic | None, before: Traffic | None, seconds: float | None,
         "bytes": now.bytes if now else None,
         "new_flows": now.new_flows if now and flows_visible else None,
     }
-    return {"traffic": totals | rate}
+    return totals | rate
 
 
 def hop_document(hop: NextHop) -> Document:

@@ -2,20 +2,23 @@
 
     client c0 ---- d0 director d1 ---- switch ---- m1, m2, m3
 
-Members are on the director's segment (L2 DSR), and answer HTTP with their names. The browser runs in the director's
-namespace, since the API listens on loopback there.
+Members are on the director's segment (L2 DSR), and answer HTTP with their names; a second service goes to them through
+a tunnel that they do not take anything out of. On the client's machine there is a router, who is told of the VIPs. The
+browser runs in the director's namespace, since the API listens on loopback there.
 """
 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,8 @@ from tests.netns import Namespace, namespaces, until, veth
 from tests.root.plane_rig import REPOSITORY, inside
 
 URL = "http://127.0.0.1:8080"
-VIP, NEW_VIP, PORT = "198.51.100.7", "198.51.100.9", 80
+VIP, NEW_VIP, FAR_VIP, PORT = "198.51.100.7", "198.51.100.9", "198.51.100.8", 80
+CLIENT, AS, BGP_PORT = "192.0.2.2", 65000, 1790
 MEMBERS = {f"m{number}": f"203.0.113.{10 + number}" for number in (1, 2, 3)}
 PASSWORD = "correct horse"
 AXE = REPOSITORY / "appliance" / "web" / "node_modules" / "axe-core" / "axe.min.js"
@@ -50,10 +54,24 @@ runtime_dir = "{folder}/run"
 [fleet]
 secret_file = "fleet.key"
 
+[bgp]
+local_as = 65010
+router_id = "192.0.2.1"
+
+[[bgp.peer]]
+address = "{client}"
+remote_as = {number}
+port = {bgp_port}
+
 [[network_profile]]
 name = "tcp-l2"
 type = "tcp_fast_path"
 dsr = {{ type = "l2" }}
+
+[[network_profile]]
+name = "tcp-ipip"
+type = "tcp_fast_path"
+dsr = {{ type = "l3", encapsulation = "ipip" }}
 
 [[health_monitor]]
 name = "page"
@@ -73,6 +91,16 @@ vips = ["{vip}"]
 ports = [{port}]
 network_profile = "tcp-l2"
 pool = "web"
+
+[[pool]]
+name = "far"
+{members}
+[[virtual_service]]
+name = "far"
+vips = ["{far_vip}"]
+ports = [{port}]
+network_profile = "tcp-ipip"
+pool = "far"
 """
 USER = """
 [[api.user]]
@@ -97,9 +125,9 @@ class Lab:
     folder: Path
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
-    def start(self, name: str, space: Namespace, *words: str) -> None:
+    def start(self, name: str, space: Namespace, *words: str, module: str = "appliance") -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
-            command = space.command(sys.executable, "-m", "appliance", *words)
+            command = space.command(sys.executable, "-m", module, *words)
             self.processes[name] = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log)
 
     def stop(self, name: str) -> None:
@@ -137,6 +165,30 @@ class Lab:
         text = subprocess.run(words, capture_output=True, text=True, check=False).stdout
         return next((name for name in MEMBERS if name in text), "")
 
+    def captured(self, vip: str, port: int) -> tuple[bytes, bytes]:
+        """A SYN of the client's, as it came to the director, and as it came to a member."""
+        sockets = [inside(self.director, lambda: _frames("d0"))]
+        sockets += [inside(space, lambda: _frames("s0")) for space in self.members.values()]
+        found: dict[int, bytes] = {}
+
+        def all_there() -> bool:
+            for at, each in enumerate(sockets):
+                with suppress(BlockingIOError):
+                    while frame := each.recv(65535):
+                        # The flow's addresses and ports, whatever headers are before them.
+                        if ip_address(vip).packed + port.to_bytes(2, "big") + PORT.to_bytes(2, "big") in frame:
+                            found.setdefault(min(at, 1), frame)
+            return len(found) == 2
+
+        try:
+            words = self.client.command("curl", "-s", "-m", "1", "--local-port", str(port), f"http://{vip}:{PORT}/")
+            subprocess.run(words, capture_output=True, check=False)
+            until(all_there, "the SYN was seen on both sides")
+        finally:
+            for each in sockets:
+                each.close()
+        return found[0], found[1]
+
     def answered(self, count: int, vip: str = VIP) -> dict[str, int]:
         """Who has answered how many of so many requests."""
         found: dict[str, int] = {}
@@ -146,13 +198,21 @@ class Lab:
         return found
 
 
+def _frames(interface: str) -> socket.socket:
+    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    made.bind((interface, 0))
+    made.setblocking(False)
+    return made
+
+
 @contextmanager
 def lab(folder: Path) -> Iterator[Lab]:
     password = hashed(PASSWORD, bytes(16))
     users = "".join(USER.format(name=name, role=role, password=password) for name, role in
                     (("ada", "admin"), ("bob", "admin"), ("vic", "viewer")))  # fmt: skip
     members = "".join(MEMBER.format(name=name, address=address) for name, address in MEMBERS.items())
-    values = {"folder": folder, "users": users, "members": members, "vip": VIP, "port": PORT}
+    values = {"folder": folder, "users": users, "members": members, "vip": VIP, "far_vip": FAR_VIP, "port": PORT}
+    values |= {"client": CLIENT, "number": AS, "bgp_port": BGP_PORT}
     (folder / "onward.toml").write_text(CONFIG.format(**values))
     (folder / "fleet.key").write_text("0123456789abcdef")
     with namespaces("c", "d", "sw", *MEMBERS, prefix="owui") as spaces, ExitStack() as stack:
@@ -162,7 +222,7 @@ def lab(folder: Path) -> Iterator[Lab]:
         switch.ip("link set br0 up")
         veth(client, "c0", director, "d0")
         veth(director, "d1", switch, "p0")
-        client.ip("addr add 192.0.2.2/24 dev c0")
+        client.ip(f"addr add {CLIENT}/24 dev c0")
         client.ip("route add default via 192.0.2.1")
         director.ip("addr add 192.0.2.1/24 dev d0")
         director.ip("addr add 203.0.113.1/24 dev d1")
@@ -179,16 +239,18 @@ def lab(folder: Path) -> Iterator[Lab]:
         stack.callback(lambda: [made.stop(name) for name in list(made.processes)])
         for name in MEMBERS:
             made.serve(name)
+        made.start("router", client, str(AS), str(BGP_PORT), CLIENT, module="tests.root.raw_bgp")
         made.start("director", director, "run", str(folder / "onward.toml"))
 
         def ready() -> bool:
             try:
-                return len(made.in_rotation()) == len(MEMBERS)
+                told = made.get("/bgp")["vips"][0]["peers"][0]["told"]
+                return len(made.in_rotation()) == len(MEMBERS) and told
             except OSError:
                 assert made.processes["director"].poll() is None, (folder / "director.log").read_text()
                 return False
 
-        until(ready, "all members are in rotation", 40)
+        until(ready, "all members are in rotation, and the router is told", 40)
         yield made
 
 

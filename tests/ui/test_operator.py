@@ -1,18 +1,20 @@
 """What an operator does with the web application, in a browser, in front of a director with real traffic."""
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.netns import until
-from tests.ui.rig import MEMBERS, NEW_VIP, PORT, VIP, Lab, Seat
+from tests.ui.rig import FAR_VIP, MEMBERS, NEW_VIP, PORT, VIP, Lab, Seat
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
 PAGES = {
-    "dashboard": "", "service": "virtual-services/www", "pools": "pools", "monitors": "health-monitors",
+    "dashboard": "", "service": "virtual-services/www", "tunnel": "virtual-services/far",
+    "pools": "pools", "monitors": "health-monitors",
     "profiles": "network-profiles", "profile": "edit/network-profiles/tcp-l2", "pool": "edit/pools/web",
     "service-form": "edit/virtual-services/www", "bgp": "bgp", "events": "events",
     "explain": f"explain?protocol=tcp&client=192.0.2.2:40000&vip={VIP}:{PORT}", "doctor": "doctor",
@@ -41,13 +43,13 @@ def test_every_page_is_whole(director: Lab, browser: Browser, size: str, scheme:
         if name == "explain":
             page.get_by_role("button", name="Explain").click()
             page.locator("[data-answer=member]").wait_for()
-        if name == "service":
+        if name in ("service", "tunnel"):
             page.locator("figure.ring svg").wait_for()
             page.locator(".uplot canvas").first.wait_for()
         seat.look(f"{name}-{size}-{scheme}")
-        if name == "service":
+        if name in ("service", "tunnel"):
             page.locator("figure.path").scroll_into_view_if_needed()
-            seat.look(f"pictures-{size}-{scheme}")
+            seat.look(f"{name}-pictures-{size}-{scheme}")
         wrong += [f"{name}: {text}" for text in seat.axe()]
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             wrong.append(f"{name} is wider than the screen")
@@ -110,7 +112,9 @@ def test_a_drained_member_gets_no_new_flows(director: Lab, seat: Seat) -> None:
     page = seat.log_in()
     seat.open("virtual-services/www")
     page.get_by_role("button", name="drain web/m2").click()
-    expect(page.locator(".predicted")).to_contain_text(re.compile(r"About 3\d\.\d % of new flows move"))
+    expect(page.locator(".predicted")).to_contain_text(
+        re.compile(r"www: about 3\d\.\d % of new flows move; m2 gets 0 %")
+    )
     page.get_by_role("button", name="Give the order").click()
     expect(page.locator('tr[data-member="web/m2"]')).to_contain_text(re.compile("draining|out"))
     until(lambda: "m2" not in director.in_rotation(), "it is out of rotation")
@@ -162,6 +166,111 @@ def test_explain_agrees_with_traffic(director: Lab, seat: Seat, tmp_path: Path) 
     expect(page.locator("[data-answer=member]")).to_have_text(named)
 
 
+@pytest.mark.parametrize(("vip", "port"), [(VIP, 42001), (FAR_VIP, 42002)])
+def test_explain_agrees_with_the_capture(director: Lab, seat: Seat, tmp_path: Path, vip: str, port: int) -> None:
+    """Of a captured packet, the page shows each header as the member has got it, tunnel and all."""
+    from scapy.layers.inet import IP, TCP
+    from scapy.layers.l2 import Ether
+    from scapy.utils import wrpcap
+
+    before, after = (Ether(frame) for frame in director.captured(vip, port))
+    wrpcap(str(tmp_path / "one.pcap"), [before])
+    page = seat.log_in()
+    seat.open("explain")
+    page.locator("input[type=file]").set_input_files(tmp_path / "one.pcap")
+    page.locator("[data-answer=member]").wait_for()
+    shown = [" ".join(text.split()) for text in page.locator("ol.headers").last.locator("li").all_inner_texts()]
+    expected = [f"ethernet source {after.src} destination {after.dst}"]
+    layer = after[IP]
+    while isinstance(layer, IP):
+        expected.append(
+            f"ipv4 source {layer.src} destination {layer.dst} protocol {layer.proto} length {layer.len} "
+            f"ttl {layer.ttl} dscp {layer.tos >> 2} ecn {layer.tos & 3} ident {layer.id} "
+            f"dont fragment {str(bool(layer.flags.DF)).lower()} more fragments false offset 0"
+        )
+        layer = layer.payload
+    expected.append(
+        f"tcp source port {port} destination port {PORT} flags syn sequence {after[TCP].seq} acknowledged 0"
+    )
+    assert shown == expected
+    assert len(expected) == (3 if vip == VIP else 4)
+
+
+def test_the_doctor_turns_the_path_red(director: Lab, seat: Seat) -> None:
+    """What no monitor sees, a tunnel that nobody takes packets out of, is red in the picture, with the doctor's words,
+    and the fix can be copied where the browser has no clipboard for us."""
+    page = seat.page
+    page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page = seat.log_in()
+    seat.open("doctor")
+    broken = page.locator(".finding.fail").filter(has_text="far/m1").first
+    broken.get_by_role("button", name="Copy").click(timeout=60_000)
+    expect(broken.get_by_role("status")).to_have_text("Copied.")
+    seat.open("virtual-services/far")
+    expect(page.locator('tr[data-member="far/m1"]')).to_contain_text("doctor:")
+    expect(page.locator("figure.path .box.bad")).not_to_have_count(0)
+    expect(page.locator(".breaks")).to_contain_text("far/m1")
+    expect(page.locator("figure.path")).to_contain_text("ipip, +20 bytes")
+
+
+def test_who_is_told(director: Lab, seat: Seat) -> None:
+    """The router's session and routes, and each VIP with what it is told of it."""
+    page = seat.log_in()
+    expect(page.get_by_label("Virtual services").get_by_role("row", name=re.compile("www"))).to_contain_text("here")
+    seat.open("bgp")
+    row = page.get_by_label("Routers").get_by_role("row", name=re.compile("192.0.2.2"))
+    expect(row).to_contain_text("up")
+    expect(row).to_contain_text(f"{VIP}/32")
+    expect(page.get_by_label("VIPs").get_by_role("row", name=re.compile(f"^{re.escape(VIP)}"))).to_contain_text(
+        "told yes"
+    )
+
+
+def test_what_is_predicted_follows_what_is_typed(director: Lab, seat: Seat) -> None:
+    """The director itself says what moves, for each weight; also from 0, and with none, which is the configured one."""
+    page = seat.log_in()
+    seat.open("virtual-services/www")
+    page.get_by_role("button", name="weight web/m1").click()
+    said = page.locator(".predicted")
+    expect(said).to_contain_text("no slot changes hands")
+    for ratio, share in (("2", "50 %|50.0 %"), ("0", "0 %"), ("", None)):
+        page.get_by_role("dialog").get_by_label("Weight").fill(ratio)
+        expect(said).to_contain_text(re.compile(f"m1 gets ({share})") if share else "no slot changes hands")
+        if not share:
+            break
+        expect(said).to_contain_text("new flows move")
+    page.get_by_role("dialog").get_by_label("Weight").fill("0")
+    page.get_by_role("button", name="Give the order").click()
+    until(lambda: "m1" not in director.in_rotation(), "it is out of rotation")
+    page.get_by_role("button", name="weight web/m1").click()
+    page.get_by_role("dialog").get_by_label("Weight").fill("")
+    expect(said).to_contain_text("m1 gets 33.3 %")
+    assert seat.axe() == []
+    page.get_by_role("button", name="Give the order").click()
+    until(lambda: "m1" in director.in_rotation(), "it is back", 20)
+
+
+def test_a_director_that_hangs_is_not_shown_as_well(director: Lab, seat: Seat) -> None:
+    """Its connections stay open and say nothing: the page says so, and goes on when the director does."""
+    page = seat.log_in()
+    state = page.locator("header .state")
+    expect(state).not_to_contain_text("connection lost")
+    process = director.processes["director"]
+    process.send_signal(signal.SIGSTOP)
+    try:
+        expect(state).to_contain_text("connection lost", timeout=30_000)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    expect(state).not_to_contain_text("connection lost", timeout=30_000)
+
+
+def test_odd_places(seat: Seat) -> None:
+    """An address that is no encoding is a page that does not exist."""
+    page = seat.log_in()
+    seat.open("%zz")
+    expect(page.get_by_text("There is no such page")).to_be_visible()
+
+
 def test_two_edit_at_once_and_one_rolls_back(director: Lab, browser: Browser, seat: Seat) -> None:
     """Who is second is told who was first, and loses nothing; the history has both, and rolls back."""
     first, other = seat.log_in(), Seat(browser)
@@ -183,9 +292,19 @@ def test_two_edit_at_once_and_one_rolls_back(director: Lab, browser: Browser, se
     expect(second.get_by_label("Slow start")).to_have_value("7")
     second.get_by_role("button", name="Save").click()
     apply(second)
-    other.close()
-
     seat.open("configuration")
+    first.get_by_role("button", name=f"Roll back to revision {before}", exact=True).click()
+    first.get_by_role("dialog").locator(".diff").wait_for()
+    second.goto(second.url.split("#")[0] + "#/edit/pools/web")
+    second.get_by_label("Slow start").fill("8")
+    second.get_by_role("button", name="Save").click()
+    apply(second)
+    other.close()
+    first.get_by_role("dialog").get_by_role("button", name="Apply").click()
+    expect(first.get_by_role("alert")).to_contain_text("Somebody else has changed this meanwhile: bob")
+    assert seat.axe() == []
+    first.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    expect(first.locator("tr[data-revision]").first).to_contain_text(re.compile("bob.*in force"))
     first.get_by_role("button", name=f"Compare revision {before}", exact=True).click()
     expect(first.locator(".diff")).to_contain_text("slow_start")
     first.get_by_role("button", name=f"Roll back to revision {before}", exact=True).click()

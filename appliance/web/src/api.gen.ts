@@ -492,6 +492,7 @@ export type ServiceRow = {
     reason: string | null;
     detail: string;
     arp: string | null;
+    elsewhere?: string[];
   }[];
   packets_per_s: number | null;
   bytes_per_s: number | null;
@@ -589,6 +590,8 @@ export type ServiceMember = {
   replies: string;
   traffic: Traffic;
   largest_packet: number | null;
+  handshake_s: number | null;
+  doctor: string[];
 };
 
 export type Ring = {
@@ -670,6 +673,11 @@ export type Ordered = {
   stops?: {
     name: string;
     why: string;
+  }[];
+  moves?: {
+    name: string;
+    moved: number;
+    shares: Record<string, number>;
   }[];
 };
 

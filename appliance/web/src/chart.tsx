@@ -1,6 +1,6 @@
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
-import { colourOf } from "./scheme";
+import { changes, colourOf } from "./scheme";
 
 export interface Line {
   label: string;
@@ -83,11 +83,10 @@ export function Chart({ title, at, lines, marks, format }: Props) {
     draw();
     const resize = new ResizeObserver(() => plot.current?.setSize({ width: box.clientWidth, height: HEIGHT }));
     resize.observe(box);
-    const scheme = matchMedia("(prefers-color-scheme: dark)");
-    scheme.addEventListener("change", draw);
+    changes.addEventListener("change", draw);
     return () => {
       resize.disconnect();
-      scheme.removeEventListener("change", draw);
+      changes.removeEventListener("change", draw);
       plot.current?.destroy();
       plot.current = undefined;
     };

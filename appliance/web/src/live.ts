@@ -12,17 +12,24 @@ interface Feed {
   users: number;
   data: unknown;
   link: Link;
+  /** When something came last, by the clock of the page. */
+  heard: number;
   tell: Set<() => void>;
 }
+
+/** Every stream has news once a second: one that is silent for so long has ended, whatever the browser knows of it. */
+const SILENT_MS = 5000;
 
 const feeds = new Map<string, Feed>();
 
 function open(feed: Feed): void {
   const source = new EventSource(feed.url);
   feed.source = source;
+  feed.heard = performance.now();
   source.addEventListener(feed.event, (message) => {
     feed.data = JSON.parse((message as MessageEvent<string>).data);
     feed.link = "live";
+    feed.heard = performance.now();
     feed.tell.forEach((tell) => tell());
   });
   source.addEventListener("error", () => {
@@ -40,6 +47,16 @@ function close(feed: Feed): void {
   feed.source = undefined;
 }
 
+setInterval(() => {
+  for (const feed of feeds.values()) {
+    if (document.hidden || !feed.source || performance.now() - feed.heard < SILENT_MS) continue;
+    close(feed); // a director that hangs, a cable that is cut: nobody closes the connection
+    feed.link = "lost";
+    open(feed);
+    feed.tell.forEach((tell) => tell());
+  }
+}, 1000);
+
 document.addEventListener("visibilitychange", () => {
   for (const feed of feeds.values()) {
     if (document.hidden) close(feed);
@@ -51,7 +68,7 @@ document.addEventListener("visibilitychange", () => {
 export function listen<T>(url: string, event: string, told: (data: T | undefined, link: Link) => void): () => void {
   let feed = feeds.get(url);
   if (!feed) {
-    feed = { url, event, source: undefined, users: 0, data: undefined, link: "connecting", tell: new Set() };
+    feed = { url, event, source: undefined, users: 0, data: undefined, link: "connecting", heard: 0, tell: new Set() };
     feeds.set(url, feed);
     open(feed);
   }

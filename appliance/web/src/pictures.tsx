@@ -11,6 +11,12 @@ export function isBroken(member: ServiceMember): boolean {
   return member.state === "out" && !meant.includes(member.reason ?? "");
 }
 
+/** Why its part of the path is red; empty: it is not. */
+function breakOf(member: ServiceMember): string {
+  if (isBroken(member)) return member.finding || member.detail || (member.reason ?? "").replaceAll("_", " ");
+  return member.doctor.join("; ");
+}
+
 // --------------------------------------------------------------------------------------------------------------------
 // The ring
 
@@ -84,7 +90,8 @@ const ROW = 34;
 
 /** Client to member and back: what a packet passes, red where it is broken. */
 export function Path({ now }: { now: ServiceNow }) {
-  const members = now.members.slice(0, MOST);
+  // Who is broken is drawn, however many there are.
+  const members = [...now.members].sort((a, b) => Number(breakOf(b) !== "") - Number(breakOf(a) !== "")).slice(0, MOST);
   const routers = now.routers.slice(0, MOST);
   const height = Math.max(members.length, routers.length, 3) * ROW + 70;
   const middle = height / 2 - 15;
@@ -94,11 +101,11 @@ export function Path({ now }: { now: ServiceNow }) {
   const breaks = [
     ...(now.director.error ? [`data plane: ${now.director.error}`] : []),
     ...routers.filter((one) => one.session !== "up").map((one) => `router ${one.address}: ${one.session}`),
-    ...now.members.filter(isBroken).map((one) => `${one.id}: ${one.finding ?? (one.detail || one.reason)}`),
+    ...now.members.filter((one) => breakOf(one) !== "").map((one) => `${one.id}: ${breakOf(one)}`),
   ];
   const overheads = new Set(now.members.map((one) => (one.address.includes(":") ? now.overhead.v6 : now.overhead.v4)));
   return (
-    <figure class="path" aria-label="The path">
+    <figure class="path" aria-label="The path" tabIndex={0}>
       <svg viewBox={`0 0 900 ${height}`} role="img" aria-label={`Path of a packet. ${breaks.length ? `Broken: ${breaks.join("; ")}` : "Nothing is known to be broken."}`}>
         <defs>
           <marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto-start-reverse">
@@ -125,16 +132,15 @@ export function Path({ now }: { now: ServiceNow }) {
           })
         )}
         <Box x={390} y={middle} width={120} text={now.director.name} note={now.director.plane} tone={up ? "good" : "bad"} />
-        <text x={560} y={middle - 16} class="note">{now.service.delivery}</text>
-        <text x={560} y={middle + 22} class="note">{[...overheads].filter((bytes) => bytes > 0).map((bytes) => `+${bytes} bytes`).join(", ")}</text>
+        <text x={450} y={middle + 30} class="note">{[now.service.delivery, ...[...overheads].filter((bytes) => bytes > 0).map((bytes) => `+${bytes} bytes`)].join(", ")}</text>
         {members.map((one, i) => {
           const y = spread(members.length, i);
-          const tone = isBroken(one) ? "bad" : one.state === "in_rotation" ? "good" : "idle";
+          const tone = breakOf(one) !== "" ? "bad" : one.state === "in_rotation" ? "good" : "idle";
           return (
             <g key={one.id}>
               <Wire from={[510, middle]} to={[620, y]} tone={tone} />
               <Box x={620} y={y} width={190} text={`${one.name} ${one.address}`} note={one.state === "in_rotation" ? percent(one.share) : `${one.state.replace("_", " ")}: ${(one.reason ?? "").replaceAll("_", " ")}`} tone={tone} />
-              <title>{one.finding ?? one.detail}</title>
+              <title>{breakOf(one)}</title>
             </g>
           );
         })}

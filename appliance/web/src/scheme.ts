@@ -20,9 +20,14 @@ export function schemeName(): string {
 export function nextScheme(): void {
   localStorage.setItem(KEY, SCHEMES[(SCHEMES.indexOf(chosen()) + 1) % SCHEMES.length] ?? "light dark");
   applyScheme();
+  changes.dispatchEvent(new Event("change"));
 }
 
-/** What a colour of the style sheet is now, for what is drawn and not styled. */
+/** Tells of every change, whoever has made it, for what is drawn and not styled. */
+export const changes = new EventTarget();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => changes.dispatchEvent(new Event("change")));
+
+/** What a colour of the style sheet is now. */
 export function colourOf(name: string): string {
   const probe = document.createElement("span");
   probe.style.color = `var(--${name})`;

@@ -87,6 +87,21 @@ async def test_drain_and_ready(director, capsys):
     assert orders.load(director.file) == {}
 
 
+async def test_what_an_order_would_move(director):
+    """By virtual service: the share of new flows that would go elsewhere, and what the member would get; nothing is
+    done."""
+
+    async def would(**body):
+        words = director.path, "PATCH", "/v1/members/web/web1", {**body, "dry_run": True}
+        (moves,) = (await asyncio.to_thread(ask, *words))["moves"]
+        return moves["moved"], moves["shares"]["web/web1"]
+
+    assert await would(state="drain") == (pytest.approx(1 / 3, abs=0.01), 0)
+    assert await would(ratio=2) == (pytest.approx(1 / 6, abs=0.01), pytest.approx(1 / 2, abs=0.01))
+    assert await would(ratio=None) == (0, pytest.approx(1 / 3, abs=0.01))
+    assert director.state.orders == {}
+
+
 async def test_a_weight_outlives_a_drain(director):
     """The ratio that an operator has given stays when the member is drained and released."""
     assert await onward(director, "member", "weight", "web/web2", "5") == 0

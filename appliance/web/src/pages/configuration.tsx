@@ -11,7 +11,7 @@ interface Revisions {
 export function Configuration({ me }: { me: Me }) {
   const { data, error, again } = useAsked<Revisions>("/config/revisions", 5000);
   const [shown, show] = useState<number>();
-  const [back, setBack] = useState<number>();
+  const [back, setBack] = useState<{ to: number; from: number | null }>();
   const admin = may(me, "admin");
   return (
     <>
@@ -36,7 +36,7 @@ export function Configuration({ me }: { me: Me }) {
                       {one.number !== data.in_force && (
                         <>
                           <button type="button" aria-label={`Compare revision ${one.number}`} onClick={() => show(shown === one.number ? undefined : one.number)}>Compare</button>
-                          <button type="button" aria-label={`Roll back to revision ${one.number}`} onClick={() => setBack(one.number)}>Roll back</button>
+                          <button type="button" aria-label={`Roll back to revision ${one.number}`} onClick={() => setBack({ to: one.number, from: data.in_force })}>Roll back</button>
                         </>
                       )}
                     </td>
@@ -51,9 +51,9 @@ export function Configuration({ me }: { me: Me }) {
       {!admin && <p class="quiet">Admins compare and roll back.</p>}
       {back !== undefined && (
         <Review
-          title={`Roll back to revision ${back}`}
-          change={{ method: "POST", path: "/config/rollback", body: { revision: back }, inBody: true, diff: `/config/diff?revision=${back}` }}
-          onClose={() => setBack(undefined)}
+          title={`Roll back to revision ${back.to}`}
+          change={{ method: "POST", path: "/config/rollback", body: { revision: back.to, in_force: back.from }, inBody: true, diff: `/config/diff?revision=${back.to}` }}
+          onClose={() => { setBack(undefined); again(); }}
           onDone={() => { setBack(undefined); again(); }}
         />
       )}

@@ -167,6 +167,7 @@ function Announced({ vip }: { vip: VipRow }) {
     <span class="line" title={vip.detail}>
       {vip.announced ? "here" : "not here"}
       {vip.reason && <span class="quiet"> ({vip.reason.replaceAll("_", " ")})</span>}
+      {vip.elsewhere && <span class="quiet">{vip.elsewhere.length > 0 ? `, elsewhere: ${vip.elsewhere.join(", ")}` : ", nowhere else"}</span>}
       {vip.arp && <span class="quiet"> ARP {vip.arp}</span>}
     </span>
   );

@@ -1,3 +1,4 @@
+import { useState } from "preact/hooks";
 import { useAsked } from "../api";
 import { clock } from "../format";
 
@@ -39,7 +40,7 @@ export function Doctor() {
             <>
               <p>On {one.fix.where}: {one.fix.text}</p>
               <pre class="diff" tabIndex={0} aria-label="The fix">{one.fix.commands.join("\n")}</pre>
-              {one.fix.commands.length > 0 && <button type="button" onClick={() => void navigator.clipboard.writeText(one.fix!.commands.join("\n"))}>Copy</button>}
+              {one.fix.commands.length > 0 && <Copy text={one.fix.commands.join("\n")} />}
             </>
           )}
         </section>
@@ -47,4 +48,31 @@ export function Doctor() {
       {findings.length === 0 && <p>Nothing was found.</p>}
     </>
   );
+}
+
+function Copy({ text }: { text: string }) {
+  const [done, set] = useState("");
+  return (
+    <p class="buttons">
+      <button type="button" onClick={() => void copy(text).then((well) => set(well ? "Copied." : "The browser does not let us copy: select it, and copy it by hand."))}>Copy</button>
+      <span role="status">{done}</span>
+    </p>
+  );
+}
+
+/** Whether it is in the clipboard. Browsers have its API only where the page came by TLS or from the machine itself. */
+async function copy(text: string): Promise<boolean> {
+  try {
+    await (navigator.clipboard as Clipboard | undefined)?.writeText(text);
+    if (navigator.clipboard as Clipboard | undefined) return true;
+  } catch {
+    // asked for a permission that was not given: by selection, then
+  }
+  const box = document.createElement("textarea");
+  box.value = text;
+  document.body.append(box);
+  box.select();
+  const well = document.execCommand("copy");
+  box.remove();
+  return well;
 }

@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { may, ask, why } from "../api";
 import type { Me, Ordered, ServiceMember, ServiceNow, Summary } from "../api.gen";
 import { Chart, type Line, type Mark, Marks } from "../chart";
@@ -42,7 +42,7 @@ export function Service({ name, summary, me }: { name: string; summary: Summary;
       </div>
       {row.score_reason && row.state !== "disabled" && <p class={`problems ${row.state}`}>{row.score_reason}</p>}
       <dl class="facts">
-        <Fact name="VIP">{now.service.vips.map((vip) => <span class="line">{vip.vip} {now.service.protocol}/{now.service.ports.join(",")} <span class="quiet">{vip.announced ? "announced" : `not announced: ${vip.reason ?? ""} ${vip.detail}`}</span></span>)}</Fact>
+        <Fact name="VIP">{now.service.vips.map((vip) => <span class="line">{vip.vip} {now.service.protocol}/{now.service.ports.join(",")} <span class="quiet">{vip.announced ? "announced" : `not announced: ${(vip.reason ?? "").replaceAll("_", " ")} ${vip.detail}`}</span></span>)}</Fact>
         <Fact name="Pool"><a href={href("edit", "pools", now.service.pool)}>{now.service.pool}</a> {now.service.algorithm.replaceAll("_", " ")}, {now.service.hash_mode.replaceAll("_", " ")}</Fact>
         <Fact name="Profile"><a href={href("edit", "network-profiles", now.service.network_profile)}>{now.service.network_profile}</a> {now.service.delivery}</Fact>
         <Fact name="In rotation">{now.service.in_rotation} of {now.members.length}, at least {now.service.min_members}</Fact>
@@ -116,6 +116,7 @@ function Members({ members, me }: { members: ServiceMember[]; me: Me }) {
               <th scope="col" class="number">New flows/s</th>
               <th scope="col">Checks</th>
               <th scope="col" class="number">MSS</th>
+              <th scope="col" class="number" title="From clients' SYN to their first ACK">Handshake</th>
               {orders && <th scope="col">Actions</th>}
             </tr>
           </thead>
@@ -127,6 +128,7 @@ function Members({ members, me }: { members: ServiceMember[]; me: Me }) {
                 </th>
                 <td>
                   <span class={`dot ${isBroken(member) ? "red" : member.state === "in_rotation" ? "green" : "none"}`} /> <span class="state-name">{member.state.replace("_", " ")}</span>
+                  {member.doctor.map((text) => <span class="why">doctor: {text}</span>)}
                   {member.reason && <span class="why">{member.reason.replaceAll("_", " ")}{(member.finding ?? member.detail) && `: ${member.finding ?? member.detail}`}</span>}
                   {member.dsr.filter((one) => one.dsr_capable === "no").map((one) => (
                     <span class="why">
@@ -153,6 +155,7 @@ function Members({ members, me }: { members: ServiceMember[]; me: Me }) {
                   ))}
                   {member.segments.length === 0 && (member.largest_packet ? <span class="quiet">packets to {member.largest_packet}</span> : "–")}
                 </td>
+                <td class="number">{member.handshake_s === null ? "–" : `${(member.handshake_s * 1000).toFixed(1)} ms`}</td>
                 {orders && (
                   <td class="actions">
                     {(["drain", "maint", "ready", "weight"] as const).map((order) => (
@@ -167,7 +170,7 @@ function Members({ members, me }: { members: ServiceMember[]; me: Me }) {
           </tbody>
         </table>
       </div>
-      {asked && <Confirm {...asked} members={members} onClose={() => ask_(undefined)} />}
+      {asked && <Confirm {...asked} onClose={() => ask_(undefined)} />}
     </>
   );
 }
@@ -179,7 +182,7 @@ const MEANS: Record<Order, string> = {
   weight: "Its part of the slots becomes another; flows that are there stay where they are.",
 };
 
-function Confirm({ member, order, members, onClose }: { member: ServiceMember; order: Order; members: ServiceMember[]; onClose: () => void }) {
+function Confirm({ member, order, onClose }: { member: ServiceMember; order: Order; onClose: () => void }) {
   const [ratio, setRatio] = useState(String(member.ratio));
   const [timeout, setTimeout_] = useState("");
   const [reason, setReason] = useState("");
@@ -191,14 +194,26 @@ function Confirm({ member, order, members, onClose }: { member: ServiceMember; o
   const [pool, own] = member.id.split("/");
   const path = `/members/${encodeURIComponent(pool ?? "")}/${encodeURIComponent(own ?? "")}`;
   const [would, setWould] = useState<Ordered>();
-  const look = async () => {
-    try {
-      setWould((await ask<Ordered>("PATCH", path, { ...body, dry_run: true })).data);
-      setError("");
-    } catch (wrong) {
-      setError(why(wrong));
-    }
-  };
+  const asked = JSON.stringify(body);
+  useEffect(() => {
+    let over = false;
+    const look = async () => {
+      try {
+        const { data } = await ask<Ordered>("PATCH", path, { ...body, dry_run: true });
+        if (over) return;
+        setWould(data);
+        setError("");
+      } catch (wrong) {
+        if (over) return;
+        setWould(undefined);
+        setError(why(wrong));
+      }
+    };
+    void look();
+    return () => {
+      over = true;
+    };
+  }, [asked]);
   const give = async () => {
     try {
       await ask("PATCH", path, { ...body, ...(reason ? { reason } : {}) });
@@ -207,14 +222,13 @@ function Confirm({ member, order, members, onClose }: { member: ServiceMember; o
       setError(why(wrong));
     }
   };
-  if (would === undefined && !error) void look();
   return (
     <Dialog title={`${order} ${member.id}`} onClose={onClose}>
       <p>{MEANS[order]}</p>
       {order === "weight" && (
         <label>
           Weight
-          <input type="number" min={0} max={1000} value={ratio} onInput={(event) => setRatio(event.currentTarget.value)} />
+          <input type="number" min={0} max={1000} placeholder="as configured" value={ratio} onInput={(event) => setRatio(event.currentTarget.value)} />
         </label>
       )}
       {order === "drain" && (
@@ -223,7 +237,9 @@ function Confirm({ member, order, members, onClose }: { member: ServiceMember; o
           <input type="number" min={0} value={timeout} onInput={(event) => setTimeout_(event.currentTarget.value)} />
         </label>
       )}
-      <p class="predicted">{predicted(member, order, ratio, members)}</p>
+      <ul class="predicted" aria-live="polite">
+        {would ? (would.moves ?? []).map((one) => <li>{one.name}: {predicted(member, one)}</li>) : <li>{error ? "Not known." : "Asking the director what this would do …"}</li>}
+      </ul>
       {would && [...(would.withdraws ?? []).map((one) => `VIP ${one.name} will be withdrawn: ${one.why}`), ...(would.stops ?? []).map((one) => `Virtual service ${one.name} will stop: ${one.why}`)].map((text) => <p class="problems down">{text}</p>)}
       <label>
         Note (optional)
@@ -238,12 +254,10 @@ function Confirm({ member, order, members, onClose }: { member: ServiceMember; o
   );
 }
 
-/** The share of new flows that will go elsewhere: by weight, as the ring does. */
-function predicted(member: ServiceMember, order: Order, ratio: string, members: ServiceMember[]): string {
-  const others = members.filter((one) => one.id !== member.id && one.state === "in_rotation").reduce((sum, one) => sum + one.ratio, 0);
-  const mine = order === "weight" ? (member.state === "in_rotation" ? Number(ratio) : 0) : order === "ready" ? member.ratio : 0;
-  const then = mine + others > 0 ? mine / (mine + others) : 0;
-  if (then === member.share) return "No slot changes hands.";
-  const moved = Math.abs(then - member.share);
-  return `About ${percent(moved)} of new flows move: its share goes from ${percent(member.share)} to ${percent(then)}${order === "ready" ? ", if its monitors find it well" : ""}.`;
+type Moves = NonNullable<Ordered["moves"]>[number];
+
+/** What the director says that an order would do in one virtual service. */
+function predicted(member: ServiceMember, { moved, shares }: Moves): string {
+  if (moved < 0.00005) return "no slot changes hands.";
+  return `about ${percent(moved)} of new flows move; ${member.name} gets ${percent(shares[member.id] ?? 0)}.`;
 }
