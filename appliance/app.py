@@ -872,6 +872,11 @@ class Director:
         by = {"who": author.who, "via": author.via, "why": author.why}
         revision = outcome.revision.number if outcome.revision is not None else None
         texts = tuple(str(problem) for problem in outcome.problems)
+        if not outcome.ok:
+            for text in texts:
+                log.error("config.rejected", problem=text, step=str(outcome.step), **by)
+        if outcome.leaves_no_trace:
+            return
         moving = self._hash_changes if outcome.ok and not outcome.unchanged else ()
         self._last_reload = ReloadStatus(
             ok=outcome.ok,
@@ -884,8 +889,6 @@ class Director:
             revision=revision,
         )
         if not outcome.ok:
-            for text in texts:
-                log.error("config.rejected", problem=text, step=str(outcome.step), **by)
             self._notify(notify.status(f"configuration refused ({outcome.step}): {texts[0]}"))
             return
         for one in moving:
@@ -927,7 +930,8 @@ class Director:
         speaker = self._speaker.status()
         sessions = [status.session for status in speaker.peers.values()]
         parts = [
-            ("config", self._last_reload.ok, "; ".join(self._last_reload.problems)),
+            # Whatever became of the latest reload: a file with a mistake must not take a fleet out that works.
+            ("config", True, "; ".join(self._last_reload.problems)),
             ("data_plane", error is None, error or ""),
             ("programmed", self._reconciler.applied is not None, ""),
             ("decision", not self._reconciler.error, self._reconciler.error),

@@ -49,6 +49,10 @@ class Step(StrEnum):
     EVENT = "event"
 
 
+BEFORE = (Step.PARSE, Step.VALIDATE, Step.DIFF)
+"""Nothing has been touched yet."""
+
+
 class MeanwhileError(ConfigError):
     """Something else is in force, or written, than whoever wants a change has seen."""
 
@@ -76,6 +80,9 @@ class Outcome:
     conflict: bool = False
     """Whether it was refused since something else is in force, or written, than its author has seen."""
 
+    asked: bool = False
+    """Somebody had asked for a change, who is told what became of it; else it was about what the files say."""
+
     consequences: Consequences = field(default_factory=Consequences)
     revision: Revision | None = None
     """Of what is in force now, where that was kept."""
@@ -84,6 +91,12 @@ class Outcome:
     """Of the document that the transaction was about; empty when it could not be read."""
 
     seconds: float = 0.0
+
+    @property
+    def leaves_no_trace(self) -> bool:
+        """Whether all is as if nobody had tried: files and what is in force say what they said, and who has asked for
+        something else knows that it was refused."""
+        return self.dry_run or (self.asked and not self.ok and self.step in BEFORE)
 
 
 @dataclass(frozen=True)
@@ -236,6 +249,7 @@ class Transactions:
             unchanged=run.unchanged,
             problems=run.problems,
             conflict=run.conflict,
+            asked=write,
             consequences=run.consequences,
             revision=self.revision,
             digest=run.digest,

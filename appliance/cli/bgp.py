@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from appliance.cli.help import HelpFormatter
 from appliance.cli.listing import DEFAULTS, Column, ListOptions, View, or_dash, show
 from appliance.cli.output import Exit, complain, print_json
-from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask, unanswered
+from appliance.cli.status import HERE, AnswerError, Reach, UnreachableError, ask, unanswered
 
 app = App(
     name="bgp",
@@ -19,24 +19,23 @@ app = App(
 )
 
 Document = Mapping[str, Any]
-Url = Annotated[str, Parameter(name="--url", env_var="ONWARD_URL", help="Where the director's API listens.")]
 AsJson = Annotated[bool, Parameter(name=["--json"], negative="", help="Print JSON.")]
 
 
 @app.command
-def peers(*, url: Url = DEFAULT_URL, options: ListOptions = DEFAULTS) -> int:
+def peers(*, reach: Reach = HERE, options: ListOptions = DEFAULTS) -> int:
     """Show the peers: their sessions, and how many VIPs each is told of."""
-    return show(PEERS, options, lambda: _fetch(url))
+    return show(PEERS, options, lambda: _fetch(reach.address))
 
 
 @app.command
-def routes(*, url: Url = DEFAULT_URL, options: ListOptions = DEFAULTS) -> int:
+def routes(*, reach: Reach = HERE, options: ListOptions = DEFAULTS) -> int:
     """Show each VIP as each peer is told of it, or why it is not."""
-    return show(ROUTES, options, lambda: _fetch(url))
+    return show(ROUTES, options, lambda: _fetch(reach.address))
 
 
 @app.command
-def why(vip: str, /, *, url: Url = DEFAULT_URL, as_json: AsJson = False) -> int:
+def why(vip: str, /, *, reach: Reach = HERE, as_json: AsJson = False) -> int:
     """Say all about one VIP: whether it is announced, whom routers are to prefer, and what each peer is told.
 
     Exit codes: 0 done; 1 what answers is no director; 3 nobody answers; 5 the director has no such VIP.
@@ -53,7 +52,7 @@ def why(vip: str, /, *, url: Url = DEFAULT_URL, as_json: AsJson = False) -> int:
         return Exit.USAGE
 
     try:
-        document = _fetch(url)
+        document = _fetch(reach.address)
     except (UnreachableError, AnswerError) as error:
         return unanswered(error)
     found = [each for each in document["vips"] if each["vip"] == address]

@@ -12,7 +12,7 @@ from appliance.cli.listing import DEFAULTS, Column, ListOptions, View, or_dash
 from appliance.cli.listing import show as show_list
 from appliance.cli.orders import ConfigOption, Document, OrderError, ReasonOption, SocketOption, ask, refused, where
 from appliance.cli.output import Exit, complain, print_json, print_problems
-from appliance.cli.plans import exit_of, show_outcome
+from appliance.cli.plans import exit_of, orders_at, show_outcome
 from appliance.cli.reload import REFUSED, TIMEOUT_S
 from appliance.config.document import read_document
 from appliance.config.problems import ConfigError
@@ -127,6 +127,7 @@ def diff(
             return 1 if lines else Exit.OK
         body = {"texts": texts, "dry_run": True}
         outcome = ask(path, "PUT", "/v1/config", body, timeout_s=TIMEOUT_S, also=REFUSED)
+        outcome["orders"] = orders_at(path)
     except ConfigError as error:
         print_problems(error.problems)
         return Exit.CONFIG

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from appliance.cli.listing import DEFAULTS, Column, Document, ListOptions, NotFoundError, View, or_dash, show
-from appliance.cli.status import DEFAULT_URL, AnswerError, ask, duration
+from appliance.cli.status import HERE, AnswerError, Reach, ask, duration
 
 NAMED = 20
 """So many members at most are told to who asks for one that is not there."""
@@ -26,7 +26,7 @@ def health(
     /,
     *,
     turns: Annotated[bool, Parameter(name=["--turns"], negative="")] = False,
-    url: Annotated[str, Parameter(env_var="ONWARD_URL")] = DEFAULT_URL,
+    reach: Reach = HERE,
     options: ListOptions = DEFAULTS,
 ) -> int:
     """Show what every health monitor of a running director says of every member.
@@ -42,12 +42,10 @@ def health(
         Only this one, as POOL/MEMBER, and how its verdicts have turned lately; or all of a pool, as POOL.
     turns
         Show how verdicts have turned lately, of all members that are shown.
-    url
-        Where the director's API listens.
     """
 
     def ask_for() -> Mapping[str, Any]:
-        document = fetch(url)
+        document = fetch(reach.address)
         shown = [each for each in document["members"] if member is None or _is(each["member"], member)]
         if member is not None and not shown:
             known = [each["member"] for each in document["members"]]

@@ -21,6 +21,7 @@ from appliance.cli.orders import (
     where,
 )
 from appliance.cli.output import Exit, complain
+from appliance.cli.plans import ordered
 from appliance.cli.waiting import Wait, WaitTimeout
 from appliance.cli.waiting import wait as wait_for
 
@@ -224,28 +225,38 @@ def _known(member: Document) -> int | None:
     return count if count or member["state"] == "draining" else None
 
 
-def _ordered(member: Document) -> str:
+def _ratio(member: Document) -> tuple[int, str]:
+    """To sort by, and to show."""
+    return member["ratio"], _marked(member["ratio"], member, "ratio", None)
+
+
+def _marked(text: object, member: Document, key: str, as_configured: object) -> str:
+    """With a `*` where an operator has ordered it."""
     order = member["order"]
-    if order is None:
-        return ""
-    ratio = "" if order["ratio"] is None else f"ratio {order['ratio']}"
-    return " ".join(filter(None, ("" if order["state"] == "ready" else order["state"], ratio)))
+    return f"{text}*" if order is not None and order[key] != as_configured else str(text)
+
+
+def _below(document: Document) -> Iterator[str]:
+    if any(ordered(member) for member in document["members"]):
+        yield ""
+        yield "* ordered by an operator, beside the configuration; `onward reload --reset-runtime` takes all of it back"
 
 
 MEMBERS = View(
     columns=(
         Column("MEMBER", lambda member: member["id"]),
         Column("ADDRESS", lambda member: member["address"]),
-        Column("STATE", _state),
+        Column("STATE", lambda member: _marked(_state(member), member, "state", "ready")),
         Column("HEALTH", lambda member: member["health"]),
-        Column("RATIO", lambda member: member["ratio"], right=True),
+        Column("RATIO", _ratio, lambda ratio: ratio[1], right=True),
         Column("SHARE", lambda member: member["share"], lambda share: f"{share:.1%}", right=True),
         Column("FLOWS KNOWN", _known, or_dash, right=True),
-        Column("ORDERED", _ordered, or_dash, wide=True),
+        Column("ORDERED", ordered, or_dash, wide=True),
         Column("REASON", lambda member: member["reason"] or ""),
     ),
     rows=lambda document: document["members"],
     name=lambda member: str(member["id"]),
+    below=_below,
 )
 
 

@@ -1,17 +1,15 @@
 """`onward mtu`: how large packets to each member may be."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from appliance.cli.listing import DEFAULTS, Column, Document, ListOptions, View, or_dash, show
-from appliance.cli.status import DEFAULT_URL, AnswerError, ask
+from appliance.cli.status import HERE, AnswerError, Reach, ask
 
 
 def mtu(
     *,
-    url: Annotated[str, Parameter(env_var="ONWARD_URL")] = DEFAULT_URL,
+    reach: Reach = HERE,
     options: ListOptions = DEFAULTS,
 ) -> int:
     """Show how large packets to each member of a running director may be, and what members must advertise as MSS.
@@ -22,12 +20,8 @@ def mtu(
 
     Exit codes: 0 done; 1 what answers is no director; 3 nobody answers.
 
-    Parameters
-    ----------
-    url
-        Where the director's API listens.
     """
-    return show(VIEW, options, lambda: fetch(url))
+    return show(VIEW, options, lambda: fetch(reach.address))
 
 
 def fetch(url: str) -> Mapping[str, Any]:

@@ -1,9 +1,11 @@
 """What a change of the configuration does, or did, as text."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from appliance.cli.orders import Document
+from appliance.cli.orders import Document, ask
 from appliance.cli.output import Exit, complain, paint, print_json, table
 
 MANY = 20
@@ -12,11 +14,35 @@ MANY = 20
 _COLOURS = {"+": "32", "-": "31", "~": "33"}
 
 
+def orders_at(socket: Path) -> list[Document]:
+    """Members that operators have ordered something else of than is configured, which no configuration changes:
+    `member`, `order` and `text`.
+
+    Raises:
+        OrderError: nobody answers.
+    """
+    members = ask(socket, "GET", "/v1/members")["members"]
+    return [
+        {"member": member["id"], "order": member["order"], "text": ordered(member)}
+        for member in members
+        if member["order"] is not None and ordered(member)
+    ]
+
+
+def ordered(member: Mapping[str, Any]) -> str:
+    """What an operator has ordered of a member; empty: nothing else than is configured."""
+    order = member["order"]
+    if order is None:
+        return ""
+    ratio = "" if order["ratio"] is None else f"ratio {order['ratio']}"
+    return " ".join(filter(None, ("" if order["state"] == "ready" else order["state"], ratio)))
+
+
 def show_outcome(outcome: Document, *, json: bool) -> int:
     """Print what became of a change.
 
     Args:
-        outcome: as `transaction.as_document` has it.
+        outcome: as `transaction.as_document` has it; `orders` and `orders_reset` besides, where they are known.
         json: print JSON.
 
     Returns:
@@ -43,11 +69,16 @@ def exit_of(outcome: Document) -> int:
 
 
 def _lines(outcome: Document) -> Iterator[str]:
+    if not outcome["unchanged"]:
+        yield from plan(outcome["consequences"])
+    if orders := outcome.get("orders"):
+        reset = outcome.get("orders_reset", False)
+        would = "would be taken back" if outcome["dry_run"] else "were taken back"
+        yield f"{'' if outcome['unchanged'] else chr(10)}orders of operators that {would if reset else 'stay'}:"
+        yield from _some([f"  {one['member']} {one['text']}" for one in orders])
     if outcome["unchanged"]:
         yield "nothing is different: what is written is in force"
-        return
-    yield from plan(outcome["consequences"])
-    if outcome["dry_run"]:
+    elif outcome["dry_run"]:
         yield "nothing was changed (dry run)"
     else:
         revision = outcome["revision"]

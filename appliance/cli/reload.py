@@ -4,8 +4,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from appliance.cli.orders import ConfigOption, OrderError, ReasonOption, SocketOption, ask, refused, where
-from appliance.cli.plans import show_outcome
+from appliance.cli.orders import ConfigOption, OrderError, ReasonOption, SocketOption, ask, refused, resource, where
+from appliance.cli.plans import orders_at, show_outcome
 
 TIMEOUT_S = 120.0
 REFUSED = (409, 422, 500)
@@ -15,6 +15,7 @@ REFUSED = (409, 422, 500)
 def reload(
     *,
     dry_run: Annotated[bool, Parameter(name="--dry-run", negative="")] = False,
+    reset_runtime: Annotated[bool, Parameter(name="--reset-runtime", negative="", show_default=False)] = False,
     json: Annotated[bool, Parameter(name="--json", negative="", show_default=False)] = False,
     reason: ReasonOption = "",
     config: ConfigOption = None,
@@ -25,10 +26,15 @@ def reload(
     It is applied whole or not at all. Exit code 4 when something in it is wrong, 1 when it could not be put into force
     or kept; then what was in force still is.
 
+    What operators have ordered of members (`onward member drain`, `maint`, `weight`) is no part of the configuration
+    and stays, also over restarts.
+
     Parameters
     ----------
     dry_run
         Say what would happen, and do nothing.
+    reset_runtime
+        Take such orders back as well, when the configuration is in force: members are as it says.
     json
         Print JSON.
     """
@@ -36,6 +42,11 @@ def reload(
         body = {"dry_run": dry_run, "reason": reason}
         path = where(socket, config)
         outcome = ask(path, "POST", "/v1/config/reload", body, timeout_s=TIMEOUT_S, also=REFUSED)
+        if dry_run or reset_runtime:
+            outcome |= {"orders": orders_at(path), "orders_reset": reset_runtime}
+        if reset_runtime and outcome["ok"] and not dry_run:
+            for one in outcome["orders"]:
+                ask(path, "PATCH", resource(one["member"]), {"state": "ready", "ratio": None, "reason": reason})
     except OrderError as error:
         return refused(error)
     return show_outcome(outcome, json=json)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from appliance.cli.output import Exit, complain, paint
-from appliance.cli.status import DEFAULT_URL, AnswerError, UnreachableError, ask, unanswered
+from appliance.cli.status import HERE, AnswerError, Reach, UnreachableError, ask, unanswered
 
 FOLLOW_S = 1.0
 
@@ -20,7 +20,7 @@ Sample = Mapping[str, Any]
 
 def samples(
     *,
-    url: Annotated[str, Parameter(env_var="ONWARD_URL")] = DEFAULT_URL,
+    reach: Reach = HERE,
     as_json: Annotated[bool, Parameter(name=["--json"], negative="")] = False,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
 ) -> int:
@@ -33,14 +33,13 @@ def samples(
 
     Parameters
     ----------
-    url
-        Where the director's API listens.
     as_json
         Print them as JSON: a list, or with --follow one sample a line.
     follow
         Go on with new ones, until Ctrl-C.
     """
     try:
+        url = reach.address
         latest = fetch(url)
         if follow:
             return _follow(url, as_json, latest)

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from appliance.cli.connect import CA_FILE, TOKEN, connection_to
+from appliance.cli.orders import RUNTIME_DIR, SOCKET, ConfigOption, OrderError, SocketOption, where
 from appliance.cli.output import Exit, colour_wanted, complain
 
 app = App()
@@ -31,10 +33,55 @@ _EXIT_CODES = {"healthy": 0, "degraded": 10, "down": 11}
 Document = Mapping[str, Any]
 
 
+class UnreachableError(Exception):
+    """No director answers; the text says what to do."""
+
+
+class AnswerError(Exception):
+    """Something answers, but not a director that we understand."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Reach:
+    """Which director is asked, and by which way."""
+
+    url: Annotated[
+        str | None,
+        Parameter(
+            name="--url",
+            env_var="ONWARD_URL",
+            help="The director's API: http://HOST:PORT, https://HOST:PORT or unix:PATH. By default the control socket "
+            f"in {RUNTIME_DIR} where it is there and we may open it, else {DEFAULT_URL}.",
+        ),
+    ] = None
+    socket: SocketOption = None
+    config: ConfigOption = None
+
+    @property
+    def address(self) -> str:
+        """For `connect.connection_to`.
+
+        Raises:
+            AnswerError: the configuration cannot be read.
+        """
+        if self.url is not None:
+            return self.url
+        if self.socket is None and self.config is None and not os.access(RUNTIME_DIR / SOCKET, os.W_OK):
+            return DEFAULT_URL
+        try:
+            return f"unix:{where(self.socket, self.config)}"
+        except OrderError as error:
+            raise AnswerError(str(error)) from error
+
+
+HERE = Reach()
+
+
 @app.default
 def status(
     *,
-    url: Annotated[str, Parameter(env_var="ONWARD_URL")] = DEFAULT_URL,
+    reach: Reach = HERE,
     as_json: Annotated[bool, Parameter(name=["--json"], negative="")] = False,
     watch: Annotated[
         list[float] | None, Parameter(name=["--watch", "-w"], consume_multiple=(0, 1), negative="")
@@ -51,8 +98,6 @@ def status(
 
     Parameters
     ----------
-    url
-        Where the director's API listens.
     as_json
         Print the status document as it is; with --watch one document a line.
     watch
@@ -65,6 +110,7 @@ def status(
         complain("--watch takes 0.1 to 3600 seconds")
         return Exit.USAGE
     try:
+        url = reach.address
         if pause_s is not None:
             return _watch(url, as_json, pause_s)
         document = fetch(url)
@@ -94,14 +140,6 @@ def _watch(url: str, as_json: bool, pause_s: float) -> int:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Asking
-
-
-class UnreachableError(Exception):
-    """No director answers; the text says what to do."""
-
-
-class AnswerError(Exception):
-    """Something answers, but not a director that we understand."""
 
 
 def unanswered(error: UnreachableError | AnswerError) -> int:
@@ -150,8 +188,9 @@ def ask(url: str, path: str) -> tuple[int, Any]:
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise UnreachableError(
-            f"no director answers at {url} ({_reason(error)}); is it running, and does [api] say this address? "
-            "Start it with `onward run`, or give --url"
+            f"no director answers at {url} ({_reason(error)}); is it running"
+            f"{'' if url.startswith('unix:') else ', and does [api] say this address'}? "
+            "Start it with `onward run`, or give --url, --socket or --config"
         ) from error
     finally:
         connection.close()

@@ -16,11 +16,12 @@ from cyclopts import Parameter
 
 from appliance.cli.output import Exit, colour_wanted, complain
 from appliance.cli.status import (
-    DEFAULT_URL,
     ENDLESS,
+    HERE,
     AnswerError,
     Cell,
     Look,
+    Reach,
     UnreachableError,
     columns,
     duration,
@@ -61,7 +62,7 @@ class Row:
 
 def top(
     *,
-    url: Annotated[str, Parameter(env_var="ONWARD_URL")] = DEFAULT_URL,
+    reach: Reach = HERE,
     once: Annotated[bool, Parameter(name="--once", negative="", show_default=False)] = False,
     sort_by: Annotated[str, Parameter(name="--sort-by")] = ORDERS[0],
     pause: Annotated[float, Parameter(name=["--interval", "-i"])] = PAUSE_S,
@@ -76,8 +77,6 @@ def top(
 
     Parameters
     ----------
-    url
-        Where the director's API listens.
     once
         Print one picture, of the next interval, and end: for scripts and pipes.
     sort_by
@@ -92,6 +91,7 @@ def top(
         complain("--interval takes 0.2 to 60 seconds")
         return Exit.USAGE
     try:
+        url = reach.address
         before = fetch(url)
         if once or not (sys.stdin.isatty() and sys.stdout.isatty()):
             time.sleep(pause)

@@ -9,11 +9,12 @@ cannot be changed this way is refused and not damaged.
 
 import re
 import tomllib
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 import tomlkit
-from tomlkit.items import AoT, Item
+from tomlkit.items import AoT, Array, InlineTable, Item
 
 from appliance.config.document import Document
 from appliance.config.locate import Lines
@@ -141,38 +142,37 @@ def _update(there: Any, values: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(known, MutableMapping):
             _update(known, value)
         elif isinstance(known, AoT) and _is_tables(value):
-            _update_tables(known, value)
-        elif _is_tables(value):
+            _update_list(known, value, _table)
+        elif isinstance(known, Array) and isinstance(value, list) and value:
+            _update_list(known, value, _inline)
+        elif _is_tables(value) and not isinstance(table, InlineTable):
             table.pop(key, None)
             table[key] = _tables(value)
         else:
             table[key] = _inline(value)
 
 
-def _update_tables(there: AoT, values: Sequence[Mapping[str, Any]]) -> None:
-    """A list of tables: those that are there and stay keep their comments, in the order of *values* where that is the
-    order they have."""
-    known = {_identity(_plain(table)): table for table in there}
-    wanted = [_identity(value) for value in values]
-    stay = [identity for identity in known if identity in wanted]
-    if stay != [identity for identity in wanted if identity in known]:
-        for i in reversed(range(len(there))):
-            del there[i]
-        for value in values:
-            there.append(_table(value))
-        return
-    for i in reversed(range(len(there))):
-        if _identity(_plain(there[i])) not in wanted:
-            del there[i]
-    for i, value in enumerate(values):
-        if i < len(there) and _identity(_plain(there[i])) == _identity(value):
-            _update(there[i], value)
-        else:
-            there.insert(i, _table(value))
+def _update_list(there: AoT | Array, values: Sequence[Any], make: Callable[[Any], Any]) -> None:
+    """A list becomes one of these values. What stays keeps its place and its comments: only what comes, goes or moves
+    is touched."""
+    known, wanted = [_identity(_plain(item)) for item in there], [_identity(value) for value in values]
+    for what, i, j, first, last in reversed(SequenceMatcher(None, known, wanted, autojunk=False).get_opcodes()):
+        if what == "equal":
+            for at, value in zip(range(i, j), values[first:last], strict=True):
+                if isinstance(value, Mapping):
+                    _update(there[at], value)
+            continue
+        for at in reversed(range(i, j)):
+            del there[at]
+        for value in reversed(values[first:last]):
+            there.insert(i, make(value))
 
 
-def _identity(table: Mapping[str, Any]) -> Any:
-    return next((table[key] for key in _IDENTITY if key in table), None)
+def _identity(value: Any) -> str:
+    """What tells one element of a list from another."""
+    if isinstance(value, Mapping):
+        value = next(((key, value[key]) for key in _IDENTITY if key in value), value)
+    return repr(value)
 
 
 def _is_tables(value: object) -> bool:
@@ -200,6 +200,11 @@ def _inline(value: Any) -> Any:
         for key, inner in value.items():
             table.append(key, _inline(inner))
         return table
+    if isinstance(value, list):
+        array = tomlkit.array()
+        for inner in value:
+            array.append(_inline(inner))
+        return array
     return tomlkit.item(value)
 
 

@@ -33,17 +33,17 @@ _UNUSED_SERVICE: Unused = {
     "vs_datascripts": (ANYTHING, _L7, ""),
     "waf_policy_ref": (ANYTHING, _L7, ""),
     "l4_policies": (ANYTHING, "ports choose the pool, and nothing else", "write a [[virtual_service]] for each pool"),
-    "network_security_policy_ref": (ANYTHING, "clients are not filtered", "filter them in front of the directors"),
-    "security_policy_ref": (ANYTHING, "clients are not filtered", "filter them in front of the directors"),
-    "connections_rate_limit": (
-        ANYTHING,
-        "there is no limit for new connections",
-        "limit them in front of the directors",
-    ),
+    "network_security_policy_ref": (ANYTHING, "rules of a policy are not read", "write protection.deny and allow"),
+    "security_policy_ref": (ANYTHING, "rules of a policy are not read", "see protection"),
+    "connections_rate_limit": (ANYTHING, "only of TCP is there a limit for new connections", ""),
     "requests_rate_limit": (ANYTHING, _L7, ""),
-    "performance_limits": (ANYTHING, "there is no limit for a virtual service", ""),
-    "max_cps_per_client": (0, "there is no limit for a client", ""),
-    "limit_doser": (False, "there is no limit for a client", ""),
+    "performance_limits": (
+        ANYTHING,
+        "neither open connections nor bytes are limited",
+        "limit new connections: protection.per_service",
+    ),
+    "max_cps_per_client": (0, "only of TCP is there a limit for new connections", ""),
+    "limit_doser": (False, "a client above its limit keeps it, and gets no lower one", ""),
     "min_pools_up": (ANYTHING, "a virtual service has one pool", "see min_members"),
     "flow_dist": ("LOAD_AWARE", "routers spread flows over directors", "see ha"),
     "flow_label_type": ("NO_LABEL", "flows have no labels", ""),
@@ -127,16 +127,28 @@ _UNUSED_FAST_PATH: Unused = {
     "enable_syn_protection": (False, "with DSR nobody can answer for a member", "use SYN cookies on the members"),
     "snat": (True, "with DSR there is no SNAT", ""),
 }
+_UNUSED_RATE: Unused = {
+    "name": (NOTHING, "limits have no names", ""),
+    "explicit_tracking": (NOTHING, "each client is counted for itself", ""),
+    "fine_grain": (NOTHING, "limits are for a second", ""),
+    "http_cookie": (ANYTHING, _L7, ""),
+    "http_header": (ANYTHING, _L7, ""),
+}
+"""Of the rate limits of a virtual service."""
+
 _UNUSED_POOL: Unused = {
     "description": (NOTHING, "pools have no description", ""),
     "use_service_port": (NOTHING, "DSR delivers to the port that clients use", ""),
     "default_port": (NOTHING, "DSR delivers to the port that clients use", ""),
     "ignore_server_port": (NOTHING, "DSR delivers to the port that clients use", ""),
     "inline_health_monitor": (True, _PASSIVE, ""),
-    "min_health_monitors_up": (ANYTHING, "all monitors of a pool must be content", ""),
     "graceful_hm_down_disable_timeout": (-1, "a member that is down hands its slots over at once", ""),
     "server_disable_type": ("DISALLOW_NEW_CONNECTION", "a disabled member gets no new connections", ""),
-    "max_conn_rate_per_server": (ANYTHING, "there is no limit for new connections", ""),
+    "max_conn_rate_per_server": (
+        ANYTHING,
+        "new connections of a member are not limited",
+        "see max_connections of members, and protection of virtual services",
+    ),
     "capacity_estimation": (False, _PASSIVE, ""),
     "capacity_estimation_ttfb_thresh": (0, _PASSIVE, ""),
     "server_timeout": (0, "see session_idle_timeout of the network profile", ""),
@@ -339,6 +351,8 @@ class _Reader:
                 "see `enabled` of the virtual service",
             )
         announcing = self._announcing(node, bgp)
+        tcp = any(profile.protocol == "tcp" for profile, _ in ports)
+        protection = self._protection(node) if tcp else {}
         comments = [f"From {node.place}: {name}"]
         if (description := objects.text(node, "description")) is not None:
             comments += description.splitlines()
@@ -366,11 +380,38 @@ class _Reader:
                 table["advertise_down"] = True
             if announcing:
                 table["bgp"] = announcing
+            if protection and profile.protocol == "tcp":
+                table["protection"] = protection
             called = self.draft.service(name, table, comments)
             self._named(node, name, called)
         self.vips.update(vips)
         self._application(node)
         objects.tell_rest(node, _UNUSED_SERVICE)
+
+    def _protection(self, node: Json) -> dict[str, Value]:
+        """Limits of new TCP connections: of the virtual service, and of each client."""
+        objects = self.objects
+        found: dict[str, Value] = {}
+        limit = node.get("connections_rate_limit")
+        if limit is not None and limit.is_table:
+            inner = limit.get("rate_limiter") or limit
+            count = objects.whole(inner, 0, 0, 1_000_000_000, "count")
+            period = objects.whole(inner, 1, 1, 1_000_000_000, "period")
+            burst = objects.whole(inner, 0, 0, 1_000_000, "burst_sz")
+            if count and limit.peek("action", "type") == "RL_ACTION_NONE":
+                self.report.lost(limit, "it only tells of what is too much", "see protection")
+            elif count:
+                rate = min(1_000_000, max(1, round(count / period)))
+                found["per_service"] = {"rate": rate, "burst": burst} if burst else {"rate": rate}
+                message = "each director counts for itself, and drops what is too much"
+                self.report.about(Grade.CHANGED, limit, f"{message}: {rate} new connections a second", "see protection")
+            if (action := limit.get("action")) is not None:
+                self.report.ignored(action, "what is too much is dropped")
+            for each in (inner, limit):
+                objects.tell_rest(each, _UNUSED_RATE)
+        if clients := objects.whole(node, 0, 0, 1_000_000, "max_cps_per_client"):
+            found["per_source"] = {"rate": clients}
+        return found
 
     def _ports_of_monitors(self) -> None:
         """Give monitors a port that would have none, and tell where they ask elsewhere than they did."""
@@ -683,6 +724,11 @@ class _Reader:
         monitors = self._monitors(node)
         if monitors:
             settings["health_monitors"] = list(monitors)
+        if (enough := objects.whole(node, 0, 0, 50, "min_health_monitors_up")) > 0:
+            if enough > len(monitors):
+                self.report.changed(node.keys["min_health_monitors_up"], f"the pool has {len(monitors)}: all of them")
+            else:
+                settings["min_monitors_up"] = enough
         self._times(node, settings)
         wanted = objects.whole(node, 0, 0, 65535, "min_servers_up")
         port = objects.whole(node, 80, 1, 65535, "default_server_port")

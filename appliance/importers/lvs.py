@@ -298,7 +298,7 @@ def _profile(draft: Draft, report: Report, virtual: Virtual, method: Method) -> 
 
 def _min_members(report: Report | None, virtual: Virtual, reals: Sequence[Real]) -> int:
     """How many members it takes, whichever they are, for their weights to reach the quorum."""
-    weights = sorted(real.weight for real in reals)
+    weights = sorted(real.weight for real in reals if real.weight)  # without a weight, none is ever in rotation
     total = count = 0
     for weight in weights:
         if total >= virtual.quorum:
@@ -308,7 +308,7 @@ def _min_members(report: Report | None, virtual: Virtual, reals: Sequence[Real])
     node = virtual.quorum_node
     if report is not None and node is not None:
         if total < virtual.quorum:
-            report.changed(node, f"all weights together are {total}; min_members is all {count} members")
+            report.changed(node, f"all weights together are {total}; min_members is all {count} members that have one")
         elif set(weights) != {1} and virtual.quorum > 1:
             report.changed(
                 node,

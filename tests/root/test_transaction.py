@@ -195,9 +195,15 @@ def test_a_reload_a_dry_run_a_mistake_and_the_way_back(director: Director, capsy
     assert call(["config", "diff", *options]) == 0
     capsys.readouterr()
 
+    refused = director.put({**director.on_disk(), "conf.d/40-shop.toml": "[[pol]]\n"}, "a slip")
+    assert "unknown key" in refused["detail"]
+    assert director.get("/v1/status")["config"]["last_reload"]["ok"], "who has slipped knows, and nothing else is wrong"
+
     (director.folder / "conf.d/30-blog.toml").write_text("[[pol]]\n")
     assert call(["reload", *options]) == 4
     error = capsys.readouterr().err
+    until(lambda: not director.get("/v1/status")["config"]["last_reload"]["ok"], "the status says that it was refused")
+    assert director.get("/v1/status")["ready"]["ready"], "traffic is as welcome as before"
     assert f"{director.folder}/conf.d/30-blog.toml:1: pol: unknown key; did you mean `pool`?" in error
     assert director.services() == ["blog", "shop", "web"]
 

@@ -200,6 +200,7 @@ async def test_a_step_that_fails_leaves_what_was_in_force(
     outcome = await director.transactions.reload(ME)
     assert (outcome.ok, outcome.step) == (False, step)
     assert text in str(outcome.problems[0])
+    assert not outcome.leaves_no_trace, "the files say something else than what is in force"
     assert director.in_force == ["a"]
     assert all("198.51.100.1" in vips for vips in director.told[before:])
     assert director.transactions.in_force.config.digest == director.state.config.digest
@@ -233,6 +234,7 @@ async def test_a_change_for_another_document_is_refused(director: Director) -> N
     assert (await director.transactions.change(lambda _: texts, ME, base=base)).ok
     outcome = await director.transactions.change(lambda _: texts, ME, base=base)
     assert "changed meanwhile" in str(outcome.problems[0])
+    assert outcome.leaves_no_trace
     director.write("a", "# mine\n" + web("a", 1))
     outcome = await director.transactions.change(lambda _: {**texts, "conf.d/c.toml": web("c", 3)}, ME)
     assert "the files say something else" in str(outcome.problems[0])
@@ -248,6 +250,7 @@ async def test_files_that_cannot_be_written_are_put_back(director: Director, whe
     outcome = await director.transactions.change(lambda _: texts, ME)
     assert not outcome.ok
     assert "cannot write" in str(outcome.problems[0])
+    assert not outcome.leaves_no_trace, "somebody has to look after the disk"
     assert dict(read_document(director.path).texts) == before
     assert director.in_force == ["a"]
     (director.folder / where).rmdir()

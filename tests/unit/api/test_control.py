@@ -447,7 +447,7 @@ async def test_the_list(director, capsys):
     director.decide()
     assert await onward(director, "member", "list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split()[:4] == ["web/web1", "203.0.113.1", "draining", "up"]
+    assert lines[1].split()[:4] == ["web/web1", "203.0.113.1", "draining*", "up"]
     assert lines[2].endswith(" -")
     assert (director.applied.tables.services[0].slots >> 16 != NO_MEMBER).all()
 

@@ -62,7 +62,7 @@ def test_names_of_what_there_is(socket: str) -> None:
     assert texts("member", "drain", *asked, "web/web2") == ["web/web2"]
     assert texts("member", "drain", *asked, "web/web2", "") == []
     assert texts("member", "list", *asked, "") == ["web", "dns"]
-    assert texts("health", *asked, "d") == []  # it is asked by URL and has no option --socket
+    assert texts("health", *asked, "d") == ["dns", "dns/ns1"]
     assert texts("node", "drain", *asked, "2001:") == ["2001:db8:1::53"]
     assert texts("config", "rollback", *asked, "") == ["12"]
     assert [one.about for one in candidates(("member", "ready", *asked, "web/web2"))] == ["203.0.113.2, draining"]

@@ -126,6 +126,33 @@ async def test_diff_compares_files_and_revisions(
     assert served.director.in_force == ["a"]
 
 
+async def test_orders_beside_the_configuration(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are marked in the list and told by diff and dry runs; a reload leaves them, or takes all of them back."""
+    (pool,) = served.director.state.config.pools
+    member = f"{pool.name}/{pool.members[0].name}"
+    assert await served.onward("config", "diff") == 0
+    assert "orders" not in capsys.readouterr().out
+    assert await served.onward("member", "weight", member, "5") == 0
+    assert await served.onward("member", "drain", member) == 0
+    assert await served.onward("member", "list") == 0
+    output = capsys.readouterr().out
+    (row,) = (line.split() for line in output.splitlines() if line.startswith(f"{member} "))
+    assert "5*" in row
+    assert "\n* ordered by an operator" in output
+    assert await served.onward("member", "list", "--no-header") == 0
+    assert "* ordered" not in capsys.readouterr().out, "for scripts, nothing but rows"
+    for words in (("config", "diff"), ("reload", "--dry-run")):
+        assert await served.onward(*words) == 0
+        assert f"orders of operators that stay:\n  {member} drain ratio 5\n" in capsys.readouterr().out
+    assert await served.onward("reload") == 0
+    assert await served.onward("reload", "--dry-run", "--reset-runtime") == 0
+    assert "that would be taken back" in capsys.readouterr().out
+    assert set(served.director.state.orders) == {member}
+    assert await served.onward("reload", "--reset-runtime") == 0
+    assert "that were taken back" in capsys.readouterr().out
+    assert served.director.state.orders == {}
+
+
 async def test_history_show_and_rollback(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     """What was in force can be seen, and put into force again."""
     served.director.write("b", web("b", 2))

@@ -9,19 +9,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.api.sources import Observed
 from appliance.api.views import status_document
+from appliance.cli import orders
 from appliance.cli import status as module
 from appliance.cli.root import call
-from appliance.cli.status import Look, render
+from appliance.cli.status import Look, Reach, render
 from appliance.dataplane.base import Counters
 from tests import golden
 from tests.builders import config, snapshot
 from tests.unit.api.samples import XDP, healthy, observed, sample_health, shared
+from tests.unit.cli.directors import control
 
 ESCAPE = "\x1b["
 
@@ -169,6 +172,32 @@ def test_url_without_scheme_and_from_the_environment(monkeypatch: pytest.MonkeyP
         assert call(["status", "--url", url.removeprefix("http://")]) == 0
         monkeypatch.setenv("ONWARD_URL", url)
         assert call(["status", "--exit-code"]) == 0
+
+
+def test_by_the_control_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Named, or that of a configuration: who may open it needs no token, wherever the API listens."""
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "onward.toml"
+    file.write_text(f'[director]\nruntime_dir = "{tmp_path}/run"\n')
+    path = tmp_path / "run" / "control.sock"
+    with control(path, {"/v1/status": json.loads(document())}):
+        for words in (["--socket", str(path)], ["--config", str(file)], ["--url", f"unix:{path}"]):
+            assert call(["status", "--json", *words]) == 0
+            assert json.loads(capsys.readouterr().out)["apiVersion"] == "v1"
+    assert call(["status", "--config", str(file)]) == 3
+    assert str(path) in capsys.readouterr().err
+    assert call(["status", "--config", str(tmp_path / "none.toml")]) == 1
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_the_control_socket_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is there and may be opened; else the API on loopback."""
+    monkeypatch.setattr(module, "RUNTIME_DIR", tmp_path)
+    assert Reach().address == module.DEFAULT_URL
+    with control(tmp_path / "control.sock", {}):
+        monkeypatch.setattr(orders, "RUNTIME_DIR", tmp_path)
+        assert Reach().address == f"unix:{tmp_path}/control.sock"
+        assert Reach(url="http://192.0.2.1").address == "http://192.0.2.1"
 
 
 def test_not_reachable(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import tomllib
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,48 @@ def test_what_is_not_there_cannot_be_removed(kind: str, name: str | None) -> Non
         edit.remove(DOCUMENT, kind, name)
 
 
+INLINE = """
+[[pool]]
+name = "web"
+health_monitors = [
+  "http", # above all
+]
+member = [
+  # rack 1
+  { name = "web1", address = "203.0.113.1" }, # oldest
+  # rack 2
+  { name = "web2", address = "203.0.113.2" }, # fast
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        (
+            lambda pool: pool["member"][1].update(ratio=3),
+            [
+                '-  { name = "web2", address = "203.0.113.2" }, # fast',
+                '+  { name = "web2", address = "203.0.113.2", ratio = 3}, # fast',
+            ],
+        ),
+        (
+            lambda pool: pool["member"].append({"name": "web3", "address": "203.0.113.3"}),
+            ['+  {name = "web3", address = "203.0.113.3"},'],
+        ),
+        (lambda pool: pool["member"].pop(0), ['-  { name = "web1", address = "203.0.113.1" }, # oldest']),
+        (lambda pool: pool["health_monitors"].append("dns"), ['+  "dns",']),
+        (lambda pool: pool["health_monitors"].insert(0, "dns"), ['+  "dns",']),
+    ],
+)
+def test_comments_within_lists_stay(change: Callable[[dict[str, Any]], object], lines: list[str]) -> None:
+    """Whichever way the tables of a list are written: lines of what stays are as they were."""
+    pool = tomllib.loads(INLINE)["pool"][0]
+    change(pool)
+    document = Document(Path("/x/onward.toml"), {"onward.toml": INLINE})
+    assert changed_lines(INLINE, edit.put(document, "pool", "web", pool)["onward.toml"]) == lines
+
+
 MEMBERS = st.lists(
     st.fixed_dictionaries(
         {"name": st.sampled_from(["web1", "web2", "web3", "web4"])},
@@ -117,6 +160,18 @@ POOLS = st.fixed_dictionaries(
         "health_monitors": st.lists(st.sampled_from(["http", 'a "b"\n'])),
     },
 )
+
+
+@given(first=POOLS, second=POOLS)
+def test_whatever_is_put_into_lists_on_one_line_is_what_the_text_says(
+    first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    """Members as inline tables come, go, move and get other keys."""
+    document = Document(Path("/x/onward.toml"), {"onward.toml": INLINE})
+    for pool in (first, second):
+        document = document.having(edit.put(document, "pool", "web", pool))
+        assert tomllib.loads(document.texts["onward.toml"]) == {"pool": [pool]}
+    assert "# rack 1" in document.texts["onward.toml"]
 
 
 @given(first=POOLS, second=POOLS)

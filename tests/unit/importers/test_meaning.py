@@ -114,6 +114,45 @@ def test_a_quorum_of_weights_is_one_of_members() -> None:
     assert "min_members counts members: 3" in told(found, Grade.CHANGED)
 
 
+def test_who_has_no_weight_does_not_count_for_a_quorum() -> None:
+    """Such a member is never in rotation: a virtual service that waits for it would never be announced."""
+    text = "virtual_server 198.51.100.7 80 {\nlb_kind TUN\nlb_algo wrr\nquorum 2\n%s}\n"
+    servers = [f"real_server 203.0.113.{i} 80 {{\nweight {weight}\n}}\n" for i, weight in enumerate((0, 1, 3), 1)]
+    assert document(imported("keepalived", text % "".join(servers)))["virtual_service"][0]["min_members"] == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "protection", "message"),
+    [
+        (
+            {"connections_rate_limit": {"count": 100, "period": 1}},
+            {"per_service": {"rate": 100}},
+            "each director counts",
+        ),
+        (
+            {"connections_rate_limit": {"rate_limiter": {"count": 9, "period": 3, "burst_sz": 7}}},
+            {"per_service": {"rate": 3, "burst": 7}},
+            "3 new connections a second",
+        ),
+        ({"max_cps_per_client": 20}, {"per_source": {"rate": 20}}, ""),
+        ({"connections_rate_limit": {"count": 9, "action": {"type": "RL_ACTION_NONE"}}}, None, "it only tells"),
+    ],
+)
+def test_limits_of_new_connections(keys: dict[str, object], protection: object, message: str) -> None:
+    """Those of an Avi virtual service are limits of ours, where they do more than tell."""
+    service = {
+        "name": "web",
+        "services": [{"port": 80}],
+        "vip": [{"ip_address": {"addr": "198.51.100.7", "type": "V4"}}],
+    }
+    pool = {"name": "web", "servers": [{"ip": {"addr": "203.0.113.1", "type": "V4"}}]}
+    refs = {"pool_ref": "/api/pool/?name=web", "network_profile_ref": "/api/networkprofile/?name=System-TCP-Fast-Path"}
+    objects = {"VirtualService": [service | refs | keys], "Pool": [pool]}
+    found = imported("avi", json.dumps(objects))
+    assert document(found)["virtual_service"][0].get("protection") == protection
+    assert message in told(found, Grade.LOST if protection is None else Grade.CHANGED)
+
+
 def test_checks_that_are_not_those_of_all_members() -> None:
     """A pool asks all its members the same, so such a check would take down members that it is not for."""
     text = (
