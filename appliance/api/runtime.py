@@ -7,7 +7,7 @@ GET /v1/counters              by virtual service and VIP, by member, by reason
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict
 from ipaddress import ip_address
 from typing import Any
@@ -80,9 +80,7 @@ class RuntimeRoutes:
         limit = _whole(request, "limit", SLOTS_SHOWN, 1, MOST_SLOTS)
         service = next((one for one in desired.tables.services if one.name == name), None)
         if service is None:
-            names = sorted({one.name for one in desired.tables.services})
-            near = did_you_mean(name, names)
-            raise RefusedError(404, f"no virtual service {name} is in the tables; {near}there are: {_some(names)}")
+            raise _unknown("virtual service", name, {one.name for one in desired.tables.services})
         return web.json_response(await asyncio.to_thread(_slots_document, desired, service, offset, limit))
 
     async def _pins(self, request: web.Request) -> web.Response:
@@ -93,6 +91,12 @@ class RuntimeRoutes:
                 wanted["client"] = str(ip_address(wanted["client"]))
             except ValueError:
                 raise RefusedError(400, f"client = {wanted['client']} is not an address") from None
+        for key, what, names in (
+            ("service", "virtual service", {one.name for one in desired.tables.services}),
+            ("member", "member", {one.id for one in desired.tables.members.values()}),
+        ):
+            if key in wanted and wanted[key] not in names:
+                raise _unknown(what, wanted[key], names)
         return web.json_response(await asyncio.to_thread(self._pins_document, desired, limit, wanted))
 
     def _pins_document(self, desired: Desired, limit: int, wanted: Mapping[str, str]) -> dict[str, Any]:
@@ -208,6 +212,12 @@ def _whole(request: web.Request, key: str, standard: int, least: int, most: int)
     if not text.isascii() or not text.isdecimal() or len(text) > 9 or not least <= int(text) <= most:
         raise RefusedError(400, f"{key} = {text} is not a number from {least} to {most}")
     return int(text)
+
+
+def _unknown(what: str, name: str, names: Set[str]) -> RefusedError:
+    there = sorted(names)
+    near = did_you_mean(name, there)
+    return RefusedError(404, f"no {what} {name} is in the tables; {near}there are: {_some(there)}")
 
 
 def _some(names: list[str]) -> str:

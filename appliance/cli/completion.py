@@ -288,6 +288,7 @@ OBJECTS = ("virtualservice", "service", "pool", "networkprofile", "healthmonitor
 NAMES: dict[tuple[str, str], Callable[[Path], Iterator[Candidate]]] = {
     ("", "member"): _members,
     ("health", "member"): _pools_and_members,
+    ("flow", "member"): _members,
     ("", "pool"): _pools,
     ("node", "address"): _addresses,
     ("config", "revision"): _revisions,

@@ -2,6 +2,7 @@
 
 import time
 from difflib import unified_diff
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,7 @@ ForceOption = Annotated[
         help="Also where the files say something else than what is in force; that is lost.",
     ),
 ]
+SCHEMA = files("appliance.config") / "onward.schema.json"
 _BROKEN = 2
 """Of `diff`, as diff(1): 0 the same, 1 different, 2 trouble."""
 
@@ -170,6 +172,13 @@ def rollback(
     except OrderError as error:
         return refused(error)
     return show_outcome(outcome, json=json)
+
+
+@app.command
+def schema() -> int:
+    """Print the JSON Schema of configuration files, for editors and other programs."""
+    print(SCHEMA.read_text(), end="")
+    return Exit.OK
 
 
 def _texts_of(path: Path, revision: int | None) -> Document:

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from cyclopts import Parameter
 
 from appliance.cli.orders import ConfigOption, OrderError, SocketOption, ask, refused, where
-from appliance.cli.output import Exit, complain, paint, print_json, warn
+from appliance.cli.output import API_VERSION, Exit, Form, FormOption, complain, paint, structured, warn
 
 LOOK_S = 0.5
 
@@ -29,6 +29,7 @@ def events(
     vip: Annotated[str | None, Parameter(name="--vip")] = None,
     peer: Annotated[str | None, Parameter(name="--peer")] = None,
     limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 100,
+    output: FormOption = "table",
     as_json: Annotated[bool, Parameter(name="--json", negative="", show_default=False)] = False,
     config: ConfigOption = None,
     socket: SocketOption = None,
@@ -58,8 +59,9 @@ def events(
     limit
         The latest so many.
     as_json
-        Print JSON; with --follow an event a line.
+        Print JSON, the same as -o json; with --follow an event a line.
     """
+    form: Form = "json" if as_json else output
     wishes = {"event": event, "level": level, "member": member, "service": service, "vip": vip, "peer": peer}
     wanted = {key: value for key, value in wishes.items() if value is not None}
     try:
@@ -69,10 +71,10 @@ def events(
             return ask(path, "GET", f"/v1/events?{urlencode({**wanted, **more})}")
 
         document = look(limit=limit)
-        if as_json and not follow:
-            print_json({"items": document["items"]})
+        if form != "table" and not follow:
+            print(structured({"apiVersion": API_VERSION, "items": document["items"]}, form))
             return Exit.OK
-        _print(document["items"], as_json=as_json)
+        _print(document["items"], form)
         while follow:
             seen = document["last_id"]
             time.sleep(LOOK_S)
@@ -85,7 +87,7 @@ def events(
                 continue
             if document["first_id"] > seen + 1:
                 warn("some are missing here: the director keeps the latest 2000 only, or has started anew")
-            _print(document["items"], as_json=as_json)
+            _print(document["items"], form)
     except OrderError as error:
         return refused(error)
     except KeyboardInterrupt:
@@ -93,9 +95,9 @@ def events(
     return Exit.OK
 
 
-def _print(items: Sequence[Document], *, as_json: bool) -> None:
+def _print(items: Sequence[Document], form: Form) -> None:
     for one in items:
-        print(json.dumps(one, ensure_ascii=False) if as_json else line(one), flush=True)
+        print(line(one) if form == "table" else structured(one, form, on_a_line=True), flush=True)
 
 
 def line(one: Document) -> str:

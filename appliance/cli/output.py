@@ -5,13 +5,20 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+
+from cyclopts import Parameter
 
 if TYPE_CHECKING:  # a command that reads no configuration need not wait for its modules
     from appliance.config.problems import Problem
 
 API_VERSION = "v1"
 """Stands in every JSON document; what scripts may rely on changes only with it."""
+
+
+Form = Literal["table", "json", "yaml"]
+FormOption = Annotated[Form, Parameter(name=["--output", "-o"], help="As text, as JSON, or as YAML.")]
+"""Of commands that show something else than lists (listing.py has theirs)."""
 
 
 class Exit(IntEnum):
@@ -74,6 +81,21 @@ def paint(text: str, code: str, stream: TextIO) -> str:
 def print_json(document: Mapping[str, object], stream: TextIO | None = None) -> None:
     """One document with a version, on standard output unless said otherwise."""
     print(json.dumps({"apiVersion": API_VERSION, **document}, indent=2, ensure_ascii=False), file=stream)
+
+
+def structured(document: Any, form: Form, *, on_a_line: bool = False) -> str:
+    """A document in a form that programs read.
+
+    Args:
+        document: anything that JSON knows.
+        form: "json" or "yaml".
+        on_a_line: one of many that follow each other: JSON on a line, YAML with its mark in front.
+    """
+    if form == "yaml":
+        import yaml
+
+        return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, explicit_start=on_a_line)).rstrip()
+    return json.dumps(document, indent=None if on_a_line else 2, ensure_ascii=False)
 
 
 def complain(message: str) -> None:

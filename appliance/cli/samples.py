@@ -1,6 +1,5 @@
 """`onward samples`: what became of single packets lately."""
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from appliance.cli.output import Exit, complain, paint
+from appliance.cli.output import Exit, Form, FormOption, complain, paint, structured
 from appliance.cli.status import HERE, AnswerError, Reach, UnreachableError, ask, unanswered
 
 FOLLOW_S = 1.0
@@ -21,6 +20,7 @@ Sample = Mapping[str, Any]
 def samples(
     *,
     reach: Reach = HERE,
+    output: FormOption = "table",
     as_json: Annotated[bool, Parameter(name=["--json"], negative="")] = False,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
 ) -> int:
@@ -34,19 +34,20 @@ def samples(
     Parameters
     ----------
     as_json
-        Print them as JSON: a list, or with --follow one sample a line.
+        Print them as JSON, the same as -o json: a list, or with --follow one sample a line.
     follow
         Go on with new ones, until Ctrl-C.
     """
+    form: Form = "json" if as_json else output
     try:
         url = reach.address
         latest = fetch(url)
         if follow:
-            return _follow(url, as_json, latest)
+            return _follow(url, form, latest)
     except (UnreachableError, AnswerError) as error:
         return unanswered(error)
-    if as_json:
-        print(json.dumps(latest, indent=2))
+    if form != "table":
+        print(structured(latest, form))
     elif latest:
         _show(latest)
     else:
@@ -69,15 +70,15 @@ def fetch(url: str) -> list[Sample]:
     return answer
 
 
-def _follow(url: str, as_json: bool, latest: list[Sample]) -> int:
+def _follow(url: str, form: Form, latest: list[Sample]) -> int:
     """Once a director has answered, its absence is news and no reason to leave: it may be starting again."""
     seen: set[tuple[object, ...]] = set()
     try:
         while True:
             fresh = [sample for sample in latest if _identity(sample) not in seen]
-            if as_json:
+            if form != "table":
                 for sample in fresh:
-                    print(json.dumps(sample), flush=True)
+                    print(structured(sample, form, on_a_line=True), flush=True)
             else:
                 _show(fresh)
             seen = {_identity(sample) for sample in latest} or seen

@@ -15,7 +15,7 @@ from cyclopts import App, Parameter
 
 from appliance.cli.connect import CA_FILE, TOKEN, connection_to
 from appliance.cli.orders import RUNTIME_DIR, SOCKET, ConfigOption, OrderError, SocketOption, where
-from appliance.cli.output import Exit, colour_wanted, complain
+from appliance.cli.output import Exit, Form, FormOption, colour_wanted, complain, structured
 
 app = App()
 
@@ -82,6 +82,7 @@ HERE = Reach()
 def status(
     *,
     reach: Reach = HERE,
+    output: FormOption = "table",
     as_json: Annotated[bool, Parameter(name=["--json"], negative="")] = False,
     watch: Annotated[
         list[float] | None, Parameter(name=["--watch", "-w"], consume_multiple=(0, 1), negative="")
@@ -99,7 +100,7 @@ def status(
     Parameters
     ----------
     as_json
-        Print the status document as it is; with --watch one document a line.
+        Print the status document as it is: the same as -o json. With --watch one document a line.
     watch
         Show again every so many seconds (1 when none are given), until Ctrl-C.
     exit_code
@@ -109,25 +110,27 @@ def status(
     if pause_s is not None and not 0.1 <= pause_s <= 3600:
         complain("--watch takes 0.1 to 3600 seconds")
         return Exit.USAGE
+    form: Form = "json" if as_json else output
     try:
         url = reach.address
         if pause_s is not None:
-            return _watch(url, as_json, pause_s)
+            return _watch(url, form, pause_s)
         document = fetch(url)
     except (UnreachableError, AnswerError) as error:
         return unanswered(error)
-    print(json.dumps(document, indent=2) if as_json else render(document, _look()))
+    print(render(document, _look()) if form == "table" else structured(document, form))
     return _EXIT_CODES[document["health"]["state"]] if exit_code else Exit.OK
 
 
-def _watch(url: str, as_json: bool, pause_s: float) -> int:
+def _watch(url: str, form: Form, pause_s: float) -> int:
     """Once a director has answered, its absence is news and no reason to leave: it may be starting again."""
     clear = "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
     document: Document | None = fetch(url)
     try:
         while True:
             if document is not None:
-                print(json.dumps(document) if as_json else clear + render(document, _look()), flush=True)
+                text = render(document, _look()) if form == "table" else structured(document, form, on_a_line=True)
+                print((clear if form == "table" else "") + text, flush=True)
             time.sleep(pause_s)
             try:
                 document = fetch(url)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from appliance.passwords import token_digest
 from tests.netns import Namespace
@@ -65,6 +66,34 @@ def test_whatever_is_asked_is_answered_as_described(
     assert director.process is not None
     assert director.process.poll() is None, "the director has ended"
     assert director.get("/v1/members")["members"]
+
+
+def test_what_the_data_plane_has_is_shown_by_commands(director: Director) -> None:
+    """Slots, next hops, counters and remembered flows, as tables, names and YAML; so are status and events."""
+
+    def onward(*words: str, code: int = 0) -> str:
+        program = (sys.executable, "-m", "appliance", *words, "--config", str(director.folder / "onward.toml"))
+        done = subprocess.run(
+            director.space.command(*program), cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    members = [member["id"] for member in director.get("/v1/members")["members"]]
+    slots = onward("plane", "slots", "web", "--limit", "7")
+    assert len(slots.splitlines()) == 1 + 7 + 1
+    assert "7 of 65537 slots" in slots
+    assert "there are: " in onward("plane", "slots", "wbe", code=5)
+    near = onward("plane", "neighbours")
+    assert all(member in near for member in members)
+    assert "WHAT" in onward("plane", "counters", "-o", "wide")
+    assert "No flow is remembered" in onward("flow", "list", "--service", "web")
+    assert "there are: " in onward("flow", "list", "--member", "web/nobody", code=5)
+    assert "web" in onward("flow", "lookup", "tcp", "192.0.2.9:40000", "198.51.100.7:80")
+    assert yaml.safe_load(onward("status", "-o", "yaml"))["apiVersion"] == "v1"
+    assert yaml.safe_load(onward("events", "-o", "yaml"))["items"]
+    assert isinstance(yaml.safe_load(onward("samples", "-o", "yaml")), list)
+    assert "nothing is different" in onward("diff")
 
 
 def test_a_day_of_an_operator(director: Director) -> None:

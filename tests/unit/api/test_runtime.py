@@ -109,10 +109,12 @@ async def test_pins_are_those_that_are_remembered(tmp_path: Path) -> None:
             ("client=192.0.2.6", 0),
             ("client=2001:db8::1", 0),
             ("service=web", 6),
-            ("service=dns", 0),
             ("member=web/web1&limit=0", 5),
         ):
             assert (await ask(session, f"/pins?{query}"))[1]["matching"] == count, query
+        for query, there in (("service=wbe", "did you mean `web`?"), ("member=web/wbe1", "web/web1")):
+            status, document = await ask(session, f"/pins?{query}")
+            assert (status, there in document["detail"]) == (404, True), document
 
 
 async def test_neighbours_say_why_there_is_none(tmp_path: Path) -> None:
