@@ -208,7 +208,7 @@ async def json_of(request: web.Request) -> object:
     """
     try:
         text = (await bytes_of(request)).decode()
-        value = json.loads(text, parse_constant=_no_number) if text.strip() else {}
+        value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_each_once) if text.strip() else {}
         text.encode() if "\\u" not in text else json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -218,6 +218,15 @@ async def json_of(request: web.Request) -> object:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is not a number of JSON")
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """RFC 8259, section 4: what a name that comes twice means is anybody's guess."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        twice = sorted({name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1})
+        raise ValueError(f"{', '.join(twice)}: given twice in one object; give it once")
+    return made
 
 
 async def object_of(request: web.Request) -> dict[str, Any]:

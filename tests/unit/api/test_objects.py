@@ -171,6 +171,7 @@ async def test_files_that_somebody_else_has_edited_are_not_overwritten(served: S
         ("PATCH", "/objects/pools/a", "[]", 400),
         ("PATCH", "/objects/pools/a", "{", 400),
         ("PATCH", "/objects/pools/a", '{"slow_start": NaN}', 400),
+        ("PATCH", "/objects/pools/a", '{"slow_start": 1, "slow_start": 2}', 400),
         ("PATCH", "/objects/pools/a", '{"name": "\\ud800"}', 400),
         ("PATCH", "/objects/pools/a", "[" * 100_000, 400),
         ("PATCH", "/objects/pools/a", '{"slow_start": 1' + "0" * 5000 + "}", 400),
