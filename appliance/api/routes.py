@@ -4,6 +4,7 @@ Paths are below a listener's prefix: `/v1/objects` is that over the control sock
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -224,7 +225,7 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """RFC 8259, section 4: what a name that comes twice means is anybody's guess."""
     made = dict(pairs)
     if len(made) != len(pairs):
-        twice = sorted({name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1})
+        twice = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"{', '.join(twice)}: given twice in one object; give it once")
     return made
 
