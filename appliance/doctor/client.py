@@ -6,9 +6,9 @@ from enum import StrEnum
 from ipaddress import ip_address
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from appliance.doctor.member import LARGEST, ReportError
+from appliance.doctor.member import ReportError, parsed
 from appliance.model import Protocol
 from appliance.ring.hash import FlowKey
 
@@ -68,15 +68,9 @@ def read_client(text: bytes | str) -> ClientReport:
     Raises:
         ReportError: it is none.
     """
-    if len(text) > LARGEST:
-        raise ReportError(f"more than {LARGEST} bytes are no report of a client")
+    report = parsed(_ADAPTER, text, of="a client", printed_by="onward client")
     try:
-        report = _ADAPTER.validate_json(text)
         _check(report.tries)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the report"
-        raise ReportError(f"{place}: {first['msg']}; it should be what `onward client` prints") from error
     except ValueError as error:
         raise ReportError(f"tries: {error}") from error
     if report.version != VERSION:

@@ -6,7 +6,7 @@ Facts and not verdicts, so that a newer doctor makes more of an old agent's word
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -171,6 +171,29 @@ class MemberReport:
 
 
 _ADAPTER = TypeAdapter(MemberReport)
+T = TypeVar("T")
+
+
+def parsed(adapter: TypeAdapter[T], text: bytes | str, *, of: str, printed_by: str) -> T:
+    """A report of some kind from JSON, as far as its shape goes.
+
+    Args:
+        adapter: the kind.
+        text: the report.
+        of: whose it should be.
+        printed_by: the command that prints such reports.
+
+    Raises:
+        ReportError: it is none.
+    """
+    if len(text) > LARGEST:
+        raise ReportError(f"more than {LARGEST} bytes are no report of {of}")
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the report"
+        raise ReportError(f"{place}: {first['msg']}; it should be what `{printed_by}` prints") from error
 
 
 def read_report(text: bytes | str) -> MemberReport:
@@ -179,16 +202,10 @@ def read_report(text: bytes | str) -> MemberReport:
     Raises:
         ReportError: it is none.
     """
-    if len(text) > LARGEST:
-        raise ReportError(f"more than {LARGEST} bytes are no report of a member")
+    report = parsed(_ADAPTER, text, of="a member", printed_by="onward agent --once")
     try:
-        report = _ADAPTER.validate_json(text)
         for one in report.addresses:
             ip_address(one.address)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the report"
-        raise ReportError(f"{place}: {first['msg']}; it should be what `onward agent --once` prints") from error
     except ValueError as error:
         raise ReportError(f"addresses: {error}") from error
     if not report.observed and not report.points:
