@@ -35,6 +35,7 @@ from appliance.dataplane.xdp.program import LONGEST_TEST_FRAME, OBJECT, Program
 from appliance.dataplane.xdp.tables import Capacity, Egress
 from appliance.forwarding import LEAST_IPV6, ForwardingTables, Placement, TableMember
 from appliance.model import IPAddress, Protocol
+from appliance.packet import headers
 from appliance.packet.action import Action, By, Reason, Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, PacketPath, Turns
@@ -624,11 +625,10 @@ class RawRun:
         """One chunk; False when nothing that follows makes sense."""
         self._clock.move(chunk.ticks)
         choosing = any(service.placement is Placement.PER_FLOW for service in tables.services)
-        # What has to be fragmented is placed behind the others of its batch; small ways make that common.
-        choosing = choosing or any(member.path_mtu is not None for member in tables.members.values())
+        room = min((member.inner_mtu for member in tables.members.values()), default=0)
         # The kernel's packet type is what tells that a frame is for our MAC address.
         classes = [filters.classify(frame) if frame[:6] == self._ingress.mac else None for frame in chunk.frames]
-        for group in _batches(chunk.frames, classes, choosing=choosing):
+        for group in _batches(chunk.frames, classes, room=room, choosing=choosing):
             frames, kind = [chunk.frames[at] for at in group], classes[group[0]]
             actions = [self._reference.forward(frame, self._ingress) for frame in frames]
             kinds.update(str(action.reason or f"transmit by {action.by}") for action in actions)
@@ -667,24 +667,26 @@ class RawRun:
         return f"the socket filters call a frame {kind} that is {_said(action)}"
 
 
-def _batches(frames: list[bytes], classes: list[bpf.Class | None], *, choosing: bool) -> Iterator[list[int]]:
+def _batches(frames: list[bytes], classes: list[bpf.Class | None], *, room: int, choosing: bool) -> Iterator[list[int]]:
     """Places of frames that are forwarded together: plain ones that follow one another, and each other one by itself.
 
-    Within a batch, turns may be taken in another order where several frames of a flow are in it: with *choosing*, there
-    are none.
+    What is too big for its member is answered or fragmented, and so placed, behind its batch: packets of more bytes
+    than *room* are the last of their flow in a batch. Turns, too, may be taken in another order where several frames of
+    a flow are in it: with *choosing*, there are none.
     """
     batch: list[int] = []
-    flows: set[bytes] = set()
+    closed: set[bytes] = set()
     for at, (frame, kind) in enumerate(zip(frames, classes, strict=True)):
         if kind is None:
             continue
         flow = frame[23:24] + frame[26:38] if frame[12:14] == b"\x08\x00" else frame[20:21] + frame[22:58]
-        if batch and (kind is not bpf.Class.PLAIN or len(batch) == BATCH or (choosing and flow in flows)):
+        if batch and (kind is not bpf.Class.PLAIN or len(batch) == BATCH or flow in closed):
             yield batch
-            batch, flows = [], set()
+            batch, closed = [], set()
         if kind is bpf.Class.PLAIN:
             batch.append(at)
-            flows.add(flow)
+            if choosing or len(frame) > headers.ETHERNET + room:
+                closed.add(flow)
         else:
             yield [at]
     if batch:
