@@ -41,6 +41,11 @@ class PinFacts:
     everywhere: bool = False
     """Whether there may be flows of every member in every slot."""
 
+    @property
+    def nothing(self) -> bool:
+        """Whether no flow was remembered at all."""
+        return not self.everywhere and not len(self.slot)
+
     def elsewhere(self, primary: npt.NDArray[np.uint32], serves: Mask) -> Mask:
         """In which slots flows are remembered at others than the primary.
 
@@ -117,15 +122,18 @@ def follow(
     Returns:
         *before* itself when nothing changes.
     """
+    if facts is not None and now - facts.at > TAIL_S / 2:
+        facts = None
+    unchanged = before.steady and before.slots is wanted
+    if unchanged and (facts is None or facts.nothing):
+        return before  # without a look at a single slot: most tables are like this, whenever one of them changes
     primary, previous = unpack(before.slots)
     target, _ = unpack(wanted)
     serves = np.zeros(NO_MEMBER + 1, np.bool_)
     serves[list(serving)] = True
     serves[NO_MEMBER] = False
-    if facts is not None and now - facts.at > TAIL_S / 2:
-        facts = None
     told = None if facts is None else facts.elsewhere(target, serves)
-    if before.steady and before.slots is wanted and (told is None or not told.any()):
+    if unchanged and told is not None and not told.any():
         return before
 
     steady = primary == previous
