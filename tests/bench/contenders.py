@@ -64,8 +64,8 @@ def start_ours(rig: Rig, setting: Setting, stack: ExitStack) -> Process:
 
 
 def configuration(setting: Setting, folder: Path) -> str:
-    """A director with one virtual service, eight members and a health check of each: of its own address, as the members'
-    machine takes nothing out of IP in IP, and what arrives there is compared with what was sent."""
+    """A director with one virtual service, eight members and a health check of each: of its own address, since the
+    members' machine takes nothing out of IP in IP, and whatever arrives there is compared with what was sent."""
     family = setting.family
     members = "\n".join(f'[[pool.member]]\nname = "m{i}"\naddress = "{a}"' for i, a in enumerate(family.members))
     return f"""\
