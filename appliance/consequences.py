@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from appliance.decide import Desired, decide
+from appliance.decide import Desired, decide, eventually
 from appliance.forwarding import NO_MEMBER, NextHop, Placement, TableService
 from appliance.model import Config, Health, IPAddress, VirtualService
 from appliance.ring.slots import unpack
@@ -76,7 +76,7 @@ class Moves:
     """Share of its slots, 0..1, whose new flows go to another machine at once."""
 
     slots_later: float
-    """The same, when all members that are to be asked have turned out well."""
+    """The same, when all members that are to be asked have turned out well, and the fleet knows them."""
 
     flows: int
     """Flows of it that are remembered now."""
@@ -193,10 +193,9 @@ def _when_all_is_well(state: State, after: Desired, now: float, asked: Sequence[
         if _not_looked_up(snapshot.next_hops.get(member.address))
     }
     well = {name: Health.UP for name in asked if snapshot.health.get(name, Health.UNKNOWN) is Health.UNKNOWN}
-    if not hops and not well:
-        return after
-    full = replace(snapshot, health={**snapshot.health, **well}, next_hops={**snapshot.next_hops, **hops}, learning={})
-    return decide(full, after, now)
+    next_hops = {**snapshot.next_hops, **hops}
+    full = replace(snapshot, health={**snapshot.health, **well}, next_hops=next_hops, learning={})
+    return eventually(full if hops or well else snapshot, after, now)
 
 
 def _not_looked_up(hop: NextHop | Unresolved | None) -> bool:

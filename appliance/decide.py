@@ -92,6 +92,8 @@ class Why(StrEnum):
     """The member itself says that it is worked on."""
     FLAPPING = "flapping"
     """It is well, but went down so often lately that it has to be well for a while first."""
+    ARRIVING = "arriving"
+    """It is well, and gets new flows as soon as all directors of the fleet know it."""
     UNREACHABLE = "unreachable"
     """No next hop; the detail says what is missing."""
     NOT_ON_SEGMENT = "not_on_segment"
@@ -174,6 +176,9 @@ class MemberView:
 
     up_since: float | None = None
     """Since when it takes new flows, where it began slowly; else None."""
+    arrives_at: float | None = None
+    """In a fleet, when it may get new flows, having begun to serve lately, in seconds since 1970; else None."""
+
     path_mtu: int | None = None
     """Largest outer packet that routers beyond the next hop take, bytes, where that was learned."""
 
@@ -367,6 +372,13 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
     )
 
 
+def eventually(snapshot: Snapshot, before: Desired | None, now: float) -> Desired:
+    """What `decide` will come to when members that arrive now have arrived, and nothing else has changed."""
+    after = decide(snapshot, before, now)
+    arriving = any(member.arrives_at is not None for view in after.services for member in view.members)
+    return decide(snapshot, after, now + ARRIVAL_S) if arriving else after
+
+
 def _by_todays_ways(snapshot: Snapshot, before: Desired) -> tuple[Snapshot, Desired]:
     """What is known from before a reload, also by the delivery that a pool has now: where its members have kept their
     indices, they are the same ones (`state.redelivered`)."""
@@ -448,6 +460,11 @@ def slot_tables(config: Config) -> int:
     """How many slot tables a configuration makes: services that share pool, delivery and window share one."""
     return len(set(map(course_key, config.services)))
 
+
+ARRIVAL_S = 1.0
+"""How long a member serves in a fleet before it gets new flows. Directors neither learn of it nor have it in their
+tables at the same moment; and what others tell of flows of a member that is not in the tables cannot be followed,
+should routers send such a flow to another director just then."""
 
 SLOW_START_STEPS = 20
 """A slow start gives slots back in so many steps: each one is a change of the tables."""
@@ -531,6 +548,8 @@ def _ring(
         _judge(snapshot, pool, member, delivery, believed, hops, since.get(member.address), now, flapping)
         for member in pool.members
     )
+    if len(snapshot.config.fleet.directors) > 1 and before is not None and not before.undecided:
+        judged = _arriving(judged, before, now)
     known = before if before is not None and before.undecided == undecided else None
     if known is not None and known.judged == judged and known.pool.algorithm == pool.algorithm:
         wanted, members, table_members = known.wanted, known.members, known.table_members
@@ -709,6 +728,28 @@ def _why_flapping(flap: Flap, terms: Flapping) -> No:
     )
 
 
+def _arriving(judged: tuple[MemberView, ...], before: _Ring, now: float) -> tuple[MemberView, ...]:
+    """The members, of whom those that were not in the tables before get no new flows yet; but somebody has to."""
+    served = {
+        view.index: None if view.state is EffectiveState.IN_ROTATION else view.arrives_at
+        for view in before.judged
+        if view.serves
+    }
+    due = {view.index: served.get(view.index, now + ARRIVAL_S) for view in judged if view.serves}
+    late = {index: at for index, at in due.items() if at is not None and at > now}
+    taking = [view.index for view in judged if view.state is EffectiveState.IN_ROTATION]
+    if not late:
+        return judged
+    waits = not late.keys() >= set(taking)
+    no = No(Why.ARRIVING, "the other directors of the fleet get to know it first")
+    return tuple(
+        replace(view, state=EffectiveState.DRAINING, no=no, arrives_at=late[view.index])
+        if waits and view.index in late and view.state is EffectiveState.IN_ROTATION
+        else replace(view, arrives_at=late.get(view.index))
+        for view in judged
+    )
+
+
 def _tells(health: Health | None) -> bool:
     return health is Health.MAINTENANCE
 
@@ -782,6 +823,8 @@ def _turns(pool: Pool, judged: tuple[MemberView, ...], snapshot: Snapshot, now: 
     for view in judged:
         if view.until is not None and view.until > now:
             yield view.until
+        if view.arrives_at is not None:
+            yield view.arrives_at
         if view.ramp < 1.0 and view.up_since is not None:
             yield view.up_since + view.ramp * pool.slow_start_s
 

@@ -35,7 +35,7 @@ from appliance.config.problems import did_you_mean
 from appliance.dataplane.base import DataPlane
 from appliance.dataplane.pins import PinTable
 from appliance.dataplane.raw.kernel import Interface, read_interface
-from appliance.decide import Desired, MemberView, ServiceView, decide
+from appliance.decide import Desired, MemberView, ServiceView, eventually
 from appliance.fleet.client import StoreError
 from appliance.flows import Flow, FlowsLeft, flows_left
 from appliance.model import AdminState, Drain, Order, Pool
@@ -398,7 +398,7 @@ class OrderRoutes:
         if applied is None:
             return {"withdraws": [], "stops": [], "moves": []}
         with_them = replace(snapshot, orders={**snapshot.orders, **orders})
-        after = await asyncio.to_thread(decide, with_them, applied, self._clock())
+        after = await asyncio.to_thread(eventually, with_them, applied, self._clock())
         up = {view.vip for view in applied.vips if view.down is None}
         serving = {view.service.name for view in applied.services if view.no is None}
         withdrawn = {view.vip: view.down for view in after.vips if view.down is not None and view.vip in up}

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import numpy as np
 import pytest
 
-from appliance.decide import Why, decide
+from appliance.decide import ARRIVAL_S, Why, decide, eventually
 from appliance.forwarding import NO_MEMBER, SLOTS
 from appliance.model import AdminState, EffectiveState, Etcd, Fleet, FleetPeer, Health, Order, ProfileType
 from appliance.ring.slots import unpack
@@ -355,6 +355,51 @@ def test_udp_windows_last_for_an_idle_timeout():
     after = decide(snapshot(given, orders={"web/web1": DRAIN}), before, START)
     assert decide(snapshot(given, orders={"web/web1": DRAIN}), after, START + 9).services[0].course.windows
     assert not decide(snapshot(given, orders={"web/web1": DRAIN}), after, START + 10).services[0].course.windows
+
+
+TWO = Fleet((FleetPeer("d1", ip_address("192.0.2.1")), FleetPeer("d2", ip_address("192.0.2.2"))))
+
+
+def in_fleet(**known):
+    return replace(snapshot(**known), config=replace(config(), fleet=TWO))
+
+
+def test_in_a_fleet_a_member_that_comes_back_is_known_to_all_before_it_gets_new_flows():
+    """It is in the tables at once, so that flows that another director has given it are followed; slots come later."""
+    down = decide(in_fleet(health={"web/web1": Health.DOWN}), decide(in_fleet(), now=START), START + 1)
+    back = decide(in_fleet(), down, START + 2)
+    assert (view(back, 1).state, view(back, 1).no.why) == (EffectiveState.OUT, Why.ARRIVING)
+    assert 0 in back.tables.members
+    assert (words(back)[0] == words(down)[0]).all()
+    assert back.recheck_at == START + 2 + ARRIVAL_S
+    still = decide(in_fleet(), back, START + 2.9)
+    assert view(still, 1).no.why is Why.ARRIVING
+    there = decide(in_fleet(), still, back.recheck_at)
+    assert view(there, 1).state is EffectiveState.IN_ROTATION
+    assert view(there, 1).arrives_at is None
+    assert (words(there)[0] == words(decide(snapshot()))[0]).all()
+    assert (eventually(in_fleet(), down, START + 2).services[0].members) == there.services[0].members
+
+
+def test_nobody_waits_for_others_to_know_it_without_others():
+    """A director by itself, one that has just started, and members of which there is no other."""
+    down = {"web/web1": Health.DOWN}
+    alone = decide(snapshot(), decide(snapshot(health=down), now=START), START + 1)
+    assert view(alone, 1).state is EffectiveState.IN_ROTATION
+    assert view(decide(in_fleet(), now=START), 1).state is EffectiveState.IN_ROTATION
+    none = dict.fromkeys((f"web/web{number}" for number in (1, 2, 3)), Health.DOWN)
+    gone = decide(in_fleet(health=none), decide(in_fleet(), now=START), START + 1)
+    first = decide(in_fleet(health={**none, "web/web1": Health.UP}), gone, START + 2)
+    assert view(first, 1).state is EffectiveState.IN_ROTATION
+    second = decide(in_fleet(health=down | {"web/web1": Health.UP, "web/web3": Health.DOWN}), first, START + 2.5)
+    assert view(second, 1).state is EffectiveState.IN_ROTATION
+    assert view(second, 2).no.why is Why.ARRIVING
+
+
+def test_a_member_that_served_all_along_waits_for_nobody():
+    """A drain that is taken back gives it its slots at once: everybody has it in the tables."""
+    drained = decide(in_fleet(orders={"web/web1": DRAIN}), decide(in_fleet(), now=START), START + 1)
+    assert view(decide(in_fleet(), drained, START + 2), 1).state is EffectiveState.IN_ROTATION
 
 
 ETCD = Fleet((FleetPeer("d1", ip_address("192.0.2.1")),), Etcd(("http://192.0.2.9:2379",), "/onward/"))
