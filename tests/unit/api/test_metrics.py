@@ -3,13 +3,18 @@
 import platform
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address
+from math import inf, nan
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
-from appliance.api.metrics import exposition, families
+from appliance.api.metrics import exposition, families, lines
 from appliance.api.sources import Observed
 from appliance.api.views import status_document
 from appliance.dataplane.base import Counters
@@ -33,9 +38,26 @@ def samples(seen: Observed) -> dict[tuple[str, ...], float]:
 
 def test_exposition_is_as_published() -> None:
     """Every metric with its help and labels, as dashboards and rules rely on them."""
-    lines = exposition(observed(), status_document(observed())).decode().splitlines(keepends=True)
-    text = "".join(line for line in lines if "process_" not in line)
+    published = exposition(observed(), status_document(observed())).decode().splitlines(keepends=True)
+    text = "".join(line for line in published if "process_" not in line)
     golden.check("metrics.txt", text.replace(platform.python_version(), "PYTHON"))
+
+
+def test_text_is_that_of_the_library() -> None:
+    """Whatever stands in labels, texts and numbers, each line is as prometheus_client has it."""
+
+    class All(Collector):
+        def collect(self) -> Iterable[Metric]:
+            odd = GaugeMetricFamily("odd", 'a \\ and\na "line"', labels=("b", "a"))
+            for number, value in enumerate((0, True, -1.5, 1e6, 123456789.25, 1e21, inf, -inf, nan)):
+                odd.add_metric(('"\\\n', f"\u00e4{number}"), value)
+            yield odd
+            yield CounterMetricFamily("none", "No sample.", labels=("a",))
+            yield from families(observed(), status_document(observed()))
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(All())
+    assert "".join(line for metric in All().collect() for line in lines(metric)) == generate_latest(registry).decode()
 
 
 def test_process_metrics() -> None:
@@ -166,8 +188,8 @@ def test_members_of_a_pool_that_services_have_left_are_counted_once_and_for_thei
     snap = replace(snap, pins=PinsSeen(flows={index: 7}))
     seen = observed(snapshot=snap, applied=decide(snap, before, 1.0), counters=Counters())
     found = samples(seen)
-    lines = [line for line in exposition(seen, status_document(seen)).decode().splitlines() if "blue/web1" in line]
-    assert len({line.rpartition(" ")[0] for line in lines}) == len(lines)
+    said = [line for line in exposition(seen, status_document(seen)).decode().splitlines() if "blue/web1" in line]
+    assert len({line.rpartition(" ")[0] for line in said}) == len(said)
     assert found["onward_member_state", "ipip", "blue/web1", "blue", "draining"] == 1
     assert found["onward_member_flows_remembered", "blue/web1", "blue"] == 7
     assert status_document(seen)["pools"]["green+ipip"]["members"][1]["id"] == "blue/web1"
