@@ -24,9 +24,8 @@ longer: how soon a member is known to be down can be counted on."""
 QUICK_PER_S = 1000
 """Where more questions than that begin at once, first probes follow each other less quickly."""
 
-RELEASED_AT_ONCE, RELEASE_S = 150, 0.05
-"""Of probes that were held since the event loop was behind, so many begin at once, and how often some do. Together that
-is more than ten thousand members take: else the queue would never end once most of them stand in it."""
+RELEASED_AT_ONCE = 250
+"""Of probes that were held since the event loop was behind, so many begin with each beat."""
 
 AGAIN_S = 1.0
 """After which a probe for which we lacked something is made again, at most."""
@@ -287,9 +286,8 @@ class Monitors:
 
     async def _beat(self) -> None:
         while True:
-            pause_s = RELEASE_S if self._held else BEAT_S
-            self._beat_due = self._clock() + pause_s
-            await self._sleep(pause_s)
+            self._beat_due = self._clock() + BEAT_S
+            await self._sleep(BEAT_S)
             now = self._clock()
             self._beat_late_s = now - self._beat_due
             self._stalls.note(now, self._beat_late_s)
