@@ -20,6 +20,8 @@ from appliance.api.views import (
     PASSES,
     Document,
     PoolView,
+    announcements,
+    bgp_document,
     flap_document,
     lost_interfaces,
     plane_modes,
@@ -49,17 +51,14 @@ _ONE_WAY = " Client to member only: replies never pass a director (DSR)."
 _Labels = tuple[str, ...]
 
 
-def exposition(observed: Observed, document: Document) -> bytes:
+def exposition(observed: Observed) -> bytes:
     """The text format (version 0.0.4) of everything, with this process's own `process_*` metrics.
 
     Args:
         observed: what was seen.
-        document: the status document of that.
     """
     own = ProcessCollector(registry=None)
-    return "".join(
-        line for metric in (*families(observed, document), *own.collect()) for line in lines(metric)
-    ).encode()
+    return "".join(line for metric in (*families(observed), *own.collect()) for line in lines(metric)).encode()
 
 
 def lines(metric: Metric) -> Iterator[str]:
@@ -86,7 +85,7 @@ def _number(value: float) -> str:
     return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
-def families(observed: Observed, document: Document) -> Iterator[Metric]:
+def families(observed: Observed) -> Iterator[Metric]:
     """Every metric of ours."""
     views = service_views(observed)
     pools = pool_views(views)
@@ -99,7 +98,7 @@ def families(observed: Observed, document: Document) -> Iterator[Metric]:
     yield from _checks(observed)
     yield from _doctor(observed)
     yield from _remembered(observed, pools)
-    yield from _routing(document, observed.bfd)
+    yield from _routing(observed)
     yield from _connection_log(observed)
     yield from _loop(observed)
 
@@ -572,8 +571,8 @@ def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[M
         )
 
 
-def _routing(document: Document, bfd: BfdStatus) -> Iterator[Metric]:
-    vips = {vip["vip"]: vip for service in document["services"] for vip in service["vips"]}
+def _routing(observed: Observed) -> Iterator[Metric]:
+    vips = {str(vip): said for vip, said in announcements(observed).items()}
     yield _gauge(
         "onward_vip_wanted",
         "1 when a VIP should be announced.",
@@ -605,7 +604,7 @@ def _routing(document: Document, bfd: BfdStatus) -> Iterator[Metric]:
         ("vip",),
         [((address,), arp["conflicts"]) for address, arp in answered.items()],
     )
-    bgp = document["bgp"]
+    bgp = bgp_document(observed)
     if bgp is None:
         return
     peers = bgp["peers"]
@@ -628,7 +627,7 @@ def _routing(document: Document, bfd: BfdStatus) -> Iterator[Metric]:
         ("peer",),
         [((peer["address"],), len(peer["routes_sent"])) for peer in peers],
     )
-    yield from _bfd(peers, bfd)
+    yield from _bfd(peers, observed.bfd)
 
 
 def _bfd(peers: Sequence[Document], status: BfdStatus) -> Iterator[Metric]:
