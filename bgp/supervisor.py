@@ -73,7 +73,11 @@ class ExaBgpProcess:
 
     def running(self) -> bool:
         """Whether the process that `ensure` returned with still lives."""
-        return self._pidfd is not None and not select.select([self._pidfd], [], [], 0)[0]
+        if self._pidfd is None:
+            return False
+        poll = select.poll()  # select(2) knows no files above 1023, and health checks may have thousands
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
 
     async def stop(self, *signals: signal.Signals) -> None:
         """End the ExaBGP of this runtime directory, ours or an earlier one's, if there is one.

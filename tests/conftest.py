@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -31,6 +32,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         reports = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
         with Path(target).open("a") as out:
             out.writelines(f"{report.nodeid} ({getattr(report, 'when', 'collection')})\n" for report in reports)
+
+
+@pytest.fixture
+def many_files():
+    """Whatever is opened from here on has a number that select(2) does not know, as in a director that asks thousands
+    of members."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    opened = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
+    try:
+        while opened[-1] < 1023:
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        yield
+    finally:
+        for number in opened:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.fixture(autouse=True)

@@ -292,7 +292,7 @@ class ApiServer:
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        body = await self._rendered("metrics", lambda look: exposition(look.observed, look.document))
+        body = await self._rendered("metrics", lambda look: exposition(look.observed))
         return web.Response(body=body, headers=_fresh() | {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _healthz(self, _request: web.Request) -> web.Response:

@@ -130,8 +130,17 @@ def _send(out: socket.socket, question: Question, packet: bytes) -> None:
         pass  # the interface is down or has no room: nothing comes back, and that is what will be said
 
 
+def _ready(taps: Iterable[socket.socket], wait_s: float) -> list[socket.socket]:
+    """Those that have something to be read, within that time. Not by select(2): it knows no files above 1023, and
+    thousands of health checks may be under way."""
+    poll, by_number = select.poll(), {tap.fileno(): tap for tap in taps}
+    for number in by_number:
+        poll.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in poll.poll(wait_s * 1000)]
+
+
 def _frames(tap: socket.socket, wait_s: float) -> Iterator[bytes]:
-    if select.select([tap], [], [], wait_s)[0]:
+    if _ready([tap], wait_s):
         while True:
             try:
                 yield tap.recv(_SNAPLEN)
@@ -261,7 +270,7 @@ def who_has(wanted: Mapping[str, Iterable[IPAddress]], wait_s: float = WAIT_S) -
                         pass
             end = time.monotonic() + wait_s / 2
             while (left := end - time.monotonic()) > 0 and taps:
-                for tap in select.select(list(taps), [], [], left)[0]:
+                for tap in _ready(taps, left):
                     interface, _ = taps[tap]
                     for frame in _frames(tap, 0):
                         heard = read_neighbour(frame)

@@ -12,13 +12,13 @@ together. It runs as the user that the director runs as.
 import asyncio
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from health.checks.errors import excerpt, result_of
 from health.checks.probing import Progress, judged, mismatch, within
+from health.checks.starting import Process, Start
 from health.spec import Code, Result, Target
 
 OUTPUT_BYTES = 16 * 1024
@@ -48,28 +48,28 @@ class ExternalCheck:
     maintenance_response: bytes = b""
     """In the output, says that the member is worked on, whatever the exit status is."""
 
-    _unkillable: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _left: dict[str, Start] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By target: what waits inside the kernel for a file system that does not answer, and cannot be killed there."""
 
     async def probe(self, target: Target) -> Result:
         """Ask *target* once; see `health.spec.Check`. Takes up to GRACE_S longer when it must kill."""
 
         async def ask(progress: Progress) -> Result:
-            progress.late = Result(Code.EXT_HM_ERROR, f"did not end within {self.timeout_s:g} s, killed")
-            earlier = self._unkillable.pop(target.id, None)
-            if earlier is not None and earlier.poll() is None:
-                self._unkillable[target.id] = earlier
-                return Result(Code.EXT_HM_ERROR, f"an earlier command cannot be killed, process {earlier.pid}")
+            progress.late = Result(Code.EXT_HM_ERROR, f"did not begin within {self.timeout_s:g} s")
+            if (earlier := self._left.get(target.id)) is not None and (why := earlier.is_left()):
+                return Result(Code.EXT_HM_ERROR, f"an earlier command {why}")
+            self._left.pop(target.id, None)
+            start = Start(self.command, self._environment(target))
             try:
-                running = _Running(self.command, self._environment(target))
-            except OSError as error:
-                return replace(result_of(error, "start"), code=Code.EXT_HM_ERROR)
-            try:
-                said = await running.output()
+                try:
+                    process = await start.process()
+                except OSError as error:
+                    return replace(result_of(error, "start"), code=Code.EXT_HM_ERROR)
+                progress.late = Result(Code.EXT_HM_ERROR, f"did not end within {self.timeout_s:g} s, killed")
+                return self._judge(process, await _output(process))
             finally:
-                if not await running.end():
-                    self._unkillable[target.id] = running.process
-            return self._judge(running.process, said)
+                if not await _end(start):
+                    self._left[target.id] = start
 
         return await within(self.timeout_s, ask)
 
@@ -77,90 +77,56 @@ class ExternalCheck:
         told = {"IP": str(target.address), "PORT": str(target.port), "MEMBER": target.id}
         return {"PATH": _PATH, "LC_ALL": "C.UTF-8"} | dict(self.environment) | told
 
-    def _judge(self, process: subprocess.Popen[bytes], said: bytes) -> Result:
+    def _judge(self, process: Process, said: bytes) -> Result:
         if len(said) > OUTPUT_BYTES:
             return Result(Code.RESPONSE_BUFFER_OVERFLOW, f"wrote more than {OUTPUT_BYTES} bytes, killed")
         found = judged(said, self.response, self.maintenance_response)
         if found is not None and found.maintenance:
             return found
-        if process.returncode != self.exit_status:
-            status = process.returncode
+        if (status := process.poll()) is not None and status != self.exit_status:
             how = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
             return Result(Code.SCRIPT_ERROR, f"{how}: {excerpt(said)}" if said else how)
         return found or mismatch(said, self.response)
 
 
-class _Running:
-    """A command that was started.
-
-    Not by asyncio: the two loops' processes differ in when they count as over, and in who waits for them.
-    """
-
-    def __init__(self, command: tuple[str, ...], environment: dict[str, str]) -> None:
-        """Raises OSError when it cannot be started."""
-        self._output, theirs = os.pipe2(os.O_CLOEXEC)
-        try:
-            os.set_blocking(self._output, False)
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=theirs,
-                stderr=theirs,
-                env=environment,
-                cwd="/",
-                start_new_session=True,
-            )
-            try:
-                self._end = os.pidfd_open(self.process.pid)
-            except OSError:  # no file is left: nobody would hear of its end
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
-                raise
-        except BaseException:
-            os.close(self._output)
-            raise
-        finally:
-            os.close(theirs)
-
-    async def output(self) -> bytes:
-        """What the command writes until it ends, or one byte more of it than may be."""
-        said, open_ = b"", True
-        with _news_of(self._end, self._output) as news:
-            while len(said) <= OUTPUT_BYTES:
-                await news.wait()
-                news.clear()
-                over = self.process.poll() is not None  # asked first: then all that it wrote is there to be read
-                while open_ and len(said) <= OUTPUT_BYTES:
-                    try:
-                        more = os.read(self._output, OUTPUT_BYTES + 1 - len(said))
-                    except BlockingIOError:
-                        break
-                    said += more
-                    if not more:
-                        open_ = False
-                        asyncio.get_running_loop().remove_reader(self._output)  # it would be news for ever
-                if over:
+async def _output(process: Process) -> bytes:
+    """What a command writes until it ends, or one byte more of it than may be."""
+    said, open_ = b"", True
+    with _news_of(process.end, process.output) as news:
+        while len(said) <= OUTPUT_BYTES:
+            await news.wait()
+            news.clear()
+            over = process.poll() is not None  # asked first: then all that it wrote is there to be read
+            while open_ and len(said) <= OUTPUT_BYTES:
+                try:
+                    more = os.read(process.output, OUTPUT_BYTES + 1 - len(said))
+                except BlockingIOError:
                     break
-        return said
+                said += more
+                if not more:
+                    open_ = False
+                    asyncio.get_running_loop().remove_reader(process.output)  # it would be news for ever
+            if over:
+                break
+    return said
 
-    async def end(self) -> bool:
-        """Kill what is left of the command's session; whether the command itself is gone. Nothing may follow."""
-        try:
-            # The number stays taken as long as anybody of the group is there, also without its leader.
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # nobody is left; or somebody who has become another user
-        try:
-            with _news_of(self._end) as news:
-                async with asyncio.timeout(GRACE_S):
-                    while self.process.poll() is None:
-                        await news.wait()
-        except TimeoutError:
-            return False
-        finally:
-            os.close(self._output)
-            os.close(self._end)
-        return True
+
+async def _end(start: Start) -> bool:
+    """Kill what is left of a command's session; whether the command itself is gone. Nothing may follow."""
+    process = start.take()
+    if process is None:
+        return not start.is_left()
+    process.kill()
+    try:
+        with _news_of(process.end) as news:
+            async with asyncio.timeout(GRACE_S):
+                while process.poll() is None:
+                    await news.wait()
+    except TimeoutError:
+        return False
+    finally:
+        process.close()
+    return True
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Benchmark of the speed of reaction: from the last bad result to the first packet that avoids the member.
 
-    tests/run bench reaction [--rounds N] [--plane raw|xdp] [--json FILE] [--strict]
+    tests/run bench reaction [--rounds N] [--plane raw|xdp|xdp-slow] [--json FILE] [--strict]
 
 A whole director with a pool of a hundred members (tests/root/many_rig.py), and one flow whose packets come every
 millisecond. Its member dies; the moments are that of the director's own event of the verdict, and that at which the
@@ -22,6 +22,10 @@ from tests.bench.raw import Figure, at_most, print_table
 from tests.bench.rig import BenchError, exclusive
 from tests.netns import until
 from tests.root.many_rig import Many, Seen, Traffic, many
+
+PLANES = {"raw": "raw", "xdp": "xdp", "xdp-slow": "xdp"}
+"""What is measured, and the plane that it takes: the flow's packets are forwarded by the XDP program, or take the slow
+path behind it, since the router takes no frames of XDP programs."""
 
 PACKETS_PER_S = 1000.0
 GOAL_MS = 20.0
@@ -67,12 +71,20 @@ def by_rule(bench: Many, traffic: Traffic) -> float:
     return took_s
 
 
-def measure(plane: str, rounds: int) -> Iterator[Figure]:
-    waits, scripts = [], []
+def measure(what: str, rounds: int) -> Iterator[Figure]:
+    waits, scripts, slow = [], [], what == "xdp-slow"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onward-bench-")))
         bench = stack.enter_context(
-            many(plane, "refuses", folder, interval_s=1.0, limit_s=0.5, of_pool="flap_half_life = 0")
+            many(
+                PLANES[what],
+                "refuses",
+                folder,
+                interval_s=1.0,
+                limit_s=0.5,
+                of_pool="flap_half_life = 0",
+                takes_frames=not slow,
+            )
         )
         traffic = stack.enter_context(bench.flows(1, PACKETS_PER_S))
         until(lambda: traffic.seen, "the flow arrives", 20)
@@ -80,23 +92,25 @@ def measure(plane: str, rounds: int) -> Iterator[Figure]:
             known, avoided = react(bench, traffic)
             waits.append(max(0.0, avoided - known) * 1e3)
             scripts.append(by_rule(bench, traffic) * 1e3)
+        if (bench.by_slow_path() > 0) != slow:
+            raise BenchError("packets did not take the path that was to be measured")
     script = statistics.median(scripts)
     note = f"{rounds} deaths in a pool of 100; baseline: one `nft` command that changes a set"
     p50, p99 = quantile(waits, 0.5), quantile(waits, 0.99)
-    yield Figure(f"reaction.{plane}.p50", p50, "ms", script, p50 / script, note=note)
-    yield at_most(f"reaction.{plane}.p99", p99, "ms", GOAL_MS, f"from {min(waits):.1f} to {max(waits):.1f}")
+    yield Figure(f"reaction.{what}.p50", p50, "ms", script, p50 / script, note=note)
+    yield at_most(f"reaction.{what}.p99", p99, "ms", GOAL_MS, f"from {min(waits):.1f} to {max(waits):.1f}")
 
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests/run bench reaction", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="deaths on each plane; each takes some seven seconds")
-    parser.add_argument("--plane", choices=("raw", "xdp"), action="append")
+    parser.add_argument("--plane", choices=tuple(PLANES), action="append")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--strict", action="store_true", help="exit code 1 when a goal is missed")
     options = parser.parse_args(words)
     try:
         with exclusive():
-            found = [figure for plane in options.plane or ("raw", "xdp") for figure in measure(plane, options.rounds)]
+            found = [figure for what in options.plane or PLANES for figure in measure(what, options.rounds)]
     except (BenchError, AssertionError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

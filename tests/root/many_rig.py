@@ -8,6 +8,7 @@ reset besides. What the router lets through to whom is recorded, packet by packe
 """
 
 import json
+import re
 import socket
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from tests.netns import Namespace, namespaces, until, veth
 from tests.root.plane_rig import REPOSITORY, inside
@@ -132,6 +134,12 @@ class Many:
     def revive(self) -> None:
         self.router.run("nft", "flush set inet many dead")
 
+    def by_slow_path(self) -> int:
+        """Packets so far that an XDP program has left to the slow path, since it cannot send by their interface."""
+        text = inside(self.director, lambda: urlopen("http://127.0.0.1:8080/metrics", timeout=10).read().decode())
+        found = re.search(r'^onward_plane_events_total{event="xdp_slow_egress"} (\S+)$', text, re.MULTILINE)
+        return int(float(found[1])) if found else 0
+
     def events(self) -> list[dict[str, Any]]:
         """What the director has logged, with times in seconds since 1970."""
         found = []
@@ -228,7 +236,14 @@ def _tap(interface: str) -> socket.socket:
 
 @contextmanager
 def many(
-    plane: str, dead_ones: str, folder: Path, *, interval_s: float, limit_s: float, of_pool: str = ""
+    plane: str,
+    dead_ones: str,
+    folder: Path,
+    *,
+    interval_s: float,
+    limit_s: float,
+    of_pool: str = "",
+    takes_frames: bool = True,
 ) -> Iterator[Many]:
     """The director runs, and all members are in rotation.
 
@@ -239,6 +254,7 @@ def many(
         interval_s: how often members are asked.
         limit_s: how long an answer may take.
         of_pool: further settings of the pool.
+        takes_frames: whether the router takes frames of XDP programs; otherwise they take the slow path.
     """
     members = "".join(
         f'[[pool.member]]\nname = "m{number}"\naddress = "{address(number)}"\n' for number in range(MEMBERS)
@@ -252,7 +268,7 @@ def many(
     (folder / "fleet.key").write_text("0123456789abcdef")
     with namespaces("c", "d", "r", "s", prefix="owmany") as (client, director, router, space), ExitStack() as stack:
         made = Many(client, director, router, space, folder / "director.log", folder / "worked_on")
-        _wire(made)
+        _wire(made, takes_frames=takes_frames)
 
         def start(where: Namespace, log: Path, *words: str) -> None:
             with log.open("ab") as output:
@@ -302,7 +318,7 @@ while True:
 """What all members serve. Clients' datagrams get no answer: it would be none of the director's business."""
 
 
-def _wire(made: Many) -> None:
+def _wire(made: Many, *, takes_frames: bool) -> None:
     veth(made.client, "c0", made.director, "d0")
     veth(made.director, "d1", made.router, "r0")
     veth(made.router, "r1", made.members, "s0")
@@ -323,9 +339,9 @@ def _wire(made: Many) -> None:
     made.router.ip("route add 198.18.0.0/24 via 192.0.2.1")
     made.router.sysctl(net__ipv4__ip_forward=1, net__ipv4__conf__all__rp_filter=0)
     made.members.sysctl(net__ipv4__conf__all__rp_filter=0, net__ipv4__conf__s0__rp_filter=0)
-    # XDP programs at both ends of a cable: frames of one get to the other.
-    made.client.run("ethtool", "-K", "c0", "gro", "on")
-    made.router.run("ethtool", "-K", "r1", "gro", "on")
+    # The other ends of cables that XDP programs send by take their frames.
+    for space, name in ((made.client, "c0"), (made.router, "r1"), *(((made.router, "r0"),) if takes_frames else ())):
+        space.run("ethtool", "-K", name, "gro", "on")
     made.router.run(
         "nft",
         "table inet many { set dead { type ipv4_addr; }; chain pass { type filter hook forward priority 0; "

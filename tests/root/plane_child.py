@@ -23,6 +23,7 @@ from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
 from appliance.dataplane.pins import LivePins, PinTable
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.recording import Captured, Recording, Wanted
+from appliance.dataplane.xdp import tables as xdp_tables
 from appliance.dataplane.xdp.attach import Mode
 from appliance.dataplane.xdp.plane import XdpDataPlane
 from appliance.forwarding import ForwardingTables
@@ -86,6 +87,25 @@ async def swap_maps(plane: XdpDataPlane, first: ForwardingTables, second: Forwar
         tables.publish()
 
     await asyncio.to_thread(work)
+
+
+async def set_and_look(
+    plane: XdpDataPlane, tables: ForwardingTables, frame: bytes, interface: str
+) -> list[tuple[Action | None, Action]]:
+    """Set tables. What program and slow path make of a frame whenever it is waited for packets by the tables before."""
+    seen, wait = [], xdp_tables.wait_for_readers
+
+    def look() -> None:
+        by_program = plane._try_out(frame, plane._attached[interface].interface)
+        seen.append((by_program, asyncio.run(plane._slow.explain(frame, interface))))
+        wait()
+
+    xdp_tables.wait_for_readers = look
+    try:
+        await plane.set(tables)
+    finally:
+        xdp_tables.wait_for_readers = wait
+    return seen
 
 
 async def cost(plane: XdpDataPlane, frames: list[bytes]) -> float:
@@ -233,6 +253,7 @@ EXTRA = {
     "injure": injure,
     "swap": swap,
     "swap_maps": swap_maps,
+    "set_and_look": set_and_look,
     "cost": cost,
     "facts": facts,
     "watch": watch,

@@ -3,15 +3,22 @@
 import json
 import subprocess
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from appliance.cli.orders import ask
 from appliance.cli.root import call
+from appliance.doctor import prober
+from appliance.doctor.evidence import Reply
+from appliance.doctor.prober import Question
+from appliance.model import Protocol
 from tests.doctor.faults import FAULTS, filtered
 from tests.doctor.lab import REPOSITORY, WEB, Lab, lab
 from tests.doctor.run import failures, run
+from tests.netns import namespaces, veth
+from tests.root.plane_rig import inside
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -31,6 +38,23 @@ def test_faults_are_named_and_nothing_else(tmp_path: Path, capsys: pytest.Captur
         for outcome in run(made, faults, afterwards=False):
             assert outcome.found == outcome.fault.named, (outcome.fault.what, outcome.texts)
         assert failures(made.doctor()) == frozenset()
+
+
+@pytest.mark.usefixtures("many_files")
+def test_questions_with_thousands_of_files() -> None:
+    """Packet sockets ask and hear also where their numbers among open files are high ones."""
+    mac, address = "02:71:00:00:00:0b", ip_address("192.0.2.2")
+    with namespaces("a", "b", prefix="owfiles") as (ours, theirs):
+        veth(ours, "a0", theirs, "b0")
+        theirs.ip(f"link set b0 address {mac}")
+        ours.ip("addr add 192.0.2.1/24 dev a0")
+        theirs.ip(f"addr add {address}/24 dev b0")
+        head = bytes.fromhex(mac.replace(":", "")) + bytes.fromhex("02710000000a0800")
+        closed = Question(ip_address("192.0.2.1"), address, Protocol.TCP, 81, lambda packet: ("a0", head + packet))
+        asked = inside(ours, lambda: prober.ask([closed], 5.0))
+        heard = inside(ours, lambda: prober.who_has({"a0": [address]}))
+    assert [one.reply for one in asked] == [Reply.REFUSED]
+    assert heard == {"a0": {address: {mac}}}
 
 
 def seen_by_client(made: Lab) -> None:

@@ -214,6 +214,15 @@ def test_a_slow_egress_slows_nobody_else(bench: Rig, tmp_path: Path) -> None:
         assert "egress_d2" not in plane.describe()
 
 
+def test_nothing_that_may_come_later_holds_the_slow_path_up(bench: Rig) -> None:
+    """Before anybody waits for packets that are under way by the tables before, program and slow path follow the new
+    ones."""
+    with running(bench, "xdp") as plane:
+        plane.set(one(bench))
+        seen = plane.ask("set_and_look", tables(member(bench, 2), protocol=Protocol.UDP), udp(4000), "d0")
+        assert [(program.member, slow.member) for program, slow in seen] == [(2, 2)]
+
+
 def test_an_interface_that_comes_back_gets_its_program_again(bench: Rig, tmp_path: Path) -> None:
     """With another number: check fails meanwhile, set mends it, the program is native again, and no counter shrinks."""
     frames = [udp(port) for port in range(4000, 4100)]

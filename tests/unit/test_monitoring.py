@@ -14,7 +14,6 @@ import yaml
 import appliance.monitoring
 from appliance.api.metrics import exposition
 from appliance.api.sources import Observed
-from appliance.api.views import status_document
 from appliance.arp.owner import Phase
 from appliance.arp.side import VipStatus
 from appliance.model import AdminState, Order
@@ -50,7 +49,7 @@ SEEN = {"sample": observed(), "xdp": observed(plane=XDP), "healthy": healthy(), 
 def series() -> Iterator[tuple[str, dict[str, str]]]:
     """What directors of several kinds have told: name and labels of each sample."""
     for seen in SEEN.values():
-        for line in exposition(seen, status_document(seen)).decode().splitlines():
+        for line in exposition(seen).decode().splitlines():
             if not line.startswith("#"):
                 name, _, labels = line.rpartition(" ")[0].partition("{")
                 yield name, {**dict(re.findall(r'(\w+)="([^"]*)"', labels)), "instance": "d1"}
@@ -167,5 +166,5 @@ def test_every_alert_is_tested() -> None:
 @pytest.mark.parametrize("kind", SEEN)
 def test_prometheus_has_no_complaint_about_names(kind: str) -> None:
     """`promtool check metrics` on what a director of each kind tells."""
-    text = exposition(SEEN[kind], status_document(SEEN[kind])).decode()
+    text = exposition(SEEN[kind]).decode()
     assert promtool("check", "metrics", stdin=text) == (0, "")

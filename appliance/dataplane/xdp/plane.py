@@ -180,7 +180,8 @@ class XdpDataPlane:
         """Make these the tables in force.
 
         New VIPs: the slow path first, whose guard keeps the kernel from them. Otherwise the program first, since most
-        packets go through it.
+        packets go through it. What no packet depends on comes after both: to wait for those that are under way by the
+        tables before, which takes longer than all the rest, and the proof.
 
         Raises:
             DataPlaneError: as the contract says; but when it is the slow path that refuses in the end, the program
@@ -194,6 +195,8 @@ class XdpDataPlane:
             await asyncio.to_thread(self._publish, tables)
             self._listen()
         await self._slow.set(tables)
+        if staged:
+            await asyncio.to_thread(self._settle)
 
     async def check(self) -> None:
         """Prove that packets are being forwarded by the tables last set.
@@ -611,9 +614,6 @@ class XdpDataPlane:
                 wait_for_readers()  # those that were counting with the old one
                 self._past.add(_counters(program))
                 program.close()
-            took = time.monotonic() - started
-            fresh.tables.settle()
-            self._prove(PROOFS)
             level = logging.DEBUG if before is not None and before.same_but_choices(tables) else logging.INFO
             log.log(
                 level,
@@ -622,8 +622,15 @@ class XdpDataPlane:
                 services=len(tables.services),
                 members=len(tables.members),
                 vips=len(tables.vips),
-                ms=round(took * 1000, 1),
+                ms=round((time.monotonic() - started) * 1000, 1),
             )
+
+    def _settle(self) -> None:
+        """Free what only the tables before have used, and prove those in force."""
+        with self._lock:
+            if self._program is not None:
+                self._program.tables.settle()
+                self._prove(PROOFS)
 
     def _drop_spare(self) -> None:
         if self._spare is not None:

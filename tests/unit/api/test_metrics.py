@@ -3,13 +3,18 @@
 import platform
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address
+from math import inf, nan
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
-from appliance.api.metrics import exposition, families
+from appliance.api.metrics import exposition, families, lines
 from appliance.api.sources import Observed
 from appliance.api.views import status_document
 from appliance.dataplane.base import Counters
@@ -26,16 +31,33 @@ def samples(seen: Observed) -> dict[tuple[str, ...], float]:
     """By name and label values in the order of label names."""
     return {
         (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
-        for family in text_string_to_metric_families(exposition(seen, status_document(seen)).decode())
+        for family in text_string_to_metric_families(exposition(seen).decode())
         for sample in family.samples
     }
 
 
 def test_exposition_is_as_published() -> None:
     """Every metric with its help and labels, as dashboards and rules rely on them."""
-    lines = exposition(observed(), status_document(observed())).decode().splitlines(keepends=True)
-    text = "".join(line for line in lines if "process_" not in line)
+    published = exposition(observed()).decode().splitlines(keepends=True)
+    text = "".join(line for line in published if "process_" not in line)
     golden.check("metrics.txt", text.replace(platform.python_version(), "PYTHON"))
+
+
+def test_text_is_that_of_the_library() -> None:
+    """Whatever stands in labels, texts and numbers, each line is as prometheus_client has it."""
+
+    class All(Collector):
+        def collect(self) -> Iterable[Metric]:
+            odd = GaugeMetricFamily("odd", 'a \\ and\na "line"', labels=("b", "a"))
+            for number, value in enumerate((0, True, -1.5, 1e6, 123456789.25, 1e21, inf, -inf, nan)):
+                odd.add_metric(('"\\\n', f"\u00e4{number}"), value)
+            yield odd
+            yield CounterMetricFamily("none", "No sample.", labels=("a",))
+            yield from families(observed())
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(All())
+    assert "".join(line for metric in All().collect() for line in lines(metric)) == generate_latest(registry).decode()
 
 
 def test_process_metrics() -> None:
@@ -51,7 +73,7 @@ def test_process_metrics() -> None:
 def test_names_follow_the_rules(seen: Observed) -> None:
     """Names are ours, counters and only they end in _total, times and sizes have base units, help texts are there."""
     names = set()
-    for family in families(seen, status_document(seen)):
+    for family in families(seen):
         name = family.name + ("_total" if family.type == "counter" else "")
         assert name not in names
         names.add(name)
@@ -65,7 +87,7 @@ def test_names_follow_the_rules(seen: Observed) -> None:
 
 def test_traffic_says_that_replies_are_not_in_it() -> None:
     """Whoever reads a packet, byte or flow counter is told that it is one half."""
-    found = families(observed(), status_document(observed()))
+    found = families(observed())
     about = re.compile("packets|(?<!mss_)(?<!limit_)bytes|flows_created|drops")
     counted = [family for family in found if family.type == "counter" and about.search(family.name)]
     assert len(counted) == 7
@@ -86,8 +108,7 @@ def test_exactly_one_state_holds() -> None:
 def test_members_stand_once_per_pool() -> None:
     """However many services share a pool, a member has one sample of each kind, or one for each way of delivery."""
     seen = shared(services=30, members=4)
-    document = status_document(seen)
-    counts = Counter(sample.name for family in families(seen, document) for sample in family.samples)
+    counts = Counter(sample.name for family in families(seen) for sample in family.samples)
     assert counts["onward_member_state"] == 4 * 2 * 3
     assert counts["onward_member_slot_share_ratio"] == 4 * 2
     assert counts["onward_member_ratio"] == counts["onward_member_packets_total"] == 4
@@ -166,8 +187,8 @@ def test_members_of_a_pool_that_services_have_left_are_counted_once_and_for_thei
     snap = replace(snap, pins=PinsSeen(flows={index: 7}))
     seen = observed(snapshot=snap, applied=decide(snap, before, 1.0), counters=Counters())
     found = samples(seen)
-    lines = [line for line in exposition(seen, status_document(seen)).decode().splitlines() if "blue/web1" in line]
-    assert len({line.rpartition(" ")[0] for line in lines}) == len(lines)
+    said = [line for line in exposition(seen).decode().splitlines() if "blue/web1" in line]
+    assert len({line.rpartition(" ")[0] for line in said}) == len(said)
     assert found["onward_member_state", "ipip", "blue/web1", "blue", "draining"] == 1
     assert found["onward_member_flows_remembered", "blue/web1", "blue"] == 7
     assert status_document(seen)["pools"]["green+ipip"]["members"][1]["id"] == "blue/web1"

@@ -10,7 +10,6 @@ import pytest
 from appliance.api.metrics import families
 from appliance.api.mtu import mtu_document
 from appliance.api.sources import Observed
-from appliance.api.views import status_document
 from appliance.cli.listing import DEFAULTS, rendered
 from appliance.cli.mtu import VIEW
 from appliance.dataplane.base import Counters
@@ -80,7 +79,7 @@ def test_metrics(seen: Observed) -> None:
     """One sample a member, of path MTUs only where something was learned."""
     found = {
         (sample.name, sample.labels.get("member") or sample.labels.get("outcome")): sample.value
-        for family in families(seen, status_document(seen))
+        for family in families(seen)
         for sample in family.samples
         if re.search("largest_packet|path_mtu|too_big", sample.name)
     }

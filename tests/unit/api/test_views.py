@@ -183,7 +183,7 @@ def test_degraded_by_a_certificate_that_ends_soon() -> None:
     document = status_document(watched)
     problem = f"member web/web1, monitor ping80: {detail}"
     assert document["health"] == {"state": "degraded", "problems": [problem]}
-    lines = exposition(watched, document).decode().splitlines()
+    lines = exposition(watched).decode().splitlines()
     name = "onward_check_certificate_end_timestamp_seconds"
     assert [line for line in lines if line.startswith(name)] == [
         f'{name}{{member="web/web1",monitor="ping80",path=""}} 1.7672256e+09'
@@ -257,7 +257,7 @@ def test_an_interface_that_is_lost_beside_others_is_degraded() -> None:
         document = status_document(replace(healthy(), plane={"kind": "raw", key: why}))
         assert document["health"] == {"state": "degraded", "problems": [why]}
     seen = replace(healthy(), plane={"kind": "raw", "lost_eth1": why})
-    assert 'onward_plane_interface_up{interface="eth1"} 0.0' in exposition(seen, status_document(seen)).decode()
+    assert 'onward_plane_interface_up{interface="eth1"} 0.0' in exposition(seen).decode()
 
 
 def test_replies_are_never_a_number() -> None:
@@ -438,7 +438,7 @@ def test_a_broken_path_has_its_cause_everywhere() -> None:
     assert why in render(document, Look(width=200))
     page = render_page(document)
     assert "probes of 198.51.100.7:443 by ipip" in page
-    samples_ = exposition(seen, document).decode()
+    samples_ = exposition(seen).decode()
     assert 'onward_check_up{member="web/web3",monitor="tcp/port",path="198.51.100.7:443 by ipip"} 0.0' in samples_
 
 
@@ -455,6 +455,6 @@ def test_an_mss_that_is_too_large_is_told(direct: bool, alarmed: bool) -> None:
     assert (found["note"] in document["health"]["problems"]) is alarmed
     assert "set advmss 1440" in render_page(document)
     labels = '{delivery="ipip",member="web/web3",port="443",vip="198.51.100.7"}'
-    lines = exposition(seen, document).decode().splitlines()
+    lines = exposition(seen).decode().splitlines()
     assert f"onward_member_mss_bytes{labels} 1460.0" in lines
     assert f"onward_member_mss_limit_bytes{labels} 1440.0" in lines

@@ -82,6 +82,15 @@ async def test_sets_and_tells_what_was_really_sent(config):
         await until(lambda: speaker.status().peers[PEER].routes_sent == {"198.51.100.8/32"}, "withdrawn")
 
 
+@pytest.mark.usefixtures("many_files")
+async def test_runs_with_thousands_of_files(config):
+    """Whether ExaBGP lives is known also where its number among open files is a high one."""
+    async with running(config) as speaker:
+        await announced(speaker, A)
+        os.kill(first := pid(config), signal.SIGKILL)
+        await until(lambda: config.pid_path.exists() and pid(config) != first, "another one")
+
+
 async def test_files_are_private_and_gone_after_close(config):
     """Passwords are in them; and nothing stays behind."""
     async with running(config) as speaker:

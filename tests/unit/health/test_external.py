@@ -2,10 +2,12 @@
 
 import asyncio
 import errno
+import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,47 @@ def test_nothing_of_ours_is_inherited(run: Run, script: Script) -> None:
         shown = script("ls -l /proc/$$/fd")
         assert ask(run, shown, response=b"/dev/null").good
         assert not ask(run, shown, response=ours.name.encode()).good
+
+
+@contextmanager
+def held(path: str) -> Iterator[None]:
+    """Nobody else can open a file, as with a file system that does not answer: the kernel lets them wait for us to give
+    our lease back (fcntl(2), F_SETLEASE)."""
+    ours = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which the kernel asks for it
+    try:
+        fcntl.fcntl(ours, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+    finally:
+        os.close(ours)
+        signal.signal(signal.SIGIO, before)
+
+
+def test_a_start_that_does_not_end_holds_nobody_up(run: Run, script: Script) -> None:
+    """While the kernel cannot read a command, the loop goes on and probes end in time; the command is killed as soon as
+    it has begun."""
+    hang = script("sleep 60")
+    check = ExternalCheck(0.5, (hang,))
+
+    async def story() -> tuple[Result, int]:
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(check.probe(target(80)))
+            rounds = 0
+            while not asking.done():
+                await asyncio.sleep(0.01)
+                rounds += 1
+        return asking.result(), rounds
+
+    with held(hang):
+        result, rounds = run(story())
+        assert (result.code, result.detail) == (Code.EXT_HM_ERROR, "did not begin within 0.5 s")
+        assert rounds > 3
+        result, _ = run(story())
+        assert result.code is Code.EXT_HM_ERROR
+        assert "an earlier command has not begun yet" in result.detail
+    until(lambda: run(story())[0].detail == "did not end within 0.5 s, killed", "commands begin again")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_many_at_once(run: Run, script: Script) -> None:
