@@ -297,7 +297,7 @@ def test_who_is_told(director: Lab, seat: Seat) -> None:
     expect(row).to_contain_text("up")
     expect(row).to_contain_text(f"{VIP}/32")
     expect(page.get_by_label("VIPs").get_by_role("row", name=re.compile(f"^{re.escape(VIP)}"))).to_contain_text(
-        "told yes"
+        "192.0.2.2 told"
     )
 
 

@@ -43,6 +43,7 @@ export function App() {
   useEffect(() => {
     document.title = `${title} · ${summary?.director.name ?? "Onward"}${summary && summary.health.state !== "healthy" ? ` · ${summary.health.state}` : ""}`;
   }, [title, summary?.director.name, summary?.health.state]);
+  useEffect(() => document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [at, looks]);
   return (
     <>
       <a class="skip" href="#content" onClick={(event) => { event.preventDefault(); document.getElementById("content")?.focus(); }}>

@@ -130,7 +130,7 @@ function Members({ members, me }: { members: ServiceMember[]; me: Me }) {
                   {member.name} <span class="quiet">{member.address}</span>
                 </th>
                 <td>
-                  <span class={`dot ${isBroken(member) ? "red" : member.state === "in_rotation" ? "green" : "none"}`} /> <span class="state-name">{member.state.replace("_", " ")}</span>
+                  <span class="state-name"><span class={`dot ${isBroken(member) ? "red" : member.state === "in_rotation" ? "green" : "none"}`} /> {member.state.replace("_", " ")}</span>
                   {member.doctor.map((text) => <span class="why">doctor: {text}</span>)}
                   {member.reason && <span class="why">{member.reason.replaceAll("_", " ")}{(member.finding ?? member.detail) && `: ${member.finding ?? member.detail}`}</span>}
                   {member.dsr.filter((one) => one.dsr_capable === "no").map((one) => (
