@@ -175,7 +175,7 @@ def _summary(
     known: _Standing, observed: Observed, since: tuple[float, Counters] | None, last: Summary | None
 ) -> Summary:
     rates = tuple(service_rates(keys, visible, observed.counters, since) for keys, visible in known.traffic)
-    head, rows = _head_and_rows(known, observed, since)
+    head, rows = _head_and_rows(known, observed)
     head |= {key: _sum([one[at] for one in rates]) for at, key in enumerate(RATES)}
     if last is None or [row["name"] for row in last.rows] != [row["name"] for row in rows]:
         return Summary(0 if last is None else last.number + 1, head, rows, rates, None)
@@ -193,9 +193,7 @@ def _summary(
     return replace(made, change=change)
 
 
-def _head_and_rows(
-    known: _Standing, observed: Observed, since: tuple[float, Counters] | None
-) -> tuple[Document, tuple[Document, ...]]:
+def _head_and_rows(known: _Standing, observed: Observed) -> tuple[Document, tuple[Document, ...]]:
     noted = _noted(observed)
     unwell = {
         key: replace(pool, members=members)
@@ -203,7 +201,7 @@ def _head_and_rows(
         if (noted or key in known.out)
         and (members := tuple(one for one in pool.members if _is_out(one) or one.id in noted))
     }
-    pools = pools_document(unwell, observed, since)
+    pools = pools_document(unwell, replace(observed, counters=None), None)  # rows have nothing of members' traffic
     frame = frame_document(observed)
     health = judgement(frame | {"services": known.services, "pools": pools}, known.down)
     problems = health["problems"]

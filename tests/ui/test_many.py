@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.ui.rig import ARTEFACTS, Seat, chromium
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
-WATCHERS, TURNS, QUIET_S = 4, 8, 8.0
+TURNS, QUIET_S = 8, 8.0
 WATCH = """() => { window.late = []; window.turns = 0; window.drawn = [];
     new PerformanceObserver((list) => late.push(...list.getEntries().map((one) => one.duration)))
         .observe({type: 'longtask', buffered: true});
@@ -38,8 +39,8 @@ WATCH = """() => { window.late = []; window.turns = 0; window.drawn = [];
 class Watchers:
     """Who follow the summary and draw nothing."""
 
-    def __init__(self, space: Namespace, url: str) -> None:
-        self.heard: list[list[tuple[str, int]]] = [[] for _ in range(WATCHERS)]
+    def __init__(self, space: Namespace, url: str, count: int) -> None:
+        self.heard: list[list[tuple[str, int]]] = [[] for _ in range(count)]
         """Of each: events by name, and bytes of what they say."""
 
         self._place = url.removeprefix("http://")
@@ -65,6 +66,7 @@ class Watchers:
     def __enter__(self) -> "Watchers":
         for one in self._threads:
             one.start()
+        until(lambda: all(len(heard) > 1 for heard in self.heard), "all follow", 30)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,57 +112,62 @@ def test_a_thousand_services(tmp_path: Path) -> None:
         crowd(space) as (url, whole_s, process),
         chromium(space, tmp_path) as browser,
     ):
+        time.sleep(2)
+        measured(process)
+        time.sleep(QUIET_S)
+        nobody = measured(process)
+        with Watchers(space, url, 1):
+            measured(process)
+            time.sleep(QUIET_S)
+            one = measured(process)
         seat = Seat(browser)
         seat.page.add_init_script(f"({WATCH})()")
         page = seat.page
-        page.wait_for_timeout(2000)
-        measured(process)
-        page.wait_for_timeout(QUIET_S * 1000)
-        alone = measured(process)
-        page.goto(url)
-        more = page.get_by_role("button", name="more of 1000")
-        more.wait_for()
-        opening = max(page.evaluate("window.late"), default=0)
-        while more.count():
-            more.click()
-        rows = page.get_by_label("Virtual services").locator("tbody tr")
-        until(lambda: rows.count() == SERVICES, "all rows are there", 30)
-        page.evaluate("() => { late.length = 0; drawn.length = 0; }")
-        measured(process)
-        follow(page)
-        one = measured(process)
-        drawn = page.evaluate("drawn")
-        with Watchers(space, url) as watchers:
-            until(lambda: all(len(heard) > 1 for heard in watchers.heard), "all follow", 30)
+        with Watchers(space, url, 5) as watchers:
+            measured(process)
+            time.sleep(QUIET_S)
+            five = measured(process)
+            page.goto(url)
+            more = page.get_by_role("button", name="more of 1000")
+            more.wait_for()
+            opening = max(page.evaluate("window.late"), default=0)
+            while more.count():
+                more.click()
+            rows = page.get_by_label("Virtual services").locator("tbody tr")
+            until(lambda: rows.count() == SERVICES, "all rows are there", 30)
+            page.evaluate("() => { late.length = 0; drawn.length = 0; }")
             measured(process)
             follow(page)
-            five = measured(process)
-        late = page.evaluate("late")
+            with_page = measured(process)
+        late, drawn = page.evaluate("late"), page.evaluate("drawn")
         page.get_by_label("Find virtual services").fill("service-0777")
         page.get_by_role("link", name="service-0777").wait_for()
         page.get_by_label("Find virtual services").fill("")
         seat.look("many")
         wrong = [each for each in seat.wrong if not each.startswith("off origin")]
         seat.context.close()
-    first, *rest = [size for _, size in watchers.heard[0]]
+    first = watchers.heard[0][0][1]
+    then = max(size for heard in watchers.heard for name, size in heard if name == "change")
+    late_ones = sum(name == "summary" for heard in watchers.heard for name, _ in heard[1:])
     found = {
         "longest_task_ms": {"opening": opening, "following": max(late, default=0)},
         "tasks_over_50_ms": len(late),
         "rows_drawn_a_second": max(drawn),
-        "bytes": {"first": first, "then": max(rest)},
+        "bytes": {"first": first, "then": then},
         "whole_summary_s": whole_s,
-        "server": {"nobody": alone, "one page": one, "a page and four": five},
+        "server": {"nobody": nobody, "one watcher": one, "five": five, "five and a page": with_page},
     }
     print(json.dumps(found))
     (ARTEFACTS / "many.json").write_text(json.dumps(found, indent=2) + "\n")
     assert wrong == []
     assert {tuple(name for name, _ in heard)[:2] for heard in watchers.heard} == {("summary", "change")}
-    assert {name for heard in watchers.heard for name, _ in heard[1:]} == {"change"}
-    assert max(rest) < first / 5
+    assert late_ones <= len(watchers.heard)  # who is too slow for a second is told all of it again
+    assert then < first / 5
     assert 0 < max(drawn) < SERVICES / 8
     # By CPU time, whoever else wants the CPUs: what a second costs, and for how long it is nobody else's turn.
     assert five["cpu_part"] < 2 * one["cpu_part"]
     assert one["cpu_part"] < whole_s
     assert five["longest_slice_s"] < whole_s / 4
     # And by the clock, in the same run.
-    assert five["lag_p99_s"] < alone["lag_p99_s"] + whole_s / 2
+    assert five["lag_p99_s"] < nobody["lag_p99_s"] + whole_s / 4
+    assert with_page["lag_p99_s"] < nobody["lag_p99_s"] + whole_s / 2

@@ -11,6 +11,7 @@ from appliance.api.service import service_document
 from appliance.api.summary import Summaries, summary_document
 from appliance.api.views import RATES, status_document
 from appliance.dataplane.base import Counters, Traffic
+from appliance.dataplane.totals import Later
 from appliance.decide import No, Why, decide
 from appliance.doctor.finding import Outcome
 from appliance.model import FleetPeer, HaMode
@@ -102,6 +103,18 @@ def test_what_has_changed_makes_the_next_one_of_the_last() -> None:
         assert shown == made.document()
     gone = replace(first, applied=replace(first.applied, services=first.applied.services[1:]))
     assert summaries.summary(gone).change is None
+
+
+def test_nobody_adds_up_members_for_it() -> None:
+    """Of members' traffic a summary has nothing, and it is much to add up every second."""
+    seen = observed()
+    assert seen.counters is not None
+
+    def never() -> list[tuple[str, Traffic]]:
+        raise AssertionError("somebody looks at members")
+
+    counters = replace(seen.counters, members=Later(never))
+    assert summary_document(replace(seen, counters=counters), (1.0, counters))["services"]
 
 
 def test_rates_are_those_of_the_status_document() -> None:
