@@ -234,7 +234,7 @@ function Latest() {
   return (
     <section aria-label="Latest events">
       <h2>Latest events</h2>
-      <div class="wide">
+      <div class="wide" tabIndex={0} role="group" aria-label="The latest eight">
         <table>
           <tbody>
             <EventRows items={items.slice(-8)} />
@@ -251,7 +251,7 @@ function Peers({ peers, now }: { peers: PeerRow[] | null; now: number }) {
   return (
     <section aria-label="Routers">
       <h2>Routers</h2>
-      <div class="wide">
+      <div class="wide" tabIndex={0} role="group" aria-label="Sessions">
         <table>
           <thead>
             <tr>

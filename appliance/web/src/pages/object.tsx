@@ -123,6 +123,10 @@ function EnableDsr({ on, turn }: { on: boolean; turn: (on: boolean) => void }) {
   );
 }
 
+function said({ message, hint }: Mistake): string {
+  return hint ? `${message}; ${hint}` : message;
+}
+
 // --------------------------------------------------------------------------------------------------------------------
 // Fields
 
@@ -159,7 +163,7 @@ function Input({ field, value, mistake, set, fixed }: InputProps) {
       {field.kind === "one" && <One {...common} of={field.of ?? ""} value={String(value ?? "")} set={set} />}
       {field.kind === "some" && <Some {...common} of={field.of ?? ""} value={(value as string[] | undefined) ?? []} set={set} />}
       {(mistake || field.hint) && (
-        <p id={notes} class={mistake ? "wrong" : "hint"}>{mistake ? `${mistake.message}${mistake.hint ? ` ${mistake.hint}` : ""}` : field.hint}</p>
+        <p id={notes} class={mistake ? "wrong" : "hint"}>{mistake ? said(mistake) : field.hint}</p>
       )}
     </div>
   );
@@ -218,7 +222,7 @@ function Members({ members, mistakes, set }: { members: Member[]; mistakes: Mist
                 <td>
                   <input aria-label={`Address of member ${i + 1}`} value={one.address} {...state(i, "address")} onInput={(event) => change(i, { address: event.currentTarget.value })} />
                   <div id={`member-${i}-notes`}>
-                    {["name", "address", "ratio"].map((key) => wrong(i, key)).filter(Boolean).map((mistake) => <p class="wrong">{mistake!.message} {mistake!.hint}</p>)}
+                    {["name", "address", "ratio"].map((key) => wrong(i, key)).filter(Boolean).map((mistake) => <p class="wrong">{said(mistake!)}</p>)}
                   </div>
                 </td>
                 <td><input type="number" min={0} max={1000} aria-label={`Weight of member ${i + 1}`} value={one.ratio} {...state(i, "ratio")} onInput={(event) => change(i, { ratio: Number(event.currentTarget.value) })} /></td>
