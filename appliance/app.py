@@ -478,6 +478,7 @@ class Director:
             self._follow(config)
             await self._begin_revisions()
             await self._api.start()
+            own.append(tasks.create_task(self._api.keep_past(), name="past"))
             await self._control.start()
             gc.freeze()  # what there is now stays
             log.info("director.started", name=config.director.name, config=config.source, pid=os.getpid())

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 import structlog
 
@@ -165,6 +166,7 @@ class Monitors:
         self._clock = clock
         self._sleep = sleep
         self._watches: dict[Key, _Watch] = {}
+        """In order: statuses are asked for every second, and there may be tens of thousands."""
         self._questions: dict[tuple[object, ...], _Question] = {}
         self._changed = asyncio.Event()
 
@@ -213,7 +215,8 @@ class Monitors:
             if question.task is not None:  # who has joined is not to wait for a whole interval
                 question.task.cancel()
                 question.task = None
-        self._watches |= fresh
+        if fresh:
+            self._watches = dict(sorted((self._watches | fresh).items(), key=itemgetter(0)))
         monitors = {watch.probe.monitor for watch in self._watches.values()}
         self._durations = {name: self._durations.get(name, Durations()) for name in sorted(monitors)}
         self._changed.set()
@@ -261,7 +264,7 @@ class Monitors:
 
     def statuses(self) -> tuple[Status, ...]:
         """What is known now, in a stable order."""
-        return tuple(self._watches[key].status for key in sorted(self._watches))
+        return tuple(watch.status for watch in self._watches.values())
 
     def strain(self) -> Strain:
         """What all probes together ask of this process, and what they have to wait for."""

@@ -226,7 +226,13 @@ _ROW = record(
                     "detail": TEXT,
                     "arp": nullable(TEXT),
                 },
-                {"elsewhere": array(TEXT)},
+                {
+                    "elsewhere": {**array(TEXT), "description": "Other directors that routers have it from."},
+                    "standing": {
+                        "type": "integer",
+                        "description": "How many steps worse than the best our routes are.",
+                    },
+                },
             )
         ),
         **_RATES,
@@ -242,23 +248,31 @@ _SUMMARY_PEER = record(
         "bfd": nullable(TEXT),
     }
 )
-_SUMMARY = record(
+_SUMMARY_HEAD: Mapping[str, Schema] = {
+    "apiVersion": VERSION,
+    "time": NUMBER,
+    "director": record({"name": TEXT, "version": TEXT, "uptime_s": NUMBER, "state": TEXT, "detail": TEXT}),
+    "health": record(
+        {"state": words("healthy", "degraded", "down"), "problems": array(TEXT), "more": WHOLE},
+    ),
+    "plane": record({"name": TEXT, "error": nullable(TEXT)}),
+    "loop_lag": _LAG,
+    "pins": _PINS_USE,
+    "drops": nullable(by_name(WHOLE)),
+    "revision": nullable(WHOLE),
+    **_RATES,
+    "bgp": nullable(record({"running": FLAG, "detail": TEXT, "peers": array(ref("PeerRow"))})),
+    "fleet": nullable(array(record({"name": TEXT, "state": TEXT, "trouble": TEXT}))),
+}
+_SUMMARY = record({**_SUMMARY_HEAD, "services": array(ref("ServiceRow"))})
+_SUMMARY_CHANGE = record(
     {
-        "apiVersion": VERSION,
-        "time": NUMBER,
-        "director": record({"name": TEXT, "version": TEXT, "uptime_s": NUMBER, "state": TEXT, "detail": TEXT}),
-        "health": record(
-            {"state": words("healthy", "degraded", "down"), "problems": array(TEXT), "more": WHOLE},
-        ),
-        "plane": record({"name": TEXT, "error": nullable(TEXT)}),
-        "loop_lag": _LAG,
-        "pins": _PINS_USE,
-        "drops": nullable(by_name(WHOLE)),
-        "revision": nullable(WHOLE),
-        **_RATES,
-        "services": array(ref("ServiceRow")),
-        "bgp": nullable(record({"running": FLAG, "detail": TEXT, "peers": array(ref("PeerRow"))})),
-        "fleet": nullable(array(record({"name": TEXT, "state": TEXT, "trouble": TEXT}))),
+        "head": {**record(_SUMMARY_HEAD), "description": "Of the summary: all but its services, as it is now."},
+        "rows": {**by_name(ref("ServiceRow")), "description": "Services that have changed, by their place from 0 on."},
+        "rates": {
+            **record({key: array(rate) for key, rate in _RATES.items()}),
+            "description": "Of all services, in the order of the summary.",
+        },
     }
 )
 _RING = record(
@@ -284,6 +298,15 @@ _SERVICE_NOW = record(
         "pins": _PINS_USE,
     }
 )
+_TRAFFIC_PAST = record(
+    {
+        "apiVersion": VERSION,
+        "times": array(NUMBER),
+        **{key: array(rate) for key, rate in _RATES.items()},
+        "pins": {**array(WHOLE), "description": "Flows that the director remembers."},
+        "drops": {**by_name(array(nullable(NUMBER))), "description": "Of the director, a second, by reason."},
+    }
+)
 _SERVICE_MEMBER = record(
     {
         **STATUS_SCHEMAS["PoolMemberStatus"]["properties"],
@@ -293,7 +316,7 @@ _SERVICE_MEMBER = record(
     }
 )
 
-SUMMARY, SERVICE = ref("Summary"), ref("ServiceNow")
+SUMMARY, SERVICE, TRAFFIC_PAST = ref("Summary"), ref("ServiceNow"), ref("TrafficPast")
 EVENTS, FIGURES, ME = ref("Events"), ref("Figures"), ref("Me")
 MEMBER, ORDERED, DIRECTOR = ref("MemberState"), ref("Ordered"), ref("DirectorState")
 
@@ -321,10 +344,12 @@ _OWN: Mapping[str, Schema] = {
     "Events": _EVENTS,
     "Figures": _FIGURES,
     "Summary": _SUMMARY,
+    "SummaryChange": _SUMMARY_CHANGE,
     "ServiceRow": _ROW,
     "PeerRow": _SUMMARY_PEER,
     "ServiceNow": _SERVICE_NOW,
     "ServiceMember": _SERVICE_MEMBER,
+    "TrafficPast": _TRAFFIC_PAST,
     "Ring": _RING,
     "Me": _ME,
     "Flow": _FLOW,

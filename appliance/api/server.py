@@ -17,7 +17,7 @@ import hashlib
 import json
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,19 +36,20 @@ from appliance.api.metrics import exposition
 from appliance.api.mtu import mtu_document
 from appliance.api.openapi import document as openapi_document
 from appliance.api.page import render_main, render_page
+from appliance.api.past import Past
 from appliance.api.problem import Handler, RefusedError, problems
 from appliance.api.records import ANYTHING, TEXT
 from appliance.api.routes import Answer, Role, Route, actor_of, mounted, needing
-from appliance.api.schemas import FIGURES, SAMPLES, SERVICE, STATUS, SUMMARY, refused_answers
+from appliance.api.schemas import FIGURES, SAMPLES, SERVICE, STATUS, SUMMARY, TRAFFIC_PAST, refused_answers
 from appliance.api.service import service_document
 from appliance.api.sources import Observed, StatusSources, observe
 from appliance.api.streams import EVENT_STREAM, Streams, event
-from appliance.api.summary import Summaries
-from appliance.api.views import Document, Rates, samples, status_document
+from appliance.api.summary import Summaries, Summary
+from appliance.api.views import API_VERSION, Document, Rates, samples, status_document
 from appliance.api.web import WebFiles
-from appliance.dataplane.base import Counters
+from appliance.dataplane.base import Counters, DataPlaneError
 from appliance.happenings import Happenings
-from appliance.model import ApiConfig, IPAddress
+from appliance.model import ApiConfig, IPAddress, Protocol, VirtualService
 
 log = structlog.get_logger()
 
@@ -110,6 +111,7 @@ class ApiServer:
         self.streams = Streams(self._may_still)
         self._rates = Rates()
         self._summaries = Summaries()
+        self._past = Past()
         self._shared: _Look | None = None
         self._renderings: dict[str, bytes] = {}
         self._rendering = asyncio.Lock()
@@ -199,7 +201,9 @@ class ApiServer:
                 "summary",
                 "A row for each virtual service, routers, and what is wrong; small however many members there are",
                 self._summary,
-                Answer("Now; or once a second, as events.", SUMMARY, also=EVENT_STREAM),
+                Answer(
+                    "Now; or as events: first all of it, then SummaryChange once a second.", SUMMARY, also=EVENT_STREAM
+                ),
             ),
             Route(
                 "GET",
@@ -210,12 +214,33 @@ class ApiServer:
                 {200: Answer("Now; or once a second, as events.", SERVICE, also=EVENT_STREAM), **refused_answers(404)},
                 tag,
             ),
+            Route(
+                "GET",
+                "/v1/services/{name}/traffic",
+                self._traffic,
+                viewer,
+                "What has come for a virtual service in the last five minutes, second by second",
+                {200: Answer("The oldest second first.", TRAFFIC_PAST), **refused_answers(404)},
+                tag,
+            ),
             view("bgp", "Who is told of which VIPs, and why not", self._bgp, Answer("Routes and peers.", ANYTHING)),
             view("samples", "What became of single packets lately", self._samples, Answer("Samples.", SAMPLES)),
             view("mtu", "How large packets to each member may be", self._mtu, Answer("Ways.", ANYTHING)),
             view("health", "What monitors say of members", self._health, Answer("Verdicts.", ANYTHING)),
             *EventRoutes(self._happenings, self.streams).routes(),
         ]
+
+    async def keep_past(self) -> None:
+        """Note what comes every second, until cancelled."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            try:
+                counters = await self._sources.counters()
+            except DataPlaneError:  # the snapshot tells why
+                counters = None
+            pins = self._sources.pins().live
+            await asyncio.to_thread(self._past.add, time(), clock(), counters, pins)
+            await asyncio.sleep(STREAM_INTERVAL_S - clock() % STREAM_INTERVAL_S)
 
     async def close(self) -> None:
         """End all streams and requests, and stop listening. Harmless when not started."""
@@ -247,16 +272,22 @@ class ApiServer:
     async def _rendered(self, name: str, render: Callable[["_Look"], bytes]) -> bytes:
         """The present rendering of that name. In a thread, one at a time, and encoded there: the loop sends bytes."""
         async with self._rendering:
-            now = asyncio.get_running_loop().time()
-            if self._shared is None or now - self._shared.at > MAX_AGE_S:
-                observed = await observe(self._sources)
-                self._shared = _Look(
-                    now, observed, self._rates.since(observed.clock, observed.counters), self._summaries
-                )
-                self._renderings.clear()
-            if name not in self._renderings:
-                self._renderings[name] = await asyncio.to_thread(render, self._shared)
-            return self._renderings[name]
+            return await self._render(await self._look(), name, render)
+
+    async def _look(self) -> "_Look":
+        """The present one. For whoever has `_rendering`."""
+        now = asyncio.get_running_loop().time()
+        if self._shared is None or now - self._shared.at > MAX_AGE_S:
+            observed = await observe(self._sources)
+            self._shared = _Look(now, observed, self._rates.since(observed.clock, observed.counters), self._summaries)
+            self._renderings.clear()
+        return self._shared
+
+    async def _render(self, look: "_Look", name: str, render: Callable[["_Look"], bytes]) -> bytes:
+        """For whoever has `_rendering`."""
+        if name not in self._renderings:
+            self._renderings[name] = await asyncio.to_thread(render, look)
+        return self._renderings[name]
 
     async def _front(self, request: web.Request) -> web.StreamResponse:
         return self._web.front(request)
@@ -318,20 +349,54 @@ class ApiServer:
 
     async def _summary(self, request: web.Request) -> web.StreamResponse:
         if EVENT_STREAM in request.headers.get("Accept", ""):
-            return await self._send_events(request, "summary", lambda look: _in_pieces(look.summary, "services"))
-        body = await self._rendered("summary", lambda look: f"{_in_pieces(look.summary, 'services')}\n".encode())
+            return await self.streams.send(request, self._following(), STREAM_INTERVAL_S)
+        body = await self._rendered("summary", lambda look: f"{summary_text(look.summary)}\n".encode())
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
 
-    async def _service(self, request: web.Request) -> web.StreamResponse:
+    async def _traffic(self, request: web.Request) -> web.Response:
+        service = self._named(request)
+        past = await asyncio.to_thread(
+            self._past.document, service.name, flows_visible=service.protocol is Protocol.TCP
+        )
+        return _json(_packed({"apiVersion": API_VERSION} | past))
+
+    def _named(self, request: web.Request) -> VirtualService:
         name = request.match_info["name"]
-        if name not in (service.name for service in self._sources.snapshot().config.services):
+        found = next((one for one in self._sources.snapshot().config.services if one.name == name), None)
+        if found is None:
             raise RefusedError(404, f"there is no virtual service {name}")
+        return found
+
+    async def _service(self, request: web.Request) -> web.StreamResponse:
+        name = self._named(request).name
         if EVENT_STREAM in request.headers.get("Accept", ""):
             return await self._send_events(request, "service", lambda look: _packed(look.service(name)), name)
         body = await self._rendered(f"service {name}", lambda look: f"{_packed(look.service(name))}\n".encode())
         if body == b"null\n":
             raise RefusedError(404, f"virtual service {name} is not in force yet")
         return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_fresh())
+
+    def _following(self) -> Callable[[], Awaitable[bytes]]:
+        """For one reader of summaries: the first one whole, then what has changed. Made once, however many read."""
+        seen: int | None = None
+
+        async def more() -> bytes:
+            nonlocal seen
+            async with self._rendering:
+                look = await self._look()
+                summary = await asyncio.to_thread(lambda: look.summary)
+                before, seen = seen, summary.number
+                if before == summary.number:
+                    return b""
+                if before == summary.number - 1 and summary.change is not None:
+                    return await self._render(
+                        look, "event change", lambda look: event("change", _packed(look.summary.change))
+                    )
+                return await self._render(
+                    look, "event summary", lambda look: event("summary", summary_text(look.summary))
+                )
+
+        return more
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         return await self._send_events(request, "page", lambda look: render_main(look.document))
@@ -389,8 +454,8 @@ class _Look:
         return status_document(self.observed, self.since)
 
     @cached_property
-    def summary(self) -> Document:
-        return self.summaries.document(self.observed, self.since)
+    def summary(self) -> Summary:
+        return self.summaries.summary(self.observed, self.since)
 
     def service(self, name: str) -> Document | None:
         return service_document(self.observed, name, self.since)
@@ -400,10 +465,10 @@ def _packed(document: object) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
-def _in_pieces(document: Document, key: str) -> str:
-    """The same, with a long list encoded item by item: nobody else runs while the encoder does."""
-    rest = _packed({name: value for name, value in document.items() if name != key})
-    return f'{rest[:-1]},"{key}":[{",".join(map(_packed, document[key]))}]}}'
+def summary_text(summary: Summary) -> str:
+    """Encoded service by service: nobody else runs while the encoder does."""
+    services = ",".join(_packed(summary.row(place)) for place in range(len(summary.rows)))
+    return f'{_packed(summary.head)[:-1]},"services":[{services}]}}'
 
 
 def _asset(name: str) -> tuple[bytes, str]:

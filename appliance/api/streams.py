@@ -35,10 +35,12 @@ class Streams:
     ) -> web.StreamResponse:
         """Send until the reader leaves, is too slow, may not see any more, or we close.
 
+        All streams look at the same moments, so that what is made for one of them is there for the others.
+
         Args:
             request: for the stream.
             more: gives what there is to send now, whole events; empty: nothing.
-            interval_s: between two looks.
+            interval_s: between two looks; the first one is at once.
 
         Raises:
             RefusedError: there are too many.
@@ -60,7 +62,7 @@ class Streams:
                     async with asyncio.timeout(SLOW_READER_S):
                         await response.write(part)
                     said = clock()
-                await self._pause(interval_s)
+                await self._pause(interval_s - clock() % interval_s)
         except (TimeoutError, ConnectionError):
             if request.transport is not None:
                 request.transport.abort()

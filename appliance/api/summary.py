@@ -2,6 +2,9 @@
 
 It is made of a status document whose pools have only those members that are not well, so page and summary cannot
 disagree; and it says of every score why it is not 100.
+
+Whoever follows it is told once a second what has changed (`Summary.change`): rates are numbers in a row, and all else
+of a virtual service stays as it is for hours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from appliance.api.sources import Observed
 from appliance.api.views import (
+    RATES,
     Document,
     PoolView,
     announcements,
@@ -18,15 +22,17 @@ from appliance.api.views import (
     pool_key,
     pool_views,
     pools_document,
-    service_traffic,
+    rounded,
+    service_rates,
     service_views,
+    services_down,
     standing_document,
     traffic_keys,
     vip_views,
 )
 from appliance.dataplane.base import Counters
 from appliance.decide import MemberView, Why
-from appliance.model import EffectiveState, HaMode
+from appliance.model import EffectiveState
 
 NAMED = 3
 """So many members that are not well are named in a row."""
@@ -34,7 +40,9 @@ NAMED = 3
 PROBLEMS = 50
 """So many are told; the rest are counted."""
 
-_RATES = ("packets_per_s", "bytes_per_s", "new_flows_per_s")
+_Rates = tuple[float | None, float | None, float | None]
+"""In the order of `RATES`."""
+
 _TOLD_TO_NOBODY = (Why.NO_BGP, Why.DRAINED)
 """Why a VIP is not announced, where that is as somebody wants it."""
 
@@ -67,10 +75,13 @@ class _Standing:
     services: tuple[Document, ...]
     """As in the status document, without traffic."""
 
+    down: tuple[str, ...]
+    """What clients notice of them."""
+
     rows: tuple[Document, ...]
     """Without rates, and as if all members were well."""
 
-    others: Mapping[str, list[str]]
+    fleet: Mapping[str, Document]
 
     def holds(self, observed: Observed) -> bool:
         was = self.observed
@@ -87,13 +98,43 @@ class _Standing:
         )
 
 
+@dataclass(frozen=True)
+class Summary:
+    """One summary, in pieces."""
+
+    number: int
+    """One more than that of the summary before."""
+
+    head: Document
+    """All but the virtual services."""
+
+    rows: tuple[Document, ...]
+    """Virtual services without rates. A row that has not changed is the very one of the summary before."""
+
+    rates: tuple[_Rates, ...]
+    """Of each row."""
+
+    change: Document | None
+    """What is not as in the summary before: `head`, `rows` by their place in the list, and `rates` of all, in columns.
+    None where they have not the same virtual services."""
+
+    def row(self, place: int) -> Document:
+        """A virtual service."""
+        return self.rows[place] | dict(zip(RATES, self.rates[place], strict=True))
+
+    def document(self) -> Document:
+        """All of it."""
+        return self.head | {"services": [self.row(place) for place in range(len(self.rows))]}
+
+
 class Summaries:
     """Makes summaries, and remembers of the last one what has not changed since: of a thousand rows nearly all."""
 
     def __init__(self) -> None:
         self._known: _Standing | None = None
+        self._last: Summary | None = None
 
-    def document(self, observed: Observed, since: tuple[float, Counters] | None = None) -> Document:
+    def summary(self, observed: Observed, since: tuple[float, Counters] | None = None) -> Summary:
         """
         Args:
             observed: what was seen.
@@ -101,27 +142,58 @@ class Summaries:
         """
         if self._known is None or not self._known.holds(observed):
             self._known = _standing(observed)
-        return _document(self._known, observed, since)
+        last = self._last
+        made = _summary(self._known, observed, since, last)
+        self._last = replace(made, change=None)
+        return made
 
 
 def summary_document(observed: Observed, since: tuple[float, Counters] | None = None) -> Document:
-    """One summary: as `Summaries.document`."""
-    return Summaries().document(observed, since)
+    """One summary, for somebody who has seen none before.
+
+    Args:
+        observed: what was seen.
+        since: seconds ago and the counters of then, for rates.
+    """
+    return Summaries().summary(observed, since).document()
 
 
 def _standing(observed: Observed) -> _Standing:
-    views, announced, others = service_views(observed), announcements(observed), _elsewhere(observed)
+    views, announced, fleet = service_views(observed), announcements(observed), _fleet(observed)
     pools = pool_views(views)
     sizes = {key: _pool(pool) for key, pool in pools.items()}
     keys = [pool_key(view.service) for view in views]
     services = tuple(standing_document(view, pools[key], announced) for view, key in zip(views, keys, strict=True))
-    rows = tuple(_row(one, sizes[key], (), others) for one, key in zip(services, keys, strict=True))
+    rows = tuple(_row(one, sizes[key], (), fleet) for one, key in zip(services, keys, strict=True))
     out = frozenset(key for key, pool in pools.items() if any(_is_out(one) for one in pool.members))
     traffic = tuple(traffic_keys(view.service) for view in views)
-    return _Standing(observed, traffic, pools, sizes, out, services, rows, others)
+    down = tuple(services_down(services))
+    return _Standing(observed, traffic, pools, sizes, out, services, down, rows, fleet)
 
 
-def _document(known: _Standing, observed: Observed, since: tuple[float, Counters] | None) -> Document:
+def _summary(
+    known: _Standing, observed: Observed, since: tuple[float, Counters] | None, last: Summary | None
+) -> Summary:
+    rates = tuple(service_rates(keys, visible, observed.counters, since) for keys, visible in known.traffic)
+    head, rows = _head_and_rows(known, observed)
+    head |= {key: _sum([one[at] for one in rates]) for at, key in enumerate(RATES)}
+    if last is None or [row["name"] for row in last.rows] != [row["name"] for row in rows]:
+        return Summary(0 if last is None else last.number + 1, head, rows, rates, None)
+    rows = tuple(was if was is row or was == row else row for was, row in zip(last.rows, rows, strict=True))
+    made = Summary(last.number + 1, head, rows, rates, None)
+    change = {
+        "head": head,
+        "rows": {
+            str(place): made.row(place)
+            for place, (was, row) in enumerate(zip(last.rows, rows, strict=True))
+            if was is not row
+        },
+        "rates": {key: [one[at] for one in rates] for at, key in enumerate(RATES)},
+    }
+    return replace(made, change=change)
+
+
+def _head_and_rows(known: _Standing, observed: Observed) -> tuple[Document, tuple[Document, ...]]:
     noted = _noted(observed)
     unwell = {
         key: replace(pool, members=members)
@@ -129,17 +201,16 @@ def _document(known: _Standing, observed: Observed, since: tuple[float, Counters
         if (noted or key in known.out)
         and (members := tuple(one for one in pool.members if _is_out(one) or one.id in noted))
     }
-    pools = pools_document(unwell, observed, since)
+    pools = pools_document(unwell, replace(observed, counters=None), None)  # rows have nothing of members' traffic
     frame = frame_document(observed)
-    health = judgement(frame | {"services": known.services, "pools": pools})
+    health = judgement(frame | {"services": known.services, "pools": pools}, known.down)
     problems = health["problems"]
-    services = [
-        (_row(one, known.sizes[key], pools[key]["members"], known.others) if (key := one["pool_key"]) in pools else row)
-        | _rates(service_traffic(keys, flows_visible, observed.counters, since))
-        for one, row, (keys, flows_visible) in zip(known.services, known.rows, known.traffic, strict=True)
-    ]
+    rows = tuple(
+        _row(one, known.sizes[key], pools[key]["members"], known.fleet) if (key := one["pool_key"]) in pools else row
+        for one, row in zip(known.services, known.rows, strict=True)
+    )
     director = frame["director"]
-    return {
+    head = {
         "apiVersion": frame["apiVersion"],
         "time": frame["time"],
         "director": {
@@ -159,17 +230,12 @@ def _document(known: _Standing, observed: Observed, since: tuple[float, Counters
         "pins": frame["pins"],
         "drops": frame["counters"]["drops"] if frame["counters"] is not None else None,
         "revision": frame["config"]["revision"],
-        **_rates(services),
-        "services": services,
         "bgp": _bgp(frame["bgp"]),
         "fleet": [{key: peer[key] for key in ("name", "state", "trouble")} for peer in frame["fleet"]["peers"]]
         if frame["fleet"] is not None
         else None,
     }
-
-
-def _rates(parts: Sequence[Document]) -> Document:
-    return {key: _sum([one[key] for one in parts]) for key in _RATES}
+    return head, rows
 
 
 def _noted(observed: Observed) -> frozenset[str]:
@@ -193,21 +259,21 @@ def _pool(pool: PoolView) -> _Pool:
     return _Pool(len(pool.members), sum(one.ratio for one in meant), sum(one.ratio for one in serving))
 
 
-def _elsewhere(observed: Observed) -> dict[str, list[str]]:
-    """The other directors that routers have a VIP from, by VIP: of those with ranks, since of these directors tell each
-    other."""
+def _fleet(observed: Observed) -> dict[str, Document]:
+    """Who else has a VIP, by VIP: the other directors that routers have it from, as they tell us; and where we stand
+    among them, where the HA mode has ranks. Empty where there are no others."""
     config, snapshot = observed.snapshot.config, observed.snapshot
-    told = {vip for service in config.services if service.ha is HaMode.N_PLUS_M for vip in service.vips}
+    others = {one.name for one in config.fleet.directors} - {config.director.name}
+    if config.myself is None or not others:
+        return {}
     return {
-        str(view.vip): sorted(
-            set(view.ranked) - {config.director.name} - snapshot.away - snapshot.absent.get(view.vip, frozenset())
-        )
-        for view in (vip_views(observed) if told else ())
-        if view.vip in told and view.ranked
+        str(view.vip): {"elsewhere": sorted(others - snapshot.away - snapshot.absent.get(view.vip, frozenset()))}
+        | ({"standing": view.standing} if view.standing is not None else {})
+        for view in vip_views(observed)
     }
 
 
-def _row(service: Document, pool: _Pool, unwell: Sequence[Document], others: Mapping[str, list[str]]) -> Document:
+def _row(service: Document, pool: _Pool, unwell: Sequence[Document], fleet: Mapping[str, Document]) -> Document:
     """Without rates."""
     score, why = _score(service, pool, unwell)
     return {
@@ -222,11 +288,11 @@ def _row(service: Document, pool: _Pool, unwell: Sequence[Document], others: Map
         "in_rotation": service["in_rotation"],
         "members": pool.members,
         "moving_slots": service["transition"]["window"],
-        "vips": [_vip(vip, others) for vip in service["vips"]],
+        "vips": [_vip(vip, fleet) for vip in service["vips"]],
     }
 
 
-def _vip(vip: Document, others: Mapping[str, list[str]]) -> Document:
+def _vip(vip: Document, fleet: Mapping[str, Document]) -> Document:
     arp = vip["arp"]
     return {
         "vip": vip["vip"],
@@ -234,7 +300,7 @@ def _vip(vip: Document, others: Mapping[str, list[str]]) -> Document:
         "reason": vip["reason"],
         "detail": vip["detail"],
         "arp": f"{arp['phase']}: {arp['why']}" if arp is not None and arp["why"] else arp["phase"] if arp else None,
-    } | ({"elsewhere": others[vip["vip"]]} if vip["vip"] in others else {})
+    } | fleet.get(vip["vip"], {})
 
 
 def _score(service: Document, pool: _Pool, unwell: Sequence[Document]) -> tuple[int | None, str]:
@@ -263,10 +329,9 @@ def _members_out(out: Sequence[Document]) -> str:
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
-    """As exact as anybody reads it; None where nothing is known."""
+    """None where nothing is known."""
     known = [value for value in values if value is not None]
-    total = sum(known)
-    return None if not known else round(total) if total >= 10 else round(total, 1)
+    return rounded(sum(known)) if known else None
 
 
 def _bgp(bgp: Document | None) -> Document | None:

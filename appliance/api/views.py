@@ -74,6 +74,8 @@ Document = dict[str, Any]
 
 _NO_TRAFFIC = Traffic()
 
+RATES = ("packets_per_s", "bytes_per_s", "new_flows_per_s")
+
 _Since = tuple[float, Counters] | None
 """Seconds ago and the counters of then, for rates."""
 
@@ -382,6 +384,37 @@ def service_traffic(
         )
         for key in keys
     ]
+
+
+def service_rates(
+    keys: Iterable[tuple[str, str]], flows_visible: bool, counters: Counters | None, since: _Since
+) -> tuple[float | None, float | None, float | None]:
+    """What comes for all VIPs of a service together, a second, in the order of `RATES`; as exact as anybody reads it.
+
+    Args:
+        keys: as `traffic_keys`.
+        flows_visible: as `traffic_keys`.
+        counters: now.
+        since: seconds ago and the counters of then.
+    """
+    if counters is None or since is None:
+        return None, None, None
+    known = packets = size = flows = 0
+    for key in keys:
+        now, before = counters.services.get(key, _NO_TRAFFIC), since[1].services.get(key, _NO_TRAFFIC)
+        if now.packets >= before.packets:
+            known += 1
+            packets += now.packets - before.packets
+            size += now.bytes - before.bytes
+            flows += now.new_flows - before.new_flows
+    if not known:
+        return None, None, None
+    return rounded(packets / since[0]), rounded(size / since[0]), rounded(flows / since[0]) if flows_visible else None
+
+
+def rounded(value: float) -> float:
+    """As exact as anybody reads it."""
+    return round(value) if value >= 10 else round(value, 1)
 
 
 def standing_document(view: ServiceView, pool: PoolView, announced: Mapping[IPAddress, Document]) -> Document:
@@ -822,19 +855,24 @@ def _sample(event: PacketEvent, epoch: float) -> Document:
 # Is all well?
 
 
-def judgement(document: Mapping[str, Any]) -> Document:
-    """`healthy`, `degraded` (somebody should look) or `down` (clients notice), and what is wrong."""
-    down = list(_down(document))
+def judgement(document: Mapping[str, Any], services: Sequence[str] | None = None) -> Document:
+    """`healthy`, `degraded` (somebody should look) or `down` (clients notice), and what is wrong.
+
+    Args:
+        document: the status document.
+        services: what `services_down` says of its virtual services, where that is known.
+    """
+    down = [f"data plane: {document['plane']['error']}"] if document["plane"]["error"] else []
+    down += services_down(document["services"]) if services is None else services
     degraded = list(_degraded(document))
     state = "down" if down else "degraded" if degraded else "healthy"
     return {"state": state, "problems": down + degraded}
 
 
-def _down(document: Mapping[str, Any]) -> Iterator[str]:
-    if document["plane"]["error"]:
-        yield f"data plane: {document['plane']['error']}"
+def services_down(services: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What clients notice of virtual services of the status document."""
     reported = set()
-    for service in document["services"]:
+    for service in services:
         if service["state"] == "disabled":
             continue
         if service["state"] == "down":

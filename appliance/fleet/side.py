@@ -27,7 +27,7 @@ from appliance.fleet.giving import give
 from appliance.fleet.store import Agreed, Agreement, Source
 from appliance.fleet.tables import TableDigests
 from appliance.forwarding import NextHop, TableMember
-from appliance.model import AdminState, Config, Drain, FleetPeer, HaMode, Health, IPAddress, Order
+from appliance.model import AdminState, Config, Drain, FleetPeer, Health, IPAddress, Order
 from appliance.state import LogEntry, RingKey, State, same_ring
 
 log = structlog.get_logger()
@@ -97,8 +97,8 @@ class FleetSide:
         """What the store's logs have been told last of each ring."""
         self._absent_of: tuple[Config | None, Desired | None, Drain | None, frozenset[str] | None] = (None,) * 4
         """What the others have been told of absent VIPs follows from these."""
-        self._ranked: Mapping[str, IPAddress] = {}
-        """VIPs that the directors take by rank, by the names that all have for them."""
+        self._vips: Mapping[str, IPAddress] = {}
+        """By the names that all directors have for them."""
         self._named: object = None
         self._took_over = False
         self._to_look = asyncio.Event()
@@ -231,14 +231,15 @@ class FleetSide:
             there = {name for name, at in since.items() if now - at >= RETURN_S}
             absent: dict[IPAddress, frozenset[str]] = {}
             for name, vips in presence.absent.items():
-                for vip in (self._ranked.get(vip) for vip, seconds_ago in vips.items() if seconds_ago < RETURN_S):
+                for vip in (self._vips.get(vip) for vip, seconds_ago in vips.items() if seconds_ago < RETURN_S):
                     if vip is not None:  # else it has been taken out of the configuration
                         absent[vip] = absent.get(vip, frozenset()) | {name}
             self._state.set_away(frozenset(peer.name for peer in self._others) - there, absent)
             await asyncio.sleep(WATCH_S)
 
     def _tell_absent(self, channel: PinChannel) -> None:
-        """Tell the others of VIPs with ranks that routers do not have from us, or are asked to leave us for."""
+        """Tell the others of VIPs that routers do not have from us, or are asked to leave us for: where there are
+        ranks, somebody takes our place; and all show who has a VIP."""
         reached = self._reached() if self._reached is not None else None
         config = self._state.config
         facts = config, self._applied, self._state.drain, reached
@@ -247,14 +248,14 @@ class FleetSide:
         ):
             return
         self._absent_of = facts
-        ranked = {vip for service in config.services if service.ha is HaMode.N_PLUS_M for vip in service.vips}
+        vips = {vip for service in config.services for vip in service.vips}
         there: set[IPAddress] = set()
         if self._applied is not None and self._state.drain is None:
             there = {view.vip for view in self._applied.vips if view.no is None}
             if reached is not None:
-                there = {vip for vip in there & ranked if str(ip_network(vip)) in reached}
-        self._ranked = {str(vip): vip for vip in ranked}
-        channel.set_absent(self._ranked, {str(vip) for vip in ranked - there})
+                there = {vip for vip in there & vips if str(ip_network(vip)) in reached}
+        self._vips = {str(vip): vip for vip in vips}
+        channel.set_absent(self._vips, {str(vip) for vip in vips - there})
 
     async def _look_at_late_ones(self) -> None:
         """Flows that others had told of before their member was known here go on where they are: once there are tables

@@ -112,6 +112,28 @@ def test_the_views_say_what_routers_say(all_there):
         assert f"{BIRD_ROUTER}: not told, labels" in text
 
 
+def shows(stage, name: str, vip: str, *others: str) -> None:
+    """A director's dashboard says, soon, that these others have a VIP."""
+    ask = stage.spaces[name].command("curl", "-s", "http://127.0.0.1:8080/api/v1/summary")
+
+    def elsewhere() -> list[str]:
+        rows = json.loads(subprocess.run(ask, capture_output=True, text=True, check=True).stdout)["services"]
+        return next(one["elsewhere"] for row in rows for one in row["vips"] if one["vip"] == vip)
+
+    until(lambda: elsewhere() == sorted(others), f"{name} shows that {vip} is to be had from {others}", 60.0)
+
+
+def test_each_shows_who_else_has_a_vip(all_there):
+    """Standby or not, it is those that routers have it from; one that is drained has it no more."""
+    for vip in (STANDBY[0], SHARED):
+        for name in DIRECTORS:
+            shows(all_there, name, vip, *set(DIRECTORS) - {name})
+    assert all_there.order("d3", "drain").returncode == 0
+    for vip in (STANDBY[0], SHARED):
+        shows(all_there, "d1", vip, "d2")
+    assert all_there.order("d3", "undrain").returncode == 0
+
+
 @pytest.mark.parametrize("vip", SPREAD)
 def test_two_of_three_share_a_vip(all_there, vip):
     """N+M: routers spread over the primaries, and know the spare."""

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ MEMBERS = {f"m{number}": f"203.0.113.{10 + number}" for number in (1, 2, 3)}
 PASSWORD = "correct horse"
 AXE = REPOSITORY / "appliance" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 ARTEFACTS = Path(os.environ.get("ONWARD_ARTEFACTS", REPOSITORY / "artefacts")) / "ui"
+SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
+SCHEMES: "tuple[Any, ...]" = ("light", "dark")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -324,6 +327,20 @@ class Seat:
         return [
             f"{one['id']}: {', '.join(node['html'][:120] for node in one['nodes'][:3])}" for one in found["violations"]
         ]
+
+    def faults(self, name: str) -> list[str]:
+        """What is wrong with what is shown, in both sizes and colour schemes, with pictures: what axe-core finds,
+        and what is wider than the screen."""
+        found = []
+        for (size, (width, height)), scheme in product(SIZES.items(), SCHEMES):
+            self.page.set_viewport_size({"width": width, "height": height})
+            self.page.emulate_media(color_scheme=scheme)
+            where = f"{name}-{size}-{scheme}"
+            self.look(where)
+            found += [f"{where}: {text}" for text in self.axe()]
+            if self.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                found.append(f"{where} is wider than the screen")
+        return found
 
     def close(self) -> None:
         self.context.close()

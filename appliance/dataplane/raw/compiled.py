@@ -1,5 +1,6 @@
 """Forwarding tables in the form that the vectorised path works with. Built beside those in use, then swapped whole."""
 
+import copy
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -429,6 +430,13 @@ class TrafficColumns:
 
     def way(self, way: int) -> Traffic:
         return Traffic(*(int(column[way]) for column in (self.way_packets, self.way_bytes, self.way_flows)))
+
+    def now(self) -> "TrafficColumns":
+        """The same, as it stays."""
+        made = copy.copy(self)
+        for name, column in vars(self).items():
+            setattr(made, name, column.copy())
+        return made
 
 
 def _slots_key(service: TableService) -> tuple[int, Placement, bool]:

@@ -34,7 +34,7 @@ from appliance.dataplane.raw.vector import VectorPath
 from appliance.dataplane.raw.worker import Port, Work, Worker
 from appliance.dataplane.raw.xsk import MAX_FRAME, XskSender
 from appliance.dataplane.recording import Recording
-from appliance.dataplane.totals import Totals
+from appliance.dataplane.totals import Later, Totals, added_up
 from appliance.forwarding import ForwardingTables
 from appliance.inheritance import Inheritance
 from appliance.packet.action import Action, Reason, Verdict
@@ -459,6 +459,7 @@ class RawDataPlane:
         self._session = None
         session.close()
         session.add_to(self._old)
+        self._old.settle()
 
 
 class _Session:
@@ -611,7 +612,8 @@ class _Session:
                 raise DataPlaneError(self.fault() or f"the forwarding thread did not take new tables within {PASS_S} s")
             time.sleep(0.0005)
         retired, old = self._books
-        retired = Totals(retired.counters(), _traffic(old))  # final: the thread has left these tables
+        retired = Totals(retired.counters(), traffic_of(old))  # final: the thread has left these tables
+        retired.settle()
         self._books = retired, work.tables
         self.tables = work.tables.tables
 
@@ -682,7 +684,7 @@ class _Session:
         worker = self.worker
         retired, compiled = self._books
         totals.add(retired.counters())
-        totals.add(_traffic(compiled))
+        totals.add(traffic_of(compiled))
         for reason, number in [*list(worker.reasons.items()), *list(worker.vector.reasons.items())]:
             totals.reasons[str(reason)] += number
         failed = sum(sender.failed for sender in self._egress.values())
@@ -761,14 +763,14 @@ class _Session:
             self._undo.pop()()
 
 
-def _traffic(compiled: Compiled) -> Counters:
+def traffic_of(compiled: Compiled) -> Counters:
     """What was counted by these tables."""
-    totals = Totals()
-    for service in compiled.tables.services:
-        totals.services[service.name, str(service.vip)] += compiled.traffic.service(service.index)
-    for way, member in enumerate(compiled.members):
-        totals.members[member.id] += compiled.traffic.way(way)
-    return totals.counters()
+    traffic = compiled.traffic.now()
+    services = compiled.tables.services
+    return Counters(
+        services=added_up(((one.name, str(one.vip)), traffic.service(one.index)) for one in services),
+        members=Later(lambda: ((member.id, traffic.way(way)) for way, member in enumerate(compiled.members))),
+    )
 
 
 def explain(compiled: Compiled, ingress: Ingress, number: int, frame: bytes) -> Action:

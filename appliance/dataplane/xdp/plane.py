@@ -210,9 +210,7 @@ class XdpDataPlane:
 
     async def counters(self) -> Counters:
         """Read the counters now."""
-        totals = Totals(await self._slow.counters(), await asyncio.to_thread(self._count))
-        totals.details["samples"] = self.events.seen
-        return totals.counters()
+        return await asyncio.to_thread(self._count, await self._slow.counters())
 
     async def explain(self, frame: bytes, interface: str) -> Action:
         """What happens to a frame on *interface*: by the program in the kernel, and by the slow path where that has it.
@@ -281,12 +279,13 @@ class XdpDataPlane:
 
     # In worker threads: the lock may be held for as long as it takes to write large tables
 
-    def _count(self) -> Counters:
+    def _count(self, slow: Counters) -> Counters:
         with self._lock:
-            totals = Totals(self._past.counters())
+            totals = Totals(slow, self._past.counters())
             if self._program is not None:
                 totals.add(_counters(self._program))
-            return totals.counters()
+        totals.details["samples"] = self.events.seen
+        return totals.counters()
 
     def _describe(self) -> dict[str, str]:
         facts = {"kind": "xdp", "interfaces": ", ".join(self._interfaces)}
@@ -613,6 +612,7 @@ class XdpDataPlane:
                 self._tell_of(fresh.watcher)
                 wait_for_readers()  # those that were counting with the old one
                 self._past.add(_counters(program))
+                self._past.settle()
                 program.close()
             level = logging.DEBUG if before is not None and before.same_but_choices(tables) else logging.INFO
             log.log(
@@ -654,6 +654,7 @@ class XdpDataPlane:
             if self._program is not None:
                 self._program.tables.settle()
                 self._past.add(_counters(self._program))
+                self._past.settle()
                 self._program.close()
                 self._program = None
                 self._programmed = None
@@ -863,8 +864,7 @@ def captured(
 
 
 def _counters(program: Program) -> Counters:
-    services, members = program.tables.traffic()
-    totals = Totals(Counters(services=services, members=members))
+    totals = Totals(program.tables.traffic())
     for name, number in program.tables.exits().items():
         what, _, reason = name.partition("_")
         if what in ("pass", "drop") and reason in set(Reason):

@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from appliance.bpf.libbpf import BpfError, Object
 from appliance.bpf.rcu import wait_for_readers
-from appliance.dataplane.base import Traffic
+from appliance.dataplane.base import Counters, Traffic
 from appliance.dataplane.logged import GATES, LOGGED, PLACES, SETS
 from appliance.dataplane.meters import METERS, SOURCE, SOURCE_SETS, MeterTable
 from appliance.dataplane.pins import DELAY, FLOW, JOURNAL, WAYS
 from appliance.dataplane.pins import layout as pin_layout
 from appliance.dataplane.raw.idents import Idents
+from appliance.dataplane.totals import Later, added_up
 from appliance.dataplane.xdp import layout
 from appliance.dataplane.xdp.directory import Directory, build
 from appliance.dataplane.xdp.layout import LOOK_CLOSER, NOBODY
@@ -509,16 +510,18 @@ class Tables:
         """A constant of `enum exit` without its prefix, in small letters."""
         return self._exit_names[number].removeprefix("EXIT_").lower()
 
-    def traffic(self) -> tuple[dict[tuple[str, str], Traffic], dict[str, Traffic]]:
+    def traffic(self) -> Counters:
         """What was counted by (virtual service, VIP), and by member; what is gone included."""
-        services, members = dict(self._gone_services), dict(self._gone_members)
-        sums = self._sums("service", self.capacity.services)
-        for name, number in list(self._service_numbers.of.items()):
-            services[name] = services.get(name, Traffic()) + sums(number)
-        sums = self._sums("way", self.capacity.ways)
-        for (_, member), number in list(self._way_numbers.of.items()):
-            members[member] = members.get(member, Traffic()) + sums(number)
-        return services, members
+        by_service, by_way = self._sums("service", self.capacity.services), self._sums("way", self.capacity.ways)
+        services, ways = list(self._service_numbers.of.items()), list(self._way_numbers.of.items())
+        return Counters(
+            services=added_up(
+                [*self._gone_services.items(), *((name, by_service(number)) for name, number in services)]
+            ),
+            members=Later(
+                dict(self._gone_members).items, lambda: ((member, by_way(number)) for (_, member), number in ways)
+            ),
+        )
 
     def close(self) -> None:
         """Let go of the memory. Nothing else may be called afterwards."""

@@ -461,7 +461,6 @@ export type Summary = {
   packets_per_s: number | null;
   bytes_per_s: number | null;
   new_flows_per_s: number | null;
-  services: ServiceRow[];
   bgp: {
     running: boolean;
     detail: string;
@@ -472,6 +471,60 @@ export type Summary = {
     state: string;
     trouble: string;
   }[] | null;
+  services: ServiceRow[];
+};
+
+export type SummaryChange = {
+  head: {
+    apiVersion: "v1";
+    time: number;
+    director: {
+      name: string;
+      version: string;
+      uptime_s: number;
+      state: string;
+      detail: string;
+    };
+    health: {
+      state: "healthy" | "degraded" | "down";
+      problems: string[];
+      more: number;
+    };
+    plane: {
+      name: string;
+      error: string | null;
+    };
+    loop_lag: {
+      p50_s: number;
+      p99_s: number;
+      max_s: number;
+    };
+    pins: {
+      capacity: number;
+      live: number;
+    };
+    drops: Record<string, number> | null;
+    revision: number | null;
+    packets_per_s: number | null;
+    bytes_per_s: number | null;
+    new_flows_per_s: number | null;
+    bgp: {
+      running: boolean;
+      detail: string;
+      peers: PeerRow[];
+    } | null;
+    fleet: {
+      name: string;
+      state: string;
+      trouble: string;
+    }[] | null;
+  };
+  rows: Record<string, ServiceRow>;
+  rates: {
+    packets_per_s: (number | null)[];
+    bytes_per_s: (number | null)[];
+    new_flows_per_s: (number | null)[];
+  };
 };
 
 export type ServiceRow = {
@@ -493,6 +546,7 @@ export type ServiceRow = {
     detail: string;
     arp: string | null;
     elsewhere?: string[];
+    standing?: number;
   }[];
   packets_per_s: number | null;
   bytes_per_s: number | null;
@@ -592,6 +646,16 @@ export type ServiceMember = {
   largest_packet: number | null;
   handshake_s: number | null;
   doctor: string[];
+};
+
+export type TrafficPast = {
+  apiVersion: "v1";
+  times: number[];
+  packets_per_s: (number | null)[];
+  bytes_per_s: (number | null)[];
+  new_flows_per_s: (number | null)[];
+  pins: number[];
+  drops: Record<string, (number | null)[]>;
 };
 
 export type Ring = {

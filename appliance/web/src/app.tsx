@@ -2,7 +2,6 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { logOut, may, useMe } from "./api";
 import type { Me, Summary } from "./api.gen";
-import { note } from "./history";
 import { type Link, listen } from "./live";
 import { Bgp } from "./pages/bgp";
 import { Configuration } from "./pages/configuration";
@@ -16,6 +15,7 @@ import { ObjectList } from "./pages/objects";
 import { Service } from "./pages/service";
 import { href, usePlace } from "./router";
 import { nextScheme, schemeName } from "./scheme";
+import { CHANGES } from "./summary";
 
 const PAGES: { path: string; title: string }[] = [
   { path: "", title: "Dashboard" },
@@ -36,16 +36,14 @@ export function App() {
   const looks = may(me, "viewer");
   useEffect(() => {
     if (!looks) return undefined;
-    return listen<Summary>("/api/v1/summary", "summary", (data, how) => {
-      if (data) note(data);
-      set([data, how]);
-    });
+    return listen<Summary>("/api/v1/summary", "summary", (data, how) => set([data, how]), CHANGES);
   }, [looks]);
   const at = place.path[0] ?? "";
   const title = PAGES.find(({ path }) => path === at)?.title ?? place.path[1] ?? "Onward";
   useEffect(() => {
     document.title = `${title} · ${summary?.director.name ?? "Onward"}${summary && summary.health.state !== "healthy" ? ` · ${summary.health.state}` : ""}`;
   }, [title, summary?.director.name, summary?.health.state]);
+  useEffect(() => document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [at, looks]);
   return (
     <>
       <a class="skip" href="#content" onClick={(event) => { event.preventDefault(); document.getElementById("content")?.focus(); }}>

@@ -1,5 +1,6 @@
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
+import { span } from "./format";
 import { changes, colourOf } from "./scheme";
 
 export interface Line {
@@ -94,10 +95,10 @@ export function Chart({ title, at, lines, marks, format }: Props) {
   const last = at[at.length - 1];
   useEffect(() => {
     plot.current?.setData([at, ...lines.map(({ values }) => values)] as uPlot.AlignedData);
-  }, [last, names]);
+  }, [last, at.length, names]);
   const now = lines.map(({ label, values }) => `${label}: ${format(values[values.length - 1] ?? 0)}`).join(", ");
   return (
-    <figure class="card chart" aria-label={`${title}, now ${now}`}>
+    <figure class="card chart" aria-label={`${title}, the last ${span(Math.min(SPAN_S, (last ?? 0) - (at[0] ?? 0)))}, now ${now}`}>
       <figcaption>{title}</figcaption>
       <div ref={place} />
     </figure>

@@ -5,9 +5,16 @@ import { useEffect, useState } from "preact/hooks";
 
 export type Link = "connecting" | "live" | "lost";
 
+/** How to make the next document of the one before and of what has changed, by the name of the event that says so. */
+export interface Changes<T> {
+  event: string;
+  apply: (before: T, change: never) => T;
+}
+
 interface Feed {
   url: string;
   event: string;
+  changes: Changes<unknown> | undefined;
   source: EventSource | undefined;
   users: number;
   data: unknown;
@@ -26,12 +33,16 @@ function open(feed: Feed): void {
   const source = new EventSource(feed.url);
   feed.source = source;
   feed.heard = performance.now();
-  source.addEventListener(feed.event, (message) => {
-    feed.data = JSON.parse((message as MessageEvent<string>).data);
+  const heard = (data: unknown) => {
+    feed.data = data;
     feed.link = "live";
     feed.heard = performance.now();
     feed.tell.forEach((tell) => tell());
-  });
+  };
+  const said = (message: Event): unknown => JSON.parse((message as MessageEvent<string>).data);
+  source.addEventListener(feed.event, (message) => heard(said(message)));
+  const { changes } = feed;
+  if (changes) source.addEventListener(changes.event, (message) => heard(changes.apply(feed.data, said(message) as never)));
   source.addEventListener("error", () => {
     feed.link = "lost"; // the browser tries again by itself, but not after an answer that is no stream
     if (source.readyState === EventSource.CLOSED && feed.source === source) {
@@ -65,10 +76,10 @@ document.addEventListener("visibilitychange", () => {
 });
 
 /** Hear every document of a stream; returns how to end that. */
-export function listen<T>(url: string, event: string, told: (data: T | undefined, link: Link) => void): () => void {
+export function listen<T>(url: string, event: string, told: (data: T | undefined, link: Link) => void, changes?: Changes<T>): () => void {
   let feed = feeds.get(url);
   if (!feed) {
-    feed = { url, event, source: undefined, users: 0, data: undefined, link: "connecting", heard: 0, tell: new Set() };
+    feed = { url, event, changes: changes as Changes<unknown> | undefined, source: undefined, users: 0, data: undefined, link: "connecting", heard: 0, tell: new Set() };
     feeds.set(url, feed);
     open(feed);
   }

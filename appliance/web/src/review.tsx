@@ -195,7 +195,7 @@ function Plan({ plan }: { plan: Planned }) {
       {moving.length === 0 ? (
         <p>No flow moves.</p>
       ) : (
-        <div class="wide">
+        <div class="wide" tabIndex={0} role="group" aria-label="Flows that move">
           <table>
             <thead>
               <tr>

@@ -18,6 +18,7 @@ import structlog
 
 from appliance.api import server as server_module
 from appliance.api import streams as streams_module
+from appliance.api.schemas import components
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import Observed, StatusSources, observe
 from appliance.api.views import NOT_VISIBLE
@@ -383,6 +384,65 @@ def test_streams_share_one_document(run: Run) -> None:
 
     run(story())
     assert len(looks) == 1
+
+
+def test_summaries_go_on_from_the_first_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who follows gets all of it once, and then what has changed, which is made once for all who follow."""
+    monkeypatch.setattr(server_module, "STREAM_INTERVAL_S", 0.5)
+    monkeypatch.setattr(server_module, "MAX_AGE_S", 0.4)
+    made: list[str] = []
+    encode = server_module.event
+
+    def counted(name: str, data: str) -> bytes:
+        made.append(name)
+        return encode(name, data)
+
+    monkeypatch.setattr(server_module, "event", counted)
+
+    async def names(client: aiohttp.ClientSession) -> list[tuple[str, bytes]]:
+        headers = {"Accept": "text/event-stream"}
+        seen: list[tuple[str, bytes]] = []
+        async with client.get("/api/v1/summary", headers=headers) as response, asyncio.timeout(10):
+            while len(seen) < 4:
+                head = (await response.content.readuntil(b"\n\n")).strip()
+                if head.startswith(b"event: "):
+                    name, data = head.split(b"\n")
+                    seen.append((name.decode().removeprefix("event: "), data.removeprefix(b"data: ")))
+        return seen
+
+    async def story() -> list[list[tuple[str, bytes]]]:
+        async with serving() as (client, _), asyncio.TaskGroup() as tasks:
+            readers = [tasks.create_task(names(client)) for _ in range(5)]
+        return [one.result() for one in readers]
+
+    readers = run(story())
+    for seen in readers:
+        assert [name for name, _ in seen] == ["summary", "change", "change", "change"]
+    assert len(made) < sum(map(len, readers)) / 2
+    services = len(json.loads(readers[0][0][1])["services"])
+    assert {len(column) for column in json.loads(readers[0][3][1])["rates"].values()} == {services}
+
+
+def test_traffic_of_the_last_minutes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was noted since the start, second by second; of a virtual service that is not there, 404."""
+    monkeypatch.setattr(server_module, "STREAM_INTERVAL_S", 0.01)
+
+    async def story() -> tuple[dict[str, Any], int]:
+        async with serving() as (client, server), asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            noting = tasks.create_task(server.keep_past())
+            found: dict[str, Any] = {"times": []}
+            while len(found["times"]) < 3:
+                async with client.get("/api/v1/services/web/traffic") as response:
+                    found = await response.json()
+            noting.cancel()
+            async with client.get("/api/v1/services/nobody/traffic") as response:
+                return found, response.status
+
+    found, status = run(story())
+    assert set(found) == set(components()["TrafficPast"]["properties"])
+    assert found["packets_per_s"][0] is None
+    assert found["packets_per_s"][1:] == [0.0] * (len(found["times"]) - 1)
+    assert status == 404
 
 
 def test_close_ends_streams(run: Run) -> None:

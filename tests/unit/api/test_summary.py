@@ -2,17 +2,19 @@
 
 import json
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from appliance.api.schemas import components
 from appliance.api.service import service_document
 from appliance.api.summary import Summaries, summary_document
-from appliance.api.views import status_document
+from appliance.api.views import RATES, status_document
 from appliance.dataplane.base import Counters, Traffic
-from appliance.decide import No, Why
+from appliance.dataplane.totals import Later
+from appliance.decide import No, Why, decide
 from appliance.doctor.finding import Outcome
-from appliance.model import HaMode
+from appliance.model import FleetPeer, HaMode
 from appliance.passive import Handshakes
 from health.spec import Code, Result, Status, Verdict
 from tests.unit.api.samples import observed
@@ -75,27 +77,78 @@ def test_what_is_remembered_of_the_last_one_changes_nothing() -> None:
     summaries = Summaries()
     for seen in looks:
         since = (1.0, first.counters)
-        assert summaries.document(seen, since) == summary_document(seen, since)
+        assert summaries.summary(seen, since).document() == summary_document(seen, since)
+
+
+def test_what_has_changed_makes_the_next_one_of_the_last() -> None:
+    """Head, rows that differ and columns of rates, put on the summary before, are the summary; rows that are as they
+    were are not told, and where there are other virtual services nothing but the whole of it is."""
+    first = observed()
+    assert first.counters is not None
+    assert first.applied is not None
+    more = Counters({key: Traffic(one.packets + 7, one.bytes + 700, 1) for key, one in first.counters.services.items()})
+    fewer = tuple(replace(one, no=No(Why.BELOW_MIN_MEMBERS)) for one in first.applied.services[:1])
+    broken = replace(first, applied=replace(first.applied, services=(*fewer, *first.applied.services[1:])))
+    summaries = Summaries()
+    shown = summaries.summary(first).document()
+    for seen, rows in ((replace(first, at=first.at + 1, counters=more), set()), (broken, {"0"}), (first, {"0"})):
+        made = summaries.summary(seen, (1.0, first.counters))
+        assert made.change is not None
+        assert made.change["rows"].keys() == rows
+        rates = [dict(zip(RATES, each, strict=True)) for each in zip(*made.change["rates"].values(), strict=True)]
+        services = [
+            made.change["rows"].get(str(place), row | rates[place]) for place, row in enumerate(shown["services"])
+        ]
+        shown = made.change["head"] | {"services": services}
+        assert shown == made.document()
+    gone = replace(first, applied=replace(first.applied, services=first.applied.services[1:]))
+    assert summaries.summary(gone).change is None
+
+
+def test_nobody_adds_up_members_for_it() -> None:
+    """Of members' traffic a summary has nothing, and it is much to add up every second."""
+    seen = observed()
+    assert seen.counters is not None
+
+    def never() -> list[tuple[str, Traffic]]:
+        raise AssertionError("somebody looks at members")
+
+    counters = replace(seen.counters, members=Later(never))
+    assert summary_document(replace(seen, counters=counters), (1.0, counters))["services"]
+
+
+def test_rates_are_those_of_the_status_document() -> None:
+    """Of all VIPs of a service together, and none where nothing marks the beginning of flows."""
+    seen = observed()
+    assert seen.counters is not None
+    before = Counters({key: Traffic(one.packets // 2, one.bytes // 2) for key, one in seen.counters.services.items()})
+    rows = {row["name"]: row for row in summary_document(seen, (2.0, before))["services"]}
+    for service in status_document(seen, (2.0, before))["services"]:
+        for key in RATES:
+            known = [vip["traffic"][key] for vip in service["vips"] if vip["traffic"][key] is not None]
+            assert rows[service["name"]][key] == (pytest.approx(sum(known), abs=0.51) if known else None), key
 
 
 def test_others_that_have_a_vip() -> None:
-    """Of directors with ranks, those that are heard of and do not say that routers lack it; else nobody can say."""
+    """Whatever the HA mode: those that are heard of and do not say that routers lack it; a standby is told from the
+    first choice, and who is alone has nobody to tell of."""
     seen = observed()
-    assert seen.applied is not None
-    web = seen.snapshot.config.services[0]
-    services = (replace(web, ha=HaMode.N_PLUS_M), *seen.snapshot.config.services[1:])
+    assert all("elsewhere" not in vip for row in summary_document(seen)["services"] for vip in row["vips"])
+    web, dns, *rest = seen.snapshot.config.services
+    config, me = seen.snapshot.config, seen.snapshot.config.director.name
+    names = ("d2", me, "d3")
+    fleet = tuple(FleetPeer(name, ip_address(f"192.0.2.{number}")) for number, name in enumerate(names, 11))
+    services = (replace(web, ha=HaMode.ACTIVE_STANDBY), dns, *rest)
     snapshot = replace(
         seen.snapshot,
-        config=replace(seen.snapshot.config, services=services),
+        config=replace(config, services=services, fleet=replace(config.fleet, directors=fleet)),
         away=frozenset({"d3"}),
         absent={web.vips[1]: frozenset({"d2"})},
     )
-    me = snapshot.config.director.name
-    vips = tuple(replace(one, ranked=(me, "d2", "d3")) if one.vip in web.vips else one for one in seen.applied.vips)
-    rows = summary_document(replace(seen, snapshot=snapshot, applied=replace(seen.applied, vips=vips)))["services"]
-    found = {vip["vip"]: vip.get("elsewhere") for row in rows for vip in row["vips"]}
-    assert (found[str(web.vips[0])], found[str(web.vips[1])]) == (["d2"], [])
-    assert found[str(services[1].vips[0])] is None
+    rows = summary_document(replace(seen, snapshot=snapshot, applied=decide(snapshot)))["services"]
+    found = {vip["vip"]: (vip["elsewhere"], vip.get("standing")) for row in rows for vip in row["vips"]}
+    assert (found[str(web.vips[0])], found[str(web.vips[1])]) == ((["d2"], 1), ([], 1))
+    assert found[str(dns.vips[0])] == (["d2"], None)
 
 
 def test_what_is_known_of_a_member_beyond_its_state() -> None:
@@ -141,6 +194,12 @@ def test_only_what_the_schemas_name() -> None:
     """Keys of summary and service are those of the API's description."""
     known = components()
     assert set(summary_document(observed())) == set(known["Summary"]["properties"])
+    summaries = Summaries()
+    first, second = summaries.summary(observed()), summaries.summary(observed())
+    assert first.change is None
+    assert second.change is not None
+    assert set(second.change) == set(known["SummaryChange"]["properties"])
+    assert set(second.change["head"]) == set(known["SummaryChange"]["properties"]["head"]["properties"])
     document = service_document(observed(), "web")
     assert document is not None
     assert set(document) == set(known["ServiceNow"]["properties"])

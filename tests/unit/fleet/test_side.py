@@ -243,6 +243,32 @@ async def test_a_primary_that_lives_but_does_not_announce_is_replaced(spare_and_
             task.cancel()
 
 
+@pytest.mark.parametrize("ha", list(HaMode))
+async def test_who_has_not_a_vip_says_so(ha, unused_udp_port_factory, monkeypatch):
+    """Whatever the HA mode: all are to show who else has it."""
+    monkeypatch.setattr("appliance.fleet.side.RETURN_S", 1.5)
+    peers = tuple(FleetPeer(name, ip_address("127.0.0.1"), unused_udp_port_factory()) for name in ("d1", "d2"))
+    one, other = (Director(name, peers, wanted=service(ha=ha)) for name in ("d1", "d2"))
+    for each in (one, other):
+        each.learn()
+        each.decide()
+
+    def lack_it():
+        return one.state.snapshot().absent.get(VIP, frozenset())
+
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(each.side.run()) for each in (one, other)]
+        for each in (one, other):
+            await until(lambda each=each: each.state.snapshot().joining is None, "joined")
+            each.decide()
+        await until(lambda: not lack_it(), "the other one has it")
+        other.state.set_plane_error("the interface is down")
+        other.decide()
+        await until(lambda: lack_it() == {"d2"}, "the other one has it no more")
+        for task in running:
+            task.cancel()
+
+
 def with_directors(director, *peers):
     """What a reload does that has this list of directors."""
     given = replace(director.state.config, fleet=replace(director.state.config.fleet, directors=peers))

@@ -324,6 +324,15 @@ async def test_a_check_that_fails_by_an_error_of_ours_says_nothing() -> None:
         assert world.monitors.statuses()[0].verdict is Verdict.DOWN
 
 
+async def test_statuses_have_one_order() -> None:
+    """By monitor and member, in whatever order they were wanted."""
+    world = World()
+    for numbers in ((2,), (1, 2, 3), (3, 1), (2, 1)):
+        world.monitors.set(frozenset(probe(number) for number in numbers))
+        found = [status.target.id for status in world.monitors.statuses()]
+        assert found == [f"web/web{number}" for number in sorted(numbers)]
+
+
 async def test_a_warning_is_told_when_it_begins() -> None:
     """Once, and again after it was away; the verdict stays up."""
     world = World()

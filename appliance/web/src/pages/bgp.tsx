@@ -1,10 +1,30 @@
 import { useAsked } from "../api";
 import type { Status } from "../api.gen";
 import { clock, span } from "../format";
+import { href } from "../router";
+
+interface Told {
+  peer: string;
+  told: boolean;
+  reason: string | null;
+  detail: string;
+  next_hop: string | null;
+  attributes: { med: number | null; local_preference: number | null; as_path: number[]; communities: string[]; large_communities: string[] } | null;
+}
 
 interface Vip {
   vip: string;
-  [key: string]: unknown;
+  services: string[];
+  wanted: boolean;
+  reason: string | null;
+  detail: string;
+  held_until: number | null;
+  ha: string;
+  ranked: string[];
+  standing: number | null;
+  away: string[];
+  absent: string[];
+  peers: Told[];
 }
 
 interface Announced {
@@ -50,13 +70,29 @@ export function Bgp() {
       <h2>VIPs, and why they are announced or not</h2>
       <div class="wide" tabIndex={0} role="region" aria-label="VIPs">
         <table>
+          <thead>
+            <tr><th scope="col">VIP</th><th scope="col">Virtual services</th><th scope="col">Announced</th><th scope="col">Directors</th><th scope="col">Routers, and what they are told</th></tr>
+          </thead>
           <tbody>
             {data.vips.map((one) => (
-              <tr key={one.vip}>
+              <tr key={one.vip} class={one.wanted ? "up" : "down"}>
                 <th scope="row">{one.vip}</th>
+                <td>{one.services.map((name) => <a class="line" href={href("virtual-services", name)}>{name}</a>)}</td>
                 <td>
-                  {Object.entries(one).filter(([key, value]) => key !== "vip" && value !== null && value !== "" && !(Array.isArray(value) && value.length === 0)).map(([key, value]) => (
-                    <span class="line"><span class="quiet">{key.replaceAll("_", " ")}</span> {plain(value)}</span>
+                  <span class={`dot ${one.wanted ? "green" : "none"}`} /> {one.wanted ? "yes" : "no"}
+                  {!one.wanted && <span class="why">{because(one)}{one.held_until !== null && `, until ${clock(one.held_until)}`}</span>}
+                </td>
+                <td>
+                  {one.ha.replaceAll("_", " ")}
+                  {one.ranked.length > 0 && <span class="line quiet">{one.ranked.join(", then ")}</span>}
+                  {one.away.length > 0 && <span class="why">nothing is heard of {one.away.join(", ")}</span>}
+                  {one.absent.length > 0 && <span class="why">routers do not have it from {one.absent.join(", ")}</span>}
+                </td>
+                <td>
+                  {one.peers.map((peer) => (
+                    <span class="line">
+                      <span class={`dot ${peer.told ? "green" : "none"}`} /> {peer.peer} {peer.told ? "told" : "not told"} <span class="quiet">{peer.told ? route(peer) : because(peer)}</span>
+                    </span>
                   ))}
                 </td>
               </tr>
@@ -68,9 +104,18 @@ export function Bgp() {
   );
 }
 
-function plain(value: unknown): string {
-  if (Array.isArray(value)) return value.map(plain).join("; ");
-  if (value !== null && typeof value === "object")
-    return Object.entries(value).filter(([, one]) => one !== null && one !== "").map(([key, one]) => `${key.replaceAll("_", " ")} ${plain(one)}`).join(", ");
-  return typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
+function because({ reason, detail }: { reason: string | null; detail: string }): string {
+  return `${(reason ?? "").replaceAll("_", " ")}${detail ? `: ${detail}` : ""}`;
+}
+
+function route({ next_hop, attributes }: Told): string {
+  if (!attributes) return "";
+  const parts: [string, string | number | null][] = [
+    ["next hop", next_hop],
+    ["MED", attributes.med],
+    ["local preference", attributes.local_preference],
+    ["AS path", attributes.as_path.join(" ")],
+    ["communities", [...attributes.communities, ...attributes.large_communities].join(" ")],
+  ];
+  return parts.filter(([, value]) => value !== null && value !== "").map(([name, value]) => `${name} ${value}`).join(", ");
 }

@@ -1,14 +1,19 @@
+import { Component } from "preact";
 import { memo } from "preact/compat";
-import { useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import { EventRows } from "../event_rows";
 import { bits, clock, short, span } from "../format";
 import { may } from "../api";
 import type { Me, PeerRow, ServiceRow, Summary } from "../api.gen";
 import { useHappened } from "../happened";
 import { go, href } from "../router";
+import { areAlike } from "../summary";
 
 /** So many rows are drawn at first: nobody reads more, and a thousand cost a browser's breath. */
 const ROWS = 100;
+
+/** So many at once, and the next ones with the next frame. */
+const AT_ONCE = 20;
 
 /** So many problems stand above the table: all are in its rows as well. */
 const PROBLEMS = 5;
@@ -64,11 +69,7 @@ export function Dashboard({ summary, me }: { summary: Summary; me: Me }) {
                 <th scope="col" class="number">New flows/s</th>
               </tr>
             </thead>
-            <tbody>
-              {rows.slice(0, most).map((service) => (
-                <Row key={service.name} service={service} />
-              ))}
-            </tbody>
+            <Rows rows={rows.slice(0, most)} />
           </table>
         </div>
         {rows.length > most && (
@@ -110,6 +111,61 @@ function Tile({ name, value, note }: { name: string; value: string; note: string
   );
 }
 
+function Rows({ rows }: { rows: ServiceRow[] }) {
+  const pieces = Math.ceil(rows.length / AT_ONCE);
+  const [ready, more] = useState(1);
+  useEffect(() => {
+    if (ready >= pieces) return undefined;
+    const frame = requestAnimationFrame(() => more(ready + 1));
+    return () => cancelAnimationFrame(frame);
+  }, [ready, pieces]);
+  return (
+    <>
+      {Array.from({ length: Math.min(ready, pieces) }, (_, piece) => (
+        <Piece key={piece} rows={rows.slice(piece * AT_ONCE, (piece + 1) * AT_ONCE)} />
+      ))}
+    </>
+  );
+}
+
+const pieces = new Map<Element, Piece>();
+const watcher = new IntersectionObserver((seen) => seen.forEach((one) => pieces.get(one.target)?.show(one.isIntersecting)), { rootMargin: "200px" });
+
+/** Some rows. While nobody can see them, rates are not drawn, and all else is. */
+class Piece extends Component<{ rows: ServiceRow[] }> {
+  private seen = true;
+
+  show(seen: boolean): void {
+    if (seen && !this.seen) this.forceUpdate();
+    this.seen = seen;
+  }
+
+  override componentDidMount(): void {
+    pieces.set(this.base as Element, this);
+    watcher.observe(this.base as Element);
+  }
+
+  override componentWillUnmount(): void {
+    pieces.delete(this.base as Element);
+    watcher.unobserve(this.base as Element);
+  }
+
+  override shouldComponentUpdate({ rows }: { rows: ServiceRow[] }): boolean {
+    const before = this.props.rows;
+    return this.seen || rows.length !== before.length || rows.some((row, place) => !areAlike(row, before[place] as ServiceRow));
+  }
+
+  render() {
+    return (
+      <tbody>
+        {this.props.rows.map((service) => (
+          <Row key={service.name} service={service} />
+        ))}
+      </tbody>
+    );
+  }
+}
+
 /** Drawn anew only when what it shows has changed: of a thousand rows most stay as they are. */
 const Row = memo(
   ({ service }: { service: ServiceRow }) => (
@@ -145,7 +201,7 @@ const Row = memo(
       <td class="number">{short(service.new_flows_per_s)}</td>
     </tr>
   ),
-  (before, after) => JSON.stringify(before.service) === JSON.stringify(after.service),
+  (before, after) => before.service === after.service,
 );
 
 function Score({ service }: { service: ServiceRow }) {
@@ -165,7 +221,7 @@ function colour(score: number): string {
 function Announced({ vip }: { vip: VipRow }) {
   return (
     <span class="line" title={vip.detail}>
-      {vip.announced ? "here" : "not here"}
+      {vip.announced ? (vip.standing ? "here, as standby" : "here") : "not here"}
       {vip.reason && <span class="quiet"> ({vip.reason.replaceAll("_", " ")})</span>}
       {vip.elsewhere && <span class="quiet">{vip.elsewhere.length > 0 ? `, elsewhere: ${vip.elsewhere.join(", ")}` : ", nowhere else"}</span>}
       {vip.arp && <span class="quiet"> ARP {vip.arp}</span>}
@@ -178,7 +234,7 @@ function Latest() {
   return (
     <section aria-label="Latest events">
       <h2>Latest events</h2>
-      <div class="wide">
+      <div class="wide" tabIndex={0} role="group" aria-label="The latest eight">
         <table>
           <tbody>
             <EventRows items={items.slice(-8)} />
@@ -195,7 +251,7 @@ function Peers({ peers, now }: { peers: PeerRow[] | null; now: number }) {
   return (
     <section aria-label="Routers">
       <h2>Routers</h2>
-      <div class="wide">
+      <div class="wide" tabIndex={0} role="group" aria-label="Sessions">
         <table>
           <thead>
             <tr>

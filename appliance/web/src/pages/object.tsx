@@ -123,6 +123,10 @@ function EnableDsr({ on, turn }: { on: boolean; turn: (on: boolean) => void }) {
   );
 }
 
+function said({ message, hint }: Mistake): string {
+  return hint ? `${message}; ${hint}` : message;
+}
+
 // --------------------------------------------------------------------------------------------------------------------
 // Fields
 
@@ -159,7 +163,7 @@ function Input({ field, value, mistake, set, fixed }: InputProps) {
       {field.kind === "one" && <One {...common} of={field.of ?? ""} value={String(value ?? "")} set={set} />}
       {field.kind === "some" && <Some {...common} of={field.of ?? ""} value={(value as string[] | undefined) ?? []} set={set} />}
       {(mistake || field.hint) && (
-        <p id={notes} class={mistake ? "wrong" : "hint"}>{mistake ? `${mistake.message}${mistake.hint ? ` ${mistake.hint}` : ""}` : field.hint}</p>
+        <p id={notes} class={mistake ? "wrong" : "hint"}>{mistake ? said(mistake) : field.hint}</p>
       )}
     </div>
   );
@@ -202,7 +206,7 @@ function Some({ of, value, set, id }: { of: string; value: string[]; set: (value
 function Members({ members, mistakes, set }: { members: Member[]; mistakes: Mistake[]; set: (members: Member[]) => void }) {
   const change = (at: number, changes: Partial<Member>) => set(members.map((one, i) => (i === at ? ({ ...one, ...changes } as Member) : one)));
   const wrong = (at: number, key: string) => mistakes.find((one) => one.pointer === `/member/${at}/${key}`);
-  const state = (at: number, key: string) => ({ "aria-invalid": wrong(at, key) ? ("true" as const) : undefined });
+  const state = (at: number, key: string) => (wrong(at, key) ? { "aria-invalid": "true" as const, "aria-describedby": `member-${at}-notes` } : {});
   return (
     <div class="field">
       <h2>Members</h2>
@@ -217,7 +221,9 @@ function Members({ members, mistakes, set }: { members: Member[]; mistakes: Mist
                 <td><input aria-label={`Name of member ${i + 1}`} placeholder={one.address} value={one.name ?? ""} {...state(i, "name")} onInput={(event) => change(i, event.currentTarget.value ? { name: event.currentTarget.value } : { name: null })} /></td>
                 <td>
                   <input aria-label={`Address of member ${i + 1}`} value={one.address} {...state(i, "address")} onInput={(event) => change(i, { address: event.currentTarget.value })} />
-                  {["name", "address", "ratio"].map((key) => wrong(i, key)).filter(Boolean).map((mistake) => <p class="wrong">{mistake!.message} {mistake!.hint}</p>)}
+                  <div id={`member-${i}-notes`}>
+                    {["name", "address", "ratio"].map((key) => wrong(i, key)).filter(Boolean).map((mistake) => <p class="wrong">{said(mistake!)}</p>)}
+                  </div>
                 </td>
                 <td><input type="number" min={0} max={1000} aria-label={`Weight of member ${i + 1}`} value={one.ratio} {...state(i, "ratio")} onInput={(event) => change(i, { ratio: Number(event.currentTarget.value) })} /></td>
                 <td><input type="checkbox" aria-label={`Member ${i + 1} enabled`} checked={one.enabled} onChange={(event) => change(i, { enabled: event.currentTarget.checked })} /></td>

@@ -4,7 +4,7 @@ import type { Me, Ordered, ServiceMember, ServiceNow, Summary } from "../api.gen
 import { Chart, type Line, type Mark, Marks } from "../chart";
 import { bits, clock, percent, short } from "../format";
 import { isAbout, useHappened, type Happening } from "../happened";
-import { WHOLE, track } from "../history";
+import { useTrack } from "../history";
 import { useLive } from "../live";
 import { Path, Ring, isBroken } from "../pictures";
 import { Dialog, Review } from "../review";
@@ -14,16 +14,15 @@ import { useAsked } from "../api";
 export function Service({ name, summary, me }: { name: string; summary: Summary; me: Me }) {
   const { data: now } = useLive<ServiceNow | null>(`/api/v1/services/${encodeURIComponent(name)}`, "service");
   const { items } = useHappened();
+  const { at, lines } = useTrack(name, summary);
   const [deleting, setDeleting] = useState(false);
   const row = summary.services.find((one) => one.name === name);
   if (!row) return <p>There is no virtual service {name}. <a href={href()}>To the dashboard</a></p>;
   if (!now) return <h1>{name}</h1>;
   const things = new Set([name, ...now.members.map((one) => one.id), ...now.service.vips.flatMap(({ vip }) => [vip, `${vip}/32`, `${vip}/128`])]);
   const marks = items.filter((one) => isAbout(one, things)).map(asMark);
-  const mine = track(name);
-  const whole = track(WHOLE);
-  const line = (label: string, key: string): Line => ({ label, values: mine.lines[key] ?? [] });
-  const drops = Object.entries(whole.lines)
+  const line = (label: string, key: string): Line => ({ label, values: lines[key] ?? [] });
+  const drops = Object.entries(lines)
     .filter(([key, values]) => key.startsWith("drop ") && values.some((value) => value))
     .slice(0, 6)
     .map(([key, values]) => ({ label: key.slice(5), values }));
@@ -42,17 +41,17 @@ export function Service({ name, summary, me }: { name: string; summary: Summary;
       </div>
       {row.score_reason && row.state !== "disabled" && <p class={`problems ${row.state}`}>{row.score_reason}</p>}
       <dl class="facts">
-        <Fact name="VIP">{now.service.vips.map((vip) => <span class="line">{vip.vip} {now.service.protocol}/{now.service.ports.join(",")} <span class="quiet">{vip.announced ? "announced" : `not announced: ${(vip.reason ?? "").replaceAll("_", " ")} ${vip.detail}`}</span></span>)}</Fact>
+        <Fact name="VIP">{now.service.vips.map((vip) => <span class="line">{vip.vip} {now.service.protocol}/{now.service.ports.join(",")} <span class="quiet">{vip.announced ? "announced" : `not announced: ${(vip.reason ?? "").replaceAll("_", " ")} ${vip.detail}`}{others(row.vips.find((one) => one.vip === vip.vip)?.elsewhere)}</span></span>)}</Fact>
         <Fact name="Pool"><a href={href("edit", "pools", now.service.pool)}>{now.service.pool}</a> {now.service.algorithm.replaceAll("_", " ")}, {now.service.hash_mode.replaceAll("_", " ")}</Fact>
         <Fact name="Profile"><a href={href("edit", "network-profiles", now.service.network_profile)}>{now.service.network_profile}</a> {now.service.delivery}</Fact>
         <Fact name="In rotation">{now.service.in_rotation} of {now.members.length}, at least {now.service.min_members}</Fact>
       </dl>
       <section class="charts" aria-label="Charts">
-        <Chart title="Throughput, bit/s" at={mine.at} lines={[line("client to member", "bytes_per_s")]} marks={marks} format={bits} />
-        <Chart title="Packets/s" at={mine.at} lines={[line("packets", "packets_per_s")]} marks={marks} format={short} />
-        <Chart title="New flows/s" at={mine.at} lines={[line("new flows", "new_flows_per_s")]} marks={marks} format={short} />
-        <Chart title="Flows remembered by the director" at={whole.at} lines={[{ label: "pins", values: whole.lines["pins"] ?? [] }]} marks={marks} format={short} />
-        <Chart title="Drops/s of the director, by reason" at={whole.at} lines={drops.length ? drops : [{ label: "none", values: whole.at.map(() => 0) }]} marks={marks} format={short} />
+        <Chart title="Throughput, bit/s" at={at} lines={[line("client to member", "bytes_per_s")]} marks={marks} format={bits} />
+        <Chart title="Packets/s" at={at} lines={[line("packets", "packets_per_s")]} marks={marks} format={short} />
+        <Chart title="New flows/s" at={at} lines={[line("new flows", "new_flows_per_s")]} marks={marks} format={short} />
+        <Chart title="Flows remembered by the director" at={at} lines={[line("pins", "pins")]} marks={marks} format={short} />
+        <Chart title="Drops/s of the director, by reason" at={at} lines={drops.length ? drops : [{ label: "none", values: at.map(() => 0) }]} marks={marks} format={short} />
       </section>
       <Marks marks={marks} now={now.time} />
       <h2>Members</h2>
@@ -86,6 +85,10 @@ function Fact({ name, children }: { name: string; children: preact.ComponentChil
       <dd>{children}</dd>
     </div>
   );
+}
+
+function others(directors: string[] | undefined): string {
+  return directors === undefined ? "" : directors.length > 0 ? `; also by ${directors.join(", ")}` : "; by no other director";
 }
 
 function asMark(one: Happening): Mark {
@@ -127,7 +130,7 @@ function Members({ members, me }: { members: ServiceMember[]; me: Me }) {
                   {member.name} <span class="quiet">{member.address}</span>
                 </th>
                 <td>
-                  <span class={`dot ${isBroken(member) ? "red" : member.state === "in_rotation" ? "green" : "none"}`} /> <span class="state-name">{member.state.replace("_", " ")}</span>
+                  <span class="state-name"><span class={`dot ${isBroken(member) ? "red" : member.state === "in_rotation" ? "green" : "none"}`} /> {member.state.replace("_", " ")}</span>
                   {member.doctor.map((text) => <span class="why">doctor: {text}</span>)}
                   {member.reason && <span class="why">{member.reason.replaceAll("_", " ")}{(member.finding ?? member.detail) && `: ${member.finding ?? member.detail}`}</span>}
                   {member.dsr.filter((one) => one.dsr_capable === "no").map((one) => (
