@@ -47,10 +47,15 @@ def end(made: Stage, how: signal.Signals) -> None:
     process.wait(20)
 
 
+def of_the_last(made: Stage) -> list[dict[str, Any]]:
+    """What the process has logged that was started last, from its start on."""
+    events = made.events("d1")
+    return events[max(n for n, event in enumerate(events) if event["event"] == "director.started") :]
+
+
 def took_over(made: Stage) -> bool:
     """Whether the process that was started last follows its own tables."""
-    names = [event["event"] for event in made.events("d1")]
-    return "director.took_over" in names[len(names) - names[::-1].index("director.started") :]
+    return "director.took_over" in [event["event"] for event in of_the_last(made)]
 
 
 def again(made: Stage) -> None:
@@ -140,10 +145,17 @@ def keepers(made: Stage) -> list[int]:
     return [int(name.removeprefix("keeper.")) for name in made.supervisor.kept if name.startswith("keeper.")]
 
 
+def keepers_told(made: Stage) -> list[int]:
+    """The keepers that the present director has had."""
+    return [event["pid"] for event in of_the_last(made) if event["event"] == "plane.keeper_stands"]
+
+
 def stands(made: Stage) -> int:
     """All is well, a keeper stands by, and whoever guards the routes knows that."""
     made.gets_well()
-    until(lambda: len(keepers(made)) == 1, "a keeper stands by", 30.0)
+    until(
+        lambda: keepers(made) == keepers_told(made)[-1:] != [], "its own keeper stands by, and no other is there", 30.0
+    )
     assert made.supervisor is not None
     said, before = made.supervisor.said, made.supervisor.said.count("WATCHDOG=1")
     until(lambda: said.count("WATCHDOG=1") > before, "the lease was renewed since")
