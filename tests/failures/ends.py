@@ -5,9 +5,9 @@
 
 Both print a line when they are ready. When standard input has ended, the client goes on until every flow has had an
 answer, for GIVE_UP_S at most. Then it prints, as JSON, how many datagrams it had sent until standard input ended, how
-many of them were not answered, and each outage of a flow: from when its first unanswered datagram went until when the
-next one did that was answered (null: none was), on the machine's monotonic clock. So a client that was itself held up
-counts nothing for it.
+many of them were not answered, how many answers came again, and each outage of a flow: from when its first unanswered
+datagram went until when the next one did that was answered (null: none was), on the machine's monotonic clock. So a
+client that was itself held up counts nothing for it.
 """
 
 import json
@@ -34,9 +34,11 @@ def client(address: str) -> None:
     poll.register(0, select.EPOLLIN)
     sent: list[list[float]] = [[] for _ in flows]
     answered: list[set[int]] = [set() for _ in flows]
+    twice = 0
 
     def hear(wait_s: float) -> bool:
         """Take answers for a while; whether standard input has ended."""
+        nonlocal twice
         ended = False
         for fd, _ in poll.poll(max(0.0, wait_s)):
             if fd == 0:
@@ -44,9 +46,11 @@ def client(address: str) -> None:
                 continue
             number = numbers[fd]
             try:
-                answered[number].add(int.from_bytes(flows[number].recv(64), "big"))
+                answer = int.from_bytes(flows[number].recv(64), "big")
             except OSError:
-                pass  # an ICMP error
+                continue  # an ICMP error
+            twice += answer in answered[number]
+            answered[number].add(answer)
         return ended
 
     print("ready", flush=True)
@@ -72,7 +76,7 @@ def client(address: str) -> None:
     flows_seen = list(zip(sent, answered, measured or [], strict=True))
     outages = [outage for times, good, count in flows_seen for outage in gaps(times, good, count)]
     lost = sum(number not in good for _, good, count in flows_seen for number in range(count))
-    print(json.dumps({"sent": sum(measured or []), "lost": lost, "outages": outages}))
+    print(json.dumps({"sent": sum(measured or []), "lost": lost, "twice": twice, "outages": outages}))
 
 
 def after(good: set[int], count: int) -> bool:

@@ -69,7 +69,7 @@ def lost(stage: Stage, happens: Callable[[], object]) -> Mapping[str, Any]:
         happens()
         well(stage)
         time.sleep(STEADY_S)
-    return {"sent": said["sent"], "lost": said["lost"]}
+    return {"sent": said["sent"], "lost": said["lost"], "outages": said["outages"]}
 
 
 def killed(stage: Stage) -> None:
@@ -77,6 +77,11 @@ def killed(stage: Stage) -> None:
     before = main_pid()
     os.kill(before, signal.SIGKILL)
     until(lambda: main_pid() not in (0, before) and shown("ActiveState") == "active", "it runs again", 60.0)
+
+
+def keeper_stands() -> bool:
+    """Whether this director's own has been told of the tables, and the supervisor of the keeper."""
+    return "plane.keeper_stands" in run("journalctl", f"_PID={main_pid()}", "-o", "cat", "--no-pager")
 
 
 def hung(stage: Stage) -> Mapping[str, Any]:
@@ -280,6 +285,8 @@ def main(release: str, following: str) -> dict[str, Any]:
         found["raw plane"] = stage.status("d1")["plane"]["facts"]["kind"]
         use(following)
         found["raw restarted"] = lost(stage, lambda: run("systemctl", "restart", "onward"))
+        until(keeper_stands, "a keeper stands by", 30.0)
+        found["raw killed"] = lost(stage, lambda: killed(stage))
         run("systemctl", "stop", "onward")
         until(lambda: not processes(), "no process is left", 10.0)
         found["left by raw"] = differences(before, facts())

@@ -12,7 +12,7 @@ import pytest
 
 from tests.machine.boot import Machine, machine
 from tests.root.plane_rig import REPOSITORY
-from tests.root.test_restart import upgraded
+from tests.root.test_restart import KILLED_S, longest, upgraded
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
 
@@ -124,6 +124,12 @@ def test_nothing_is_lost_on_the_raw_plane(found: Mapping[str, Any]) -> None:
     assert found["raw plane"] == "raw"
     assert found["raw restarted"]["sent"] > 1000
     assert found["raw restarted"]["lost"] == 0
+
+
+def test_little_is_lost_when_the_raw_plane_is_killed(found: Mapping[str, Any]) -> None:
+    """SIGKILL: the keeper that stands by takes over, long before another process could."""
+    assert found["raw killed"]["sent"] > 1000
+    assert longest(found["raw killed"]) < KILLED_S
 
 
 def test_a_version_that_does_not_start(found: Mapping[str, Any]) -> None:

@@ -55,3 +55,4 @@ def test_the_unit_keeps_what_the_director_leaves() -> None:
     assert director["Environment"] == f"FDSTORE={director['FileDescriptorStoreMax']}"
     assert director["RuntimeDirectoryPreserve"] == "restart"
     assert director["KillMode"] == "process"
+    assert director["OOMPolicy"] == "continue"

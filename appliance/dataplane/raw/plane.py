@@ -88,7 +88,7 @@ class RawDataPlane:
         pins: int = DEFAULT_PINS,
         inheritance: Inheritance | None = None,
         stays: bool = False,
-        relief: keeper.Relief | None = None,
+        stands: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         """
         Args:
@@ -97,7 +97,8 @@ class RawDataPlane:
                 nothing behind in the end, and with *stays* a keeper (`keeper`) and remembered flows.
             stays: whether packets are to be forwarded on when this process is followed by another one. Not where
                 something else does that: an XDP program.
-            relief: for a plane that begins in the place of one that still forwards; only the keeper does.
+            stands: for a plane that stands by: it takes no frames and changes nothing before `begin`, while another one
+                forwards by the same interfaces; only the keeper does. By interface, what that one has switched off.
             pins: flows to remember at once, at most.
             slots: of each interface's ring. More of them take longer bursts, and more of the CPU's cache.
             batch: frames that are worked on at once, at most 1024.
@@ -107,7 +108,8 @@ class RawDataPlane:
         self._interfaces = interfaces
         self._inheritance = inheritance
         self._stays = stays and inheritance is not None and inheritance.works
-        self._relief = relief
+        self._stands = stands
+        self._keeper: keeper.Keeper | None = None
         self._pins_fd: int | None = None
         self._slots = slots
         self._batch = batch
@@ -234,11 +236,8 @@ class RawDataPlane:
 
     async def stay(self) -> None:
         """See `DataPlane.stay`: a keeper takes frames when this returns, and this plane does not any more."""
-        if self._stays and not self.keeper():
-            try:
-                await asyncio.to_thread(self._stay)
-            except keeper.KeeperError as error:
-                log.warning("plane.no_keeper", reason=str(error))
+        if self._stays:
+            await asyncio.to_thread(self._stay)
 
     def keeper(self) -> int:
         """See `DataPlane.keeper`."""
@@ -251,6 +250,35 @@ class RawDataPlane:
             return frozenset()
         there = map(kernel.read_interface, self._interfaces)
         return frozenset(interface.ifindex for interface in there if interface is not None)
+
+    def follow(self, tables: ForwardingTables) -> None:
+        """The same as `set`, in this thread; a plane that stands by only gets ready.
+
+        Raises:
+            DataPlaneError: as the contract says.
+        """
+        self._set(tables)
+
+    def begin(self) -> None:
+        """Take frames from now on, by the tables set last: of a plane that has stood by.
+
+        Raises:
+            DataPlaneError: it cannot.
+        """
+        with self._lock:
+            session, tables = self._running(), self._programmed
+            if tables is None:
+                raise DataPlaneError("there are no tables to begin with")
+            if session.beyond_repair():
+                session = self._stand_again(session)
+            try:
+                session.begin()
+            except OSError as error:
+                raise DataPlaneError(_explain_os_error(error, self._interfaces)) from error
+            self._stands = None
+            if not self._guard.adopt():
+                self._guard.install()
+            self._guard.set(tables.vips_v4, tables.vips_v6)
 
     def look_away(self) -> None:
         """Take no frames any more; returns when those that have come were forwarded."""
@@ -288,8 +316,7 @@ class RawDataPlane:
 
     def _open(self) -> None:
         interfaces = [_require(name) for name in self._interfaces]
-        follows = self._relief is not None or self._inherits()
-        if not (not self._started and follows and self._guard.adopt()):
+        if self._stands is None and not (not self._started and self._inherits() and self._guard.adopt()):
             self._guard.install()
         try:
             self._session = _Session(
@@ -306,27 +333,36 @@ class RawDataPlane:
                 self.meters,
                 self.logged,
                 {name: self._left_off(name) for name in self._interfaces},
+                stands=self._stands is not None,
             )
         except OSError as error:
-            self._guard.remove()
+            if self._stands is None:
+                self._guard.remove()
             raise DataPlaneError(_explain_os_error(error, self._interfaces)) from error
         self._seen_beats, self._programmed = -1, None
         self._session.worker.recording = self._recording
         if self._inheritance is not None:
             for name, features in self._session.offloads.items():
                 self._inheritance.put_text(f"{_OFFLOADS}{name}", " ".join(features))
-        log.info(
-            "plane.started", kind="raw", interfaces=self._interfaces, slots=self._session.area.slots, batch=self._batch
-        )
+        if self._stands is None:
+            slots = self._session.area.slots
+            log.info("plane.started", kind="raw", interfaces=self._interfaces, slots=slots, batch=self._batch)
 
     def _set(self, tables: ForwardingTables) -> None:
         with self._lock:
             if self._session is None and self._started:
                 self._open()
             session = self._running()
+            if self._stands is not None:
+                if session.beyond_repair():
+                    session = self._stand_again(session)
+                session.follow(tables)
+                self._programmed = tables
+                return
             fault = session.fault()
             if fault is not None and session.beyond_repair():
                 log.warning("plane.reopening", reason=fault)
+                self._end_keeper(wait=False)  # its sockets are those of the interfaces that were
                 self._close_session(session)
                 self._open()
                 session = self._running()
@@ -372,32 +408,61 @@ class RawDataPlane:
         if not sure or not before.vips <= after.vips:
             self._guard.set(after.vips_v4, after.vips_v6)
         self._programmed = tables
+        self._tell_keeper(session, tables)
 
     def _relieve(self) -> None:
         """Whoever has forwarded before need not any more."""
-        if self._relief is not None:
-            self._relief.begun()
-            self._relief = None
-        if self._inheritance is not None:
-            for name in self._inheritance.names(keeper.NAME):
-                if (fd := self._inheritance.get(name)) is not None:
-                    keeper.relieve(fd)
+        for name in self._inherited_keepers():
+            if self._inheritance is not None and (fd := self._inheritance.get(name)) is not None:
+                keeper.relieve(fd)
                 self._inheritance.forget(name)
 
-    def _stay(self) -> None:
-        with self._lock:
-            session, tables, inheritance = self._running(), self._programmed, self._inheritance
-            if tables is None or inheritance is None or self._pins_fd is None:
-                raise keeper.KeeperError("nothing is forwarded")
-            heard = self.pins.herald is not None
-            order = keeper.Order(self._interfaces, tables, session.offloads, self.pins.capacity, heard)
+    def _inherited_keepers(self) -> list[str]:
+        own = self._keeper.name if self._keeper is not None else ""
+        return [name for name in self._inheritance.names(keeper.NAME) if name != own] if self._inheritance else []
+
+    def _stand_again(self, session: "_Session") -> "_Session":
+        """Begin to stand by anew, where an interface is not what it was."""
+        session.keep_offloads()
+        self._close_session(session)
+        tables = session.tables
+        self._open()
+        session = self._running()
+        session.follow(tables)
+        self._programmed = tables
+        return session
+
+    def _tell_keeper(self, session: "_Session", tables: ForwardingTables) -> None:
+        inheritance = self._inheritance
+        if inheritance is None or self._pins_fd is None:
+            return
+        if self._keeper is None:
 
             def leave(name: str, fd: int) -> bool:
                 inheritance.put(name, fd)
                 return inheritance.get(name) == fd
 
-            keeper.start(order, self._pins_fd, leave)
-            session.look_away()
+            order = keeper.Order(self._interfaces, session.offloads, self.pins.capacity)
+            self._keeper = keeper.Keeper(order, self._pins_fd, leave, inheritance.drop)
+        self._keeper.follow(tables, heard=self.pins.herald is not None)
+
+    def _end_keeper(self, *, wait: bool) -> None:
+        if self._keeper is not None:
+            self._keeper.end(wait=wait)
+            self._keeper = None
+
+    def _stay(self) -> None:
+        with self._lock:
+            if self._session is None or any(map(keeper.lives, self._inherited_keepers())):
+                return
+            try:
+                if self._keeper is None or self._programmed is None:
+                    raise keeper.KeeperError("nothing is forwarded")
+                self._keeper.begin()
+            except keeper.KeeperError as error:
+                log.warning("plane.no_keeper", reason=str(error))
+                return
+            self._session.look_away()
 
     def _keep_pins(self, inheritance: Inheritance) -> None:
         """Remember flows in memory that outlives this process."""
@@ -435,6 +500,8 @@ class RawDataPlane:
             if not self._started:
                 return
             self._started = False
+            if not leave:
+                self._end_keeper(wait=True)
             if self._session is not None:
                 if leave:
                     self._session.keep_offloads()
@@ -444,15 +511,16 @@ class RawDataPlane:
                 if self._inheritance is not None:
                     self._inheritance.forget_all((_OFFLOADS, keeper.NAME))
                     self._inheritance.drop(*self._inheritance.names(_PINS))
-            log.info("plane.stopped", kind="raw")
+            if self._stands is None:
+                log.info("plane.stopped", kind="raw")
 
     def _inherits(self) -> bool:
         return self._inheritance is not None and bool(self._inheritance.names(""))
 
     def _left_off(self, name: str) -> tuple[str, ...]:
         """What an earlier process has switched off at an interface, and had no time to switch on again."""
-        if self._relief is not None:
-            return self._relief.offloads.get(name, ())
+        if self._stands is not None:
+            return self._stands.get(name, ())
         return tuple(self._inheritance.text(f"{_OFFLOADS}{name}").split()) if self._inheritance is not None else ()
 
     def _close_session(self, session: "_Session") -> None:
@@ -480,10 +548,13 @@ class _Session:
         meters: MeterTable,
         logged: LoggedFlows,
         left_off: Mapping[str, tuple[str, ...]],
+        *,
+        stands: bool,
     ) -> None:
         """
         Args:
             left_off: offloads by interface that are off already, and are to be switched on in the end.
+            stands: whether nothing is to be taken before `begin`.
         """
         self._left_off = left_off
         self.offloads: dict[str, tuple[str, ...]] = {}
@@ -508,6 +579,8 @@ class _Session:
         self._undo: list[Callable[[], object]] = []
         try:
             self._open(slots, few, events)
+            if not stands:
+                self.begin()
         except BaseException:
             self._release()
             raise
@@ -542,7 +615,28 @@ class _Session:
         a reader never misses or doubles anything."""
 
         self.worker = Worker(self.area, ports, Work(compiled), self._batch, few, events, self._idents)
+
+    def begin(self) -> None:
+        """Take what arrives.
+
+        Raises:
+            OSError: an interface is gone.
+        """
+        for port in self._ports:
+            port.ring.bind()
+            port.slow.bind()
         self.worker.start()
+
+    def follow(self, tables: ForwardingTables) -> None:
+        """Have everything follow these tables before `begin`.
+
+        Raises:
+            DataPlaneError: they cannot be followed.
+        """
+        work = self.prepare(tables)
+        self.worker.wanted = self.worker.passed = work
+        self._books, self.tables = (Totals(), work.tables), tables
+        self.admit(tables)
 
     def prepare(self, tables: ForwardingTables) -> Work:
         """Build all that the thread needs for these tables; nothing that it uses now is touched.

@@ -62,7 +62,7 @@ class Tap:
     """A packet socket on one interface that sees what arrives there before anything else does."""
 
     def __init__(self, interface: kernel.Interface, accept: bpf.Class) -> None:
-        """Nothing is admitted until `admit`."""
+        """Nothing is taken until `bind`, and nothing is admitted until `admit`."""
         self.interface = interface
         self._accept = accept
         # Protocol 0: nothing arrives before bind, so nothing can get past the filter and the ring.
@@ -74,6 +74,11 @@ class Tap:
         """Frames that found no room, so far."""
 
     def bind(self) -> None:
+        """Take what arrives from now on.
+
+        Raises:
+            OSError: the interface is gone.
+        """
         # All protocols, since that tap comes before the ingress hook where the kernel guard drops.
         self.socket.bind((self.interface.name, kernel.ETH_P_ALL))
 
@@ -137,7 +142,6 @@ class RxRing(Tap):
         request = struct.pack("IIII", area.block, area.blocks, area.stride, area.slots)
         option(kernel.SOL_PACKET, kernel.PACKET_RX_RING, request)
         area.map(number, self.socket.fileno())
-        self.bind()
 
 
 class SlowTap(Tap):
@@ -147,7 +151,6 @@ class SlowTap(Tap):
         super().__init__(interface, bpf.Class.ODD)
         self.socket.setsockopt(socket.SOL_SOCKET, kernel.SO_RCVBUFFORCE, _SLOW_BUFFER)
         self.socket.setsockopt(kernel.SOL_PACKET, kernel.PACKET_AUXDATA, 1)
-        self.bind()
         # One byte more than what the link carries shows that a frame is larger; how much more does not matter.
         self._size = interface.mtu + 14 + 2 * 4 + 1
 
