@@ -23,7 +23,7 @@ from appliance.config.problems import ConfigError, Location, Problem
 NAMED = ("network_profile", "health_monitor", "pool", "virtual_service")
 """Kinds of which there are many, by name."""
 
-SINGLE = ("director", "api", "connection_log", "doctor", "fleet", "bgp")
+SINGLE = ("director", "api", "connection_log", "doctor", "tier2", "fleet", "bgp")
 """Kinds of which there is one."""
 
 _IDENTITY = ("name", "address")
@@ -54,7 +54,15 @@ def put(
     """
     file, position = _find(document, kind, name, within)
     text = document.texts[file]
-    if position is None:
+    inline = _inline_range(text, kind) if name is not None else None
+    if inline is not None:
+        array, dumped = _array(text, kind, inline)
+        if position is None:
+            array.insert(len(array), _inline(values))
+        else:
+            _update(array[position[1]], values)
+        new = dumped()
+    elif position is None:
         added = tomlkit.document()
         added.add(kind, _tables([values]) if name is not None else _table(values))
         new = f"{text.rstrip()}\n\n{tomlkit.dumps(added).strip()}\n"
@@ -88,13 +96,17 @@ def remove(document: Document, kind: str, name: str | None, within: str | None =
     if position is None:
         raise _problem(document.path.name, kind, f"there is no {kind} {name or ''}".rstrip(), "nothing was changed")
     text = document.texts[file]
-    start, end = _range(text, position)
-    if start == 0 and end == len(text):
+    inline = _inline_range(text, kind) if name is not None else None
+    meant = _meant(text, kind, position, None, named=name is not None)
+    if inline is not None and kind in meant:
+        return _checked(document, file, _without_element(text, kind, inline, position[1]), meant)
+    start, end = inline or _range(text, position)
+    if inline is None and (start, end) == (0, len(text)):
         raise _problem(file, kind, "its tables are scattered over the file", "change the file by hand")
     above, below = text[:start], text[end:]
     kept = _COMMENTS.search(text, start, end) if below else None
     new = _COMMENTS.sub("", above) + (kept[0] if kept else "") + below
-    return _checked(document, file, new, _meant(text, kind, position, None, named=name is not None))
+    return _checked(document, file, new, meant)
 
 
 def _find(document: Document, kind: str, name: str | None, within: str | None = None) -> tuple[str, Location | None]:
@@ -128,6 +140,34 @@ def _range(text: str, position: Location) -> tuple[int, int]:
     if text[start] != "[" or max(mine) >= end:
         return 0, len(text)
     return start, end
+
+
+def _inline_range(text: str, kind: str) -> tuple[int, int] | None:
+    """From where to where an inline list of tables stands, `pool = [{...}, ...]`, with what follows it up to the next
+    key; None where there is none."""
+    offsets = Lines(text).offsets
+    start = offsets.get((kind,))
+    if start is None or text[start] == "[":
+        return None
+    others = (offset for location, offset in offsets.items() if location[0] != kind and offset > start)
+    return start, min(others, default=len(text))
+
+
+def _array(text: str, kind: str, place: tuple[int, int]) -> tuple[Any, Callable[[], str]]:
+    """The list at a place, to be changed, and what makes a text of it again."""
+    start, end = place
+    block: Any = tomlkit.parse(text[start:end])
+    return block[kind], lambda: text[:start] + tomlkit.dumps(block) + text[end:]
+
+
+def _without_element(text: str, kind: str, place: tuple[int, int], position: str | int) -> str:
+    """An inline list without one of its tables, and without the comments right above that."""
+    at = Lines(text).offsets[kind, position]
+    line = text.rfind("\n", 0, at) + 1
+    above = text[:line] if text[line:at].strip() else _COMMENTS.sub("", text[:line])
+    array, dumped = _array(above + text[line:], kind, (place[0], place[1] - line + len(above)))
+    del array[position]
+    return dumped()
 
 
 def _update(there: Any, values: Mapping[str, Any]) -> None:
