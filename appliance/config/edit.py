@@ -63,9 +63,7 @@ def put(
             _update(array[position[1]], values)
         new = dumped()
     elif position is None:
-        added = tomlkit.document()
-        added.add(kind, _tables([values]) if name is not None else _table(values))
-        new = f"{text.rstrip()}\n\n{tomlkit.dumps(added).strip()}\n"
+        new = _longer(text, [(kind, _tables([values]) if name is not None else _table(values))])
     else:
         start, end = _range(text, position)
         scattered = (start, end) == (0, len(text))
@@ -77,7 +75,34 @@ def put(
         else:
             _update(block[kind][position[1] if scattered else 0], values)
         new = text[:start] + tomlkit.dumps(block) + text[end:]
-    return _checked(document, file, new, _meant(text, kind, position, dict(values), named=name is not None))
+    return _checked(
+        document, file, new, _meant(document.data[file], kind, position, dict(values), named=name is not None)
+    )
+
+
+def add(document: Document, things: Sequence[tuple[str, Mapping[str, Any]]]) -> Mapping[str, str]:
+    """Many new things at once, each of a kind of NAMED; they come into the main file, as `put` does with one.
+
+    Raises:
+        ConfigError: they cannot come all at once; one by one they may.
+    """
+    file = document.path.name
+    text, meant = document.texts[file], dict(document.data[file])
+    if any(_inline_range(text, kind) is not None for kind, _ in things):
+        raise _problem(file, "", "some would come into lists on one line", "put them there one by one")
+    for kind, values in things:
+        meant[kind] = [*meant.get(kind, []), dict(values)]
+    return _checked(document, file, _longer(text, [(kind, _tables([values])) for kind, values in things]), meant)
+
+
+def _longer(text: str, parts: Sequence[tuple[str, Any]]) -> str:
+    """With tables at the end, a blank line above each."""
+    blocks = []
+    for kind, tables in parts:
+        block = tomlkit.document()
+        block.add(kind, tables)
+        blocks.append(tomlkit.dumps(block).strip())
+    return "\n\n".join([text.rstrip(), *blocks]) + "\n"
 
 
 def remove(document: Document, kind: str, name: str | None, within: str | None = None) -> Mapping[str, str]:
@@ -97,7 +122,7 @@ def remove(document: Document, kind: str, name: str | None, within: str | None =
         raise _problem(document.path.name, kind, f"there is no {kind} {name or ''}".rstrip(), "nothing was changed")
     text = document.texts[file]
     inline = _inline_range(text, kind) if name is not None else None
-    meant = _meant(text, kind, position, None, named=name is not None)
+    meant = _meant(document.data[file], kind, position, None, named=name is not None)
     if inline is not None and kind in meant:
         return _checked(document, file, _without_element(text, kind, inline, position[1]), meant)
     start, end = inline or _range(text, position)
@@ -114,10 +139,10 @@ def _find(document: Document, kind: str, name: str | None, within: str | None = 
     if kind not in (NAMED if name is not None else SINGLE):
         known = ", ".join(NAMED if name is not None else SINGLE)
         raise _problem(document.path.name, kind, "there is no such kind of thing", f"known: {known}")
-    for file, text in document.texts.items():
+    for file in document.texts:
         if within not in (None, file):
             continue
-        found = tomllib.loads(text).get(kind)
+        found = document.data[file].get(kind)
         if name is None and isinstance(found, dict):
             return file, (kind,)
         if name is not None and isinstance(found, list):
@@ -145,6 +170,8 @@ def _range(text: str, position: Location) -> tuple[int, int]:
 def _inline_range(text: str, kind: str) -> tuple[int, int] | None:
     """From where to where an inline list of tables stands, `pool = [{...}, ...]`, with what follows it up to the next
     key; None where there is none."""
+    if re.search(rf"""^[ \t]*["']?{kind}["']?[ \t]*=[ \t]*\[""", text, re.MULTILINE) is None:
+        return None  # which is soon seen in a large file
     offsets = Lines(text).offsets
     start = offsets.get((kind,))
     if start is None or text[start] == "[":
@@ -253,14 +280,15 @@ def _plain(value: Any) -> Any:
 
 
 def _meant(
-    text: str, kind: str, position: Location | None, values: dict[str, Any] | None, *, named: bool
+    says: Mapping[str, Any], kind: str, position: Location | None, values: dict[str, Any] | None, *, named: bool
 ) -> dict[str, Any]:
     """What the text is to say; *values* None: without that thing."""
-    data = tomllib.loads(text)
+    data = dict(says)
     if not named:
         data.pop(kind, None)
         return data if values is None else {**data, kind: values}
-    there = data.setdefault(kind, [])
+    there: Any = list(data.get(kind, []))
+    data[kind] = there
     if position is None:
         there.append(values)
     elif values is None:

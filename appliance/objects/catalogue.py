@@ -8,8 +8,7 @@ A change says nothing of whether the configuration is a good one afterwards: tha
 file that somebody has edited.
 """
 
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -153,7 +152,7 @@ class Catalogue:
             document: one that `load_document` takes.
         """
         self.document = document
-        self._data = {name: tomllib.loads(text) for name, text in document.texts.items()}
+        self._data = document.data
         self._known: dict[str, dict[str, Entry]] = {}
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -225,7 +224,7 @@ class Catalogue:
                 yield Entry(kind, kind.named(raw), file, (*kind.place, count), raw)
                 count += 1
 
-    def _parts(self, kind: Kind) -> dict[str, dict[str, Any]]:
+    def _parts(self, kind: Kind) -> dict[str, Raw]:
         """What each file says of what there is one of."""
         return {file: data[kind.place[0]] for file, data in self._data.items() if kind.place[0] in data}
 
@@ -333,6 +332,33 @@ class Catalogue:
 
     def _put(self, kind: Kind, name: str, given: Raw) -> Change:
         """One object, given whole."""
+        entry, at, values = self.find(kind, name), self.place_of(kind, name), self._written(kind, name, given)
+        if kind.within is not None:
+            texts = self._put_in_owner(kind, kind.within, name, values)
+        elif len(kind.place) == 2:
+            texts = self._put_within(kind, name, values)
+        elif kind.key is None:
+            texts = self._put_single(kind, values)
+        else:
+            texts = edit.put(self.document, kind.place[0], _written_name(entry) if entry else name, values)
+        return Change(texts, kind, name, at)
+
+    def added(self, objects: Sequence[tuple[Kind, str, Raw]]) -> Mapping[str, str]:
+        """The texts with many more objects of kinds of which there are many, none of which is there yet.
+
+        Args:
+            objects: kinds, names and values of all of them, as for `replace`.
+
+        Raises:
+            ConfigError: some cannot be made, or not all at once.
+        """
+        return edit.add(
+            self.document,
+            [(kind.place[0], self._written(kind, kind.name_of(name), values)) for kind, name, values in objects],
+        )
+
+    def _written(self, kind: Kind, name: str, given: Raw) -> dict[str, Any]:
+        """What stands in the files for an object that is given whole."""
         entry, at = self.find(kind, name), self.place_of(kind, name)
         values = self._ready(kind, entry, at, given)
         if kind.key is not None:
@@ -344,15 +370,7 @@ class Catalogue:
         else:
             had = entry.checked if entry is not None else None
             values = written(table, had, entry.raw if entry is not None and had is not None else None)
-        if kind.within is not None:
-            texts = self._put_in_owner(kind, kind.within, name, values)
-        elif len(kind.place) == 2:
-            texts = self._put_within(kind, name, values)
-        elif kind.key is None:
-            texts = self._put_single(kind, values)
-        else:
-            texts = edit.put(self.document, kind.place[0], _written_name(entry) if entry else name, values)
-        return Change(texts, kind, name, at)
+        return values
 
     def _with_name(self, kind: Kind, name: str, at: Location, values: dict[str, Any]) -> dict[str, Any]:
         """With the name that the request is about.

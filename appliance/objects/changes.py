@@ -229,9 +229,11 @@ def make(document: Document, steps: Sequence[Step], key: bytes = b"") -> Made:
     Raises:
         ChangesError: some cannot be made. Whether the others make a good configuration is for `load_document` to say.
     """
-    first = catalogue = Catalogue(document)
-    mistakes, placed = [], list[Step]()
-    for step in sorted(steps, key=_turn):
+    first = Catalogue(document)
+    placed, catalogue = _with_new_ones(first, steps)
+    there = {step.number for step in placed}
+    mistakes = list[tuple[int, Mistake]]()
+    for step in sorted((step for step in steps if step.number not in there), key=_turn):
         base, at = step.base, catalogue.place_of(step.kind, step.name)
         problem, stale = None, False
         condition = Condition(step.match, absent=step.op is Op.CREATE, key=key)
@@ -256,6 +258,27 @@ def make(document: Document, steps: Sequence[Step], key: bytes = b"") -> Made:
     if mistakes:
         raise ChangesError([mistake for _, mistake in sorted(mistakes, key=itemgetter(0))], made)
     return made
+
+
+def _with_new_ones(first: Catalogue, steps: Sequence[Step]) -> tuple[list[Step], Catalogue]:
+    """New objects, all in one go: to read and check the files after each of them takes a moment. None where some
+    cannot be made: who makes them one by one finds out why."""
+    new = [
+        step
+        for step in steps
+        if step.op in (Op.PUT, Op.CREATE)
+        and step.kind.key is not None
+        and len(step.kind.place) == 1
+        and step.match is None
+        and first.find(step.kind, step.name) is None
+    ]
+    if not new:
+        return [], first
+    try:
+        texts = first.added([(step.kind, step.name, step.values) for step in new])
+    except ConfigError:
+        return [], first
+    return new, Catalogue(first.document.having(texts))
 
 
 def _turn(step: Step) -> tuple[bool, int]:

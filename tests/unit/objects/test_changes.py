@@ -1,5 +1,6 @@
 """Changes of several objects at once: what they make of the files, and everything that is wrong with them."""
 
+import tomllib
 from itertools import permutations
 from typing import Any
 
@@ -152,3 +153,27 @@ def test_a_wrong_object_does_not_keep_others_from_being_looked_at() -> None:
     assert [mistake.pointer for mistake in why.value.mistakes] == ["/changes/1/object"]
     assert why.value.rest is not None
     assert '"203.0.113.7"' in why.value.rest.texts["onward.toml"]
+
+
+def test_many_new_objects_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, the files are read a fixed number of times."""
+    read = list[int]()
+    loads = tomllib.loads
+
+    def counted(text: str) -> dict[str, Any]:
+        read.append(len(text))
+        return loads(text)
+
+    monkeypatch.setattr(tomllib, "loads", counted)
+    counts = []
+    for many in (5, 50):
+        document = Document(PATH, dict(TWO.texts))
+        given = [
+            {"kind": "pools", "object": {"name": f"n{i}", "member": [{"address": f"203.0.113.{i + 1}"}]}}
+            for i in range(many)
+        ]
+        read.clear()
+        found = made([*given, PROFILE], document)
+        counts.append(len(read))
+        assert len(Catalogue(document.having(found.texts)).all(POOLS)) == len(Catalogue(document).all(POOLS)) + many
+    assert counts[0] == counts[1]
