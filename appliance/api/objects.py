@@ -226,10 +226,7 @@ class ObjectRoutes:
 
     def _listing(self, kind: Kind) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
-            catalogue, actor = await self._catalogue(), actor_of(request)
-            above = f"{_owner_in(request, kind)}/" if kind.within is not None else ""
-            if kind.within is not None:
-                _there(catalogue, kind.within, _owner_in(request, kind))
+            catalogue, actor, owner = await self._catalogue(), actor_of(request), _owner_in(request, kind)
 
             def look() -> list[dict[str, Any]]:
                 return [
@@ -240,8 +237,7 @@ class ObjectRoutes:
                         "used_by": list(catalogue.used_by(entry)),
                         "object": _shown(entry, actor),
                     }
-                    for entry in catalogue.all(kind)
-                    if entry.name.startswith(above)
+                    for entry in _all_of(catalogue, kind, owner)
                 ]
 
             items = await asyncio.to_thread(look)
@@ -398,6 +394,17 @@ def _there(catalogue: Catalogue, kind: Kind, name: str) -> Entry:
         return catalogue.get(kind, name)
     except NotThereError as error:
         raise RefusedError(404, str(error)) from None
+
+
+def _all_of(catalogue: Catalogue, kind: Kind, owner: str) -> list[Entry]:
+    """All of a kind, within one other object where they are.
+
+    Raises:
+        RefusedError: there is no such other one.
+    """
+    if kind.within is None:
+        return catalogue.all(kind)
+    return list(catalogue.inside(kind, _there(catalogue, kind.within, owner)))
 
 
 def _shown(entry: Entry, actor: Actor) -> dict[str, Any]:

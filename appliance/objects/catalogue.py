@@ -163,7 +163,17 @@ class Catalogue:
         return list(self._named(kind).values())
 
     def find(self, kind: Kind, name: str = "") -> Entry | None:
-        return self._named(kind).get(kind.name_of(name))
+        if kind.within is None:
+            return self._named(kind).get(kind.name_of(name))
+        owner = self.find(kind.within, name.partition("/")[0])
+        inside = self.inside(kind, owner) if owner is not None else ()
+        return next((entry for entry in inside if entry.name == kind.name_of(name)), None)
+
+    def inside(self, kind: Kind, owner: Entry) -> Iterator[Entry]:
+        """Those of a kind that are within one other object, in its order."""
+        for position, raw in enumerate(_at(owner.raw, kind.place[1:])):
+            location = (*owner.location, kind.place[-1], position)
+            yield Entry(kind, f"{owner.name}/{kind.named(raw)}", owner.file, location, raw)
 
     def get(self, kind: Kind, name: str = "") -> Entry:
         """
@@ -187,12 +197,13 @@ class Catalogue:
     def _none_of(self, kind: Kind, name: str) -> str:
         if kind.key is None:
             return f"nothing is configured for {kind.one}; [{'.'.join(kind.place)}] is not written anywhere"
-        names = list(self._named(kind))
         if kind.within is not None:
             owner = self.find(kind.within, name.partition("/")[0])
             if owner is None:
                 return f"there is no {kind.one} {name}: {self._none_of(kind.within, name.partition('/')[0])}"
-            names = [other for other in names if other.startswith(f"{owner.name}/")]
+            names = [entry.name for entry in self.inside(kind, owner)]
+        else:
+            names = list(self._named(kind))
         known = (
             f"there are: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}" if names else "there is none yet"
         )
@@ -214,9 +225,7 @@ class Catalogue:
             return
         if kind.within is not None:
             for owner in self.all(kind.within):
-                for position, raw in enumerate(_at(owner.raw, kind.place[1:])):
-                    name = f"{owner.name}/{kind.named(raw)}"
-                    yield Entry(kind, name, owner.file, (*owner.location, kind.place[-1], position), raw)
+                yield from self.inside(kind, owner)
             return
         count = 0
         for file, data in self._data.items():
