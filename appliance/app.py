@@ -48,6 +48,7 @@ from appliance.api.ordering import Controls, OrderRoutes
 from appliance.api.runtime import RuntimeRoutes
 from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
+from appliance.api.transacting import TransactionRoutes
 from appliance.arp.side import ArpSide
 from appliance.clock import steady
 from appliance.config.document import Document, DocumentError, pending, read_document
@@ -409,6 +410,7 @@ class Director:
             *looking_routes(controls),
             *ConfigRoutes(self._transactions).routes(),
             *ObjectRoutes(self._transactions).routes(),
+            *TransactionRoutes(self._transactions).routes(),
             *doctoring.routes(self._doctor),
         ]
         api = config.director.api

@@ -154,6 +154,14 @@ class Transactions:
     def revisions(self) -> Revisions:
         return self._revisions
 
+    def parse(self, document: Document) -> Loaded:
+        """What a document says; nothing comes of it.
+
+        Raises:
+            ConfigError: every mistake in it.
+        """
+        return self._effects.parse(document)
+
     async def begin(self, author: Author) -> Revision | None:
         """The configuration that the process has begun with becomes a revision, unless it is the latest already; and a
         change that a process before this one has not finished is finished.

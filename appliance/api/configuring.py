@@ -1,6 +1,6 @@
 """The configuration as a whole: what is in force, what was, and the way to another one.
 
-    GET  /v1/config                    what is in force: revision, digest and texts
+    GET  /v1/config                    what is in force: revision, digest and texts; its ETag is for `If-Match`
     PUT  /v1/config                    {"texts": {name: text}, "base": digest, "reason": "...", "dry_run": true,
                                         "force": true}
     POST /v1/config/reload             {"reason": "...", "dry_run": true}
@@ -24,12 +24,12 @@ from typing import Any
 
 from aiohttp import web
 
-from appliance.api.outcomes import diff_of, refused, signature
+from appliance.api.outcomes import IF_MATCH_WHOLE, diff_of, etag_of, must_match, refused, signature
 from appliance.api.problem import RefusedError
 from appliance.api.records import ANYTHING, FLAG, NUMBER, TEXT, WHOLE, array, nullable, record
 from appliance.api.routes import Answer, Query, Role, Route, actor_of, body_of
-from appliance.api.schemas import OUTCOME, refused_answers
-from appliance.config.document import read_document
+from appliance.api.schemas import ETAG, OUTCOME, refused_answers
+from appliance.config.document import Document, read_document
 from appliance.config.problems import ConfigError
 from appliance.config.schema import json_schema
 from appliance.revisions import Author, Revision, RevisionError
@@ -74,7 +74,7 @@ class ConfigRoutes:
                 self._in_force,
                 Role.ADMIN,
                 "What is in force: texts, digest, revision",
-                {200: Answer("Texts by file name.", _IN_FORCE)},
+                {200: Answer("Texts by file name.", _IN_FORCE, headers=ETAG)},
                 tag,
             ),
             Route(
@@ -83,8 +83,9 @@ class ConfigRoutes:
                 self._put,
                 Role.ADMIN,
                 "Other texts",
-                _CAME_OF_IT,
+                _CAME_OF_IT | refused_answers(412),
                 tag,
+                headers=IF_MATCH_WHOLE,
                 body=put,
                 max_body=MAX_TEXTS,
             ),
@@ -160,7 +161,8 @@ class ConfigRoutes:
                 "digest": document.digest,
                 "revision": revision.number if revision is not None else None,
                 "texts": dict(document.texts),
-            }
+            },
+            headers={"ETag": etag_of(document)},
         )
 
     async def _diff(self, request: web.Request) -> web.Response:
@@ -189,9 +191,12 @@ class ConfigRoutes:
             raise RefusedError(400, "base is not a digest")
         dry_run, force = _flag(body, "dry_run"), _flag(body, "force")
         author = _author(request, body, "api")
-        return await _answer(
-            self._transactions.change(lambda _: texts, author, base=base, dry_run=dry_run, force=force)
-        )
+
+        def change(_: Document) -> Mapping[str, str]:
+            must_match(request, self._transactions)
+            return texts
+
+        return await _answer(self._transactions.change(change, author, base=base, dry_run=dry_run, force=force))
 
     async def _reload(self, request: web.Request) -> web.Response:
         body = await body_of(request, {"reason", "dry_run"})

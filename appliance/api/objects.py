@@ -8,7 +8,9 @@
     PATCH  /v1/objects/KIND/NAME       some keys change (JSON merge patch, RFC 7396)
     DELETE /v1/objects/KIND/NAME       it goes, unless others name it
 
-without NAME for what there is one of: director, api, connection-log, fleet, bgp. Changes take `?dry_run=true`, which
+and the same at /v1/objects/pools/POOL/members and /v1/objects/pools/POOL/members/MEMBER for single members of a pool;
+without NAME for what there is one of: director, api, connection-log, doctor,
+tier2, fleet, bgp. Changes take `?dry_run=true`, which
 says what would happen; `?reason=`; `?force=true`, also where the files say something else than what is in force; and
 `If-Match`.
 """
@@ -20,8 +22,9 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from appliance.api.outcomes import diff_of, refused, signature
+from appliance.api.outcomes import diff_of, etag_of, refused, signature
 from appliance.api.problem import RefusedError
+from appliance.api.records import Schema
 from appliance.api.routes import Actor, Answer, Query, Role, Route, actor_of, flag_in, object_of
 from appliance.api.schemas import CHANGED, ETAG, KINDS_LISTED, listed, object_in, object_out, refused_answers
 from appliance.config.document import Document
@@ -47,7 +50,7 @@ MAX_OBJECT = 16 * 1024 * 1024
 LOOKED_BACK = 20
 """So many revisions are read to find who changed an object."""
 
-_CHANGE = (
+CHANGING = (
     Query("dry_run", {"type": "boolean", "default": False}, "Say what would happen, and do nothing."),
     Query(
         "force", {"type": "boolean", "default": False}, "Also where the files say something else than what is in force."
@@ -62,6 +65,8 @@ _IF_NONE_MATCH = (
 )
 
 _IF_NEW = (Query("If-None-Match", {"type": "string"}, "An ETag; 304 where it is the object's."),)
+
+_NAME: Schema = {"type": "string", "minLength": 1}
 
 _Edit = Callable[[Catalogue], Change]
 
@@ -80,8 +85,8 @@ class ObjectRoutes:
                 "/v1/objects",
                 self._kinds,
                 Role.VIEWER,
-                "Which kinds of objects there are",
-                {200: Answer("Kinds.", KINDS_LISTED)},
+                "Which kinds of objects there are; the ETag is that of the configuration as a whole",
+                {200: Answer("Kinds.", KINDS_LISTED, headers=ETAG)},
                 "objects",
             )
         ]
@@ -92,11 +97,16 @@ class ObjectRoutes:
     def _of_kind(self, kind: Kind) -> list[Route]:
         """All routes of a kind."""
         base, one = f"/v1/objects/{kind.noun}", kind.one
+        names: dict[str, Schema] = {}
+        if kind.within is not None:
+            base = f"/v1/objects/{kind.within.noun}/{{{_owner(kind)}}}/{kind.noun}"
+            names[_owner(kind)] = _NAME
+        owners = dict(names)
         shown = {200: Answer(f"The {one}.", object_out(kind), headers=ETAG), **refused_answers(404)}
         shown[304] = Answer("It is what `If-None-Match` has the ETag of.")
         changed = {200: Answer("What came of it.", CHANGED), **refused_answers(404, 409, 412, 422)}
         made = changed | {201: Answer("It was made.", CHANGED, headers=ETAG)}
-        body, key = object_in(kind), kind.key or "name"
+        body, key = object_in(kind), _key_in_paths(kind)
         many = (
             [
                 Route(
@@ -105,8 +115,9 @@ class ObjectRoutes:
                     self._listing(kind),
                     Role.VIEWER,
                     f"List all {kind.noun}",
-                    {200: Answer("All.", listed(kind))},
+                    {200: Answer("All.", listed(kind)), **refused_answers(*([404] if owners else []))},
                     "objects",
+                    names=owners,
                 ),
                 Route(
                     "POST",
@@ -116,8 +127,9 @@ class ObjectRoutes:
                     f"Make a {one}",
                     made,
                     "objects",
-                    _CHANGE,
+                    CHANGING,
                     body=body,
+                    names=owners,
                     max_body=MAX_OBJECT,
                 ),
             ]
@@ -125,7 +137,8 @@ class ObjectRoutes:
             else []
         )
         place = f"{base}/{{{key}}}" if kind.key is not None else base
-        names = {key: {"type": "string", "minLength": 1}} if kind.key is not None else {}
+        if kind.key is not None:
+            names[key] = _NAME
         single = [
             Route(
                 "GET",
@@ -146,7 +159,7 @@ class ObjectRoutes:
                 f"Make or replace the {one}",
                 made,
                 "objects",
-                _CHANGE,
+                CHANGING,
                 (*_IF_MATCH, *_IF_NONE_MATCH),
                 body,
                 names=names,
@@ -160,7 +173,7 @@ class ObjectRoutes:
                 f"Change some keys of the {one}",
                 changed,
                 "objects",
-                _CHANGE,
+                CHANGING,
                 _IF_MATCH,
                 {"type": "object"},
                 (MERGE_PATCH, "application/json"),
@@ -178,7 +191,7 @@ class ObjectRoutes:
                     f"Remove the {one}",
                     changed,
                     "objects",
-                    _CHANGE,
+                    CHANGING,
                     _IF_MATCH,
                     names=names,
                 )
@@ -204,12 +217,16 @@ class ObjectRoutes:
         kinds = [
             {"kind": kind.noun, "single": kind.key is None, "key": kind.key, "count": len(catalogue.all(kind))}
             for kind in KINDS.values()
+            if kind.within is None
         ]
-        return web.json_response({"apiVersion": "v1", "digest": catalogue.document.digest, "kinds": kinds})
+        digest = catalogue.document.digest
+        return web.json_response(
+            {"apiVersion": "v1", "digest": digest, "kinds": kinds}, headers={"ETag": etag_of(catalogue.document)}
+        )
 
     def _listing(self, kind: Kind) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
-            catalogue, actor = await self._catalogue(), actor_of(request)
+            catalogue, actor, owner = await self._catalogue(), actor_of(request), _owner_in(request, kind)
 
             def look() -> list[dict[str, Any]]:
                 return [
@@ -220,7 +237,7 @@ class ObjectRoutes:
                         "used_by": list(catalogue.used_by(entry)),
                         "object": _shown(entry, actor),
                     }
-                    for entry in catalogue.all(kind)
+                    for entry in _all_of(catalogue, kind, owner)
                 ]
 
             items = await asyncio.to_thread(look)
@@ -231,10 +248,7 @@ class ObjectRoutes:
     def _showing(self, kind: Kind) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
             catalogue = await self._catalogue()
-            try:
-                entry = catalogue.get(kind, _name(request, kind))
-            except NotThereError as error:
-                raise RefusedError(404, str(error)) from None
+            entry = _there(catalogue, kind, _name(request, kind))
             tag = etag(entry.values, self._key)
             if request.headers.get("If-None-Match") == tag:
                 return web.Response(status=304, headers={"ETag": tag})
@@ -247,8 +261,8 @@ class ObjectRoutes:
 
     def _creating(self, kind: Kind) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
-            values = await object_of(request)
-            return await self._change(request, kind, lambda catalogue: catalogue.create(kind, values))
+            values, owner = await object_of(request), _owner_in(request, kind)
+            return await self._change(request, kind, lambda catalogue: catalogue.create(kind, values, owner=owner))
 
         return handle
 
@@ -311,7 +325,7 @@ class ObjectRoutes:
                 {"etag": error.etag, "changed": _change_document(who) if who else None},
             ) from None
         if not outcome.ok:
-            return refused(outcome, made[0] if made else None)
+            return refused(outcome, [("", one.location) for one in made if one.location is not None])
         return await asyncio.to_thread(self._answer, request, outcome, made[0], known)
 
     def _answer(self, request: web.Request, outcome: Outcome, change: Change, before: Catalogue) -> web.Response:
@@ -332,7 +346,7 @@ class ObjectRoutes:
         headers = {} if tag is None else {"ETag": tag}
         if new and not outcome.dry_run:
             base = request.path if request.method == "POST" else request.path.rpartition("/")[0]
-            headers["Location"] = f"{base}/{quote(change.name)}" if change.kind.key else request.path
+            headers["Location"] = f"{base}/{quote(change.name.rpartition('/')[2])}" if change.kind.key else request.path
         return web.json_response(document, status=201 if new and not outcome.dry_run else 200, headers=headers)
 
     def _last_change(self, kind: Kind, name: str) -> Revision | None:
@@ -353,8 +367,44 @@ class ObjectRoutes:
         return seen[0] if seen is not None and len(known) < LOOKED_BACK else None
 
 
+def _owner(kind: Kind) -> str:
+    """What the part of a path is called that says within which object."""
+    return kind.place[0]
+
+
+def _key_in_paths(kind: Kind) -> str:
+    return kind.place[-1] if kind.within is not None else kind.key or "name"
+
+
+def _owner_in(request: web.Request, kind: Kind) -> str:
+    return request.match_info[_owner(kind)] if kind.within is not None else ""
+
+
 def _name(request: web.Request, kind: Kind) -> str:
-    return request.match_info.get(kind.key, "") if kind.key is not None else ""
+    name = request.match_info.get(_key_in_paths(kind), "") if kind.key is not None else ""
+    return f"{_owner_in(request, kind)}/{name}" if kind.within is not None else name
+
+
+def _there(catalogue: Catalogue, kind: Kind, name: str) -> Entry:
+    """
+    Raises:
+        RefusedError: there is none.
+    """
+    try:
+        return catalogue.get(kind, name)
+    except NotThereError as error:
+        raise RefusedError(404, str(error)) from None
+
+
+def _all_of(catalogue: Catalogue, kind: Kind, owner: str) -> list[Entry]:
+    """All of a kind, within one other object where they are.
+
+    Raises:
+        RefusedError: there is no such other one.
+    """
+    if kind.within is None:
+        return catalogue.all(kind)
+    return list(catalogue.inside(kind, _there(catalogue, kind.within, owner)))
 
 
 def _shown(entry: Entry, actor: Actor) -> dict[str, Any]:

@@ -1,44 +1,48 @@
 """What became of a change of the configuration, as an answer."""
 
+from collections.abc import Sequence
 from difflib import unified_diff
 from typing import Any
 
 from aiohttp import web
 
-from appliance.api.problem import problem
+from appliance.api.problem import RefusedError, problem
+from appliance.api.routes import Query
 from appliance.config.document import Document
-from appliance.config.problems import Problem
-from appliance.objects.catalogue import Change
-from appliance.objects.pointers import pointer
+from appliance.config.problems import Location, Problem
+from appliance.objects.pointers import pointer_within
 from appliance.revisions import Revision
-from appliance.transaction import Outcome, Step, as_document
+from appliance.transaction import Outcome, Step, Transactions, as_document
 
 MISTAKES = (Step.PARSE, Step.VALIDATE, Step.DIFF)
 """Where a transaction ends because of what is written."""
 
 
-def refused(outcome: Outcome, change: Change | None = None) -> web.Response:
+Places = Sequence[tuple[str, Location]]
+"""Which parts of what was sent stand where: JSON pointers (RFC 6901), and locations in the files."""
+
+
+def refused(outcome: Outcome, places: Places = ()) -> web.Response:
     """That it was not made, and why: 409 something else is in force or written meanwhile, 422 the configuration would
     have mistakes or takes a restart, 500 it could not be put into force or kept.
 
     Args:
         outcome: of the change.
-        change: of an object, where it was one.
+        places: of the objects that were sent.
     """
     status = 409 if outcome.conflict else 422 if outcome.step in MISTAKES else 500
-    errors = [error(one, change) for one in outcome.problems]
+    errors = [error(one, places) for one in outcome.problems]
     first = str(outcome.problems[0]) if outcome.problems else "refused"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return problem(status, first + more, {**as_document(outcome), "errors": errors})
 
 
-def error(one: Problem, change: Change | None = None) -> dict[str, Any]:
-    """A mistake with its place: paths are those of `onward check`; `pointer` (RFC 6901) leads to it within the object
-    that was sent, and is null where it is about something else."""
-    inside = pointer(one.path, change.location) if change is not None and change.location is not None else None
+def error(one: Problem, places: Places = ()) -> dict[str, Any]:
+    """A mistake with its place: paths are those of `onward check`; `pointer` (RFC 6901) leads to it within what was
+    sent, and is null where it is about something else."""
     return {
         "path": one.path,
-        "pointer": inside,
+        "pointer": pointer_within(one.path, places),
         "file": one.source,
         "line": one.line,
         "value": one.value,
@@ -60,3 +64,32 @@ def signature(revision: Revision) -> dict[str, object]:
     """When a configuration came into force, and by whom."""
     author = revision.author
     return {"at": revision.at, "who": author.who, "via": author.via, "why": author.why}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The configuration as a whole
+
+IF_MATCH_WHOLE = (
+    Query("If-Match", {"type": "string"}, "ETags of which the configuration must have one, or it stays (412)."),
+)
+
+
+def etag_of(document: Document) -> str:
+    """A strong validator (RFC 9110, section 8.8) of a configuration as a whole."""
+    return f'"{document.digest}"'
+
+
+def must_match(request: web.Request, transactions: Transactions) -> None:
+    """
+    Raises:
+        RefusedError: another configuration is in force than those of `If-Match`.
+    """
+    tags, now = request.headers.get("If-Match"), etag_of(transactions.in_force.document)
+    if tags is None or {"*", now} & {tag.strip() for tag in tags.split(",")}:
+        return
+    revision = transactions.revision
+    changed = {"revision": revision.number, **signature(revision)} if revision is not None else None
+    by = f" by {revision.author.who or 'somebody'} (revision {revision.number})" if revision is not None else ""
+    raise RefusedError(
+        412, f"the configuration has been changed since{by}; read it again", {"etag": now, "changed": changed}
+    )

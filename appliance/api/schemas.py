@@ -27,7 +27,8 @@ from appliance.api.routes import Answer
 from appliance.api.status_schema import STATUS_SCHEMAS
 from appliance.config.monitors import KEYS
 from appliance.config.schema import File
-from appliance.objects.kinds import Kind
+from appliance.objects.changes import Op, Result
+from appliance.objects.kinds import KINDS, Kind
 
 PROBLEM_MEDIA = "application/problem+json"
 _SINGLE: Schema = {"type": ["string", "number", "boolean", "null"]}
@@ -85,6 +86,7 @@ _OUTCOME_KEYS: Mapping[str, Schema] = {
 
 OUTCOME = ref("Outcome")
 CHANGED = ref("Changed")
+CHANGES, CHANGE_STEP = ref("Changes"), ref("ChangeStep")
 KINDS_LISTED = ref("Kinds")
 ETAG: Mapping[str, str] = {"ETag": "Changes with the object."}
 
@@ -337,6 +339,26 @@ _OWN: Mapping[str, Schema] = {
             "diff": {"type": "string", "description": "Lines of the files that differ, as `diff -u`."},
         }
     ),
+    "ChangeStep": record(
+        {"kind": words(*KINDS)},
+        {
+            "op": {**words(*Op), "default": "put"},
+            "name": {"type": "string", "description": "That of a member is POOL/MEMBER."},
+            "object": ANYTHING,
+            "if_match": {"type": "string", "description": "ETags of which the object must have one."},
+        },
+    ),
+    "Changes": record(
+        {
+            "apiVersion": VERSION,
+            **_OUTCOME_KEYS,
+            "etag": {"type": "string", "description": "Of the configuration as a whole."},
+            "changes": array(
+                record({"op": words(*Op), "kind": TEXT, "name": TEXT, "result": words(*Result), "etag": nullable(TEXT)})
+            ),
+            "diff": {"type": "string", "description": "Lines of the files that differ, as `diff -u`."},
+        }
+    ),
     "Slots": _SLOTS,
     "Pins": _PINS,
     "Neighbours": record({"apiVersion": VERSION, "items": array(_NEIGHBOUR)}),
@@ -422,7 +444,7 @@ _WHY: Mapping[int, str] = {
     404: "There is none.",
     405: "This is not possible there.",
     409: "It is there already, is in use (`used_by`), or something else is in force or written meanwhile.",
-    412: "The object is not what the change was made for: its `etag`, and who has `changed` it, when.",
+    412: "What was to be changed is not what the change was made for: its `etag`, and who has `changed` it, when.",
     413: "The body is too large.",
     415: "The body is of another type.",
     422: "The configuration would have mistakes (`errors`), or takes a restart.",

@@ -58,6 +58,10 @@ MAX_AGE_S = 0.9
 """All who ask share one look at the sources a second, and one rendering of each kind, however many they are: with a
 thousand members that is work of which the event loop, and with it BGP, must not feel the askers' number."""
 
+LASTS = 2.0
+"""A look is shown for so many times as long as it and its renderings take: else, where that is more than MAX_AGE_S,
+whoever waits for his turn would find it too old and begin another one, for ever."""
+
 SHUTDOWN_S = 2.0
 PREFIX = "/api"
 
@@ -276,17 +280,21 @@ class ApiServer:
 
     async def _look(self) -> "_Look":
         """The present one. For whoever has `_rendering`."""
-        now = asyncio.get_running_loop().time()
-        if self._shared is None or now - self._shared.at > MAX_AGE_S:
+        clock = asyncio.get_running_loop().time
+        now = clock()
+        if self._shared is None or now - self._shared.at > self._shared.lasts_s:
             observed = await observe(self._sources)
             self._shared = _Look(now, observed, self._rates.since(observed.clock, observed.counters), self._summaries)
             self._renderings.clear()
+            self._shared.took_s = clock() - now
         return self._shared
 
     async def _render(self, look: "_Look", name: str, render: Callable[["_Look"], bytes]) -> bytes:
         """For whoever has `_rendering`."""
         if name not in self._renderings:
+            began = asyncio.get_running_loop().time()
             self._renderings[name] = await asyncio.to_thread(render, look)
+            look.took_s += asyncio.get_running_loop().time() - began
         return self._renderings[name]
 
     async def _front(self, request: web.Request) -> web.StreamResponse:
@@ -448,6 +456,13 @@ class _Look:
     observed: Observed
     since: tuple[float, Counters] | None
     summaries: Summaries
+    took_s: float = 0.0
+    """To look, and to render what was rendered of it so far."""
+
+    @property
+    def lasts_s(self) -> float:
+        """For how long it is shown."""
+        return max(MAX_AGE_S, LASTS * self.took_s)
 
     @cached_property
     def document(self) -> Document:

@@ -6,12 +6,17 @@ from getpass import getpass
 
 from cyclopts import App
 
-from appliance.cli.help import HelpFormatter
+from appliance.cli.help import HelpFormatter, with_object
 from appliance.cli.output import Exit, complain
 from appliance.passwords import LONGEST, SALT_BYTES, TOKEN_BYTES, hashed, token_digest
 
 SHORTEST = 8
-app = App(name="api", help="Make what stands in [api] for those who may use the API.", help_formatter=HelpFormatter())
+app = App(
+    name="api",
+    help="See and change how the API is configured; make what stands there for those who may use it.",
+    help_formatter=HelpFormatter(),
+)
+with_object(app, "api")
 
 
 @app.command

@@ -6,17 +6,18 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from appliance.cli.help import HelpFormatter
+from appliance.cli.help import HelpFormatter, with_object
 from appliance.cli.listing import DEFAULTS, Column, ListOptions, View, or_dash, show
 from appliance.cli.output import Exit, complain, print_json
 from appliance.cli.status import HERE, AnswerError, Reach, UnreachableError, ask, unanswered
 
 app = App(
     name="bgp",
-    help="Show who is told of which VIPs, with which attributes, and why not.",
+    help="Show who is told of which VIPs, with which attributes, and why not; change how BGP is configured.",
     help_formatter=HelpFormatter(),
     help_format="plaintext",
 )
+with_object(app, "bgp")
 
 Document = Mapping[str, Any]
 AsJson = Annotated[bool, Parameter(name=["--json"], negative="", help="Print JSON.")]

@@ -219,7 +219,7 @@ def _about(argument: "Argument") -> str:
 def _names(path: Sequence[str], what: str, words: Sequence[str]) -> Iterator[Candidate]:
     """Names of live things, if it is one that is asked for."""
     try:
-        if path[0] in OBJECTS:
+        if path[0] in OBJECTS or (path[0] in SINGLE and path[-1] == "set"):
             yield from _objects(path[0], what, words)
         elif (find := NAMES.get((path[0], what)) or NAMES.get(("", what))) is not None:
             yield from find(_socket(words))
@@ -248,7 +248,7 @@ def _objects(noun: str, what: str, words: Sequence[str]) -> Iterator[Candidate]:
     for option in options_of(kind.table):
         if "_".join(option.keys) == what:
             yield from map(Candidate, option.words)
-    wanted = kind if what == "name" else dict(references_of(kind)).get(what)
+    wanted = kind if what == "name" and kind.key is not None else dict(references_of(kind)).get(what)
     if wanted is not None:
         yield from (Candidate(one.name) for one in objects_at(*_director(words)).all(wanted.noun))
 
@@ -283,10 +283,15 @@ def _revisions(socket: Path) -> Iterator[Candidate]:
 
 
 OBJECTS = ("virtualservice", "service", "pool", "networkprofile", "healthmonitor", "bgppeer", "fleetdirector")
-"""Commands about objects of the configuration."""
+"""Commands about objects of the configuration of which there are many."""
+
+SINGLE = ("director", "fleet", "connectionlog", "api", "bgp", "doctor", "tier2")
+"""Commands that are also about an object of the configuration of which there is one."""
 
 NAMES: dict[tuple[str, str], Callable[[Path], Iterator[Candidate]]] = {
     ("", "member"): _members,
+    ("member", "name"): _members,
+    ("server", "name"): _members,
     ("health", "member"): _pools_and_members,
     ("flow", "member"): _members,
     ("", "pool"): _pools,

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
+from appliance.cli.help import HelpFormatter, with_object
 from appliance.cli.orders import ConfigOption, OrderError, SocketOption, ask, refused, where
 from appliance.cli.output import Exit, complain, paint, print_json, table
 
@@ -18,7 +19,11 @@ FOUND = 10
 
 Document = Mapping[str, Any]
 
+app = App(name="doctor", help_formatter=HelpFormatter(), help_format="plaintext")
+with_object(app, "doctor")
 
+
+@app.default
 def doctor(
     service: str | None = None,
     member: str | None = None,

@@ -4,11 +4,25 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cyclopts import App
     from cyclopts.help import HelpEntry, HelpPanel
     from rich.console import Console, ConsoleOptions
 
+VERBS = {
+    "show": "Show [{}] of the configuration: all keys, defaults too.",
+    "set": "Change some keys of [{}]; what no option is given for stays.",
+    "delete": "Remove [{}], with all that it says.",
+}
+"""Of what there is one of in a configuration."""
+
 _WIDEST_LABEL = 24
 _WIDEST_LINE = 100
+
+
+def with_object(app: "App", noun: str) -> None:
+    """A command also has those of the configuration's object of that name."""
+    for verb, text in VERBS.items():
+        app.command(f"appliance.cli.nouns:{noun}_{verb}", name=verb, help=text.format(noun))
 
 
 class HelpFormatter:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from appliance.cli.help import VERBS as VERBS_OF_ONE
 from appliance.cli.help import HelpFormatter
 from appliance.cli.listing import DEFAULTS, Column, Document, ListOptions, View, or_dash
 from appliance.cli.listing import show as show_list
@@ -20,11 +21,18 @@ from appliance.cli.output import API_VERSION, Exit, complain, facts, paint, prin
 from appliance.cli.plans import plan
 from appliance.objects.canonical import hidden, without_nulls
 from appliance.objects.kinds import (
+    API,
+    BGP,
     BGP_PEERS,
+    CONNECTION_LOG,
+    DIRECTOR,
+    DOCTOR,
+    FLEET,
     FLEET_DIRECTORS,
     HEALTH_MONITORS,
     NETWORK_PROFILES,
     POOLS,
+    TIER2,
     VIRTUAL_SERVICES,
     Kind,
 )
@@ -51,6 +59,7 @@ Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False,
 Form = Literal["table", "wide", "json", "yaml", "toml"]
 
 NAME = "name"
+_NAME = inspect.Parameter(NAME, inspect.Parameter.POSITIONAL_ONLY, annotation=str)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -66,15 +75,30 @@ def app_of(kind: Kind, word: str, about: str) -> App:
         about: one line of help.
     """
     app = App(name=word, help=about, help_formatter=HelpFormatter(), help_format="plaintext")
+    for verb in VERBS if kind.key is not None else VERBS_OF_ONE:
+        if verb != "delete" or not kind.needed:
+            app.command(command(kind, verb), name=verb)
+    return app
+
+
+VERBS = ("list", "show", "create", "set", "delete")
+
+
+def command(kind: Kind, verb: str) -> Callable[..., int]:
+    """One command about objects of a kind."""
+    if verb == "list":
+        return _listing(kind)
+    if verb == "show":
+        return _showing(kind)
+    if verb == "delete":
+        return _deleting(kind)
     options = options_of(kind.table, without=(kind.key or "",))
+    if verb == "create":
+        return creating(kind, options, f"Make a {kind.one}.", "made")
     # Lists of tables would be replaced as a whole: members have commands of their own.
     changing = [option for option in options if option.form != "tables"]
-    app.command(_listing(kind), name="list")
-    app.command(_showing(kind), name="show")
-    app.command(_creating(kind, options), name="create")
-    app.command(_setting(kind, changing), name="set")
-    app.command(_deleting(kind), name="delete")
-    return app
+    text = f"Change some keys of a {kind.one}; what no option is given for stays."
+    return setting(kind, changing, text if kind.key is not None else VERBS_OF_ONE["set"].format(kind.place[0]))
 
 
 def _listing(kind: Kind) -> Callable[..., int]:
@@ -90,7 +114,7 @@ def _listing(kind: Kind) -> Callable[..., int]:
 
 def _showing(kind: Kind) -> Callable[..., int]:
     def show(
-        name: str,
+        name: str = "",
         /,
         *,
         config: ConfigOption = None,
@@ -107,19 +131,32 @@ def _showing(kind: Kind) -> Callable[..., int]:
         print(shown(kind, found, "json" if json else output))
         return Exit.OK
 
-    return _documented(show, f"Show one {kind.one}: all keys, defaults too.")
+    text = f"Show one {kind.one}: all keys, defaults too."
+    return _named(show, kind, text if kind.key is not None else VERBS_OF_ONE["show"].format(kind.place[0]))
 
 
-def _creating(kind: Kind, options: Sequence[Option]) -> Callable[..., int]:
+def creating(kind: Kind, options: Sequence[Option], text: str, done: str) -> Callable[..., int]:
+    """The command that makes an object.
+
+    Args:
+        kind: of objects.
+        options: that it takes.
+        text: its help.
+        done: what is said of the object afterwards.
+    """
+
     def create(name: str, /, **given: Any) -> int:
         common, values = changed_by(given, options)
-        return _change("POST", kind, name, {kind.key or NAME: name, **values}, common, options)
+        own = kind.own_name(name)
+        return change("POST", kind, name, {kind.key or NAME: own, **values}, common, options, done)
 
-    return with_options(create, options, f"Make a {kind.one}.")
+    return with_options(create, kind, options, text)
 
 
-def _setting(kind: Kind, options: Sequence[Option]) -> Callable[..., int]:
-    def set_keys(name: str, /, **given: Any) -> int:
+def setting(kind: Kind, options: Sequence[Option], text: str) -> Callable[..., int]:
+    """The command that changes some keys of an object; see `creating`."""
+
+    def set_keys(name: str = "", /, **given: Any) -> int:
         common, values = changed_by(given, options)
         for word in common.pop("unset") or ():
             keys = _keys_named(word, options)
@@ -130,16 +167,21 @@ def _setting(kind: Kind, options: Sequence[Option]) -> Callable[..., int]:
         if not values:
             complain("nothing is to be changed; give an option, or --unset")
             return Exit.USAGE
-        return _change("PATCH", kind, name, values, common, options)
+        return change("PATCH", kind, name, values, common, options, "changed")
 
-    return with_options(
-        set_keys, options, f"Change some keys of a {kind.one}; what no option is given for stays.", changes=True
-    )
+    return with_options(set_keys, kind, options, text, changes=True)
 
 
 def _deleting(kind: Kind) -> Callable[..., int]:
+    text = f"Remove a {kind.one}, unless something uses it."
+    return deleting(kind, text if kind.key is not None else VERBS_OF_ONE["delete"].format(kind.place[0]))
+
+
+def deleting(kind: Kind, text: str) -> Callable[..., int]:
+    """The command that removes an object; see `creating`."""
+
     def delete(
-        name: str,
+        name: str = "",
         /,
         *,
         dry_run: DryRun = False,
@@ -157,9 +199,24 @@ def _deleting(kind: Kind) -> Callable[..., int]:
             "socket": socket,
             "json": json,
         }
-        return _change("DELETE", kind, name, None, common, ())
+        return change("DELETE", kind, name, None, common, (), "removed")
 
-    return _documented(delete, f"Remove a {kind.one}, unless something uses it.")
+    return _named(delete, kind, text)
+
+
+def _named(function: Callable[..., int], kind: Kind, text: str) -> Callable[..., int]:
+    """A command with its help; it takes a name where there are several of the kind, and only then."""
+    whole = inspect.signature(function, eval_str=True)
+    named = [] if kind.key is None else [_NAME]
+    parameters = [*named, *(one for one in whole.parameters.values() if one.name != NAME)]
+    return _taking(function, parameters, text)
+
+
+def _taking(function: Callable[..., int], parameters: Sequence[inspect.Parameter], text: str) -> Callable[..., int]:
+    """A command that takes these; what one takes is read from its signature."""
+    function.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+    function.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": int}
+    return _documented(function, text)
 
 
 def _documented(function: Callable[..., int], text: str) -> Callable[..., int]:
@@ -168,10 +225,9 @@ def _documented(function: Callable[..., int], text: str) -> Callable[..., int]:
 
 
 def with_options(
-    function: Callable[..., int], options: Sequence[Option], text: str, *, changes: bool = False
+    function: Callable[..., int], kind: Kind, options: Sequence[Option], text: str, *, changes: bool = False
 ) -> Callable[..., int]:
     """A command whose options are those of a table, and the common ones."""
-    positional = inspect.Parameter("name", inspect.Parameter.POSITIONAL_ONLY, annotation=str)
     own = [_parameter("_".join(option.keys), _annotation(option), None) for option in options]
     common = [
         _parameter("dry_run", DryRun, default=False),
@@ -185,11 +241,7 @@ def with_options(
             list[str] | None, Parameter(name="--unset", help="Back to its default: an option's name, or a key.")
         ]
         common = [_parameter("unset", unset, None), _parameter("if_match", IfMatch, None), *common]
-    parameters = [positional, *own, *common]
-    # What a command takes is read from its signature.
-    function.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
-    function.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": int}
-    return _documented(function, text)
+    return _taking(function, [*([] if kind.key is None else [_NAME]), *own, *common], text)
 
 
 def _parameter(name: str, annotation: Any, default: object) -> inspect.Parameter:
@@ -246,16 +298,23 @@ def _joined(values: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 # Changing
 
 
-def _change(
+def change(
     method: str,
     kind: Kind,
     name: str,
     values: Mapping[str, Any] | None,
     common: Mapping[str, Any],
     options: Sequence[Option],
+    done: str,
 ) -> int:
+    """Change one object, and print what came of it, or why it was not done."""
+    if kind.within is not None and not all(name.partition("/")[::2]):
+        complain(f"{name} is not {kind.within.one.upper()}/{kind.one.upper()}; `onward {kind.one} list` has them all")
+        return Exit.USAGE
     try:
         objects = objects_at(common["socket"], common["config"])
+        if method == "PATCH" and kind.key is None and not objects.all(kind.noun):
+            method, done = "PUT", "made"
         outcome = objects.change(
             method,
             kind.noun,
@@ -271,26 +330,15 @@ def _change(
         return error.code
     except OrderError as error:
         return refused(error)
-    done = {"POST": "made", "PATCH": "changed", "DELETE": "removed"}[method]
-    show_change(objects, outcome, f"{kind.one} {name} {done}", as_json=common["json"])
+    show_change(objects, outcome, f"{kind.one} {name}".rstrip() + f" {done}", as_json=common["json"])
     return Exit.OK
 
 
-def said(
-    error: RefusedChangeError,
-    options: Sequence[Option],
-    within: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda keys: keys,
-) -> list[str]:
-    """Mistakes at the options' names; those that are about something else at their place in the files.
-
-    Args:
-        error: has the mistakes.
-        options: of the command.
-        within: from a place in the object to one in the part of it that the options are about.
-    """
+def said(error: RefusedChangeError, options: Sequence[Option]) -> list[str]:
+    """Mistakes at the options' names; those that are about something else at their place in the files."""
     lines = []
     for mistake in error.mistakes:
-        option = named(options, within(mistake.keys)) if mistake.keys is not None else None
+        option = named(options, mistake.keys) if mistake.keys is not None else None
         lines.append(f"{option or mistake.place}: {mistake.text}")
     return lines
 
@@ -451,12 +499,25 @@ NOUNS: Mapping[str, tuple[Kind, str]] = {
     "healthmonitor": (HEALTH_MONITORS, "Health monitors: what members are asked, and how often."),
     "bgppeer": (BGP_PEERS, "BGP peers: routers that are told of VIPs."),
     "fleetdirector": (FLEET_DIRECTORS, "Directors of the fleet, which share VIPs."),
+    "director": (DIRECTOR, "The director itself, as it is configured: interfaces, data plane, limits."),
+    "fleet": (FLEET, "The fleet, as it is configured: its secret, other directors, the store."),
+    "connectionlog": (CONNECTION_LOG, "The log of connections, as it is configured."),
+    "api": (API, "The API, as it is configured: where it listens, and who may use it."),
+    "bgp": (BGP, "BGP, as it is configured: the director's own side of it."),
+    "doctor": (DOCTOR, "When the doctor looks at members by itself, and how it asks them."),
+    "tier2": (TIER2, "The node of the second tier, as it is configured."),
 }
 """What objects are called on the command line, as in the seed system."""
 
 
-def __getattr__(name: str) -> App:
-    """The commands of a noun, made when they are asked for: to read the schemas of all takes a moment."""
+def __getattr__(name: str) -> "App | Callable[..., int]":
+    """The commands of a noun, made when they are asked for: to read the schemas of all takes a moment. `bgp_set` is the
+    one command `set` of `bgp`, and `tier2_config` all of `tier2` under another name."""
     if name in NOUNS:
         return app_of(NOUNS[name][0], name, NOUNS[name][1])
+    noun, _, verb = name.rpartition("_")
+    if noun in NOUNS and verb == "config":
+        return app_of(NOUNS[noun][0], verb, NOUNS[noun][1])
+    if noun in NOUNS and verb in VERBS:
+        return command(NOUNS[noun][0], verb)
     raise AttributeError(name)

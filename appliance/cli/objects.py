@@ -4,22 +4,28 @@ Both ways lead through the same core (`appliance.objects`) and the same checks, 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
 from pwd import getpwuid
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode
 
 from appliance.cli.orders import Document, OrderError, ask, exchange, where
 from appliance.cli.output import Exit
+
+if TYPE_CHECKING:
+    from appliance.config.document import Document as ConfigDocument
+    from appliance.config.problems import Location, Problem
 
 TIMEOUT_S = 120.0
 _REFUSED = (400, 409, 412, 422, 500)
 """Statuses whose documents may say what is wrong with an object."""
 
 Values = Mapping[str, Any]
+Places = Sequence[tuple[str, "Location"]]
+"""As in `objects.pointers.pointer_within`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Objects(Protocol):
         Args:
             method: POST makes it, PUT replaces it, PATCH changes some keys (RFC 7396), DELETE removes it.
             noun: its kind.
-            name: of the object; empty for what there is one of.
+            name: of the object; empty for what there is one of, `OWNER/NAME` for what is within another one.
             values: keys as in TOML; None for DELETE.
             match: ETags of which it must have one.
             dry_run: only say what would happen.
@@ -95,6 +101,25 @@ class Objects(Protocol):
         Raises:
             RefusedChangeError: the configuration would have mistakes.
             OrderError: it was not made, and why.
+        """
+
+    def apply(
+        self, changes: Sequence[Values], *, match: str | None = None, dry_run: bool = False, reason: str = ""
+    ) -> Document:
+        """Change several objects, all or none.
+
+        Args:
+            changes: as `objects.changes.read_steps` takes them.
+            match: ETags of which the configuration as a whole must have one.
+            dry_run: only say what would happen.
+            reason: a note for the history.
+
+        Returns:
+            What came of it, as for `change`, and `changes`.
+
+        Raises:
+            RefusedChangeError: some cannot be made, or the configuration would have mistakes.
+            OrderError: they were not made, and why.
         """
 
 
@@ -185,13 +210,31 @@ class OfDirector:
         reason: str = "",
     ) -> Document:
         """See `Objects.change`."""
+        from appliance.objects.kinds import kind_of
+
+        kind = kind_of(noun)
+        owner, _, own = name.rpartition("/") if kind.within is not None else ("", "", name)
+        above = f"{kind.within.noun}/{quote(owner, safe='')}/" if kind.within is not None else ""
+        one = "" if method == "POST" or not own else f"/{quote(own, safe='')}"
+        return self._ask(method, f"/v1/objects/{above}{noun}{one}", values, match, dry_run=dry_run, reason=reason)
+
+    def apply(
+        self, changes: Sequence[Values], *, match: str | None = None, dry_run: bool = False, reason: str = ""
+    ) -> Document:
+        """See `Objects.apply`."""
+        body = {"changes": list(changes)}
+        return self._ask("POST", "/v1/transactions", body, match, dry_run=dry_run, reason=reason)
+
+    def _ask(
+        self, method: str, path: str, body: Values | None, match: str | None, *, dry_run: bool, reason: str
+    ) -> Document:
         query = urlencode({key: value for key, value in (("dry_run", "true" * dry_run), ("reason", reason)) if value})
-        one = "" if method == "POST" or not name else f"/{quote(name, safe='')}"
-        path = f"/v1/objects/{noun}{one}" + (f"?{query}" if query else "")
+        path += f"?{query}" if query else ""
         headers = {} if match is None else {"If-Match": match}
-        outcome, _ = exchange(self._socket, method, path, values, timeout_s=TIMEOUT_S, also=_REFUSED, headers=headers)
+        outcome, _ = exchange(self._socket, method, path, body, timeout_s=TIMEOUT_S, also=_REFUSED, headers=headers)
         if outcome.get("errors"):
-            code = Exit.CONFIG if outcome["step"] in ("parse", "validate", "diff") else Exit.FAILED
+            mistaken = outcome["status"] != 412 and outcome["step"] in ("parse", "validate", "diff")
+            code = Exit.CONFIG if mistaken else Exit.FAILED
             raise RefusedChangeError([_mistake_of(error) for error in outcome["errors"]], code)
         if "detail" in outcome:
             raise OrderError(str(outcome["detail"]), Exit.FAILED)
@@ -267,61 +310,95 @@ class OfFiles:
         reason: str = "",
     ) -> Document:
         """See `Objects.change`. Consequences are not known, since nobody runs with these files."""
+        from appliance.objects.canonical import etag
+        from appliance.objects.catalogue import ALWAYS, Catalogue, Change, Condition
+        from appliance.objects.kinds import kind_of
+
+        kind, catalogue = kind_of(noun), self._catalogue()
+        condition = ALWAYS if match is None else Condition(frozenset(tag.strip() for tag in match.split(",")))
+        given, owner = values or {}, name.rpartition("/")[0]
+        made: list[Change] = []
+
+        def edit() -> Mapping[str, str]:
+            match method:
+                case "POST":
+                    made.append(catalogue.create(kind, given, condition, owner))
+                case "PUT":
+                    made.append(catalogue.replace(kind, name, given, condition))
+                case "PATCH":
+                    made.append(catalogue.patch(kind, name, given, condition))
+                case _:
+                    made.append(catalogue.delete(kind, name, condition))
+            return made[0].texts
+
+        def places() -> Places:
+            return [("", one.location) for one in made if one.location is not None]
+
+        after, outcome = self._changed(catalogue.document, edit, places, dry_run=dry_run, reason=reason)
+        entry = Catalogue(after).find(kind, made[0].name) if made[0].location is not None else None
+        return {**outcome, "etag": etag(entry.values) if entry is not None else None}
+
+    def apply(
+        self, changes: Sequence[Values], *, match: str | None = None, dry_run: bool = False, reason: str = ""
+    ) -> Document:
+        """See `Objects.apply`."""
+        from appliance.config.load import load_document
+        from appliance.config.problems import ConfigError
+        from appliance.objects.changes import ChangesError, Made, make, read_steps, results
+
+        before = self._catalogue().document
+        tag = f'"{before.digest}"'
+        if match is not None and not {"*", tag} & {one.strip() for one in match.split(",")}:
+            raise OrderError(f"{self._path} has changed since; it has the ETag {tag} by now", Exit.FAILED)
+        made: list[Made] = []
+
+        def edit() -> Mapping[str, str]:
+            made.append(make(before, read_steps(list(changes), str(self._path))))
+            return made[0].texts
+
+        try:
+            after, outcome = self._changed(
+                before, edit, lambda: made[0].places if made else (), dry_run=dry_run, reason=reason
+            )
+        except ChangesError as error:
+            mistakes = [_mistake_from(one.problem, one.pointer) for one in error.mistakes]
+            if error.rest is not None:
+                try:
+                    load_document(before.having(error.rest.texts))
+                except ConfigError as others:
+                    mistakes += [_mistake_at(one, error.rest.places) for one in others.problems]
+            code = Exit.FAILED if any(one.stale for one in error.mistakes) else Exit.CONFIG
+            raise RefusedChangeError(mistakes, code) from None
+        done = [
+            {"op": str(one.step.op), "kind": one.step.kind.noun, "name": one.step.name, "result": str(one.result)}
+            for one in results(made[0], before)
+        ]
+        return {**outcome, "etag": f'"{after.digest}"', "changes": done}
+
+    def _changed(
+        self,
+        before: "ConfigDocument",
+        edit: Callable[[], Mapping[str, str]],
+        places: Callable[[], Places],
+        *,
+        dry_run: bool,
+        reason: str,
+    ) -> tuple["ConfigDocument", Document]:
+        """Other texts, checked and written."""
         from appliance.config.document import DocumentError, Pending, decide_on, finish, forget
         from appliance.config.load import load_document
         from appliance.config.problems import ConfigError
-        from appliance.objects.canonical import etag
-        from appliance.objects.catalogue import (
-            ALWAYS,
-            Catalogue,
-            Change,
-            Condition,
-            InUseError,
-            NotThereError,
-            StaleError,
-            TakenError,
-        )
-        from appliance.objects.kinds import kind_of
-        from appliance.objects.pointers import pointer
+        from appliance.objects.catalogue import InUseError, NotThereError, StaleError, TakenError
 
-        kind, catalogue = kind_of(noun), self._catalogue()
-        before = catalogue.document
-        condition = ALWAYS if match is None else Condition(frozenset(tag.strip() for tag in match.split(",")))
-        given = values or {}
-        made: Change | None = None
         try:
-            match method:
-                case "POST":
-                    made = catalogue.create(kind, given, condition)
-                case "PUT":
-                    made = catalogue.replace(kind, name, given, condition)
-                case "PATCH":
-                    made = catalogue.patch(kind, name, given, condition)
-                case _:
-                    made = catalogue.delete(kind, name, condition)
-            after = before.having(made.texts)
+            after = before.having(edit())
             load_document(after)
         except NotThereError as error:
             raise OrderError(str(error), Exit.NOT_FOUND) from None
         except (TakenError, InUseError, StaleError) as error:
             raise OrderError(str(error), Exit.FAILED) from None
         except ConfigError as error:
-            at = made.location if made is not None else None
-            raise RefusedChangeError(
-                [
-                    _mistake_of(
-                        {
-                            "pointer": pointer(one.path, at) if at is not None else None,
-                            "file": one.source,
-                            "line": one.line,
-                            "path": one.path,
-                            "message": one.message,
-                            "hint": one.remedy,
-                        }
-                    )
-                    for one in error.problems
-                ]
-            ) from None
+            raise RefusedChangeError([_mistake_at(one, places()) for one in error.problems]) from None
         if not dry_run and dict(after.texts) != dict(before.texts):
             note = {"who": _user(), "via": "file", "why": reason}
             try:
@@ -330,17 +407,30 @@ class OfFiles:
                 forget(after.path)
             except DocumentError as error:
                 raise OrderError(str(error), Exit.FAILED) from None
-        entry = Catalogue(after).find(kind, made.name) if made.location is not None else None
         lines: list[str] = []
         for file in {**before.texts, **after.texts}:
             old, new = (document.texts.get(file, "").splitlines() for document in (before, after))
             lines += unified_diff(old, new, file, f"{file}, new", lineterm="")
-        return {
-            "dry_run": dry_run,
-            "unchanged": not lines,
-            "etag": etag(entry.values) if entry is not None else None,
-            "diff": "\n".join(lines),
+        return after, {"dry_run": dry_run, "unchanged": not lines, "diff": "\n".join(lines)}
+
+
+def _mistake_at(problem: "Problem", places: Places) -> Mistake:
+    from appliance.objects.pointers import pointer_within
+
+    return _mistake_from(problem, pointer_within(problem.path, places))
+
+
+def _mistake_from(problem: "Problem", pointer: str | None) -> Mistake:
+    return _mistake_of(
+        {
+            "pointer": pointer,
+            "file": problem.source,
+            "line": problem.line,
+            "path": problem.path,
+            "message": problem.message,
+            "hint": problem.remedy,
         }
+    )
 
 
 def _user() -> str:

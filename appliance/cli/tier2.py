@@ -22,6 +22,7 @@ app = App(
     help_formatter=HelpFormatter(),
     help_format="plaintext",
 )
+app.command("appliance.cli.nouns:tier2_config", name="config", help="[tier2] of the configuration: show, set, delete.")
 
 AsJson = Annotated[bool, Parameter(name=["--json"], negative="", help="Print JSON.")]
 

@@ -10,10 +10,12 @@ moment it has that name, the change is made, whatever happens to the process, an
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from appliance.config.files import read_text
 from appliance.config.merge import Part
@@ -37,6 +39,16 @@ class Document:
 
     texts: Mapping[str, str]
     """By name, relative to the main file's folder: the main file first, then those of `conf.d` in their order."""
+
+    kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+    """What is known of `data` already."""
+
+    @cached_property
+    def data(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the texts say, by name; to be read only. Raises ValueError where one is no TOML."""
+        return {
+            name: self.kept[name] if name in self.kept else tomllib.loads(text) for name, text in self.texts.items()
+        }
 
     @cached_property
     def digest(self) -> str:
@@ -66,7 +78,9 @@ class Document:
         if problems:
             raise ConfigError(problems)
         names = [self.path.name, *sorted(name for name in texts if name != self.path.name)]
-        return Document(self.path, {name: texts[name] for name in names})
+        read = self.data if "data" in self.__dict__ else self.kept
+        kept = {name: read[name] for name in names if name in read and texts[name] == self.texts[name]}
+        return Document(self.path, {name: texts[name] for name in names}, kept)
 
 
 def is_fragment(name: str) -> bool:

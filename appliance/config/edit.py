@@ -23,7 +23,7 @@ from appliance.config.problems import ConfigError, Location, Problem
 NAMED = ("network_profile", "health_monitor", "pool", "virtual_service")
 """Kinds of which there are many, by name."""
 
-SINGLE = ("director", "api", "connection_log", "doctor", "fleet", "bgp")
+SINGLE = ("director", "api", "connection_log", "doctor", "tier2", "fleet", "bgp")
 """Kinds of which there is one."""
 
 _IDENTITY = ("name", "address")
@@ -54,10 +54,16 @@ def put(
     """
     file, position = _find(document, kind, name, within)
     text = document.texts[file]
-    if position is None:
-        added = tomlkit.document()
-        added.add(kind, _tables([values]) if name is not None else _table(values))
-        new = f"{text.rstrip()}\n\n{tomlkit.dumps(added).strip()}\n"
+    inline = _inline_range(text, kind) if name is not None else None
+    if inline is not None:
+        array, dumped = _array(text, kind, inline)
+        if position is None:
+            array.insert(len(array), _inline(values))
+        else:
+            _update(array[position[1]], values)
+        new = dumped()
+    elif position is None:
+        new = _longer(text, [(kind, _tables([values]) if name is not None else _table(values))])
     else:
         start, end = _range(text, position)
         scattered = (start, end) == (0, len(text))
@@ -69,7 +75,34 @@ def put(
         else:
             _update(block[kind][position[1] if scattered else 0], values)
         new = text[:start] + tomlkit.dumps(block) + text[end:]
-    return _checked(document, file, new, _meant(text, kind, position, dict(values), named=name is not None))
+    return _checked(
+        document, file, new, _meant(document.data[file], kind, position, dict(values), named=name is not None)
+    )
+
+
+def add(document: Document, things: Sequence[tuple[str, Mapping[str, Any]]]) -> Mapping[str, str]:
+    """Many new things at once, each of a kind of NAMED; they come into the main file, as `put` does with one.
+
+    Raises:
+        ConfigError: they cannot come all at once; one by one they may.
+    """
+    file = document.path.name
+    text, meant = document.texts[file], dict(document.data[file])
+    if any(_inline_range(text, kind) is not None for kind, _ in things):
+        raise _problem(file, "", "some would come into lists on one line", "put them there one by one")
+    for kind, values in things:
+        meant[kind] = [*meant.get(kind, []), dict(values)]
+    return _checked(document, file, _longer(text, [(kind, _tables([values])) for kind, values in things]), meant)
+
+
+def _longer(text: str, parts: Sequence[tuple[str, Any]]) -> str:
+    """With tables at the end, a blank line above each."""
+    blocks = []
+    for kind, tables in parts:
+        block = tomlkit.document()
+        block.add(kind, tables)
+        blocks.append(tomlkit.dumps(block).strip())
+    return "\n\n".join([text.rstrip(), *blocks]) + "\n"
 
 
 def remove(document: Document, kind: str, name: str | None, within: str | None = None) -> Mapping[str, str]:
@@ -88,13 +121,17 @@ def remove(document: Document, kind: str, name: str | None, within: str | None =
     if position is None:
         raise _problem(document.path.name, kind, f"there is no {kind} {name or ''}".rstrip(), "nothing was changed")
     text = document.texts[file]
-    start, end = _range(text, position)
-    if start == 0 and end == len(text):
+    inline = _inline_range(text, kind) if name is not None else None
+    meant = _meant(document.data[file], kind, position, None, named=name is not None)
+    if inline is not None and kind in meant:
+        return _checked(document, file, _without_element(text, kind, inline, position[1]), meant)
+    start, end = inline or _range(text, position)
+    if inline is None and (start, end) == (0, len(text)):
         raise _problem(file, kind, "its tables are scattered over the file", "change the file by hand")
     above, below = text[:start], text[end:]
     kept = _COMMENTS.search(text, start, end) if below else None
     new = _COMMENTS.sub("", above) + (kept[0] if kept else "") + below
-    return _checked(document, file, new, _meant(text, kind, position, None, named=name is not None))
+    return _checked(document, file, new, meant)
 
 
 def _find(document: Document, kind: str, name: str | None, within: str | None = None) -> tuple[str, Location | None]:
@@ -102,10 +139,10 @@ def _find(document: Document, kind: str, name: str | None, within: str | None = 
     if kind not in (NAMED if name is not None else SINGLE):
         known = ", ".join(NAMED if name is not None else SINGLE)
         raise _problem(document.path.name, kind, "there is no such kind of thing", f"known: {known}")
-    for file, text in document.texts.items():
+    for file in document.texts:
         if within not in (None, file):
             continue
-        found = tomllib.loads(text).get(kind)
+        found = document.data[file].get(kind)
         if name is None and isinstance(found, dict):
             return file, (kind,)
         if name is not None and isinstance(found, list):
@@ -128,6 +165,36 @@ def _range(text: str, position: Location) -> tuple[int, int]:
     if text[start] != "[" or max(mine) >= end:
         return 0, len(text)
     return start, end
+
+
+def _inline_range(text: str, kind: str) -> tuple[int, int] | None:
+    """From where to where an inline list of tables stands, `pool = [{...}, ...]`, with what follows it up to the next
+    key; None where there is none."""
+    if re.search(rf"""^[ \t]*["']?{kind}["']?[ \t]*=[ \t]*\[""", text, re.MULTILINE) is None:
+        return None  # which is soon seen in a large file
+    offsets = Lines(text).offsets
+    start = offsets.get((kind,))
+    if start is None or text[start] == "[":
+        return None
+    others = (offset for location, offset in offsets.items() if location[0] != kind and offset > start)
+    return start, min(others, default=len(text))
+
+
+def _array(text: str, kind: str, place: tuple[int, int]) -> tuple[Any, Callable[[], str]]:
+    """The list at a place, to be changed, and what makes a text of it again."""
+    start, end = place
+    block: Any = tomlkit.parse(text[start:end])
+    return block[kind], lambda: text[:start] + tomlkit.dumps(block) + text[end:]
+
+
+def _without_element(text: str, kind: str, place: tuple[int, int], position: str | int) -> str:
+    """An inline list without one of its tables, and without the comments right above that."""
+    at = Lines(text).offsets[kind, position]
+    line = text.rfind("\n", 0, at) + 1
+    above = text[:line] if text[line:at].strip() else _COMMENTS.sub("", text[:line])
+    array, dumped = _array(above + text[line:], kind, (place[0], place[1] - line + len(above)))
+    del array[position]
+    return dumped()
 
 
 def _update(there: Any, values: Mapping[str, Any]) -> None:
@@ -213,14 +280,15 @@ def _plain(value: Any) -> Any:
 
 
 def _meant(
-    text: str, kind: str, position: Location | None, values: dict[str, Any] | None, *, named: bool
+    says: Mapping[str, Any], kind: str, position: Location | None, values: dict[str, Any] | None, *, named: bool
 ) -> dict[str, Any]:
     """What the text is to say; *values* None: without that thing."""
-    data = tomllib.loads(text)
+    data = dict(says)
     if not named:
         data.pop(kind, None)
         return data if values is None else {**data, kind: values}
-    there = data.setdefault(kind, [])
+    there: Any = list(data.get(kind, []))
+    data[kind] = there
     if position is None:
         there.append(values)
     elif values is None:

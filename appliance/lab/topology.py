@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_core import ErrorDetails
 
 from appliance.config.problems import ConfigError, Finding, Location, Problem, did_you_mean, path_text, shown
+from appliance.config.yaml12 import Loader
 
 DEFAULT_MTU = 1500
 """Bytes. Containerlab's own default of 9500 would hide every mistake with the size of encapsulated packets."""
@@ -199,20 +200,6 @@ def load(path: Path) -> Topology:
     return _Reader(path, text).topology()
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: `no` is a word and `10:20:30` is a MAC address's beginning, not a number of base 60."""
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"^(true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    ("float", r"^[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?$", "-+.0123456789"),
-    ("null", r"^(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-
-
 class _Reader:
     """Collects findings; `topology` raises when there are any."""
 
@@ -272,7 +259,7 @@ class _Reader:
                 self._lines["${", number] = number
                 self._found(("${", number), "variables are not filled in here", "write the value")
         try:
-            loader = _Loader(self._text)
+            loader = Loader(self._text)
             root = loader.get_single_node()
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)

@@ -8,8 +8,7 @@ A change says nothing of whether the configuration is a good one afterwards: tha
 file that somebody has edited.
 """
 
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,7 +29,7 @@ from appliance.objects.canonical import (
     without_nulls,
     written,
 )
-from appliance.objects.kinds import REFERENCES, Kind, references_of
+from appliance.objects.kinds import REFERENCES, Kind, is_address, references_of
 
 Raw = Mapping[str, Any]
 
@@ -84,6 +83,14 @@ class Entry:
     @cached_property
     def table(self) -> BaseModel:
         return self.kind.table.model_validate(self.raw)
+
+    @property
+    def checked(self) -> BaseModel | None:
+        """The same; None where it has mistakes, as it may have in the middle of several changes."""
+        try:
+            return self.table
+        except ValidationError:
+            return None
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -145,7 +152,7 @@ class Catalogue:
             document: one that `load_document` takes.
         """
         self.document = document
-        self._data = {name: tomllib.loads(text) for name, text in document.texts.items()}
+        self._data = document.data
         self._known: dict[str, dict[str, Entry]] = {}
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -156,7 +163,17 @@ class Catalogue:
         return list(self._named(kind).values())
 
     def find(self, kind: Kind, name: str = "") -> Entry | None:
-        return self._named(kind).get(kind.name_of(name))
+        if kind.within is None:
+            return self._named(kind).get(kind.name_of(name))
+        owner = self.find(kind.within, name.partition("/")[0])
+        inside = self.inside(kind, owner) if owner is not None else ()
+        return next((entry for entry in inside if entry.name == kind.name_of(name)), None)
+
+    def inside(self, kind: Kind, owner: Entry) -> Iterator[Entry]:
+        """Those of a kind that are within one other object, in its order."""
+        for position, raw in enumerate(_at(owner.raw, kind.place[1:])):
+            location = (*owner.location, kind.place[-1], position)
+            yield Entry(kind, f"{owner.name}/{kind.named(raw)}", owner.file, location, raw)
 
     def get(self, kind: Kind, name: str = "") -> Entry:
         """
@@ -168,6 +185,11 @@ class Catalogue:
             raise NotThereError(self._none_of(kind, name))
         return entry
 
+    def place_of(self, kind: Kind, name: str) -> Location:
+        """Where an object stands, or would stand."""
+        entry = self.find(kind, name)
+        return entry.location if entry is not None else self._next(kind, name)
+
     def used_by(self, entry: Entry) -> tuple[str, ...]:
         """Which objects name it: `virtual-services/web`."""
         return self._users.get((entry.kind.noun, entry.name), ())
@@ -175,7 +197,13 @@ class Catalogue:
     def _none_of(self, kind: Kind, name: str) -> str:
         if kind.key is None:
             return f"nothing is configured for {kind.one}; [{'.'.join(kind.place)}] is not written anywhere"
-        names = list(self._named(kind))
+        if kind.within is not None:
+            owner = self.find(kind.within, name.partition("/")[0])
+            if owner is None:
+                return f"there is no {kind.one} {name}: {self._none_of(kind.within, name.partition('/')[0])}"
+            names = [entry.name for entry in self.inside(kind, owner)]
+        else:
+            names = list(self._named(kind))
         known = (
             f"there are: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}" if names else "there is none yet"
         )
@@ -195,14 +223,17 @@ class Catalogue:
                     _join(whole, part)
                 yield Entry(kind, "", next(iter(parts), self.document.path.name), kind.place, whole)
             return
+        if kind.within is not None:
+            for owner in self.all(kind.within):
+                yield from self.inside(kind, owner)
+            return
         count = 0
         for file, data in self._data.items():
             for raw in _at(data, kind.place):
-                name = kind.name_of(str(raw[kind.key]))
-                yield Entry(kind, name, file, (*kind.place, count), raw)
+                yield Entry(kind, kind.named(raw), file, (*kind.place, count), raw)
                 count += 1
 
-    def _parts(self, kind: Kind) -> dict[str, dict[str, Any]]:
+    def _parts(self, kind: Kind) -> dict[str, Raw]:
         """What each file says of what there is one of."""
         return {file: data[kind.place[0]] for file, data in self._data.items() if kind.place[0] in data}
 
@@ -213,29 +244,34 @@ class Catalogue:
             for entry in self.all(of):
                 for key, to in references_of(of):
                     value = entry.raw.get(key, [])
-                    for name in value if isinstance(value, list) else [value]:
+                    for name in filter(_is_text, value if isinstance(value, list) else [value]):
                         users[to.noun, name] = (*users.get((to.noun, name), ()), entry.id)
         return users
 
     # -----------------------------------------------------------------------------------------------------------------
     # Changing
 
-    def create(self, kind: Kind, values: Raw, condition: Condition = ALWAYS) -> Change:
+    def create(self, kind: Kind, values: Raw, condition: Condition = ALWAYS, owner: str = "") -> Change:
         """One more.
 
         Args:
             kind: of which there are many.
             values: keys as in TOML; null is a key that is not written.
             condition: must hold.
+            owner: where it is within another object: the name of that.
 
         Raises:
+            NotThereError: there is no such owner.
             TakenError: there is one of that name.
             ConfigError: it has no name.
         """
-        name = values.get(kind.key or "")
-        if not isinstance(name, str) or not name:
-            path = path_text((*kind.place, len(self._named(kind)), kind.key or ""))
+        name = kind.named(values)
+        if kind.within is not None:
+            self.get(kind.within, owner)
+        if not name:
+            path = path_text((*self._next(kind, f"{owner}/"), kind.key or ""))
             raise _problem(self.document, path, "missing", f"say which {kind.one} it is")
+        name = f"{owner}/{name}" if kind.within is not None else name
         condition.check(self.find(kind, name), f"{kind.one} {name}")
         if self.find(kind, name) is not None:
             raise TakenError(f"there is a {kind.one} {name} already; change that one, or choose another {kind.key}")
@@ -269,7 +305,9 @@ class Catalogue:
         """
         entry = self.get(kind, name)
         condition.check(entry, f"{kind.one} {name}".rstrip())
-        return self._put(kind, entry.name, merged(written(entry.table), known_keys(kind.table, patch)))
+        table = entry.checked
+        before = written(table) if table is not None else entry.raw
+        return self._put(kind, entry.name, merged(before, known_keys(kind.table, patch)))
 
     def delete(self, kind: Kind, name: str, condition: Condition = ALWAYS) -> Change:
         """The object goes, and the comments right above it.
@@ -289,7 +327,9 @@ class Catalogue:
             raise InUseError(
                 f"{kind.one} {entry.name} is used by {', '.join(users[:5])}{more}; take it out there first", users
             )
-        if len(kind.place) == 2:
+        if kind.within is not None:
+            texts = self._put_in_owner(kind, kind.within, entry.name, None)
+        elif len(kind.place) == 2:
             texts = self._put_within(kind, entry.name, None)
         elif kind.key is None:
             texts = self.document.texts
@@ -301,29 +341,60 @@ class Catalogue:
 
     def _put(self, kind: Kind, name: str, given: Raw) -> Change:
         """One object, given whole."""
-        entry = self.find(kind, name)
-        at = entry.location if entry is not None else self._next(kind)
-        values = self._ready(kind, entry, at, given)
-        if kind.key is not None:
-            named = values.setdefault(kind.key, name)
-            if not isinstance(named, str) or kind.name_of(named) != name:
-                message = f"this is another {kind.one} than {name}, which the request is about"
-                remedy = "leave it out; to rename one, make another and remove this one"
-                raise _problem(self.document, path_text((*at, kind.key)), message, remedy)
-        try:
-            table = kind.table.model_validate(values)
-        except ValidationError:
-            pass  # who checks the configuration says what is wrong, with all else that is
-        else:
-            before = (entry.table, entry.raw) if entry is not None else (None, None)
-            values = written(table, *before)
-        if len(kind.place) == 2:
+        entry, at, values = self.find(kind, name), self.place_of(kind, name), self._written(kind, name, given)
+        if kind.within is not None:
+            texts = self._put_in_owner(kind, kind.within, name, values)
+        elif len(kind.place) == 2:
             texts = self._put_within(kind, name, values)
         elif kind.key is None:
             texts = self._put_single(kind, values)
         else:
             texts = edit.put(self.document, kind.place[0], _written_name(entry) if entry else name, values)
         return Change(texts, kind, name, at)
+
+    def added(self, objects: Sequence[tuple[Kind, str, Raw]]) -> Mapping[str, str]:
+        """The texts with many more objects of kinds of which there are many, none of which is there yet.
+
+        Args:
+            objects: kinds, names and values of all of them, as for `replace`.
+
+        Raises:
+            ConfigError: some cannot be made, or not all at once.
+        """
+        return edit.add(
+            self.document,
+            [(kind.place[0], self._written(kind, kind.name_of(name), values)) for kind, name, values in objects],
+        )
+
+    def _written(self, kind: Kind, name: str, given: Raw) -> dict[str, Any]:
+        """What stands in the files for an object that is given whole."""
+        entry, at = self.find(kind, name), self.place_of(kind, name)
+        values = self._ready(kind, entry, at, given)
+        if kind.key is not None:
+            values = self._with_name(kind, name, at, values)
+        try:
+            table = kind.table.model_validate(values)
+        except ValidationError:
+            pass  # who checks the configuration says what is wrong, with all else that is
+        else:
+            had = entry.checked if entry is not None else None
+            values = written(table, had, entry.raw if entry is not None and had is not None else None)
+        return values
+
+    def _with_name(self, kind: Kind, name: str, at: Location, values: dict[str, Any]) -> dict[str, Any]:
+        """With the name that the request is about.
+
+        Raises:
+            ConfigError: they have another one.
+        """
+        own, key = kind.own_name(name), kind.key or ""
+        by_address = kind.within is not None and is_address(own)
+        values = {"address" if by_address else key: own, **values}
+        if kind.named(values) != own:
+            message = f"this is another {kind.one} than {name}, which the request is about"
+            remedy = "leave it out; to rename one, make another and remove this one"
+            raise _problem(self.document, path_text((*at, key)), message, remedy)
+        return values
 
     def _ready(self, kind: Kind, entry: Entry | None, at: Location, given: Raw) -> dict[str, Any]:
         """Without nulls, and with secrets."""
@@ -336,10 +407,14 @@ class Catalogue:
             raise _problem(self.document, path_text((*at, *location)), "null in a list", "leave it out")
         return values
 
-    def _next(self, kind: Kind) -> Location:
+    def _next(self, kind: Kind, name: str) -> Location:
         """Where a new object will stand: behind those of the file that it is added to, which are the first."""
         if kind.key is None:
             return kind.place
+        if kind.within is not None:
+            owner = self.find(kind.within, name.partition("/")[0])
+            above = owner.location if owner is not None else self._next(kind.within, name)
+            return (*above, kind.place[-1], len(_at(owner.raw, kind.place[1:])) if owner is not None else 0)
         file = self._home(kind)
         return (*kind.place, sum(1 for entry in self.all(kind) if entry.file == file or self._before(entry.file, file)))
 
@@ -363,13 +438,25 @@ class Catalogue:
             raise _problem(
                 self.document, path_text(kind.place), f"there is no [{of}] yet", f"make {of} first, with its {key}"
             )
-        there = list(whole.get(key, []))
-        at = next((i for i, one in enumerate(there) if kind.name_of(str(one[kind.key])) == name), len(there))
-        there[at : at + 1] = [values] if values is not None else []
+        there = _at(whole, (key,))
+        at = next((i for i, one in enumerate(there) if kind.named(one) == name), len(there))
+        there[at : at + 1] = [dict(values)] if values is not None else []
         changed = {**whole, key: there} if there else {other: value for other, value in whole.items() if other != key}
         if not changed:
             return edit.remove(self.document, of, None, file)
         return edit.put(self.document, of, None, changed, file)
+
+    def _put_in_owner(self, kind: Kind, within: Kind, name: str, values: Raw | None) -> Mapping[str, str]:
+        """An object of a list within one of many others; None: it goes.
+
+        Raises:
+            NotThereError: there is no such owner.
+        """
+        owner = self.get(within, name.partition("/")[0])
+        there, own = _at(owner.raw, kind.place[1:]), kind.own_name(name)
+        at = next((i for i, one in enumerate(there) if kind.named(one) == own), len(there))
+        there[at : at + 1] = [dict(values)] if values is not None else []
+        return self._put(within, owner.name, {**owner.raw, kind.place[-1]: there}).texts
 
     def _put_single(self, kind: Kind, values: Raw) -> Mapping[str, str]:
         """What there is one of, each key in the file that has it; new ones in the first that says anything of it."""
@@ -413,8 +500,12 @@ def _at(data: Raw, place: tuple[str, ...]) -> list[dict[str, Any]]:
     """The list of tables at a place, if there is one."""
     found: Any = data
     for key in place:
-        found = found.get(key, {})
-    return list(found)
+        found = found.get(key, {}) if isinstance(found, Mapping) else {}
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _join(into: dict[str, Any], part: Raw) -> None:

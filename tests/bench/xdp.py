@@ -407,6 +407,27 @@ def remembering(front: Front, rounds: int, stack: ExitStack) -> Iterator[Figure]
         yield ratio(f"xdp.remembering.{name}", mine, theirs, "ns", goal, note)
 
 
+LOGGED = (1000, 10, 1)
+"""One of so many flows is in the connection log."""
+
+
+def logging(front: Front, rounds: int, stack: ExitStack) -> Iterator[Figure]:
+    """What the connection log costs every packet: IPIP, IPv4, over the same without it in the same turns."""
+    empty, traffic = front.object.program("empty"), Traffic(65_536)
+    contenders = [Contender("empty", empty, traffic, XDP_PASS)]
+    for one_of in (0, *LOGGED):
+        program = loaded(tables(IPIP, v6=False))
+        stack.callback(program.close)
+        program.logged_flows().sample(one_of)
+        contenders.append(Contender(f"log.{one_of}", program.fd, traffic, XDP_TX))
+    progress(f"test runs of the connection log: {len(contenders)} contenders, {rounds} rounds")
+    times = take_turns(front, contenders, rounds)
+    theirs = net(times, "log.0", "empty")
+    for one_of in LOGGED:
+        note = f"65,536 flows, one of {one_of} in the connection log / no log"
+        yield ratio(f"xdp.log.one_of.{one_of}", net(times, f"log.{one_of}", "empty"), theirs, "ns", None, note)
+
+
 def ratio(
     name: str, mine: Sequence[float], theirs: Sequence[float], unit: str, goal: float | None, note: str
 ) -> Figure:
@@ -663,7 +684,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three short turns: whether it works, not how well")
     parser.add_argument("--rounds", type=int, default=9, help="turns of every contender (9)")
     parser.add_argument("--secs", type=float, default=0.7, help="seconds of a turn on veth (0.7)")
-    parser.add_argument("--only", choices=("runs", "pins", "veth", "tables", "plane"), help="a part of it")
+    parser.add_argument("--only", choices=("runs", "pins", "log", "veth", "tables", "plane"), help="a part of it")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--against", type=Path, metavar="FILE", help="show those of an earlier --json beside them")
     parser.add_argument("--strict", action="store_true", help="exit code 1 when a goal is missed")
@@ -684,6 +705,7 @@ def main() -> int:
             parts = {
                 "runs": lambda: test_runs(objects, options.rounds, stack),
                 "pins": lambda: remembering(front_of(objects, stack), options.rounds, stack),
+                "log": lambda: logging(front_of(objects, stack), options.rounds, stack),
                 "veth": lambda: on_veth(objects, programs / "gen", options.rounds, options.secs, stack),
                 "tables": lambda: changes(options.rounds, stack),
                 "plane": lambda: whole_change(2 * options.rounds, stack),

@@ -152,21 +152,23 @@ def random_tuple(rnd: random.Random) -> bytes:
     return mac("d0") + mac("c0") + b"\x08\x00" + head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + segment
 
 
-def test_explain_agrees_with_the_capture(running: Director, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    """For random tuples: as many in the file as were sent, each with the frame that came to the member's end of the
-    wire; and explained to the same verdict, service, slot, member and bytes."""
-    total = 10_000 if pytestconfig.getoption("--long") else 400
+TUPLES = 10_000
+
+
+def test_explain_agrees_with_the_capture(running: Director, tmp_path: Path) -> None:
+    """For ten thousand random tuples: as many in the file as were sent, each with the frame that came to the member's
+    end of the wire; and explained to the same verdict, service, slot, member and bytes."""
     rnd, file, bench = random.Random(8), tmp_path / "all.pcapng", running.bench
-    frames = list({random_tuple(rnd): None for _ in range(total)})
+    frames = list({random_tuple(rnd): None for _ in range(TUPLES)})
     bench.far.receive(0)
-    words = running.onward("capture", str(file), "--count", str(len(frames)), "--seconds", "60")
+    words = running.onward("capture", str(file), "--count", str(len(frames)), "--seconds", "200")
     capture = subprocess.Popen(words, cwd=REPOSITORY)
     until(lambda: file.exists() and file.stat().st_size, "it captures", 20)
     wire = []
     for at in range(0, len(frames), 500):
         bench.near.send(*frames[at : at + 500])
         wire += bench.far.receive(0, 1.0, keep=lambda frame: frame[6:12] == mac("d1"))
-    assert capture.wait(60) == 0
+    assert capture.wait(200) == 0
     with RawPcapNgReader(str(file)) as reader:
         found = [(data, meta.comments[0].decode(), meta.direction, meta.ifname) for data, meta in reader]
     arrived = [(data, comment) for data, comment, direction, name in found if (direction, name) == (1, b"d0")]
@@ -177,7 +179,7 @@ def test_explain_agrees_with_the_capture(running: Director, tmp_path: Path, pyte
     code, text = running.run("explain", "--pcap", str(file), "-o", "json")
     assert code == 0, text
     document = json.loads(text)
-    assert len(document["packets"]) == len(arrived)
+    assert len(document["packets"]) == len(arrived) > 0.99 * TUPLES
     sent = iter(left)
     for (_, comment), explained in zip(arrived, document["packets"], strict=True):
         assert explained["compared"] is True

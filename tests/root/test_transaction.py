@@ -87,24 +87,22 @@ class Director:
         self.process: subprocess.Popen[bytes] | None = None
 
     def write(self, texts: dict[str, str]) -> None:
+        for name in self.on_disk().keys() - texts.keys():
+            (self.folder / name).unlink()
         for name, text in texts.items():
             (self.folder / name).write_text(text)
 
     def on_disk(self) -> dict[str, str]:
-        files = [self.path, *sorted((self.folder / "conf.d").glob("*.toml"))]
+        files = [*self.folder.glob("onward.toml"), *sorted((self.folder / "conf.d").glob("*.toml"))]
         return {str(file.relative_to(self.folder)): file.read_text() for file in files}
 
-    def start(self, *words: str) -> None:
-        program = words or ("-m", "appliance", "run", str(self.path))
-        self.process = subprocess.Popen(self.space.command(sys.executable, *program), cwd=REPOSITORY)
-        until(self._answers, "the director answers", 120)
+    def start(self) -> None:
+        words = self.space.command(sys.executable, "-m", "appliance", "run", str(self.path))
+        self.process = subprocess.Popen(words, cwd=REPOSITORY)
+        until(self.answers, "the director answers", 120)
 
-    def doomed(self, step: Step, number: int = 1) -> None:
-        self.start("-m", "tests.root.doomed_director", str(self.path), step, str(number))
-
-    def _answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, "the director has ended"
+    def answers(self) -> bool:
+        assert self.process is None or self.process.poll() is None, "the director has ended"
         try:
             return bool(self.get("/v1/config"))
         except OrderError:
@@ -112,6 +110,9 @@ class Director:
 
     def get(self, resource: str) -> Any:
         return ask(self.socket, "GET", resource)
+
+    def reload(self, why: str) -> Any:
+        return ask(self.socket, "POST", "/v1/config/reload", {"reason": why}, timeout_s=120, also=(422, 500))
 
     def put(self, texts: dict[str, str], why: str) -> Any:
         body = {"texts": texts, "reason": why}
@@ -148,28 +149,87 @@ def director(space: Namespace, tmp_path: Path) -> Iterator[Director]:
         made.stop()
 
 
-EVERY = [(step, 1) for step in Step] + [(Step.FILE, 2), (Step.FILE, 4)]
-TELLING = [(Step.PROGRAM, 1), (Step.PERSIST, 1), (Step.DECIDED, 1), (Step.FILE, 3), (Step.REVISION, 1)]
-OLD = (Step.PARSE, Step.VALIDATE, Step.DIFF, Step.PROGRAM, Step.PROGRAMMED, Step.PERSIST)
+class Doomed:
+    """Directors with that configuration, one after the other, each of which ends at a step of a change."""
+
+    def __init__(self, director: Director) -> None:
+        self.director = director
+        words = director.space.command(sys.executable, "-m", "tests.root.doomed_director", str(director.path))
+        self._parent = subprocess.Popen(
+            words, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self._child: int | None = None
+
+    def start(self, step: Step, number: int) -> None:
+        assert self._parent.stdin is not None
+        self._parent.stdin.write(f"{step} {number}\n")
+        self._child = self._told()
+        until(self.director.answers, "the director answers", 120)
+
+    def ended(self) -> int:
+        """Its exit code, or the signal, negative."""
+        code, self._child = self._told(), None
+        return code
+
+    def _told(self) -> int:
+        assert self._parent.stdout is not None
+        return int(self._parent.stdout.readline())
+
+    def close(self) -> None:
+        if self._child is not None:
+            os.kill(self._child, signal.SIGKILL)
+            self.ended()
+        self._parent.communicate(timeout=60)
+
+
+@pytest.fixture
+def doomed(director: Director) -> Iterator[Doomed]:
+    made = Doomed(director)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+BEFORE = (Step.PARSE, Step.VALIDATE, Step.DIFF, Step.PROGRAM, Step.PROGRAMMED, Step.PERSIST)
+OF_A_CHANGE = [(step, 1) for step in Step] + [(Step.FILE, number) for number in (2, 3, 4)]
+OF_A_RELOAD = [*BEFORE, Step.REVISION, Step.EVENT]
 
 
 @pytest.mark.timeout(900)
-def test_a_director_killed_at_any_step_begins_anew_with_one_whole_configuration(
-    director: Director, request: pytest.FixtureRequest
-) -> None:
-    """Changes of four files, back and forth: until one was decided on, the next process has all that was, and from then
-    on all that was to be; in force, on the disk and as the latest revision. With `--long`, all steps there are."""
+def test_a_director_killed_at_any_step_begins_anew_with_one_whole_configuration(doomed: Doomed) -> None:
+    """Every step of changes of four files, back and forth: until one was decided on, the next process has all that was,
+    and from then on all that was to be; in force, on the disk and as the latest revision."""
+    director = doomed.director
     texts, other, why = director.old, director.new, ""
-    for step, number in EVERY if request.config.getoption("--long") else TELLING:
-        director.doomed(step, number)
+    for step, number in OF_A_CHANGE:
+        doomed.start(step, number)
         director.check(texts, why)
         with pytest.raises(OrderError):
             director.put(other, f"to be killed at {step} {number}")
-        assert director.process is not None
-        assert director.process.wait(60) == -signal.SIGKILL
-        if step not in OLD:
+        assert doomed.ended() == -signal.SIGKILL
+        if step not in BEFORE:
             texts, other, why = other, texts, f"to be killed at {step} {number}"
-    director.start()
+    doomed.start(Step.EVENT, 0)
+    director.check(texts, why)
+
+
+@pytest.mark.timeout(900)
+def test_a_director_killed_at_any_step_of_a_reload_begins_anew_with_the_files(doomed: Doomed) -> None:
+    """They are the configuration, whole, whatever the reload had come to; the revision is the reload's where it had
+    become one, and else that of the start."""
+    director = doomed.director
+    texts, other, why = director.old, director.new, ""
+    for step in OF_A_RELOAD:
+        doomed.start(step, 1)
+        director.check(texts, why)
+        texts, other = other, texts
+        director.write(texts)
+        with pytest.raises(OrderError):
+            director.reload(f"to be killed at {step}")
+        assert doomed.ended() == -signal.SIGKILL
+        why = f"to be killed at {step}" if step is Step.EVENT else ""
+    doomed.start(Step.EVENT, 0)
     director.check(texts, why)
 
 

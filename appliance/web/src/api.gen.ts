@@ -316,6 +316,36 @@ export type Changed = {
   diff: string;
 };
 
+export type ChangeStep = {
+  kind: "virtual-services" | "members" | "pools" | "network-profiles" | "health-monitors" | "bgp-peers" | "fleet-directors" | "director" | "api" | "connection-log" | "doctor" | "tier2" | "fleet" | "bgp";
+  op?: "put" | "create" | "patch" | "delete";
+  name?: string;
+  object?: Record<string, unknown>;
+  if_match?: string;
+};
+
+export type Changes = {
+  apiVersion: "v1";
+  ok: boolean;
+  step: string;
+  dry_run: boolean;
+  unchanged: boolean;
+  problems: (Record<string, unknown>)[];
+  consequences: Consequences;
+  revision: number | null;
+  digest: string;
+  seconds: number;
+  etag: string;
+  changes: {
+    op: "put" | "create" | "patch" | "delete";
+    kind: string;
+    name: string;
+    result: "made" | "changed" | "unchanged" | "removed";
+    etag: string | null;
+  }[];
+  diff: string;
+};
+
 export type Slots = {
   apiVersion: "v1";
   service: string;

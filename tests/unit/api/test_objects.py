@@ -228,3 +228,114 @@ async def test_many_objects_are_found(served: Served) -> None:
     assert {kind["kind"]: kind["count"] for kind in kinds["kinds"]}["pools"] == 301
     tags = {item["etag"] for item in listed["items"]}
     assert len(tags) == 301
+
+
+async def test_members_are_resources_of_their_own(served: Served) -> None:
+    """Made, shown, changed and removed one by one; each change is for the member that somebody has seen."""
+    path = "/objects/pools/a/members"
+    status, headers, made = await ask(served, "POST", path, {"name": "m2", "address": "203.0.113.2"})
+    assert (status, headers["Location"], made["name"]) == (201, f"/v1{path}/m2", "a/m2")
+    status, headers, shown = await ask(served, "GET", f"{path}/m2")
+    tag = headers["ETag"]
+    assert (status, shown["ratio"], tag) == (200, 1, made["etag"])
+    status, _, listed = await ask(served, "GET", path)
+    assert [item["name"] for item in listed["items"]] == ["a/203.0.113.1", "a/m2"]
+    status, _, changed = await ask(served, "PATCH", f"{path}/m2", {"ratio": 3, "enabled": False}, If_Match=tag)
+    assert (status, changed["object"]["ratio"], changed["object"]["enabled"]) == (200, 3, False)
+    status, _, no = await ask(served, "PATCH", f"{path}/m2", {"ratio": 4}, If_Match=tag)
+    assert (status, no["etag"], no["changed"]["revision"]) == (412, changed["etag"], 3)
+    assert (await ask(served, "DELETE", f"{path}/m2", If_Match=tag))[0] == 412
+    status, _, no = await ask(served, "PATCH", f"{path}/m2", {"ratio": -1})
+    assert (status, no["errors"][0]["pointer"], no["errors"][0]["path"]) == (422, "/ratio", "pool[0].member[1].ratio")
+    status, _, made = await ask(served, "PUT", f"{path}/203.0.113.3", {})
+    assert (status, made["object"]["address"]) == (201, "203.0.113.3")
+    status, _, gone = await ask(served, "DELETE", f"{path}/m2", If_Match=changed["etag"])
+    assert (status, gone["object"]) == (200, None)
+    assert (await ask(served, "GET", f"{path}/m2"))[0] == 404
+    for method, where, body, status in (
+        ("GET", "/objects/pools/b/members", None, 404),
+        ("GET", "/objects/pools/b/members/m2", None, 404),
+        ("POST", "/objects/pools/b/members", {"address": "203.0.113.2"}, 404),
+        ("PUT", "/objects/pools/b/members/m2", {"address": "203.0.113.2"}, 404),
+        ("POST", path, {"address": "203.0.113.1"}, 409),
+        ("POST", path, {}, 422),
+    ):
+        assert (await ask(served, method, where, body))[0] == status, where
+    (pool,) = [entry for entry in (await ask(served, "GET", "/objects/pools"))[2]["items"] if entry["name"] == "a"]
+    assert [member["name"] for member in pool["object"]["member"]] == ["203.0.113.1", "203.0.113.3"]
+
+
+async def test_several_objects_change_together(served: Served) -> None:
+    """One revision, with the ETag of all; a dry run says the same and changes nothing."""
+    service = {"vips": ["198.51.100.2"], "ports": [80], "network_profile": "tcp", "pool": "b"}
+    changes = [
+        {"op": "create", "kind": "virtual-services", "name": "b", "object": service},
+        {"kind": "pools", "object": NEW},
+        {"op": "patch", "kind": "members", "name": "a/203.0.113.1", "object": {"ratio": 2}},
+    ]
+    _, headers, _ = await ask(served, "GET", "/objects")
+    tag = headers["ETag"]
+    assert (await ask(served, "GET", "/config"))[1]["ETag"] == tag
+    path = "/transactions?reason=a%20shop"
+    status, _, would = await ask(served, "POST", f"{path}&dry_run=true", {"changes": changes}, If_Match=tag)
+    assert (status, would["consequences"]["services"]["added"]) == (200, ["b"])
+    assert served.director.revision() == 1
+    status, headers, done = await ask(served, "POST", path, {"changes": changes}, If_Match=tag)
+    assert (status, done["diff"], done["revision"]) == (200, would["diff"], 2)
+    assert headers["ETag"] == done["etag"] == (await ask(served, "GET", "/objects"))[1]["ETag"]
+    assert [(one["kind"], one["name"], one["result"]) for one in done["changes"]] == [
+        ("virtual-services", "b", "made"),
+        ("pools", "b", "made"),
+        ("members", "a/203.0.113.1", "changed"),
+    ]
+    assert done["changes"][1]["etag"] == (await ask(served, "GET", "/objects/pools/b"))[1]["ETag"]
+    assert served.director.in_force == ["a", "b"]
+    revision = served.director.revisions.latest()
+    assert revision is not None
+    assert (revision.number, revision.author.why) == (2, "a shop")
+    status, _, no = await ask(served, "POST", path, {"changes": changes}, If_Match=tag)
+    assert (status, no["etag"], no["changed"]["revision"]) == (412, done["etag"], 2)
+    texts = (await ask(served, "GET", "/config"))[2]["texts"]
+    assert (await ask(served, "PUT", "/config", {"texts": texts}, If_Match=tag))[0] == 412
+    gone = [{"op": "delete", "kind": "pools", "name": "b"}, {"op": "delete", "kind": "virtual-services", "name": "b"}]
+    status, _, done = await ask(served, "POST", "/transactions", {"changes": gone}, If_Match=f'"old", {done["etag"]}')
+    assert (status, [one["result"] for one in done["changes"]]) == (200, ["removed", "removed"])
+    assert served.director.in_force == ["a"]
+
+
+async def test_all_mistakes_of_several_changes_are_told_at_once(served: Served) -> None:
+    """Those of the changes themselves beside those that the others would bring; nothing is changed."""
+    changes = [
+        {"kind": "pools", "object": {**NEW, "hahs": 1}},
+        {"op": "patch", "kind": "pools", "name": "aa", "object": {"slow_start": 1}},
+        {"kind": "members", "name": "b/x", "object": {"address": "203.0.113.300", "ratio": 2}},
+        {"kind": "virtual-services", "name": "c", "object": {"vips": [], "ports": [80], "pool": "c"}},
+        {"op": "delete", "kind": "network-profiles", "name": "tcp"},
+    ]
+    status, headers, no = await ask(served, "POST", "/transactions", {"changes": changes})
+    assert (status, headers["Content-Type"].split(";")[0]) == (422, "application/problem+json")
+    errors = {error["pointer"]: error for error in no["errors"]}
+    assert set(errors) == {
+        "/changes/0/object/hahs",
+        "/changes/1/object",
+        "/changes/2/object/address",
+        "/changes/3/object/network_profile",
+        "/changes/3/object/pool",
+        "/changes/3/object/vips",
+        "/changes/4/object",
+    }
+    assert errors["/changes/0/object/hahs"]["path"] == "pool[0].hahs"
+    assert "did you mean" in errors["/changes/1/object"]["message"]
+    assert "is used by virtual-services/a" in errors["/changes/4/object"]["message"]
+    assert served.director.revision() == 1
+    stale = {"kind": "pools", "name": "a", "object": NEW | {"name": "a"}, "if_match": '"old"'}
+    status, _, no = await ask(served, "POST", "/transactions", {"changes": [stale]})
+    assert (status, no["errors"][0]["message"]) == (412, "pool a has changed since")
+    for body, pointer in (({}, "/changes"), ({"changes": [{"kind": "pool"}]}, "/changes/0/kind")):
+        status, _, no = await ask(served, "POST", "/transactions", body)
+        assert (status, no["errors"][0]["pointer"]) == (422, pointer)
+    assert (await ask(served, "POST", "/transactions", {"changes": [], "more": 1}))[0] == 400
+    served.director.plane.fail("no room")
+    status, _, no = await ask(served, "POST", "/transactions", {"changes": [{"kind": "pools", "object": NEW}]})
+    assert (status, no["step"]) == (500, "program")
+    assert (await ask(served, "GET", "/objects/pools/b"))[0] == 404

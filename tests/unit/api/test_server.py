@@ -192,6 +192,7 @@ def test_all_who_ask_share_one_look_and_one_rendering(run: Run, monkeypatch: pyt
 def test_an_old_rendering_is_not_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """After MAX_AGE_S the sources are asked again, and so are all renderings made anew."""
     monkeypatch.setattr(server_module, "MAX_AGE_S", 0.0)
+    monkeypatch.setattr(server_module, "LASTS", 0.0)
     looks, given = _count_looks()
 
     async def story() -> None:
@@ -203,6 +204,35 @@ def test_an_old_rendering_is_not_shown(run: Run, monkeypatch: pytest.MonkeyPatch
     assert len(looks) == 2
 
 
+def test_a_look_that_takes_long_is_shared_for_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits while others' renderings take longer than a look is young gets that one, too, and begins no other."""
+    monkeypatch.setattr(server_module, "MAX_AGE_S", 0.05)
+    looks, given = _count_looks()
+
+    def slow(render: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            time.sleep(0.2)
+            return render(*arguments, **options)
+
+        return call
+
+    for name in ("render_page", "exposition", "figures_document"):
+        monkeypatch.setattr(server_module, name, slow(getattr(server_module, name)))
+
+    async def story() -> None:
+        async with serving(given) as (client, _), asyncio.TaskGroup() as tasks:
+
+            async def ask(path: str) -> None:
+                async with client.get(path) as response:
+                    assert await response.read()
+
+            for path in ("/plain", "/metrics", "/api/v1/figures") * 4:
+                tasks.create_task(ask(path))
+
+    run(story())
+    assert len(looks) <= 3  # and not one for each that asks
+
+
 async def _at(pending: Coroutine[Any, Any, Observed], clock: float) -> Observed:
     return replace(await pending, clock=clock)
 
@@ -210,6 +240,7 @@ async def _at(pending: Coroutine[Any, Any, Observed], clock: float) -> Observed:
 def test_rates_appear_after_a_second(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks again after more than a second is told rates."""
     monkeypatch.setattr(server_module, "MAX_AGE_S", 0.0)
+    monkeypatch.setattr(server_module, "LASTS", 0.0)
     clock = iter([100.0, 102.0])
     monkeypatch.setattr(server_module, "observe", lambda given: _at(observe(given), next(clock)))
 

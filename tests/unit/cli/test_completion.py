@@ -41,7 +41,7 @@ def test_commands() -> None:
     assert texts("") == list(COMMANDS)
     assert texts("che") == ["check"]
     assert texts("member", "d") == ["drain"]
-    assert {"peers", "routes", "why"} == set(texts("bgp", ""))
+    assert {"peers", "routes", "why", "show", "set", "delete"} == set(texts("bgp", ""))
     assert texts("completion", "") == ["bash", "zsh", "fish"]  # and not what shells ask with
 
 

@@ -15,6 +15,7 @@ from appliance.api.configuring import ConfigRoutes
 from appliance.api.control import ControlServer
 from appliance.api.objects import ObjectRoutes
 from appliance.api.ordering import Controls, OrderRoutes
+from appliance.api.transacting import TransactionRoutes
 from appliance.cli.orders import OrderError, ask
 from appliance.cli.root import call
 from appliance.revisions import Author
@@ -36,6 +37,7 @@ class Served:
             *OrderRoutes(controls, time.time).routes(),
             *ConfigRoutes(director.transactions).routes(),
             *ObjectRoutes(director.transactions).routes(),
+            *TransactionRoutes(director.transactions).routes(),
         ]
         self.server = ControlServer(self.socket, routes)
 

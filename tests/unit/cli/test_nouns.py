@@ -1,6 +1,7 @@
 """`onward virtualservice` and its like, on files that no director runs with."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from appliance.cli.nouns import NOUNS
 from appliance.cli.root import COMMANDS, call
 from appliance.config.load import load
+from appliance.objects.kinds import KINDS
 
 CONFIG = """\
 schema_version = 1
@@ -229,13 +231,59 @@ def test_members(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_noun_has_its_commands(noun: str, capsys: pytest.CaptureFixture[str]) -> None:
     """And every option its help."""
     assert noun in COMMANDS
-    assert call([noun, "--help"]) == 0
+    words = [noun, "config"] if noun == "tier2" else [noun]
+    assert call([*words, "--help"]) == 0
     text = capsys.readouterr().out
-    assert all(f"  {verb} " in text for verb in ("list", "show", "create", "set", "delete"))
-    assert call([noun, "create", "--help"]) == 0
+    kind = NOUNS[noun][0]
+    many = kind.key is not None
+    verbs = ["show", "set", *(["list", "create"] if many else []), *([] if kind.needed else ["delete"])]
+    assert [verb for verb in verbs if not re.search(rf"^  {verb} ", text, re.MULTILINE)] == []
+    assert call([*words, "create" if many else "set", "--help"]) == 0
     text = capsys.readouterr().out
     assert "--dry-run" in text
-    assert "NAME" in text
+    assert ("NAME" in text.splitlines()[0]) == many
+
+
+def test_every_kind_of_object_has_its_noun() -> None:
+    """Members have theirs with their orders."""
+    assert {kind.noun for kind, _ in NOUNS.values()} == KINDS.keys() - {"members"}
+
+
+def test_what_there_is_one_of(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shown, changed, made where it is not there yet, and taken out; beside commands of the same noun."""
+    assert run(file, "director show") == 0
+    assert re.search(r"interfaces +eth1\n", capsys.readouterr().out)
+    assert run(file, "director set --plane raw --reason slow") == 0
+    assert tomllib.loads(file.read_text())["director"]["plane"] == "raw"
+    assert "director changed; written to" in capsys.readouterr().out
+    assert run(file, "bgp set --local-as 64512 --router-id 192.0.2.11") == 4
+    assert "write a [[bgp.peer]] table" in capsys.readouterr().err
+    peer = '[[bgp.peer]]\naddress = "192.0.2.1"\nremote_as = 65000\n'
+    file.write_text(f'{file.read_text()}\n[bgp]\nlocal_as = 64512\nrouter_id = "192.0.2.11"\n{peer}')
+    assert run(file, "bgp set --local-as 64513") == 0
+    assert "BGP changed; written to" in capsys.readouterr().out
+    assert run(file, "bgp show --json") == 0
+    assert json.loads(capsys.readouterr().out)["object"]["local_as"] == 64513
+    assert peer in file.read_text()
+    for line in ("api set --port 8081", "doctor set --interval 0", "connectionlog set --one-of 10"):
+        assert run(file, line) == 0
+    written = tomllib.loads(file.read_text())
+    assert (written["api"], written["doctor"], written["connection_log"]) == (
+        {"port": 8081},
+        {"interval": 0},
+        {"one_of": 10},
+    )
+    capsys.readouterr()
+    assert run(file, "doctor set --interval 1") == 4
+    assert "onward: --interval: " in capsys.readouterr().err
+    assert run(file, "doctor show --json") == 0
+    etag = json.loads(capsys.readouterr().out)["etag"]
+    assert call(["doctor", "set", "--interval", "60", "--if-match", etag, "--config", str(file)]) == 0
+    assert call(["doctor", "set", "--interval", "90", "--if-match", etag, "--config", str(file)]) == 1
+    assert run(file, "bgp delete") == 0
+    assert run(file, "tier2 config delete") == 5
+    assert "bgp" not in tomllib.loads(file.read_text())
+    assert run(file, "fleet set --unset secret-file") == 4
 
 
 def test_secrets_are_not_shown(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,44 @@ def test_tables_that_are_scattered_can_be_changed_and_not_removed() -> None:
         edit.remove(document, "pool", "a")
 
 
+ARRAY = """schema_version = 1
+network_profile = [
+  # for the web
+  { name = "tcp", type = "tcp_fast_path" }, # fast
+  # for names
+  { name = "udp", type = "udp_fast_path" }, # dns
+] # all of them
+pool = [{ name = "a" }]
+
+[director] # ours
+"""
+
+
+def test_objects_of_a_list_on_one_line_come_and_go() -> None:
+    """Where a table of its own could not stand; comments are those of what stays, and the list goes with its last."""
+    document = Document(Path("/x/onward.toml"), {"onward.toml": ARRAY})
+    more = edit.put(document, "network_profile", "l2", {"name": "l2", "type": "udp_fast_path", "dsr": {"type": "l2"}})
+    lines = more["onward.toml"].splitlines()
+    assert [line for line in lines if line not in ARRAY.splitlines()] == [
+        '  {name = "l2", type = "udp_fast_path", dsr = {type = "l2"}},'
+    ]
+    assert all(line in lines for line in ARRAY.splitlines())
+    fewer = edit.remove(document.having(more), "network_profile", "tcp")["onward.toml"]
+    assert [line for line in ARRAY.splitlines() if line not in fewer.splitlines()] == [
+        "  # for the web",
+        '  { name = "tcp", type = "tcp_fast_path" }, # fast',
+    ]
+    both = edit.put(document, "pool", "b", {"name": "b", "member": [{"address": "x"}]})["onward.toml"]
+    assert 'pool = [{ name = "a" }, {name = "b", member = [{address = "x"}]}]\n\n[director] # ours' in both
+    none = edit.remove(document, "pool", "a")["onward.toml"]
+    assert "pool" not in none
+    assert none.split() == ARRAY.replace('pool = [{ name = "a" }]', "").split()
+    only = Document(Path("/x/onward.toml"), {"onward.toml": "pool = [{name = 'a'}]\n"})
+    assert edit.remove(only, "pool", "a")["onward.toml"] == ""
+    empty = Document(Path("/x/onward.toml"), {"onward.toml": "pool = []\n"})
+    assert tomllib.loads(edit.put(empty, "pool", "a", {"name": "a"})["onward.toml"]) == {"pool": [{"name": "a"}]}
+
+
 @pytest.mark.parametrize(("kind", "name"), [("pol", "web"), ("pool", "wep"), ("director", "d1"), ("pool", None)])
 def test_what_is_not_there_cannot_be_removed(kind: str, name: str | None) -> None:
     """Neither unknown kinds nor unknown names."""
@@ -172,6 +210,25 @@ def test_whatever_is_put_into_lists_on_one_line_is_what_the_text_says(
         document = document.having(edit.put(document, "pool", "web", pool))
         assert tomllib.loads(document.texts["onward.toml"]) == {"pool": [pool]}
     assert "# rack 1" in document.texts["onward.toml"]
+
+
+@given(first=POOLS, second=POOLS, new=st.booleans())
+def test_whatever_is_put_into_a_list_of_pools_on_one_line_is_what_the_text_says(
+    first: dict[str, Any], second: dict[str, Any], new: bool
+) -> None:
+    """As one more, or over one that is there; and taken out again."""
+    text = "pool = [\n  # one\n  { name = 'web' }, # 1\n  # two\n  { name = 'dns' }, # 2\n]\n\n[bgp] # ours\n"
+    document, name = Document(Path("/x/onward.toml"), {"onward.toml": text}), "new" if new else "web"
+    others = [{"name": "web"}, {"name": "dns"}] if new else [{"name": "dns"}]
+    for pool in (first, second):
+        document = document.having(edit.put(document, "pool", name, {**pool, "name": name}))
+        written = tomllib.loads(document.texts["onward.toml"])["pool"]
+        assert written == sorted(
+            [*others, {**pool, "name": name}], key=lambda one: ["web", "dns", "new"].index(one["name"])
+        )
+    document = document.having(edit.remove(document, "pool", name))
+    assert tomllib.loads(document.texts["onward.toml"]) == {"pool": others, "bgp": {}}
+    assert "# two\n  { name = 'dns' }, # 2\n" in document.texts["onward.toml"]
 
 
 @given(first=POOLS, second=POOLS)

@@ -21,6 +21,7 @@ from appliance.objects.catalogue import (
     StaleError,
     TakenError,
 )
+from appliance.objects.changes import Made
 from appliance.objects.kinds import (
     API,
     BGP,
@@ -30,6 +31,7 @@ from appliance.objects.kinds import (
     FLEET_DIRECTORS,
     HEALTH_MONITORS,
     KINDS,
+    MEMBERS,
     NETWORK_PROFILES,
     POOLS,
     VIRTUAL_SERVICES,
@@ -72,7 +74,7 @@ password = "opensesame"
 TWO = Document(PATH, {"onward.toml": EXAMPLE, "conf.d/shop.toml": SHOP})
 
 
-def lines(before: Document, change: Change) -> list[str]:
+def lines(before: Document, change: Change | Made) -> list[str]:
     """What is different in the files."""
     made = []
     for name, text in change.texts.items():
@@ -85,7 +87,7 @@ def lines(before: Document, change: Change) -> list[str]:
     return made
 
 
-def checked(document: Document, change: Change) -> Document:
+def checked(document: Document, change: Change | Made) -> Document:
     """The configuration after a change, which has no mistakes."""
     after = document.having(change.texts)
     parse_parts(after.parts, lambda _: bytes(range(32)))
@@ -133,9 +135,10 @@ def _dense(values: Any) -> Any:
 
 
 def test_the_example_has_one_of_every_kind() -> None:
-    """So the test above shows something for each."""
+    """So the test above shows something for each, but for what a configuration of a director rarely has."""
     assert {noun: len(Catalogue(TWO).all(kind)) for noun, kind in KINDS.items() if not Catalogue(TWO).all(kind)} == {
-        "fleet-directors": 0
+        "fleet-directors": 0,
+        "tier2": 0,
     }
 
 
@@ -232,6 +235,42 @@ def test_the_api_is_there_with_its_defaults_where_nothing_is_written() -> None:
     assert catalogue.get(API).values["port"] == 8080
     change = catalogue.patch(API, "", {"port": 8081})
     assert tomllib.loads(checked(MINE, change).texts["onward.toml"])["api"] == {"port": 8081}
+
+
+def test_members_are_objects_of_their_own() -> None:
+    """Found by name or address, in whatever spelling; changed where they stand, with their comments; a new one comes
+    last; the name stays out of files where it is the address."""
+    catalogue = Catalogue(TWO)
+    assert catalogue.get(MEMBERS, "shop/203.0.113.81").values["name"] == "203.0.113.81"
+    change = catalogue.patch(MEMBERS, "shop/203.0.113.81", {"ratio": 3})
+    assert lines(TWO, change) == ["+ratio = 3"]
+    assert change.location is not None
+    assert catalogue.get(MEMBERS, "shop/203.0.113.81").location == change.location
+    change = catalogue.create(MEMBERS, {"address": "2001:db8:0:0::7"}, owner="shop")
+    assert change.name == "shop/2001:db8::7"
+    assert lines(TWO, change) == ["+[[pool.member]]", '+address = "2001:db8::7"']
+    after = Catalogue(checked(TWO, change))
+    assert after.find(MEMBERS, "shop/2001:DB8::0:7") is not None
+    assert lines(TWO, after.delete(MEMBERS, "shop/2001:db8::7")) == []
+    assert lines(TWO, catalogue.replace(MEMBERS, "shop/new", {"address": "203.0.113.83"})) == [
+        "+[[pool.member]]",
+        '+name = "new"',
+        '+address = "203.0.113.83"',
+    ]
+    gone = catalogue.delete(MEMBERS, "shop/203.0.113.81")
+    assert lines(TWO, gone) == ["-[[pool.member]]", '-address = "203.0.113.81"   # old']
+    with pytest.raises(TakenError):
+        catalogue.create(MEMBERS, {"name": "shop2", "address": "203.0.113.9"}, owner="shop")
+    with pytest.raises(NotThereError, match="there is no member shp/a: there is no pool shp; did you mean `shop`"):
+        catalogue.get(MEMBERS, "shp/a")
+    with pytest.raises(NotThereError, match=r"there is no member shop/qq; there are: shop/203.0.113.81, shop/shop2$"):
+        catalogue.get(MEMBERS, "shop/qq")
+    with pytest.raises(NotThereError, match="there is no pool shp"):
+        catalogue.replace(MEMBERS, "shp/a", {"address": "203.0.113.9"})
+    with pytest.raises(ConfigError, match=r"another member than shop/203.0.113.81"):
+        catalogue.replace(MEMBERS, "shop/203.0.113.81", {"address": "203.0.113.9"})
+    with pytest.raises(ConfigError, match="say which member it is"):
+        catalogue.create(MEMBERS, {"ratio": 2}, owner="shop")
 
 
 def test_what_others_need_does_not_go() -> None:
