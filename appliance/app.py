@@ -332,7 +332,8 @@ class Director:
             lambda: self._plane.logged, lambda: self._reconciler.applied, config.director.name, time.time
         )
         self._lag = LoopLag()
-        self._gate = Gate(config.director.interfaces, config.secret, lambda: self._state.next_hops)
+        prefixes = config.director.outer_source_prefixes
+        self._gate = Gate(config.director.interfaces, config.secret, lambda: self._state.next_hops, prefixes)
         self._verdicts: dict[Key, Verdict] = {}
         self._counting: Mapping[str, frozenset[Key]] = {}
         self._segments: dict[Key, Segments] = {}

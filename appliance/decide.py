@@ -42,6 +42,7 @@ from appliance.model import (
     HaMode,
     Health,
     IPAddress,
+    IPNetwork,
     Member,
     MemberStats,
     Order,
@@ -557,7 +558,7 @@ def _ring(
         wanted = build_slots(tuple(_ring_member(view, known=not undecided) for view in judged if not view.leaving))
         share = shares(wanted)
         members = tuple(replace(view, share=share.get(view.index, 0.0)) for view in judged)
-        table_members = _table_members(judged, delivery)
+        table_members = _table_members(judged, delivery, snapshot.config.director.outer_source_prefixes)
         if undecided:
             served = before.table_members if before is not None else {}
             table_members = {index: member for index, member in table_members.items() if index in served}
@@ -835,10 +836,20 @@ def _ring_member(view: MemberView, *, known: bool) -> RingMember:
     return RingMember(id=view.name, weight=view.ratio, index=view.index, eligible=eligible, ramp=ramp)
 
 
-def _table_members(judged: tuple[MemberView, ...], delivery: Delivery) -> Mapping[int, TableMember]:
+def _table_members(
+    judged: tuple[MemberView, ...], delivery: Delivery, prefixes: tuple[IPNetwork, ...]
+) -> Mapping[int, TableMember]:
     """Members that serve."""
     return {
-        view.index: TableMember(view.index, view.id, view.address, delivery, view.next_hop, view.path_mtu)
+        view.index: TableMember(
+            view.index,
+            view.id,
+            view.address,
+            delivery,
+            view.next_hop,
+            view.path_mtu,
+            delivery.outer_prefix(view.address, prefixes),
+        )
         for view in judged
         if view.serves and view.next_hop is not None
     }

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 import numpy as np
 import numpy.typing as npt
 
-from appliance.model import Delivery, HashMode, IPAddress, PortRange, Protection, Protocol, QuicConfig
+from appliance.model import Delivery, HashMode, IPAddress, IPNetwork, PortRange, Protection, Protocol, QuicConfig
 
 SLOTS = 65537
 """Slots of a pool's table. Maglev needs a prime, and well over a hundred slots per member keep the shares even
@@ -73,7 +73,7 @@ class NextHop:
     """Largest IP packet that fits, bytes."""
 
     source: IPAddress
-    """Our address on the way: the source of outer headers."""
+    """Our address on the way: the source of outer headers where they have no prefix for it."""
 
     direct: bool
     """True when the member is on the segment itself: what L2 DSR needs."""
@@ -95,6 +95,29 @@ class TableMember:
 
     path_mtu: int | None = None
     """Largest outer IP packet that routers beyond the next hop take, bytes, as far as one has complained."""
+
+    outer_prefix: IPNetwork | None = None
+    """Where the sources of outer headers are from, of the address's family, with two host bits at least; None: they are
+    `next_hop.source`."""
+
+    @property
+    def first_source(self) -> bytes:
+        """The source of outer headers of flows whose hash has none of the bits of `spread_mask`; 4 or 16 bytes."""
+        prefix = self.outer_prefix
+        return (self.next_hop.source if prefix is None else prefix.network_address + 1).packed
+
+    @property
+    def spread_mask(self) -> int:
+        """Which of the 32 bits of a flow's hash are added to the first source.
+
+        All that the prefix leaves free but the second lowest: so hosts end with the bits 01 or 10, none is a network's
+        own or broadcast address, and no sum has a carry that leaves a byte.
+        """
+        return 0 if self.outer_prefix is None else int(self.outer_prefix.hostmask) & 0xFFFFFFFD
+
+    def sends_from(self, address: IPAddress) -> bool:
+        """Whether outer headers to the member may have that source."""
+        return address == self.next_hop.source if self.outer_prefix is None else address in self.outer_prefix
 
     @property
     def mtu(self) -> int:

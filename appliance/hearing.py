@@ -1,15 +1,14 @@
-"""What the network tells this director's own addresses: "too big" on the way to members (`pathmtu` says what of it is
-believed). And what clients are told because of it.
+"""What the network tells this director's own addresses and prefixes: "too big" on the way to members (`pathmtu` says
+what of it is believed). And what clients are told because of it.
 
-Raw sockets get copies: the kernel has every packet as well, and no interface is asked by name, since errors come from
-anywhere. What is sent to clients bears a VIP's address and goes by the kernel's routes; where there is none, the
+Sockets get copies (`ears`): the kernel has every packet as well, and no interface is asked by name, since errors come
+from anywhere. What is sent to clients bears a VIP's address and goes by the kernel's routes; where there is none, the
 client's next packet that does not fit is answered by the data plane.
 """
 
 import asyncio
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from ipaddress import ip_address
 import structlog
 
 from appliance.decide import Desired
+from appliance.ears import Ear, OwnEar, PrefixEar
 from appliance.pathmtu import Outcome, PathMtuFacts, PathMtus
 from appliance.state import State
 
@@ -28,11 +28,10 @@ AGE_INTERVAL_S = 1.0
 AT_ONCE, PAUSE_S = 64, 0.05
 """So many messages are read, then none for a while: a flood gets a few hundredths of a CPU, and its own losses."""
 
-_UNREACHABLE, _PACKET_TOO_BIG = 3, 2
-_SOL_RAW, _ICMP_FILTER, _ICMP6_FILTER = 255, 1, 1
+_KINDS = {4: (3,), 6: (2,)}
+"""ICMP types that may be a "too big", by IP version."""
+
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-_LONGEST = 4096
-"""Bytes of a message that are read; errors have up to 1280."""
 
 
 class Hearing:
@@ -47,7 +46,7 @@ class Hearing:
         self._state = state
         self._applied = applied
         self._paths = PathMtus()
-        self._ears: dict[int, socket.socket] = {}
+        self._ears: list[Ear] = []
         self._mouths: dict[int, socket.socket] = {}
         self._deaf = ""
 
@@ -60,45 +59,49 @@ class Hearing:
         self._open()
         loop = asyncio.get_running_loop()
         try:
-            for version in self._ears:
-                self._listen(loop, version)
+            for ear in self._ears:
+                self._listen(loop, ear)
             while True:
                 await asyncio.sleep(AGE_INTERVAL_S)
                 for member in self._paths.age(time.time()):
                     log.info("mtu.forgotten", member=member, hint="larger packets are tried again")
                 self._state.set_path_mtus(self._paths.learned)
         finally:
-            for ear in self._ears.values():
+            for ear in self._ears:
                 loop.remove_reader(ear.fileno())
-            for one in (*self._ears.values(), *self._mouths.values()):
-                one.close()
+                ear.close()
+            for mouth in self._mouths.values():
+                mouth.close()
             self._ears.clear()
 
     def _open(self) -> None:
         for version in (4, 6):
             try:
                 self._mouths[version] = _mouth(version)
-                self._ears[version] = _ear(version)
+                self._ears.append(OwnEar(version, _KINDS[version]))
+                for prefix in self._state.config.director.outer_source_prefixes:
+                    if prefix.version == version:
+                        self._ears.append(PrefixEar(prefix, _KINDS[version]))
             except OSError as error:
                 self._deaf = f"IPv{version}: {error}"
                 log.warning("mtu.deaf", version=version, error=str(error), hint="packets larger than the way get lost")
 
-    def _listen(self, loop: asyncio.AbstractEventLoop, version: int) -> None:
-        if version in self._ears:
-            loop.add_reader(self._ears[version].fileno(), self._read, loop, version)
+    def _listen(self, loop: asyncio.AbstractEventLoop, ear: Ear) -> None:
+        if ear in self._ears:
+            loop.add_reader(ear.fileno(), self._read, loop, ear)
 
-    def _read(self, loop: asyncio.AbstractEventLoop, version: int) -> None:
-        ear = self._ears[version]
+    def _read(self, loop: asyncio.AbstractEventLoop, ear: Ear) -> None:
         for _ in range(AT_ONCE):
             try:
-                data = ear.recv(_LONGEST)
+                told = ear.read()
             except BlockingIOError:
                 return
             except OSError:
                 continue  # an error of the socket is told once; what it was about is not for us
-            self._hear(data[(data[0] & 15) * 4 :] if version == 4 and data else data, version)
+            if told is not None:
+                self._hear(told.message, ear.version)
         loop.remove_reader(ear.fileno())
-        loop.call_later(PAUSE_S, self._listen, loop, version)
+        loop.call_later(PAUSE_S, self._listen, loop, ear)
 
     def _hear(self, message: bytes, version: int) -> None:
         applied = self._applied()
@@ -119,20 +122,6 @@ class Hearing:
             self._mouths[version].sendto(packet, (str(client), 0))
         except OSError as error:
             log.debug("mtu.not_told", client=client, error=os.strerror(error.errno or 0))
-
-
-def _ear(version: int) -> socket.socket:
-    """Gets what may be a "too big", and hardly anything else."""
-    made = socket.socket(
-        _FAMILY[version], socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP if version == 4 else 58
-    )
-    if version == 4:
-        made.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", 0xFFFFFFFF ^ 1 << _UNREACHABLE))
-    else:
-        blocked = [0xFFFFFFFF] * 8
-        blocked[0] ^= 1 << _PACKET_TOO_BIG
-        made.setsockopt(58, _ICMP6_FILTER, struct.pack("=8I", *blocked))
-    return made
 
 
 def _mouth(version: int) -> socket.socket:

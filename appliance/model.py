@@ -3,7 +3,7 @@
 Names are the field's words (ARCHITECTURE.md, "Words"); the seed system's spelling is accepted by config/schema.py only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import cached_property
@@ -84,6 +84,16 @@ class DfPolicy(StrEnum):
     """As the inner packet has it; IPv6 packets have it by nature."""
     CLEAR = "clear"
     """Routers on the way to the member may fragment."""
+
+
+class OuterSource(StrEnum):
+    """Where outer headers say that they come from (packets.md, section 1)."""
+
+    INTERFACE = "interface"
+    """The address of the interface by which they leave."""
+    PREFIX = "prefix"
+    """Each flow has an address of a prefix that is routed to the director, so that members' receive queues share
+    flows."""
 
 
 class Algorithm(StrEnum):
@@ -218,6 +228,7 @@ class Delivery:
     outer_df: DfPolicy = DfPolicy.COPY_INNER
     outer_ttl: int = OUTER_TTL
     """TTL or hop limit of outer headers, 1..255."""
+    outer_source: OuterSource = OuterSource.INTERFACE
 
     def __str__(self) -> str:
         return str(self.encapsulation or self.dsr_type)
@@ -231,6 +242,12 @@ class Delivery:
         if self.encapsulation is None:
             return 0
         return IP_HEADER[outer_version] + self.encapsulation.between
+
+    def outer_prefix(self, member: IPAddress, prefixes: Iterable[IPNetwork]) -> IPNetwork | None:
+        """Of which of a director's prefixes the outer headers to a member have their sources; None: of none."""
+        if self.outer_source is not OuterSource.PREFIX:
+            return None
+        return next((one for one in prefixes if one.version == member.version), None)
 
     def mss(self, inner_version: int, outer_version: int, mtu: int) -> int:
         """The largest TCP segment that fits a way, which is what members have to advertise to clients: it stands in the
@@ -832,6 +849,8 @@ class Director:
     """For how long routes stay at most while a process that has ended is followed by another one."""
 
     role: Role = Role.DIRECTOR
+    outer_source_prefixes: tuple[IPNetwork, ...] = ()
+    """For OuterSource.PREFIX; one of each family at most. They are routed to this director alone."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 how long (packets.md, M5 and M6; RFC 1191, RFC 8201). Pure.
 
 Whoever can send us an ICMP packet can say anything. Believed is what quotes a packet that we could have sent: from our
-own address on that way, to a member, in that member's encapsulation, larger than the router says it can be and no
-larger than our link. Whoever knows all that can still make us send smaller packets, down to the floor, for ten minutes;
-so no less is believed than any real network has, and only so many news a second.
+own address on that way, or one of its prefix, to a member, in that member's encapsulation, larger than the router says
+it can be and no larger than our link. Whoever knows all that can still make us send smaller packets, down to the floor,
+for ten minutes; so no less is believed than any real network has, and only so many news a second.
 """
 
 from collections import Counter
@@ -153,7 +153,7 @@ class PathMtus:
             self._tables, self._ways = tables, _by_address(tables.members.values())
         for way in self._ways.get(complaint.destination, ()):
             hop, encapsulation = way.next_hop, way.delivery.encapsulation
-            ours = hop.source == complaint.source and encapsulation is complaint.encapsulation
+            ours = way.sends_from(complaint.source) and encapsulation is complaint.encapsulation
             if ours and complaint.mtu < complaint.length <= hop.mtu:
                 return way
         return None

@@ -33,6 +33,7 @@ from appliance.model import (
     DsrType,
     Encapsulation,
     HashMode,
+    OuterSource,
     PortRange,
     Protection,
     Protocol,
@@ -451,6 +452,7 @@ def _member(index: int, raw: dict[str, Any]) -> TableMember:
             TtlPolicy(raw.get("ttl", "router")),
             DfPolicy(raw.get("outer_df", "copy_inner")),
             raw.get("outer_ttl", OUTER_TTL),
+            OuterSource.PREFIX if "outer_prefix" in raw else OuterSource.INTERFACE,
         ),
         next_hop=NextHop(
             ifindex=hop["ifindex"],
@@ -462,6 +464,7 @@ def _member(index: int, raw: dict[str, Any]) -> TableMember:
             direct=hop["direct"],
         ),
         path_mtu=raw.get("path_mtu"),
+        outer_prefix=ip_network(raw["outer_prefix"]) if "outer_prefix" in raw else None,
     )
 
 

@@ -30,6 +30,7 @@ from appliance.model import (
     EffectiveState,
     Health,
     IPAddress,
+    OuterSource,
     Protocol,
     TtlPolicy,
     VirtualService,
@@ -191,6 +192,7 @@ def pool_key(service: VirtualService) -> str:
         delivery.ttl if delivery.ttl is not TtlPolicy.ROUTER else "",
         f"df_{delivery.outer_df}" if delivery.outer_df is not DfPolicy.COPY_INNER else "",
         f"ttl_{delivery.outer_ttl}" if delivery.outer_ttl != OUTER_TTL else "",
+        f"source_{delivery.outer_source}" if delivery.outer_source is not OuterSource.INTERFACE else "",
     ]
     return "+".join((service.pool.name, str(delivery), *filter(None, odd)))
 

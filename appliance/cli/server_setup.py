@@ -89,7 +89,7 @@ def server_setup(
         kernel: tunnel devices; onward: `onward decap`, where the kernel has none, as in containers.
     sources:
         Prefix that directors send encapsulated packets from. Repeat it for more; by default the addresses of
-        [[fleet.director]].
+        [[fleet.director]], and for outer_source = "prefix" the prefixes of [director].
     interface:
         Where packets arrive at the member; by default, with --apply and --check the one that has its address, else
         eth0.

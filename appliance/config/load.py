@@ -75,6 +75,7 @@ from appliance.model import (
     Member,
     MonitorSpec,
     NetworkProfile,
+    OuterSource,
     Pool,
     ProfileType,
     Protection,
@@ -590,6 +591,7 @@ def _resolve(
             drain_on_stop_s=float(file.director.drain_on_stop),
             least_path_mtu=file.director.least_path_mtu,
             restart_grace_s=float(file.director.restart_grace),
+            outer_source_prefixes=tuple(file.director.outer_source_prefixes),
         ),
         secret=secret,
         bgp=_bgp(file, peer_passwords),
@@ -730,6 +732,7 @@ def profile_of(table: ProfileTable) -> NetworkProfile:
             table.ttl or TtlPolicy.ROUTER,
             table.dsr.outer_df or DfPolicy.COPY_INNER,
             table.dsr.outer_ttl or OUTER_TTL,
+            table.dsr.outer_source or OuterSource.INTERFACE,
         )
     timeout = table.session_idle_timeout
     timeout = _IDLE_TIMEOUT_S[table.type] if timeout is None else timeout

@@ -22,6 +22,8 @@ from appliance.model import (
     FleetStore,
     HaMode,
     IPAddress,
+    IPNetwork,
+    OuterSource,
     PortRange,
     ProfileType,
     Protocol,
@@ -186,6 +188,7 @@ def profile_contradictions(data: Raw) -> Iterator[Finding]:
             ("dsr_encap_type", "encapsulation"),
             ("outer_df", "outer header"),
             ("outer_ttl", "outer header"),
+            ("outer_source", "outer header"),
         ):
             for location, _ in find(profile, "dsr", key):
                 yield Finding(
@@ -197,15 +200,72 @@ def profile_contradictions(data: Raw) -> Iterator[Finding]:
             yield Finding((*place, "ttl"), "L2 DSR never changes the TTL", 'leave it out, or use dsr = { type = "l3" }')
 
 
+def outer_source_contradictions(data: Raw) -> Iterator[Finding]:
+    """Prefixes of outer sources: whose addresses they cannot have in them, and who needs them."""
+    mine: dict[int, IPNetwork] = {}
+    for place, prefix in found(data, values.source_prefix, "director", "outer_source_prefixes", EACH):
+        if prefix.version in mine:
+            yield Finding(
+                place,
+                f"{prefix} is the second prefix of IPv{prefix.version}",
+                "one of each family will do; leave it out",
+            )
+        mine.setdefault(prefix.version, prefix)
+    for what, *pattern in _ADDRESSES:
+        for place, address in found(data, values.unicast_address, *pattern):
+            prefix_there = mine.get(address.version)
+            if prefix_there is not None and address in prefix_there:
+                yield Finding(
+                    place,
+                    f"{address} is in {prefix_there}, of which outer headers have their sources",
+                    f"{what} is no director's source: use another prefix in director.outer_source_prefixes",
+                )
+    if any(role is Role.TIER2 for _, role in found(data, values.role, "director", "role")):
+        return
+    asking = {
+        name
+        for _, profile in tables(data, "network_profile", EACH)
+        if _dsr_type(profile) is DsrType.L3
+        and read(values.outer_source, _dsr(profile).get("outer_source")) is OuterSource.PREFIX
+        and (name := read(values.name, profile.get("name")))
+    }
+    pools = _by_name(data, "pool")
+    for place, service in tables(data, "virtual_service", EACH):
+        if read(values.name, service.get("network_profile")) not in asking or service.get("traffic") is False:
+            continue
+        pool = pools.get(read(values.text, service.get("pool")), {})
+        members = [address for _, address in found(pool, values.unicast_address, "member", EACH, "address")]
+        for version in sorted({address.version for address in members} - mine.keys()):
+            member = next(address for address in members if address.version == version)
+            yield Finding(
+                (*place, "network_profile"),
+                f"its outer headers are to have sources of a prefix, and there is none of IPv{version} for {member}",
+                "add one that is routed to this director to director.outer_source_prefixes, or set outer_source = "
+                '"interface"',
+            )
+
+
+_ADDRESSES: tuple[tuple[str | _Any, ...], ...] = (
+    ("a VIP", "virtual_service", EACH, "vips", EACH),
+    ("a member", "pool", EACH, "member", EACH, "address"),
+    ("a router", "bgp", "peer", EACH, "address"),
+    ("a director's own address", "fleet", "director", EACH, "address"),
+)
+
+
 def _profile_type(profile: Raw) -> ProfileType | None:
     return read(values.profile_type, profile.get("type"))
 
 
-def _dsr_type(profile: Raw) -> DsrType | None:
+def _dsr(profile: Raw) -> Raw:
     dsr = profile.get("dsr", {})
-    if not isinstance(dsr, dict):
+    return dsr if isinstance(dsr, dict) else {}
+
+
+def _dsr_type(profile: Raw) -> DsrType | None:
+    if not isinstance(profile.get("dsr", {}), dict):
         return None
-    return read(values.dsr_type, dsr.get("type", dsr.get("dsr_type", "l3")))
+    return read(values.dsr_type, _dsr(profile).get("type", _dsr(profile).get("dsr_type", "l3")))
 
 
 def monitor_contradictions(data: Raw) -> Iterator[Finding]:
@@ -1064,6 +1124,7 @@ RULES: tuple[Callable[[Raw], Iterator[Finding]], ...] = (
     unknown_references,
     repeated_elements,
     profile_contradictions,
+    outer_source_contradictions,
     monitor_contradictions,
     keys_of_other_kinds,
     monitor_keys_that_exclude_each_other,

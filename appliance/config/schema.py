@@ -27,6 +27,7 @@ from appliance.model import (
     HashMode,
     IPAddress,
     IPNetwork,
+    OuterSource,
     PlaneKind,
     PortRange,
     ProfileType,
@@ -81,6 +82,9 @@ Boolean = Annotated[bool, Parsed(values.boolean, {"type": "boolean"})]
 Port = Annotated[int, Parsed(values.port, _whole(1, 65535))]
 AnyAddress = Annotated[IPAddress, Parsed(values.any_address, _IP)]
 Prefix = Annotated[IPNetwork, Parsed(values.prefix, {"type": "string", "pattern": "^[0-9a-fA-F.:]+(/[0-9]{1,3})?$"})]
+SourcePrefix = Annotated[
+    IPNetwork, Parsed(values.source_prefix, {"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]{1,3}$"})
+]
 Unicast = Annotated[IPAddress, Parsed(values.unicast_address, _IP)]
 UnicastV4 = Annotated[IPv4Address, Parsed(values.ipv4_address, _V4)]
 UnicastV6 = Annotated[IPv6Address, Parsed(values.ipv6_address, _V6)]
@@ -134,6 +138,13 @@ class DirectorTable(Table):
         default=552,
         description="Routers that say of an IPv4 way to a member that it takes less than so many bytes are not "
         "believed. Where you know your network, the least MTU in it keeps forged ICMP errors from having an effect.",
+    )
+    outer_source_prefixes: list[SourcePrefix] = Field(
+        default=[],
+        description="Prefixes for profiles with outer_source = prefix, one of each family at most: /20../30, or IPv6 "
+        "/32../120. Routers must route them to this director, and to no other, or errors about its packets get lost.",
+        examples=[["198.51.100.64/26", "2001:db8:d::/64"]],
+        max_length=2,
     )
     restart_grace: Annotated[int, Parsed(values.integer(0, 300, "a number of seconds"), _whole(0, 300))] = Field(
         default=30,
@@ -408,6 +419,11 @@ class DsrTable(Table):
     )
     outer_ttl: OuterTtl | None = Field(
         default=None, description="l3 only: TTL or hop limit of the outer header; 64 by default."
+    )
+    outer_source: Annotated[OuterSource, Parsed(values.outer_source, _words(*OuterSource))] | None = Field(
+        default=None,
+        description="l3 only: the outer header's source. interface, the default: the address of the interface; prefix: "
+        "an address of director.outer_source_prefixes for each flow, so that members' receive queues share flows.",
     )
 
 

@@ -24,6 +24,7 @@ from appliance.model import (
     HashMode,
     IPAddress,
     IPNetwork,
+    OuterSource,
     PlaneKind,
     PortRange,
     ProfileType,
@@ -101,6 +102,20 @@ def prefix(value: object) -> IPNetwork:
         raise BadValueError(f"{shown(value)} has a mask", f'write its length: "{found}"')
     if ip_address(bare) != found.network_address:
         raise BadValueError(f"{shown(value)} goes on behind its length", f'use "{found}", or "{bare}" alone')
+    return found
+
+
+def source_prefix(value: object) -> IPNetwork:
+    """A prefix of which outer headers have their sources: unicast, and with room for several."""
+    found = prefix(value)
+    first, last = (20, 30) if found.version == 4 else (32, 120)
+    if not first <= found.prefixlen <= last:
+        raise BadValueError(
+            f"{found} has a length of {found.prefixlen}", f"use one of {first}..{last} that is routed to this director"
+        )
+    kind = _not_unicast(found.network_address) or _not_unicast(found.broadcast_address)
+    if kind:
+        raise BadValueError(f"{found} has {kind} address in it", "use a unicast prefix that the network can route")
     return found
 
 
@@ -477,6 +492,8 @@ encapsulation = choice(
     not_yet=("vxlan", "geneve"),
     prefixes=("encap_",),
 )
+
+outer_source = choice("a source of outer headers", {source.value: source for source in OuterSource})
 
 outer_df = choice("a DF policy", {policy.value: policy for policy in DfPolicy})
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from appliance.doctor.client import Came
 from appliance.doctor.member import MemberReport, Point
 from appliance.forwarding import NextHop
-from appliance.model import Delivery, DsrType, IPAddress, Protocol
+from appliance.model import Delivery, DsrType, IPAddress, IPNetwork, Protocol
 
 
 class Reply(StrEnum):
@@ -114,6 +114,8 @@ class MemberSeen:
     address: IPAddress
     delivery: Delivery
     hop: NextHop | None
+    outer_prefix: IPNetwork | None = None
+    """Where outer headers have their sources from; None: it is the hop's source."""
     no_way: str = ""
     """Why there is no next hop."""
 
@@ -141,6 +143,13 @@ class MemberSeen:
     @property
     def tunnelled(self) -> bool:
         return self.delivery.dsr_type is DsrType.L3
+
+    @property
+    def outer_source(self) -> str:
+        """Where this director's packets in tunnels come from, as rules and commands have it."""
+        if self.outer_prefix is not None:
+            return str(self.outer_prefix)
+        return str(self.hop.source) if self.hop is not None else "DIRECTORS"
 
     @property
     def macs(self) -> frozenset[str]:

@@ -66,7 +66,7 @@ def _persist(vips: Sequence[IPAddress], manager: str) -> list[str]:
 
 
 def decapsulate(
-    delivery: Delivery, vip: IPAddress, member: IPAddress, director: IPAddress | str, device: str, *, loaded: bool
+    delivery: Delivery, vip: IPAddress, member: IPAddress, director: str, device: str, *, loaded: bool
 ) -> Fix:
     """Something that takes packets out of their encapsulation.
 
@@ -74,7 +74,7 @@ def decapsulate(
         delivery: how they come.
         vip: that is inside.
         member: the outer destination.
-        director: the outer source.
+        director: the outer source, or its prefix.
         device: the interface that they come in by.
         loaded: whether the kernel's module is there, and only no device that wants these packets.
     """

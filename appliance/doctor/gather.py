@@ -78,6 +78,8 @@ class _Path:
     source: IPAddress
     hop: NextHop
     seen: PathSeen
+    outer: IPAddress | None
+    """The outer header's source where that is of a prefix: its first one, since members count by address; else None."""
     payload: bytes = b""
 
 
@@ -161,10 +163,12 @@ class Gatherer:
             if source is None:
                 continue
             limit = subject.delivery.mss(vip.version, address.version, hop.mtu)
+            prefix = self._gate.outer_prefix(subject.delivery, address)
+            outer = prefix.network_address + 1 if prefix is not None else None
             for port in list(ports_asked(service.ports))[:MOST_PORTS]:
                 seen = PathSeen(vip, port, service.protocol, Asked(), mss_limit=limit)
                 payload = _payload(subject.pool) if service.protocol is Protocol.UDP else b""
-                yield _Path(subject, vip, port, source, hop, seen, payload)
+                yield _Path(subject, vip, port, source, hop, seen, outer, payload)
 
     def _source(self, hop: NextHop, vip: IPAddress, member: IPAddress) -> IPAddress | None:
         """Where we ask a VIP from; None: there is no address of its family."""
@@ -250,6 +254,8 @@ class Gatherer:
         delivery, hop, address = path.subject.delivery, path.hop, path.subject.member.address
         if stranger:
             hop = replace(hop, source=STRANGER[address.version])
+        elif path.outer is not None:
+            hop = replace(hop, source=path.outer)
         if outer_ttl is not None:
             delivery = replace(delivery, outer_ttl=outer_ttl)
         member = TableMember(0, path.subject.id, address, delivery, hop)
@@ -263,6 +269,7 @@ class Gatherer:
             hop_limit=2 if routed else 1,
             payload=path.payload,
             member=address if delivery.dsr_type is DsrType.L3 else None,
+            outer=path.outer,
         )
 
     def _direct(self, path: _Path) -> Question:
@@ -359,7 +366,7 @@ class Gatherer:
                 asked[path.subject.vantage].append(path)
 
         async def one(vantage: Vantage, mine: Sequence[_Path]) -> str:
-            askers = {address for path in mine for address in (path.source, path.hop.source)}
+            askers = {one for path in mine for one in (path.source, path.outer or path.hop.source)}
             try:
                 vips = sorted({path.vip for path in mine}, key=str)
                 await vantage.begin(sorted(askers, key=str), vips)
@@ -422,6 +429,7 @@ class Gatherer:
             address=address,
             delivery=subject.delivery,
             hop=found,
+            outer_prefix=self._gate.outer_prefix(subject.delivery, address),
             no_way=no_way,
             gateway=gateway,
             hop_macs=tuple(sorted(heard)),

@@ -57,6 +57,8 @@ class Question:
     """Of the whole packet of a SYN; 0 is as short as can be."""
     member: IPAddress | None = None
     """Where the tunnel goes, for errors that quote nothing of what is in it."""
+    outer: IPAddress | None = None
+    """The tunnel's source, where routers' errors go, if that is no address of this machine."""
 
 
 @dataclass
@@ -92,7 +94,7 @@ def ask(questions: Sequence[Question], wait_s: float = WAIT_S, tries: int = TRIE
 
 def _ask(questions: Sequence[Question], wait_s: float) -> list[Asked]:
     with ExitStack() as stack:
-        tap = stack.enter_context(_tap(_wanted({one.source for one in questions})))
+        tap = stack.enter_context(_tap(_wanted(_heard_at(questions))))
         out = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
         under_way = [
             _Open(one, stack.enter_context(_port(one.source, one.protocol)), random.getrandbits(32))
@@ -207,6 +209,11 @@ def _tap(program: bytes, interface: str = "") -> Iterator[socket.socket]:
             for _ in _frames(tap, 0):
                 pass
         yield tap
+
+
+def _heard_at(questions: Iterable[Question]) -> set[IPAddress]:
+    """Where answers go, and errors about tunnels."""
+    return {address for one in questions for address in (one.source, one.outer) if address is not None}
 
 
 def _wanted(sources: Iterable[IPAddress]) -> bytes:

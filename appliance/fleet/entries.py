@@ -34,6 +34,7 @@ from appliance.model import (
     Health,
     IPAddress,
     Order,
+    OuterSource,
     TtlPolicy,
 )
 from appliance.ring.slots import MAX_WEIGHT
@@ -183,10 +184,11 @@ class Logged:
 
 def log_place(ring: RingKey) -> str:
     """The key without its first part, such as `web/l3.ipip.router`, or `web/l3.gue.router.clear.32` where outer headers
-    are not the usual ones."""
+    are not the usual ones, or `web/l3.gue.router.clear.32.prefix`."""
     pool, delivery = ring
     words = [delivery.dsr_type, delivery.encapsulation or "none", delivery.ttl]
-    outer = delivery.outer_df, str(delivery.outer_ttl)
+    source = (delivery.outer_source,) if delivery.outer_source is not OuterSource.INTERFACE else ()
+    outer = delivery.outer_df, str(delivery.outer_ttl), *source
     return f"{pool}/{'.'.join((*words, *(outer if outer != _USUAL_OUTER else ())))}"
 
 
@@ -289,7 +291,7 @@ def _check(members: Sequence[LoggedMember]) -> None:
 def _ring(place: str) -> RingKey:
     pool, _, delivery = place.partition("/")
     dsr_type, encapsulation, ttl, *outer = delivery.split(".")
-    df, hops = outer or _USUAL_OUTER
+    df, hops, *source = outer or _USUAL_OUTER
     plainjson.whole(int(hops), 1, 255)
     ring = (
         pool,
@@ -299,6 +301,7 @@ def _ring(place: str) -> RingKey:
             TtlPolicy(ttl),
             DfPolicy(df),
             int(hops),
+            *map(OuterSource, source),
         ),
     )
     if log_place(ring) != place:

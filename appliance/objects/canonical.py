@@ -20,7 +20,7 @@ from appliance.config.load import monitor_of, profile_of, state_dir_of, table_in
 from appliance.config.monitors import Kind as MonitorKind
 from appliance.config.problems import SECRETS
 from appliance.config.schema import DirectorTable, DsrTable, MemberTable, MonitorTable, ProfileTable, RateTable
-from appliance.model import OUTER_TTL, DfPolicy, DsrType, Encapsulation, PortRange
+from appliance.model import OUTER_TTL, DfPolicy, DsrType, Encapsulation, OuterSource, PortRange
 
 Raw = Mapping[str, Any]
 _T = TypeVar("_T", bound=BaseModel)
@@ -119,6 +119,7 @@ def _of_dsr(table: DsrTable) -> Raw:
         "encapsulation": Encapsulation.IPIP.value,
         "outer_df": DfPolicy.COPY_INNER.value,
         "outer_ttl": OUTER_TTL,
+        "outer_source": OuterSource.INTERFACE.value,
     }
 
 

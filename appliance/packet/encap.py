@@ -85,6 +85,12 @@ TUNNELS: dict[Encapsulation, Tunnel] = {
 """A new one is one function and one line, and its length in `model.Encapsulation`."""
 
 
+def source_of(member: TableMember, flow_hash: int) -> bytes:
+    """The outer header's source, 4 or 16 bytes: the same for all packets of a flow."""
+    first = member.first_source
+    return (int.from_bytes(first, "big") + (flow_hash & member.spread_mask)).to_bytes(len(first), "big")
+
+
 def encapsulate(
     encapsulation: Encapsulation, inner: bytes, ip: IpHeader, member: TableMember, flow_hash: int, ident: int
 ) -> bytes:
@@ -99,12 +105,13 @@ def encapsulate(
         ip: its header.
         member: whose address becomes the destination, and whose delivery says the rest.
         flow_hash: 32 bits; the low 20 become the flow label of an outer IPv6 header (0 means none, so 1 stands for it).
+            It also chooses the source, where the member's deliveries have a prefix of them.
         ident: identification of the outer IPv4 packet when it may be fragmented, 0..65535.
     """
     delivery, tunnel = member.delivery, TUNNELS[encapsulation]
     protocol = tunnel.protocols[ip.version]
     payload = tunnel.between(ip.version, len(inner), flow_hash) + inner
-    addresses = member.next_hop.source.packed + member.address.packed
+    addresses = source_of(member, flow_hash) + member.address.packed
     if member.address.version == 6:
         first_word = 6 << 28 | ip.traffic_class << 20 | (flow_hash & 0xFFFFF or 1)
         return struct.pack("!IHBB", first_word, len(payload), protocol, delivery.outer_ttl) + addresses + payload

@@ -20,7 +20,7 @@ import socket
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -28,8 +28,9 @@ from pathlib import Path
 
 import structlog
 
+from appliance.ears import Ear, OwnEar, PrefixEar
 from appliance.forwarding import NextHop, TableMember
-from appliance.model import Delivery, DsrType, HashMode, IPAddress, TtlPolicy
+from appliance.model import Delivery, DsrType, HashMode, IPAddress, IPNetwork, TtlPolicy
 from appliance.packet import icmp
 from appliance.packet.action import Reason
 from appliance.packet.encap import TUNNELS, decrement_hop_limit, encapsulate, ethernet
@@ -77,11 +78,8 @@ _PAUSE_S = 0.1
 _LENGTH = 65536
 _SYN, _RST = 2, 4
 
-_SOL_RAW, _ICMP_FILTER, _ICMP6_FILTER = 255, 1, 1
-"""linux/icmp.h and linux/icmpv6.h."""
-
-_V4_ERRORS, _V6_ERRORS = (3, 11, 12), (1, 3, 4)
-"""Types that are let through: unreachable, time exceeded, parameter problem."""
+_ERRORS = {4: (3, 11, 12), 6: (1, 3, 4)}
+"""Types that are let through: unreachable, time exceeded, parameter problem; by IP version."""
 
 
 @dataclass(frozen=True)
@@ -224,6 +222,7 @@ class Gate:
         interfaces: tuple[str, ...],
         secret: bytes,
         next_hops: Callable[[], Mapping[IPAddress, NextHop | Unresolved]],
+        prefixes: tuple[IPNetwork, ...] = (),
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -233,11 +232,13 @@ class Gate:
             interfaces: the director's; they name what is made in the kernel.
             secret: the fleet's, for the hash of flows in outer headers.
             next_hops: what is known now of the ways to members.
+            prefixes: the director's, of sources of outer headers.
             clock: seconds that never jump.
         """
         self._steering = Steering(interfaces)
         self._keys = derive_keys(secret)
         self._next_hops = next_hops
+        self._prefixes = prefixes
         self._clock = clock
         self._carried: dict[Flow, _Carried] = {}
         self._lingering: OrderedDict[Flow, tuple[_Carried, float]] = OrderedDict()
@@ -253,7 +254,7 @@ class Gate:
         """When a packet to a member found no room last."""
         self._ident = 0
         self._out: socket.socket | None = None
-        self._errors: dict[int, socket.socket] = {}
+        self._ears: list[Ear] = []
         self._waiting = 0
         self._lost = asyncio.Event()
 
@@ -283,15 +284,15 @@ class Gate:
             return
         try:
             out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-            errors = {4: _icmp_errors()} | _icmpv6_errors()
+            ears = _ears(self._prefixes)
         except OSError as error:
             raise SteerError(f"health checks through the DSR path: {error}; they take CAP_NET_RAW") from error
         await asyncio.to_thread(self._steering.open)
-        self._out, self._errors = out, errors
+        self._out, self._ears = out, ears
         loop = asyncio.get_running_loop()
         loop.add_reader(self._steering.fd, self._take)
-        for version, sock in self._errors.items():
-            loop.add_reader(sock, self._hear, version)
+        for ear in ears:
+            loop.add_reader(ear.fileno(), self._hear, ear)
 
     async def close(self) -> None:
         """Leave nothing behind in the kernel."""
@@ -299,11 +300,11 @@ class Gate:
             return
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._steering.fd)
-        for sock in self._errors.values():
-            loop.remove_reader(sock)
-            sock.close()
+        for ear in self._ears:
+            loop.remove_reader(ear.fileno())
+            ear.close()
         self._out.close()
-        self._out, self._errors = None, {}
+        self._out, self._ears = None, []
         await asyncio.to_thread(self._steering.close)
 
     async def run(self) -> None:
@@ -319,6 +320,10 @@ class Gate:
             await self.open()
             await asyncio.sleep(REOPEN_S)
             self._lost.clear()
+
+    def outer_prefix(self, delivery: Delivery, member: IPAddress) -> IPNetwork | None:
+        """Where outer headers to a member have their sources from; None: from the interface."""
+        return delivery.outer_prefix(member, self._prefixes)
 
     def hop(self, address: IPAddress) -> NextHop | Unresolved | None:
         """What is known of the way to an address."""
@@ -421,7 +426,8 @@ class Gate:
             return
         if way.delivery.dsr_type is DsrType.L2 and not hop.direct:
             return
-        member = TableMember(0, "", way.member, way.delivery, hop)
+        prefix = self.outer_prefix(way.delivery, way.member)
+        member = TableMember(0, "", way.member, way.delivery, hop, outer_prefix=prefix)
         try:
             if ip.length > member.inner_mtu:
                 reply = icmp.too_big(ethernet(hop, ip.version, packet), ETHERNET, ip, member.inner_mtu)
@@ -471,25 +477,23 @@ class Gate:
 
     # -- errors about them ---------------------------------------------------------------------------------------
 
-    def _hear(self, version: int) -> None:
+    def _hear(self, ear: Ear) -> None:
         """Read ICMP errors, so many at a time: whoever floods us with them must not keep the loop from its work."""
-        sock = self._errors[version]
         for _ in range(_BATCH):
             try:
-                packet, address = sock.recvfrom(2048)
+                told = ear.read()
             except OSError:
                 return
-            message = packet[(packet[0] & 15) * 4 :] if version == 4 else packet
-            found = heard(version, message, ip_address(address[0].partition("%")[0]))
+            found = heard(ear.version, told.message, told.sender) if told is not None else None
             if found is not None:
                 self._note(found)
         loop = asyncio.get_running_loop()
-        loop.remove_reader(sock)
-        loop.call_later(_PAUSE_S, self._hear_again, version, sock)
+        loop.remove_reader(ear.fileno())
+        loop.call_later(_PAUSE_S, self._hear_again, ear)
 
-    def _hear_again(self, version: int, sock: socket.socket) -> None:
-        if self._errors.get(version) is sock:
-            asyncio.get_running_loop().add_reader(sock, self._hear, version)
+    def _hear_again(self, ear: Ear) -> None:
+        if ear in self._ears:
+            asyncio.get_running_loop().add_reader(ear.fileno(), self._hear, ear)
 
     def _note(self, found: Heard) -> None:
         """Keep an error that quotes a packet of ours, whoever has sent it: nobody else can know that packet."""
@@ -555,21 +559,16 @@ def _number(path: str) -> int:
         return 0
 
 
-def _icmp_errors() -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
-    blocked = 0xFFFFFFFF & ~sum(1 << kind for kind in _V4_ERRORS)
-    sock.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("I", blocked))
-    return sock
+def _ears(prefixes: Iterable[IPNetwork]) -> list[Ear]:
+    """For errors to our own addresses, and to those of our prefixes. A kernel without IPv6 has none of that.
 
-
-def _icmpv6_errors() -> dict[int, socket.socket]:
-    """None of a kernel without IPv6."""
+    Raises:
+        OSError: there are no such sockets for us.
+    """
+    ears = [OwnEar(4, _ERRORS[4])]
     try:
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMPV6)
+        ears.append(OwnEar(6, _ERRORS[6]))
     except OSError as error:
-        if error.errno == errno.EAFNOSUPPORT:
-            return {}
-        raise
-    first = 0xFFFFFFFF & ~sum(1 << kind for kind in _V6_ERRORS)
-    sock.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("8I", first, *[0xFFFFFFFF] * 7))
-    return {6: sock}
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+    return [*ears, *(PrefixEar(prefix, _ERRORS[prefix.version]) for prefix in prefixes)]

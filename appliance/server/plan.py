@@ -15,6 +15,7 @@ from appliance.model import (
     IPAddress,
     IPNetwork,
     Member,
+    OuterSource,
     PortRange,
     Protocol,
     VirtualService,
@@ -337,15 +338,32 @@ def _members(service: VirtualService, wanted: str) -> list[Member]:
 
 
 def _with_sources(plan: Plan, config: Config, given: Sequence[IPNetwork]) -> Plan:
-    known = tuple(given) or tuple(ip_network(peer.address) for peer in config.fleet.directors)
+    known, problems = (tuple(given), list[str]()) if given else _known_sources(plan, config)
     used = tuple(source for source in known if source.version in plan.protocols)
-    missing = [version for version in plan.protocols if not any(source.version == version for source in used)]
-    if missing:
-        raise PlanError(
-            [
-                f"it is not known from which IPv{version} addresses directors send to {plan.own(version)}; "
-                "give --from PREFIX, or list directors with such addresses as [[fleet.director]]"
-                for version in missing
-            ]
-        )
+    problems += [
+        f"it is not known from which IPv{version} addresses directors send to {plan.own(version)}; "
+        "give --from PREFIX, or list directors with such addresses as [[fleet.director]]"
+        for version in plan.protocols
+        if not problems and not any(source.version == version for source in used)
+    ]
+    if problems:
+        raise PlanError(problems)
     return replace(plan, sources=used)
+
+
+def _known_sources(plan: Plan, config: Config) -> tuple[tuple[IPNetwork, ...], list[str]]:
+    """Where the configuration says that directors send from, and why it does not say enough."""
+    sources = {service.delivery.outer_source for service in plan.encapsulated}
+    known: tuple[IPNetwork, ...] = ()
+    if sources != {OuterSource.PREFIX}:
+        known = tuple(ip_network(peer.address) for peer in config.fleet.directors)
+    if OuterSource.PREFIX not in sources:
+        return known, []
+    mine = config.director.outer_source_prefixes
+    others = [peer.name for peer in config.fleet.directors if peer.name != config.director.name]
+    unknown = ", ".join(others) or ("" if mine else "directors")
+    problem = (
+        f"outer headers come from a prefix (outer_source), and that of {unknown} is not known here; "
+        "give --from PREFIX for each director"
+    )
+    return known + mine, [problem] if unknown else []

@@ -146,7 +146,7 @@ class Simple:
         delivery, action = member.delivery, vector.action
         if delivery.dsr_type is not DsrType.L3 or delivery.encapsulation is not Encapsulation.IPIP:
             return "it knows IP in IP only"
-        if delivery.outer_df is not DfPolicy.COPY_INNER or delivery.ttl.value != "router":
+        if delivery.outer_df is not DfPolicy.COPY_INNER or delivery.ttl.value != "router" or member.outer_prefix:
             return "it has no such settings"
         if member.path_mtu is not None:
             return "it learns nothing of the way to its server"

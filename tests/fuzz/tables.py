@@ -16,6 +16,12 @@ MODES = ("five_tuple", "source_ip", "source_ip_port")
 IDLE = (300, 300, 60, 20, 1, 0, 3600)
 CHOOSING = ("placement", "choices", "choice_order")
 NOBODY = 0xFFFF
+PREFIXES = {
+    4: ("198.51.96.0/20", "198.51.100.64/26", "198.51.100.252/30", "255.255.255.0/24"),
+    6: ("2001:db8::/32", "2001:db8:d:1::/64", "2001:db8:d:1::ffff:0/112", "2001:db8:d:1::ff00/120"),
+}
+"""Of outer sources."""
+
 TICK_NS = 1 << 30
 """Clocks here move by whole ticks, so what lasts an odd number of half ones is over beyond doubt, or is not."""
 
@@ -206,6 +212,8 @@ def _member(rnd: random.Random, number: int, index: int, *, learned: bool) -> Ra
         member |= {"encapsulation": encapsulation, "ttl": rnd.choice(("router", "router", "transparent"))}
         if rnd.random() < 0.3:
             member |= {"outer_df": rnd.choice(("copy_inner", "clear")), "outer_ttl": rnd.choice((1, 64, 128, 255))}
+        if rnd.random() < 0.3:
+            member["outer_prefix"] = rnd.choice(PREFIXES[6 if six else 4])
         if learned and rnd.random() < 0.5:
             member["path_mtu"] = rnd.choice((552, 576, 1280, 1300, 1400))
     ifindex = rnd.choice((7, 7, 9))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +23,17 @@ import numpy as np
 import pytest
 
 from appliance.forwarding import SLOTS, ForwardingTables, NextHop, TableMember, TableService
-from appliance.model import Delivery, DsrType, Encapsulation, HashMode, IPAddress, PortRange, Protocol, TtlPolicy
+from appliance.model import (
+    Delivery,
+    DsrType,
+    Encapsulation,
+    HashMode,
+    IPAddress,
+    OuterSource,
+    PortRange,
+    Protocol,
+    TtlPolicy,
+)
 from appliance.packet.action import Verdict
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress, forward
@@ -44,6 +54,7 @@ SECRET = b"sixteen byte key"
 VIP4, VIP6 = ip_address("198.51.100.7"), ip_address("2001:db8:f::7")
 MEMBER4, MEMBER6 = ip_address("203.0.113.2"), ip_address("2001:db8:2::2")
 OURS = {4: "203.0.113.1", 6: "2001:db8:2::1"}
+PREFIX = {4: ip_network("198.51.100.64/26"), 6: ip_network("2001:db8:d::/64")}
 L2 = Delivery(DsrType.L2, None, TtlPolicy.TRANSPARENT)
 DELIVERIES = [
     L2,
@@ -65,7 +76,7 @@ class Cable:
         """Do something with an open gate, within the director's namespace."""
 
         async def asking() -> T:
-            gate = Gate(("d1",), SECRET, lambda: self.hops)
+            gate = Gate(("d1",), SECRET, lambda: self.hops, tuple(PREFIX.values()))
             await gate.open()
             try:
                 return await work(gate)
@@ -244,6 +255,27 @@ def test_a_flood_of_icmp_errors_does_not_stop_the_loop(cable: Cable) -> None:
     at_once, later = cable.ask(flooded)
     assert 0 < at_once <= 64
     assert later == 200
+
+
+@pytest.mark.parametrize("outer", [MEMBER4, MEMBER6], ids=["ipv4", "ipv6"])
+def test_checks_come_from_the_prefix_and_hear_what_is_told_to_it(cable: Cable, outer: IPAddress) -> None:
+    """A check's outer headers have sources of the director's prefix as those of clients' packets have, and the member's
+    complaint, which goes to an address that nobody has, explains the result."""
+    prefix, vip = PREFIX[outer.version], VIP4 if outer.version == 4 else VIP6
+    six = "-6 " if outer.version == 6 else ""
+    cable.member.ip(f"{six}route add {prefix} via {OURS[outer.version]}")
+    delivery = Delivery(DsrType.L3, Encapsulation.IPIP, outer_source=OuterSource.PREFIX)
+    cable.wire.receive(0)
+    try:
+        result = cable.probe("tcp", lambda gate: Target("web/m", vip, 5000, gate.way(outer, delivery)))
+    finally:
+        cable.member.ip(f"{six}route del {prefix}")
+    assert not result.good
+    assert result.detail.startswith("the member does not take packets out of IP in IP")
+    source, end = (26, 30) if outer.version == 4 else (22, 38)
+    frames = cable.wire.receive(1, keep=lambda frame: frame[end : end + len(outer.packed)] == outer.packed)
+    assert frames
+    assert all(ip_address(frame[source:end]) in prefix for frame in frames)
 
 
 FORGERIES: dict[str, Callable[[bytes], bytes]] = {

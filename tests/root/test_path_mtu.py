@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 SMALL = 1400
 CLIENT = {4: "192.0.2.2", 6: "2001:db8:1::2"}
 DIRECTOR = {4: "203.0.113.1", 6: "2001:db8:2::1"}
+PREFIX = {4: "198.51.100.128/26", 6: "2001:db8:d::/64"}
 OVERHEAD = {"l2": 0, "ipip": 0, "gre": 4, "gue": 12}
 
 
@@ -38,9 +39,11 @@ class Way:
     delivery: str
     outer: int
     inner: int
+    prefix: bool = False
+    """Whether outer headers have their sources of a prefix, and routers have to tell that."""
 
     def __str__(self) -> str:
-        return f"{self.delivery}{self.outer}-ipv{self.inner}"
+        return f"{self.delivery}{self.outer}-ipv{self.inner}{'-prefix' if self.prefix else ''}"
 
     @property
     def vip(self) -> str:
@@ -70,6 +73,7 @@ WAYS = [
         + [(tunnel, outer, inner) for tunnel in ("ipip", "gre", "gue") for outer in (4, 6) for inner in (4, 6)]
     )
 ]
+WAYS += [Way(18, "ipip", 4, 4, prefix=True), Way(19, "gue", 6, 6, prefix=True), Way(20, "gre", 4, 6, prefix=True)]
 EVERY_WAY = pytest.mark.parametrize("way", WAYS, ids=str)
 DATAGRAMS = Way(14, "ipip", 4, 4)
 SPOOFED = Way(15, "ipip", 4, 4)
@@ -83,6 +87,7 @@ schema_version = 1
 [director]
 name = "d1"
 interfaces = ["d0"]
+outer_source_prefixes = {prefixes}
 plane = "{plane}"
 runtime_dir = "{folder}/run"
 
@@ -194,6 +199,7 @@ def wired() -> Iterator[Network]:
         director.ip("-6 route add 2001:db8:3::/64 via 2001:db8:2::2")
         near.ip("route add 198.51.100.0/24 via 192.0.2.130")
         near.ip("-6 route add 2001:db8:f::/64 via 2001:db8:4::2")
+        near.ip(f"-6 route add {PREFIX[6]} via 2001:db8:4::2")  # that of IPv4 is among the VIPs'
         near.ip("route add 203.0.113.0/24 via 203.0.113.81")
         for way in (*WAYS, *OTHERS):
             size = "32" if way.inner == 4 else "128"
@@ -213,9 +219,10 @@ def wired() -> Iterator[Network]:
 
 
 def configure(folder: Path, plane: str) -> Path:
-    text = CONFIG.format(plane=plane, folder=folder)
+    text = CONFIG.format(plane=plane, folder=folder, prefixes=json.dumps(list(PREFIX.values())))
     for way in (*WAYS, *OTHERS):
         tunnel = "" if way.delivery == "l2" else f', encapsulation = "{way.delivery}"'
+        tunnel += ', outer_source = "prefix"' if way.prefix else ""
         both = SERVICE + (DATAGRAM_SERVICE if way in WAYS else "")
         text += both.format(
             way=way,
@@ -315,7 +322,8 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Everything runs, and every member is reached."""
     with ExitStack() as stack:
         made = stack.enter_context(wired())
-        sources = [word for address, size in ((4, 32), (6, 128)) for word in ("--from", f"{DIRECTOR[address]}/{size}")]
+        own = [f"{DIRECTOR[address]}/{size}" for address, size in ((4, 32), (6, 128))]
+        sources = [word for prefix in (*own, *PREFIX.values()) for word in ("--from", prefix)]
         vips = [word for way in (*WAYS, *OTHERS) for word in ("--vip", way.vip)]
         decap = stack.enter_context(
             process(made.member, "decap", "run", "--interface", "s0", *sources, *vips, quiet=True)

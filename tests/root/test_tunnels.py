@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
-from appliance.model import Delivery, DfPolicy, DsrType, Encapsulation, Protocol
+from appliance.model import Delivery, DfPolicy, DsrType, Encapsulation, IPAddress, OuterSource, Protocol
 from appliance.packet.action import Reason
+from appliance.packet.checksum import checksum
 from tests.netns import Namespace, until
 from tests.root.plane_child import KINDS
 from tests.root.plane_rig import Rig, inside, mac, rig
@@ -195,6 +197,52 @@ def test_identifications_are_not_repeated(bench: Rig, delivery: Delivery) -> Non
     assert len(got) == total
     assert {(frame[20], frame[22]) for frame in got} == {(0, 33)}
     assert len({frame[18:20] for frame in got}) == total
+
+
+PREFIX = {4: ip_network("198.51.100.64/26"), 6: ip_network("2001:db8:d::/64")}
+
+
+@pytest.mark.parametrize("outer", [4, 6], ids=["over-ipv4", "over-ipv6"])
+@pytest.mark.parametrize("delivery", TUNNELS, ids=str)
+def test_each_flow_has_a_source_of_the_prefix(bench: Rig, delivery: Delivery, outer: int) -> None:
+    """All packets of a flow come from one address of the prefix, in batches, as single frames and by the slow path,
+    with and without DF; and flows come from all addresses that there are."""
+    wish = replace(delivery, outer_source=OuterSource.PREFIX)
+    way = replace(member(bench, 1, wish, ADDRESS[outer]), outer_prefix=PREFIX[outer])
+    many = [udp(port, flags=flags) for port in range(2000, 2256) for flags in (0x4000, 0)]
+    many += [udp(port, vip=str(VIP6)) for port in range(2000, 2256)]
+    with bench.plane() as plane:
+        plane.set(tables(way, protocol=Protocol.UDP))
+        bench.far.receive(0)
+        bench.near.send(*many)
+        for frame in many[:200:2]:
+            bench.near.send(frame)
+            bench.near.send(with_option(frame))
+        total = len(many) + 200
+        got = bench.far.receive(total, keep=lambda frame: frame[:12] == mac("s0") + mac("d1"))
+        explained = plane.explain(many[0]).frame
+    assert len(got) == total
+    sources: dict[tuple[int, bytes], set[IPAddress]] = {}
+    for frame in got:
+        flow, source = flow_and_source(frame, delivery)
+        sources.setdefault(flow, set()).add(source)
+    met = frozenset[IPAddress]().union(*sources.values())
+    assert len(sources) == 512
+    assert {len(found) for found in sources.values()} == {1}
+    assert all(one in PREFIX[outer] for one in met)
+    assert len(met) == (32 if outer == 4 else 512)
+    assert explained is not None
+    flow, source = flow_and_source(explained, delivery)
+    assert sources[flow] == {source}
+
+
+def flow_and_source(frame: bytes, delivery: Delivery) -> tuple[tuple[int, bytes], IPAddress]:
+    """IP version and source port of what is inside, and the outer source, of a frame whose outer header is sound."""
+    outer = 4 if frame[12:14] == b"\x08\x00" else 6
+    assert outer == 6 or checksum(frame[14:34]) == 0
+    packet = frame[14 + delivery.overhead(outer) :]
+    l4 = (packet[0] & 15) * 4 if packet[0] >> 4 == 4 else 40
+    return (packet[0] >> 4, packet[l4 : l4 + 2]), ip_address(frame[26:30] if outer == 4 else frame[22:38])
 
 
 def with_option(frame: bytes) -> bytes:

@@ -16,6 +16,7 @@ from appliance.model import (
     HashMode,
     Health,
     Order,
+    OuterSource,
     ProfileType,
     Protocol,
 )
@@ -190,10 +191,15 @@ def delivered(**changes):
     return replace(profile, delivery=replace(profile.delivery, **changes))
 
 
-DELIVERIES = [delivered(outer_ttl=32), delivered(outer_df=DfPolicy.CLEAR), delivered(encapsulation=Encapsulation.GRE)]
+DELIVERIES = [
+    delivered(outer_ttl=32),
+    delivered(outer_df=DfPolicy.CLEAR),
+    delivered(encapsulation=Encapsulation.GRE),
+    delivered(outer_source=OuterSource.PREFIX),
+]
 
 
-@pytest.mark.parametrize("profile", DELIVERIES, ids=["ttl", "df", "gre"])
+@pytest.mark.parametrize("profile", DELIVERIES, ids=["ttl", "df", "gre", "source"])
 @pytest.mark.parametrize("phase", ["window", "tail", "per flow", "moving"])
 def test_another_way_to_the_same_members_breaks_no_flow(profile, phase):
     """A reload that changes how packets get to members: whatever is remembered goes over, and the window goes on."""

@@ -1,7 +1,7 @@
 """What is believed of the ways to members, and for how long."""
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -133,6 +133,27 @@ def test_what_we_cannot_have_sent_is_not_believed(message: bytes) -> None:
     heard = paths.hear(message, 4, TABLES[4], NOW)
     assert (heard.outcome, heard.answer, paths.learned) == (Outcome.NOT_OURS, None, {})
     assert paths.facts().heard == {}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_with_a_prefix_any_address_of_it_is_ours(version: int) -> None:
+    """Outer packets come from addresses of the prefix, and what quotes one from elsewhere is not ours: not even one
+    from the interface."""
+    prefix = ip_network({4: "198.51.100.64/26", 6: "2001:db8:d::/64"}[version])
+    plain = TABLES[version].members[0]
+    spread = replace(plain, outer_prefix=prefix)
+    paths, ours = PathMtus(), replace(TABLES[version], members={0: spread})
+    for mtu, way in (
+        (1400, spread),
+        (1300, plain),
+        (1200, replace(spread, outer_prefix=prefix.supernet(new_prefix=21))),
+    ):
+        message = complaint(version, outer_packet(way, of_client(4, 1460))[:300], mtu)
+        heard = paths.hear(message, version, ours, NOW)
+        assert heard.outcome is (Outcome.LEARNED if way is spread else Outcome.NOT_OURS)
+        assert (heard.answer is not None) == (way is spread)
+    assert paths.learned == {ADDRESS[version]: PathMtu(1400, NOW)}
+    assert paths.hear(says(1300, version), version, TABLES[version], NOW).outcome is Outcome.LEARNED
 
 
 def test_each_encapsulation_of_a_member_counts() -> None:

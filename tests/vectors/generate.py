@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +246,16 @@ class GUE(Packet):
     ]
 
 
+def outer_source(member: dict[str, Any], hash32: int) -> str:
+    """The next hop's, or that of a prefix whose host is one more than what the hash has of these bits: all that are
+    free, without the second lowest."""
+    if "outer_prefix" not in member:
+        return str(member["next_hop"]["source"])
+    prefix = ip_network(member["outer_prefix"])
+    free = min(32, prefix.max_prefixlen - prefix.prefixlen)
+    return str(prefix[1 + sum(hash32 & 1 << bit for bit in range(free) if bit != 1)])
+
+
 def tunnel_out(
     member: dict[str, Any],
     inner: Packet | bytes,
@@ -256,7 +266,7 @@ def tunnel_out(
     ident: int | None = None,
 ) -> bytes:
     """The frame towards a tunnelled member; *ident* is given exactly when the inner packet has DF clear."""
-    hop, ttl = member["next_hop"], member.get("outer_ttl", 64)
+    hop, ttl, ours = member["next_hop"], member.get("outer_ttl", 64), outer_source(member, hash32)
     ip_in_ip = 4 if inner_version == 4 else 41
     protocol, between = {
         "ipip": (ip_in_ip, Raw(b"")),
@@ -265,11 +275,11 @@ def tunnel_out(
     }[member["encapsulation"]]
     if ":" in member["address"]:
         label = hash32 % (1 << 20) or 1
-        outer: Packet = IPv6(src=hop["source"], dst=member["address"], tc=tos, fl=label, nh=protocol, hlim=ttl)
+        outer: Packet = IPv6(src=ours, dst=member["address"], tc=tos, fl=label, nh=protocol, hlim=ttl)
         outer_version = 6
     else:
         fragmentation = {"flags": "DF", "id": 0} if ident is None else {"flags": 0, "id": ident}
-        outer = IP(src=hop["source"], dst=member["address"], tos=tos, ttl=ttl, proto=protocol, **fragmentation)
+        outer = IP(src=ours, dst=member["address"], tos=tos, ttl=ttl, proto=protocol, **fragmentation)
         outer_version = 4
     packet = outer / between / Raw(bytes(inner))
     return bytes(Ether(dst=hop["mac"], src=hop["source_mac"], type=TYPE[outer_version]) / packet)
@@ -509,6 +519,19 @@ def l2_file() -> File:
 NO_LABEL = "2001:db8:c::d:2858"
 """Found by trying: a source whose hash has no flow label in its low bits."""
 
+PREFIXES = (
+    *("198.51.96.0/20", "198.51.100.64/26", "198.51.100.64/30"),
+    *("2001:db8::/32", "2001:db8:d:1::/64", "2001:db8:d:1::ff00/120"),
+)
+"""Of sources of outer headers: the longest and the shortest that there may be among them."""
+
+PREFIX_ENDS = {
+    4: ("prefix4-26", 63, (0, 2, 61, 63)),
+    6: ("prefix6-120", 255, (0, 2, 253, 255)),
+}
+"""By the outer version: tables, the mask of the bits that their prefix leaves free, and what of a hash makes the first
+host (twice) and the last one."""
+
 AddTunnelled = Callable[..., None]
 BETWEEN = {"ipip": 0, "gre": 4, "gue": 12}
 
@@ -528,6 +551,12 @@ def tunnel_file(encapsulation: str, about: str) -> tuple[File, AddTunnelled]:
             "clear4": tables([outer_df]),
             "ttl4": tables([tunnel_member(24, 4, encapsulation, outer_ttl=9)]),
             "ttl6": tables([tunnel_member(24, 6, encapsulation, outer_ttl=255)]),
+        }
+        | {
+            f"prefix{ip_network(prefix).version}-{prefix.partition('/')[2]}": tables(
+                [tunnel_member(25, ip_network(prefix).version, encapsulation, outer_prefix=prefix)]
+            )
+            for prefix in PREFIXES
         },
     )
 
@@ -681,6 +710,45 @@ def tunnel_file(encapsulation: str, about: str) -> tuple[File, AddTunnelled]:
             ident=0xBEEF,
             using="clear4",
         )
+        for outer in (4, 6):
+            for prefix in (one for one in PREFIXES if ip_network(one).version == outer):
+                length = prefix.partition("/")[2]
+                add(
+                    f"{encapsulation.upper()}-{inner}in{outer}-prefix-{length}",
+                    "The outer source is of the prefix, and says by bits of the flow's hash which flow it is.",
+                    inner,
+                    outer,
+                    "tcp",
+                    lambda ttl, inner=inner: ip(inner, ttl=ttl) / segment("tcp"),
+                    using=f"prefix{outer}-{length}",
+                )
+            using, mask, ends = PREFIX_ENDS[outer]
+            for bits in ends:
+                port = next(
+                    port
+                    for port in range(1024, 65536)
+                    if flow_hash(*flow_of(inner, "udp", port), "five_tuple") & mask == bits
+                )
+                add(
+                    f"{encapsulation.upper()}-{inner}in{outer}-prefix-bits-{bits}",
+                    "Whatever bits of the hash are set, the source is not the first and not the last of its prefix.",
+                    inner,
+                    outer,
+                    "udp",
+                    lambda ttl, inner=inner, port=port: ip(inner, ttl=ttl) / segment("udp", sport=port),
+                    flow=flow_of(inner, "udp", port),
+                    using=using,
+                )
+    add(
+        f"{encapsulation.upper()}-4in4-prefix-df-clear",
+        "The outer checksum counts both an identification of its own and the chosen source.",
+        4,
+        4,
+        "udp",
+        lambda ttl: ip(4, ttl=ttl, flags=0) / segment("udp"),
+        ident=0xBEEF,
+        using="prefix4-20",
+    )
     return file, add
 
 

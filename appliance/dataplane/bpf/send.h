@@ -55,9 +55,15 @@ INLINE u8 ip_in_ip(const struct inner *inner)
 	return inner->type == BE16(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
 }
 
-/* Between: bytes of what stands between this header and the inner packet. Whole: with DF. */
+/* What is added to the way's source, in network byte order: by its mask, no byte of the sum overflows. */
+INLINE u32 source_bits(const struct way *way, u32 mask, const struct inner *inner)
+{
+	return way->kind & WAY_SPREAD ? __builtin_bswap32(inner->hash) & mask : 0;
+}
+
+/* Between: bytes of what stands between this header and the inner packet. Whole: with DF. More: see source_bits. */
 INLINE void write_outer4(struct iphdr *ip, const struct run *run, const struct way *way, const struct inner *inner,
-			 u8 protocol, u32 between, u8 whole)
+			 u8 protocol, u32 between, u8 whole, u32 more)
 {
 	u16 length = __builtin_bswap16(inner->length + between + sizeof(*ip));
 	u16 id = 0, frag = BE16(0x4000);
@@ -73,9 +79,10 @@ INLINE void write_outer4(struct iphdr *ip, const struct run *run, const struct w
 	ip->frag_off = frag;
 	ip->ttl = way->ttl;
 	ip->protocol = protocol;
-	ip->saddr = way->source[0];
+	ip->saddr = way->source[0] + more;
 	ip->daddr = way->destination[0];
-	ip->check = ~folded(way->sum + (0x45 | inner->tclass << 8) + length + id + frag + (protocol << 8));
+	ip->check = ~folded(way->sum + (0x45 | inner->tclass << 8) + length + id + frag + (protocol << 8) +
+			    (more & 0xffff) + (more >> 16));
 }
 
 INLINE void write_outer6(struct ip6hdr *ip, const struct way *way, const struct inner *inner, u8 protocol, u32 between)
@@ -130,7 +137,8 @@ INLINE int write_rare(u8 *data, u8 *end, const struct run *run, const struct way
 		if (data + LONGEST_LINK + sizeof(*ip) > end)
 			return -1;
 		ip = write_head(data, way, BE16(ETH_P_IP));
-		write_outer4(ip, run, way, inner, protocol, between, inner->whole && !(way->kind & WAY_CLEAR));
+		write_outer4(ip, run, way, inner, protocol, between, inner->whole && !(way->kind & WAY_CLEAR),
+			     source_bits(way, way->source[1], inner));
 		return write_between(ip + 1, end, between, inner);
 	} else {
 		struct ip6hdr *ip;
@@ -139,6 +147,7 @@ INLINE int write_rare(u8 *data, u8 *end, const struct run *run, const struct way
 			return -1;
 		ip = write_head(data, way, BE16(ETH_P_IPV6));
 		write_outer6(ip, way, inner, protocol, between);
+		ip->saddr[3] += source_bits(way, way->sum, inner);
 		return write_between(ip + 1, end, between, inner);
 	}
 }
@@ -158,7 +167,7 @@ INLINE int rewrite(const struct run *run, const struct way *way, const struct in
 		if (data + LONGEST_LINK + sizeof(struct iphdr) > end)
 			return -1;
 		ip = write_head(data, way, BE16(ETH_P_IP));
-		write_outer4(ip, run, way, inner, ip_in_ip(inner), 0, inner->whole);
+		write_outer4(ip, run, way, inner, ip_in_ip(inner), 0, inner->whole, 0);
 	} else if (way->kind == WAY_OUTER6) {
 		if (data + LONGEST_LINK + sizeof(struct ip6hdr) > end)
 			return -1;

@@ -158,6 +158,7 @@ enum way_kind {
 	WAY_OUTER6 = 6,
 	WAY_FAMILY = 0x0f,
 	WAY_CLEAR = 0x10, /* an outer IPv4 header never has DF */
+	WAY_SPREAD = 0x20, /* the outer source is the first of a prefix, and more by bits of the flow's hash */
 	WAY_GRE = 0x40,	  /* 4 << 4, and 12 << 4: the size of what is between outer and inner IP header */
 	WAY_GUE = 0xc0,
 };
@@ -177,11 +178,11 @@ struct way {
 	u16 limit; /* largest inner packet */
 	u32 ifindex;
 	u16 tag[2]; /* VLAN tag as on the wire; 0 when there is none */
-	u32 sum;    /* of the addresses and the TTL of an outer IPv4 header */
+	u32 sum;    /* of the addresses and the TTL of an outer IPv4 header; of IPv6 with WAY_SPREAD, the mask */
 	u16 member; /* its index, which is what pins and choices say */
 	u8 ttl;	    /* of the outer header */
 	u8 front;   /* bytes in front of the inner packet, link header included */
-	u32 source[4], destination[4]; /* outer addresses; IPv4 in the first word */
+	u32 source[4], destination[4]; /* outer addresses; IPv4 in the first word, and in the second of sources the mask */
 };
 
 /* A slot's 16 bits: the number of a way; with LOOK_CLOSER, it is not for the slot alone to say. NOBODY has that bit. */

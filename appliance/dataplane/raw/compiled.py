@@ -20,7 +20,7 @@ from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import PinTable, lifetime
 from appliance.dataplane.raw.rules import STEADY, TAIL, WINDOW, EntryCodes, slot_rule
 from appliance.dataplane.raw.turns import ColumnTurns
-from appliance.forwarding import NO_MEMBER, ForwardingTables, NextHop, Placement, SlotArray, TableMember, TableService
+from appliance.forwarding import NO_MEMBER, ForwardingTables, Placement, SlotArray, TableMember, TableService
 from appliance.model import DfPolicy, DsrType, Encapsulation, TtlPolicy
 from appliance.packet.action import Reason
 from appliance.packet.encap import TUNNELS, Tunnel
@@ -58,6 +58,8 @@ class Group:
     """Of L2, nothing."""
     clear: bool = False
     """Whether an outer IPv4 header never has DF."""
+    spread: bool = False
+    """Whether the flow's hash has a part in the outer header's source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Way:
     tunnel: Tunnel
     ttl: int
     """Of the outer header."""
+    spread_mask: int
+    """What of the flow's hash is added to the outer header's source."""
 
 
 class Lookup:
@@ -298,6 +302,7 @@ class Compiled:
                 outer6=self.outer6[way].tobytes(),
                 tunnel=TUNNELS[member.delivery.encapsulation or Encapsulation.IPIP],
                 ttl=member.delivery.outer_ttl,
+                spread_mask=member.spread_mask,
             )
             for way, member in enumerate(self.members)
         )
@@ -317,15 +322,17 @@ class Compiled:
         outer4, outer6, sums = [], [], []
         for member, mac in zip(members, macs, strict=True):
             outer = member.address.version if member.delivery.encapsulation is not None else 0
-            head = _outer4(member.next_hop, member) if outer == 4 else bytes(20)
+            head = _outer4(member) if outer == 4 else bytes(20)
             outer4.append(mac + b"\x08\x00" + head)
             sums.append(_folded(head))
-            outer6.append(mac + b"\x86\xdd" + (_outer6(member.next_hop, member) if outer == 6 else bytes(40)))
+            outer6.append(mac + b"\x86\xdd" + (_outer6(member) if outer == 6 else bytes(40)))
         self.outer4 = _void(outer4, 34)
         """Ethernet and outer IPv4 header of each member; protocol, lengths, checksum and what is copied are zero."""
         self.outer6 = _void(outer6, 54)
         self.outer4_sums = np.array(sums, np.uint64)
         """Ones' complement sums of the constant part of the outer IPv4 headers, in little-endian words."""
+        self.spread_masks = np.array([member.spread_mask for member in members], np.uint64)
+        """What of a flow's hash is added to the sources of outer headers."""
 
     def admit(self, guard: Guard, source: bytes, *, look_only: bool = False) -> Reason | None:
         """Take a new connection, or say why not; see `protection.Meters`."""
@@ -461,16 +468,17 @@ def _group(member: TableMember) -> Group:
         member.next_hop.ifindex,
         delivery.encapsulation,
         four and delivery.outer_df is DfPolicy.CLEAR,
+        member.outer_prefix is not None,
     )
 
 
-def _outer4(hop: NextHop, member: TableMember) -> bytes:
+def _outer4(member: TableMember) -> bytes:
     head = struct.pack("!BBHHHBBH", 0, 0, 0, 0, 0, member.delivery.outer_ttl, 0, 0)
-    return head + hop.source.packed + member.address.packed
+    return head + member.first_source + member.address.packed
 
 
-def _outer6(hop: NextHop, member: TableMember) -> bytes:
-    return struct.pack("!IHBB", 0, 0, 0, member.delivery.outer_ttl) + hop.source.packed + member.address.packed
+def _outer6(member: TableMember) -> bytes:
+    return struct.pack("!IHBB", 0, 0, 0, member.delivery.outer_ttl) + member.first_source + member.address.packed
 
 
 def _folded(head: bytes) -> int:

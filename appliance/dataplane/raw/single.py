@@ -21,6 +21,7 @@ _WORD = struct.Struct("<I")
 _MAC = struct.Struct("<IHH")
 _REST4 = struct.Struct("<IIHH")
 _REST6 = struct.Struct("!IHBB")
+_ADDRESS = struct.Struct("!I")
 _IPV4 = 0x0008
 """The Ethernet type, read little-endian."""
 _DONT_FRAGMENT = 0x00400000
@@ -143,12 +144,15 @@ class SinglePath:
         between = tunnel.between(version, total, hash32)
         protocol, payload = tunnel.protocols[version], len(between) + total
         if group.kind is Kind.OUTER4:
-            head = self._outer4(way, words, version, protocol, payload, unbound=total > way.limit)
+            more = hash32 & way.spread_mask
+            head = self._outer4(way, words, version, protocol, payload, more, unbound=total > way.limit)
             start = base + OUTER4 - len(between)
         else:
             service_class = words[0] >> 8 & 0xFF if version == 4 else _type_of_service(words[0])
             first = 6 << 28 | service_class << 20 | (hash32 & 0xFFFFF or 1)
             head = way.outer6[:14] + _REST6.pack(first, payload, protocol, way.ttl) + way.outer6[22:]
+            if more := hash32 & way.spread_mask:
+                head = _added(head, 34, more)
             start = base + OUTER6 - len(between)
         memory[start : base + IP] = head + between
         return Frame(group.ifindex, start, base + IP + total)
@@ -167,7 +171,7 @@ class SinglePath:
         _WORD.pack_into(self._memory, ip + 8, after & 0xFFFFFFFF)
 
     def _outer4(
-        self, way: Way, words: tuple[int, ...], version: int, protocol: int, payload: int, *, unbound: bool
+        self, way: Way, words: tuple[int, ...], version: int, protocol: int, payload: int, more: int, *, unbound: bool
     ) -> bytes:
         size = payload + 20
         length = size >> 8 | (size & 0xFF) << 8
@@ -180,13 +184,26 @@ class SinglePath:
             second = ident >> 8 | (ident & 0xFF) << 8
         # The constant part of the sum has the TTL already.
         total_sum = way.outer4_sum + first + length + (second >> 16) + (second & 0xFFFF) + (protocol << 8)
+        if more:
+            total_sum += _swapped(more >> 16) + _swapped(more & 0xFFFF)
         total_sum = (total_sum & 0xFFFF) + (total_sum >> 16)
         total_sum += total_sum >> 16
         rest = _REST4.pack(first | length << 16, second, way.ttl | protocol << 8, ~total_sum & 0xFFFF)
-        return way.outer4[:14] + rest + way.outer4[26:]
+        head = way.outer4[:14] + rest + way.outer4[26:]
+        return _added(head, 26, more) if more else head
 
 
 _WHOLE = MASKS[HashMode.FIVE_TUPLE]
+
+
+def _added(head: bytes, at: int, more: int) -> bytes:
+    """The header with *more* added to the 32 bits that end an address, which begin at *at*."""
+    (word,) = _ADDRESS.unpack_from(head, at)
+    return head[:at] + _ADDRESS.pack(word + more) + head[at + 4 :]
+
+
+def _swapped(half: int) -> int:
+    return half >> 8 | (half & 0xFF) << 8
 
 
 def _type_of_service(first_word: int) -> int:

@@ -513,21 +513,22 @@ class VectorPath:
                 columns.hop_limit[rows] = (words[1] >> _24) - _1
         kind, length = group.encapsulation, total
         hash32 = batch.hash32
-        if part is not None and (group.kind is Kind.OUTER6 or kind is Encapsulation.GUE):
+        if part is not None and (group.kind is Kind.OUTER6 or kind is Encapsulation.GUE or group.spread):
             hash32 = hash32[part]
+        more = hash32 & tables.spread_masks.take(way) if group.spread else None
         if kind is not Encapsulation.IPIP:
             columns.between[kind][rows] = BETWEEN[kind](batch.version, total, hash32)
             length = total + _constant(kind.between)
         if group.kind is Kind.OUTER4:
             unbound = total > tables.limits.take(way) if batch.version == 6 and tables.any_unbound else None
             columns.outer4[kind][rows] = self._outer4(
-                batch.version, words, length, tables.outer4.take(way), way, group, tables, unbound
+                batch.version, words, length, tables.outer4.take(way), way, group, tables, unbound, more
             )
             batch.outcome.sends.append(Send(group.ifindex, rows, OUTER4 - kind.between, length + _constant(34)))
         else:
             protocol = TUNNELS[kind].protocols[batch.version]
             columns.outer6[kind][rows] = _outer6(
-                batch.version, words, length, hash32, tables.outer6.take(way), protocol
+                batch.version, words, length, hash32, tables.outer6.take(way), protocol, more
             )
             batch.outcome.sends.append(Send(group.ifindex, rows, OUTER6 - kind.between, length + _constant(54)))
 
@@ -541,8 +542,10 @@ class VectorPath:
         group: Group,
         tables: Compiled,
         unbound: npt.NDArray[np.bool_] | None,
+        more: U64 | None,
     ) -> npt.NDArray[np.void]:
-        """Ethernet and outer IPv4 headers: `packet.encap.encapsulate`. Unbound: which IPv6 packets go without DF."""
+        """Ethernet and outer IPv4 headers: `packet.encap.encapsulate`. Unbound: which IPv6 packets go without DF. More:
+        what is added to sources."""
         length = _BIG_ENDIAN.take((payload + _20).view(np.int64))
         out = heads.view("<u2").reshape(-1, 17)
         # Of IPv4, version, header length and type of service are those of the inner header.
@@ -568,6 +571,8 @@ class VectorPath:
         out[:, 10] = fragmentation
         out[:, 11] |= np.uint16(carried)
         sums = sums + tables.outer4_sums.take(way)
+        if more is not None:
+            sums += _add_to(out, 13, more)
         sums += length
         sums += fragmentation
         sums += _constant(carried)
@@ -635,8 +640,23 @@ def _type_of_service(first_word: U64) -> U64:
     return (first_word & _constant(0x0F)) << _constant(4) | (first_word >> _constant(12)) & _constant(0x0F)
 
 
+def _add_to(out: npt.NDArray[np.uint16], at: int, more: U64) -> U64:
+    """Add 32-bit numbers to the two columns from *at* on, where no byte overflows by it (`TableMember.spread_mask`).
+    Returns the sums of their halves, as checksums count them."""
+    high, low = (_BIG_ENDIAN.take(half.view(np.int64)) for half in (more >> _16, more & _HALF))
+    out[:, at] += high.astype(np.uint16)
+    out[:, at + 1] += low.astype(np.uint16)
+    return high + low
+
+
 def _outer6(
-    version: int, words: U64, payload: U64, hash32: U64, heads: npt.NDArray[np.void], protocol: int
+    version: int,
+    words: U64,
+    payload: U64,
+    hash32: U64,
+    heads: npt.NDArray[np.void],
+    protocol: int,
+    more: U64 | None,
 ) -> npt.NDArray[np.void]:
     """Ethernet and outer IPv6 headers: `packet.encap.encapsulate`."""
     service = (words[0] >> _8) & _BYTE if version == 4 else _type_of_service(words[0])
@@ -650,6 +670,8 @@ def _outer6(
     out[:, 8] = _BIG_ENDIAN.take((first & _HALF).view(np.int64))
     out[:, 9] = _BIG_ENDIAN.take(payload.view(np.int64))
     out[:, 10] |= np.uint16(protocol)
+    if more is not None:
+        _add_to(out, 17, more)
     return heads
 
 

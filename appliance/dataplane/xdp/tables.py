@@ -972,10 +972,15 @@ def _way(member: TableMember, egress: Egress) -> bytes:
         kind = layout.WAY_OUTER4 if version == 4 else layout.WAY_OUTER6
         kind |= layout.TUNNELS[delivery.encapsulation]
         flags |= layout.WAY_ROUTED if delivery.ttl is TtlPolicy.ROUTER else 0
-        source, destination = hop.source.packed.ljust(16, b"\0"), member.address.packed.ljust(16, b"\0")
+        kind |= layout.WAY_SPREAD if member.outer_prefix is not None else 0
+        mask = member.spread_mask.to_bytes(4, "big")
+        source, destination = member.first_source.ljust(16, b"\0"), member.address.packed.ljust(16, b"\0")
         if version == 4:
             kind |= layout.WAY_CLEAR if delivery.outer_df is DfPolicy.CLEAR else 0
             total = sum(struct.unpack("<8H", source)) + sum(struct.unpack("<8H", destination)) + delivery.outer_ttl
+            source = source[:4] + mask + source[8:]
+        else:
+            (total,) = struct.unpack("<I", mask)
     limit = max(0, min(member.inner_mtu, 0xFFFF))
     flags |= layout.WAY_UNBOUND if limit < LEAST_IPV6 == member.inner_mtu6 else 0
     head = struct.pack("<BBHI4sI", kind, flags, limit, egress.ifindex, egress.tag, total)

@@ -62,11 +62,13 @@ def queues(seen: MemberSeen) -> Judgement | None:
     if (
         max(counts) >= _SKEW * sum(counts)
         and seen.delivery.encapsulation is Encapsulation.IPIP
+        and seen.outer_prefix is None
         and seen.address.version == 4
     ):
         fix = Fix(
             Site.DIRECTOR,
-            'use encapsulation = "gue": its outer UDP port differs by flow, so that the interface can spread them',
+            'use outer_source = "prefix", or encapsulation = "gue": outer sources or UDP ports differ by flow then, so '
+            "that the interface can spread them",
         )
         evidence = [f"{device}: packets by receive queue: {', '.join(map(str, counts))}"]
         return failed(

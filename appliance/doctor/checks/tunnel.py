@@ -85,8 +85,7 @@ def _open_tunnel(seen: MemberSeen, vip: IPAddress, *, loaded: bool) -> Fix:
     """With what is known of the member and of this director."""
     addresses = seen.report.addresses if seen.report is not None else ()
     device = next((one.device for one in addresses if one.address == str(seen.address)), "IFACE")
-    director = seen.hop.source if seen.hop is not None else "DIRECTORS"
-    return fixes.decapsulate(seen.delivery, vip, seen.address, director, device, loaded=loaded)
+    return fixes.decapsulate(seen.delivery, vip, seen.address, seen.outer_source, device, loaded=loaded)
 
 
 def _words(own: Seen) -> str:
@@ -109,8 +108,7 @@ def closed_decapsulator(seen: MemberSeen) -> Judgement | None:
         evidence = [says(path, path.stranger, f"{name} from {path.stranger_source}, SYN inside") for path in open_]
         protocol = {4: "4", 6: "41"}[open_[0].vip.version] if name == "IP in IP" else "47"
         match = "udp dport 6080" if name == "GUE" else f"meta l4proto {protocol}"
-        director = seen.hop.source if seen.hop is not None else "DIRECTORS"
-        source = f"ip{'6' if seen.address.version == 6 else ''} saddr != {{ {director} }}"
+        source = f"ip{'6' if seen.address.version == 6 else ''} saddr != {{ {seen.outer_source} }}"
         fix = Fix(
             Site.MEMBER,
             "take the tunnel from directors only (all of them in the list), or anybody can send packets in any name "

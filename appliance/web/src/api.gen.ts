@@ -915,6 +915,7 @@ export type Director = {
   pins?: number;
   drain_on_stop?: number;
   least_path_mtu?: number;
+  outer_source_prefixes?: string[];
   restart_grace?: number;
   runtime_dir?: string;
   state_dir?: string | null;
@@ -928,6 +929,7 @@ export type DirectorShown = {
   pins: number;
   drain_on_stop: number;
   least_path_mtu: number;
+  outer_source_prefixes: string[];
   restart_grace: number;
   runtime_dir: string;
   state_dir: string | null;
@@ -952,6 +954,7 @@ export type Dsr = {
   encapsulation?: "ipip" | "gre" | "gue" | null;
   outer_df?: "copy_inner" | "clear" | null;
   outer_ttl?: number | null;
+  outer_source?: "interface" | "prefix" | null;
 };
 
 export type DsrShown = {
@@ -959,6 +962,7 @@ export type DsrShown = {
   encapsulation: "ipip" | "gre" | "gue" | null;
   outer_df: "copy_inner" | "clear" | null;
   outer_ttl: number | null;
+  outer_source: "interface" | "prefix" | null;
 };
 
 export type Etcd = {

@@ -22,6 +22,7 @@ from appliance.model import (
     Health,
     NetworkProfile,
     Order,
+    OuterSource,
     ProfileType,
     TtlPolicy,
 )
@@ -303,6 +304,7 @@ def test_members_stand_once_per_pool_and_delivery() -> None:
         ({"ttl": TtlPolicy.TRANSPARENT}, "ipip+transparent"),
         ({"outer_df": DfPolicy.CLEAR}, "ipip+df_clear"),
         ({"outer_ttl": 9}, "ipip+ttl_9"),
+        ({"outer_source": OuterSource.PREFIX}, "ipip+source_prefix"),
     ],
 )
 def test_what_a_tunnel_is_like_is_another_delivery(change: dict[str, Any], suffix: str) -> None:

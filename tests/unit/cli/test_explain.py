@@ -131,6 +131,18 @@ def test_text_shows_all_outer_headers(dsr: str, facts: str, tmp_path: Path, caps
     assert facts.replace("PORT", str(49152 + hash32 % 16384)) in said
 
 
+def test_the_outer_source_is_of_the_prefix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the configuration alone one sees which address of the director's prefix a flow has."""
+    path = tmp_path / "onward.toml"
+    text = EXAMPLE.read_text().replace("example.key", str(EXAMPLE.parent / "example.key"))
+    text = text.replace('interfaces = ["eth1"]', 'interfaces = ["eth1"]\nouter_source_prefixes = ["198.51.100.64/26"]')
+    path.write_text(text.replace('encapsulation = "ipip"', 'outer_source = "prefix"'))
+    assert call(["explain", "tcp", "192.0.2.7:40000", "198.51.100.7:80", "--config", str(path)]) == Exit.OK
+    said = capsys.readouterr().out
+    hash32 = int(said.partition(" = 0x")[2][:8], 16)
+    assert f" 198.51.100.{65 + (hash32 & 0b111101)} " in said
+
+
 def test_text_for_l2(capsys: pytest.CaptureFixture[str]) -> None:
     """L2 DSR costs no bytes; UDP has no MSS."""
     assert call(explained("198.51.100.53:53", proto="udp")) == Exit.OK

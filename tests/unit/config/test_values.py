@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from appliance.config import monitors, values
 from appliance.config.problems import BadValueError
 from appliance.config.schema import MonitorTable
-from appliance.model import Algorithm, DfPolicy, DsrType, Encapsulation, HashMode, PortRange, ProfileType
+from appliance.model import Algorithm, DfPolicy, DsrType, Encapsulation, HashMode, OuterSource, PortRange, ProfileType
 from health.checks import CHECKS, tcp, udp
 from health.checks.external import OUTPUT_BYTES
 
@@ -31,6 +31,7 @@ from health.checks.external import OUTPUT_BYTES
         (values.encapsulation, "ENCAP_GRE", Encapsulation.GRE),
         (values.encapsulation, "gue", Encapsulation.GUE),
         (values.outer_df, "clear", DfPolicy.CLEAR),
+        (values.outer_source, "prefix", OuterSource.PREFIX),
         (values.algorithm, "LB_ALGORITHM_CONSISTENT_HASH", Algorithm.CONSISTENT_HASH),
         (values.hash_mode, "LB_ALGORITHM_CONSISTENT_HASH_SOURCE_IP_ADDRESS", HashMode.SOURCE_IP),
         (values.hash_mode, "LB_ALGORITHM_CONSISTENT_HASH_SOURCE_IP_ADDRESS_AND_PORT", HashMode.SOURCE_IP_PORT),
@@ -199,6 +200,8 @@ def test_no_value_breaks_a_parser(value: object) -> None:
         values.dsr_type,
         values.encapsulation,
         values.outer_df,
+        values.outer_source,
+        values.source_prefix,
         values.ttl,
         values.algorithm,
         values.hash_mode,

@@ -2,12 +2,23 @@
 
 import random
 import struct
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import numpy as np
 
 from appliance.forwarding import NO_MEMBER, SLOTS, ForwardingTables, NextHop, SlotArray, TableMember, TableService
-from appliance.model import Delivery, DfPolicy, DsrType, Encapsulation, HashMode, PortRange, Protocol, TtlPolicy
+from appliance.model import (
+    Delivery,
+    DfPolicy,
+    DsrType,
+    Encapsulation,
+    HashMode,
+    IPNetwork,
+    OuterSource,
+    PortRange,
+    Protocol,
+    TtlPolicy,
+)
 from appliance.packet.checksum import checksum
 from appliance.packet.forward import Ingress
 from appliance.ring.slots import pack
@@ -29,7 +40,14 @@ def random_delivery(rnd: random.Random) -> Delivery:
     encapsulation, ttl = rnd.choice(list(Encapsulation)), rnd.choice(list(TtlPolicy))
     if rnd.random() < 0.7:
         return Delivery(DsrType.L3, encapsulation, ttl)
-    return Delivery(DsrType.L3, encapsulation, ttl, rnd.choice(list(DfPolicy)), rnd.choice((1, 63, 255)))
+    outer = rnd.choice(list(DfPolicy)), rnd.choice((1, 63, 255)), rnd.choice(list(OuterSource))
+    return Delivery(DsrType.L3, encapsulation, ttl, *outer)
+
+
+def random_prefix(rnd: random.Random, version: int) -> IPNetwork:
+    """Of any length that outer sources may have."""
+    lengths, base = ((20, 26, 29, 30), "198.51.111.252") if version == 4 else ((32, 64, 97, 120), "2001:db8:ffff::ff00")
+    return ip_network(f"{base}/{rnd.choice(lengths)}", strict=False)
 
 
 def member_mac(number: int) -> bytes:
@@ -60,7 +78,8 @@ def random_tables(rnd: random.Random, ifindexes: tuple[int, ...] = (2, 3), mtus:
         address = ip_address(f"2001:db8::{number + 1:x}" if six else f"203.0.113.{number + 1}")
         delivery = random_delivery(rnd)
         path_mtu = None if delivery is L2 or rnd.random() < 0.7 else rnd.choice((552, 1280, 1300))
-        members[index] = TableMember(index, f"pool/m{number}", address, delivery, hop, path_mtu)
+        prefix = random_prefix(rnd, 6 if six else 4) if delivery.outer_source is OuterSource.PREFIX else None
+        members[index] = TableMember(index, f"pool/m{number}", address, delivery, hop, path_mtu, prefix)
     pools = []
     for _ in range(rnd.choice((1, 3))):
         indices = rnd.sample(sorted(members), min(len(members), rnd.randrange(1, 6)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
@@ -264,6 +265,21 @@ def test_the_fix_is_for_the_platform(manager: str) -> None:
     assert commands[0] == f"ip address add {VIP}/32 dev lo"
     tool = {"netplan": "netplan set", "networkd": "networkctl", "ifupdown": "interfaces.d", "networkmanager": "nmcli"}
     assert (tool[manager] in " ".join(commands[1:])) if manager else len(commands) == 1
+
+
+def test_rules_for_members_name_the_prefix_of_outer_sources() -> None:
+    """Where outer headers come from a prefix, that is who may send in tunnels, and whom to take packets from."""
+    prefix = ip_network("198.51.100.64/26")
+    for seen, wanted in (
+        (member(path(stranger=WELL), outer_prefix=prefix), "ip saddr != { 198.51.100.64/26 } drop"),
+        (
+            member(path(small=error(3, 2, str(MEMBER), outer=True)), outer_prefix=prefix),
+            "--from 198.51.100.64/26 --vip",
+        ),
+    ):
+        fixes = [one.judgement.fix for one in judge([seen], None) if one.judgement.fix is not None]
+        said = [text for fix in fixes for text in (fix.text, *fix.commands)]
+        assert any(wanted in text for text in said), said
 
 
 def test_what_cannot_be_told_is_unknown() -> None:

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from appliance.decide import decide
 from appliance.fleet import entries
 from appliance.fleet.entries import DirectorCard, Logged, Seen, Unreadable, appended
-from appliance.model import AdminState, Delivery, DfPolicy, DsrType, Encapsulation, Health, Order, TtlPolicy
+from appliance.model import (
+    AdminState,
+    Delivery,
+    DfPolicy,
+    DsrType,
+    Encapsulation,
+    Health,
+    Order,
+    OuterSource,
+    TtlPolicy,
+)
 from appliance.ring.slots import MAX_WEIGHT
 from appliance.state import LONGEST_LOG, LogEntry, LoggedMember, State, same_ring
 from tests.builders import L3, config, snapshot
@@ -62,6 +72,7 @@ def test_order(order: Order) -> None:
         Delivery(DsrType.L3, Encapsulation.GRE),
         Delivery(DsrType.L3, Encapsulation.GUE, outer_df=DfPolicy.CLEAR),
         Delivery(DsrType.L3, Encapsulation.GUE, outer_ttl=32),
+        Delivery(DsrType.L3, Encapsulation.IPIP, outer_source=OuterSource.PREFIX),
     ],
     ids=lambda delivery: entries.log_place(("web", delivery)),
 )

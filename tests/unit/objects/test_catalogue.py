@@ -104,7 +104,13 @@ def test_an_object_is_shown_in_one_form_with_all_its_keys() -> None:
         "per_packet": False,
         "ttl": "router",
         "http": False,
-        "dsr": {"type": "l3", "encapsulation": "gre", "outer_df": "copy_inner", "outer_ttl": 64},
+        "dsr": {
+            "type": "l3",
+            "encapsulation": "gre",
+            "outer_df": "copy_inner",
+            "outer_ttl": 64,
+            "outer_source": "interface",
+        },
     }
     service = Catalogue(TWO).get(VIRTUAL_SERVICES, "shop").values
     assert service["ports"] == ["8000-8099", 443]

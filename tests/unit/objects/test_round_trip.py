@@ -51,6 +51,7 @@ l3 = some(
         "dsr_encap_type": st.sampled_from(["ipip", "ENCAP_IPINIP", "gre", "encap_gre", "gue"]),
         "outer_ttl": st.integers(1, 255),
         "outer_df": st.sampled_from(["copy_inner", "clear"]),
+        "outer_source": st.just("interface"),
     },
 )
 l2 = st.just({"dsr_type": "DSR_TYPE_L2"})

@@ -1,12 +1,15 @@
 """What a member needs follows from the configuration."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
-from appliance.model import Decapsulator
+from appliance.model import Decapsulator, FleetPeer, OuterSource
 from appliance.server.firewall import ruleset
-from appliance.server.plan import Kind, PlanError, Tunnel, plan_of
+from appliance.server.plan import Kind, Plan, PlanError, Tunnel, plan_of
 from tests.unit.server.plans import HEAD, SERVICES, config, plan
 
 R4, R6 = ip_address("203.0.113.2"), ip_address("2001:db8:2::2")
@@ -76,6 +79,39 @@ def test_directors_of_the_fleet_are_the_sources() -> None:
     """[[fleet.director]] says who may send, where --from does not."""
     assert plan("ipip", sources=()).sources == (ip_network("203.0.113.1"), ip_network("203.0.113.3"))
     assert plan("l2", sources=()).sources == ()
+
+
+def test_prefixes_of_outer_sources_may_send() -> None:
+    """Outer headers that come from the director's prefix are let in, and its address where other services need it;
+    prefixes of other directors are not known, and have to be given."""
+    alone = config().fleet.directors[:1]
+    prefixes = ip_network("198.51.100.64/26"), ip_network("2001:db8:d::/64")
+
+    def of(directors: tuple[FleetPeer, ...], *spread: str, services: Sequence[str], **more: Any) -> Plan:
+        given = config()
+        made = tuple(
+            replace(
+                one,
+                profile=replace(one.profile, delivery=replace(one.profile.delivery, outer_source=OuterSource.PREFIX)),
+            )
+            if one.name in spread
+            else one
+            for one in given.services
+        )
+        director = replace(given.director, outer_source_prefixes=prefixes)
+        given = replace(given, director=director, services=made, fleet=replace(given.fleet, directors=directors))
+        return plan_of(given, "m1", services=services, **more)
+
+    assert of(alone, "gre", services=["gre"]).sources == prefixes[:1]
+    assert of((), "gre6", services=["gre6"]).sources == prefixes[1:]
+    assert of(alone, "gre", services=["gre", "ipip"]).sources == (ip_network("203.0.113.1"), *prefixes[:1])
+    assert of(alone, "gre", services=["ipip"]).sources == (ip_network("203.0.113.1"),)
+    with pytest.raises(PlanError, match=r"that of d2 is not known here; give --from PREFIX for each director"):
+        of(config().fleet.directors, "gre", services=["gre"])
+    every = of(config().fleet.directors, "gre", services=["gre"], sources=[ip_network("198.51.100.0/24")])
+    assert every.sources == (ip_network("198.51.100.0/24"),)
+    words = of(alone, "gre", services=["gre"], decapsulator=Decapsulator.ONWARD).decap_arguments()
+    assert " ".join(words).startswith("--interface eth0 --from 198.51.100.64/26 --vip")
 
 
 def test_what_cannot_be_planned_is_told() -> None:

@@ -87,6 +87,14 @@ export const KINDS: Record<string, Kind> = {
         names: { ipip: "IP in IP", gre: "GRE", gue: "GUE" },
         when: (values) => dsr(values)?.type === "l3",
       },
+      {
+        path: "dsr.outer_source",
+        label: "Outer source",
+        kind: "choice",
+        choices: ["interface", "prefix"],
+        names: { interface: "the interface's address", prefix: "an address of the director's prefix, by flow" },
+        when: (values) => dsr(values)?.type === "l3",
+      },
     ],
   },
   "health-monitors": {
