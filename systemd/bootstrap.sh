@@ -78,13 +78,16 @@ apt_install() {
 }
 
 # The one program of Prometheus that tests need, without the server, which would be started and brings fonts and scripts.
+# Since Debian 13, it is a package of its own.
 fetch_promtool() {
 	if [ -x "$VENV/bin/promtool" ] || command -v promtool >/dev/null; then return 0; fi
 	command -v apt-get >/dev/null || die "please install promtool, which comes with Prometheus (automatic only where apt-get is)"
-	say "promtool from the package prometheus"
-	local folder ok=no
+	local folder package=prometheus ok=no
+	apt-cache show prometheus >/dev/null 2>&1 || as_root apt-get update -q >/dev/null 2>&1 || true
+	if apt-cache show promtool >/dev/null 2>&1; then package=promtool; fi
+	say "promtool from the package $package"
 	folder=$(mktemp -d)
-	if (cd "$folder" && { apt-get download prometheus || { as_root apt-get update && apt-get download prometheus; }; }) \
+	if (cd "$folder" && { apt-get download $package || { as_root apt-get update && apt-get download $package; }; }) \
 		>"$folder/log" 2>&1 && dpkg-deb --fsys-tarfile "$folder"/*.deb | tar -xO ./usr/bin/promtool >"$folder/promtool"; then
 		install -m 755 "$folder/promtool" "$VENV/bin/promtool" && ok=yes
 	fi
