@@ -438,6 +438,8 @@ class PoolUse:
     """The last two of `course_key` of each."""
 
     per_packet: bool = False
+    min_members: int = 1
+    """The most that any of them wants in rotation."""
 
     @property
     def longest_window_s(self) -> float:
@@ -448,13 +450,15 @@ def pool_uses(config: Config) -> Mapping[str, PoolUse]:
     """By name, pools in use, and those that were in use before."""
     words: dict[str, set[tuple[float, str]]] = {}
     by_packet = set()
+    least: dict[str, int] = {}
     for service in config.services:
         key = course_key(service)
         for pool in service.pools:
             words.setdefault(pool.name, set()).add(key[2:])
+            least[pool.name] = max(least.get(pool.name, 1), service.min_members)
             if service.profile.per_packet:
                 by_packet.add(pool.name)
-    return {name: PoolUse(frozenset(found), name in by_packet) for name, found in words.items()}
+    return {name: PoolUse(frozenset(found), name in by_packet, least[name]) for name, found in words.items()}
 
 
 def slot_tables(config: Config) -> int:
@@ -550,7 +554,7 @@ def _ring(
         for member in pool.members
     )
     if len(snapshot.config.fleet.directors) > 1 and before is not None and not before.undecided:
-        judged = _arriving(judged, before, now)
+        judged = _arriving(judged, use, before, now)
     known = before if before is not None and before.undecided == undecided else None
     if known is not None and known.judged == judged and known.pool.algorithm == pool.algorithm:
         wanted, members, table_members = known.wanted, known.members, known.table_members
@@ -729,8 +733,9 @@ def _why_flapping(flap: Flap, terms: Flapping) -> No:
     )
 
 
-def _arriving(judged: tuple[MemberView, ...], before: _Ring, now: float) -> tuple[MemberView, ...]:
-    """The members, of whom those that were not in the tables before get no new flows yet; but somebody has to."""
+def _arriving(judged: tuple[MemberView, ...], use: PoolUse, before: _Ring, now: float) -> tuple[MemberView, ...]:
+    """The members, of whom those that were not in the tables before get no new flows yet. Nobody waits where too few
+    would be left: fewer than virtual services want, or less than half of what there is."""
     served = {
         view.index: None if view.state is EffectiveState.IN_ROTATION else view.arrives_at
         for view in before.judged
@@ -738,10 +743,12 @@ def _arriving(judged: tuple[MemberView, ...], before: _Ring, now: float) -> tupl
     }
     due = {view.index: served.get(view.index, now + ARRIVAL_S) for view in judged if view.serves}
     late = {index: at for index, at in due.items() if at is not None and at > now}
-    taking = [view.index for view in judged if view.state is EffectiveState.IN_ROTATION]
     if not late:
         return judged
-    waits = not late.keys() >= set(taking)
+    taking = [view for view in judged if view.state is EffectiveState.IN_ROTATION]
+    first = [view for view in taking if view.index not in late]
+    enough = 2 * sum(view.ratio for view in first) >= sum(view.ratio for view in taking)
+    waits = len(first) >= use.min_members and enough
     no = No(Why.ARRIVING, "the other directors of the fleet get to know it first")
     return tuple(
         replace(view, state=EffectiveState.DRAINING, no=no, arrives_at=late[view.index])

@@ -391,9 +391,21 @@ def test_nobody_waits_for_others_to_know_it_without_others():
     gone = decide(in_fleet(health=none), decide(in_fleet(), now=START), START + 1)
     first = decide(in_fleet(health={**none, "web/web1": Health.UP}), gone, START + 2)
     assert view(first, 1).state is EffectiveState.IN_ROTATION
-    second = decide(in_fleet(health=down | {"web/web1": Health.UP, "web/web3": Health.DOWN}), first, START + 2.5)
-    assert view(second, 1).state is EffectiveState.IN_ROTATION
+    # One by itself would get everything: it waits for nobody to come, and nobody waits for its sake.
+    second = decide(in_fleet(health={**none, "web/web1": Health.UP, "web/web2": Health.UP}), first, START + 2.5)
     assert view(second, 2).no.why is Why.ARRIVING
+    both = decide(in_fleet(), first, START + 2.5)
+    assert [view(both, number).state for number in (1, 2, 3)] == [EffectiveState.IN_ROTATION] * 3
+
+
+def test_no_vip_goes_for_members_that_arrive():
+    """Where those that were there are too few for the virtual service, the new ones get flows at once."""
+    given = replace(config(service(min_members=2)), fleet=TWO)
+    maintained = Order(AdminState.MAINT, START)
+    before = decide(snapshot(given, orders={"web/web3": maintained}), decide(snapshot(given), now=START), START + 1)
+    after = decide(snapshot(given, orders={"web/web1": maintained}), before, START + 2)
+    assert view(after, 3).state is EffectiveState.IN_ROTATION
+    assert after.routes == before.routes != frozenset()
 
 
 def test_a_member_that_served_all_along_waits_for_nobody():

@@ -13,7 +13,7 @@ All of that goes over one socket pair; only the end of a director shows at a pip
 directors' end of the pair (`inheritance`), as it has of an XDP program.
 
 Who dies has stopped forwarding before its pipe closes, so no packet is sent twice. When somebody is told to look away,
-both take the same frames for a millisecond or two: a few packets are doubled, and none is lost.
+both take the same frames for some hundredths of a second: some packets are doubled, and none is lost.
 """
 
 import asyncio
@@ -178,13 +178,15 @@ class Keeper:
             stood, why = False, ""
             try:
                 child = _Child(self._order, self._pins)
-            except OSError as error:
-                why = f"it cannot be started: {error}"
+            except Exception as error:  # nobody else would notice, and begin anew
+                why = f"it cannot be started: {error!r}"
             else:
                 try:
                     self._lead(child)
                 except (OSError, KeeperError) as error:
                     why = str(error)
+                except Exception as error:  # the same
+                    why = repr(error)
                 if self._outcome is None:
                     stood = bool(self.name)
                     self._part(child)

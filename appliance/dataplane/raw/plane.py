@@ -110,6 +110,8 @@ class RawDataPlane:
         self._stays = stays and inheritance is not None and inheritance.works
         self._stands = stands
         self._keeper: keeper.Keeper | None = None
+        self._found = frozenset(inheritance.names(keeper.NAME) if inheritance is not None else ())
+        """Keepers of directors before this one. The descriptors of our own belong to their thread."""
         self._pins_fd: int | None = None
         self._slots = slots
         self._batch = batch
@@ -418,8 +420,8 @@ class RawDataPlane:
                 self._inheritance.forget(name)
 
     def _inherited_keepers(self) -> list[str]:
-        own = self._keeper.name if self._keeper is not None else ""
-        return [name for name in self._inheritance.names(keeper.NAME) if name != own] if self._inheritance else []
+        there = self._inheritance.names(keeper.NAME) if self._inheritance is not None else []
+        return [name for name in there if name in self._found]
 
     def _stand_again(self, session: "_Session") -> "_Session":
         """Begin to stand by anew, where an interface is not what it was."""
