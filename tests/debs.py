@@ -10,11 +10,15 @@ import tempfile
 from pathlib import Path
 
 PACKAGES = {
-    "netplan": ("netplan.io", "libnetplan0"),
+    "netplan": ("netplan.io", "netplan-generator?", "libnetplan0?", "libnetplan1?"),
     "ifupdown": ("ifupdown",),
     "nmcli": ("network-manager", "libnm0", "libndp0", "libjansson4"),
-    "cloud-init": ("cloud-init", "python3-jsonschema", "python3-attr", "python3-pyrsistent", "python3-pkg-resources"),
+    "cloud-init": (
+        *("cloud-init", "python3-jsonschema", "python3-attr", "python3-pyrsistent?", "python3-pkg-resources?"),
+        *("python3-referencing?", "python3-rpds-py?", "python3-jsonschema-specifications?"),
+    ),
 }
+"""Some have other names, or other parts, from one release to the next: with a question mark, where there are any."""
 
 
 def cache() -> Path:
@@ -32,8 +36,11 @@ def unpacked(name: str) -> Path:
         return place
     cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache()) as scratch:
+        wanted = [
+            package.rstrip("?") for package in PACKAGES[name] if not package.endswith("?") or _is_there(package[:-1])
+        ]
         got = subprocess.run(
-            ["apt-get", "-q", "download", *PACKAGES[name]], cwd=scratch, capture_output=True, text=True, check=False
+            ["apt-get", "-q", "download", *wanted], cwd=scratch, capture_output=True, text=True, check=False
         )
         assert got.returncode == 0, f"{got.stderr}\nan old package list? apt-get update"
         tree = Path(scratch) / "tree"
@@ -45,6 +52,10 @@ def unpacked(name: str) -> Path:
         except OSError:  # another worker was faster
             shutil.rmtree(tree)
     return place
+
+
+def _is_there(package: str) -> bool:
+    return bool(subprocess.run(["apt-cache", "show", package], capture_output=True, check=False).stdout)
 
 
 def libraries(place: Path) -> dict[str, str]:

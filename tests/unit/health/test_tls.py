@@ -150,9 +150,9 @@ def test_no_tls_at_all(run: Run, kind: Kind) -> None:
 @KINDS
 def test_the_handshake_ends_early(run: Run, kind: Kind) -> None:
     """A server that closes instead of answering the handshake, or resets, is an error of TLS or a reset."""
-    with many(lambda connection: connection.recv(1000)) as port:
+    with many(lambda connection: connection.recv(1 << 16)) as port:  # all of it: else it would be reset
         assert ask(run, kind(Tls(verify=False)), port).code is Code.SSL_ERROR
-    with many(lambda connection: reset(connection) if connection.recv(1000) else None) as port:
+    with many(lambda connection: reset(connection) if connection.recv(1 << 16) else None) as port:
         assert ask(run, kind(Tls(verify=False)), port).code in (Code.SSL_ERROR, Code.CONNECTION_RESET)
 
 

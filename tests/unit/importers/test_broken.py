@@ -18,7 +18,7 @@ from tests.unit.importers.samples import FILES, KINDS, SITE, imported, included,
 BROKEN = [
     ("avi", "", "not JSON: expecting value at column 1"),
     ("avi", "{", "avi.json:1: not JSON"),
-    ("avi", '{"Pool": [\n{"name": "a"},\n]}', "avi.json:3: not JSON"),
+    ("avi", '{"Pool": [\n{"name": "a"},\n}', "avi.json:3: not JSON"),
     ("avi", "[1]", "avi.json: [0]: nothing says what kind of object this is"),
     ("avi", '"x"', "there is no object of a type that is known here"),
     ("avi", "{}", "there is no object of a type that is known here"),

@@ -93,7 +93,7 @@ def test_netplan_takes_it(tmp_path: Path, delivery: str) -> None:
 
 def _netplan(root: Path) -> str:
     place = unpacked("netplan")
-    return run(place / "usr/libexec/netplan/generate", "--root-dir", root, env=libraries(place))
+    return run(next(place.rglob("libexec/netplan/generate")), "--root-dir", root, env=libraries(place))
 
 
 def test_netplan_of_another_release(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_ifupdown_takes_it(tmp_path: Path, delivery: str) -> None:
     write(tmp_path, files("ifupdown", delivery))
     main = tmp_path / "interfaces"
     main.write_text(f"auto lo\niface lo inet loopback\nsource {tmp_path}/etc/network/interfaces.d/*\n")
-    ifup = unpacked("ifupdown") / "sbin/ifup"
+    ifup = next(unpacked("ifupdown").rglob("sbin/ifup"))
     state = tmp_path / "state"
     said = run(ifup, "-a", "-i", main, "--state-dir", state, "--no-act", "--force", "--no-scripts")
     wanted = plan(delivery)
