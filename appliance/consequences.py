@@ -313,6 +313,7 @@ def changes(old: Config, new: Config) -> Iterator[Change]:
         yield Change("fleet", "", "secret_file", "(secret)", "(another secret)")
     yield from _values("fleet", "", old.fleet, new.fleet)
     yield from _values("connection_log", "", old.connection_log, new.connection_log)
+    yield from _values("doctor", "", old.doctor, new.doctor)
     if (old.bgp is None) != (new.bgp is None):
         yield Change("bgp", "", "", "" if old.bgp is None else "there", "" if new.bgp is None else "announced from now")
     elif old.bgp is not None and new.bgp is not None:

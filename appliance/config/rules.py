@@ -218,7 +218,7 @@ def outer_source_contradictions(data: Raw) -> Iterator[Finding]:
                 yield Finding(
                     place,
                     f"{address} is in {prefix_there}, of which outer headers have their sources",
-                    f"{what} is no director's source: use another prefix in director.outer_source_prefixes",
+                    f"it is {what}: use another prefix in director.outer_source_prefixes",
                 )
     if any(role is Role.TIER2 for _, role in found(data, values.role, "director", "role")):
         return
@@ -250,6 +250,9 @@ _ADDRESSES: tuple[tuple[str | _Any, ...], ...] = (
     ("a member", "pool", EACH, "member", EACH, "address"),
     ("a router", "bgp", "peer", EACH, "address"),
     ("a director's own address", "fleet", "director", EACH, "address"),
+    ("an address of the director's own", "bgp", "peer", EACH, "local_address"),
+    ("the director's router_id", "bgp", "router_id"),
+    ("an address of the director's own", "api", "address"),
 )
 
 

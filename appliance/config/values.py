@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -105,6 +105,9 @@ def prefix(value: object) -> IPNetwork:
     return found
 
 
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
 def source_prefix(value: object) -> IPNetwork:
     """A prefix of which outer headers have their sources: unicast, and with room for several."""
     found = prefix(value)
@@ -116,6 +119,8 @@ def source_prefix(value: object) -> IPNetwork:
     kind = _not_unicast(found.network_address) or _not_unicast(found.broadcast_address)
     if kind:
         raise BadValueError(f"{found} has {kind} address in it", "use a unicast prefix that the network can route")
+    if isinstance(found, IPv6Network) and found.overlaps(_MAPPED):
+        raise BadValueError(f"{found} has IPv4 addresses in IPv6 clothes in it", "use a prefix that is routed")
     return found
 
 
