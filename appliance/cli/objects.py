@@ -3,8 +3,10 @@
 Both ways lead through the same core (`appliance.objects`) and the same checks, and say the same of what is wrong.
 """
 
+import fcntl
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
@@ -310,6 +312,12 @@ class OfFiles:
         reason: str = "",
     ) -> Document:
         """See `Objects.change`. Consequences are not known, since nobody runs with these files."""
+        with self._alone():
+            return self._change(method, noun, name, values, match=match, dry_run=dry_run, reason=reason)
+
+    def _change(
+        self, method: str, noun: str, name: str, values: Values | None, *, match: str | None, dry_run: bool, reason: str
+    ) -> Document:
         from appliance.objects.canonical import etag
         from appliance.objects.catalogue import ALWAYS, Catalogue, Change, Condition
         from appliance.objects.kinds import kind_of
@@ -342,6 +350,24 @@ class OfFiles:
         self, changes: Sequence[Values], *, match: str | None = None, dry_run: bool = False, reason: str = ""
     ) -> Document:
         """See `Objects.apply`."""
+        with self._alone():
+            return self._apply(changes, match=match, dry_run=dry_run, reason=reason)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One change after the other: each reads what the one before has written."""
+        try:
+            folder = os.open(self._path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            yield  # whoever reads the file says what is wrong with it
+            return
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
+    def _apply(self, changes: Sequence[Values], *, match: str | None, dry_run: bool, reason: str) -> Document:
         from appliance.config.load import load_document
         from appliance.config.problems import ConfigError
         from appliance.objects.changes import ChangesError, Made, make, read_steps, results

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -308,3 +310,22 @@ def test_a_file_with_mistakes_is_not_touched(file: Path, capsys: pytest.CaptureF
     file.write_text(file.read_text() + "\nnonsense = 1\n")
     assert run(file, "pool list") == 4
     assert "onward check" in capsys.readouterr().err
+
+
+def test_who_changes_files_at_the_same_time_overwrites_nobody(file: Path) -> None:
+    """Each of six commands reads what the ones before have written."""
+    words = [sys.executable, "-m", "appliance", "member", "add"]
+    pool = load(file).services[0].pool
+    commands = [
+        subprocess.Popen(
+            [*words, f"{pool.name}/n{number}", "--address", f"203.0.113.{200 + number}", "--config", str(file)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for number in range(6)
+    ]
+    assert [(command.communicate()[1], command.returncode) for command in commands] == [(b"", 0)] * 6
+    after = load(file).services[0].pool
+    assert {member.name for member in after.members} == {member.name for member in pool.members} | {
+        f"n{number}" for number in range(6)
+    }
