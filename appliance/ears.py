@@ -119,16 +119,23 @@ class PrefixEar:
             raise
 
     def read(self) -> Told | None:
-        """See `Ear`. What the kernel does for others is done here: lengths and checksums are looked at."""
+        """See `Ear`. What the kernel does for others is done here: lengths, checksums and senders are looked at.
+
+        Any address of the prefix would do to get here; an error has to be for the source of what it quotes (RFC 792;
+        RFC 4443, section 2.2).
+        """
         packet = self._sock.recv(_LONGEST)
         ip = parse_ip(packet, self.version)
         if not isinstance(ip, IpHeader) or ip.protocol != _ICMP[self.version] or ip.part is not Part.WHOLE:
             return None
-        message = packet[ip.l4 : ip.length]
+        message, sender = packet[ip.l4 : ip.length], ip_address(ip.source)
+        quoted = message[20:24] if self.version == 4 else message[16:32]
+        if quoted != ip.destination or sender.is_loopback or sender.is_multicast or sender.is_unspecified:
+            return None
         pseudo_header = b""
         if self.version == 6:
             pseudo_header = ip.source + ip.destination + struct.pack("!II", len(message), _ICMP[6])
-        return Told(ip_address(ip.source), message) if checksum(pseudo_header + message) == 0 else None
+        return Told(sender, message) if checksum(pseudo_header + message) == 0 else None
 
     def fileno(self) -> int:
         return self._sock.fileno()

@@ -117,7 +117,12 @@ class TableMember:
 
     def sends_from(self, address: IPAddress) -> bool:
         """Whether outer headers to the member may have that source."""
-        return address == self.next_hop.source if self.outer_prefix is None else address in self.outer_prefix
+        if self.outer_prefix is None:
+            return address == self.next_hop.source
+        if address not in self.outer_prefix:
+            return False
+        beyond = int(address) - int.from_bytes(self.first_source, "big")
+        return beyond >= 0 and not beyond & ~self.spread_mask
 
     @property
     def mtu(self) -> int:

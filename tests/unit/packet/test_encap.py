@@ -36,6 +36,7 @@ def test_half_of_the_prefix_is_used_evenly(prefix) -> None:
     """Consecutive hashes meet every second host, each as often."""
     way = replace(WAY, outer_prefix=prefix)
     met = [source_of(way, flow_hash) for flow_hash in range(prefix.num_addresses)]
+    assert {one.packed for one in prefix if way.sends_from(one)} == set(met)
     assert {met.count(source) for source in set(met)} == {2}
     assert len(set(met)) == prefix.num_addresses // 2
 
