@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 PACKAGES = {
-    "netplan": ("netplan.io", "netplan-generator?", "libnetplan0?", "libnetplan1?"),
+    "netplan": ("netplan.io", "netplan-generator?", "libnetplan0?", "libnetplan1?", "libyaml-0-2"),
     "ifupdown": ("ifupdown",),
     "nmcli": ("network-manager", "libnm0", "libndp0", "libjansson4"),
     "cloud-init": (
