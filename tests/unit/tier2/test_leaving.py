@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -60,16 +61,16 @@ def test_connections_of_replaced_workers_are_waited_for(here: Config, listener: 
             own = "127.0.0.1", here.proxies[0].ports[0].first
             held = stack.enter_context(socket.create_connection(own, 20))
             behind = stack.enter_context(listener.accept()[0])
-            assert runtime.left_behind(master) == 0
-            process.send_signal(signal.SIGUSR2)
 
-            def replaced() -> bool:
+            def replaced(workers: int) -> bool:
                 try:
-                    return runtime.left_behind(master) == 1
+                    return runtime.left_behind(master) == workers
                 except runtime.RuntimeApiError:
-                    return False  # the new one is on its way
+                    return False  # whoever answers is on its way
 
-            until(replaced, "a new worker has taken over", 30)
+            until(partial(replaced, 0), "one worker, and a process above it that answers", 30)
+            process.send_signal(signal.SIGUSR2)
+            until(partial(replaced, 1), "a new worker has taken over", 30)
             until(lambda: sum(one.sessions for one in _loads(node).values()) == 0, "it has no connection", 20)
             leaving = threading.Thread(target=node._drain, args=(process, wake))
             leaving.start()
