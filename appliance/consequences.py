@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from appliance.decide import Desired, decide, eventually
+from appliance.decide import Desired, arrived, decide
 from appliance.forwarding import NO_MEMBER, NextHop, Placement, TableService
 from appliance.model import Config, Health, IPAddress, VirtualService
 from appliance.ring.slots import unpack
@@ -193,9 +193,12 @@ def _when_all_is_well(state: State, after: Desired, now: float, asked: Sequence[
         if _not_looked_up(snapshot.next_hops.get(member.address))
     }
     well = {name: Health.UP for name in asked if snapshot.health.get(name, Health.UNKNOWN) is Health.UNKNOWN}
-    next_hops = {**snapshot.next_hops, **hops}
-    full = replace(snapshot, health={**snapshot.health, **well}, next_hops=next_hops, learning={})
-    return eventually(full if hops or well else snapshot, after, now)
+    later = after
+    if hops or well:
+        next_hops = {**snapshot.next_hops, **hops}
+        snapshot = replace(snapshot, health={**snapshot.health, **well}, next_hops=next_hops, learning={})
+        later = decide(snapshot, after, now)
+    return arrived(snapshot, later, now)
 
 
 def _not_looked_up(hop: NextHop | Unresolved | None) -> bool:

@@ -373,11 +373,10 @@ def decide(snapshot: Snapshot, before: Desired | None = None, now: float = 0.0) 
     )
 
 
-def eventually(snapshot: Snapshot, before: Desired | None, now: float) -> Desired:
-    """What `decide` will come to when members that arrive now have arrived, and nothing else has changed."""
-    after = decide(snapshot, before, now)
-    arriving = any(member.arrives_at is not None for view in after.services for member in view.members)
-    return decide(snapshot, after, now + ARRIVAL_S) if arriving else after
+def arrived(snapshot: Snapshot, decided: Desired, now: float) -> Desired:
+    """What a decision of *now* comes to when its members that arrive have arrived, and nothing else has changed."""
+    arriving = any(member.arrives_at is not None for view in decided.services for member in view.members)
+    return decide(snapshot, decided, now + ARRIVAL_S) if arriving else decided
 
 
 def _by_todays_ways(snapshot: Snapshot, before: Desired) -> tuple[Snapshot, Desired]:

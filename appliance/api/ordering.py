@@ -35,7 +35,7 @@ from appliance.config.problems import did_you_mean
 from appliance.dataplane.base import DataPlane
 from appliance.dataplane.pins import PinTable
 from appliance.dataplane.raw.kernel import Interface, read_interface
-from appliance.decide import Desired, MemberView, ServiceView, eventually
+from appliance.decide import Desired, MemberView, ServiceView, arrived, decide
 from appliance.fleet.client import StoreError
 from appliance.flows import Flow, FlowsLeft, flows_left
 from appliance.model import AdminState, Drain, Order, Pool
@@ -398,7 +398,8 @@ class OrderRoutes:
         if applied is None:
             return {"withdraws": [], "stops": [], "moves": []}
         with_them = replace(snapshot, orders={**snapshot.orders, **orders})
-        after = await asyncio.to_thread(eventually, with_them, applied, self._clock())
+        now_s = self._clock()
+        after = await asyncio.to_thread(lambda: arrived(with_them, decide(with_them, applied, now_s), now_s))
         up = {view.vip for view in applied.vips if view.down is None}
         serving = {view.service.name for view in applied.services if view.no is None}
         withdrawn = {view.vip: view.down for view in after.vips if view.down is not None and view.vip in up}

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import numpy as np
 import pytest
 
-from appliance.decide import ARRIVAL_S, Why, decide, eventually
+from appliance.decide import ARRIVAL_S, Why, arrived, decide
 from appliance.forwarding import NO_MEMBER, SLOTS
 from appliance.model import AdminState, EffectiveState, Etcd, Fleet, FleetPeer, Health, Order, ProfileType
 from appliance.ring.slots import unpack
@@ -378,7 +378,7 @@ def test_in_a_fleet_a_member_that_comes_back_is_known_to_all_before_it_gets_new_
     assert view(there, 1).state is EffectiveState.IN_ROTATION
     assert view(there, 1).arrives_at is None
     assert (words(there)[0] == words(decide(snapshot()))[0]).all()
-    assert (eventually(in_fleet(), down, START + 2).services[0].members) == there.services[0].members
+    assert arrived(in_fleet(), back, START + 2).services[0].members == there.services[0].members
 
 
 def test_nobody_waits_for_others_to_know_it_without_others():
