@@ -62,8 +62,12 @@ class Document:
     def parts(self) -> tuple[Part, ...]:
         return tuple(Part(str(self.path.parent / name), text) for name, text in self.texts.items())
 
-    def having(self, texts: Mapping[str, str]) -> "Document":
+    def having(self, texts: Mapping[str, str], known: Mapping[str, Mapping[str, Any]] | None = None) -> "Document":
         """The same configuration with these texts and no others.
+
+        Args:
+            texts: as in `Document.texts`.
+            known: what some of them say, by name.
 
         Raises:
             ConfigError: the main file is not among them, or a name is not one of `conf.d`.
@@ -79,7 +83,9 @@ class Document:
             raise ConfigError(problems)
         names = [self.path.name, *sorted(name for name in texts if name != self.path.name)]
         read = self.data if "data" in self.__dict__ else self.kept
-        kept = {name: read[name] for name in names if name in read and texts[name] == self.texts[name]}
+        kept = {name: read[name] for name in names if name in read and texts[name] == self.texts[name]} | dict(
+            known or {}
+        )
         return Document(self.path, {name: texts[name] for name in names}, kept)
 
 

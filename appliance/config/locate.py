@@ -19,14 +19,26 @@ _ESCAPE = re.compile(r'\\(?:["\\bfnrt]|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8}))')
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
 
 
+_PLAIN = re.compile(r"""([A-Za-z0-9_-]+)[ \t]*=[ \t]*(?:"[^"\\\n]*"(?!")|[A-Za-z0-9+-][^#\n]*)""")
+"""A bare key with a short text, a number or the like: most lines of most files."""
+
+
 class Lines:
     """The lines of every key and list element of one text."""
 
     def __init__(self, text: str) -> None:
         """Scan *text*, which must be valid TOML."""
         self._ends = [match.start() for match in re.finditer("\n", text)]
-        self.offsets = _Scanner(text).offsets
+        scanner = _Scanner(text)
+        self.offsets = scanner.offsets
         """Where each thing begins, by its location: the bracket of a table's header, or a key."""
+
+        self.headers = scanner.headers
+        """All headers, in their order: the table's location, where the header begins, and where what is above it ends
+        (a value or a header; then come blank lines and comments)."""
+
+        self.end = scanner.end
+        """Where the last value or header ends."""
 
     def of(self, location: Location) -> int:
         """The line of *location*, or of the nearest thing around it that is written down; the file is around all."""
@@ -40,17 +52,26 @@ class Lines:
 class _Scanner:
     def __init__(self, text: str) -> None:
         self.offsets: dict[Location, int] = {}
+        self.headers: list[tuple[Location, int, int]] = []
         self._text = text
         self._at = 0
         self._arrays: dict[Location, int] = {}
         """How many elements each array of tables has so far."""
 
         table: Location = ()
+        above = 0
         while self._skip(_BETWEEN) < len(text):
-            if text[self._at] == "[":
+            start = self._at
+            if text[start] == "[":
                 table = self._header()
+                self.headers.append((table, start, above))
+            elif plain := _PLAIN.match(text, start):
+                self._note((*table, plain[1]), start)
+                self._at = plain.end()
             else:
                 self._pair(table)
+            above = self._at
+        self.end = above
 
     def _skip(self, pattern: re.Pattern[str]) -> int:
         match = pattern.match(self._text, self._at)

@@ -7,7 +7,7 @@ not written and has no default of its own. Keys that a health monitor's type doe
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, TypeVar, cast
@@ -44,11 +44,18 @@ class NothingHiddenError(ValueError):
 # From tables to the canonical form
 
 
-def canonical(table: BaseModel) -> dict[str, Any]:
-    """A checked table in its canonical form."""
+def canonical(table: BaseModel, only: Container[str] | None = None) -> dict[str, Any]:
+    """A checked table in its canonical form.
+
+    Args:
+        table: of the schema.
+        only: these keys; None: all.
+    """
     implied = _implied(table)
     return {
-        key: implied.get(key) if (value := getattr(table, key)) is None else _plain(value) for key in _keys_of(table)
+        key: implied.get(key) if (value := getattr(table, key)) is None else _plain(value)
+        for key in _keys_of(table)
+        if only is None or key in only
     }
 
 
@@ -195,25 +202,22 @@ def revealed(values: Any, before: Any, location: tuple[str | int, ...] = ()) -> 
                 made[key] = revealed(value, was.get(key), (*location, key))
         return made
     if isinstance(values, list):
-        return [revealed(value, _same(value, before), (*location, i)) for i, value in enumerate(values)]
+        tables = [other for other in before if isinstance(other, Mapping)] if isinstance(before, list) else []
+        same = {identity(other): other for other in reversed(tables)}
+        return [
+            revealed(value, same.get(identity(value)) if isinstance(value, Mapping) else None, (*location, i))
+            for i, value in enumerate(values)
+        ]
     return values
 
 
-def _same(value: Any, others: Any) -> Any:
-    """The table of a list that is the same one as *value*."""
-    if not isinstance(value, Mapping) or not isinstance(others, list):
-        return None
-    mine = identity(value)
-    return next((other for other in others if isinstance(other, Mapping) and identity(other) == mine), None)
-
-
-def identity(table: Raw) -> Any:
+def identity(table: Raw) -> str:
     """What tells a table of a list from the others; addresses may be written in several ways."""
     found = next((table[key] for key in IDENTITY if key in table), None)
     try:
-        return str(ip_address(found)) if isinstance(found, str) else found
+        return str(ip_address(found)) if isinstance(found, str) else repr(found)
     except ValueError:
-        return found
+        return str(found)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -310,5 +314,5 @@ def _written_list(tables: Sequence[BaseModel], before: Any, was: Any) -> list[di
     """A list of tables: each is compared with the one before that has the same name or address."""
     known: dict[Any, tuple[Any, Any]] = {}
     if isinstance(before, list) and isinstance(was, list):
-        known = {identity(canonical(old)): (old, text) for old, text in zip(before, was, strict=True)}
-    return [written(table, *_pair(*known.get(identity(canonical(table)), (None, None)))) for table in tables]
+        known = {identity(canonical(old, IDENTITY)): (old, text) for old, text in zip(before, was, strict=True)}
+    return [written(table, *_pair(*known.get(identity(canonical(table, IDENTITY)), (None, None)))) for table in tables]

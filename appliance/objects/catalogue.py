@@ -1,15 +1,18 @@
-"""All objects of a configuration, and the texts that it has after a change of one of them. Pure.
+"""All objects of a configuration, and the texts that it has after changes of some of them. Pure.
 
     catalogue = Catalogue(document)
     catalogue.get(POOLS, "web").values               # canonical
     catalogue.patch(POOLS, "web", {"hash": "source_ip"}).texts    # for `Transactions.change`
+    draft = Draft(catalogue)                         # many changes, one after the other
+    draft.delete(VIRTUAL_SERVICES, "old")
+    draft.after().texts
 
 A change says nothing of whether the configuration is a good one afterwards: that is for `load_document`, as it is for a
 file that somebody has edited.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +32,7 @@ from appliance.objects.canonical import (
     without_nulls,
     written,
 )
-from appliance.objects.kinds import REFERENCES, Kind, is_address, references_of
+from appliance.objects.kinds import KINDS, REFERENCES, Kind, is_address, references_of
 
 Raw = Mapping[str, Any]
 
@@ -134,17 +137,19 @@ ALWAYS = Condition()
 class Change:
     """What a change of one object makes of the configuration."""
 
-    texts: Mapping[str, str]
-    """As in `Document.texts`."""
-
+    after: Document
     kind: Kind
     name: str
     location: Location | None
     """Where the object stands afterwards, as in `Entry.location`; None when it is gone."""
 
+    @property
+    def texts(self) -> Mapping[str, str]:
+        return self.after.texts
 
-class Catalogue:
-    """All objects of a document that has no mistakes."""
+
+class _Known:
+    """All objects of a document, to be looked at."""
 
     def __init__(self, document: Document) -> None:
         """
@@ -152,8 +157,9 @@ class Catalogue:
             document: one that `load_document` takes.
         """
         self.document = document
-        self._data = document.data
+        self._data: dict[str, dict[str, Any]] = {file: dict(data) for file, data in document.data.items()}
         self._known: dict[str, dict[str, Entry]] = {}
+        self._parts_known: dict[tuple[str, str], dict[str, Entry]] = {}
 
     # -----------------------------------------------------------------------------------------------------------------
     # Looking
@@ -166,8 +172,15 @@ class Catalogue:
         if kind.within is None:
             return self._named(kind).get(kind.name_of(name))
         owner = self.find(kind.within, name.partition("/")[0])
-        inside = self.inside(kind, owner) if owner is not None else ()
-        return next((entry for entry in inside if entry.name == kind.name_of(name)), None)
+        if owner is None:
+            return None
+        found = self._parts_known.get((kind.noun, owner.name))
+        if found is None:
+            found = {}
+            for entry in self.inside(kind, owner):
+                found.setdefault(entry.name, entry)
+            self._parts_known[kind.noun, owner.name] = found
+        return found.get(kind.name_of(name))
 
     def inside(self, kind: Kind, owner: Entry) -> Iterator[Entry]:
         """Those of a kind that are within one other object, in its order."""
@@ -192,7 +205,7 @@ class Catalogue:
 
     def used_by(self, entry: Entry) -> tuple[str, ...]:
         """Which objects name it: `virtual-services/web`."""
-        return self._users.get((entry.kind.noun, entry.name), ())
+        return tuple(self._users.get((entry.kind.noun, entry.name), ()))
 
     def _none_of(self, kind: Kind, name: str) -> str:
         if kind.key is None:
@@ -238,20 +251,142 @@ class Catalogue:
         return {file: data[kind.place[0]] for file, data in self._data.items() if kind.place[0] in data}
 
     @cached_property
-    def _users(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        users: dict[tuple[str, str], tuple[str, ...]] = {}
+    def _users(self) -> dict[tuple[str, str], dict[str, None]]:
+        users: dict[tuple[str, str], dict[str, None]] = {}
         for of in dict.fromkeys(kind for kind, _, _ in REFERENCES):
             for entry in self.all(of):
-                for key, to in references_of(of):
-                    value = entry.raw.get(key, [])
-                    for name in filter(_is_text, value if isinstance(value, list) else [value]):
-                        users[to.noun, name] = (*users.get((to.noun, name), ()), entry.id)
+                for used in _uses(entry):
+                    users.setdefault(used, {})[entry.id] = None
         return users
+
+    def _next(self, kind: Kind, name: str) -> Location:
+        """Where a new object will stand: behind those of the file that it is added to, which are the first."""
+        if kind.key is None:
+            return kind.place
+        if kind.within is not None:
+            owner = self.find(kind.within, name.partition("/")[0])
+            above = owner.location if owner is not None else self._next(kind.within, name)
+            return (*above, kind.place[-1], len(_at(owner.raw, kind.place[1:])) if owner is not None else 0)
+        file = self._home(kind)
+        return (
+            *kind.place,
+            sum(1 for entry in self.all(kind) if entry.file == file or self._is_before(entry.file, file)),
+        )
+
+    def _home(self, kind: Kind) -> str:
+        """The file that new objects of a kind go to: the main one, or the first that has what they are within."""
+        if len(kind.place) == 1:
+            return self.document.path.name
+        return next((name for name, data in self._data.items() if kind.place[0] in data), self.document.path.name)
+
+    def _is_before(self, file: str, other: str) -> bool:
+        names = list(self._data)
+        return names.index(file) < names.index(other)
+
+
+class Catalogue(_Known):
+    """All objects of a document that has no mistakes."""
+
+    def create(self, kind: Kind, values: Raw, condition: Condition = ALWAYS, owner: str = "") -> Change:
+        """One more; see `Draft.create`."""
+        return self._changed(kind, lambda draft: draft.create(kind, values, condition, owner))
+
+    def replace(self, kind: Kind, name: str, values: Raw, condition: Condition = ALWAYS) -> Change:
+        """The object becomes what *values* say; see `Draft.replace`."""
+        return self._changed(kind, lambda draft: draft.replace(kind, name, values, condition))
+
+    def patch(self, kind: Kind, name: str, patch: Raw, condition: Condition = ALWAYS) -> Change:
+        """Some keys of the object change; see `Draft.patch`."""
+        return self._changed(kind, lambda draft: draft.patch(kind, name, patch, condition))
+
+    def delete(self, kind: Kind, name: str, condition: Condition = ALWAYS) -> Change:
+        """The object goes; see `Draft.delete`."""
+        change = self._changed(kind, lambda draft: draft.delete(kind, name, condition))
+        return replace(change, location=None)
+
+    def _changed(self, kind: Kind, make: "Callable[[Draft], str]") -> Change:
+        draft = Draft(self)
+        name = make(draft)
+        return Change(draft.after(), kind, name, self.place_of(kind, name))
+
+
+class Draft(_Known):
+    """Objects while some of them change. The texts follow at the end, so that many changes cost little more than one.
+
+    Where objects stand is told as if each file still had what it had before; names count, and places do not.
+    """
+
+    def __init__(self, before: Catalogue) -> None:
+        """
+        Args:
+            before: what to begin with.
+        """
+        super().__init__(before.document)
+        self._before = before
+        self._edits: dict[tuple[str, str | None, str | None], Raw | None] = {}
+        self._lists: dict[tuple[str, str], _Parts] = {}
+        """Those of one object each, where any of them has been asked for."""
+
+        self._counted = False
+        """Whether it is known who uses whom."""
+
+    def after(self) -> Document:
+        """What is written afterwards.
+
+        Raises:
+            ConfigError: the texts cannot be changed this way.
+        """
+        for kind, name in [(KINDS[noun], name) for noun, name in self._lists]:
+            if kind.within is not None:
+                self._settle(kind, kind.within, name)
+        return edit.put(
+            self.document,
+            [edit.Edit(kind, name, values, within) for (kind, name, within), values in self._edits.items()],
+        )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Looking
+
+    def find(self, kind: Kind, name: str = "") -> Entry | None:
+        """As in a catalogue."""
+        if kind.within is None:
+            for inner in KINDS.values():
+                if inner.within is kind:
+                    self._settle(inner, kind, name)
+            return super().find(kind, name)
+        owner = self._named(kind.within).get(name.partition("/")[0])
+        if owner is None:
+            return None
+        parts = self._parts_of(kind, owner)
+        at = parts.places.get(kind.own_name(kind.name_of(name)))
+        if at is None:
+            return None
+        raw = parts.raw[at] or {}
+        return Entry(kind, f"{owner.name}/{kind.named(raw)}", owner.file, (*owner.location, kind.place[-1], at), raw)
+
+    def used_by(self, entry: Entry) -> tuple[str, ...]:
+        """As in a catalogue."""
+        self._counted = True
+        return super().used_by(entry)
+
+    def _named(self, kind: Kind) -> dict[str, Entry]:
+        if kind.noun not in self._known and kind.key is not None and len(kind.place) == 1:
+            self._known[kind.noun] = dict(self._before._named(kind))  # noqa: SLF001
+        return super()._named(kind)
+
+    def _parts_of(self, kind: Kind, owner: Entry) -> "_Parts":
+        if (kind.noun, owner.name) not in self._lists:
+            raw = _at(owner.raw, kind.place[1:])
+            places: dict[str, int] = {}
+            for at, one in enumerate(raw):
+                places.setdefault(kind.named(one), at)
+            self._lists[kind.noun, owner.name] = _Parts([*raw], places)
+        return self._lists[kind.noun, owner.name]
 
     # -----------------------------------------------------------------------------------------------------------------
     # Changing
 
-    def create(self, kind: Kind, values: Raw, condition: Condition = ALWAYS, owner: str = "") -> Change:
+    def create(self, kind: Kind, values: Raw, condition: Condition = ALWAYS, owner: str = "") -> str:
         """One more.
 
         Args:
@@ -259,6 +394,9 @@ class Catalogue:
             values: keys as in TOML; null is a key that is not written.
             condition: must hold.
             owner: where it is within another object: the name of that.
+
+        Returns:
+            Its name.
 
         Raises:
             NotThereError: there is no such owner.
@@ -277,7 +415,7 @@ class Catalogue:
             raise TakenError(f"there is a {kind.one} {name} already; change that one, or choose another {kind.key}")
         return self._put(kind, kind.name_of(name), values)
 
-    def replace(self, kind: Kind, name: str, values: Raw, condition: Condition = ALWAYS) -> Change:
+    def replace(self, kind: Kind, name: str, values: Raw, condition: Condition = ALWAYS) -> str:
         """The object becomes what *values* say, and keys that they lack have their defaults; one that is not there is
         made.
 
@@ -287,6 +425,9 @@ class Catalogue:
             values: keys as in TOML; null is a key that is not written, `[hidden]` a secret that stays.
             condition: must hold.
 
+        Returns:
+            Its name as it is compared.
+
         Raises:
             StaleError: the condition does not hold.
             ConfigError: *values* are of another object, or the text cannot be changed this way.
@@ -294,11 +435,11 @@ class Catalogue:
         condition.check(self.find(kind, name), f"{kind.one} {name}".rstrip())
         return self._put(kind, kind.name_of(name), values)
 
-    def patch(self, kind: Kind, name: str, patch: Raw, condition: Condition = ALWAYS) -> Change:
+    def patch(self, kind: Kind, name: str, patch: Raw, condition: Condition = ALWAYS) -> str:
         """Some keys of the object change, by a JSON merge patch (RFC 7396): null is back to the default, lists are
         replaced as a whole.
 
-        Args, Raises: as for `replace`, and
+        Args, Returns, Raises: as for `replace`, and
 
         Raises:
             NotThereError: there is none.
@@ -309,8 +450,11 @@ class Catalogue:
         before = written(table) if table is not None else entry.raw
         return self._put(kind, entry.name, merged(before, known_keys(kind.table, patch)))
 
-    def delete(self, kind: Kind, name: str, condition: Condition = ALWAYS) -> Change:
+    def delete(self, kind: Kind, name: str, condition: Condition = ALWAYS) -> str:
         """The object goes, and the comments right above it.
+
+        Returns:
+            Its name as it is compared.
 
         Raises:
             NotThereError: there is none.
@@ -328,50 +472,35 @@ class Catalogue:
                 f"{kind.one} {entry.name} is used by {', '.join(users[:5])}{more}; take it out there first", users
             )
         if kind.within is not None:
-            texts = self._put_in_owner(kind, kind.within, entry.name, None)
+            self._put_in_owner(kind, kind.within, entry.name, None)
         elif len(kind.place) == 2:
-            texts = self._put_within(kind, entry.name, None)
+            self._put_within(kind, entry.name, None)
         elif kind.key is None:
-            texts = self.document.texts
             for file in self._parts(kind):
-                texts = edit.remove(self.document.having(texts), kind.place[0], None, file)
+                self._put_part(kind.place[0], file, None)
         else:
-            texts = edit.remove(self.document, kind.place[0], _written_name(entry))
-        return Change(texts, kind, entry.name, None)
+            self._put_named(kind, entry.name, None)
+        return entry.name
 
-    def _put(self, kind: Kind, name: str, given: Raw) -> Change:
+    def _put(self, kind: Kind, name: str, given: Raw) -> str:
         """One object, given whole."""
-        entry, at, values = self.find(kind, name), self.place_of(kind, name), self._written(kind, name, given)
+        values = self._written(kind, name, given)
         if kind.within is not None:
-            texts = self._put_in_owner(kind, kind.within, name, values)
+            self._put_in_owner(kind, kind.within, name, values)
         elif len(kind.place) == 2:
-            texts = self._put_within(kind, name, values)
+            self._put_within(kind, name, values)
         elif kind.key is None:
-            texts = self._put_single(kind, values)
+            self._put_single(kind, values)
         else:
-            texts = edit.put(self.document, kind.place[0], _written_name(entry) if entry else name, values)
-        return Change(texts, kind, name, at)
-
-    def added(self, objects: Sequence[tuple[Kind, str, Raw]]) -> Mapping[str, str]:
-        """The texts with many more objects of kinds of which there are many, none of which is there yet.
-
-        Args:
-            objects: kinds, names and values of all of them, as for `replace`.
-
-        Raises:
-            ConfigError: some cannot be made, or not all at once.
-        """
-        return edit.add(
-            self.document,
-            [(kind.place[0], self._written(kind, kind.name_of(name), values)) for kind, name, values in objects],
-        )
+            self._put_named(kind, name, values)
+        return name
 
     def _written(self, kind: Kind, name: str, given: Raw) -> dict[str, Any]:
         """What stands in the files for an object that is given whole."""
-        entry, at = self.find(kind, name), self.place_of(kind, name)
-        values = self._ready(kind, entry, at, given)
+        entry = self.find(kind, name)
+        values = self._ready(kind, name, entry, given)
         if kind.key is not None:
-            values = self._with_name(kind, name, at, values)
+            values = self._with_name(kind, name, values)
         try:
             table = kind.table.model_validate(values)
         except ValidationError:
@@ -381,7 +510,7 @@ class Catalogue:
             values = written(table, had, entry.raw if entry is not None and had is not None else None)
         return values
 
-    def _with_name(self, kind: Kind, name: str, at: Location, values: dict[str, Any]) -> dict[str, Any]:
+    def _with_name(self, kind: Kind, name: str, values: dict[str, Any]) -> dict[str, Any]:
         """With the name that the request is about.
 
         Raises:
@@ -393,43 +522,43 @@ class Catalogue:
         if kind.named(values) != own:
             message = f"this is another {kind.one} than {name}, which the request is about"
             remedy = "leave it out; to rename one, make another and remove this one"
-            raise _problem(self.document, path_text((*at, key)), message, remedy)
+            raise _problem(self.document, path_text((*self.place_of(kind, name), key)), message, remedy)
         return values
 
-    def _ready(self, kind: Kind, entry: Entry | None, at: Location, given: Raw) -> dict[str, Any]:
+    def _ready(self, kind: Kind, name: str, entry: Entry | None, given: Raw) -> dict[str, Any]:
         """Without nulls, and with secrets."""
         try:
             values: dict[str, Any] = revealed(without_nulls(given), entry.raw if entry is not None else None)
         except NothingHiddenError as error:
-            path = path_text((*at, *error.location))
+            path = path_text((*self.place_of(kind, name), *error.location))
             raise _problem(self.document, path, "no secret is written here", "give one, or leave it out") from None
         for location in _nulls(values):
-            raise _problem(self.document, path_text((*at, *location)), "null in a list", "leave it out")
+            path = path_text((*self.place_of(kind, name), *location))
+            raise _problem(self.document, path, "null in a list", "leave it out")
         return values
 
-    def _next(self, kind: Kind, name: str) -> Location:
-        """Where a new object will stand: behind those of the file that it is added to, which are the first."""
-        if kind.key is None:
-            return kind.place
-        if kind.within is not None:
-            owner = self.find(kind.within, name.partition("/")[0])
-            above = owner.location if owner is not None else self._next(kind.within, name)
-            return (*above, kind.place[-1], len(_at(owner.raw, kind.place[1:])) if owner is not None else 0)
-        file = self._home(kind)
-        return (*kind.place, sum(1 for entry in self.all(kind) if entry.file == file or self._before(entry.file, file)))
+    def _put_named(self, kind: Kind, name: str, values: Raw | None) -> None:
+        """One of many; None: it goes."""
+        there, known = self._before.find(kind, name), self._named(kind)
+        was = known.pop(name, None) if values is None else known.get(name)
+        edited = (kind.place[0], _written_name(there) if there is not None else name, None)
+        if values is None and there is None:
+            self._edits.pop(edited, None)
+        else:
+            self._edits[edited] = values
+        for key in [key for key in self._lists if key[1] == name and KINDS[key[0]].within is kind]:
+            del self._lists[key]
+        if self._counted and was is not None:
+            for used in _uses(was):
+                self._users[used].pop(was.id, None)
+        if values is not None:
+            place: Location = was.location if was is not None else (*kind.place, len(known))
+            now = known[name] = Entry(kind, name, was.file if was is not None else self._home(kind), place, values)
+            for used in _uses(now) if self._counted else ():
+                self._users.setdefault(used, {})[now.id] = None
 
-    def _home(self, kind: Kind) -> str:
-        """The file that new objects of a kind go to: the main one, or the first that has what they are within."""
-        if len(kind.place) == 1:
-            return self.document.path.name
-        return next((name for name, data in self._data.items() if kind.place[0] in data), self.document.path.name)
-
-    def _before(self, file: str, other: str) -> bool:
-        names = list(self._data)
-        return names.index(file) < names.index(other)
-
-    def _put_within(self, kind: Kind, name: str, values: Raw | None) -> Mapping[str, str]:
-        """An object of a list within another one; None: it goes."""
+    def _put_within(self, kind: Kind, name: str, values: Raw | None) -> None:
+        """An object of a list within what there is one of; None: it goes."""
         of, key = kind.place
         entry = self.find(kind, name)
         file = entry.file if entry is not None else self._home(kind)
@@ -442,23 +571,49 @@ class Catalogue:
         at = next((i for i, one in enumerate(there) if kind.named(one) == name), len(there))
         there[at : at + 1] = [dict(values)] if values is not None else []
         changed = {**whole, key: there} if there else {other: value for other, value in whole.items() if other != key}
-        if not changed:
-            return edit.remove(self.document, of, None, file)
-        return edit.put(self.document, of, None, changed, file)
+        self._put_part(of, file, changed or None)
 
-    def _put_in_owner(self, kind: Kind, within: Kind, name: str, values: Raw | None) -> Mapping[str, str]:
+    def _put_part(self, of: str, file: str, values: dict[str, Any] | None) -> None:
+        """What one file says of what there is one of; None: nothing."""
+        if values is None and of not in self.document.data[file]:
+            self._edits.pop((of, None, file), None)
+        else:
+            self._edits[of, None, file] = values
+        if values is None:
+            self._data[file].pop(of, None)
+        else:
+            self._data[file][of] = values
+        for other in KINDS.values():
+            if other.place[0] == of:
+                self._known.pop(other.noun, None)
+
+    def _put_in_owner(self, kind: Kind, within: Kind, name: str, values: Raw | None) -> None:
         """An object of a list within one of many others; None: it goes.
 
         Raises:
             NotThereError: there is no such owner.
         """
-        owner = self.get(within, name.partition("/")[0])
-        there, own = _at(owner.raw, kind.place[1:]), kind.own_name(name)
-        at = next((i for i, one in enumerate(there) if kind.named(one) == own), len(there))
-        there[at : at + 1] = [dict(values)] if values is not None else []
-        return self._put(within, owner.name, {**owner.raw, kind.place[-1]: there}).texts
+        owner, own = self._named(within).get(name.partition("/")[0]), kind.own_name(name)
+        if owner is None:
+            raise NotThereError(self._none_of(within, name.partition("/")[0]))
+        parts = self._parts_of(kind, owner)
+        parts.changed = True
+        if values is None:
+            parts.raw[parts.places.pop(own)] = None
+        elif own in parts.places:
+            parts.raw[parts.places[own]] = dict(values)
+        else:
+            parts.places[own] = len(parts.raw)
+            parts.raw.append(dict(values))
 
-    def _put_single(self, kind: Kind, values: Raw) -> Mapping[str, str]:
+    def _settle(self, kind: Kind, within: Kind, name: str) -> None:
+        """An object gets what has become of those within it."""
+        parts = self._lists.pop((kind.noun, name), None)
+        if parts is not None and parts.changed:
+            left = [one for one in parts.raw if one is not None]
+            self._put_named(within, name, {**self._named(within)[name].raw, kind.place[-1]: left})
+
+    def _put_single(self, kind: Kind, values: Raw) -> None:
         """What there is one of, each key in the file that has it; new ones in the first that says anything of it."""
         of = kind.place[0]
         parts = self._parts(kind) or {self.document.path.name: {}}
@@ -471,11 +626,22 @@ class Catalogue:
                 continue
             for file, share in _shared_out(value, {file: parts[file][key] for file in homes}).items():
                 shares[file][key] = share
-        texts = self.document.texts
         for file, share in shares.items():
             if share != parts[file]:
-                texts = edit.put(self.document.having(texts), of, None, share, file)
-        return texts
+                self._put_part(of, file, share)
+
+
+@dataclass
+class _Parts:
+    """What is within one object, on its way."""
+
+    raw: list[Raw | None]
+    """None is what has gone."""
+
+    places: dict[str, int]
+    """By name: which of them."""
+
+    changed: bool = False
 
 
 def _shared_out(value: Any, parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -502,6 +668,14 @@ def _at(data: Raw, place: tuple[str, ...]) -> list[dict[str, Any]]:
     for key in place:
         found = found.get(key, {}) if isinstance(found, Mapping) else {}
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _uses(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Which others an object names."""
+    for key, to in references_of(entry.kind):
+        value = entry.raw.get(key, [])
+        for name in filter(_is_text, value if isinstance(value, list) else [value]):
+            yield to.noun, name
 
 
 def _is_text(value: object) -> bool:

@@ -5,12 +5,12 @@
     made.texts                  # for `Transactions.change`
 
 Their order does not matter: wholes come before what is within them, what goes comes last, users before what they use.
+However many there are, each file is gone through once.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from operator import itemgetter
 from typing import Any
 
 from appliance.config.document import Document
@@ -19,6 +19,7 @@ from appliance.objects.canonical import etag
 from appliance.objects.catalogue import (
     Catalogue,
     Condition,
+    Draft,
     InUseError,
     NotThereError,
     StaleError,
@@ -98,6 +99,9 @@ class Mistake:
     stale: bool = False
     """The object is not what the change was made for."""
 
+    taken: bool = False
+    """It is to be made, and is there already."""
+
 
 class ChangesError(Exception):
     """Some of the changes make no sense; all of those are told."""
@@ -117,13 +121,15 @@ class ChangesError(Exception):
 class Made:
     """What changes make of the configuration."""
 
-    texts: Mapping[str, str]
-    """As in `Document.texts`."""
-
+    after: Document
     places: Sequence[tuple[str, Location]]
     """Where the objects that were given stand afterwards: JSON pointers, and locations as in `Entry.location`."""
 
     steps: Sequence[Step]
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        return self.after.texts
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -157,9 +163,22 @@ def read_steps(given: object, source: str) -> list[Step]:
             mistakes.append(_mistake(f"/changes/{number}", source, f"{step.id}: {first}", "say all of it in one"))
         seen.setdefault(step.id, number)
         steps.append(step)
+    gone = {step.id: step.number for step in steps if step.op is Op.DELETE}
+    for step in steps:
+        if step.op is not Op.DELETE and (whole := _whole_of(step)) in gone:
+            message = f"{whole} goes (/changes/{gone[whole]}), and {step.id} is in it"
+            mistakes.append(_mistake(f"/changes/{step.number}", source, message, "leave one of them out"))
     if mistakes:
         raise ChangesError(mistakes)
     return steps
+
+
+def _whole_of(step: Step) -> str:
+    """The object that another one is within; empty where it is in none."""
+    if step.kind.within is not None:
+        return f"{step.kind.within.noun}/{step.name.partition('/')[0]}"
+    above = step.kind.place[:1]
+    return next((kind.noun for kind in KINDS.values() if len(step.kind.place) > 1 and kind.place == above), "")
 
 
 def _step(one: object, number: int, source: str) -> Step:
@@ -228,74 +247,52 @@ def make(document: Document, steps: Sequence[Step], key: bytes = b"") -> Made:
 
     Raises:
         ChangesError: some cannot be made. Whether the others make a good configuration is for `load_document` to say.
+        ConfigError: the texts cannot be changed this way.
     """
     first = Catalogue(document)
-    placed, catalogue = _with_new_ones(first, steps)
-    there = {step.number for step in placed}
-    mistakes = list[tuple[int, Mistake]]()
-    for step in sorted((step for step in steps if step.number not in there), key=_turn):
-        base, at = step.base, catalogue.place_of(step.kind, step.name)
-        problem, stale = None, False
+    draft = Draft(first)
+    mistakes = dict[int, Mistake]()
+    for step in sorted(steps, key=turn):
+        base = step.base
         condition = Condition(step.match, absent=step.op is Op.CREATE, key=key)
         try:
             # What must hold is about what is in force, not about what was made of it meanwhile.
             condition.check(first.find(step.kind, step.name), f"{step.kind.one} {step.name}".rstrip())
-            texts = _made(catalogue, step)
+            _make(draft, step)
         except ConfigError as error:
             problem = error.problems[0]
-            base += pointer(problem.path, at) or ""
+            base += pointer(problem.path, draft.place_of(step.kind, step.name)) or ""
+            mistakes[step.number] = Mistake(base, problem)
         except (NotThereError, InUseError, StaleError) as error:
-            problem = Problem(str(document.path), None, path_text(at), str(error), "")
-            stale = isinstance(error, StaleError) and step.match is not None
-        if problem is not None:
-            mistakes.append((step.number, Mistake(base, problem, stale)))
-            continue
-        placed.append(step)
-        catalogue = Catalogue(document.having(texts))
-    found = ((step.base, catalogue.find(step.kind, step.name)) for step in placed)
-    places = [(base, entry.location) for base, entry in found if entry is not None]
-    made = Made(catalogue.document.texts, places, steps)
+            at = path_text(draft.place_of(step.kind, step.name))
+            changed = isinstance(error, StaleError)
+            taken = changed and step.op is Op.CREATE and step.match is None
+            problem = Problem(str(document.path), None, at, str(error), "")
+            mistakes[step.number] = Mistake(base, problem, stale=changed and not taken, taken=taken)
+    written = draft.after()
+    after = Catalogue(written)
+    found = ((step.base, after.find(step.kind, step.name)) for step in steps if step.number not in mistakes)
+    made = Made(written, [(base, entry.location) for base, entry in found if entry is not None], steps)
     if mistakes:
-        raise ChangesError([mistake for _, mistake in sorted(mistakes, key=itemgetter(0))], made)
+        raise ChangesError([mistakes[number] for number in sorted(mistakes)], made)
     return made
 
 
-def _with_new_ones(first: Catalogue, steps: Sequence[Step]) -> tuple[list[Step], Catalogue]:
-    """New objects, all in one go: to read and check the files after each of them takes a moment. None where some
-    cannot be made: who makes them one by one finds out why."""
-    new = [
-        step
-        for step in steps
-        if step.op in (Op.PUT, Op.CREATE)
-        and step.kind.key is not None
-        and len(step.kind.place) == 1
-        and step.match is None
-        and first.find(step.kind, step.name) is None
-    ]
-    if not new:
-        return [], first
-    try:
-        texts = first.added([(step.kind, step.name, step.values) for step in new])
-    except ConfigError:
-        return [], first
-    return new, Catalogue(first.document.having(texts))
-
-
-def _turn(step: Step) -> tuple[bool, int]:
+def turn(step: Step) -> tuple[bool, int]:
     """When it is its turn."""
     if step.op is Op.DELETE:
         return True, list(KINDS).index(step.kind.noun)
     return False, len(step.kind.place)
 
 
-def _made(catalogue: Catalogue, step: Step) -> Mapping[str, str]:
-    nothing_yet = step.kind.key is None and catalogue.find(step.kind) is None
-    match step.op:
-        case Op.PATCH if not nothing_yet:
-            return catalogue.patch(step.kind, step.name, step.values).texts
-        case Op.DELETE:
-            return catalogue.delete(step.kind, step.name).texts
-    return catalogue.replace(step.kind, step.name, step.values).texts
+def _make(draft: Draft, step: Step) -> None:
+    nothing_yet = step.kind.key is None and draft.find(step.kind) is None
+    if step.op is Op.DELETE:
+        draft.delete(step.kind, step.name)
+    elif step.op is Op.PATCH and not nothing_yet:
+        draft.patch(step.kind, step.name, step.values)
+    else:
+        draft.replace(step.kind, step.name, step.values)
 
 
 def results(made: Made, before: Document, key: bytes = b"") -> list[Done]:
@@ -306,7 +303,7 @@ def results(made: Made, before: Document, key: bytes = b"") -> list[Done]:
         before: the configuration before.
         key: for ETags, as in `canonical.etag`.
     """
-    old, new = Catalogue(before), Catalogue(before.having(made.texts))
+    old, new = Catalogue(before), Catalogue(made.after)
     done = []
     for step in made.steps:
         was, now = (catalogue.find(step.kind, step.name) for catalogue in (old, new))

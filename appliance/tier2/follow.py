@@ -94,9 +94,9 @@ def changed(document: Document, pool: str, there: Iterable[There]) -> Mapping[st
     """
     table = written(document, pool)
     now = members(table["member"], there) if table is not None else None
-    return (
-        document.texts if table is None or now is None else edit.put(document, "pool", pool, {**table, "member": now})
-    )
+    if table is None or now is None:
+        return document.texts
+    return edit.put(document, [edit.Edit("pool", pool, {**table, "member": now})]).texts
 
 
 def written(document: Document, pool: str) -> dict[str, Any] | None:

@@ -1,12 +1,17 @@
 """Changes of several objects at once: what they make of the files, and everything that is wrong with them."""
 
+import sys
 import tomllib
+from collections.abc import Callable
 from itertools import permutations
 from typing import Any
 
 import pytest
+from hypothesis import given as examples
+from hypothesis import strategies as st
 
 from appliance.config.document import Document
+from appliance.objects import changes
 from appliance.objects.canonical import etag
 from appliance.objects.catalogue import Catalogue
 from appliance.objects.changes import ChangesError, Made, Result, make, read_steps, results
@@ -155,25 +160,146 @@ def test_a_wrong_object_does_not_keep_others_from_being_looked_at() -> None:
     assert '"203.0.113.7"' in why.value.rest.texts["onward.toml"]
 
 
-def test_many_new_objects_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many there are, the files are read a fixed number of times."""
-    read = list[int]()
+def test_what_goes_is_not_changed_besides() -> None:
+    """Nothing that is asked for is lost without a word; what is in it may go as well."""
+    member = {"op": "patch", "kind": "members", "name": "shop/shop2", "object": {"ratio": 2}}
+    assert mistakes([member, GONE_POOL, GONE_SERVICE]) == {
+        "/changes/0": "pools/shop goes (/changes/1), and members/shop/shop2 is in it"
+    }
+    peer = {"kind": "bgp-peers", "object": {"address": "192.0.2.1", "remote_as": 65000}}
+    assert mistakes([{"op": "delete", "kind": "bgp"}, peer]) == {
+        "/changes/1": "bgp goes (/changes/0), and bgp-peers/192.0.2.1 is in it"
+    }
+    gone = {"op": "delete", "kind": "members", "name": "shop/shop2"}
+    assert Catalogue(made([gone, GONE_POOL, GONE_SERVICE]).after).find(POOLS, "shop") is None
+
+
+def test_what_is_there_already_is_told_apart() -> None:
+    """From what somebody else has changed."""
+    new = {"op": "create", "kind": "pools", "object": {"name": "shop"}}
+    with pytest.raises(ChangesError) as why:
+        made([new, {**PROFILE, "if_match": '"old"'}])
+    assert [(mistake.taken, mistake.stale) for mistake in why.value.mistakes] == [(True, False), (False, True)]
+
+
+def many_pools(count: int) -> Document:
+    text = "".join(
+        f'\n# about n{i}\n[[pool]]\nname = "n{i}"\n# the first\n[[pool.member]]\naddress = "203.0.113.{i % 250 + 1}"\n'
+        for i in range(count)
+    )
+    return Document(PATH, {**TWO.texts, "conf.d/many.toml": text})
+
+
+MANY: dict[str, Callable[[int], dict[str, Any]]] = {
+    "new": lambda i: {"kind": "pools", "object": {"name": f"new{i}", "member": [{"address": "203.0.113.1"}]}},
+    "patched": lambda i: {"op": "patch", "kind": "pools", "name": f"n{i}", "object": {"slow_start": 7}},
+    "gone": lambda i: {"op": "delete", "kind": "pools", "name": f"n{i}"},
+    "members": lambda i: {"kind": "members", "name": f"n{i}/m", "object": {"address": "203.0.113.251"}},
+    "members of one": lambda i: {"kind": "members", "name": f"n0/m{i}", "object": {"address": f"192.0.2.{i}"}},
+}
+
+
+@pytest.mark.parametrize("change", MANY.values(), ids=MANY)
+def test_many_changes_cost_little_more_than_one(
+    change: Callable[[int], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are read a fixed number of times, however many there are; and twice as many objects, all of which
+    change, are no more than twice the work."""
+    read, calls = list[int](), [0]
     loads = tomllib.loads
 
     def counted(text: str) -> dict[str, Any]:
         read.append(len(text))
         return loads(text)
 
+    def called(_frame: object, event: str, _arg: object) -> None:
+        calls[0] += event == "call"
+
     monkeypatch.setattr(tomllib, "loads", counted)
-    counts = []
-    for many in (5, 50):
-        document = Document(PATH, dict(TWO.texts))
-        given = [
-            {"kind": "pools", "object": {"name": f"n{i}", "member": [{"address": f"203.0.113.{i + 1}"}]}}
-            for i in range(many)
-        ]
+    counts, work = [], []
+    for many in (100, 200):
+        document, steps = many_pools(many), read_steps([change(i) for i in range(many)], "here")
         read.clear()
-        found = made([*given, PROFILE], document)
+        calls[0] = 0
+        before = sys.getprofile()
+        sys.setprofile(called)
+        try:
+            found = make(document, steps)
+        finally:
+            sys.setprofile(before)
+        assert found.texts != document.texts
         counts.append(len(read))
-        assert len(Catalogue(document.having(found.texts)).all(POOLS)) == len(Catalogue(document).all(POOLS)) + many
-    assert counts[0] == counts[1]
+        work.append(calls[0])
+    assert counts[0] == counts[1] <= 4
+    assert work[1] < 2.2 * work[0]
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.builds(
+            lambda op, name, ratio: {"op": op, "kind": "members", "name": name, "object": {"ratio": ratio}},
+            st.just("patch"),
+            st.sampled_from(["shop/203.0.113.81", "shop/shop2", "web/web1"]),
+            st.integers(0, 9),
+        ),
+        st.builds(
+            lambda name, last: {"kind": "members", "name": name, "object": {"address": f"203.0.113.{last}"}},
+            st.sampled_from(["shop/shop2", "shop/x", "web/x", "dns/x"]),
+            st.integers(90, 99),
+        ),
+        st.builds(
+            lambda name: {"op": "delete", "kind": "members", "name": name},
+            st.sampled_from(["shop/shop2", "web/web1"]),  # others stay: what is in between is a configuration as well
+        ),
+        st.builds(
+            lambda name, start: {"op": "patch", "kind": "pools", "name": name, "object": {"slow_start": start}},
+            st.sampled_from(["shop", "web", "dns"]),
+            st.integers(0, 9),
+        ),
+        st.builds(
+            lambda op, hold: {"op": op, "kind": "bgp", "object": {"hold_down": hold}},
+            st.just("patch"),
+            st.integers(0, 9),
+        ),
+        st.builds(
+            lambda address, number: {"kind": "bgp-peers", "name": address, "object": {"remote_as": number}},
+            st.sampled_from(["192.0.2.1", "2001:db8::1", "192.0.2.77"]),
+            st.integers(1, 9),
+        ),
+        st.just({"op": "delete", "kind": "bgp-peers", "name": "2001:db8::1"}),
+        st.just(GONE_SERVICE),
+        st.just(GONE_POOL),
+        st.just(NEW_POOL),
+        st.just(NEW_SERVICE),
+        st.just(PROFILE),
+    ),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda step: f"{step['kind']}/{step.get('name') or step.get('object', {}).get('name')}",
+)
+
+
+@examples(STEPS)
+def test_together_they_make_what_they_make_one_by_one(given: list[dict[str, Any]]) -> None:
+    """Of what is said, and of which of them cannot be made."""
+    try:
+        steps = read_steps(given, "here")
+    except ChangesError:
+        return
+    one_by_one, failed = TWO, set[str]()
+    for step in sorted(steps, key=changes.turn):
+        one_by_one, mistaken = outcome(one_by_one, [step])
+        failed |= mistaken
+    together, mistaken = outcome(TWO, steps)
+    assert together.data == one_by_one.data
+    assert mistaken == failed
+    assert together.data == {name: tomllib.loads(text) for name, text in together.texts.items()}
+
+
+def outcome(document: Document, steps: list[changes.Step]) -> tuple[Document, set[str]]:
+    """What becomes of the document, and which steps cannot be made."""
+    try:
+        return make(document, steps).after, set()
+    except ChangesError as error:
+        rest = error.rest.after if error.rest is not None else document
+        return rest, {mistake.pointer for mistake in error.mistakes}
