@@ -131,12 +131,12 @@ def _of_dsr(table: DsrTable) -> Raw:
 
 
 _HTTP: dict[str, Any] = {"method": "GET", "path": "/", "response_codes": ["2xx"], "response_size": 2048}
-_DNS: dict[str, Any] = {"record_type": "A", "transport": "udp", "rcode": "NOERROR"}
 _OF_KIND: Mapping[MonitorKind, dict[str, Any]] = {
     MonitorKind.HTTP: _HTTP,
     MonitorKind.HTTPS: _HTTP,
     MonitorKind.TLS: {"expiry_warning_days": 30},
     MonitorKind.EXTERNAL: {"exit_status": 0},
+    MonitorKind.DNS: {"record_type": "A", "transport": "udp", "rcode": "NOERROR"},
 }
 
 
@@ -144,7 +144,7 @@ def _of_monitor(table: MonitorTable) -> Raw:
     timeout: dict[str, Any] = {"receive_timeout": monitor_of(_without(table, "receive_timeout")).receive_timeout_s}
     if table.type is MonitorKind.DNS:
         searched = table.rcode in (None, "NOERROR", monitors.ANY)
-        return timeout | _DNS | ({"qtype": monitors.Wanted.QUERY_TYPE.value} if searched else {})
+        return timeout | _OF_KIND[table.type] | ({"qtype": monitors.Wanted.QUERY_TYPE.value} if searched else {})
     return timeout | _OF_KIND.get(table.type, {})
 
 
@@ -294,7 +294,20 @@ def written(table: BaseModel, before: BaseModel | None = None, was: Raw | None =
             made[key] = _written_list(cast("list[BaseModel]", inner), old, text)
         else:
             made[key] = value
-    return made
+    return made | {key: value for key, value in _out_of_place(table).items() if key not in wanted}
+
+
+def _out_of_place(table: BaseModel) -> Raw:
+    """What is said in a table and means nothing there, for whoever checks it to say so; but for defaults that it would
+    have elsewhere, which a table has that was shown with all its keys and then became one of another type."""
+    if not isinstance(table, MonitorTable):
+        return {}
+    return {
+        key: value
+        for key in table.model_fields_set
+        if (value := _plain(getattr(table, key))) not in (None, _default(table, key, {}))
+        and all(value != defaults.get(key) for defaults in _OF_KIND.values())
+    }
 
 
 def _default(table: BaseModel, key: str, implied: Raw) -> Any:

@@ -2,6 +2,7 @@
 
 import difflib
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,34 @@ def test_what_is_wrong_in_an_object_is_for_the_check_to_say() -> None:
     assert {pointer(path, ("pool", index)) for path in paths} == {"/member/0/ratio", "/hahs"}
     assert pointer("pool[12].name", ("pool", 1)) is None
     assert pointer("pool[1]", ("pool", 1)) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda all_of: all_of.create(HEALTH_MONITORS, {"name": "x", "type": "tcp", "path": "/x"}), "path"),
+        (
+            lambda all_of: all_of.create(HEALTH_MONITORS, {"name": "x", "type": "ping", "monitor_port": 7}),
+            "monitor_port",
+        ),
+        (lambda all_of: all_of.patch(HEALTH_MONITORS, "smtp", {"type": "udp", "half_open": True}), "half_open"),
+        (lambda all_of: all_of.patch(HEALTH_MONITORS, "dns", {"response_codes": [200]}), "response_codes"),
+    ],
+)
+def test_what_means_nothing_for_a_type_is_not_left_out_without_a_word(
+    change: Callable[[Catalogue], Change], path: str
+) -> None:
+    """It is refused as in a file; defaults that are shown for one type do not keep anybody from choosing another."""
+    catalogue = Catalogue(MINE)
+    after = catalogue.document.having(change(catalogue).texts)
+    with pytest.raises(ConfigError) as why:
+        parse_parts(after.parts, lambda _: bytes(range(32)))
+    assert [problem.path.rpartition(".")[2] for problem in why.value.problems] == [path]
+    plain = Catalogue(MINE).create(HEALTH_MONITORS, {"name": "plain", "type": "http"})
+    after = checked(MINE, plain)
+    shown = Catalogue(after).get(HEALTH_MONITORS, "plain").values
+    other = Catalogue(after).replace(HEALTH_MONITORS, "plain", {**shown, "type": "tcp"})
+    assert Catalogue(checked(after, other)).get(HEALTH_MONITORS, "plain").values["type"] == "tcp"
 
 
 @pytest.mark.parametrize(
