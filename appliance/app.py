@@ -72,6 +72,7 @@ from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, Drain, PlaneKind
 from appliance.netlink import Netlink
+from appliance.objects.differences import differences
 from appliance.passive import Held, Passive
 from appliance.path.causes import unresolved
 from appliance.path.gate import Gate, segments_of
@@ -823,11 +824,12 @@ class Director:
 
     async def _foresee(self, loaded: Loaded) -> Consequences:
         applied, twin = self._reconciler.applied, self._state.twin()
-        in_force = self._transactions.in_force.config
+        in_force, way, now = self._transactions.in_force, self._gate.way, self._now()
 
         def look() -> Consequences:
             flows = NO_FLOWS if applied is None else flows_of(self._plane.pins.live(), applied)
-            return consequences(twin, applied, in_force, loaded.config, self._gate.way, self._now(), flows)
+            changes = differences(in_force.document, loaded.document, in_force.named, loaded.named)
+            return consequences(twin, applied, in_force.config, loaded.config, way, now, flows, changes)
 
         try:
             return await asyncio.to_thread(look)

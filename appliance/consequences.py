@@ -7,8 +7,8 @@ they have been looked up and asked; what slots change hands when all of them tur
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from appliance.decide import Desired, arrived, decide
 from appliance.forwarding import NO_MEMBER, NextHop, Placement, TableService
-from appliance.model import Config, Health, IPAddress, VirtualService
+from appliance.model import Config, Delivery, Health, IPAddress
+from appliance.objects.differences import Change
 from appliance.ring.slots import unpack
 from appliance.state import Snapshot, State, Unresolved
 from appliance.wiring import WayTo, needs_restart, probes
@@ -41,30 +42,6 @@ class FlowsSeen:
 
 
 NO_FLOWS = FlowsSeen(*(np.zeros(0, np.int64) for _ in range(4)))
-
-
-@dataclass(frozen=True)
-class Change:
-    """One value that is written otherwise."""
-
-    kind: str
-    """`virtual_service`, `pool`, `member`, `health_monitor`, `network_profile`, `director`, `bgp`, `fleet`,
-    `connection_log`."""
-
-    name: str
-    what: str
-    """Which of its values; empty: the whole thing."""
-
-    before: str
-    """Empty: there was none."""
-    after: str
-    """Empty: there is none any more."""
-
-    def __str__(self) -> str:
-        what = f"{self.kind} {self.name}".rstrip() + (f": {self.what}" if self.what else "")
-        if not self.what:
-            return f"+ {what} {self.after}".rstrip() if self.after else f"- {what}"
-        return f"~ {what} {self.before or '(none)'} -> {self.after or '(none)'}"
 
 
 @dataclass(frozen=True)
@@ -106,6 +83,9 @@ class Consequences:
     announce_later: frozenset[Route] = frozenset()
     """Routes besides, when all members that are to be asked have turned out well."""
 
+    deliveries: tuple[str, ...] = ()
+    """Of which virtual services members get their packets in another way, and what to do about it."""
+
     asked: tuple[str, ...] = ()
     """Members, as `pool/member`, that are asked something which nobody asks them now."""
     not_asked: tuple[str, ...] = ()
@@ -135,6 +115,7 @@ def consequences(
     way: WayTo,
     now: float,
     flows: FlowsSeen = NO_FLOWS,
+    changes: Iterable[Change] = (),
 ) -> Consequences:
     """What follows from a new configuration.
 
@@ -146,6 +127,7 @@ def consequences(
         way: as for `wiring.probes`.
         now: seconds since 1970.
         flows: what is remembered of flows, by the tables of *before*.
+        changes: what is written otherwise.
     """
     first = state.snapshot()
     known = before if before is not None else decide(first, None, now)
@@ -159,7 +141,7 @@ def consequences(
     routes = diff(known.routes, after.routes)
     old, new = ({one.name: one for one in each.services} for each in (in_force, config))
     return Consequences(
-        changes=tuple(changes(in_force, config)),
+        changes=tuple(changes),
         added=tuple(name for name in new if name not in old),
         changed=tuple(name for name, service in new.items() if name in old and service != old[name]),
         removed=tuple(name for name in old if name not in new),
@@ -167,6 +149,7 @@ def consequences(
         announce=routes.announce,
         withdraw=routes.withdraw,
         announce_later=diff(after.routes, later.routes).announce,
+        deliveries=tuple(_deliveries(in_force, config)),
         asked=asked,
         not_asked=_ids(probe.target.id for probe in probed if probe.target.id not in still),
         refused=tuple(map(str, needs_restart(in_force, config))),
@@ -306,114 +289,29 @@ def _goes_to(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is written otherwise
+# What members have to be ready for
 
 
-def changes(old: Config, new: Config) -> Iterator[Change]:
-    """Every value that is written otherwise, things that have a name by their names. Secrets are told as such."""
-    yield from _values("director", "", old.director, new.director)
-    if old.secret != new.secret:
-        yield Change("fleet", "", "secret_file", "(secret)", "(another secret)")
-    yield from _values("fleet", "", old.fleet, new.fleet)
-    yield from _values("connection_log", "", old.connection_log, new.connection_log)
-    yield from _values("doctor", "", old.doctor, new.doctor)
-    if (old.bgp is None) != (new.bgp is None):
-        yield Change("bgp", "", "", "" if old.bgp is None else "there", "" if new.bgp is None else "announced from now")
-    elif old.bgp is not None and new.bgp is not None:
-        yield from _values("bgp", "", old.bgp, new.bgp)
-    for kind, find in _KINDS:
-        before, after = find(old), find(new)
-        for name in (*before, *(name for name in after if name not in before)):
-            if name not in after:
-                yield Change(kind, name, "", "there", "")
-            elif name not in before:
-                yield Change(kind, name, "", "", _in_a_word(after[name]))
-            else:
-                yield from _values(kind, name, before[name], after[name])
-
-
-def _pools(config: Config) -> Mapping[str, object]:
-    return {pool.name: pool for pool in config.pools}
-
-
-def _members(config: Config) -> Mapping[str, object]:
-    return {f"{pool.name}/{member.name}": member for pool in config.pools for member in pool.members}
-
-
-def _monitors(config: Config) -> Mapping[str, object]:
-    return {monitor.name: monitor for pool in config.pools for monitor in pool.monitors}
-
-
-def _profiles(config: Config) -> Mapping[str, object]:
-    return {service.profile.name: service.profile for service in config.services}
-
-
-def _services(config: Config) -> Mapping[str, object]:
-    return {service.name: service for service in config.services}
-
-
-_KINDS: tuple[tuple[str, Callable[[Config], Mapping[str, object]]], ...] = (
-    ("network_profile", _profiles),
-    ("health_monitor", _monitors),
-    ("pool", _pools),
-    ("member", _members),
-    ("virtual_service", _services),
-)
-
-_BY_REFERENCE = {"profile": "network_profile", "pool": "pool", "monitors": "health_monitors"}
-"""Values that are things with a name of their own: that they have another name is a change here, what is different in
-them is one of theirs."""
-
-_ELSEWHERE = {"name", "members", "former", "leaving", "source", "digest"}
-
-
-def _values(kind: str, name: str, old: object, new: object, prefix: str = "") -> Iterator[Change]:
-    """What differs between two values of one class, down to the single value."""
-    if old == new:
-        return
-    for one in fields(old):  # type: ignore[arg-type]
-        before, after = getattr(old, one.name), getattr(new, one.name)
-        if one.name in _ELSEWHERE or before == after:
+def _deliveries(old: Config, new: Config) -> Iterator[str]:
+    """Virtual services whose members get their packets in another way: a member that is not prepared for it drops
+    them."""
+    before = {service.name: service for service in old.services}
+    for service in new.services:
+        was = before.get(service.name)
+        if was is None or not service.enabled:
             continue
-        what = f"{prefix}{one.name}"
-        if one.name in _BY_REFERENCE:
-            before, after = _names(before), _names(after)
-            if before != after:
-                yield Change(kind, name, _BY_REFERENCE[one.name], before, after)
-        elif not one.repr:
-            yield Change(kind, name, what, "(secret)", "(another secret)")
-        elif is_dataclass(before) and type(before) is type(after):
-            yield from _values(kind, name, before, after, f"{what}.")
-        else:
-            yield Change(kind, name, what, _text(before), _text(after))
+        ways = [_in_words(each.profile.delivery) for each in (was, service)]
+        if ways[0] != ways[1]:
+            yield (
+                f"{service.name}: packets come to members by {ways[1]} instead of {ways[0]}: prepare all of them "
+                "before (`onward server-setup`), or they drop what comes and the virtual service is down"
+            )
 
 
-def _names(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(str(one.name) for one in value)
-    return str(getattr(value, "name", value))
-
-
-def _in_a_word(value: object) -> str:
-    if isinstance(value, VirtualService):
-        ports = ", ".join(map(str, value.ports))
-        return f"{', '.join(map(str, value.vips))} {value.protocol} {ports} -> pool {value.pool.name}"
-    address = getattr(value, "address", None)
-    return str(address) if address is not None else "there"
-
-
-def _text(value: object) -> str:
-    """A value for people, without what is nobody's business."""
-    if value is None:
-        return ""
-    if isinstance(value, tuple | list):
-        return ", ".join(map(_text, value))
-    if isinstance(value, frozenset | set):
-        return ", ".join(sorted(map(_text, value)))
-    if is_dataclass(value) and type(value).__str__ is object.__str__:
-        shown = (f"{one.name}={_text(getattr(value, one.name))}" for one in fields(value) if one.repr)
-        return f"({', '.join(shown)})"
-    return str(value)
+def _in_words(delivery: Delivery) -> str:
+    if delivery.encapsulation is None:
+        return "L2 DSR"
+    return f"L3 DSR in {delivery.encapsulation.value.upper()}"
 
 
 def as_document(found: Consequences) -> dict[str, Any]:
@@ -427,6 +325,7 @@ def as_document(found: Consequences) -> dict[str, Any]:
             "withdraw": [str(route) for route in sorted(found.withdraw)],
             "announce_later": [str(route) for route in sorted(found.announce_later)],
         },
+        "deliveries": list(found.deliveries),
         "members": {"asked": list(found.asked), "not_asked": list(found.not_asked)},
         "refused": list(found.refused),
         "summary": found.summary,

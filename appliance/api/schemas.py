@@ -66,6 +66,7 @@ _CONSEQUENCES = record(
         "services": record({"added": array(TEXT), "changed": array(TEXT), "removed": array(TEXT)}),
         "moves": array(ANYTHING),
         "routes": record({"announce": array(TEXT), "withdraw": array(TEXT), "announce_later": array(TEXT)}),
+        "deliveries": array(TEXT),
         "members": record({"asked": array(TEXT), "not_asked": array(TEXT)}),
         "refused": array(TEXT),
         "summary": TEXT,

@@ -113,6 +113,7 @@ def plan(found: Document) -> Iterator[str]:
         yield "no slot changes hands"
     routes, members = found["routes"], found["members"]
     for title, lines in (
+        ("another delivery", found["deliveries"]),
         ("routes to withdraw", routes["withdraw"]),
         ("routes to announce", routes["announce"]),
         ("routes to announce when all members are up", routes["announce_later"]),

@@ -22,6 +22,7 @@ from appliance.config.problems import ConfigError
 from appliance.consequences import Consequences, consequences
 from appliance.decide import Desired, decide
 from appliance.model import Config, Health
+from appliance.objects.differences import differences
 from appliance.revisions import Author, Revisions
 from appliance.state import State
 from appliance.transaction import Effects, Outcome, Transactions
@@ -104,7 +105,8 @@ def measure(folder: Path, rounds: int, services: int, members: int) -> None:
     print(f"the first decision, every table built: {first:.2f} s")
 
     async def foresee(new: Loaded) -> Consequences:
-        return consequences(state.twin(), applied, loaded.config, new.config, To, NOW)
+        changes = differences(loaded.document, new.document, loaded.named, new.named)
+        return consequences(state.twin(), applied, loaded.config, new.config, To, NOW, changes=changes)
 
     async def program(_new: Loaded, _old: Loaded) -> None:
         raise AssertionError("nothing is programmed here")

@@ -14,6 +14,7 @@ from appliance.config.document import read_document
 from appliance.consequences import Consequences, consequences
 from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.fake import FakeDataPlane
+from appliance.objects.differences import differences
 from appliance.reconcile import Reconciler
 from appliance.revisions import Author, RevisionError, Revisions
 from appliance.state import State
@@ -77,8 +78,10 @@ class Director:
         self.state.set_next_hops({address: hop() for address in addresses})
 
     async def foresee(self, loaded) -> Consequences:
-        in_force = self.transactions.in_force.config
-        return consequences(self.state.twin(), self.reconciler.applied, in_force, loaded.config, To, 1000.0)
+        old = self.transactions.in_force
+        changes = differences(old.document, loaded.document, old.named, loaded.named)
+        twin = self.state.twin()
+        return consequences(twin, self.reconciler.applied, old.config, loaded.config, To, 1000.0, changes=changes)
 
     async def program(self, loaded, before) -> None:
         for config, last in ((loaded.config, False), (before.config, True)):

@@ -278,6 +278,7 @@ export type Consequences = {
     withdraw: string[];
     announce_later: string[];
   };
+  deliveries: string[];
   members: {
     asked: string[];
     not_asked: string[];

@@ -171,9 +171,10 @@ function Trouble({ problem, onStale }: { problem: Problem; onStale?: (keep: bool
 }
 
 function Plan({ plan }: { plan: Planned }) {
-  const { changes, moves, routes, members, services } = plan.consequences;
+  const { changes, deliveries, moves, routes, members, services } = plan.consequences;
   const moving = moves as unknown as Moves[];
   const lines: [string, string[]][] = [
+    ["Another delivery", deliveries],
     ["Announced", routes.announce],
     ["Withdrawn", routes.withdraw],
     ["Announced later, when members are up", routes.announce_later],
@@ -189,7 +190,7 @@ function Plan({ plan }: { plan: Planned }) {
         {changes.map((one) => (
           <li>{String(one["text"])}</li>
         ))}
-        {changes.length === 0 && <li class="quiet">No value that is in force.</li>}
+        {changes.length === 0 && <li class="quiet">No value: comments and order, at most.</li>}
       </ul>
       <h3>What it moves</h3>
       {moving.length === 0 ? (
