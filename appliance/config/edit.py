@@ -66,6 +66,8 @@ def put(document: Document, edits: Sequence[Edit]) -> Document:
     texts, says = dict(document.texts), dict[str, Mapping[str, Any]]()
     for file, changes in mine.items():
         texts[file], says[file] = _edited(file, document.texts[file], document.data[file], changes)
+        if not texts[file].strip() and file != document.path.name:
+            del texts[file], says[file]  # nothing is left of it
     return document.having(texts, says)
 
 

@@ -171,6 +171,15 @@ def test_a_comment_is_about_what_it_stands_right_above(change: dict[str, Any], l
     assert kept == COMMENTED[: COMMENTED.index("# the blog")]
 
 
+def test_the_only_thing_of_a_file_goes_with_the_file() -> None:
+    """Which nobody could read if it were empty; one with comments stays, and so does the main file."""
+    fragment = "# of the shop\n[[pool]]\nname = 'shop'\n"
+    document = Document(Path("/x/onward.toml"), {"onward.toml": EXAMPLE, "conf.d/shop.toml": fragment})
+    assert put_in(document, "pool", "shop", None) == {"onward.toml": EXAMPLE}
+    document = Document(document.path, {"onward.toml": EXAMPLE, "conf.d/shop.toml": f"# shops\n\n{fragment}"})
+    assert put_in(document, "pool", "shop", None)["conf.d/shop.toml"] == "# shops\n\n"
+
+
 ARRAY = """schema_version = 1
 network_profile = [
   # for the web
