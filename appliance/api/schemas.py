@@ -26,7 +26,7 @@ from appliance.api.records import (
 from appliance.api.routes import Answer
 from appliance.api.status_schema import STATUS_SCHEMAS
 from appliance.config.monitors import KEYS
-from appliance.config.schema import File
+from appliance.config.schema import canonical_schema
 from appliance.objects.changes import Op, Result
 from appliance.objects.kinds import KINDS, Kind
 
@@ -484,7 +484,7 @@ def _short(model: str) -> str:
 def components() -> Mapping[str, Schema]:
     """All named schemas."""
     found: dict[str, Schema] = dict(_OWN)
-    file = File.model_json_schema(ref_template="{model}")
+    file = canonical_schema()
     for model, schema in file["$defs"].items():
         found[_short(model)] = _pointed(schema, "")
         found[_short(model) + "Shown"] = _shown(model, schema)

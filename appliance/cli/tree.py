@@ -20,8 +20,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from appliance.cli.options import Option, options_of
 from appliance.config.load import table_in
 from appliance.config.problems import BadValueError, did_you_mean
-from appliance.config.schema import MemberTable, PoolTable, ProfileTable, ServiceTable
-from appliance.objects.canonical import hidden, identity, spellings
+from appliance.config.schema import MemberTable, PoolTable, ProfileTable, ServiceTable, spellings_of
+from appliance.objects.canonical import hidden, identity
 
 SEED: Mapping[type[BaseModel], Mapping[str, str]] = {
     ProfileTable: {"dsr_profile": "dsr"},
@@ -83,7 +83,7 @@ class Level:
         Raises:
             InputError: there is none.
         """
-        words = {spelling: key for key in self.keys for spelling in (key, *spellings(self.table, key))}
+        words = {spelling: key for key in self.keys for spelling in (key, *spellings_of(self.table, key))}
         words |= SEED.get(self.table, {})
         if word not in words:
             there = ", ".join([*self.same, *self.keys])

@@ -12,12 +12,13 @@ from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from appliance.config import values
 from appliance.config.document import Document, read_document
 from appliance.config.files import IrregularFileError, as_a_whole, files_beside, opened
+from appliance.config.foreign import FOREIGN
 from appliance.config.merge import Merged, Part, merge
 from appliance.config.monitors import Kind, settings_of, tls_of
 from appliance.config.problems import (
@@ -45,7 +46,9 @@ from appliance.config.schema import (
     QuicTable,
     RateTable,
     ServiceTable,
+    Table,
     Tier2Table,
+    spellings_of,
 )
 from appliance.model import (
     OUTER_TTL,
@@ -213,8 +216,9 @@ def _parse(
     if isinstance(data.get("schema_version"), int) and data["schema_version"] != 1:
         # Another version's keys would all be wrong here: that is one mistake, not fifty.
         raise _with_lines([found for found in findings if found.location == ("schema_version",)], merged)
-    for rule in RULES:
-        findings += rule(data)
+    others = {other for words in _OTHERS.values() for other in words}
+    plain = _plain_keys(data, File) if any(other in part.text for part in parts for other in others) else data
+    findings += (_as_written(finding, data) for rule in RULES for finding in rule(plain))
     secret = b""
     try:
         secret = _secret(data, read_file)
@@ -494,20 +498,54 @@ def _finding(detail: ErrorDetails) -> Finding:
     return Finding(location, detail["msg"], f"it is {shown(value)}")
 
 
+def _plain_keys(data: Any, table: type[BaseModel]) -> Any:
+    """The same with keys as they are recommended, so that rules know one name of each; both names stay where both are
+    written, which is a mistake of its own."""
+    if isinstance(data, list):
+        return [_plain_keys(each, table) for each in data]
+    if not isinstance(data, dict):
+        return data
+    made = {}
+    for key, value in data.items():
+        name = _OTHERS.get(table, {}).get(key, key)
+        inner = table_in(table, name)
+        made[key if name in data else name] = _plain_keys(value, inner) if inner is not None else value
+    return made
+
+
+_OTHERS: Mapping[type[BaseModel], Mapping[str, str]] = {
+    table: {other: name for name in table.model_fields for other in spellings_of(table, name)[1:]}
+    for table in Table.__subclasses__()
+}
+"""By table, other names of keys."""
+
+
+def _as_written(finding: Finding, data: Any) -> Finding:
+    """With the place as it is written."""
+    location: Location = ()
+    for plain in finding.location:
+        step, names = plain, _OTHERS.get(_table_at(location), {})
+        if isinstance(data, dict) and plain not in data:
+            step = next((other for other, name in names.items() if name == plain and other in data), plain)
+        location += (step,)
+        try:
+            data = data[step]
+        except (KeyError, IndexError, TypeError):
+            data = None
+    return replace(finding, location=location)
+
+
 def _unknown_key(location: Location, value: object) -> Finding:
     key = str(location[-1])
     table = _table_at(location[:-1])
-    spellings = {name: _spellings(table, name) for name in table.model_fields}
+    if foreign := FOREIGN.get(table, {}).get(key):
+        return Finding(location, f"unknown key: {foreign[0]}", foreign[1])
+    spellings = {name: spellings_of(table, name) for name in table.model_fields}
     for name, words in spellings.items():
         if key in words:  # the other spelling was there first
             return Finding(location, f"the same as `{name}`, which is there already", "leave one of the two out")
     known = ", ".join(spellings)
     return Finding(location, "unknown key", f"{did_you_mean(key, spellings)}known here: {known}")
-
-
-def _spellings(table: type[BaseModel], name: str) -> list[str]:
-    alias = table.model_fields[name].validation_alias
-    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [name]
 
 
 def _how_to_add(location: Location) -> str:
@@ -532,7 +570,7 @@ def _table_at(location: Location) -> type[BaseModel]:
     """The schema of the table at *location*."""
     table: type[BaseModel] = File
     for part in location:
-        name = next((name for name in table.model_fields if part in _spellings(table, name)), None)
+        name = next((name for name in table.model_fields if part in spellings_of(table, name)), None)
         if name is not None:
             table = _model_of(table.model_fields[name].annotation) or table
     return table

@@ -52,7 +52,12 @@ class Parsed:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return dict(self.schema)
+        spellings = getattr(self.parse, "spellings", None)
+        return self.schema | ({_SPELLINGS: spellings} if spellings is not None else {})
+
+
+_SPELLINGS = "x-spellings"
+"""Where a schema has the pattern of all spellings of a word, until it is known who reads it."""
 
 
 def _words(*words: str) -> dict[str, Any]:
@@ -687,6 +692,7 @@ class PoolTable(Table):
 
     name: Name = Field(description="What virtual services call it.", examples=["web"])
     algorithm: Annotated[Algorithm, Parsed(values.algorithm, _words(*Algorithm))] = Field(
+        validation_alias=AliasChoices("algorithm", "lb_algorithm"),
         default=Algorithm.CONSISTENT_HASH,
         description="How a flow finds its member. All but consistent_hash decide flow by flow: every flow is "
         "remembered, and directors agree on it only as long as they hear each other.",
@@ -694,6 +700,7 @@ class PoolTable(Table):
     hash: Annotated[HashMode, Parsed(values.hash_mode, _words("source_ip", "source_ip_port", "five_tuple"))] | None = (
         Field(
             default=None,
+            validation_alias=AliasChoices("hash", "lb_algorithm_hash"),
             description="What of a flow chooses the member. five_tuple by default, with l2 DSR source_ip. A reload "
             "that changes it sends most flows to other members, at once.",
         )
@@ -737,6 +744,7 @@ class PoolTable(Table):
         "it: the doctor says so, and that is all. Not in a fleet, whose directors see different clients.",
     )
     min_monitors_up: Annotated[int, Parsed(values.integer(0, 50, "a number of monitors"), _whole(0, 50))] = Field(
+        validation_alias=AliasChoices("min_monitors_up", "min_health_monitors_up"),
         default=0,
         description="So many health monitors that say a member is up are enough; 0 is all of them. All ports of the "
         "virtual service must be open in any case, where they are asked.",
@@ -899,6 +907,7 @@ class ServiceTable(Table):
     )
     ha: Annotated[HaMode, Parsed(values.ha_mode, _words(*HaMode))] = Field(
         default=HaMode.ACTIVE_ACTIVE,
+        validation_alias=AliasChoices("ha", "ha_mode"),
         description="How directors share the VIPs. All announce them; routers are to spread flows over all of them "
         "(active_active), to take one and the others in turn when it is gone (active_standby), or to spread them over "
         "some, chosen anew for each VIP, and the others behind them (n_plus_m).",
@@ -916,7 +925,9 @@ class ServiceTable(Table):
         default=1, description="Members in rotation that it takes for the VIPs to be announced."
     )
     advertise_down: Boolean = Field(
-        default=False, description="Announce the VIPs even when too few members are in rotation."
+        default=False,
+        validation_alias=AliasChoices("advertise_down", "advertise_down_vs"),
+        description="Announce the VIPs even when too few members are in rotation.",
     )
     needs_all: Boolean = Field(
         default=False,
@@ -959,14 +970,50 @@ class File(Table):
     virtual_service: list[ServiceTable] = []
 
 
-def json_schema() -> str:
-    """The JSON Schema of the file, for editors: JSON text with a final line end.
+def spellings_of(table: type[BaseModel], name: str) -> list[str]:
+    """How a key may be written, the recommended way first."""
+    alias = table.model_fields[name].validation_alias
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [name]
 
-    It knows the recommended words only; the seed system's spellings are accepted all the same.
-    """
-    schema = {"$schema": "http://json-schema.org/draft-07/schema#", **File.model_json_schema(by_alias=True)}
+
+def canonical_schema() -> dict[str, Any]:
+    """The JSON Schema of the file in its canonical form; references are names of tables."""
+    schema: dict[str, Any] = _without_spellings(File.model_json_schema(ref_template="{model}"))
+    return schema
+
+
+def json_schema() -> str:
+    """The JSON Schema of the file, for editors: JSON text with a final line end. The seed system's spellings are in it,
+    beside the recommended ones."""
+    made = _with_spellings(File.model_json_schema(by_alias=True))
+    for table in Table.__subclasses__():
+        properties = made["$defs"].get(table.__name__, {}).get("properties", {})
+        for name in table.model_fields:
+            for other in spellings_of(table, name)[1:]:
+                same = {key: value for key, value in properties[name].items() if key not in ("default", "title")}
+                properties[other] = same | {"description": f"The same as {name}.", "deprecated": True}
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", **made}
     schema["title"] = "Onward configuration"
     return json.dumps(schema, indent=2) + "\n"
+
+
+def _without_spellings(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {key: _without_spellings(value) for key, value in schema.items() if key != _SPELLINGS}
+    return [_without_spellings(value) for value in schema] if isinstance(schema, list) else schema
+
+
+def _with_spellings(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_with_spellings(value) for value in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _with_spellings(value) for key, value in schema.items() if key != _SPELLINGS}
+    if _SPELLINGS not in schema:
+        return made
+    recommended = {key: made.pop(key) for key in ("type", "enum")}
+    others = {"type": "string", "pattern": schema[_SPELLINGS], "deprecated": True}
+    return made | {"anyOf": [recommended, others]}
 
 
 if __name__ == "__main__":

@@ -428,6 +428,9 @@ def choice(
         choices: accepted words, the first of each value being the one to recommend.
         not_yet: words of the field, or of the seed system, that this version does not implement.
         prefixes: what the seed system puts before its words; its upper case is accepted, too.
+
+    Returns:
+        The parser; its `spellings` is a pattern of all that it accepts.
     """
     recommended: dict[_E, str] = {}
     for word, meaning in choices.items():
@@ -446,7 +449,14 @@ def choice(
             raise BadValueError(f"{shown(value)} is not supported in this version", f"supported: {usable}")
         raise BadValueError(f"{shown(value)} is not {what}", f"{did_you_mean(word, choices)}use {usable}")
 
+    before = "".join(f"({_any_case(prefix)})?" for prefix in prefixes)
+    parse.spellings = f"^{before}({'|'.join(map(_any_case, choices))})$"  # type: ignore[attr-defined]
     return parse
+
+
+def _any_case(word: str) -> str:
+    """A pattern for a word, in upper or lower case: those of JSON Schema have no flag for it."""
+    return "".join(f"[{each.upper()}{each}]" if each.isalpha() else each for each in word)
 
 
 def password_hash(value: object) -> Scrypt:

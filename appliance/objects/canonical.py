@@ -12,14 +12,22 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, TypeVar, cast
 
-from pydantic import AliasChoices, BaseModel
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from appliance.config import monitors
 from appliance.config.load import monitor_of, profile_of, state_dir_of, table_in
 from appliance.config.monitors import Kind as MonitorKind
 from appliance.config.problems import SECRETS
-from appliance.config.schema import DirectorTable, DsrTable, MemberTable, MonitorTable, ProfileTable, RateTable
+from appliance.config.schema import (
+    DirectorTable,
+    DsrTable,
+    MemberTable,
+    MonitorTable,
+    ProfileTable,
+    RateTable,
+    spellings_of,
+)
 from appliance.model import OUTER_TTL, DfPolicy, DsrType, Encapsulation, OuterSource, PortRange
 
 Raw = Mapping[str, Any]
@@ -250,7 +258,7 @@ def known_keys(table: type[BaseModel], values: Any) -> Any:
     """The same with keys as they are recommended, where they are written otherwise."""
     if not isinstance(values, Mapping):
         return values
-    spelled: dict[str, str] = {word: name for name in table.model_fields for word in spellings(table, name)}
+    spelled: dict[str, str] = {word: name for name in table.model_fields for word in spellings_of(table, name)}
     made = {}
     for key, value in values.items():
         name = spelled.get(str(key), str(key))
@@ -259,12 +267,6 @@ def known_keys(table: type[BaseModel], values: Any) -> Any:
         inner = table_in(table, name)
         made[name] = known_keys(inner, value) if inner is not None else value
     return made
-
-
-def spellings(table: type[BaseModel], name: str) -> list[str]:
-    """How a key may be written."""
-    alias = table.model_fields[name].validation_alias
-    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [name]
 
 
 def written(table: BaseModel, before: BaseModel | None = None, was: Raw | None = None) -> dict[str, Any]:
@@ -280,7 +282,7 @@ def written(table: BaseModel, before: BaseModel | None = None, was: Raw | None =
     implied, texts = _implied(table), was or {}
     made = {}
     for key, value in wanted.items():
-        word = next((word for word in spellings(type(table), key) if word in texts), None)
+        word = next((word for word in spellings_of(type(table), key) if word in texts), None)
         if word is not None and key in had and had[key] == value:
             made[word] = texts[word]
             continue
