@@ -38,6 +38,9 @@ Raw = Mapping[str, Any]
 MAX_WAYS = 65535
 """Slots name members by 16-bit numbers, of which one means nobody (forwarding.MAX_MEMBERS)."""
 
+MAX_XDP_WAYS = 32767
+"""The XDP program needs one bit of them for itself (dataplane/xdp/layout.MAX_WAYS)."""
+
 MAX_ANSWERED = 1024
 """VIPs of which directors can tell each other who answers, in one greeting (fleet/channel.py)."""
 
@@ -466,6 +469,9 @@ def too_many_members(data: Raw) -> Iterator[Finding]:
     pools = _by_name(data, "pool")
     profiles = _by_name(data, "network_profile")
     ways: dict[tuple[object, ...], int] = {}
+    director = data.get("director")
+    raw = isinstance(director, dict) and director.get("plane") == "raw"
+    most = MAX_WAYS if raw else MAX_XDP_WAYS
     for place, service in tables(data, "virtual_service", EACH):
         name = read(values.name, service.get("pool"))
         profile = profiles.get(read(values.name, service.get("network_profile")))
@@ -474,10 +480,11 @@ def too_many_members(data: Raw) -> Iterator[Finding]:
         members = pools[name].get("member")
         delivery = name, _dsr_type(profile), read(values.ttl, profile.get("ttl", "router"))
         ways[delivery] = len(members) if isinstance(members, list) else 0
-        if sum(ways.values()) > MAX_WAYS:
-            yield Finding(
-                (*place, "pool"), f"more than {MAX_WAYS} members in all", "spread the virtual services over two fleets"
-            )
+        if sum(ways.values()) > most:
+            remedy = "spread the virtual services over two fleets"
+            if not raw:
+                remedy += f', or write plane = "raw", which takes {MAX_WAYS}'
+            yield Finding((*place, "pool"), f"more than {most} members in all", remedy)
             return
 
 

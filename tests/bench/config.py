@@ -35,6 +35,7 @@ HEAD = """schema_version = 1
 [director]
 name = "d1"
 interfaces = ["eth1"]
+plane = "raw"
 [fleet]
 secret_file = "fleet.key"
 [[network_profile]]

@@ -15,6 +15,7 @@ from appliance.config.foreign import FOREIGN
 from appliance.config.load import load, parse
 from appliance.config.problems import ConfigError
 from appliance.config.schema import File, json_schema, spellings_of
+from appliance.dataplane.xdp import layout
 
 FOLDER = Path(appliance.config.__file__).parent
 
@@ -62,6 +63,40 @@ def test_the_example_mentions_every_key() -> None:
 def test_the_limit_of_members_is_that_of_the_slots() -> None:
     """`rules` repeats the number so that checking a file need not import NumPy."""
     assert rules.MAX_WAYS == forwarding.MAX_MEMBERS
+    assert rules.MAX_XDP_WAYS == layout.MAX_WAYS
+
+
+@pytest.mark.parametrize(("plane", "most"), [("auto", 32767), ("xdp", 32767), ("raw", 65535)])
+def test_no_more_members_than_a_data_plane_takes(plane: str, most: int) -> None:
+    """Checked before anything runs, with the way out."""
+    head = f'''schema_version = 1
+[director]
+name = "d1"
+interfaces = ["eth1"]
+plane = "{plane}"
+[fleet]
+secret_file = "fleet.key"
+[[network_profile]]
+name = "p"
+type = "tcp_fast_path"
+'''
+
+    def mistakes(members: int) -> list[str]:
+        text = head
+        for pool in range(2):
+            count = members // 2 + (pool and members % 2)
+            addresses = (f"10.{pool}.{i >> 8}.{i & 255}" for i in range(count))
+            inside = ", ".join(f'{{address = "{address}"}}' for address in addresses)
+            text += f'[[pool]]\nname = "p{pool}"\nmember = [{inside}]\n'
+            text += f'[[virtual_service]]\nname = "s{pool}"\nvips = ["198.51.100.{pool}"]\nports = [80]\n'
+            text += f'network_profile = "p"\npool = "p{pool}"\n'
+        found = rules.too_many_members(tomllib.loads(text))
+        return [f"{finding.message}; {finding.remedy}" for finding in found]
+
+    assert mistakes(most) == []
+    (told,) = mistakes(most + 1)
+    assert told.startswith(f"more than {most} members in all; spread the virtual services over two fleets")
+    assert ('or write plane = "raw"' in told) == (plane != "raw")
 
 
 @pytest.mark.parametrize(
