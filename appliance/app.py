@@ -72,6 +72,7 @@ from appliance.lease import renew
 from appliance.looplag import LoopLag
 from appliance.model import Config, Drain, PlaneKind
 from appliance.netlink import Netlink
+from appliance.outer import MachineError, addresses_of, not_routed, shown_by_ip
 from appliance.passive import Held, Passive
 from appliance.path.causes import unresolved
 from appliance.path.gate import Gate, segments_of
@@ -219,6 +220,22 @@ def _raise_file_limit() -> None:
     """Every probe is a socket; the soft limit of 1024 is there for programs that use select(2) only."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16), hard))
+
+
+def refuse_own_prefixes(config: Config) -> None:
+    """
+    Raises:
+        StartError: a prefix of outer sources is not routed to this machine, but one of its own networks.
+    """
+    prefixes = config.director.outer_source_prefixes
+    if not prefixes:
+        return
+    try:
+        here = addresses_of(shown_by_ip())
+    except MachineError as error:
+        raise StartError(str(error)) from error
+    if troubles := list(not_routed(prefixes, here)):
+        raise StartError("\nonward: ".join(troubles))
 
 
 def _lock(runtime_dir: Path) -> IO[str]:
@@ -434,6 +451,7 @@ class Director:
         loop.add_signal_handler(signal.SIGUSR1, self._on_leave)
         if self._state.config.director.plane is PlaneKind.RAW:
             self._inheritance.forget_all(("link.", "exit.", "pins"))  # a program that nobody follows must not go on
+        await asyncio.to_thread(refuse_own_prefixes, self._state.config)
         await self._plane.start()
         if self._plane.survivors():
             self._holds_until = time.monotonic() + HOLD_S
