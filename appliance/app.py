@@ -276,7 +276,7 @@ class Director:
             happenings: has the events of the log.
         """
         config = loaded.config
-        self._inheritance = Inheritance(os.environ, os.getpid())
+        self._inheritance = Inheritance(os.environ, os.getpid(), Path(config.director.runtime_dir))
         self._started_at = time.time()
         self._now = steady()
         """For all decisions, and for the facts that they rest on; what people are shown has the machine's clock."""
