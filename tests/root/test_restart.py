@@ -58,13 +58,15 @@ def took_over(made: Stage) -> bool:
     return "director.took_over" in [event["event"] for event in of_the_last(made)]
 
 
-def again(made: Stage) -> None:
-    def begun() -> int:
-        return [event["event"] for event in made.events("d1")].count("director.started")
+def begun(made: Stage) -> int:
+    """How many processes have begun so far."""
+    return [event["event"] for event in made.events("d1")].count("director.started")
 
-    before = begun()
+
+def again(made: Stage) -> None:
+    before = begun(made)
     made.start("d1")
-    until(lambda: begun() > before and took_over(made), "the next process has taken over", 40.0)
+    until(lambda: begun(made) > before and took_over(made), "the next process has taken over", 40.0)
     made.gets_well()
 
 
@@ -267,20 +269,25 @@ def test_a_keeper_that_hangs_while_it_stands_by(by_raw: Stage) -> None:
     assert pid not in by_raw.pids("d1")
 
 
-@pytest.mark.parametrize("hangs_first", [True, False], ids=["before", "while"])
-def test_a_keeper_that_hangs_instead_of_forwarding(by_raw: Stage, hangs_first: bool) -> None:
-    """Nobody counts on it: the router is told at once, and so is the next process, which takes its place all the same;
-    from then on each datagram arrives, once."""
-    pid = stands(by_raw)
-    if hangs_first:
+@pytest.mark.parametrize("hangs", ["before", "alone", "followed"])
+def test_a_keeper_that_hangs_instead_of_forwarding(by_raw: Stage, hangs: str) -> None:
+    """Nobody counts on it: the router is told at once, and so is the next process, which takes its place all the same,
+    also when that was about to wait; from then on each datagram arrives, once."""
+    pid, lives_before = stands(by_raw), begun(by_raw)
+    if hangs == "before":
         os.kill(pid, signal.SIGSTOP)
     end(by_raw, signal.SIGKILL)
-    if not hangs_first:
+    if hangs == "alone":
         time.sleep(GOES_ON_S)
         assert by_raw.fib() == {"d1"}, "it forwards"
         os.kill(pid, signal.SIGSTOP)
-    by_raw.fib_becomes(deadline_s=8.0)
+    if hangs != "followed":
+        by_raw.fib_becomes(deadline_s=8.0)
     by_raw.start("d1")
+    if hangs == "followed":
+        until(lambda: begun(by_raw) > lives_before, "the next process has begun", 20.0)
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: "plane.keeper_hangs" in [event["event"] for event in of_the_last(by_raw)], "that is noticed")
     by_raw.gets_well()
     until(lambda: pid not in by_raw.pids("d1"), "it was ended")
     with by_raw.traffic() as said:
@@ -366,7 +373,8 @@ def test_the_raw_planes_flows_stay_remembered(by_raw: Stage) -> None:
     ids=["restarted-supervisor", "killed-supervisor", "killed-keeper"],
 )
 def test_a_keeper_that_nobody_follows(by_raw: Stage, who: str, how: signal.Signals) -> None:
-    """When the supervisor lets go, nothing is left; when the keeper dies, the router is told at once."""
+    """When the supervisor lets go, nothing is left, and the kernel is kept from clients' packets until the router sends
+    none; when the keeper dies, the router is told at once."""
     pid = stands(by_raw)
     assert by_raw.supervisor is not None
     end(by_raw, how)
@@ -376,7 +384,9 @@ def test_a_keeper_that_nobody_follows(by_raw: Stage, who: str, how: signal.Signa
         os.kill(pid, signal.SIGKILL)
     else:
         by_raw.supervisor.let_go()
-        until(lambda: not Path(f"/proc/{pid}").exists(), "the keeper ends")
+        until(lambda: not tables(by_raw.spaces["d1"]), "the keeper ends")
+        assert by_raw.fib() == set()
+        until(lambda: not Path(f"/proc/{pid}").exists(), "it has ended")
         assert left_in_kernel(by_raw)["tables"] == ""
     by_raw.fib_becomes(deadline_s=8.0)
     by_raw.start("d1")

@@ -81,6 +81,10 @@ PAUSE_S = 0.1
 END_S = 2.0
 """How long the end of a keeper that stands by may take."""
 
+TURN_AWAY_S = 1.0
+"""How long a keeper that nobody follows forwards on after it has said so: until routes are withdrawn, and routers have
+taken other ways. Before that, the kernel must not get packets for VIPs."""
+
 ALONE_S = 300.0
 """How long a keeper forwards without anybody who follows, at most: as long as `director.restart_grace` can be."""
 
@@ -172,7 +176,10 @@ class Proof:
     def _write(self, word: str) -> None:
         # At once, and always as long: nobody may read half of it.
         line = word.replace("\n", " ").encode()[: self._WIDTH - 1].ljust(self._WIDTH - 1) + b"\n"
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError:
+            return  # the service was stopped for good, and its folder is gone; else the proof gets old
         try:
             os.pwrite(fd, line, 0)
         finally:
@@ -371,6 +378,7 @@ class _Child:
     def __init__(self, order: Order, pins: int) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         dies, self._lives = os.pipe2(os.O_CLOEXEC)
+        self._process = -1
         try:
             with theirs:
                 actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
@@ -384,6 +392,8 @@ class _Child:
         except BaseException:
             self.socket.close()
             os.close(self._lives)
+            if self._process >= 0:
+                os.close(self._process)
             raise
         finally:
             os.close(dies)
@@ -391,12 +401,12 @@ class _Child:
     def say(self, word: bytes, *fds: int) -> None:
         socket.send_fds(self.socket, [word], fds, socket.MSG_NOSIGNAL)
 
-    def wait(self, wake: int, seconds: float | None) -> bool:
+    def wait(self, wake: int, seconds: float) -> bool:
         """Until it has said something or ended, which is True; or for so long, or until somebody calls."""
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
         poll.register(wake, select.POLLIN)
-        ready = dict(poll.poll(None if seconds is None else max(0.0, seconds) * 1000))
+        ready = dict(poll.poll(max(0.0, seconds) * 1000))
         if wake in ready:
             os.eventfd_read(wake)
         return self.socket.fileno() in ready
@@ -527,6 +537,9 @@ async def _keep(director: socket.socket) -> None:
     try:
         await asyncio.to_thread(post.hold)
     finally:
+        if post.forwards and not post.followed:
+            proof.deny(post.trouble or "nobody follows")
+            await asyncio.sleep(TURN_AWAY_S)
         await plane.close(leave=not post.forwards or post.followed)
         proof.remove()
         if post.forwards:
@@ -554,6 +567,8 @@ class _Post:
         self.forwards = False
         self.followed = False
         """Whether somebody else forwards now. Before it has forwarded itself, somebody else does all the time."""
+        self.trouble = ""
+        """Why it cannot forward any more."""
 
     def hold(self) -> None:
         """Until it is done, or of no use.
@@ -585,8 +600,8 @@ class _Post:
             self._plane.watch_guard(shared=self._joined)
             beats = self._plane.prove()
         except DataPlaneError as error:
-            log.error("plane.failed", error=str(error))
-            self._proof.deny(str(error))
+            self.trouble = str(error)
+            log.error("plane.failed", error=self.trouble)
             return False
         if beats:
             self._proof.give(time.monotonic())

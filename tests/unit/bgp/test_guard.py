@@ -423,3 +423,4 @@ def test_both_sides_mean_the_same_by_a_proof(tmp_path):
     assert readers(100.0) == ["interface eth1 is gone"] * 2
     proof.remove()
     assert all(readers(100.0))
+    Proof(tmp_path / "gone", "keeper.7").deny("nobody follows")  # to nobody: the service was stopped for good
