@@ -22,9 +22,7 @@ from tests.supervisor import Supervisor
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(150)]
 
-REOPENINGS = 50
-
-SWITCHES, FRAMES = 40, 4000
+SWITCHES, FRAMES = 20, 2000
 
 
 def descriptors() -> Counter[str]:
@@ -49,8 +47,9 @@ def when_at_rest(left: Inheritance) -> Counter[str]:
     return descriptors()
 
 
-def test_reopening_leaves_no_descriptor_behind(tmp_path: Path) -> None:
+def test_reopening_leaves_no_descriptor_behind(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """An interface is another one again and again, each time with another keeper: as much is open as before."""
+    reopenings = 50 if pytestconfig.getoption("--long") else 10
     with Supervisor() as supervisor, namespaces("d") as (space,):
         space.ip("link add d0 type veth peer name d1")
         for name in ("d0", "d1"):
@@ -63,7 +62,7 @@ def test_reopening_leaves_no_descriptor_behind(tmp_path: Path) -> None:
             try:
                 await plane.set(ForwardingTables())
                 before = when_at_rest(left)
-                for number in range(REOPENINGS):
+                for number in range(reopenings):
                     space.ip(f"link set d0 mtu {1400 + number}")
                     await plane.set(ForwardingTables())
                 return before, when_at_rest(left)

@@ -26,6 +26,18 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(150)]
 GOES_ON_S = 1.0
 """How long traffic flows before and after."""
 
+MORE = {
+    "ended_by": [signal.SIGKILL, signal.SIGSTOP],
+    "hangs": ["alone", "before", "followed"],
+    "leaves_by": [signal.SIGUSR1, signal.SIGKILL],
+}
+"""The first of each, and with --long the others."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for name in MORE.keys() & set(metafunc.fixturenames):
+        metafunc.parametrize(name, MORE[name] if metafunc.config.getoption("--long") else MORE[name][:1], ids=str)
+
 
 @contextmanager
 def only(folder: Path, router: str) -> Iterator[Stage]:
@@ -238,7 +250,7 @@ def test_a_keeper_that_stands_by_sleeps(by_raw: Stage) -> None:
     until(sleeps, "it sleeps for a second", 20.0)
 
 
-def test_a_keeper_dies_while_it_stands_by(by_raw: Stage) -> None:
+def test_a_keeper_dies_or_hangs_while_it_stands_by(by_raw: Stage, ended_by: signal.Signals) -> None:
     """Another one takes its place, and knows what has changed since: the director is killed and its flows go on."""
     pid = stands(by_raw)
     path = by_raw.folder / "d1.toml"
@@ -246,9 +258,10 @@ def test_a_keeper_dies_while_it_stands_by(by_raw: Stage) -> None:
     path.write_text(changed(before, f"ports = [{PORT}]", "ports = [5353]"))
     try:
         by_raw.order("d1", "reload")
-        os.kill(pid, signal.SIGKILL)
-        until(lambda: pid not in keepers(by_raw), "nobody counts on it any more")
+        os.kill(pid, ended_by)
+        until(lambda: pid not in keepers(by_raw), "nobody counts on it any more", 20.0)
         assert stands(by_raw) != pid
+        assert pid not in by_raw.pids("d1")
     finally:
         path.write_text(before)
         by_raw.order("d1", "reload")
@@ -260,16 +273,6 @@ def test_a_keeper_dies_while_it_stands_by(by_raw: Stage) -> None:
     again(by_raw)
 
 
-def test_a_keeper_that_hangs_while_it_stands_by(by_raw: Stage) -> None:
-    """The same: its director asks, and it does not answer."""
-    pid = stands(by_raw)
-    os.kill(pid, signal.SIGSTOP)
-    until(lambda: pid not in keepers(by_raw), "nobody counts on it any more", 20.0)
-    assert stands(by_raw) != pid
-    assert pid not in by_raw.pids("d1")
-
-
-@pytest.mark.parametrize("hangs", ["before", "alone", "followed"])
 def test_a_keeper_that_hangs_instead_of_forwarding(by_raw: Stage, hangs: str) -> None:
     """Nobody counts on it: the router is told at once, and so is the next process, which takes its place all the same,
     also when that was about to wait; from then on each datagram arrives, once."""
@@ -315,8 +318,7 @@ def tables(space: Namespace) -> list[str]:
     return space.run("nft", "list", "tables").splitlines()
 
 
-@pytest.mark.parametrize("how", [signal.SIGUSR1, signal.SIGKILL], ids=["restarted", "killed"])
-def test_interfaces_that_nobody_has_any_more(by_raw: Stage, how: signal.Signals) -> None:
+def test_interfaces_that_nobody_has_any_more(by_raw: Stage, leaves_by: signal.Signals) -> None:
     """A director is followed by one of other interfaces: what the first one has changed at those that it alone had is
     as before, no datagram is lost, and of two tables one is left."""
     path, space = by_raw.folder / "d1.toml", by_raw.spaces["d1"]
@@ -335,12 +337,12 @@ def test_interfaces_that_nobody_has_any_more(by_raw: Stage, how: signal.Signals)
         stands(by_raw)
         path.write_text(before)
         with by_raw.traffic() as said:
-            end(by_raw, how)
+            end(by_raw, leaves_by)
             again(by_raw)
             until(lambda: tables(space) == only, "what the one before had is gone")
         assert gro(by_raw, "d1", "d9") == "on"
         assert said["twice"] == 0
-        assert said["lost"] == 0 or how is signal.SIGKILL
+        assert said["lost"] == 0 or leaves_by is signal.SIGKILL
     finally:
         path.write_text(before)
         space.ip("link del d9")
