@@ -73,6 +73,7 @@ from appliance.looplag import LoopLag
 from appliance.model import Config, Drain, PlaneKind
 from appliance.netlink import Netlink
 from appliance.objects.differences import differences
+from appliance.outer import MachineError, addresses_of, not_routed, shown_by_ip
 from appliance.passive import Held, Passive
 from appliance.path.causes import unresolved
 from appliance.path.gate import Gate, segments_of
@@ -222,6 +223,22 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16), hard))
 
 
+def refuse_own_prefixes(config: Config) -> None:
+    """
+    Raises:
+        StartError: a prefix of outer sources is not routed to this machine, but one of its own networks.
+    """
+    prefixes = config.director.outer_source_prefixes
+    if not prefixes:
+        return
+    try:
+        here = addresses_of(shown_by_ip())
+    except MachineError as error:
+        raise StartError(str(error)) from error
+    if troubles := list(not_routed(prefixes, here)):
+        raise StartError("\nonward: ".join(troubles))
+
+
 def _lock(runtime_dir: Path) -> IO[str]:
     """Two directors with one runtime directory would tear at the same sockets and rules."""
     try:
@@ -260,7 +277,7 @@ class Director:
             happenings: has the events of the log.
         """
         config = loaded.config
-        self._inheritance = Inheritance(os.environ, os.getpid())
+        self._inheritance = Inheritance(os.environ, os.getpid(), Path(config.director.runtime_dir))
         self._started_at = time.time()
         self._now = steady()
         """For all decisions, and for the facts that they rest on; what people are shown has the machine's clock."""
@@ -435,6 +452,7 @@ class Director:
         loop.add_signal_handler(signal.SIGUSR1, self._on_leave)
         if self._state.config.director.plane is PlaneKind.RAW:
             self._inheritance.forget_all(("link.", "exit.", "pins"))  # a program that nobody follows must not go on
+        await asyncio.to_thread(refuse_own_prefixes, self._state.config)
         await self._plane.start()
         if self._plane.survivors():
             self._holds_until = time.monotonic() + HOLD_S

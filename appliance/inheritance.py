@@ -10,6 +10,7 @@ takes (systemd 254 sets it; for earlier ones the unit does).
 
 import os
 from collections.abc import Iterable, MutableMapping
+from pathlib import Path
 
 import structlog
 
@@ -24,14 +25,16 @@ FIRST_FD = 3
 class Inheritance:
     """What the process before has left, and what this one leaves. Descriptors have names; each name has one."""
 
-    def __init__(self, environment: MutableMapping[str, str], pid: int) -> None:
+    def __init__(self, environment: MutableMapping[str, str], pid: int, folder: Path) -> None:
         """Take what the supervisor has handed over: the variables that say so are removed, for nobody else is meant.
 
         Args:
             environment: as in sd_listen_fds(3).
             pid: of this process.
+            folder: where processes of this unit show each other that they live.
         """
         self._environment = environment
+        self.folder = folder
         self.works = bool(environment.get("NOTIFY_SOCKET")) and environment.get("FDSTORE", "0") not in ("", "0")
         """Whether what is put here outlives this process."""
 

@@ -6,7 +6,8 @@ remembers what is announced and withdraws all of it when
 
 * the speaker's lease runs out (the process hangs, or its data plane does not forward),
 * the speaker's connection ends (the process died), unless the speaker has said that its XDP program or another process
-  forwards on without it: then the routes stay for a while, as long as that is seen to be there, for another speaker.
+  forwards on without it: then the routes stay for a while, for another speaker, as long as the program is seen to be
+  there, or the process shows that it forwards.
 
 It also kills an ExaBGP that hangs, because routers see a closed connection at once but a silent one only after the
 hold time; and it ends an ExaBGP to which no speaker comes back. Should the guard itself hang, ExaBGP is ended by what
@@ -41,6 +42,9 @@ ADOPTION_LEASE_S = 2.0
 
 START_S = 30.0
 """ExaBGP may take this long for its first answer."""
+
+PROOF_S = 1.0
+"""How old the proof of a process that forwards for the speaker may be: as old as a lease gets."""
 
 LATE_S = 0.5
 """A turn of the loop that comes later than this says that the whole machine stood still, not that ExaBGP hangs."""
@@ -313,16 +317,22 @@ class Guard:
         self.lonely_since = self.now
         seconds, interfaces, process = self.survival
         # One that hangs or talks nonsense lives, and nobody starts another.
-        if why == GONE and self.leased and interfaces and self._program_is_there():
+        if why == GONE and self.leased and interfaces and not self._doubts():
             if seconds:
                 self._lease(seconds)
             self.survival = (0.0, interfaces, process)  # whoever comes and goes without a word prolongs nothing
         else:
             self._withdraw_all(why)
 
-    def _program_is_there(self) -> bool:
+    def _doubts(self) -> str:
+        """Why what is to forward without the speaker does not; empty: it does."""
         _, interfaces, process = self.survival
-        return lives(process) if process else all(map(has_program, interfaces))
+        if not process:
+            return "" if all(map(has_program, interfaces)) else "an interface has no program"
+        if not lives(process):
+            return f"process {process} has ended"
+        # Until it has noticed that it is to begin there is no proof.
+        return doubts(os.path.dirname(self.socket_path), process, self.lonely_since, self.now)  # noqa: PTH120
 
     # -- time
 
@@ -338,8 +348,8 @@ class Guard:
             self._withdraw_all("the lease has ended")
         elif self.leased and self.speaker is None and self.now >= self.look_at:
             self.look_at = self.now + BEAT_S
-            if self.survival[1] and not self._program_is_there():
-                self._withdraw_all("the speaker is gone, and what has forwarded for it as well")
+            if self.survival[1] and (why := self._doubts()):
+                self._withdraw_all(f"the speaker is gone, and nothing forwards for it: {why}")
         limit = self.watchdog_s if self.greeted else START_S
         if self.owed and self.now - max(self.owed_since, self.heard) > limit:
             self._end_exabgp(signal.SIGKILL)
@@ -433,6 +443,28 @@ def lives(process: int) -> bool:
     except OSError as error:
         return error.errno == errno.EPERM
     return True
+
+
+def doubts(folder: str, process: int, since: float, now: float) -> str:
+    """Why a process does not forward: what the director's keeper writes (appliance/dataplane/raw/keeper.py, `Proof`).
+
+    Args:
+        since: when it was to begin at the latest, if it has not said anything.
+        now: both by CLOCK_MONOTONIC, in seconds.
+    """
+    word = ""
+    try:
+        with open(f"{folder}/keeper.{process}", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            word = file.read().strip()
+    except OSError:
+        pass
+    if word.startswith("no: "):
+        return word[4:]
+    try:
+        since = max(since, float(word))
+    except ValueError:
+        pass
+    return f"process {process} has not proved it for {now - since:.1f} s" if now - since > PROOF_S else ""
 
 
 def has_program(ifindex: int) -> bool:

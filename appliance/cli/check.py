@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from appliance.cli.host import HostError, about_host, link_mtu, this_host
+from appliance.cli.host import about_host, link_mtu, this_host
 from appliance.cli.output import Exit, complain, print_json, print_problems, table, warn
 from appliance.cli.progress import progress
 from appliance.config.document import read_document
@@ -31,6 +31,7 @@ from appliance.model import (
     Proxy,
     VirtualService,
 )
+from appliance.outer import MachineError
 from appliance.path.vantage import asks_path
 from health.secure import Tls
 
@@ -85,7 +86,7 @@ def check(
     if host:
         try:
             here = this_host()
-        except HostError as error:
+        except MachineError as error:
             complain(str(error))
             return Exit.FAILED
         found = list(about_host(checked, here))

@@ -1,17 +1,14 @@
 """What of a configuration does not fit this machine: `onward check --host`. Reads, and changes nothing."""
 
-import json
 import platform
 import re
 import socket
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_interface
 from pathlib import Path
-from typing import Any
 
 from appliance.model import Config, DsrType, IPAddress, PlaneKind
+from appliance.outer import Interface, addresses_of, not_routed, shown_by_ip
 from appliance.path.vantage import asks_path
 
 SHOWN = 5
@@ -40,9 +37,8 @@ class Host:
     """What is known of a machine."""
 
     links: Mapping[str, Link]
-    addresses: frozenset[IPAddress]
-    networks: tuple[IPv4Network | IPv6Network, ...]
-    """On its segments."""
+    interfaces: tuple[Interface, ...]
+    """Its addresses, each with the prefix that is on its segment."""
 
     release: str
     """Of the kernel, as uname(2) has it."""
@@ -53,32 +49,21 @@ class Host:
     rp_filter: Mapping[str, int]
     """By interface; the larger one of its own and that of all counts."""
 
-
-class HostError(Exception):
-    """The machine cannot be looked at; the text says why."""
+    @property
+    def addresses(self) -> frozenset[IPAddress]:
+        return frozenset(interface.ip for interface in self.interfaces)
 
 
 def this_host() -> Host:
     """
     Raises:
-        HostError: iproute2 is missing.
+        MachineError: iproute2 is missing.
     """
-    try:
-        output = subprocess.run(["ip", "-json", "address"], check=True, capture_output=True, text=True, timeout=10)
-        found: Sequence[Mapping[str, Any]] = json.loads(output.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise HostError(f"cannot ask iproute2 for this machine's interfaces: {error}") from error
-    interfaces = [
-        ip_interface(f"{one['local']}/{one['prefixlen']}")
-        for link in found
-        for one in link.get("addr_info", ())
-        if "local" in one
-    ]
+    found = shown_by_ip()
     conf = Path("/proc/sys/net/ipv4/conf")
     return Host(
         links={link["ifname"]: Link(int(link["mtu"]), "UP" in link["flags"]) for link in found},
-        addresses=frozenset(interface.ip for interface in interfaces),
-        networks=tuple(interface.network for interface in interfaces),
+        interfaces=addresses_of(found),
         release=platform.release(),
         tun=Path("/dev/net/tun").exists(),
         rp_filter={folder.name: _number(folder / "rp_filter") for folder in conf.iterdir()} if conf.exists() else {},
@@ -133,6 +118,7 @@ def _addresses(config: Config, host: Host) -> Iterator[Found]:
             yield Found(f"bgp peer {peer.address}: local_address {peer.local_address} is no address of this machine")
     if config.myself is not None and config.myself.address not in host.addresses:
         yield Found(f"fleet director {config.myself.name}: {config.myself.address} is no address of this machine")
+    yield from map(Found, not_routed(config.director.outer_source_prefixes, host.interfaces))
 
 
 def _members(config: Config, host: Host, no_way: Callable[[IPAddress], str]) -> Iterator[Found]:
@@ -148,7 +134,7 @@ def _members(config: Config, host: Host, no_way: Callable[[IPAddress], str]) -> 
             seen.add((name, l2))
             if why := no_way(member.address):
                 lost.setdefault(why, []).append(name)
-            elif l2 and not any(member.address in network for network in host.networks):
+            elif l2 and not any(member.address in interface.network for interface in host.interfaces):
                 behind.append(name)
     for why, names in lost.items():
         yield Found(f"no way to {_some(names)}: {why}", fatal=False)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.failures.ends import FLOWS, PORT
-from tests.failures.stage import Stage, stage
-from tests.netns import until
+from tests.failures.stage import VIP, Stage, stage
+from tests.netns import Namespace, until
 from tests.root.plane_rig import REPOSITORY
 from tests.supervisor import Supervisor
 
@@ -25,6 +25,18 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(150)]
 
 GOES_ON_S = 1.0
 """How long traffic flows before and after."""
+
+MORE = {
+    "ended_by": [signal.SIGKILL, signal.SIGSTOP],
+    "hangs": ["alone", "before", "followed"],
+    "leaves_by": [signal.SIGUSR1, signal.SIGKILL],
+}
+"""The first of each, and with --long the others."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for name in MORE.keys() & set(metafunc.fixturenames):
+        metafunc.parametrize(name, MORE[name] if metafunc.config.getoption("--long") else MORE[name][:1], ids=str)
 
 
 @contextmanager
@@ -58,9 +70,15 @@ def took_over(made: Stage) -> bool:
     return "director.took_over" in [event["event"] for event in of_the_last(made)]
 
 
+def begun(made: Stage) -> int:
+    """How many processes have begun so far."""
+    return [event["event"] for event in made.events("d1")].count("director.started")
+
+
 def again(made: Stage) -> None:
+    before = begun(made)
     made.start("d1")
-    until(lambda: took_over(made), "the next process has taken over", 40.0)
+    until(lambda: begun(made) > before and took_over(made), "the next process has taken over", 40.0)
     made.gets_well()
 
 
@@ -167,8 +185,8 @@ def has_ended(made: Stage, pid: int) -> bool:
 
 
 def test_the_raw_plane_is_followed_without_loss(by_raw: Stage) -> None:
-    """A keeper forwards while nobody else does: no datagram is lost, the router sees nothing, and the keeper ends when
-    the next process follows tables of its own."""
+    """A keeper forwards while nobody else does: no datagram is lost and none comes twice, at either change; the router
+    sees nothing, and the keeper ends when the next process follows tables of its own."""
     pid = stands(by_raw)
     session = seen_by_router(by_raw)
     with by_raw.traffic() as said, by_raw.never_without_a_route():
@@ -179,7 +197,7 @@ def test_the_raw_plane_is_followed_without_loss(by_raw: Stage) -> None:
         again(by_raw)
         time.sleep(GOES_ON_S)
     assert said["sent"] > 1000
-    assert said["lost"] == 0
+    assert (said["lost"], said["twice"]) == (0, 0)
     assert pid not in keepers(by_raw)
     until(lambda: has_ended(by_raw, pid), "it ends")
     assert seen_by_router(by_raw) == same(session)
@@ -205,7 +223,7 @@ def test_the_raw_plane_is_killed(by_raw: Stage) -> None:
     assert said["sent"] > 1000
     assert longest(said) < KILLED_S
     assert said["twice"] == 0
-    assert later["lost"] == 0
+    assert (later["lost"], later["twice"]) == (0, 0)
     until(lambda: has_ended(by_raw, pid), "it ends")
     assert seen_by_router(by_raw) == same(session)
 
@@ -232,7 +250,7 @@ def test_a_keeper_that_stands_by_sleeps(by_raw: Stage) -> None:
     until(sleeps, "it sleeps for a second", 20.0)
 
 
-def test_a_keeper_dies_while_it_stands_by(by_raw: Stage) -> None:
+def test_a_keeper_dies_or_hangs_while_it_stands_by(by_raw: Stage, ended_by: signal.Signals) -> None:
     """Another one takes its place, and knows what has changed since: the director is killed and its flows go on."""
     pid = stands(by_raw)
     path = by_raw.folder / "d1.toml"
@@ -240,9 +258,10 @@ def test_a_keeper_dies_while_it_stands_by(by_raw: Stage) -> None:
     path.write_text(changed(before, f"ports = [{PORT}]", "ports = [5353]"))
     try:
         by_raw.order("d1", "reload")
-        os.kill(pid, signal.SIGKILL)
-        until(lambda: pid not in keepers(by_raw), "nobody counts on it any more")
+        os.kill(pid, ended_by)
+        until(lambda: pid not in keepers(by_raw), "nobody counts on it any more", 20.0)
         assert stands(by_raw) != pid
+        assert pid not in by_raw.pids("d1")
     finally:
         path.write_text(before)
         by_raw.order("d1", "reload")
@@ -252,6 +271,82 @@ def test_a_keeper_dies_while_it_stands_by(by_raw: Stage) -> None:
         time.sleep(GOES_ON_S)
     assert longest(said) < KILLED_S
     again(by_raw)
+
+
+def test_a_keeper_that_hangs_instead_of_forwarding(by_raw: Stage, hangs: str) -> None:
+    """Nobody counts on it: the router is told at once, and so is the next process, which takes its place all the same,
+    also when that was about to wait; from then on each datagram arrives, once."""
+    pid, lives_before = stands(by_raw), begun(by_raw)
+    if hangs == "before":
+        os.kill(pid, signal.SIGSTOP)
+    end(by_raw, signal.SIGKILL)
+    if hangs == "alone":
+        time.sleep(GOES_ON_S)
+        assert by_raw.fib() == {"d1"}, "it forwards"
+        os.kill(pid, signal.SIGSTOP)
+    if hangs != "followed":
+        by_raw.fib_becomes(deadline_s=8.0)
+    by_raw.start("d1")
+    if hangs == "followed":
+        until(lambda: begun(by_raw) > lives_before, "the next process has begun", 20.0)
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: "plane.keeper_hangs" in [event["event"] for event in of_the_last(by_raw)], "that is noticed")
+    by_raw.gets_well()
+    until(lambda: pid not in by_raw.pids("d1"), "it was ended")
+    with by_raw.traffic() as said:
+        time.sleep(GOES_ON_S)
+    assert (said["lost"], said["twice"]) == (0, 0)
+
+
+def test_a_keeper_guards_the_kernel(by_raw: Stage) -> None:
+    """While it forwards alone, somebody deletes what keeps the kernel from answering for VIPs: it is back at once, and
+    the next process has it still."""
+    stands(by_raw)
+    space = by_raw.spaces["d1"]
+    before = space.run("nft", "list", "ruleset")
+    assert VIP in before
+    end(by_raw, signal.SIGUSR1)
+    space.run("nft", "flush", "ruleset")
+    until(lambda: space.run("nft", "list", "ruleset") == before, "the kernel is kept away again", 5.0)
+    assert by_raw.fib() == {"d1"}
+    again(by_raw)
+    assert space.run("nft", "list", "ruleset") == before
+
+
+def tables(space: Namespace) -> list[str]:
+    """Of nftables."""
+    return space.run("nft", "list", "tables").splitlines()
+
+
+def test_interfaces_that_nobody_has_any_more(by_raw: Stage, leaves_by: signal.Signals) -> None:
+    """A director is followed by one of other interfaces: what the first one has changed at those that it alone had is
+    as before, no datagram is lost, and of two tables one is left."""
+    path, space = by_raw.folder / "d1.toml", by_raw.spaces["d1"]
+    before, only = path.read_text(), tables(space)
+    space.ip("link add d9 type veth peer name e9")
+    for name in ("d9", "e9"):
+        space.ip(f"link set {name} up")
+    space.run("ethtool", "-K", "d9", "gro", "on")
+    try:
+        stands(by_raw)
+        path.write_text(changed(before, 'interfaces = ["eth1"]', 'interfaces = ["eth1", "d9"]'))
+        end(by_raw, signal.SIGUSR1)
+        again(by_raw)
+        until(lambda: len(tables(space)) == 1 and tables(space) != only, "it has a table of its own, and no other")
+        assert gro(by_raw, "d1", "d9") == "off"
+        stands(by_raw)
+        path.write_text(before)
+        with by_raw.traffic() as said:
+            end(by_raw, leaves_by)
+            again(by_raw)
+            until(lambda: tables(space) == only, "what the one before had is gone")
+        assert gro(by_raw, "d1", "d9") == "on"
+        assert said["twice"] == 0
+        assert said["lost"] == 0 or leaves_by is signal.SIGKILL
+    finally:
+        path.write_text(before)
+        space.ip("link del d9")
+        by_raw.gets_well()
 
 
 def test_a_stop_of_the_raw_plane_leaves_nothing_behind(by_raw: Stage) -> None:
@@ -280,7 +375,8 @@ def test_the_raw_planes_flows_stay_remembered(by_raw: Stage) -> None:
     ids=["restarted-supervisor", "killed-supervisor", "killed-keeper"],
 )
 def test_a_keeper_that_nobody_follows(by_raw: Stage, who: str, how: signal.Signals) -> None:
-    """When the supervisor lets go, nothing is left; when the keeper dies, the router is told at once."""
+    """When the supervisor lets go, nothing is left, and the kernel is kept from clients' packets until the router sends
+    none; when the keeper dies, the router is told at once."""
     pid = stands(by_raw)
     assert by_raw.supervisor is not None
     end(by_raw, how)
@@ -290,7 +386,9 @@ def test_a_keeper_that_nobody_follows(by_raw: Stage, who: str, how: signal.Signa
         os.kill(pid, signal.SIGKILL)
     else:
         by_raw.supervisor.let_go()
-        until(lambda: not Path(f"/proc/{pid}").exists(), "the keeper ends")
+        until(lambda: not tables(by_raw.spaces["d1"]), "the keeper ends")
+        assert by_raw.fib() == set()
+        until(lambda: not Path(f"/proc/{pid}").exists(), "it has ended")
         assert left_in_kernel(by_raw)["tables"] == ""
     by_raw.fib_becomes(deadline_s=8.0)
     by_raw.start("d1")
@@ -334,8 +432,8 @@ def test_a_stop_leaves_nothing_behind(alone: Stage) -> None:
     alone.gets_well()
 
 
-def gro(made: Stage, name: str) -> str:
-    return re.findall(r"generic-receive-offload: (\w+)", made.spaces[name].run("ethtool", "-k", "eth1"))[0]
+def gro(made: Stage, name: str, interface: str = "eth1") -> str:
+    return re.findall(r"generic-receive-offload: (\w+)", made.spaces[name].run("ethtool", "-k", interface))[0]
 
 
 def left_in_kernel(made: Stage) -> dict[str, object]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,9 @@ from tests.netns import until
 from tests.supervisor import Supervisor
 
 READ = """
-import json, os
+import json, os, pathlib
 from appliance.inheritance import Inheritance
-left = Inheritance(os.environ, os.getpid())
+left = Inheritance(os.environ, os.getpid(), pathlib.Path())
 words = {name: os.pread(left.get(name), 100, 0).decode() for name in left.names("")}
 print(json.dumps({"words": words, "listen": os.environ.get("LISTEN_FDS"), "open": os.get_inheritable(3)}))
 """
@@ -38,7 +39,7 @@ def memory(text: str) -> int:
 def test_the_next_process_finds_what_was_put():
     """By name, whoever has closed it since; what was dropped it does not find, and of two with a name the later one."""
     with Supervisor() as supervisor:
-        ours = Inheritance(dict(supervisor.environment()), os.getpid())
+        ours = Inheritance(dict(supervisor.environment()), os.getpid(), Path())
         assert ours.works
         for name, text in (("link.eth1", "first"), ("pins1.words", "pins"), ("link.eth1", "second"), ("gone", "gone")):
             fd = memory(text)
@@ -58,7 +59,7 @@ def test_the_next_process_finds_what_was_put():
 def test_what_was_left_is_not_left_again():
     """The same descriptor under the same name is there already."""
     with Supervisor() as supervisor:
-        ours = Inheritance(dict(supervisor.environment()), os.getpid())
+        ours = Inheritance(dict(supervisor.environment()), os.getpid(), Path())
         fd = memory("x")
         ours.put("a", fd)
         ours.put("a", fd)  # the supervisor would complain
@@ -75,7 +76,7 @@ def test_what_was_left_is_not_left_again():
 )
 def test_without_such_a_supervisor_nothing_is_left(environment):
     """And nothing is believed to be."""
-    ours = Inheritance(environment, os.getpid())
+    ours = Inheritance(environment, os.getpid(), Path())
     fd = memory("x")
     ours.put("a", fd)
     ours.put_text("b", "text")
@@ -86,5 +87,7 @@ def test_without_such_a_supervisor_nothing_is_left(environment):
 
 def test_what_is_meant_for_another_process_is_not_taken():
     """LISTEN_PID says for whom."""
-    ours = Inheritance({"LISTEN_PID": str(os.getpid() + 1), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "a"}, os.getpid())
+    ours = Inheritance(
+        {"LISTEN_PID": str(os.getpid() + 1), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "a"}, os.getpid(), Path()
+    )
     assert ours.names("") == []

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from appliance.app import CHECK_INTERVAL_S, FEED_S
+from appliance.dataplane.raw.keeper import BEGIN_S
+from appliance.dataplane.raw.plane import AWAY_S, STUCK_S
+
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNITS = sorted((SYSTEMD / "units").glob("*.service"))
 EXPOSED = 22
@@ -56,3 +60,11 @@ def test_the_unit_keeps_what_the_director_leaves() -> None:
     assert director["RuntimeDirectoryPreserve"] == "restart"
     assert director["KillMode"] == "process"
     assert director["OOMPolicy"] == "continue"
+
+
+def test_the_watchdog_outlasts_an_end_that_waits() -> None:
+    """A director that dies of a part of it waits for its keeper, and nobody feeds the watchdog meanwhile; the last time
+    may be as long ago as it goes unfed between two answers of the plane."""
+    director = dict(settings(SYSTEMD / "units/onward.service"))
+    unfed_s = FEED_S + CHECK_INTERVAL_S + STUCK_S
+    assert unfed_s + BEGIN_S + AWAY_S < float(director["WatchdogSec"]) * 0.8

@@ -81,9 +81,14 @@ class KernelGuard:
                 lines.append(f"add element netdev {self.table} {name} {{ {elements} }}")
         self._run("\n".join(lines))
 
-    def remove(self) -> None:
-        """Leave nothing behind. Not there any more is fine."""
-        self._run(f"table netdev {self.table}\ndelete table netdev {self.table}")
+    def remove(self, other: str = "") -> None:
+        """Leave nothing behind. Not there any more is fine.
+
+        Args:
+            other: the table of other interfaces, which an earlier process has left.
+        """
+        table = other or self.table
+        self._run(f"table netdev {table}\ndelete table netdev {table}", gone=not other)
 
     def changed(self) -> bool:
         """Whether any nftables rule of this network namespace changed since `verify`. Cheap.
@@ -111,9 +116,8 @@ class KernelGuard:
             )
         self._generation = generation
 
-    def _run(self, script: str) -> None:
+    def _run(self, script: str, *, gone: bool = False) -> None:
         _nft(["-f", "-"], script)
-        gone = script.rstrip().endswith(f"delete table netdev {self.table}")
         # Read before the listing: a change in between is then found by the next look.
         self._generation = _generation()
         self._listing = "" if gone else self._list()

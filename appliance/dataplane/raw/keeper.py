@@ -6,18 +6,26 @@
              ──── begin ────▶           the director is going to be followed: the keeper takes frames,
              ◀─── begun ─────           so the director looks away, and ends
              ── closed pipe ▶           or the director has died: the keeper takes frames
-    next one ──── done ─────▶           the next one takes frames; so the keeper looks away, and ends
+    next one ──── join ─────▶           the next one is there, and will share what arrives
+             ◀─── groups ────
+             ──── done ─────▶           it takes frames; so the keeper ends when it has forwarded those that came before
     supervisor ── end of file ─▶        the service was stopped for good: it ends, and leaves nothing behind
 
 All of that goes over one socket pair; only the end of a director shows at a pipe, for the supervisor has a copy of the
 directors' end of the pair (`inheritance`), as it has of an XDP program.
 
-Who dies has stopped forwarding before its pipe closes, so no packet is sent twice. When somebody is told to look away,
-both take the same frames for some hundredths of a second: some packets are doubled, and none is lost.
+The sockets of both processes are in one group (`rings.Tap.share`), so the kernel gives each frame to one of them, and
+whoever takes the other one's place says so to the kernel, in one step: no packet is lost, and none is sent twice. What
+was in the rings of a director that dies is lost with it.
+
+Who forwards has to prove it. A keeper that stands by answers its director now and then; one that forwards writes a
+proof into a file several times a second (`Proof`), for the guard of the routes and the next director, who count on it
+no longer when the proof gets old.
 """
 
 import asyncio
 import fcntl
+import json
 import os
 import resource
 import select
@@ -34,8 +42,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from appliance import log as logging
+from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.pins import PinTable, Positions
 from appliance.dataplane.raw.packing import Packer, Unpacker
+from appliance.dataplane.raw.rings import Groups
 from appliance.forwarding import ForwardingTables
 
 if TYPE_CHECKING:
@@ -46,9 +56,21 @@ log = structlog.get_logger()
 NAME = "keeper."
 """What a keeper's name among what is left to the next process begins with; the process's number follows."""
 
-BEGIN_S = 20.0
+FOLLOW_S = 20.0
 """How long it may take until the keeper follows tables. It has an interpreter to start, on a machine that may be
 busy."""
+
+BEGIN_S = 5.0
+"""How long whoever ends waits for its keeper. Less than the unit's WatchdogSec: it may be that nobody feeds it then."""
+
+PING_S, ANSWER_S = 5.0, 5.0
+"""How often a keeper that stands by is asked whether it does, and how long the answer may take."""
+
+JOIN_S, RELIEVE_S = 2.0, 1.0
+"""How long a keeper that forwards may take to share what arrives, and to end. Then it hangs, and is ended."""
+
+PROOF_S = 1.0
+"""How old the proof of a keeper that forwards may be; the same as in bgp/guard.py."""
 
 AGAIN_S, SELDOM_S = 1.0, 60.0
 """How long after the end of a keeper that was not meant to end another one is started: at first, and at most."""
@@ -59,15 +81,23 @@ PAUSE_S = 0.1
 END_S = 2.0
 """How long the end of a keeper that stands by may take."""
 
+TURN_AWAY_S = 1.0
+"""How long a keeper that nobody follows forwards on after it has said so: until routes are withdrawn, and routers have
+taken other ways. Before that, the kernel must not get packets for VIPs."""
+
 ALONE_S = 300.0
 """How long a keeper forwards without anybody who follows, at most: as long as `director.restart_grace` can be."""
 
 _ORDER, _TABLES, _BEGIN = b"order", b"tables", b"begin"
+_PING, _JOIN = b"ping", b"join"
 _DONE = b"done"
 """The one word that the keeper of another version has to understand."""
 
-_FOLLOWS, _BEGUN = b"follows", b"begun"
-_WORD, _FDS = 16, 3
+_FOLLOWS, _BEGUN, _STANDS = b"follows", b"begun", b"stands"
+_GROUPS = b"{"
+"""What `Groups` begin with, in JSON."""
+
+_WORD, _LONGEST, _FDS = 16, 1 << 16, 3
 _LOOK_MS = 250
 _HIGH_FD = 4096
 """The kernel closes a dying process's descriptors from the highest down, and each packet socket takes it some 10 ms."""
@@ -88,6 +118,12 @@ class Order:
     pins: int
     """Flows to remember at once; the table itself comes along as a descriptor."""
 
+    groups: Groups
+    """That the director's sockets are in."""
+
+    folder: Path
+    """Where to write proofs."""
+
 
 @dataclass(frozen=True)
 class _Wanted:
@@ -98,6 +134,56 @@ class _Wanted:
 
 class KeeperError(Exception):
     """There is no keeper; the text says why."""
+
+
+class Proof:
+    """A file of one line: when the keeper has proved that it forwards, by the clock that all processes share
+    (CLOCK_MONOTONIC, seconds); or "no: " and why it does not."""
+
+    _WIDTH = 512
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """
+        Args:
+            folder: where processes show each other that they live.
+            name: the keeper's.
+        """
+        self.path = folder / name
+
+    def give(self, now: float) -> None:
+        """The keeper forwards."""
+        self._write(f"{now:.3f}")
+
+    def deny(self, reason: str) -> None:
+        """The keeper does not forward, and will not."""
+        self._write(f"no: {reason}")
+
+    def doubts(self, now: float) -> str:
+        """Why nobody should count on it; empty: it forwards."""
+        try:
+            word = self.path.read_text().strip()
+        except OSError:
+            return "it has not begun"
+        if word.startswith("no: "):
+            return word.removeprefix("no: ")
+        age = now - float(word or "-inf")
+        return f"its last proof is {age:.1f} s old" if age > PROOF_S else ""
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, word: str) -> None:
+        # At once, and always as long: nobody may read half of it.
+        line = word.replace("\n", " ").encode()[: self._WIDTH - 1].ljust(self._WIDTH - 1) + b"\n"
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError:
+            return  # the service was stopped for good, and its folder is gone; else the proof gets old
+        try:
+            os.pwrite(fd, line, 0)
+        finally:
+            os.close(fd)
 
 
 class Keeper:
@@ -122,6 +208,8 @@ class Keeper:
         """Its name among what is left; empty while there is none that could begin."""
         self._wanted: _Wanted | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._waking = threading.Lock()
+        """Held by whoever writes to `_wake` or closes it."""
         self._hurry = threading.Event()
         """Somebody waits for the thread."""
         self._ending = self._beginning = False
@@ -140,7 +228,7 @@ class Keeper:
         self._wanted = _Wanted(tables, heard)
         if self._thread.ident is None:
             self._thread.start()
-        os.eventfd_write(self._wake, 1)
+        self._call()
 
     def begin(self) -> None:
         """Have it forward from now on, by the tables that it was told last. It goes on when this process has ended.
@@ -152,12 +240,13 @@ class Keeper:
             raise KeeperError("nothing is forwarded")
         self._beginning = True
         self._hurry.set()
-        os.eventfd_write(self._wake, 1)
+        self._call()
         self._answered.wait(BEGIN_S)
         if self._outcome:
             raise KeeperError(self._outcome)
         if self._outcome is None:
             self._ending = True
+            self._call()
             raise KeeperError(f"it does not answer within {BEGIN_S:g} s")
 
     def end(self, *, wait: bool = True) -> None:
@@ -168,11 +257,32 @@ class Keeper:
         """
         self._ending = True
         self._hurry.set()
-        os.eventfd_write(self._wake, 1)
-        if wait and self._thread.ident is not None:
+        if self._thread.ident is None:
+            self._fall_asleep()
+            return
+        self._call()
+        if wait:
             self._thread.join(END_S)
 
+    def _call(self) -> None:
+        with self._waking:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
+    def _fall_asleep(self) -> None:
+        """Nobody can call any more."""
+        with self._waking:
+            if self._wake >= 0:
+                os.close(self._wake)
+                self._wake = -1
+
     def _main(self) -> None:
+        try:
+            self._look_after()
+        finally:
+            self._fall_asleep()
+
+    def _look_after(self) -> None:
         pause_s = AGAIN_S
         while not self._ending and self._outcome is None:
             stood, why = False, ""
@@ -221,7 +331,7 @@ class Keeper:
                     child.say(_TABLES, fd)
                 finally:
                     os.close(fd)
-                if not self._hear(child, _FOLLOWS):
+                if not self._hear(child, _FOLLOWS, FOLLOW_S):
                     return
                 known = wanted
                 if not self.name:
@@ -233,26 +343,30 @@ class Keeper:
                 self._hurry.wait(PAUSE_S)
             elif self._beginning:
                 child.say(_BEGIN)
-                if self._hear(child, _BEGUN):
+                if self._hear(child, _BEGUN, BEGIN_S):
                     child.socket.detach()  # it is the next director's
                     self._outcome = ""
                     self._answered.set()
                 return
-            elif child.wait(self._wake, None):
+            elif child.wait(self._wake, PING_S):
                 raise KeeperError("it has ended; the log says why")
+            elif self._wanted is known and not self._beginning and not self._ending:
+                child.say(_PING)
+                if not self._hear(child, _STANDS, ANSWER_S):
+                    return
 
-    def _hear(self, child: "_Child", word: bytes) -> bool:
-        """Wait for its answer; False when it is not to be waited for any more.
+    def _hear(self, child: "_Child", word: bytes, seconds: float) -> bool:
+        """Wait for its answer so long; False when it is not to be waited for any more.
 
         Raises:
             KeeperError: it does not give it.
         """
-        deadline = time.monotonic() + BEGIN_S
+        deadline = time.monotonic() + seconds
         while not child.wait(self._wake, deadline - time.monotonic()):
             if self._ending:
                 return False
             if time.monotonic() >= deadline:
-                raise KeeperError(f"it does not answer within {BEGIN_S:g} s")
+                raise KeeperError(f"it does not answer within {seconds:g} s")
         if child.socket.recv(_WORD) != word:
             raise KeeperError("it has ended; the log says why")
         return True
@@ -264,6 +378,7 @@ class _Child:
     def __init__(self, order: Order, pins: int) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         dies, self._lives = os.pipe2(os.O_CLOEXEC)
+        self._process = -1
         try:
             with theirs:
                 actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
@@ -277,6 +392,8 @@ class _Child:
         except BaseException:
             self.socket.close()
             os.close(self._lives)
+            if self._process >= 0:
+                os.close(self._process)
             raise
         finally:
             os.close(dies)
@@ -284,12 +401,12 @@ class _Child:
     def say(self, word: bytes, *fds: int) -> None:
         socket.send_fds(self.socket, [word], fds, socket.MSG_NOSIGNAL)
 
-    def wait(self, wake: int, seconds: float | None) -> bool:
+    def wait(self, wake: int, seconds: float) -> bool:
         """Until it has said something or ended, which is True; or for so long, or until somebody calls."""
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
         poll.register(wake, select.POLLIN)
-        ready = dict(poll.poll(None if seconds is None else max(0.0, seconds) * 1000))
+        ready = dict(poll.poll(max(0.0, seconds) * 1000))
         if wake in ready:
             os.eventfd_read(wake)
         return self.socket.fileno() in ready
@@ -318,16 +435,63 @@ def lives(name: str) -> int:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)  # of one that this process has started
     except ChildProcessError:
         pass
-    return pid if Path(f"/proc/{pid}").exists() else 0
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return 0
+    return pid if __name__.encode() in command else 0  # its number may be another one's by now
 
 
-def relieve(fd: int) -> None:
-    """Tell a keeper that somebody else forwards now. One that has ended is told nothing."""
+def doubts(name: str, folder: Path) -> str:
+    """Why a keeper of an earlier director does not forward; empty: it does."""
+    return Proof(folder, name).doubts(time.monotonic()) if lives(name) else "it has ended"
+
+
+def join(fd: int) -> Groups | None:
+    """Tell a keeper that forwards that its follower is there.
+
+    Returns:
+        The groups that its sockets are in, each of which has room for one more now; None when it does not answer.
+    """
+    with socket.socket(fileno=os.dup(fd)) as keeper:
+        try:
+            keeper.send(_JOIN, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+            deadline = time.monotonic() + JOIN_S
+            while _ready(keeper, select.POLLIN, deadline):
+                word = keeper.recv(_LONGEST, socket.MSG_DONTWAIT)
+                if word.startswith(_GROUPS):
+                    return {name: (ring, slow) for name, (ring, slow) in json.loads(word).items()}
+                if not word:
+                    break  # it has ended; other words were for the director that has ended
+        except OSError:
+            pass
+    return None
+
+
+def relieve(fd: int, name: str) -> str:
+    """Tell a keeper that somebody else forwards now, and wait until it has ended. One that does not is killed.
+
+    Returns:
+        What was wrong with it, if anything.
+    """
     with socket.socket(fileno=os.dup(fd)) as keeper:
         try:
             keeper.send(_DONE, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
         except OSError:
-            pass
+            pass  # it has ended, or reads nothing
+        if _ready(keeper, 0, time.monotonic() + RELIEVE_S):
+            return ""
+        if pid := lives(name):
+            os.kill(pid, signal.SIGKILL)
+            _ready(keeper, 0, time.monotonic() + RELIEVE_S)
+        return f"it did not end within {RELIEVE_S:g} s"
+
+
+def _ready(connection: socket.socket, events: int, deadline: float) -> bool:
+    """Wait for these, or for the end of the other side."""
+    poll = select.poll()
+    poll.register(connection, events)
+    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
 class Mute:
@@ -364,14 +528,20 @@ async def _keep(director: socket.socket) -> None:
         order.interfaces,
         use_xsk=False,  # that of the director has the interfaces' queues
         stands=order.offloads,
+        groups=order.groups,
     )
     plane.pins = PinTable.in_file(pins, order.pins, time.monotonic_ns)
     await plane.start()
-    post = _Post(director, life, plane)
+    proof = Proof(order.folder, f"{NAME}{os.getpid()}")
+    post = _Post(director, life, plane, proof)
     try:
         await asyncio.to_thread(post.hold)
     finally:
+        if post.forwards and not post.followed:
+            proof.deny(post.trouble or "nobody follows")
+            await asyncio.sleep(TURN_AWAY_S)
         await plane.close(leave=not post.forwards or post.followed)
+        proof.remove()
         if post.forwards:
             log.info("plane.keeper_ended", pid=os.getpid(), followed=post.followed)
 
@@ -379,20 +549,26 @@ async def _keep(director: socket.socket) -> None:
 class _Post:
     """What the keeper hears, and does."""
 
-    def __init__(self, director: socket.socket, life: int, plane: "RawDataPlane") -> None:
+    def __init__(self, director: socket.socket, life: int, plane: "RawDataPlane", proof: Proof) -> None:
         """
         Args:
             director: the socket of whoever directs it.
             life: the end of a pipe that closes when the director has ended.
             plane: its plane, which stands by.
+            proof: that it forwards.
         """
         self._director = director
         self._life = life
         self._plane = plane
+        self._proof = proof
+        self._joined = False
+        """Whether a follower is there, who sees to the kernel guard."""
         self._unpacker = Unpacker()
         self.forwards = False
         self.followed = False
         """Whether somebody else forwards now. Before it has forwarded itself, somebody else does all the time."""
+        self.trouble = ""
+        """Why it cannot forward any more."""
 
     def hold(self) -> None:
         """Until it is done, or of no use.
@@ -413,11 +589,23 @@ class _Post:
                 poll.unregister(self._life)
                 if not self.forwards:
                     self._begin("the director has ended")
-            elif self.forwards and (fault := self._plane.fault()):
-                log.error("plane.failed", error=fault)
+            if self.forwards and not self._proves():
                 return
             if self.forwards and ends == float("inf"):
                 ends = time.monotonic() + ALONE_S
+
+    def _proves(self) -> bool:
+        """Look after what it takes to forward, and say what comes of it."""
+        try:
+            self._plane.watch_guard(shared=self._joined)
+            beats = self._plane.prove()
+        except DataPlaneError as error:
+            self.trouble = str(error)
+            log.error("plane.failed", error=self.trouble)
+            return False
+        if beats:
+            self._proof.give(time.monotonic())
+        return True
 
     def _hear(self) -> bool:
         """Do what it is told; False when that is to end."""
@@ -431,6 +619,13 @@ class _Post:
         elif word == _BEGIN:
             self._begin("the director is going to end")
             self._say(_BEGUN)
+        elif word == _PING:
+            self._say(_STANDS)
+        elif word == _JOIN:
+            if not self.forwards:
+                self._begin("the director has ended")
+            self._joined = True
+            self._say(json.dumps(self._plane.make_room()).encode())
         elif word == _DONE and self.forwards:
             self._plane.look_away()
             self.followed = True
@@ -445,4 +640,5 @@ class _Post:
     def _begin(self, why: str) -> None:
         self._plane.begin()
         self.forwards = True
+        self._proof.give(time.monotonic())
         log.info("plane.keeper_begun", pid=os.getpid(), reason=why)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 SOL_PACKET = 263
 PACKET_RX_RING, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_VERSION, PACKET_RESERVE = 5, 6, 8, 10, 12
-PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 20, 23
+PACKET_FANOUT, PACKET_QDISC_BYPASS, PACKET_FANOUT_DATA, PACKET_IGNORE_OUTGOING = 18, 20, 22, 23
+PACKET_FANOUT_CBPF, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 6, 0x2000, 0x4000
 TPACKET_V2 = 1
 SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33
 ETH_P_ALL = 3
@@ -102,5 +103,15 @@ def attach_filter(sock: socket.socket, code: bytes) -> None:
     Raises:
         OSError: ENOMEM when it is larger than net.core.optmem_max allows.
     """
+    _give_program(sock, socket.SOL_SOCKET, SO_ATTACH_FILTER, code)
+
+
+def attach_chooser(sock: socket.socket, code: bytes) -> None:
+    """Make *code* what chooses the member of the socket's group (packet(7), PACKET_FANOUT) for each frame. Returns when
+    no frame is on its way any more that the program before has chosen for."""
+    _give_program(sock, SOL_PACKET, PACKET_FANOUT_DATA, code)
+
+
+def _give_program(sock: socket.socket, level: int, option: int, code: bytes) -> None:
     buffer = ctypes.create_string_buffer(code, len(code))
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(code) // 8, ctypes.addressof(buffer)))
+    sock.setsockopt(level, option, struct.pack("HL", len(code) // 8, ctypes.addressof(buffer)))

@@ -27,7 +27,7 @@ from appliance.dataplane.raw.compiled import Compiled, TrafficColumns
 from appliance.dataplane.raw.guard import KernelGuard
 from appliance.dataplane.raw.idents import Idents
 from appliance.dataplane.raw.layout import ETHERNET, Columns, stride_for
-from appliance.dataplane.raw.rings import Area, RxRing, SlowTap
+from appliance.dataplane.raw.rings import FIRST, SECOND, Area, Groups, RxRing, SlowTap
 from appliance.dataplane.raw.turns import ColumnTurns
 from appliance.dataplane.raw.tx import Egress, NoEgress, Sender, reason_of
 from appliance.dataplane.raw.vector import VectorPath
@@ -63,10 +63,11 @@ SUPER_FRAMES = (
 )
 
 
-_OFFLOADS, _PINS = "offloads.", "memory."
-"""What names of what we leave to the next process begin with; then comes the interface, or a table's form and size."""
+_OFFLOADS, _GUARD, _PINS = "offloads.", "guard.", "memory."
+"""What names of what we leave to the next process begin with; then comes the interface, the guard's table, or a table's
+form and size."""
 
-_AWAY_S = 0.2
+AWAY_S = 0.2
 """How long frames that have come before a plane has looked away may take to be forwarded."""
 
 
@@ -89,6 +90,7 @@ class RawDataPlane:
         inheritance: Inheritance | None = None,
         stays: bool = False,
         stands: Mapping[str, tuple[str, ...]] | None = None,
+        groups: Groups | None = None,
     ) -> None:
         """
         Args:
@@ -99,6 +101,7 @@ class RawDataPlane:
                 something else does that: an XDP program.
             stands: for a plane that stands by: it takes no frames and changes nothing before `begin`, while another one
                 forwards by the same interfaces; only the keeper does. By interface, what that one has switched off.
+            groups: what the sockets of that one are in, for such a plane.
             pins: flows to remember at once, at most.
             slots: of each interface's ring. More of them take longer bursts, and more of the CPU's cache.
             batch: frames that are worked on at once, at most 1024.
@@ -109,9 +112,14 @@ class RawDataPlane:
         self._inheritance = inheritance
         self._stays = stays and inheritance is not None and inheritance.works
         self._stands = stands
+        self._groups = groups
+        """To be in with somebody who forwards now; None: nobody does."""
         self._keeper: keeper.Keeper | None = None
         self._found = frozenset(inheritance.names(keeper.NAME) if inheritance is not None else ())
         """Keepers of directors before this one. The descriptors of our own belong to their thread."""
+        self._beats_proved = -1
+        """Rounds of the thread when it has proved itself last, of a plane that has stood by."""
+        self._proved_at = 0.0
         self._pins_fd: int | None = None
         self._slots = slots
         self._batch = batch
@@ -173,10 +181,11 @@ class RawDataPlane:
         """Prove that frames are being forwarded by the tables last set.
 
         Raises:
-            DataPlaneError: the thread is stuck or dead, all interfaces are down, one is gone or not what it was, or the
-                kernel guard is gone.
+            DataPlaneError: the thread is stuck or dead, all interfaces are down, one is gone or not what it was, the
+                kernel guard is gone, or who is to forward until the first `set` does not.
         """
         session = self._running()
+        self._trust_keepers()
         fault = session.fault()
         self._tell_lost(session)
         if fault is not None:
@@ -244,7 +253,7 @@ class RawDataPlane:
     def keeper(self) -> int:
         """See `DataPlane.keeper`."""
         names = self._inheritance.names(keeper.NAME) if self._inheritance is not None else []
-        return next((pid for pid in map(keeper.lives, names) if pid), 0)
+        return next((keeper.lives(name) for name in names if not self._doubts(name)), 0)
 
     def survivors(self) -> frozenset[int]:
         """See `DataPlane.survivors`: the forwarding thread ends with the process, but a keeper may be there."""
@@ -261,6 +270,22 @@ class RawDataPlane:
         """
         self._set(tables)
 
+    def _doubts(self, name: str) -> str:
+        """Why a keeper is not to be counted on; empty: it is. Our own has to answer its thread, or has no name."""
+        if name in self._found and self._inheritance is not None:
+            return keeper.doubts(name, self._inheritance.folder)
+        return "" if keeper.lives(name) else "it has ended"
+
+    def _trust_keepers(self) -> None:
+        """Whoever forwards until this plane does has to prove it.
+
+        Raises:
+            DataPlaneError: it does not.
+        """
+        doubts = [self._doubts(name) for name in self._inherited_keepers()]
+        if doubts and all(doubts):
+            raise DataPlaneError(f"the keeper does not forward: {doubts[0]}")
+
     def begin(self) -> None:
         """Take frames from now on, by the tables set last: of a plane that has stood by.
 
@@ -273,10 +298,8 @@ class RawDataPlane:
                 raise DataPlaneError("there are no tables to begin with")
             if session.beyond_repair():
                 session = self._stand_again(session)
-            try:
-                session.begin()
-            except OSError as error:
-                raise DataPlaneError(_explain_os_error(error, self._interfaces)) from error
+            session.begin()
+            session.choose(SECOND)
             self._stands = None
             if not self._guard.adopt():
                 self._guard.install()
@@ -287,9 +310,57 @@ class RawDataPlane:
         with self._lock:
             self._running().look_away()
 
-    def fault(self) -> str | None:
-        """Why nothing is forwarded, as far as thread and interfaces show."""
-        return self._running().fault()
+    def make_room(self) -> Groups:
+        """Have another one share what arrives: all of it is still for this plane. Whoever has forwarded before it must
+        have closed its sockets."""
+        with self._lock:
+            session = self._running()
+            session.choose(FIRST)
+            return session.groups
+
+    def prove(self) -> bool:
+        """Whether the thread has made a round since this was asked last: of a plane that has stood by.
+
+        Raises:
+            DataPlaneError: nothing is forwarded, and that will stay so.
+        """
+        session, now = self._running(), time.monotonic()
+        fault = session.fault()
+        if fault is not None:
+            raise DataPlaneError(fault)
+        beats, before = session.worker.beats, self._beats_proved
+        if beats != before:
+            self._beats_proved, self._proved_at = beats, now
+        elif now - self._proved_at > STUCK_S:
+            raise DataPlaneError(f"the forwarding thread has made no round for {STUCK_S} s")
+        return beats != before
+
+    def watch_guard(self, *, shared: bool) -> None:
+        """Put back what keeps the kernel from packets for VIPs, should it be gone. Cheap while no rule changes.
+
+        Args:
+            shared: whether the process that follows changes it as well.
+
+        Raises:
+            DataPlaneError: it cannot be put back.
+        """
+        with self._lock:
+            tables = self._programmed
+            if tables is None or not self._guard.changed():
+                return
+            if shared:
+                if self._guard.adopt():
+                    return
+                reason = "it is gone"
+            else:
+                try:
+                    self._guard.verify()
+                    return
+                except DataPlaneError as error:
+                    reason = str(error)
+            log.warning("plane.guard_restored", reason=reason)
+            self._guard.install()
+            self._guard.set(tables.vips_v4, tables.vips_v6)
 
     async def close(self, *, leave: bool = False) -> None:
         """Stop forwarding and leave nothing behind.
@@ -320,6 +391,8 @@ class RawDataPlane:
         interfaces = [_require(name) for name in self._interfaces]
         if self._stands is None and not (not self._started and self._inherits() and self._guard.adopt()):
             self._guard.install()
+        if self._stands is None:
+            self._groups = self._join()
         try:
             self._session = _Session(
                 interfaces,
@@ -336,6 +409,8 @@ class RawDataPlane:
                 self.logged,
                 {name: self._left_off(name) for name in self._interfaces},
                 stands=self._stands is not None,
+                shares=self._stays or self._groups is not None,
+                groups=self._groups or {},
             )
         except OSError as error:
             if self._stands is None:
@@ -346,6 +421,7 @@ class RawDataPlane:
         if self._inheritance is not None:
             for name, features in self._session.offloads.items():
                 self._inheritance.put_text(f"{_OFFLOADS}{name}", " ".join(features))
+            self._inheritance.put_text(f"{_GUARD}{self._guard.table}", " ".join(self._interfaces))
         if self._stands is None:
             slots = self._session.area.slots
             log.info("plane.started", kind="raw", interfaces=self._interfaces, slots=slots, batch=self._batch)
@@ -406,18 +482,46 @@ class RawDataPlane:
         session.use(work)
         if not sure or after.vips != before.vips:
             session.admit(tables)
-        self._relieve()
+        self._relieve(session)
         if not sure or not before.vips <= after.vips:
             self._guard.set(after.vips_v4, after.vips_v6)
         self._programmed = tables
         self._tell_keeper(session, tables)
 
-    def _relieve(self) -> None:
-        """Whoever has forwarded before need not any more."""
+    def _join(self) -> Groups | None:
+        """The groups that a keeper's sockets are in, if one forwards."""
         for name in self._inherited_keepers():
-            if self._inheritance is not None and (fd := self._inheritance.get(name)) is not None:
-                keeper.relieve(fd)
-                self._inheritance.forget(name)
+            if self._inheritance is not None and (fd := self._inheritance.get(name)) is not None and keeper.lives(name):
+                groups = keeper.join(fd)
+                if groups is not None:
+                    return groups
+                log.warning("plane.keeper_hangs", pid=keeper.lives(name), reason="it does not answer")
+        return None
+
+    def _relieve(self, session: "_Session") -> None:
+        """Take frames in place of whoever has forwarded before, and clear up what nobody needs then."""
+        inheritance = self._inheritance
+        if inheritance is None:
+            return
+        if names := self._inherited_keepers():
+            session.choose(SECOND)
+            self._found = frozenset()  # they need prove nothing any more
+            for name in names:
+                if (fd := inheritance.get(name)) is not None:
+                    wrong = keeper.relieve(fd, name)
+                    if wrong:
+                        log.warning("plane.keeper_hangs", pid=int(name.removeprefix(keeper.NAME)), reason=wrong)
+                    inheritance.forget(name)
+                keeper.Proof(inheritance.folder, name).remove()
+            session.choose(FIRST)
+        for name in inheritance.names(_OFFLOADS):
+            if (interface := name.removeprefix(_OFFLOADS)) not in self._interfaces:
+                offloads.restore(interface, self._left_off(interface))
+                inheritance.forget(name)
+        for name in inheritance.names(_GUARD):
+            if (table := name.removeprefix(_GUARD)) != self._guard.table:
+                self._guard.remove(table)
+                inheritance.forget(name)
 
     def _inherited_keepers(self) -> list[str]:
         there = self._inheritance.names(keeper.NAME) if self._inheritance is not None else []
@@ -444,7 +548,9 @@ class RawDataPlane:
                 inheritance.put(name, fd)
                 return inheritance.get(name) == fd
 
-            order = keeper.Order(self._interfaces, session.offloads, self.pins.capacity)
+            order = keeper.Order(
+                self._interfaces, session.offloads, self.pins.capacity, session.groups, inheritance.folder
+            )
             self._keeper = keeper.Keeper(order, self._pins_fd, leave, inheritance.drop)
         self._keeper.follow(tables, heard=self.pins.herald is not None)
 
@@ -455,7 +561,8 @@ class RawDataPlane:
 
     def _stay(self) -> None:
         with self._lock:
-            if self._session is None or any(map(keeper.lives, self._inherited_keepers())):
+            inherited = self._inherited_keepers()
+            if self._session is None or not all(map(self._doubts, inherited)):
                 return
             try:
                 if self._keeper is None or self._programmed is None:
@@ -511,7 +618,7 @@ class RawDataPlane:
             if not leave:
                 self._guard.remove()
                 if self._inheritance is not None:
-                    self._inheritance.forget_all((_OFFLOADS, keeper.NAME))
+                    self._inheritance.forget_all((_OFFLOADS, _GUARD, keeper.NAME))
                     self._inheritance.drop(*self._inheritance.names(_PINS))
             if self._stands is None:
                 log.info("plane.stopped", kind="raw")
@@ -552,12 +659,19 @@ class _Session:
         left_off: Mapping[str, tuple[str, ...]],
         *,
         stands: bool,
+        shares: bool,
+        groups: Groups,
     ) -> None:
         """
         Args:
             left_off: offloads by interface that are off already, and are to be switched on in the end.
-            stands: whether nothing is to be taken before `begin`.
+            stands: whether nothing is to be forwarded before `begin`.
+            shares: whether sockets are to be in groups with those of another process.
+            groups: those that are there already; others are made.
         """
+        self._shares = shares
+        self.groups: dict[str, tuple[int, int]] = dict(groups)
+        """That the sockets are in, by interface."""
         self._left_off = left_off
         self.offloads: dict[str, tuple[str, ...]] = {}
         """What is to be switched on in the end, by interface."""
@@ -616,21 +730,37 @@ class _Session:
         """What tables that are no longer followed have counted, and the tables that are. Replaced together, so that
         a reader never misses or doubles anything."""
 
-        self.worker = Worker(self.area, ports, Work(compiled), self._batch, few, events, self._idents)
-
-    def begin(self) -> None:
-        """Take what arrives.
-
-        Raises:
-            OSError: an interface is gone.
-        """
-        for port in self._ports:
+        for port in ports:
             port.ring.bind()
             port.slow.bind()
+            if self._shares:
+                self._share(port)
+        self.worker = Worker(self.area, ports, Work(compiled), self._batch, few, events, self._idents)
+
+    def _share(self, port: Port) -> None:
+        name = port.ring.interface.name
+        given = self.groups.get(name, (None, None))
+        try:
+            ring, slow = (tap.share(group) for tap, group in zip((port.ring, port.slow), given, strict=True))
+        except OSError:
+            if given == (None, None):
+                raise
+            # Nobody whom we could share it with is at this interface any more: it is another one of its name.
+            ring, slow = (tap.share(None) for tap in (port.ring, port.slow))
+        self.groups[name] = ring, slow
+
+    def choose(self, member: int) -> None:
+        """Have all that arrives come to one of those that share it; returns when nothing is on its way to another."""
+        if self._shares:
+            for tap in (*(port.ring for port in self._ports), *(port.slow for port in self._ports)):
+                tap.choose(member)
+
+    def begin(self) -> None:
+        """Forward what arrives."""
         self.worker.start()
 
     def follow(self, tables: ForwardingTables) -> None:
-        """Have everything follow these tables before `begin`.
+        """Have everything follow these tables before `begin`; frames for their VIPs may come from now on.
 
         Raises:
             DataPlaneError: they cannot be followed.
@@ -728,12 +858,15 @@ class _Session:
         for port in self._ports:
             port.ring.refuse()
             port.slow.refuse()
-        deadline, beats = time.monotonic() + _AWAY_S, self.worker.beats
+        deadline, beats = time.monotonic() + AWAY_S, self.worker.beats
         while time.monotonic() < deadline and self.worker.alive:
-            if self.worker.beats > beats + 2 and not self.worker.waiting():
+            if self.worker.beats > beats + 2 and not self.worker.waiting() and not self._in_flight():
                 break
             self.worker.wake()
             time.sleep(0.0005)
+
+    def _in_flight(self) -> bool:
+        return any(sender.busy for sender in list(self._egress.values()))
 
     def fault(self) -> str | None:
         """What is wrong with thread or interfaces, if anything."""

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import socket
 import struct
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -19,6 +20,12 @@ from appliance.dataplane.raw.layout import (
 from appliance.forwarding import ForwardingTables
 
 _NOTHING = bpf.assemble((bpf.Instruction(0x06, 0, 0, 0),))
+FIRST, SECOND = 0, 1
+"""Members of a group: the one that is there for the longest time, and the next one. A group of one has but one."""
+
+Groups = Mapping[str, tuple[int, int]]
+"""By interface the numbers of the groups that its ring and its slow tap are in (`Tap.share`)."""
+
 _SLOW_BUFFER = 4 << 20
 """Bytes that odd frames may wait in; a flood of them is cut off here, not in the ring."""
 
@@ -81,6 +88,31 @@ class Tap:
         """
         # All protocols, since that tap comes before the ingress hook where the kernel guard drops.
         self.socket.bind((self.interface.name, kernel.ETH_P_ALL))
+
+    def share(self, group: int | None) -> int:
+        """Be in a group, of which only one gets frames: the first until `choose`, also when the one before has closed
+        its socket. So each frame comes to one of two processes, and to no other, whenever one takes the other's place.
+
+        Args:
+            group: which; None: a new one. One that nobody is in any more is made anew.
+
+        Returns:
+            Its number.
+
+        Raises:
+            OSError: the tap is not bound, its interface is down, or the group is of another interface.
+        """
+        kind = kernel.PACKET_FANOUT_CBPF | kernel.PACKET_FANOUT_FLAG_IGNORE_OUTGOING
+        if group is None:
+            kind |= kernel.PACKET_FANOUT_FLAG_UNIQUEID
+        self.socket.setsockopt(kernel.SOL_PACKET, kernel.PACKET_FANOUT, struct.pack("I", kind << 16 | (group or 0)))
+        if group is None:
+            self.choose(FIRST)  # the kernel waits for frames on their way where one program replaces another
+        return self.socket.getsockopt(kernel.SOL_PACKET, kernel.PACKET_FANOUT) & 0xFFFF
+
+    def choose(self, member: int) -> None:
+        """Have all frames come to one member of the group; returns when none is on its way to another."""
+        kernel.attach_chooser(self.socket, bpf.assemble((bpf.Instruction(0x06, 0, 0, member),)))
 
     def admit(self, tables: ForwardingTables) -> bool:
         """Take frames for the VIPs of these tables from now on.

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import structlog
 
@@ -109,7 +110,7 @@ class XdpDataPlane:
                 taken over as *links* are, and with it the flows that are remembered.
         """
         self._interfaces = interfaces
-        self._inheritance = inheritance or Inheritance({}, 0)
+        self._inheritance = inheritance or Inheritance({}, 0, Path())
         self._capacity = Capacity.planned(slot_tables)
         self._mode = mode
         self._left = {name: Link(fd) for name, fd in {**self._left_links(_LINK), **(links or {})}.items()}

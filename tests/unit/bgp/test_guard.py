@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.dataplane.raw.keeper import PROOF_S, Proof
 from bgp import guard as guard_module
 from tests.netns import until
 from tests.root.bgp_lab import children
@@ -371,3 +372,55 @@ def test_a_survival_without_a_program_is_none(stage):
 def test_an_interface_that_is_not_there_has_no_program():
     """The kernel says so, and that is no error."""
     assert not guard_module.has_program(0x7FFFFFF0)
+
+
+def left_to_a_process(stage):
+    """A guard whose speaker has said that this process forwards on for a minute, and then has gone."""
+    exabgp = stage()
+    speaker = exabgp.speaker()
+    speaker.hello()
+    speaker.send(f"lease 1 60 60 1 {os.getpid()}", announce(2))
+    speaker.reply(2)
+    exabgp.commands.until(f"announce route {ROUTE}")
+    speaker.socket.close()
+    return exabgp
+
+
+def test_a_process_that_proves_nothing_is_not_counted_on(stage):
+    """It lives, but does not say that it forwards: routes are withdrawn."""
+    left_to_a_process(stage).commands.until(f"withdraw route {ROUTE}", 5.0)
+
+
+@pytest.mark.parametrize("denies", [True, False], ids=["denies", "silent"])
+def test_routes_stay_as_long_as_a_process_proves_that_it_forwards(stage, tmp_path, denies):
+    """Not a lease longer; and no longer at all when it says that it does not forward."""
+    proof = Proof(tmp_path, f"keeper.{os.getpid()}")
+    proof.give(time.monotonic())
+    exabgp = left_to_a_process(stage)
+    end = time.monotonic() + 1.5 * guard_module.PROOF_S
+    while time.monotonic() < end:
+        proof.give(time.monotonic())
+        exabgp.commands.poll(0.1)
+    assert not [line for line in exabgp.commands.lines if "withdraw" in line]
+    if denies:
+        proof.deny("all interfaces are down")
+    exabgp.commands.until(f"withdraw route {ROUTE}", 5.0)
+
+
+def test_both_sides_mean_the_same_by_a_proof(tmp_path):
+    """What the keeper writes, the guard and the next director read alike: fresh, old, none, and a "no" of two lines."""
+    proof = Proof(tmp_path, "keeper.7")
+
+    def readers(now):
+        return [proof.doubts(now), guard_module.doubts(str(tmp_path), 7, 0.0, now)]
+
+    assert guard_module.PROOF_S == PROOF_S
+    assert all(readers(100.0)), "there is none"
+    proof.give(100.0)
+    assert readers(100.0 + PROOF_S / 2) == ["", ""]
+    assert all(readers(100.1 + PROOF_S))
+    proof.deny("interface eth1\nis gone")
+    assert readers(100.0) == ["interface eth1 is gone"] * 2
+    proof.remove()
+    assert all(readers(100.0))
+    Proof(tmp_path / "gone", "keeper.7").deny("nobody follows")  # to nobody: the service was stopped for good

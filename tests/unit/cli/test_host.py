@@ -1,7 +1,7 @@
 """What of a configuration does not fit a machine."""
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
@@ -12,8 +12,7 @@ from tests.builders import L2, config, member, pool, service
 
 FINE = Host(
     links={"lo": Link(65536, True), "eth1": Link(1500, True)},
-    addresses=frozenset({ip_address("127.0.0.1"), ip_address("192.0.2.11")}),
-    networks=(ip_network("192.0.2.0/24"), ip_network("203.0.113.0/24")),
+    interfaces=tuple(map(ip_interface, ("127.0.0.1/8", "192.0.2.11/24", "203.0.113.11/24", "2001:db8:1::11/64"))),
     release="6.1.0-13-amd64",
     tun=True,
     rp_filter={"all": 0, "eth1": 2},
@@ -42,11 +41,11 @@ def test_a_machine_that_fits_is_not_complained_of() -> None:
         (config(), replace(FINE, links={"eth1": Link(1500, False)}), True, "eth1 is down"),
         (
             config(),
-            replace(FINE, addresses=frozenset({ip_address("198.51.100.7")})),
+            replace(FINE, interfaces=(ip_interface("198.51.100.7/32"),)),
             True,
             "198.51.100.7 is an address",
         ),
-        (ON_SEGMENT, replace(FINE, networks=()), True, "members web/web1, web/web2, web/web3: on no segment"),
+        (ON_SEGMENT, replace(FINE, interfaces=()), True, "members web/web1, web/web2, web/web3: on no segment"),
         (XDP, replace(FINE, release="5.10.0-1"), True, "too old for XDP"),
         (config(), replace(FINE, tun=False), True, "no /dev/net/tun"),
         (config(), replace(FINE, rp_filter={"all": 1}), False, "rp_filter = 1 (strict) on eth1"),
@@ -58,6 +57,29 @@ def test_what_does_not_fit_is_told(given: Config, host: Host, fatal: bool, text:
     ((is_fatal, said),) = found(given, host)
     assert is_fatal is fatal
     assert text in said
+
+
+@pytest.mark.parametrize(
+    ("prefix", "said"),
+    [
+        ("198.51.100.64/26", ""),
+        ("2001:db8:d::/64", ""),
+        ("203.0.113.0/28", "203.0.113.11 of 203.0.113.0/28 is an address of this machine; use a prefix that is routed"),
+        (
+            "203.0.113.64/26",
+            "203.0.113.64/26 overlaps 203.0.113.0/24, which is on a segment of this machine: neighbours",
+        ),
+        ("2001:db8::/32", "2001:db8:1::11 of 2001:db8::/32 is an address of this machine; use a prefix that is routed"),
+        ("2001:db8:1:0:8000::/66", "2001:db8:1:0:8000::/66 overlaps 2001:db8:1::/64, which is on a segment of this"),
+    ],
+)
+def test_a_prefix_of_outer_sources_is_no_network_of_this_machine(prefix: str, said: str) -> None:
+    """Neither one of its addresses, nor what neighbours ask each other for."""
+    prefixes = (ip_network(prefix),)
+    given = replace(config(), director=replace(config().director, outer_source_prefixes=prefixes))
+    texts = found(given, FINE)
+    assert [fatal for fatal, _ in texts] == ([True] if said else [])
+    assert all(text.startswith(f"director.outer_source_prefixes: {said}") for _, text in texts)
 
 
 @pytest.mark.parametrize(("mode", "said"), [(0, False), (1, True), (2, True)])
