@@ -304,13 +304,16 @@ class Director:
         self._agents = Loads(self._on_load, random.Random())  # noqa: S311 - jitter, not secrets
         self._loads: dict[str, float] = {}
         self._stats: Seen | None = None
-        self._orders_path = Path(config.director.runtime_dir) / "orders.json"
-        for member, order in orders.load(self._orders_path).items():
+        # What operators order outlives the runtime directory, which systemd removes at a stop, and a reboot does.
+        self._orders_path = Path(config.director.state_dir) / "orders.json"
+        orders_now = orders.take_over(Path(config.director.runtime_dir) / "orders.json", self._orders_path)
+        for member, order in orders.load(orders_now).items():
             self._state.set_order(member, order)
         self._history_path = Path(config.director.runtime_dir) / "history.json"
         self._state.set_history(history.load(self._history_path))
-        self._drain_path = Path(config.director.runtime_dir) / "drain.json"
-        self._state.set_drain(drain.load(self._drain_path))
+        self._drain_path = Path(config.director.state_dir) / "drain.json"
+        drain_now = orders.take_over(Path(config.director.runtime_dir) / "drain.json", self._drain_path)
+        self._state.set_drain(drain.load(drain_now))
         driver = DRIVERS[config.director.plane]
         self._plane: DataPlane = driver(
             config.director.interfaces, config.director.pins, slot_tables(config), self._inheritance

@@ -59,6 +59,7 @@ def save(path: Path, drain: Drain | None) -> None:
     if drain is None:
         path.unlink(missing_ok=True)
     else:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         keep(path, json.dumps({"format": FORMAT, **asdict(drain)}))
 
 

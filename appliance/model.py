@@ -20,6 +20,9 @@ IP_HEADER = {4: 20, 6: 40}
 
 TCP_HEADER = 20
 STATE_DIR = PurePosixPath("/var/lib/onward")
+MAX_RATIO = 1000
+"""Of a member, in the configuration and by an operator's order."""
+
 OUTER_TTL = 64
 """TTL or hop limit of outer headers where nothing else is configured."""
 

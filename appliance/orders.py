@@ -1,4 +1,5 @@
-"""What operators have ordered of members, kept over restarts: a drain must not end because a director starts anew."""
+"""What operators have ordered of members, kept over restarts, stops and reboots: a drain must not end
+because a director starts anew."""
 
 import json
 from collections.abc import Mapping
@@ -48,7 +49,33 @@ def save(path: Path, orders: Orders) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     keep(path, encode(orders))
+
+
+def take_over(old: Path, new: Path) -> Path:
+    """Bring a file of an earlier version to where it is kept by now, unless there is one already.
+
+    Args:
+        old: where it was.
+        new: where it is looked for from now on; its folder is made.
+
+    Returns:
+        Where it is: *new*, or *old* when it cannot be brought there.
+    """
+    if old == new or new.exists():
+        return new
+    try:
+        text = old.read_text()
+        new.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        keep(new, text)
+        old.unlink()
+    except FileNotFoundError:
+        return new
+    except (OSError, ValueError) as error:
+        log.warning("orders.not_written", file=str(new), error=str(error))
+        return old
+    return new
 
 
 def encode(orders: Orders) -> str:

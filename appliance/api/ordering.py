@@ -38,9 +38,8 @@ from appliance.dataplane.raw.kernel import Interface, read_interface
 from appliance.decide import Desired, MemberView, ServiceView, arrived, decide
 from appliance.fleet.client import StoreError
 from appliance.flows import Flow, FlowsLeft, flows_left
-from appliance.model import AdminState, Drain, Order, Pool
+from appliance.model import MAX_RATIO, AdminState, Drain, Order, Pool
 from appliance.orders import Orders, as_json
-from appliance.ring.slots import MAX_WEIGHT
 from appliance.state import State
 
 log = structlog.get_logger()
@@ -94,7 +93,7 @@ class OrderRoutes:
         tag = "members"
         timeout = {"type": ["number", "null"], "minimum": 0, "maximum": MAX_TIMEOUT_S}
         reason = {"type": "string", "maxLength": 1000}
-        ratio = {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_WEIGHT}
+        ratio = {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_RATIO}
         order = record({}, {"timeout_s": timeout, "reason": reason, "dry_run": FLAG})
         given = {
             200: Answer("Whose order it is; with dry_run, what it would do.", ORDERED),
@@ -522,7 +521,7 @@ def _number(body: Mapping[str, object], key: str, most: float) -> float | None:
 
 
 def _ratio(body: Mapping[str, object]) -> int | None:
-    ratio = _number(body, "ratio", MAX_WEIGHT)
+    ratio = _number(body, "ratio", MAX_RATIO)
     if ratio is not None and ratio != int(ratio):
         raise RefusedError(400, f"ratio = {ratio} is not a whole number")
     return None if ratio is None else int(ratio)

@@ -4,6 +4,7 @@ GET /v1/services/NAME/slots   offset=N limit=N
 GET /v1/pins                  limit=N service=NAME member=POOL/MEMBER client=ADDRESS
 GET /v1/neighbours            next hops to members, and why there is none
 GET /v1/counters              by virtual service and VIP, by member, by reason
+GET /v1/maps                  maps of the program that forwards
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from appliance.api.ordering import Controls
 from appliance.api.problem import RefusedError
 from appliance.api.records import TEXT
 from appliance.api.routes import Answer, Query, Role, Route
-from appliance.api.schemas import COUNTERS, NEIGHBOURS, PINS, SLOTS, refused_answers
+from appliance.api.schemas import COUNTERS, MAPS, NEIGHBOURS, PINS, SLOTS, refused_answers
 from appliance.api.views import hop_document
 from appliance.config.problems import did_you_mean
 from appliance.dataplane.base import DataPlaneError
@@ -66,6 +67,7 @@ class RuntimeRoutes:
             view("/v1/pins", self._pins, "Flows that are remembered, the latest first", Answer("Flows.", PINS), pins),
             view("/v1/neighbours", self._neighbours, "Next hops to members", Answer("Next hops.", NEIGHBOURS)),
             view("/v1/counters", self._counters, "What the data plane has counted", Answer("Counts.", COUNTERS)),
+            view("/v1/maps", self._maps, "Maps of the XDP program, as the kernel has them", Answer("Maps.", MAPS)),
         ]
 
     def _desired(self) -> Desired:
@@ -169,6 +171,14 @@ class RuntimeRoutes:
                 "details": dict(counters.details),
             }
         )
+
+    async def _maps(self, _request: web.Request) -> web.Response:
+        plane = self._controls.plane
+        if plane is None:
+            raise RefusedError(409, "there is no data plane")
+        items = [asdict(one) for one in await plane.maps()]
+        program = (await plane.describe()).get("program") if items else None
+        return web.json_response({"apiVersion": "v1", "program": program, "items": items})
 
 
 def _slots_document(desired: Desired, service: TableService, offset: int, limit: int) -> dict[str, Any]:

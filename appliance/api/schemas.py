@@ -191,7 +191,17 @@ _COUNTERS = record(
         "details": by_name(WHOLE),
     }
 )
+_MAPS = record(
+    {
+        "apiVersion": VERSION,
+        "program": nullable(TEXT),
+        "items": array(
+            record({"name": TEXT, "key_bytes": WHOLE, "value_bytes": WHOLE, "entries": WHOLE, "bytes": WHOLE})
+        ),
+    }
+)
 SLOTS, PINS, NEIGHBOURS, COUNTERS = ref("Slots"), ref("Pins"), ref("Neighbours"), ref("Counters")
+MAPS = ref("Maps")
 
 _EVENTS = record(
     {
@@ -364,6 +374,7 @@ _OWN: Mapping[str, Schema] = {
     "Pins": _PINS,
     "Neighbours": record({"apiVersion": VERSION, "items": array(_NEIGHBOUR)}),
     "Counters": _COUNTERS,
+    "Maps": _MAPS,
     "Events": _EVENTS,
     "Figures": _FIGURES,
     "Summary": _SUMMARY,

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from appliance.cli.nouns import ConfigOption, DryRun, Json, SocketOption, show_change
+from appliance.cli.nouns import ConfigOption, DryRun, Json, show_change
 from appliance.cli.objects import RefusedChangeError, objects_at
-from appliance.cli.orders import OrderError, ReasonOption, refused
+from appliance.cli.orders import OrderError, ReasonOption, SocketOption, refused
 from appliance.cli.output import Exit, complain
 from appliance.config.problems import did_you_mean
 from appliance.objects.kinds import KINDS, Kind
@@ -175,7 +175,7 @@ def changes_of(document: Any, label: str) -> Iterator[Change]:
         yield from _shown(document, label)
     else:
         for key, value in document.items():
-            if key != "schema_version":
+            if key not in ("schema_version", "apiVersion"):
                 yield from _tables(key, value, label)
 
 

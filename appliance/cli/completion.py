@@ -229,7 +229,8 @@ def _names(path: Sequence[str], what: str, words: Sequence[str]) -> Iterator[Can
 
 def _director(words: Sequence[str]) -> tuple[Path | None, Path | None]:
     """Socket and configuration file that are named."""
-    given = {option: Path(value) for option, value in pairwise(words) if option in ("--socket", "--config")}
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    given = {option: Path(value) for option, value in pairwise(split) if option in ("--socket", "--config")}
     return given.get("--socket"), given.get("--config")
 
 
@@ -282,7 +283,9 @@ def _revisions(socket: Path) -> Iterator[Candidate]:
         yield Candidate(str(revision["number"]), f"{revision['via']}: {revision['summary']}")
 
 
-OBJECTS = ("virtualservice", "service", "pool", "networkprofile", "healthmonitor", "bgppeer", "fleetdirector")
+OBJECTS = (
+    *("virtualservice", "service", "pool", "networkprofile", "profile", "healthmonitor", "bgppeer", "fleetdirector"),
+)
 """Commands about objects of the configuration of which there are many."""
 
 SINGLE = ("director", "fleet", "connectionlog", "api", "bgp", "doctor", "tier2")

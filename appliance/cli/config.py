@@ -1,21 +1,26 @@
 """`onward config`: configurations that were in force, what another one would do, and the way back."""
 
+import re
 import time
+import tomllib
+from collections.abc import Mapping
 from difflib import unified_diff
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from appliance.cli.help import HelpFormatter
 from appliance.cli.listing import DEFAULTS, Column, ListOptions, View, or_dash
 from appliance.cli.listing import show as show_list
+from appliance.cli.objects import OfFiles, objects_at
 from appliance.cli.orders import ConfigOption, Document, OrderError, ReasonOption, SocketOption, ask, refused, where
-from appliance.cli.output import Exit, complain, print_json, print_problems
+from appliance.cli.output import Exit, complain, print_json, print_problems, structured
 from appliance.cli.plans import exit_of, orders_at, show_outcome
 from appliance.cli.reload import REFUSED, TIMEOUT_S
 from appliance.config.document import read_document
+from appliance.config.merge import Part, merge
 from appliance.config.problems import ConfigError
 
 app = App(
@@ -122,7 +127,7 @@ def diff(
     try:
         path = where(socket, config)
         in_force = _texts_of(path, None)
-        texts = _other(path, other, in_force)
+        texts, places = _other(path, other, in_force)
         if text:
             lines = list(_unified(in_force["texts"], texts))
             print("".join(lines), end="")
@@ -130,6 +135,7 @@ def diff(
         body = {"texts": texts, "dry_run": True}
         outcome = ask(path, "PUT", "/v1/config", body, timeout_s=TIMEOUT_S, also=REFUSED)
         outcome["orders"] = orders_at(path)
+        outcome["problems"] = [_placed(problem, places) for problem in outcome["problems"]]
     except ConfigError as error:
         print_problems(error.problems)
         return Exit.CONFIG
@@ -175,6 +181,57 @@ def rollback(
 
 
 @app.command
+def export(
+    *,
+    output: Annotated[
+        Literal["toml", "json", "yaml"], Parameter(name=["--output", "-o"], help="As TOML, JSON or YAML.")
+    ] = "toml",
+    json: JsonOption = False,
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+) -> int:
+    """Print the whole configuration as one document: all its files together, with their secrets, without comments.
+
+    It is that of the director; with --config, and no director that runs with it, that of the file. `onward check`,
+    `onward run` and `onward apply -f` take what is printed.
+    """
+    try:
+        data = _merged(socket, config)
+    except ConfigError as error:
+        print_problems(error.problems)
+        return Exit.CONFIG
+    except OrderError as error:
+        return refused(error)
+    if json or output == "json":
+        print_json(data)
+    elif output == "yaml":
+        print(structured(data, "yaml"))
+    else:
+        import tomlkit
+
+        print(tomlkit.dumps(data), end="")
+    return Exit.OK
+
+
+def _merged(socket: Path | None, config: Path | None) -> Document:
+    """All files as one.
+
+    Raises:
+        ConfigError, OrderError: they cannot be read.
+    """
+    if config is not None and isinstance(objects_at(socket, config), OfFiles):
+        from appliance.config.load import load_document
+
+        document = read_document(config)
+        load_document(document)
+        parts = document.parts
+    else:
+        texts = _texts_of(where(socket, config), None)["texts"]
+        parts = tuple(Part(name, text) for name, text in texts.items())
+    return merge(parts, [tomllib.loads(part.text) for part in parts]).data
+
+
+@app.command
 def schema() -> int:
     """Print the JSON Schema of configuration files, for editors and other programs."""
     print(SCHEMA.read_text(), end="")
@@ -186,17 +243,30 @@ def _texts_of(path: Path, revision: int | None) -> Document:
     return ask(path, "GET", resource, timeout_s=TIMEOUT_S)
 
 
-def _other(path: Path, other: str | None, in_force: Document) -> dict[str, str]:
-    """The texts to compare with, by the names that they would have with the director.
+def _other(path: Path, other: str | None, in_force: Document) -> tuple[dict[str, str], dict[str, str]]:
+    """The texts to compare with, by the names that they would have with the director; and where they are, by the place
+    that the director would look for them at.
 
     Raises:
         ConfigError, OrderError: they cannot be read.
     """
-    if other is not None and other.isdecimal():
-        return dict(_texts_of(path, int(other))["texts"])
     main = Path(in_force["path"])
+    if other is not None and other.isdecimal():
+        texts = dict(_texts_of(path, int(other))["texts"])
+        return texts, {str(main.parent / name): f"revision {other}, {name}" for name in texts}
     document = read_document(main if other is None else Path(other))
-    return {main.name if name == document.path.name else name: text for name, text in document.texts.items()}
+    names = {name: main.name if name == document.path.name else name for name in document.texts}
+    return (
+        {names[name]: text for name, text in document.texts.items()},
+        {str(main.parent / names[name]): str(document.path.parent / name) for name in names},
+    )
+
+
+def _placed(problem: Document, places: Mapping[str, str]) -> Document:
+    """A mistake at the place where whoever asked has the text."""
+    pattern = re.compile("|".join(map(re.escape, places)))
+    texts = {key: problem[key] for key in ("source", "message", "remedy", "text")}
+    return {**problem, **{key: pattern.sub(lambda found: places[found[0]], text) for key, text in texts.items()}}
 
 
 def _unified(before: dict[str, str], after: dict[str, str]) -> "list[str]":

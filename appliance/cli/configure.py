@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from appliance.cli.nouns import NOUNS, ConfigOption, SocketOption, show_change, shown
+from appliance.cli.nouns import NOUNS, ConfigOption, show_change, shown
 from appliance.cli.objects import Objects, RefusedChangeError, Shown, objects_at
-from appliance.cli.orders import OrderError, ReasonOption, refused
+from appliance.cli.orders import OrderError, ReasonOption, SocketOption, refused
 from appliance.cli.output import Exit, complain, paint, table
 from appliance.cli.tree import InputError, Level
 from appliance.config.problems import did_you_mean
@@ -42,6 +42,7 @@ INSIDE = {
     "no": "no KEY: back to its default; no KEY VALUE: out of a list",
     "save": "keep what was changed here; in the outermost level, put it into force",
     "cancel": "leave, and forget what was changed here",
+    "exit": "exit, or quit: leave; where something was changed here that is not saved, only after a question",
     "preview": "say what the outermost save would do",
     "help": "help, or ?: this; help KEY: all about it",
 }
@@ -119,6 +120,7 @@ def _interactive(shell: "Shell") -> int:
     readline.set_completer(complete)
     readline.set_completer_delims(" \t")
     readline.parse_and_bind("tab: complete")
+    shell.may_lose = _asked
     print(f"Objects of {shell.objects.where}. ? says what can be typed.")
     while not shell.over:
         try:
@@ -132,9 +134,23 @@ def _interactive(shell: "Shell") -> int:
             print()
             if not shell.levels:
                 break
-            print(f"{shell.path}: not saved")
+            print(shell.unsaved)
             shell.levels.clear()
     return Exit.OK
+
+
+def _asked(text: str) -> bool:
+    """Whether somebody at a terminal wants to lose what was changed."""
+    try:
+        return input(f"{text}; leave all the same? [y/N] ").strip().casefold() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return False
+
+
+def _refuse(text: str) -> bool:
+    """Nobody is there who could be asked."""
+    raise OrderError(f"{text}; `save` keeps it, `cancel` forgets it", Exit.FAILED)
 
 
 class Shell:
@@ -151,6 +167,8 @@ class Shell:
         self.levels: list[Level] = []
         """The outermost first; empty outside of objects."""
         self.over = False
+        self.may_lose: Callable[[str], bool] = _refuse
+        """Whether one leaves with changes that are not saved; is told where. Raises OrderError."""
         self._reason = reason
         self._say = say
         self._kind: Kind | None = None
@@ -162,6 +180,11 @@ class Shell:
     def path(self) -> str:
         """Where it is, for people."""
         return ":".join(level.label for level in self.levels)
+
+    @property
+    def unsaved(self) -> str:
+        """What is said when changes get lost."""
+        return f"{self.path}: not saved"
 
     @property
     def prompt(self) -> str:
@@ -246,8 +269,11 @@ class Shell:
         match words:
             case ["save"]:
                 self._save()
-            case ["cancel"] | ["exit"]:
+            case ["cancel"]:
                 self.levels.pop()
+            case ["exit" | "quit"]:
+                if not level.changed or self.may_lose(self.unsaved):
+                    self.levels.pop()
             case ["preview"]:
                 self._apply(self._whole(), dry_run=True)
             case ["show" | "where"]:

@@ -24,8 +24,8 @@ def drain(
     """Take this director out of service: ask routers to take other ways, and withdraw its routes when they do.
 
     Routes get the graceful-shutdown community (RFC 8326), the least local preference, the highest MED and a longer
-    path. They are withdrawn when no packet has come for 2 seconds, or after the time-out. That stays so over a restart,
-    until `onward undrain`.
+    path. They are withdrawn when no packet has come for 2 seconds, or after the time-out. That stays so over
+    restarts, stops and reboots, until `onward undrain`.
 
     Parameters
     ----------

@@ -29,6 +29,7 @@ _FRAGMENTS = {
 _MIN_MTU, _MAX_MTU = 576, 65535
 _AT_A_TIME, _PATIENCE_S = 32, 30.0
 """Frames in one question, each a few milliseconds' work, and how long a busy director may take for them."""
+_RUNNING = "known only to a running director"
 _HINT = "write: onward explain tcp 192.0.2.7:40000 198.51.100.7:443"
 
 
@@ -60,7 +61,8 @@ def explain(
 
     Asks a running director, whose data plane and whose model both answer; they must agree. Nothing is sent, counted or
     remembered. With --config it is the configuration alone that answers, needing neither root nor a director: members
-    count as healthy and reachable, and nothing is in transition.
+    count as healthy and reachable, and nothing is in transition; MAC addresses, the interface and the director's own
+    address are not known then, and null in JSON.
 
     Exit codes: 0 forwarded (with --pcap: answered); 1 not forwarded, or refused; 2 wrong usage; 3 no director answers;
     4 the configuration is invalid; 5 not found; 7 data plane and model differ, which is an error to be reported.
@@ -124,7 +126,8 @@ def explain(
     elif pcap is not None:
         print(_table(found))
     else:
-        print(facts(_lines(found[0])))
+        assumed = "" if config is None else "members are reachable, and healthy but for --down; no change is under way"
+        print(facts([*_lines(found[0]), *([("assumed", assumed)] if assumed else [])]))
         if found[0]["others"]:
             print(f"\n{_others(found[0])}")
     return _judged(found, several=pcap is not None)
@@ -277,7 +280,7 @@ _BY = {
 
 def _owners(found: Document) -> str:
     if found["phase"] == "steady":
-        return f"steady, {found['primary']}"
+        return f"steady, {found['primary'] or 'nobody'}"
     if found["phase"] == "tail":
         return f"tail, {found['primary']}, but for flows that are remembered elsewhere"
     ends = "" if found["window_ends"] is None else f" until {_clock(found['window_ends'])}"
@@ -311,6 +314,8 @@ def _frame_out(frame: Sequence[Document], member: Document, arrived: Sequence[Do
         return "no IP packet"
     ethernet, *rest = frame
     to = f"to {ethernet['destination']} on {member['interface']}"
+    if ethernet["destination"] is None:
+        to = f"MAC addresses and interface are {_RUNNING}"
     if member["encapsulation"] is None:
         return f"the same IP packet, with the member's MAC address as Ethernet destination: {to}"
     outer, version = rest[0], 4 if rest[0]["header"] == "ipv4" else 6
@@ -327,16 +332,22 @@ def _frame_out(frame: Sequence[Document], member: Document, arrived: Sequence[Do
         what = "TTL" if any(one["header"] == "ipv4" for one in arrived) else "hop limit"
         inner += f" but for its {what}, which is one less"
     return (
-        f"IPv{version} from {outer['source']} to {outer['destination']}, {name} "
+        f"IPv{version} from {outer['source'] or f'an address that is {_RUNNING}'} to {outer['destination']}, {name} "
         f"{_OUTER_PROTOCOLS[protocol]}, {more}, {outer['length']} bytes; {between}{inner}; {to}"
     )
+
+
+def _checksum(value: int | None) -> str:
+    if value is None:
+        return f"with a checksum that is {_RUNNING}; "
+    return f"with checksum 0x{value:04x}; " if value else "without a checksum; "
 
 
 _BETWEEN: Mapping[str, Callable[[Document], str]] = {
     "gre": lambda gre: f"GRE of type 0x{gre['type']:04x}, flags and version {gre['flags_and_version']}; ",
     "udp": lambda udp: (
         f"UDP from port {udp['source_port']} to {udp['destination_port']}, {udp['length']} bytes, "
-        + ("without a checksum; " if not udp["checksum"] else f"with checksum 0x{udp['checksum']:04x}; ")
+        + _checksum(udp["checksum"])
     ),
     "gue": lambda gue: f"GUE variant {gue['variant']} of protocol {gue['protocol']}; ",
 }
@@ -345,8 +356,9 @@ _BETWEEN: Mapping[str, Callable[[Document], str]] = {
 def _sizes(found: Document) -> Iterator[tuple[str, str]]:
     member, mtu = found["member"], found["mtu"]
     way = member["link_mtu"] if member["path_mtu"] is None else min(member["link_mtu"], member["path_mtu"])
+    assumed = ", see --mtu" if member["interface"] is None else ""
     yield "size", f"{mtu['length']} bytes: {mtu['verdict']}"
-    yield "largest packet", f"{mtu['largest']} bytes (MTU of the way {way})"
+    yield "largest packet", f"{mtu['largest']} bytes (MTU of the way {way}{assumed})"
     if found["flow"]["protocol"] == "tcp":
         yield "MSS", f"members must advertise {mtu['room']} or less"
     else:

@@ -9,18 +9,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from appliance.cli.orders import OrderError, refused
-from appliance.cli.output import API_VERSION, Exit, complain, table
+from appliance.cli.output import API_VERSION, Exit, Output, complain, table
 from appliance.cli.status import AnswerError, UnreachableError, unanswered
 
 WATCH_S = 1.0
 
 Document = Mapping[str, Any]
-Output = Literal["table", "wide", "json", "yaml", "name"]
 
 
 @Parameter(name="*")

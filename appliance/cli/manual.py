@@ -17,7 +17,13 @@ _FILES = {
     "/opt/onward/share/onward/example.toml": "every setting, with its default",
     "/opt/onward/share/onward/ARCHITECTURE.md": "events, metrics, and what happens when something dies",
     "/run/onward": "sockets, and what a director leaves to the process that follows",
-    "/var/lib/onward": "earlier revisions of the configuration",
+    "/var/lib/onward": "operators' orders, and revisions of the configuration: what outlives a stop and a reboot",
+}
+_ENVIRONMENT = {
+    "ONWARD_SOCKET": "control socket of the director to ask, where neither --socket nor --config says which",
+    "ONWARD_URL": "its API, for commands that take --url, where no option says which",
+    "ONWARD_TOKEN, ONWARD_CA_FILE": "the token for that API, and certificates that are believed beside the system's",
+    "NO_COLOR": "text without colour",
 }
 _SIGNALS = {
     "SIGHUP": "read the configuration again, as onward reload does",
@@ -47,6 +53,9 @@ def _lines() -> Iterator[str]:
     yield ".SH SIGNALS"
     for name, text in _SIGNALS.items():
         yield from (".TP", f".B {name}", _plain(text))
+    yield ".SH ENVIRONMENT"
+    for name, text in _ENVIRONMENT.items():
+        yield from (".TP", f".B {_plain(name)}", _plain(text))
     yield ".SH FILES"
     for name, text in _FILES.items():
         yield from (".TP", f".I {_plain(name)}", _plain(text))

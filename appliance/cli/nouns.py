@@ -15,8 +15,8 @@ from appliance.cli.help import HelpFormatter
 from appliance.cli.listing import DEFAULTS, Column, Document, ListOptions, View, or_dash
 from appliance.cli.listing import show as show_list
 from appliance.cli.objects import Objects, RefusedChangeError, Shown, find, objects_at
-from appliance.cli.options import Option, named, nested, options_of
-from appliance.cli.orders import OrderError, ReasonOption, refused
+from appliance.cli.options import Option, named, nested, option_name, options_of
+from appliance.cli.orders import OrderError, ReasonOption, SocketOption, refused
 from appliance.cli.output import API_VERSION, Exit, complain, facts, paint, print_json
 from appliance.cli.plans import plan
 from appliance.objects.canonical import hidden, without_nulls
@@ -43,10 +43,6 @@ ConfigOption = Annotated[
         name="--config",
         help="Configuration file of the director to ask; without one that runs, the file itself is changed.",
     ),
-]
-SocketOption = Annotated[
-    Path | None,
-    Parameter(name="--socket", env_var="ONWARD_SOCKET", help="Control socket of the director to ask."),
 ]
 DryRun = Annotated[
     bool, Parameter(name="--dry-run", negative="", show_default=False, help="Say what would happen, and do nothing.")
@@ -238,7 +234,8 @@ def with_options(
     ]
     if changes:
         unset = Annotated[
-            list[str] | None, Parameter(name="--unset", help="Back to its default: an option's name, or a key.")
+            list[str] | None,
+            Parameter(name="--unset", help="Back to its default: an option, a key, a table."),
         ]
         common = [_parameter("unset", unset, None), _parameter("if_match", IfMatch, None), *common]
     return _taking(function, [*([] if kind.key is None else [_NAME]), *own, *common], text)
@@ -283,6 +280,12 @@ def _keys_named(word: str, options: Sequence[Option]) -> tuple[str, ...] | None:
     for option in options:
         if word in (*option.names, *(name.removeprefix("--") for name in option.names), ".".join(option.keys)):
             return option.keys
+    # A table with all that it says.
+    for option in options:
+        for length in range(1, len(option.keys)):
+            keys = option.keys[:length]
+            if word in (name := option_name(keys), name.removeprefix("--"), ".".join(keys)):
+                return keys
     return None
 
 
@@ -496,6 +499,7 @@ NOUNS: Mapping[str, tuple[Kind, str]] = {
     "service": (VIRTUAL_SERVICES, "The same as virtualservice."),
     "pool": (POOLS, "Pools: members, and how flows find them."),
     "networkprofile": (NETWORK_PROFILES, "Network profiles: TCP or UDP, and how packets get to members."),
+    "profile": (NETWORK_PROFILES, "The same as networkprofile."),
     "healthmonitor": (HEALTH_MONITORS, "Health monitors: what members are asked, and how often."),
     "bgppeer": (BGP_PEERS, "BGP peers: routers that are told of VIPs."),
     "fleetdirector": (FLEET_DIRECTORS, "Directors of the fleet, which share VIPs."),

@@ -139,6 +139,8 @@ def find(objects: Objects, noun: str, name: str) -> Shown:
     for one in there:
         if one.name == wanted:
             return one
+    if kind.key is None:
+        raise OrderError(f"there is no [{'.'.join(kind.place)}] in the configuration", Exit.NOT_FOUND)
     from appliance.config.problems import did_you_mean
 
     names = [one.name for one in there]

@@ -3,6 +3,7 @@
 import http.client
 import json
 import math
+import os
 import tomllib
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,14 +22,16 @@ from appliance.config.problems import ConfigError
 
 RUNTIME_DIR = Path("/run/onward")
 SOCKET = "control.sock"
+SOCKET_VARIABLE = "ONWARD_SOCKET"
+"""In the environment: the socket of the director to ask where no option says another one."""
+
 TIMEOUT_S = 5.0
 
 SocketOption = Annotated[
     Path | None,
     Parameter(
         name="--socket",
-        env_var="ONWARD_SOCKET",
-        help="Control socket of the director to ask; /run/onward/control.sock by default.",
+        help="Control socket of the director to ask; what ONWARD_SOCKET says, or /run/onward/control.sock, by default.",
     ),
 ]
 ConfigOption = Annotated[
@@ -61,7 +64,7 @@ class OrderError(Exception):
 
 
 def where(socket_path: Path | None, config: Path | None) -> Path:
-    """The control socket of a director.
+    """The control socket of a director: as an option says, else as the environment does, else the usual one.
 
     Raises:
         OrderError: the configuration cannot be read.
@@ -69,7 +72,7 @@ def where(socket_path: Path | None, config: Path | None) -> Path:
     if socket_path is not None:
         return socket_path
     if config is None:
-        return RUNTIME_DIR / SOCKET
+        return Path(os.environ.get(SOCKET_VARIABLE) or RUNTIME_DIR / SOCKET)
     try:
         parts = read_document(config).parts
         director = merge(parts, [tomllib.loads(part.text) for part in parts]).data.get("director", {})

@@ -16,6 +16,9 @@ API_VERSION = "v1"
 """Stands in every JSON document; what scripts may rely on changes only with it."""
 
 
+Output = Literal["table", "wide", "json", "yaml", "name"]
+"""Of what lists things: a table, a wide one, for programs, or names alone, one a line."""
+
 Form = Literal["table", "json", "yaml"]
 FormOption = Annotated[Form, Parameter(name=["--output", "-o"], help="As text, as JSON, or as YAML.")]
 """Of commands that show something else than lists (listing.py has theirs)."""

@@ -16,6 +16,9 @@ app = App(
     help_formatter=HelpFormatter(),
 )
 
+bpf = App(name="bpf", help="The same as plane.", help_formatter=HelpFormatter())
+bpf.command(app, name="*")
+
 SLOTS = View(
     columns=(
         Column("SLOT", lambda row: row["slot"], right=True),
@@ -79,6 +82,30 @@ COUNTERS = View(
     name=lambda row: str(row["name"]),
     empty="Nothing was counted yet.",
 )
+
+
+MAPS = View(
+    columns=(
+        Column("MAP", lambda row: row["name"]),
+        Column("KEY", lambda row: row["key_bytes"], right=True),
+        Column("VALUE", lambda row: row["value_bytes"], right=True),
+        Column("ROOM FOR", lambda row: row["entries"], right=True),
+        Column("BYTES", lambda row: row["bytes"], right=True),
+    ),
+    rows=lambda document: document["items"],
+    name=lambda row: str(row["name"]),
+    above=lambda document: (f"program {document['program']}",) if document["program"] else (),
+    empty="No BPF program forwards here, so there are no maps; `onward status` says why.",
+)
+
+
+@app.command(name="list")
+def list_maps(*, config: ConfigOption = None, socket: SocketOption = None, options: ListOptions = DEFAULTS) -> int:
+    """List the maps of the XDP program, as the kernel has them: bytes of keys and values, room, memory.
+
+    What is in them: `slots`, `neighbours` and `counters`, and `onward flow list`.
+    """
+    return show(MAPS, options, lambda: ask(where(socket, config), "GET", "/v1/maps"))
 
 
 @app.command

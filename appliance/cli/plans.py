@@ -69,7 +69,8 @@ def exit_of(outcome: Document) -> int:
 
 
 def _lines(outcome: Document) -> Iterator[str]:
-    if not outcome["unchanged"]:
+    foreseen = outcome["ok"] or outcome["consequences"]["changes"]
+    if not outcome["unchanged"] and foreseen:
         yield from plan(outcome["consequences"])
     if orders := outcome.get("orders"):
         reset = outcome.get("orders_reset", False)
@@ -79,7 +80,8 @@ def _lines(outcome: Document) -> Iterator[str]:
     if outcome["unchanged"]:
         yield "nothing is different: what is written is in force"
     elif outcome["dry_run"]:
-        yield "nothing was changed (dry run)"
+        refusal = "" if outcome["ok"] else f"it would be refused ({outcome['step']}); "
+        yield f"{refusal}nothing was changed (dry run)"
     else:
         revision = outcome["revision"]
         yield f"revision {revision} is in force, after {outcome['seconds']:.2f} s"

@@ -27,7 +27,7 @@ def reload(
     or kept; then what was in force still is.
 
     What operators have ordered of members (`onward member drain`, `maint`, `weight`) is no part of the configuration
-    and stays, also over restarts.
+    and stays, also over restarts, stops and reboots.
 
     Parameters
     ----------

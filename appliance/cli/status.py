@@ -7,19 +7,30 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from appliance.cli.connect import CA_FILE, TOKEN, connection_to
-from appliance.cli.orders import RUNTIME_DIR, SOCKET, ConfigOption, OrderError, SocketOption, where
-from appliance.cli.output import Exit, Form, FormOption, colour_wanted, complain, structured
+from appliance.cli.orders import (
+    RUNTIME_DIR,
+    SOCKET,
+    SOCKET_VARIABLE,
+    ConfigOption,
+    OrderError,
+    SocketOption,
+    where,
+)
+from appliance.cli.output import Exit, Output, colour_wanted, complain, structured
 
 app = App()
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+URL_VARIABLE = "ONWARD_URL"
+"""In the environment: the director to ask where no option says another one."""
+
 TIMEOUT_S = 5.0
 WATCH_S = 1.0
 ENDLESS = sys.maxsize
@@ -50,9 +61,8 @@ class Reach:
         str | None,
         Parameter(
             name="--url",
-            env_var="ONWARD_URL",
-            help="The director's API: http://HOST:PORT, https://HOST:PORT or unix:PATH. By default the control socket "
-            f"in {RUNTIME_DIR} where it is there and we may open it, else {DEFAULT_URL}.",
+            help="The director's API: http://HOST:PORT, https://HOST:PORT or unix:PATH. By default what ONWARD_URL "
+            f"says, else the control socket in {RUNTIME_DIR} where it is there and we may open it, else {DEFAULT_URL}.",
         ),
     ] = None
     socket: SocketOption = None
@@ -60,15 +70,18 @@ class Reach:
 
     @property
     def address(self) -> str:
-        """For `connect.connection_to`.
+        """For `connect.connection_to`. Whatever an option says counts before all that the environment says.
 
         Raises:
             AnswerError: the configuration cannot be read.
         """
         if self.url is not None:
             return self.url
-        if self.socket is None and self.config is None and not os.access(RUNTIME_DIR / SOCKET, os.W_OK):
-            return DEFAULT_URL
+        if self.socket is None and self.config is None:
+            if url := os.environ.get(URL_VARIABLE):
+                return url
+            if not os.environ.get(SOCKET_VARIABLE) and not os.access(RUNTIME_DIR / SOCKET, os.W_OK):
+                return DEFAULT_URL
         try:
             return f"unix:{where(self.socket, self.config)}"
         except OrderError as error:
@@ -77,16 +90,36 @@ class Reach:
 
 HERE = Reach()
 
+OutputOption = Annotated[
+    Output,
+    Parameter(
+        name=["--output", "-o"],
+        help="As text, as wide text that nothing is cut of, as JSON or YAML, or the names of virtual services alone.",
+    ),
+]
+JsonOption = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="The same as -o json.")]
+NoHeader = Annotated[
+    bool, Parameter(name="--no-header", negative="", show_default=False, help="Without what stands above.")
+]
+WatchOption = Annotated[
+    list[float] | None,
+    Parameter(
+        name=["--watch", "-w"],
+        consume_multiple=(0, 1),
+        negative="",
+        help="Show again every so many seconds (1 when none are given), until Ctrl-C; as JSON, a document a line.",
+    ),
+]
+
 
 @app.default
 def status(
     *,
     reach: Reach = HERE,
-    output: FormOption = "table",
-    as_json: Annotated[bool, Parameter(name=["--json"], negative="")] = False,
-    watch: Annotated[
-        list[float] | None, Parameter(name=["--watch", "-w"], consume_multiple=(0, 1), negative="")
-    ] = None,
+    output: OutputOption = "table",
+    as_json: JsonOption = False,
+    no_header: NoHeader = False,
+    watch: WatchOption = None,
     exit_code: Annotated[bool, Parameter(name=["--exit-code"], negative="")] = False,
 ) -> int:
     """Show what a running director does: virtual services, VIPs, members, BGP sessions, drops.
@@ -99,46 +132,74 @@ def status(
 
     Parameters
     ----------
-    as_json
-        Print the status document as it is: the same as -o json. With --watch one document a line.
-    watch
-        Show again every so many seconds (1 when none are given), until Ctrl-C.
     exit_code
         Tell the director's health by the exit code: 0 healthy, 10 degraded, 11 down.
+    """
+    form: Output = "json" if as_json else output
+    try:
+        document = show(lambda: fetch(reach.address), render, form, watch, header=not no_header)
+    except (UnreachableError, AnswerError) as error:
+        return unanswered(error)
+    if document is None:
+        return Exit.USAGE
+    return _EXIT_CODES[document["health"]["state"]] if exit_code and watch is None else Exit.OK
+
+
+def show(
+    fetch: Callable[[], Document],
+    as_text: "Callable[[Document, Look], str]",
+    form: Output,
+    watch: Sequence[float] | None,
+    *,
+    header: bool,
+) -> Document | None:
+    """Print a document with virtual services once, or again and again until Ctrl-C.
+
+    Args:
+        fetch: asks for it.
+        as_text: the document as text, as wide as it is looked at.
+        form: how it is wanted; by name, these are its virtual services.
+        watch: seconds in between; an empty list for the usual ones, None for once only.
+        header: print what stands above.
+
+    Returns:
+        The document that was printed last; None when *watch* makes no sense, which is said.
+
+    Raises:
+        UnreachableError, AnswerError: as *fetch*. Once a director has answered, its absence is news and no reason to
+            leave: it may be starting again.
     """
     pause_s = None if watch is None else watch[0] if watch else WATCH_S
     if pause_s is not None and not 0.1 <= pause_s <= 3600:
         complain("--watch takes 0.1 to 3600 seconds")
-        return Exit.USAGE
-    form: Form = "json" if as_json else output
-    try:
-        url = reach.address
-        if pause_s is not None:
-            return _watch(url, form, pause_s)
-        document = fetch(url)
-    except (UnreachableError, AnswerError) as error:
-        return unanswered(error)
-    print(render(document, _look()) if form == "table" else structured(document, form))
-    return _EXIT_CODES[document["health"]["state"]] if exit_code else Exit.OK
+        return None
+    clear = "\x1b[H\x1b[J" if sys.stdout.isatty() and form in ("table", "wide") and pause_s is not None else ""
 
+    def text(document: Document) -> str:
+        if form == "json" or form == "yaml":
+            return structured(document, form, on_a_line=pause_s is not None)
+        if form == "name":
+            return "\n".join(service["name"] for service in document["services"])
+        return as_text(document, _look(wide=form == "wide", header=header))
 
-def _watch(url: str, form: Form, pause_s: float) -> int:
-    """Once a director has answered, its absence is news and no reason to leave: it may be starting again."""
-    clear = "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
-    document: Document | None = fetch(url)
+    latest = fetch()
+    document: Document | None = latest
+    if pause_s is None:
+        print(text(latest))
+        return latest
     try:
         while True:
             if document is not None:
-                text = render(document, _look()) if form == "table" else structured(document, form, on_a_line=True)
-                print((clear if form == "table" else "") + text, flush=True)
+                latest = document
+                print(clear + text(document), flush=True)
             time.sleep(pause_s)
             try:
-                document = fetch(url)
+                document = fetch()
             except UnreachableError as error:
                 document = None
                 complain(str(error))
     except KeyboardInterrupt:
-        return Exit.OK
+        return latest
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -224,12 +285,14 @@ class Look:
 
     width: int = 80
     colour: bool = False
+    header: bool = True
+    """With what stands above: the director, and the titles of columns."""
 
 
-def _look() -> Look:
+def _look(*, wide: bool, header: bool) -> Look:
     """Whoever reads through a pipe can cut lines, but not put back what was cut."""
-    width = max(shutil.get_terminal_size().columns, 60) if sys.stdout.isatty() else ENDLESS
-    return Look(width, colour_wanted(sys.stdout))
+    width = max(shutil.get_terminal_size().columns, 60) if sys.stdout.isatty() and not wide else ENDLESS
+    return Look(width, colour_wanted(sys.stdout), header)
 
 
 _COLOURS = {"good": "32", "warn": "33", "bad": "31", "faint": "2", "bold": "1"}
@@ -256,6 +319,17 @@ def render(document: Document, look: Look) -> str:
 
 
 def _lines(document: Document, look: Look) -> Iterator[str]:
+    if look.header:
+        yield from _director(document, look)
+        if document["services"]:
+            yield ""
+    yield from services(document, look)
+    yield from _fleet(document["fleet"], look)
+    yield from _bgp(document["bgp"], look)
+    yield from _drops(document, look)
+
+
+def _director(document: Document, look: Look) -> Iterator[str]:
     director, health = document["director"], document["health"]
     state = painted(health["state"], _TONES[health["state"]], look)
     uptime = f"up {duration(director['uptime_s'])}, "
@@ -270,16 +344,22 @@ def _lines(document: Document, look: Look) -> Iterator[str]:
     for note in document["plane"]["notes"]:
         for line in textwrap.wrap(note, look.width, initial_indent="  ", subsequent_indent="    "):
             yield painted(line, "faint", look)
-    for service in document["services"]:
-        yield ""
+
+
+def services(document: Document, look: Look) -> Iterator[str]:
+    """Virtual services with their VIPs and members, then pools that several of them use."""
+    for number, service in enumerate(document["services"]):
+        if number:
+            yield ""
         yield from _service(service, document["pools"][service["pool_key"]], look)
     disabled = {service["name"] for service in document["services"] if service["state"] == "disabled"}
     for pool in document["pools"].values():
         if _is_shared(pool):
             yield ""
             yield from _pool(pool, disabled, look)
-    yield from _fleet(document["fleet"], look)
-    bgp = document["bgp"]
+
+
+def _bgp(bgp: Document | None, look: Look) -> Iterator[str]:
     if bgp is not None:
         yield ""
         yield fit(f"BGP  AS {bgp['local_as']}  router id {bgp['router_id']}", look.width)
@@ -297,7 +377,6 @@ def _lines(document: Document, look: Look) -> Iterator[str]:
             ],
             look,
         )
-    yield from _drops(document, look)
 
 
 def _bfd(bfd: Document | None) -> Cell:
@@ -387,7 +466,7 @@ def _pool(pool: Document, disabled: Set[str], look: Look) -> Iterator[str]:
 
 
 def _members(pool: Document, off: bool, look: Look) -> Iterator[str]:
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             ("  -> " + member["name"], ""),
             (member["address"], ""),
@@ -401,7 +480,7 @@ def _members(pool: Document, off: bool, look: Look) -> Iterator[str]:
         for member in pool["members"]
     ]
     header = tuple((text, "faint") for text in ("     MEMBER", "ADDRESS", "SHARE", "PACKETS", "FLOWS", "STATE", ""))
-    yield from columns([header, *rows], look, right={2, 3, 4})
+    yield from columns([header, *rows] if look.header else rows, look, right={2, 3, 4})
 
 
 def _why(member: Document, look: Look) -> str:

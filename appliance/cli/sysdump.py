@@ -23,11 +23,13 @@ from cyclopts import Parameter
 
 from appliance import __version__
 from appliance.cli.connect import UnixConnection
+from appliance.cli.orders import RUNTIME_DIR
 from appliance.cli.output import Exit, complain, warn
-from appliance.cli.status import DEFAULT_URL
+from appliance.cli.status import DEFAULT_URL, URL_VARIABLE
 from appliance.config.document import DocumentError, read_document
 from appliance.config.merge import merge
 from appliance.config.problems import ConfigError
+from appliance.model import STATE_DIR
 from appliance.redact import files, redacted, secrets, without
 
 CONFIG = Path("/etc/onward/onward.toml")
@@ -89,8 +91,11 @@ PLACES = (
     "/proc/loadavg",
     "/etc/os-release",
 )
-KEPT = ("history.json", "orders.json", "drain.json", "indices.json")
+KEPT = ("history.json", "indices.json")
 """Of the runtime directory: names and numbers only."""
+
+ORDERS = ("orders.json", "drain.json")
+"""Of the state directory, likewise."""
 
 
 @dataclass
@@ -114,8 +119,8 @@ def sysdump(
     output: Path | None = None,
     /,
     *,
-    config: Annotated[Path, Parameter(name="--config")] = CONFIG,
-    url: Annotated[str, Parameter(env_var="ONWARD_URL")] = DEFAULT_URL,
+    config: Annotated[Path | None, Parameter(name="--config")] = None,
+    url: str | None = None,
 ) -> int:
     """Write one archive for a report of a problem: what the director says, its events, and the machine's network.
 
@@ -127,13 +132,15 @@ def sysdump(
     output
         Where to write it; onward-NAME-TIME.tar.gz by default. Only its owner can read it.
     config
-        The director's configuration file.
+        The director's configuration file; /etc/onward/onward.toml by default.
     url
-        Where the director's API listens, for metrics, and for all else where its control socket cannot be opened.
+        Where the director's API listens, for metrics, and for all else where its control socket cannot be opened;
+        without --config what ONWARD_URL says, else http://127.0.0.1:8080.
     """
     began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = output or Path(f"onward-{platform.node()}-{began}.tar.gz")
-    parts = gathered(config, url)
+    said = os.environ.get(URL_VARIABLE) if config is None else None  # of another director, maybe
+    parts = gathered(config or CONFIG, url or said or DEFAULT_URL)
     try:
         _write(target, f"onward-{platform.node()}-{began}", parts)
     except OSError as error:
@@ -159,7 +166,8 @@ def gathered(config: Path, url: str) -> Parts:
         parts.missing["config.json"] = without(why, parts.hidden)
     else:
         parts.add("config.json", lambda: json.dumps(redacted(data), indent=2, default=str).encode())
-    runtime = Path(str(director.get("runtime_dir", "/run/onward")))
+    runtime = Path(str(director.get("runtime_dir", RUNTIME_DIR)))
+    state = Path(str(director.get("state_dir", STATE_DIR if runtime == RUNTIME_DIR else runtime)))
     ask = partial(_asked, url, runtime / "control.sock")
     for name, resource in DOCUMENTS.items():
         parts.add(f"director/{name}", partial(ask, resource))
@@ -178,6 +186,8 @@ def gathered(config: Path, url: str) -> Parts:
             parts.add(f"kernel/ethtool-{option}-{interface}.txt", partial(_said, ["ethtool", f"-{option}", interface]))
     for name in KEPT:
         parts.add(f"director/{name}", (runtime / name).read_bytes)
+    for name in ORDERS:
+        parts.add(f"director/{name}", (state / name).read_bytes)
     about = {
         "onward": __version__,
         "python": platform.python_version(),

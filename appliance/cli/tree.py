@@ -62,6 +62,16 @@ class Level:
     """Of the table here, as in the canonical form; changed in place."""
     before: Mapping[str, Any] = field(default_factory=dict)
     """As they were."""
+    entered: Mapping[str, Any] = field(init=False)
+    """As they were when this level was entered."""
+
+    def __post_init__(self) -> None:
+        self.entered = _copy(self.values)
+
+    @property
+    def changed(self) -> bool:
+        """Whether something was changed since this level was entered."""
+        return _differs(self.values, self.entered)
 
     @property
     def options(self) -> Mapping[str, Option]:

@@ -161,8 +161,8 @@ class DirectorTable(Table):
     )
     state_dir: Annotated[PurePosixPath, Parsed(values.state_dir, {"type": "string", "pattern": "^/"})] | None = Field(
         default=None,
-        description="Folder for what outlives a restart of the machine (revisions of the configuration), absolute; "
-        "/var/lib/onward by default, or a runtime_dir that is another one than the default.",
+        description="Folder for what outlives a restart of the machine (operators' orders, revisions of the "
+        "configuration), absolute; /var/lib/onward by default, or a runtime_dir that is another one than the default.",
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from appliance.dataplane.base import Counters, DataPlane, DataPlaneError
+from appliance.dataplane.base import Counters, DataPlane, DataPlaneError, MapFacts
 from appliance.dataplane.events import PacketEvent
 from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable
@@ -95,6 +95,10 @@ class AutoDataPlane:
         if self._why_not_xdp:
             facts["why_not_xdp"] = self._why_not_xdp
         return facts
+
+    async def maps(self) -> Sequence[MapFacts]:
+        """See `DataPlane.maps`."""
+        return await self._chosen.maps()
 
     async def stay(self) -> None:
         """See `DataPlane.stay`."""

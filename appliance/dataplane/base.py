@@ -54,6 +54,22 @@ class Counters:
     """What else a plane counts of itself (ring overflows, completed checksums, ...)."""
 
 
+@dataclass(frozen=True)
+class MapFacts:
+    """A map of the program that forwards, as the kernel has it."""
+
+    name: str
+    key_bytes: int
+    value_bytes: int
+    """Of each CPU, where every CPU has its own."""
+
+    entries: int
+    """Room for so many."""
+
+    bytes: int
+    """Memory that it takes in the kernel; before Linux 6.4 the kernel's estimate."""
+
+
 class DataPlane(Protocol):
     """Makes packets follow forwarding tables."""
 
@@ -104,6 +120,9 @@ class DataPlane(Protocol):
 
     async def describe(self) -> Mapping[str, str]:
         """Facts for people: the plane's kind, how it sends, its interfaces."""
+
+    async def maps(self) -> Sequence[MapFacts]:
+        """Maps of the program that forwards; none where no program does."""
 
     async def stay(self) -> None:
         """Before an end that another process follows: have packets forwarded on, where that takes somebody else.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from appliance.dataplane.base import Counters, DataPlaneError
+from appliance.dataplane.base import Counters, DataPlaneError, MapFacts
 from appliance.dataplane.events import PacketEvent
 from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.pins import PinTable
@@ -105,6 +105,10 @@ class FakeDataPlane:
     async def describe(self) -> Mapping[str, str]:
         """Facts for people."""
         return {"kind": "fake", "interfaces": ", ".join(self._interfaces)}
+
+    async def maps(self) -> Sequence[MapFacts]:
+        """None."""
+        return ()
 
     async def stay(self) -> None:
         """Nothing to do."""

@@ -1,11 +1,13 @@
 """Packets explained by the configuration alone: next hops are made up, and members are well unless somebody says no.
 
 So service, slot and member are those of every director of the fleet in the same situation, with nothing in transition.
+What follows from the made-up next hops is None in the answer: only a running director knows it.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 from appliance.decide import decide
 from appliance.explain.answer import Answers, Document, Judged
@@ -22,6 +24,9 @@ _OUR_MAC, _NEXT_MAC = bytes((2, 0, 0, 0, 0, 2)), bytes((2, 0, 0, 0, 0, 3))
 _SOURCES = {4: ip_address("192.0.0.8"), 6: ip_address("100::")}
 """Stand for the director's own address, which only a running director knows: the dummy addresses of RFC 7600 and
 RFC 6666."""
+
+_NOBODY = bytes(6).hex(":")
+"""The source of frames that are made for a flow."""
 
 _ANY_SIZE = 65535
 """The link that packets come from is not in question, so it carries anything."""
@@ -77,7 +82,27 @@ class Model:
         if key is not None:
             later = frame_of(later_fragment_of(key), _OUR_MAC)
             waits = self._path.forward(later, link, look_only=True).verdict is Verdict.HOLD
-        return self._answers.document(Judged(frame, action), fragments_wait=waits)
+        return _known(self._answers.document(Judged(frame, action), fragments_wait=waits))
+
+
+def _known(found: Document) -> Document:
+    """The answer without Ethernet addresses, interface and outer source that nobody has."""
+    answer: dict[str, Any] = dict(found)
+    for ethernet in answer["packet"][:1]:
+        ethernet["destination"] = None
+        ethernet["source"] = None if ethernet["source"] == _NOBODY else ethernet["source"]
+    for ethernet, outer, *inner in answer["out"]:
+        ethernet["source"] = ethernet["destination"] = None
+        if ip_address(outer["source"]) in _SOURCES.values():
+            outer["source"] = None
+            for header in inner[:1]:
+                if header["header"] == "udp" and header["checksum"]:
+                    header["checksum"] = None
+        if outer.get("dont_fragment") is False and answer["member"]["encapsulation"] is not None:
+            outer["ident"] = None
+    if answer["member"] is not None:
+        answer["member"]["interface"] = None
+    return answer
 
 
 def _watched(config: Config) -> Config:

@@ -256,6 +256,22 @@ def test_a_window_is_explained(running: Director) -> None:
         assert running.run("member", "ready", "web/web2")[0] == 0
 
 
+def test_the_maps_are_those_that_the_kernel_has(running: Director, request: pytest.FixtureRequest) -> None:
+    """Of the program that forwards, with the memory that `status` has; the raw plane says that it has none."""
+    code, text = running.run("bpf", "list", "--json")
+    assert code == 0
+    found = json.loads(text)
+    if request.node.callspec.params["running"][0] == "raw":
+        assert (found["program"], found["items"]) == (None, [])
+        assert "No BPF program forwards here" in running.run("plane", "list")[1]
+        return
+    maps = {one["name"]: one for one in found["items"]}
+    assert found["program"].startswith("balance")
+    assert maps["slots"]["entries"] * maps["slots"]["value_bytes"] <= maps["slots"]["bytes"]
+    plane = json.loads(running.run("status", "--json")[1])["plane"]
+    assert f"{sum(one['bytes'] for one in maps.values()) / (1 << 20):.1f}" == plane["facts"]["map_memory_mib"]
+
+
 def data_of(port: int) -> bytes:
     segment = struct.pack("!HHIIBBHHH", port, 80, 5, 7, 0x50, 0x10, 500, 1, 0)
     head = struct.pack("!BBHHHBBH", 0x45, 0, 40, 1, 0x4000, 64, 6, 0) + bytes((192, 0, 2, 9, 198, 51, 100, 7))

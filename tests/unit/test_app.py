@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from appliance import app
+from appliance import app, drain
 from appliance.config.document import read_document
 from appliance.config.load import ConfigError
-from appliance.model import PlaneKind
+from appliance.model import Drain, PlaneKind
+from appliance.orders import take_over
 from appliance.passive import Handshakes
 
 CONFIG = """
@@ -47,6 +48,36 @@ async def test_decisions_do_not_follow_a_step_of_the_clock(tmp_path: Path, monke
     }
     for what, clock in clocks.items():
         assert abs(clock() - (real + time.monotonic() - began)) < 1, what
+
+
+@pytest.mark.parametrize("where", ["run", "state"])
+async def test_a_drain_of_the_director_outlives_its_runtime_directory(tmp_path: Path, where: str) -> None:
+    """It is kept in the state directory; what an earlier version kept in the other one is brought there."""
+    (tmp_path / "fleet.key").write_bytes(bytes(range(32)))
+    (tmp_path / "fleet.key").chmod(0o600)
+    for name in ("run", "state"):
+        (tmp_path / name).mkdir()
+    path = tmp_path / "onward.toml"
+    folders = f'runtime_dir = "{tmp_path}/run"\nstate_dir = "{tmp_path}/state"'
+    path.write_text(CONFIG.replace('name = "d1"', f'name = "d1"\n{folders}').replace('"auto"', '"raw"'))
+    drain.save(tmp_path / where / "drain.json", Drain(1.0, 2.0))
+    parse = partial(app.parsed, plane=None)
+    assert app.Director(parse(read_document(path)), parse)._state.drain is not None
+    assert (tmp_path / "state/drain.json").exists()
+    assert not (tmp_path / "run/drain.json").exists()
+
+
+def test_what_cannot_be_brought_to_its_new_place_counts_where_it_is(tmp_path: Path) -> None:
+    """Orders of an earlier version are not lost because the state directory cannot be made; one that is there wins."""
+    (tmp_path / "file").touch()
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text("old")
+    with capture_logs() as logs:
+        assert take_over(old, tmp_path / "file/new.json") == old
+    assert [one["event"] for one in logs] == ["orders.not_written"]
+    new.write_text("new")
+    assert take_over(old, new) == new
+    assert new.read_text() == "new"
 
 
 POOL = """

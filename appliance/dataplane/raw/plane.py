@@ -17,7 +17,7 @@ from itertools import count
 import numpy as np
 import structlog
 
-from appliance.dataplane.base import Counters, DataPlaneError
+from appliance.dataplane.base import Counters, DataPlaneError, MapFacts
 from appliance.dataplane.events import EventLog, PacketEvent
 from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.meters import MeterTable
@@ -244,6 +244,10 @@ class RawDataPlane:
         if session is not None:
             facts |= session.describe() | {f"lost_{name}": why for name, why in session.lost().items()}
         return facts
+
+    async def maps(self) -> Sequence[MapFacts]:
+        """See `DataPlane.maps`: none."""
+        return ()
 
     async def stay(self) -> None:
         """See `DataPlane.stay`: a keeper takes frames when this returns, and this plane does not any more."""

@@ -21,7 +21,7 @@ import structlog
 
 from appliance.bpf.libbpf import BpfError, Link, Map, RingBuffer, possible_cpus
 from appliance.bpf.rcu import wait_for_readers
-from appliance.dataplane.base import Counters, DataPlaneError
+from appliance.dataplane.base import Counters, DataPlaneError, MapFacts
 from appliance.dataplane.events import EventLog, PacketEvent, describe_frame
 from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.pins import DEFAULT_PINS, PINS_FORM, PinTable, sets_for
@@ -246,6 +246,10 @@ class XdpDataPlane:
         slow = await self._slow.describe()
         return facts | {f"slow_path_{key}": value for key, value in slow.items() if key != "interfaces"}
 
+    async def maps(self) -> Sequence[MapFacts]:
+        """See `DataPlane.maps`."""
+        return await asyncio.to_thread(self._maps)
+
     async def stay(self) -> None:
         """See `DataPlane.stay`: the program does."""
 
@@ -307,6 +311,10 @@ class XdpDataPlane:
                 facts["program"] = self._program.name
                 facts["map_memory_mib"] = f"{self._program.memory() / (1 << 20):.1f}"
             return facts
+
+    def _maps(self) -> Sequence[MapFacts]:
+        with self._lock:
+            return self._program.maps() if self._program is not None else ()
 
     def _tables(self) -> ForwardingTables:
         return self._program.tables.tables if self._program is not None else ForwardingTables()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.bpf.libbpf import BpfError, Map, Object, RingBuffer, TestRunner, possible_cpus
-from appliance.dataplane.base import DataPlaneError
+from appliance.dataplane.base import DataPlaneError, MapFacts
 from appliance.dataplane.logged import LoggedFlows
 from appliance.dataplane.meters import MeterTable
 from appliance.dataplane.pins import DEFAULT_PINS, PinTable, sets_for
@@ -132,8 +132,13 @@ class Program:
 
     def memory(self) -> int:
         """Bytes that the maps take in the kernel."""
+        return sum(one.bytes for one in self.maps())
+
+    def maps(self) -> list[MapFacts]:
+        """All maps, as the kernel has them."""
         names = [*sizes(Capacity(), 1), *KEPT_MAPS, "egress", "events", *CAPTURE_MAPS]
-        return sum(self._object.map(name).locked_bytes for name in names)
+        found = [self._object.map(name) for name in names]
+        return [MapFacts(one.name, one.key_size, one.value_size, one.max_entries, one.locked_bytes) for one in found]
 
     def pin_maps(self) -> dict[str, Map]:
         """The maps that remember flows, count connections and log them. They stay while anybody uses them."""

@@ -406,6 +406,18 @@ export type Counters = {
   details: Record<string, number>;
 };
 
+export type Maps = {
+  apiVersion: "v1";
+  program: string | null;
+  items: {
+    name: string;
+    key_bytes: number;
+    value_bytes: number;
+    entries: number;
+    bytes: number;
+  }[];
+};
+
 export type Events = {
   apiVersion: "v1";
   first_id: number;

@@ -16,10 +16,11 @@ from appliance.api.ordering import Controls, OrderRoutes
 from appliance.cli.orders import OrderError, ask
 from appliance.cli.root import call
 from appliance.cli.waiting import wait
+from appliance.config.schema import MemberTable
 from appliance.dataplane.pins import PinTable
 from appliance.decide import decide
 from appliance.forwarding import NO_MEMBER
-from appliance.model import AdminState, Fleet, FleetPeer, Health, Order, PortRange
+from appliance.model import MAX_RATIO, AdminState, Fleet, FleetPeer, Health, Order, PortRange
 from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.state import State
 from tests.builders import config, member, pool, service, snapshot
@@ -317,7 +318,7 @@ async def test_what_is_no_address_is_no_order(director, capsys, order, address):
     assert director.state.orders == {"web/web1": kept}
 
 
-@pytest.mark.parametrize("ratio", ["9" * 5000, "99999999", "-1", "1.5", "", "x"])
+@pytest.mark.parametrize("ratio", ["9" * 5000, "99999999", "1001", "-1", "1.5", "", "x"])
 async def test_ratios_that_are_none_are_refused(director, capsys, ratio):
     """With what there may be, and without repeating thousands of digits."""
     assert await onward(director, "member", "weight", "web/web1", ratio) in (1, 2)
@@ -325,6 +326,13 @@ async def test_ratios_that_are_none_are_refused(director, capsys, ratio):
     assert "whole number from 0" in said or "is not a number from 0 to" in said or "Unknown option" in said
     assert len(said) < 300
     assert director.state.orders == {}
+
+
+async def test_orders_take_the_ratios_of_the_configuration(director):
+    """The largest, too; what could be ordered and not written down would be lost with the order."""
+    assert MemberTable.model_json_schema()["properties"]["ratio"]["maximum"] == MAX_RATIO
+    assert await onward(director, "member", "weight", "web/web1", str(MAX_RATIO)) == 0
+    assert director.state.orders["web/web1"].ratio == MAX_RATIO
 
 
 async def test_waiting_for_a_node(tmp_path, capsys):

@@ -128,6 +128,28 @@ async def test_diff_compares_files_and_revisions(
     assert served.director.in_force == ["a"]
 
 
+async def test_diff_names_the_file_that_was_given(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the director's own, in which no such thing stands; and of what could not be read nothing is foreseen."""
+    other = tmp_path / "elsewhere" / "new.toml"
+    (other.parent / "conf.d").mkdir(parents=True)
+    other.write_text(served.director.path.read_text() + "\n[[pol]]\n")
+    (other.parent / "conf.d/30-more.toml").write_text("[[pool]]\nnam = 1\n")
+    assert await served.onward("config", "diff", str(other)) == 4
+    said = capsys.readouterr()
+    mistakes = said.err.splitlines()
+    assert all(line.startswith(f"{other.parent}/") for line in mistakes), mistakes
+    assert any(line.startswith(f"{other}:") for line in mistakes)
+    assert any(line.startswith(f"{other.parent}/conf.d/30-more.toml:2: ") for line in mistakes)
+    assert said.out.splitlines()[-1] == "it would be refused (parse); nothing was changed (dry run)"
+    assert "written otherwise" not in said.out
+    assert await served.onward("config", "diff", str(other), "--json") == 4
+    said = capsys.readouterr().out
+    problems = json.loads(said[said.index("{\n") :])["problems"]
+    assert {problem["source"] for problem in problems} == {str(other), f"{other.parent}/conf.d/30-more.toml"}
+
+
 async def test_orders_beside_the_configuration(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     """They are marked in the list and told by diff and dry runs; a reload leaves them, or takes all of them back."""
     (pool,) = served.director.state.config.pools

@@ -56,6 +56,23 @@ def test_as_in_the_seed_system(talk: Talk) -> None:
     assert talk.written("network_profile", "web") == {"name": "web", "type": "tcp_fast_path", "dsr": {"type": "l2"}}
 
 
+@pytest.mark.parametrize("word", ["exit", "quit"])
+def test_nobody_leaves_changes_behind_without_a_word(talk: Talk, word: str) -> None:
+    """Neither of the object nor of a level in it, also when an inner one was saved; without any, one leaves at once."""
+    talk("configure networkprofile tcp", "dsr", word)
+    assert talk.shell.prompt == "networkprofile tcp"
+    talk("dsr", "type l2")
+    with pytest.raises(OrderError, match=r"^networkprofile tcp:dsr: not saved; `save` keeps it, `cancel` forgets it$"):
+        talk(word)
+    assert talk.shell.prompt == "networkprofile tcp:dsr"
+    talk("save")
+    with pytest.raises(OrderError, match=r"^networkprofile tcp: not saved"):
+        talk(word)
+    talk("cancel", "configure networkprofile tcp", word)
+    assert talk.shell.prompt == "onward"
+    assert not talk.shell.over
+
+
 def test_one_level_more(talk: Talk) -> None:
     """With `profile`, and a level of its own for DSR, by other words for the same keys."""
     talk("configure networkprofile media", "profile", "udp_fast_path_profile", "session_idle_timeout 30")
@@ -288,6 +305,12 @@ def test_in_a_terminal(talk: Talk) -> None:
         assert "there is no nonsense here" in read_until(ours, "profile> ")
         os.write(ours, b"dsr_profile dsr_type dsr_type_l2\nsave\nsave\n")
         assert "network profile ter saved" in read_until(ours, "\nonward> ")
+        os.write(ours, b"configure pool web\nexit\nconfigure pool web\nhash source_ip\nexit\n")
+        assert "pool web: not saved; leave all the same? [y/N]" in read_until(ours, "[y/N] ")
+        os.write(ours, b"\n")
+        read_until(ours, "pool web> ")
+        os.write(ours, b"exit\ny\n")
+        read_until(ours, "\nonward> ")
         os.write(ours, b"configure pool web\nhash source_ip\n\x04")
         assert "not saved" in read_until(ours, "\nonward> ")
         os.write(ours, b"\x04")

@@ -1,6 +1,7 @@
 """`onward explain` agrees with the packet path, and says why."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -101,7 +102,8 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1] == "virtual service  web (198.51.100.7 tcp 80,443)"
     text = "\n".join(lines)
     assert "protocol 4 (IPv4 in IP), TTL 64, DF set, 60 bytes; inner packet unchanged but for its TTL" in text
-    assert "largest packet   1480 bytes (MTU of the way 1500)" in text
+    assert "largest packet   1480 bytes (MTU of the way 1500, see --mtu)" in text
+    assert "assumed          members are reachable" in text
     assert "MSS              members must advertise 1440 or less" in text
     assert "fragments        follow the first one of their datagram" in text
     assert "announced        198.51.100.7: yes" in text
@@ -141,6 +143,32 @@ def test_the_outer_source_is_of_the_prefix(tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().out
     hash32 = int(said.partition(" = 0x")[2][:8], 16)
     assert f" 198.51.100.{65 + (hash32 & 0b111101)} " in said
+
+
+@pytest.mark.parametrize("dsr", ["ipip", "gue"])
+@pytest.mark.parametrize("to", ["198.51.100.7:80", "[2001:db8:f::7]:80", "198.51.100.53:53"])
+def test_nothing_is_made_up(dsr: str, to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What only a running director knows is said to be that, and null for scripts: no address is there that is neither
+    of the configuration nor of the question."""
+    path = tmp_path / "onward.toml"
+    text = EXAMPLE.read_text().replace("example.key", str(EXAMPLE.parent / "example.key"))
+    path.write_text(text.replace('encapsulation = "ipip"', f'encapsulation = "{dsr}"'))
+    client = "[2001:db8::7]:40000" if to.startswith("[") else "192.0.2.7:40000"
+    words = ["explain", "udp" if to.endswith(":53") else "tcp", client, to, "--config", str(path)]
+    assert call(words) == Exit.OK
+    said = capsys.readouterr().out
+    assert "known only to a running director" in said
+    assert call([*words, "-o", "json"]) == Exit.OK
+    written = capsys.readouterr().out
+    for text in (said, written):
+        assert not re.search(r"02:00:00|192\.0\.0\.8|\b100::|eth\d|00:00:00", text), text
+        assert "None" not in text
+    document = json.loads(written)
+    assert document["member"]["interface"] is None
+    assert document["packet"][0]["destination"] is None
+    ethernet, outer, *_ = document["out"][0]
+    assert ethernet == {"header": "ethernet", "source": None, "destination": None, "vlans": []}
+    assert outer["source"] == (client.rpartition(":")[0] if document["member"]["encapsulation"] is None else None)
 
 
 def test_text_for_l2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,7 +140,8 @@ def test_a_pause_that_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None
 
 LISTS = (
     *("member list", "member flows", "bgp peers", "bgp routes", "health", "mtu", "config history", "lab list"),
-    *("flow list", "plane slots", "plane neighbours", "plane counters"),
+    *("flow list", "plane list", "bpf list", "plane slots", "plane neighbours", "plane counters"),
+    *("service list", "profile list", "server list"),
     *("quic config", "virtualservice list", "pool list", "networkprofile list", "healthmonitor list"),
 )
 

@@ -184,6 +184,28 @@ def test_back_to_the_default(file: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "nothing is different" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("word", ["bgp", "--bgp", "protection", "protection.per_vip", "protection-per-vip"])
+def test_a_whole_table_back_to_its_defaults(file: Path, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With all that it says, at whatever depth; what is beside it stays."""
+
+    def now() -> Any:
+        capsys.readouterr()
+        assert run(file, "virtualservice show www --json") == 0
+        return json.loads(capsys.readouterr().out)["object"]
+
+    fresh = now()
+    options = "--bgp-med 5 --bgp-local-preference 7 --protection-deny 192.0.2.0/24 --protection-per-vip-rate 100"
+    assert run(file, f"virtualservice set www {options}") == 0
+    wanted = now()
+    assert run(file, f"virtualservice set www --unset={word}") == 0
+    if "per" in word:
+        assert wanted["protection"]["per_vip"]["rate"] == 100
+        wanted["protection"]["per_vip"] = None
+    else:
+        wanted[word.removeprefix("--")] = fresh[word.removeprefix("--")]
+    assert now() == wanted
+
+
 def test_only_what_somebody_has_seen_is_changed(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With an ETag of before, nothing is changed and it is said."""
     assert run(file, "pool show web --json") == 0
