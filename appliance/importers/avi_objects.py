@@ -21,6 +21,8 @@ TYPES = (
     "PoolGroup",
     "NetworkProfile",
     "HealthMonitor",
+    "ApplicationProfile",
+    "ApplicationPersistenceProfile",
     "VrfContext",
     "ServiceEngineGroup",
 )
@@ -186,21 +188,22 @@ class Objects:
             return None
 
     def address(self, node: Json | None, parse: Callable[[object], _T]) -> _T | None:
-        """The address in `{"addr": "192.0.2.1", "type": "V4"}`."""
+        """The address in `{"addr": "192.0.2.1", "type": "V4"}`; None: there is none, or none of use, which is told."""
         if node is None or node.value is None:
             return None
-        value = self.text(node, "addr")
+        value, kind = self.text(node, "addr"), self.text(node, "type")
         if value is None:
-            self.bad(node, "there is no addr in it", "give the export as it is")
+            self.report.lost(node, "there is no addr in it", "write the address")
             return None
-        kind = self.text(node, "type")
         if kind not in (None, "V4", "V6"):
-            self.bad(node, f"{shown(value)} is of type {kind}", "use an address of type V4 or V6")
+            self.report.about(
+                Grade.LOST, node, f"{shown(value)} is of type {kind}", "write its address of type V4 or V6"
+            )
             return None
         try:
             found = parse(value)
         except BadValueError as error:
-            self.bad(node, error.message, error.remedy)
+            self.report.about(Grade.LOST, node, error.message, error.remedy)
             return None
         if kind is not None and (kind == "V6") != (":" in value):
             self.bad(node, f"{value} is not of type {kind}", "correct one of them")
