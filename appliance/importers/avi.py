@@ -482,7 +482,12 @@ class _Reader:
             rate = min(1_000_000, max(1, round(count / period)))
             found = {"rate": rate, "burst": burst} if burst else {"rate": rate}
             message = "each director counts for itself, and drops what is too much"
-            self.report.about(Grade.CHANGED, limit, f"{message}: {rate} new connections a second", "see protection")
+            self.report.about(
+                Grade.CHANGED,
+                limit,
+                f"{message}: {rate} new connections a second for {count} in {period} s",
+                "see protection",
+            )
         else:
             self.report.about(Grade.IGNORED, limit, "without a count it limits nothing")
         if (action := limit.get("action")) is not None:
@@ -531,8 +536,12 @@ class _Reader:
         if isinstance(known, dict) and int(str(known["rate"])) <= int(str(rate["rate"])):
             self.report.about(Grade.CHANGED, limit, f"max_cps_per_client is stricter: {known['rate']} a second")
             return
-        if known is not None:
-            self.report.about(Grade.CHANGED, limit, f"it is stricter than max_cps_per_client: {rate['rate']} a second")
+        if isinstance(known, dict):
+            self.report.about(
+                Grade.CHANGED,
+                limit,
+                f"it is stricter than max_cps_per_client, {known['rate']}: {rate['rate']} a second",
+            )
         protection["per_source"] = rate
 
     def _ports_of_monitors(self) -> None:
@@ -708,7 +717,7 @@ class _Reader:
             written = objects.text(select, "service_protocol")
             protocol = _PROTOCOLS.get(written or "", "")
             if written is not None and not protocol:
-                self.report.lost(select, f"{written} is not balanced", "use TCP or UDP")
+                self.report.left_out(select, f"{written} is not balanced", "use TCP or UDP")
                 continue
             if not first or last < first:
                 objects.bad(select, f"{first}-{last} are no ports", "write service_port, and no smaller end")
@@ -978,10 +987,10 @@ class _Reader:
             if address is None:
                 host = objects.text(server, "hostname") or "the server"
                 message = f"a server of pool {pool} has no address that could be imported, and is left out"
-                self.report.lost(server, message, f"write a [[pool.member]] with the address of {host}")
+                self.report.left_out(server, message, f"write a [[pool.member]] with the address of {host}")
                 continue
             if address in found:
-                self.report.lost(
+                self.report.left_out(
                     server,
                     f"{address} is a member already, and there is no port translation to tell two of one address apart",
                     "give the second server an address of its own",

@@ -143,15 +143,15 @@ def _peer(
         if objects.flag(peer, not meaning, key) is meaning:
             objects.report.lost(peer, f"{key} is {str(meaning).lower()}: this peer is told of nothing, and left out")
             return
-    remote_as = objects.whole(peer, local_as if inside else 0, 1, 4294967295, "remote_as")
     addresses = [
         address
         for key in ("peer_ip", "peer_ip6")
         if (address := objects.address(peer.get(key), values.unicast_address)) is not None
     ]
     if not addresses:
-        objects.report.lost(peer, "it has no address that could be imported", "write a [[bgp.peer]]")
+        objects.report.left_out(peer, "it has no address that could be imported", "write a [[bgp.peer]]")
         return
+    remote_as = objects.whole(peer, local_as if inside else 0, 1, 4294967295, "remote_as")
     if not remote_as:
         objects.bad(peer, "there is no remote_as in it", "give the export as it is")
         return

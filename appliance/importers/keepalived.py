@@ -758,8 +758,8 @@ def _walk(root: Directive) -> Iterator[Directive]:
 def _name(block: Directive) -> str:
     """What a virtual server is called: its group, or its address and port."""
     words = block.arguments
-    if words[0] == "group":
-        return words[1]
+    if words[:1] == ["group"]:
+        return words[1] if len(words) > 1 else "group"
     port = words[1] if len(words) > 1 and words[1].strip("0") else "all"
     return f"{words[0]}-{port}"
 

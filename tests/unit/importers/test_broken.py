@@ -42,6 +42,7 @@ BROKEN = [
     ("keepalived", "a {\n" * 40, "more than 32 blocks in each other"),
     ("keepalived", "virtual_server 198.51.100.7 http {\n}", "`http` is not a port"),
     ("keepalived", "virtual_server group X {\n}", "no virtual_server_group is called `X`; groups: there are none"),
+    ("keepalived", "virtual_server group {\n}", "no virtual_server_group is called ``; groups: there are none"),
     ("keepalived", "virtual_server 198.51.100.7 80 {\nprotocol SDP\n}", "keepalived.conf:2: protocol SDP: `sdp`"),
     ("keepalived", "virtual_server 198.51.100.7 80 {\nlb_kind FNAT\n}", "`FNAT` is no way to forward; use DR or TUN"),
     (
