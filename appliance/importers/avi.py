@@ -546,17 +546,16 @@ class _Reader:
 
     def _ports_of_monitors(self) -> None:
         """Give monitors a port that would have none, and tell where they ask elsewhere than they did."""
+        tables = {str(table.values["name"]): table for table, _ in self.draft.pools}
+        specs_of: dict[str, list[Value]] = {}
+        for service in self.draft.services:
+            ports = service.values["ports"]
+            specs_of.setdefault(str(service.values["pool"]), []).extend(ports if isinstance(ports, list) else [])
         for pool in self.pools.values():
             if pool is None:
                 continue
-            specs = [
-                spec
-                for service in self.draft.services
-                if service.values["pool"] == pool.name and isinstance(ports := service.values["ports"], list)
-                for spec in ports
-            ]
-            (table,) = (table for table, _ in self.draft.pools if table.values["name"] == pool.name)
-            listed = table.values.get("health_monitors", [])
+            specs = specs_of.get(pool.name, [])
+            listed = tables[pool.name].values.get("health_monitors", [])
             monitors = {each.values["name"]: each for each in self.draft.monitors}
             portless = [
                 monitors[name]
@@ -640,16 +639,15 @@ class _Reader:
                     labels.append(label)
         if labels:
             found["peer_labels"] = labels
-        if shared is None:
-            return found
         for key, ours, inside, most in (
             ("bgp_local_preference", "local_preference", True, 4294967295),
             ("bgp_num_as_path_prepend", "prepend", False, 10),
         ):
-            place = shared.get(key)
+            holder = shared if shared is not None and shared.peek(key) is not None else node
+            place = holder.get(key)
             if place is None or place.value is None:
                 continue
-            number = objects.whole(shared, 0, 0, most, key)
+            number = objects.whole(holder, 0, 0, most, key)
             if bgp is not None and inside not in bgp.inside:
                 self.report.lost(place, f"this is for peers of {'our own' if inside else 'another'} AS; there is none")
             elif number:

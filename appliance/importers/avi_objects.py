@@ -72,6 +72,13 @@ class Objects:
         self.of: dict[str, list[Json]] = {name: [] for name in TYPES}
         self.others: list[tuple[str, Json]] = []
         self._sort(self.root)
+        self._called: dict[tuple[str, str, object], list[Json]] = {}
+        """Objects by kind, and by name and uuid: there may be thousands, each with references."""
+
+        for kind, nodes in self.of.items():
+            for node in nodes:
+                for key in ("name", "uuid"):
+                    self._called.setdefault((kind, key, node.peek(key)), []).append(node)
 
     def _sort(self, root: Json) -> None:
         if root.is_list:
@@ -128,7 +135,8 @@ class Objects:
             reference.use()
             return None
         names, uuids, tenant = _meant(text)
-        found = [node for node in self.of[kind] if node.peek("uuid") in uuids or node.peek("name") in names]
+        wanted = [*((kind, "name", name) for name in names), *((kind, "uuid", uuid) for uuid in uuids)]
+        found = sorted((node for key in wanted for node in self._called.get(key, ())), key=lambda node: node.order)
         same_tenant = [node for node in found if tenant and tenant in _meant(str(node.peek("tenant_ref") or ""))[0]]
         chosen = next(iter(same_tenant or found), None)
         if chosen is not None:

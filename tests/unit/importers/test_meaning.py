@@ -302,6 +302,32 @@ def test_bgp_waits_for_what_no_export_has() -> None:
     assert "[bgp] needs router_id, which no export has" in told(bare, Grade.TODO)
 
 
+@pytest.mark.parametrize(
+    ("of_vip", "of_service", "preference"),
+    [({}, {"bgp_local_preference": 7}, 7), ({"bgp_local_preference": 8}, {}, 8), ({}, {}, 100)],
+)
+def test_attributes_of_routes_of_a_single_virtual_service(
+    of_vip: dict[str, int], of_service: dict[str, int], preference: int
+) -> None:
+    """They stand in its VsVip or in itself, and otherwise in the profile of all."""
+    peers = [{"peer_ip": {"addr": "192.0.2.1", "type": "V4"}, "bfd": False}]
+    found = avi(
+        VrfContext=[{"bgp_profile": {"local_as": 65010, "local_preference": 100, "peers": peers}}],
+        VsVip=[{"name": "v", "vip": [{"ip_address": {"addr": "198.51.100.7", "type": "V4"}}]} | of_vip],
+        VirtualService={"vip": [], "vsvip_ref": "v"} | of_service,
+    )
+    assert document(found)["virtual_service"][0]["bgp"] == {"local_preference": preference}
+    assert told(found, Grade.LOST) == ""
+
+
+def test_a_ping_has_no_port() -> None:
+    """And that of such a monitor is named."""
+    monitor = {"name": "p", "type": "HEALTH_MONITOR_PING", "monitor_port": 9}
+    found = avi(HealthMonitor=[monitor], Pool={"health_monitor_refs": ["p"]})
+    assert "monitor_port" not in document(found)["health_monitor"][0]
+    assert "HealthMonitor[0].monitor_port: 9: a ping has no port" in told(found, Grade.LOST)
+
+
 def test_secrets_are_not_in_the_report() -> None:
     """Neither those that are imported, nor those that nobody knows; the keys of BGP sessions stand in the document."""
     peer = {"peer_ip": {"addr": "192.0.2.1", "type": "V4"}, "remote_as": 65000, "md5_secret": "hush-1"}
