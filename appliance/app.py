@@ -375,7 +375,8 @@ class Director:
                 owners=self._owners,
             ),
         )
-        self._last_reload = ReloadStatus(ok=True, at=self._started_at, source=config.source, digest=config.digest)
+        started = self._started_at
+        self._last_reload = ReloadStatus(True, started, config.source, config.digest, taken_at=started)
         self._hash_changes: tuple[HashChange, ...] = ()
         """By the configuration that was put into force last."""
         self._following = Following(lambda: self._transactions)
@@ -415,6 +416,7 @@ class Director:
             connection_log=self._connections.status,
             doctor=self._doctor.latest,
             handshakes=self._passive.handshakes,
+            transitions=lambda: self._reconciler.transitions,
         )
         controls = Controls(
             state=self._state,
@@ -906,9 +908,11 @@ class Director:
         if outcome.leaves_no_trace:
             return
         moving = self._hash_changes if outcome.ok and not outcome.unchanged else ()
+        now = time.time()
         self._last_reload = ReloadStatus(
             ok=outcome.ok,
-            at=time.time(),
+            at=now,
+            taken_at=now if outcome.ok else self._last_reload.taken_at,
             source=config.source,
             digest=config.digest,
             problems=texts,

@@ -20,7 +20,7 @@ import structlog
 
 from appliance.dataplane.base import DataPlane, DataPlaneError
 from appliance.decide import Desired, MemberView, No, Why, decide
-from appliance.model import EffectiveState, IPAddress
+from appliance.model import EffectiveState, IPAddress, VirtualService
 from appliance.state import Snapshot, State
 from bgp.route import Route, diff
 from bgp.speaker import Speaker, SpeakerError
@@ -32,6 +32,10 @@ RETRY_S = 1.0
 WITHDRAW_S = 0.25
 """How long tables wait for a withdrawal to be confirmed, which takes some milliseconds. Whoever is much slower hangs or
 has very much to do, and a member that has died must not stay in the tables for that."""
+
+
+Transition = tuple[str, str, EffectiveState]
+"""The way packets are delivered, a member as `pool/member`, and the state that it has come into."""
 
 
 class Reconciler:
@@ -69,6 +73,9 @@ class Reconciler:
         self._clock = clock
         self._on_applied = on_applied
         self._told: Desired | None = None
+        self.transitions: dict[Transition, int] = {}
+        """How often each has been, of members that are there. The state that a member begins with is none."""
+
         self._decided: Desired | None = None
         """What could be decided last."""
 
@@ -259,14 +266,21 @@ class Reconciler:
     def _tell(self, now: Desired) -> None:
         """One event for every member and VIP whose state turned, with the reason."""
         before, self._told = self._told, now
-        for service, member in _turned(before, now):
-            fields = {"service": service, "member": member.id, "address": member.address}
+        came: set[Transition] = set()
+        for service, member, was in _turned(before, now):
+            if was not in (None, member.state):
+                came.add((str(service.profile.delivery), member.id, member.state))
+            fields = {"service": service.name, "member": member.id, "address": member.address}
             if member.no is None:
                 log.info("member.in_rotation", **fields)
             elif member.state is EffectiveState.DRAINING:
                 log.info("member.draining", **fields, reason=member.no.why, detail=member.no.detail)
             else:
                 log.info("member.out", **fields, reason=member.no.why, detail=member.no.detail)
+        if now.gone:
+            self.transitions = {way: count for way, count in self.transitions.items() if way[1] not in now.gone}
+        for way in came:
+            self.transitions[way] = self.transitions.get(way, 0) + 1
         old_vips = {view.vip: view.no for view in before.vips} if before else {}
         for view in now.vips:
             if view.no is not None and old_vips.get(view.vip) != view.no:
@@ -282,22 +296,26 @@ def mask(members: Iterable[int]) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def _turned(before: Desired | None, now: Desired) -> Iterator[tuple[str, MemberView]]:
-    """Virtual services and their members whose state or reason is another one.
+def _turned(before: Desired | None, now: Desired) -> Iterator[tuple[VirtualService, MemberView, EffectiveState | None]]:
+    """Virtual services and their members whose state or reason is another one, with the state before.
 
     Services of one pool share their members, so each pair of old and new members is compared once, however many
     services there are: this runs in the event loop.
     """
     old = {view.service.name: view.members for view in before.services} if before else {}
-    compared: dict[tuple[int, int], list[MemberView]] = {}
+    compared: dict[tuple[int, int], list[tuple[MemberView, EffectiveState | None]]] = {}
     for view in now.services:
         members = old.get(view.service.name, ())
         pair = id(members), id(view.members)
         if pair not in compared:
             known = {member.id: (member.state, member.no) for member in members}
-            compared[pair] = [member for member in view.members if known.get(member.id) != (member.state, member.no)]
-        for member in compared[pair]:
-            yield view.service.name, member
+            compared[pair] = [
+                (member, known[member.id][0] if member.id in known else None)
+                for member in view.members
+                if known.get(member.id) != (member.state, member.no)
+            ]
+        for member, was in compared[pair]:
+            yield view.service, member, was
 
 
 def _gone(before: Desired | None, now: Desired) -> list[IPAddress]:

@@ -11,6 +11,7 @@ a lease. Nothing here decides whether a route may be announced; the lease and th
 import asyncio
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence, Set
 from ipaddress import ip_address
 
@@ -64,6 +65,7 @@ class ExaBgpSpeaker:
         self._nothing_sent = asyncio.Event()
         self._nothing_sent.set()
         self._detail = "not started"
+        self._updates: Counter[tuple[str, str]] = Counter()
         self._peers = {str(n.address): PeerStatus(Session.DOWN, time.time(), "not tried yet") for n in config.neighbors}
 
     async def set(self, routes: frozenset[Route]) -> None:
@@ -95,7 +97,7 @@ class ExaBgpSpeaker:
     def status(self) -> SpeakerStatus:
         link = self._link
         if link is None or link.hello is None:
-            return SpeakerStatus(running=False, peers=dict(self._peers), detail=self._detail)
+            return SpeakerStatus(False, dict(self._peers), detail=self._detail, updates=dict(self._updates))
         announced = link.acknowledged
         now = time.time()
         late = now - link.acknowledged_at > SENT_S
@@ -107,6 +109,7 @@ class ExaBgpSpeaker:
             },
             announced=announced,
             detail=self._detail,
+            updates=dict(self._updates),
         )
 
     def reached(self) -> frozenset[str]:
@@ -244,6 +247,8 @@ class ExaBgpSpeaker:
 
     def _update(self, peer: str, announced: frozenset[str], withdrawn: frozenset[str] = frozenset()) -> None:
         before = self._peers.get(peer)
+        for kind, prefixes in (("announce", announced), ("withdraw", withdrawn)):
+            self._updates[peer, kind] += before is not None and bool(prefixes)
         if before is not None and before.session is Session.UP:  # else ExaBGP has not heard yet that it is lost
             sent = before.routes_sent - withdrawn | announced
             self._put(peer, PeerStatus(before.session, before.since, before.detail, sent))

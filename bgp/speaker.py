@@ -39,6 +39,8 @@ class SpeakerStatus:
     """Routes that were acknowledged and are under our lease."""
 
     detail: str = ""
+    updates: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """UPDATE messages that were sent since the start, by peer and type: `announce` or `withdraw`."""
 
 
 @dataclass(frozen=True)

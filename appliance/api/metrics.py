@@ -192,6 +192,12 @@ def _director(observed: Observed) -> Iterator[Metric]:
         [((), observed.reload.at)],
     )
     yield _gauge(
+        "onward_config_last_reload_success_timestamp_seconds",
+        "When the configuration was last taken, at the start or later (epoch); a refused one does not count.",
+        (),
+        [((), observed.reload.taken_at)],
+    )
+    yield _gauge(
         "onward_config_revision",
         "Number of the configuration in force, 0: it could not be kept.",
         (),
@@ -282,6 +288,16 @@ def _members(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[Metr
         "Effective state of a member of a pool, by the way packets are delivered: 1 for the one that holds.",
         ("pool", "delivery", "member", "state"),
         (sample for way, member in ways.items() for sample in _states(way, member.state, EffectiveState)),
+    )
+    yield _counter(
+        "onward_member_transitions_total",
+        "How often a member has come into another state, by the way packets are delivered.",
+        ("pool", "delivery", "member", "to"),
+        (
+            ((*way, str(state)), observed.transitions.get((way[1], member.id, state), 0))
+            for way, member in ways.items()
+            for state in EffectiveState
+        ),
     )
     by_id = {(pool, name): member for (pool, _, name), member in ways.items()}
     yield _gauge(
@@ -509,6 +525,13 @@ def _remembered(observed: Observed, pools: Mapping[str, PoolView]) -> Iterator[M
         (),
         [((), observed.pins.live)],
     )
+    room = observed.pins.capacity
+    yield _gauge(
+        "onward_pins_fill_ratio",
+        "How much of the memory for flows is in use, 0 to 1; no sample where there is none.",
+        (),
+        [((), observed.pins.live / room)] if room else [],
+    )
     flows = observed.snapshot.pins.flows
     members = {member.index: member for pool in pools.values() for member in pool.members}
     by_member: dict[_Labels, int] = {}
@@ -623,9 +646,24 @@ def _routing(observed: Observed) -> Iterator[Metric]:
     )
     yield _gauge(
         "onward_bgp_announced_routes",
-        "Routes sent to a peer in the present session.",
-        ("peer",),
-        [((peer["address"],), len(peer["routes_sent"])) for peer in peers],
+        "Routes sent to a peer in the present session, by address family.",
+        ("peer", "family"),
+        [
+            ((peer["address"], family), sum((":" in route) == (family == "ipv6") for route in peer["routes_sent"]))
+            for peer in peers
+            for family in ("ipv4", "ipv6")
+        ],
+    )
+    updates = observed.speaker.updates if observed.speaker is not None else {}
+    yield _counter(
+        "onward_bgp_updates_total",
+        "UPDATE messages sent to a peer, by type: announce or withdraw.",
+        ("peer", "type"),
+        [
+            ((peer["address"], kind), updates.get((peer["address"], kind), 0))
+            for peer in peers
+            for kind in ("announce", "withdraw")
+        ],
     )
     yield from _bfd(peers, observed.bfd)
 

@@ -16,6 +16,7 @@ from appliance.fleet.store import Agreed
 from appliance.looplag import LagSummary
 from appliance.passive import Handshakes
 from appliance.pathmtu import PathMtuFacts
+from appliance.reconcile import Transition
 from appliance.state import Snapshot
 from bgp.bfd.process import BfdStatus
 from bgp.speaker import SpeakerStatus
@@ -44,6 +45,9 @@ class ReloadStatus:
 
     warnings: tuple[str, ...] = ()
     """What it has cost."""
+
+    taken_at: float = 0.0
+    """When the latest attempt that succeeded was, seconds since the epoch."""
 
 
 Part = tuple[str, bool, str]
@@ -99,6 +103,8 @@ class StatusSources:
     """None: the doctor has not looked yet."""
     handshakes: Callable[[], Mapping[tuple[str, str], Handshakes]] = dict
     """Of pools that are watched, by virtual service and `pool/member`."""
+    transitions: Callable[[], Mapping[Transition, int]] = dict
+    """How often members have come into another state."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,7 @@ class Observed:
     connection_log: ConnectionLogStatus = field(default_factory=ConnectionLogStatus)
     doctor: Report | None = None
     handshakes: Mapping[tuple[str, str], Handshakes] = field(default_factory=dict)
+    transitions: Mapping[Transition, int] = field(default_factory=dict)
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -173,4 +180,5 @@ async def observe(sources: StatusSources) -> Observed:
         connection_log=sources.connection_log(),
         doctor=sources.doctor(),
         handshakes=sources.handshakes(),
+        transitions=sources.transitions(),
     )

@@ -3,8 +3,8 @@
 Words: a virtual service there is one here for each network profile and pool that its ports go to.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from appliance.config import values
 from appliance.config.problems import ConfigError
@@ -17,6 +17,7 @@ from appliance.importers.jsontree import Json
 from appliance.model import Algorithm, IPAddress
 
 _L7 = "what is above TCP and UDP is not looked at"
+_NO_UDP_LIMITS = "only of TCP is there a limit for new connections"
 _PASSIVE = "replies do not come back through a director"
 
 _UNUSED_SERVICE: Unused = {
@@ -35,14 +36,14 @@ _UNUSED_SERVICE: Unused = {
     "l4_policies": (ANYTHING, "ports choose the pool, and nothing else", "write a [[virtual_service]] for each pool"),
     "network_security_policy_ref": (ANYTHING, "rules of a policy are not read", "write protection.deny and allow"),
     "security_policy_ref": (ANYTHING, "rules of a policy are not read", "see protection"),
-    "connections_rate_limit": (ANYTHING, "only of TCP is there a limit for new connections", ""),
+    "connections_rate_limit": (ANYTHING, _NO_UDP_LIMITS, ""),
     "requests_rate_limit": (ANYTHING, _L7, ""),
     "performance_limits": (
         ANYTHING,
         "neither open connections nor bytes are limited",
         "limit new connections: protection.per_service",
     ),
-    "max_cps_per_client": (0, "only of TCP is there a limit for new connections", ""),
+    "max_cps_per_client": (0, _NO_UDP_LIMITS, ""),
     "limit_doser": (False, "a client above its limit keeps it, and gets no lower one", ""),
     "min_pools_up": (ANYTHING, "a virtual service has one pool", "see min_members"),
     "flow_dist": ("LOAD_AWARE", "routers spread flows over directors", "see ha"),
@@ -136,6 +137,57 @@ _UNUSED_RATE: Unused = {
 }
 """Of the rate limits of a virtual service."""
 
+_UNUSED_APPLICATION: Unused = {
+    "name": (NOTHING, "virtual services say what was made of it", ""),
+    "description": (NOTHING, "there are no application profiles", ""),
+    "preserve_client_ip": (NOTHING, "with DSR members see the client's address and port", ""),
+    "preserve_client_port": (NOTHING, "with DSR members see the client's address and port", ""),
+    "preserve_dest_ip_port": (NOTHING, "with DSR members see the VIP and its port", ""),
+    "app_service_type": (ANYTHING, _L7, ""),
+    "dns_service_profile": (ANYTHING, _L7, ""),
+    "http_profile": (ANYTHING, _L7, ""),
+    "sip_service_profile": (ANYTHING, _L7, ""),
+    "l4_ssl_profile": (ANYTHING, "TLS ends at the members", ""),
+}
+_UNUSED_TCP_APPLICATION: Unused = {
+    "proxy_protocol_enabled": (
+        False,
+        "no PROXY header is sent: with DSR members see the client's address itself",
+        "have the servers expect none",
+    ),
+    "proxy_protocol_version": (NOTHING, "no PROXY header is sent", ""),
+    "ssl_client_certificate_mode": ("SSL_CLIENT_CERTIFICATE_NONE", "TLS ends at the members", ""),
+    "pki_profile_ref": (ANYTHING, "TLS ends at the members", ""),
+}
+_UNUSED_DOS: Unused = {"dos_profile": (ANYTHING, "attacks have no thresholds of their own", "see protection")}
+_UNUSED_LIMITS: Unused = {
+    f"{kind}_rate_limit{end}": (ANYTHING, _L7, "")
+    for kind, end in (
+        ("client_ip_failed_requests", ""),
+        ("client_ip_requests", ""),
+        ("client_ip_scanners_requests", ""),
+        ("client_ip_to_uri_failed_requests", ""),
+        ("client_ip_to_uri_requests", ""),
+        ("custom_requests", ""),
+        ("http_header", "s"),
+        ("uri_failed_requests", ""),
+        ("uri_requests", ""),
+        ("uri_scanners_requests", ""),
+    )
+}
+_UNUSED_PERSISTENCE: Unused = {
+    "name": (NOTHING, "pools say what was made of it", ""),
+    "description": (NOTHING, "there are no persistence profiles", ""),
+    "server_hm_down_recovery": (
+        "HM_DOWN_PICK_NEW_SERVER",
+        "the clients of a member that is down go to others",
+        "",
+    ),
+}
+_UNUSED_CLIENT_IP: Unused = {
+    "ip_persistent_timeout": (NOTHING, "a hash of the client's address has no time-out", ""),
+    "ip_mask": (0, "clients are told apart by their whole addresses", ""),
+}
 _UNUSED_POOL: Unused = {
     "description": (NOTHING, "pools have no description", ""),
     "use_service_port": (NOTHING, "DSR delivers to the port that clients use", ""),
@@ -227,8 +279,6 @@ _OTHERS = {
     "META": (Grade.IGNORED, "it is about the export, not about objects"),
     "Tenant": (Grade.IGNORED, "there are no tenants"),
     "Cloud": (Grade.IGNORED, "there are no clouds: a director runs on any Linux machine"),
-    "ApplicationProfile": (Grade.IGNORED, "virtual services that name it say what was made of it"),
-    "ApplicationPersistenceProfile": (Grade.IGNORED, "pools say what was made of it"),
 }
 _FAST_PATHS = {"System-TCP-Fast-Path": "tcp", "System-UDP-Fast-Path": "udp", "System-UDP-Per-Pkt": "udp"}
 """Profiles that every controller has, none of which is for DSR."""
@@ -240,6 +290,8 @@ _PROTOCOLS = {
     "PROTOCOL_TYPE_UDP_PROXY": "udp",
 }
 _L4_APPLICATION = "System-L4-Application"
+_L4 = "APPLICATION_PROFILE_TYPE_L4"
+_EVERY_PORT = 1, 65535
 _BY_ADDRESS = ("System-Persistence-Client-IP", "PERSISTENCE_TYPE_CLIENT_IP_ADDRESS")
 
 
@@ -258,6 +310,23 @@ class _Pool:
     node: Json
     port: int
     """Where monitors ask that have no port of their own."""
+
+
+@dataclass
+class _Select:
+    """Ports of a virtual service that go to another pool than the others."""
+
+    node: Json
+    first: int
+    last: int
+    protocol: str
+    """`tcp` or `udp`; empty: both."""
+
+    pool: _Pool | None
+    """None: it cannot be imported, which has been told."""
+
+    taken: set[tuple[int, int]] = field(default_factory=set)
+    """First and last ports that go by it."""
 
 
 def read(source: Source, site: Site) -> Imported:
@@ -353,6 +422,7 @@ class _Reader:
         announcing = self._announcing(node, bgp)
         tcp = any(profile.protocol == "tcp" for profile, _ in ports)
         protection = self._protection(node) if tcp else {}
+        self._application(node, protection if tcp else None)
         comments = [f"From {node.place}: {name}"]
         if (description := objects.text(node, "description")) is not None:
             comments += description.splitlines()
@@ -385,7 +455,6 @@ class _Reader:
             called = self.draft.service(name, table, comments)
             self._named(node, name, called)
         self.vips.update(vips)
-        self._application(node)
         objects.tell_rest(node, _UNUSED_SERVICE)
 
     def _protection(self, node: Json) -> dict[str, Value]:
@@ -393,39 +462,100 @@ class _Reader:
         objects = self.objects
         found: dict[str, Value] = {}
         limit = node.get("connections_rate_limit")
-        if limit is not None and limit.is_table:
-            inner = limit.get("rate_limiter") or limit
-            count = objects.whole(inner, 0, 0, 1_000_000_000, "count")
-            period = objects.whole(inner, 1, 1, 1_000_000_000, "period")
-            burst = objects.whole(inner, 0, 0, 1_000_000, "burst_sz")
-            if count and limit.peek("action", "type") == "RL_ACTION_NONE":
-                self.report.lost(limit, "it only tells of what is too much", "see protection")
-            elif count:
-                rate = min(1_000_000, max(1, round(count / period)))
-                found["per_service"] = {"rate": rate, "burst": burst} if burst else {"rate": rate}
-                message = "each director counts for itself, and drops what is too much"
-                self.report.about(Grade.CHANGED, limit, f"{message}: {rate} new connections a second", "see protection")
-            if (action := limit.get("action")) is not None:
-                self.report.ignored(action, "what is too much is dropped")
-            for each in (inner, limit):
-                objects.tell_rest(each, _UNUSED_RATE)
+        if limit is not None and limit.is_table and (found_rate := self._rate(limit)):
+            found["per_service"] = found_rate
         if clients := objects.whole(node, 0, 0, 1_000_000, "max_cps_per_client"):
             found["per_source"] = {"rate": clients}
         return found
 
+    def _rate(self, limit: Json) -> dict[str, Value]:
+        """What a limit allows; nothing where it has no number, or does no more than tell."""
+        objects = self.objects
+        inner = limit.get("rate_limiter") or limit
+        count = objects.whole(inner, 0, 0, 1_000_000_000, "count")
+        period = objects.whole(inner, 1, 1, 1_000_000_000, "period")
+        burst = objects.whole(inner, 0, 0, 1_000_000, "burst_sz")
+        found: dict[str, Value] = {}
+        if count and limit.peek("action", "type") == "RL_ACTION_NONE":
+            self.report.lost(limit, "it only tells of what is too much", "see protection")
+        elif count:
+            rate = min(1_000_000, max(1, round(count / period)))
+            found = {"rate": rate, "burst": burst} if burst else {"rate": rate}
+            message = "each director counts for itself, and drops what is too much"
+            self.report.about(
+                Grade.CHANGED,
+                limit,
+                f"{message}: {rate} new connections a second for {count} in {period} s",
+                "see protection",
+            )
+        else:
+            self.report.about(Grade.IGNORED, limit, "without a count it limits nothing")
+        if (action := limit.get("action")) is not None:
+            self.report.ignored(action, "what is too much is dropped")
+        for each in (inner, limit):
+            objects.tell_rest(each, _UNUSED_RATE)
+        return found
+
+    def _application(self, node: Json, protection: dict[str, Value] | None) -> None:
+        """Read what an application profile says below layer 7.
+
+        Args:
+            node: the virtual service.
+            protection: gets a limit for each client; None: none of its ports is of TCP.
+        """
+        objects = self.objects
+        reference, profile = objects.ref_at("ApplicationProfile", node, "application_profile_ref")
+        if profile is None:
+            if name_of(reference) == _L4_APPLICATION and reference is not None:
+                self.report.ignored(reference, "all virtual services are of layer 4")
+            return
+        if profile.peek("type") not in (None, _L4):
+            self.report.lost(profile, f"application profile {profile.peek('name')}: {_L7}")
+            return
+        objects.text(profile, "type")
+        limits = profile.get("dos_rl_profile", "rl_profile")
+        limit = limits.get("client_ip_connections_rate_limit") if limits is not None else None
+        if limit is not None and limit.is_table:
+            rate = self._rate(limit)
+            if rate and protection is None:
+                self.report.about(Grade.LOST, limit, f"{_NO_UDP_LIMITS}, and {node.peek('name')} has no port of TCP")
+            elif rate and protection is not None:
+                self._stricter(limit, rate, protection)
+        for holder, unused in (
+            (limits, _UNUSED_LIMITS),
+            (profile.get("dos_rl_profile"), _UNUSED_DOS),
+            (profile.get("tcp_app_profile"), _UNUSED_TCP_APPLICATION),
+            (profile, _UNUSED_APPLICATION),
+        ):
+            if holder is not None:
+                objects.tell_rest(holder, unused)
+
+    def _stricter(self, limit: Json, rate: dict[str, Value], protection: dict[str, Value]) -> None:
+        """Of two limits for each client the one that lets fewer connections through."""
+        known = protection.get("per_source")
+        if isinstance(known, dict) and int(str(known["rate"])) <= int(str(rate["rate"])):
+            self.report.about(Grade.CHANGED, limit, f"max_cps_per_client is stricter: {known['rate']} a second")
+            return
+        if isinstance(known, dict):
+            self.report.about(
+                Grade.CHANGED,
+                limit,
+                f"it is stricter than max_cps_per_client, {known['rate']}: {rate['rate']} a second",
+            )
+        protection["per_source"] = rate
+
     def _ports_of_monitors(self) -> None:
         """Give monitors a port that would have none, and tell where they ask elsewhere than they did."""
+        tables = {str(table.values["name"]): table for table, _ in self.draft.pools}
+        specs_of: dict[str, list[Value]] = {}
+        for service in self.draft.services:
+            ports = service.values["ports"]
+            specs_of.setdefault(str(service.values["pool"]), []).extend(ports if isinstance(ports, list) else [])
         for pool in self.pools.values():
             if pool is None:
                 continue
-            specs = [
-                spec
-                for service in self.draft.services
-                if service.values["pool"] == pool.name and isinstance(ports := service.values["ports"], list)
-                for spec in ports
-            ]
-            (table,) = (table for table, _ in self.draft.pools if table.values["name"] == pool.name)
-            listed = table.values.get("health_monitors", [])
+            specs = specs_of.get(pool.name, [])
+            listed = tables[pool.name].values.get("health_monitors", [])
             monitors = {each.values["name"]: each for each in self.draft.monitors}
             portless = [
                 monitors[name]
@@ -451,13 +581,6 @@ class _Reader:
     def _named(self, node: Json, name: str, called: str) -> None:
         if called != name and (place := node.get("name")) is not None:
             self.report.changed(place, f"it is called {called} here: names are unique, and have no blanks")
-
-    def _application(self, node: Json) -> None:
-        reference = node.get("application_profile_ref")
-        if reference is None:
-            return
-        if name_of(reference) == _L4_APPLICATION:
-            self.report.ignored(reference, "all virtual services are of layer 4")
 
     def _vips(self, node: Json) -> list[IPAddress]:
         objects = self.objects
@@ -516,16 +639,15 @@ class _Reader:
                     labels.append(label)
         if labels:
             found["peer_labels"] = labels
-        if shared is None:
-            return found
         for key, ours, inside, most in (
             ("bgp_local_preference", "local_preference", True, 4294967295),
             ("bgp_num_as_path_prepend", "prepend", False, 10),
         ):
-            place = shared.get(key)
+            holder = shared if shared is not None and shared.peek(key) is not None else node
+            place = holder.get(key)
             if place is None or place.value is None:
                 continue
-            number = objects.whole(shared, 0, 0, most, key)
+            number = objects.whole(holder, 0, 0, most, key)
             if bgp is not None and inside not in bgp.inside:
                 self.report.lost(place, f"this is for peers of {'our own' if inside else 'another'} AS; there is none")
             elif number:
@@ -552,19 +674,23 @@ class _Reader:
         if entries is not None and not entries.parts:
             entries.use()
         for entry, profile in zip(listed, profiles, strict=True):
-            spec = self._port(entry)
+            ports = self._port(entry)
             if profile is None:
                 self.report.lost(entry, "these ports are on a profile of a proxy", "see network_profile")
-            elif spec is not None:
-                chosen = selected.get((spec, profile.protocol)) or selected.get((spec, "")) or pool
+            elif ports is not None:
                 objects.tell_rest(entry, _UNUSED_PORT)
-                if chosen is not None:
-                    found.setdefault((profile, chosen), []).append(spec)
-                else:
-                    self.report.lost(entry, f"virtual service {name} has no pool for these ports", "write a [[pool]]")
+                for first, last, chosen in _split(ports, profile.protocol, pool, selected):
+                    spec = _spec(first, last)
+                    if chosen is not None:
+                        found.setdefault((profile, chosen), []).append(spec)
+                    else:
+                        message = f"virtual service {name} has no pool for its ports {spec}"
+                        self.report.lost(entry, message, "write a [[pool]]")
+        self._tell_selected(selected)
         return found
 
-    def _port(self, entry: Json) -> Value | None:
+    def _port(self, entry: Json) -> tuple[int, int] | None:
+        """The first and the last port."""
         objects = self.objects
         first = objects.whole(entry, 0, 0, 65535, "port")
         last = objects.whole(entry, 0, 0, 65535, "port_range_end") or first
@@ -572,16 +698,16 @@ class _Reader:
             objects.bad(entry, f"the range {first}-{last} ends before it begins", "write the smaller port first")
             return None
         if first <= 1 and last in (0, 65535):
-            return "*"
+            return _EVERY_PORT
         if not first:
             objects.bad(entry, f"port 0 of a range up to {last}", "begin with port 1")
             return None
-        return first if first == last else f"{first}-{last}"
+        return first, last
 
-    def _selected(self, node: Json, name: str) -> dict[tuple[Value, str], _Pool]:
-        """Pools of single ports of the virtual service, by port and protocol; empty: any protocol."""
+    def _selected(self, node: Json, name: str) -> list[_Select]:
+        """Which ports of the virtual service have pools of their own."""
         objects = self.objects
-        found: dict[tuple[Value, str], _Pool] = {}
+        found: list[_Select] = []
         selects = node.get("service_pool_select")
         for select in selects.items if selects is not None else ():
             first = objects.whole(select, 0, 1, 65535, "service_port")
@@ -589,14 +715,38 @@ class _Reader:
             written = objects.text(select, "service_protocol")
             protocol = _PROTOCOLS.get(written or "", "")
             if written is not None and not protocol:
-                self.report.lost(select.keys["service_protocol"], "this protocol is not balanced", "use TCP or UDP")
+                self.report.left_out(select, f"{written} is not balanced", "use TCP or UDP")
+                continue
+            if not first or last < first:
+                objects.bad(select, f"{first}-{last} are no ports", "write service_port, and no smaller end")
+                continue
             pool = self._pool_of(select, name, "service_pool_ref", "service_pool_group_ref")
-            if pool is not None:
-                found[first if first == last else f"{first}-{last}", protocol] = pool
+            found.append(_Select(select, first, last, protocol, pool))
             objects.tell_rest(select, {})
         if selects is not None and not selects.parts:
             selects.use()
         return found
+
+    def _tell_selected(self, selects: Sequence[_Select]) -> None:
+        """Tell which of them choose no pool, or not for all of their ports."""
+        for select in selects:
+            taken = _joined(sorted(select.taken))
+            if not taken:
+                self.report.about(
+                    Grade.LOST,
+                    select.node,
+                    f"no port goes by it: the virtual service has no port {_spec(select.first, select.last)} that is "
+                    "imported, or another one of service_pool_select has it",
+                    "add the port, or leave it out",
+                )
+            elif taken != [(select.first, select.last)]:
+                ports = ", ".join(str(_spec(*each)) for each in taken)
+                self.report.about(
+                    Grade.CHANGED,
+                    select.node,
+                    f"only {ports} of {_spec(select.first, select.last)} go by it: the virtual service has no others "
+                    "that are imported, or another one of service_pool_select has them",
+                )
 
     # -----------------------------------------------------------------------------------------------------------------
     # Profiles
@@ -772,19 +922,24 @@ class _Reader:
                     persistence, "clients stay with their member by consistent_hash of their address; no time-out"
                 )
                 return {"algorithm": "consistent_hash", "hash": "source_ip"}
-            self.report.lost(persistence, "of persistence there is only that by the client's address", "see hash")
+            what = self.objects.ref("ApplicationPersistenceProfile", persistence) or persistence
+            self.report.lost(what, "of persistence there is only that by the client's address", "see hash")
         if found is Algorithm.CONSISTENT_HASH:
             return {"algorithm": found.value, "hash": by.value if by is not None else "source_ip"}
         return {"algorithm": found.value}
 
     def _keeps_clients(self, reference: Json) -> bool:
         """Whether a persistence profile goes by the client's address."""
-        wanted = name_of(reference)
-        for kind, node in self.objects.others:
-            for each in node.each() if kind == "ApplicationPersistenceProfile" else ():
-                if wanted in (each.peek("name"), each.peek("uuid")):
-                    return each.peek("persistence_type") in _BY_ADDRESS
-        return wanted in _BY_ADDRESS
+        profile = self.objects.ref("ApplicationPersistenceProfile", reference)
+        if profile is None:
+            return name_of(reference) in _BY_ADDRESS
+        if profile.peek("persistence_type") not in _BY_ADDRESS:
+            return False
+        self.objects.text(profile, "persistence_type")
+        if (inner := profile.get("ip_persistence_profile")) is not None:
+            self.objects.tell_rest(inner, _UNUSED_CLIENT_IP)
+        self.objects.tell_rest(profile, _UNUSED_PERSISTENCE)
+        return True
 
     def _monitors(self, node: Json) -> list[str]:
         found: list[str] = []
@@ -826,11 +981,14 @@ class _Reader:
         found: dict[IPAddress, Table] = {}
         names = Names()
         for server in servers.items if servers is not None else ():
-            address = self._server_address(server, pool)
+            address = objects.address(server.get("ip"), values.unicast_address)
             if address is None:
+                host = objects.text(server, "hostname") or "the server"
+                message = f"a server of pool {pool} has no address that could be imported, and is left out"
+                self.report.left_out(server, message, f"write a [[pool.member]] with the address of {host}")
                 continue
             if address in found:
-                self.report.lost(
+                self.report.left_out(
                     server,
                     f"{address} is a member already, and there is no port translation to tell two of one address apart",
                     "give the second server an address of its own",
@@ -855,13 +1013,6 @@ class _Reader:
         self._somebody_gets_something(node, members)
         return members
 
-    def _server_address(self, server: Json, pool: str) -> IPAddress | None:
-        ip = server.get("ip")
-        if ip is None or ip.peek("type") == "DNS":
-            self.report.lost(server, f"a server of pool {pool} has no address", "write a [[pool.member]] with one")
-            return None
-        return self.objects.address(ip, values.unicast_address)
-
     def _somebody_gets_something(self, node: Json, members: Sequence[Table]) -> None:
         """A pool in which nobody has a share is refused."""
         if members and all(member.values.get("ratio") == 0 for member in members):
@@ -869,3 +1020,52 @@ class _Reader:
             for member in members:
                 del member.values["ratio"]
                 member.values["enabled"] = False
+
+
+def _spec(first: int, last: int) -> Value:
+    if (first, last) == _EVERY_PORT:
+        return "*"
+    return first if first == last else f"{first}-{last}"
+
+
+def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted ranges, those made one that touch or overlap."""
+    found: list[tuple[int, int]] = []
+    for first, last in ranges:
+        if found and first <= found[-1][1] + 1:
+            found[-1] = found[-1][0], max(last, found[-1][1])
+        else:
+            found.append((first, last))
+    return found
+
+
+def _split(
+    ports: tuple[int, int], protocol: str, pool: _Pool | None, selects: Sequence[_Select]
+) -> Iterator[tuple[int, int, _Pool | None]]:
+    """Cut a range of ports where its pools change, and mark what was chosen by which of *selects*.
+
+    Of those that have a port the ones for the protocol come first, then those for every protocol, in the order of the
+    input. Every port with a pool of its own stays every port, since narrower ranges win over it.
+    """
+    first, last = ports
+    here = [each for each in selects if each.protocol in (protocol, "") and each.first <= last and each.last >= first]
+    here.sort(key=lambda each: not each.protocol)
+    cuts = {first} | {each.first for each in here} | {each.last + 1 for each in here}
+    begins = sorted(cut for cut in cuts if first <= cut <= last)
+    parts: list[tuple[int, int, _Pool | None, bool]] = []
+    for begin, end in zip(begins, [*(cut - 1 for cut in begins[1:]), last], strict=True):
+        select = next((each for each in here if each.first <= begin <= each.last), None)
+        if select is not None:
+            select.taken.add((begin, end))
+        parts.append((begin, end, pool if select is None else select.pool, select is None))
+    if ports == _EVERY_PORT and all(chosen is not None for *_, chosen, _ in parts):
+        if any(others for *_, others in parts):
+            yield first, last, pool
+        parts = [part for part in parts if not part[-1]]
+    merged: list[tuple[int, int, _Pool | None]] = []
+    for begin, end, chosen, _ in parts:
+        if merged and merged[-1][1] + 1 == begin and merged[-1][2] is chosen:
+            merged[-1] = merged[-1][0], end, chosen
+        else:
+            merged.append((begin, end, chosen))
+    yield from merged

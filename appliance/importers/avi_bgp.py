@@ -12,6 +12,7 @@ from appliance.importers.jsontree import Json
 from appliance.model import IPAddress
 
 _UNUSED_VRF: Unused = {
+    "name": (NOTHING, "there is one routing table, the machine's", ""),
     "bfd_profile": (ANYTHING, "no peer speaks BFD", ""),
     "static_routes": (ANYTHING, "routes are the machine's", "configure them with the network"),
     "gateway_mon": (ANYTHING, "gateways are not watched; next hops are what the kernel says", ""),
@@ -58,7 +59,8 @@ def bgp_of(objects: Objects, draft: Draft) -> Bgp | None:
     for vrf in objects.of["VrfContext"]:
         profile = vrf.get("bgp_profile")
         if profile is None or profile.value is None:
-            objects.report.ignored(vrf, "it has no bgp_profile")
+            objects.report.about(Grade.IGNORED, vrf, "it has no bgp_profile")
+            objects.tell_rest(vrf, _UNUSED_VRF)
         elif chosen is None:
             chosen = vrf
         else:
@@ -67,9 +69,6 @@ def bgp_of(objects: Objects, draft: Draft) -> Bgp | None:
 
 
 def _profile(objects: Objects, draft: Draft, vrf: Json, profile: Json) -> Bgp:
-    name = vrf.get("name")
-    if name is not None:
-        objects.report.ignored(name, "there is one routing table, the machine's")
     local_as = objects.whole(profile, 0, 1, 4294967295, "local_as")
     inside = objects.flag(profile, True, "ibgp")
     hold_time = objects.whole(profile, 180, 3, 7200, "hold_time")
@@ -144,16 +143,15 @@ def _peer(
         if objects.flag(peer, not meaning, key) is meaning:
             objects.report.lost(peer, f"{key} is {str(meaning).lower()}: this peer is told of nothing, and left out")
             return
-    remote_as = objects.whole(peer, local_as if inside else 0, 1, 4294967295, "remote_as")
     addresses = [
         address
         for key in ("peer_ip", "peer_ip6")
         if (address := objects.address(peer.get(key), values.unicast_address)) is not None
     ]
     if not addresses:
-        if not objects.problems:
-            objects.bad(peer, "there is no peer_ip in it", "give the export as it is")
+        objects.report.left_out(peer, "it has no address that could be imported", "write a [[bgp.peer]]")
         return
+    remote_as = objects.whole(peer, local_as if inside else 0, 1, 4294967295, "remote_as")
     if not remote_as:
         objects.bad(peer, "there is no remote_as in it", "give the export as it is")
         return

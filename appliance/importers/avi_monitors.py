@@ -86,7 +86,9 @@ def _timing(objects: Objects, node: Json, values: dict[str, Value]) -> None:
     values["successful_checks"] = objects.whole(node, 2, 1, 50, "successful_checks")
     values["failed_checks"] = objects.whole(node, 2, 1, 50, "failed_checks")
     port = objects.whole(node, 0, 0, 65535, "monitor_port")
-    if port and values["type"] != "ping":
+    if port and values["type"] == "ping":
+        objects.report.left_out(node.keys["monitor_port"], "a ping has no port")
+    elif port:
         values["monitor_port"] = port
     if objects.flag(node, False, "disable_quickstart"):
         values["quick_start"] = False

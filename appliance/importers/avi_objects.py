@@ -21,6 +21,8 @@ TYPES = (
     "PoolGroup",
     "NetworkProfile",
     "HealthMonitor",
+    "ApplicationProfile",
+    "ApplicationPersistenceProfile",
     "VrfContext",
     "ServiceEngineGroup",
 )
@@ -70,6 +72,13 @@ class Objects:
         self.of: dict[str, list[Json]] = {name: [] for name in TYPES}
         self.others: list[tuple[str, Json]] = []
         self._sort(self.root)
+        self._called: dict[tuple[str, str, object], list[Json]] = {}
+        """Objects by kind, and by name and uuid: there may be thousands, each with references."""
+
+        for kind, nodes in self.of.items():
+            for node in nodes:
+                for key in ("name", "uuid"):
+                    self._called.setdefault((kind, key, node.peek(key)), []).append(node)
 
     def _sort(self, root: Json) -> None:
         if root.is_list:
@@ -126,7 +135,8 @@ class Objects:
             reference.use()
             return None
         names, uuids, tenant = _meant(text)
-        found = [node for node in self.of[kind] if node.peek("uuid") in uuids or node.peek("name") in names]
+        wanted = [*((kind, "name", name) for name in names), *((kind, "uuid", uuid) for uuid in uuids)]
+        found = sorted((node for key in wanted for node in self._called.get(key, ())), key=lambda node: node.order)
         same_tenant = [node for node in found if tenant and tenant in _meant(str(node.peek("tenant_ref") or ""))[0]]
         chosen = next(iter(same_tenant or found), None)
         if chosen is not None:
@@ -186,21 +196,22 @@ class Objects:
             return None
 
     def address(self, node: Json | None, parse: Callable[[object], _T]) -> _T | None:
-        """The address in `{"addr": "192.0.2.1", "type": "V4"}`."""
+        """The address in `{"addr": "192.0.2.1", "type": "V4"}`; None: there is none, or none of use, which is told."""
         if node is None or node.value is None:
             return None
-        value = self.text(node, "addr")
+        value, kind = self.text(node, "addr"), self.text(node, "type")
         if value is None:
-            self.bad(node, "there is no addr in it", "give the export as it is")
+            self.report.lost(node, "there is no addr in it", "write the address")
             return None
-        kind = self.text(node, "type")
         if kind not in (None, "V4", "V6"):
-            self.bad(node, f"{shown(value)} is of type {kind}", "use an address of type V4 or V6")
+            self.report.about(
+                Grade.LOST, node, f"{shown(value)} is of type {kind}", "write its address of type V4 or V6"
+            )
             return None
         try:
             found = parse(value)
         except BadValueError as error:
-            self.bad(node, error.message, error.remedy)
+            self.report.about(Grade.LOST, node, error.message, error.remedy)
             return None
         if kind is not None and (kind == "V6") != (":" in value):
             self.bad(node, f"{value} is not of type {kind}", "correct one of them")

@@ -114,6 +114,12 @@ class Report:
     def lost(self, node: Node, message: str, remedy: str = "") -> None:
         self.tell(Grade.LOST, node, message, remedy)
 
+    def left_out(self, node: Node, message: str, remedy: str = "") -> None:
+        """Add a finding that nothing of *node* is imported, whatever of it was read to find that out."""
+        for leaf in node.leaves():
+            leaf.state = State.TOLD
+        self.about(Grade.LOST, node, message, remedy)
+
     def changed(self, node: Node, message: str, remedy: str = "") -> None:
         self.tell(Grade.CHANGED, node, message, remedy)
 

@@ -10,7 +10,7 @@ from appliance.config import values
 from appliance.config.problems import BadValueError, ConfigError, Problem, shown
 from appliance.importers.base import Grade, Imported, Node, Report, Site, Source, broken, frame, no_bgp
 from appliance.importers.document import Draft
-from appliance.importers.lvs import IDLE_LIMITS_S, Method, Real, Virtual, add
+from appliance.importers.lvs import IDLE_LIMITS_S, Method, Real, Virtual, add, lost_real
 from appliance.model import IPAddress
 from appliance.packet.encap import GUE_PORT
 
@@ -30,6 +30,13 @@ _TAKES_WORD = frozenset(
     {"-t", "-u", "-f", "--sctp-service", "-s", "-M", "-r", "-w", "-x", "-y", "-b", "--pe", "--tun-type", "--tun-port"}
 )
 _SERVICES = ("-t", "-u", "-f", "--sctp-service")
+_NOT_BALANCED: Mapping[str, tuple[str, str]] = {
+    "-f": (
+        "marks of the firewall choose no members: packets are taken before there is a mark",
+        "write a [[virtual_service]] with VIPs and ports",
+    ),
+    "--sctp-service": ("only TCP and UDP are balanced", ""),
+}
 _METHODS = {"-g": Method.ROUTE, "-i": Method.IPIP, "-m": Method.NAT}
 
 _TOLD: Mapping[str, tuple[Grade, str, str]] = {
@@ -86,8 +93,9 @@ class _Reader:
         self.root = Node(source.name, source.name)
         self.report = Report(self.root)
         self.problems: list[Problem] = []
-        self.services: dict[tuple[str, str], Virtual | None] = {}
-        """By kind and address; None: it cannot be imported, and what belongs to it neither."""
+        self.services: dict[tuple[str, str], Virtual] = {}
+        self.lost: dict[tuple[str, str], tuple[str, str]] = {}
+        """By kind and address; with reason and remedy where they are not imported, and what belongs to them neither."""
 
         self.timeouts: dict[str, int] = {}
 
@@ -105,9 +113,8 @@ class _Reader:
             raise ConfigError(self.problems)
         draft = Draft()
         for virtual in self.services.values():
-            if virtual is not None:
-                virtual.idle_timeout_s = self.timeouts.get(virtual.protocol)
-                add(draft, self.report, virtual)
+            virtual.idle_timeout_s = self.timeouts.get(virtual.protocol)
+            add(draft, self.report, virtual)
         if not draft.services:
             self.report.note(Grade.TODO, self.source.name, "there is no virtual service that could be imported", "")
         else:
@@ -168,22 +175,20 @@ class _Reader:
             return otherwise
         return int(option.word or "")
 
-    def _endpoint(self, command: _Command, option: _Option) -> tuple[IPAddress, int] | None:
-        """`192.0.2.1:80` or `[2001:db8::1]:80`; a port that is left out is 0."""
+    def _endpoint(self, option: _Option) -> tuple[IPAddress, int]:
+        """`192.0.2.1:80` or `[2001:db8::1]:80`; a port that is left out is 0. Raises BadValueError: it is neither."""
         word = option.word or ""
         match = re.fullmatch(r"\[([^\]]*)\](?::([0-9]{1,5}))?|([^:]*)(?::([0-9]{1,5}))?", word)
         if match is None or int(match[2] or match[4] or 0) > 65535:
-            self.bad(
-                command,
+            raise BadValueError(
                 f"{shown(word)} is not an address and a port in numbers",
                 "use the output of `ipvsadm -Sn`: n is for numbers",
             )
-            return None
         try:
             address = values.unicast_address(match[1] or match[3] or "")
         except BadValueError as error:
-            self.bad(command, error.message, f"{error.remedy}; names need `ipvsadm -Sn`: n is for numbers")
-            return None
+            remedy = f"{error.remedy}; names need `ipvsadm -Sn`: n is for numbers"
+            raise BadValueError(error.message, remedy) from None
         return address, int(match[2] or match[4] or 0)
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -234,19 +239,22 @@ class _Reader:
         if option is None:
             return
         key = option.name, option.word or ""
-        if key in self.services:
+        if key in self.services or key in self.lost:
             self.bad(command, f"the virtual service {shown(option.word)} is there already", "leave one out")
             return
-        if option.name in ("-f", "--sctp-service"):
-            self.services[key] = None
-            self._lost_with(command, option)
+        if (reason := _NOT_BALANCED.get(option.name)) is not None:
+            self.lost[key] = reason
+            self.report.lost(command, *reason)
             return
-        endpoint = self._endpoint(command, option)
-        if endpoint is None:
-            self.services[key] = None
+        try:
+            vip, port = self._endpoint(option)
+        except BadValueError as error:
+            if re.search(r"[g-zG-Z]", option.word or ""):  # with names, nothing of the input is of use
+                self.bad(command, error.message, error.remedy)
+            self.lost[key] = error.message, error.remedy
+            self.report.lost(command, error.message, error.remedy)
             return
         option.use()
-        vip, port = endpoint
         protocol = "tcp" if option.name == "-t" else "udp"
         scheduler = command.get("-s")
         if scheduler is not None:
@@ -269,16 +277,6 @@ class _Reader:
         self.services[key] = virtual
         self._tell(command)
 
-    def _lost_with(self, command: _Command, option: _Option) -> None:
-        if option.name == "-f":
-            message, remedy = (
-                "marks of the firewall choose no members: packets are taken before there is a mark",
-                "write a [[virtual_service]] with VIPs and ports",
-            )
-        else:
-            message, remedy = "only TCP and UDP are balanced", ""
-        self.report.lost(command, message, remedy)
-
     def _add_server(self, command: _Command) -> None:
         option, server = self._service_of(command), command.get("-r")
         if option is None:
@@ -287,24 +285,26 @@ class _Reader:
             self.bad(command, "there is no real server in it", "write -r and its address")
             return
         key = option.name, option.word or ""
+        if key in self.lost:
+            self.report.lost(command, *self.lost[key])
+            return
         if key not in self.services:
             self.bad(command, f"no virtual service {shown(option.word)} was added above", "add it with -A first")
             return
         virtual = self.services[key]
-        if virtual is None:
-            self._lost_with(command, option)
-            return
         option.use()
-        endpoint = self._endpoint(command, server)
-        if endpoint is None:
+        try:
+            address, port = self._endpoint(server)
+        except BadValueError as error:
+            lost_real(self.report, command, error)
             return
         server.use()
         weight, most = command.get("-w"), command.get("-x")
         virtual.reals.append(
             Real(
                 node=command,
-                address=endpoint[0],
-                port=endpoint[1] or None,
+                address=address,
+                port=port or None,
                 method=self._method(command),
                 weight=self._number(command, weight, 1, (1 << 31) - 1),
                 weight_node=weight,

@@ -16,7 +16,7 @@ from appliance.config.problems import BadValueError, ConfigError, Problem
 from appliance.importers.base import Grade, Imported, Node, Report, Site, Source, State, frame, no_bgp
 from appliance.importers.blocks import Conditional, Definition, Directive, Missing, parse, problem
 from appliance.importers.document import Draft, Names, Value, value_text
-from appliance.importers.lvs import IDLE_LIMITS_S, Method, Real, Virtual, add
+from appliance.importers.lvs import IDLE_LIMITS_S, Method, Real, Virtual, add, lost_real
 from appliance.model import IPAddress
 from appliance.packet.encap import GUE_PORT
 
@@ -249,14 +249,6 @@ class _Reader:
             return otherwise
         return float(word)
 
-    def address(self, directive: Directive, i: int = 0) -> IPAddress | None:
-        word = directive.argument(i) or ""
-        try:
-            return values.unicast_address(word)
-        except BadValueError as error:
-            self.bad(directive, error.message, error.remedy)
-            return None
-
     def port(self, directive: Directive, i: int) -> int | None:
         """The port at that word; 0 is every port, None is none."""
         word = directive.argument(i)
@@ -351,8 +343,12 @@ class _Reader:
     def _listens(self, block: Directive) -> list[tuple[list[IPAddress], list[int]]]:
         """The VIPs of a virtual server, with their ports."""
         if block.argument() != "group":
-            vip, port = self.address(block), self.port(block, 1)
-            return [([vip], [port or 0])] if vip is not None else []
+            port = self.port(block, 1)
+            try:
+                return [([values.unicast_address(block.argument() or "")], [port or 0])]
+            except BadValueError as error:
+                self.report.lost(block, error.message, error.remedy)
+                return []
         name = block.argument(1) or ""
         group = self.groups.get(name)
         if group is None:
@@ -397,7 +393,7 @@ class _Reader:
         found = [type(first)(number) for number in range(int(first), int(last) + 1)]
         for vip in found:
             if (error := _invalid(values.unicast_address, str(vip))) is not None:
-                self.bad(line, error.message, error.remedy)
+                self.report.lost(line, error.message, error.remedy)
                 return []
         return found
 
@@ -453,11 +449,16 @@ class _Reader:
         virtual.per_packet = self.take([block], "ops")
 
     def _real_server(self, server: Directive, virtual: Virtual) -> Real | None:
-        address, port = self.address(server), self.port(server, 1)
+        try:
+            address = values.unicast_address(server.argument() or "")
+        except BadValueError as error:
+            lost_real(self.report, server, error)
+            return None
+        port = self.port(server, 1)
         method = self._method(self.take([server], "lvs_method"), virtual.method or Method.NAT)
         weight, most = self.take([server], "weight"), self.take([server], "uthreshold")
         ratio, connections = self.number(weight, 1), self.number(most, 0, (1 << 32) - 1)
-        return None if address is None else Real(server, address, port, method, ratio, weight, connections, most)
+        return Real(server, address, port, method, ratio, weight, connections, most)
 
     def _rest_of(self, block: Directive, servers: Sequence[Directive]) -> None:
         """Tell what virtual and real servers have besides."""
@@ -757,8 +758,8 @@ def _walk(root: Directive) -> Iterator[Directive]:
 def _name(block: Directive) -> str:
     """What a virtual server is called: its group, or its address and port."""
     words = block.arguments
-    if words[0] == "group":
-        return words[1]
+    if words[:1] == ["group"]:
+        return words[1] if len(words) > 1 else "group"
     port = words[1] if len(words) > 1 and words[1].strip("0") else "all"
     return f"{words[0]}-{port}"
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from appliance.config.problems import BadValueError
 from appliance.importers.base import Grade, Node, Report
 from appliance.importers.document import Draft, Table, Value
 from appliance.model import IPAddress
@@ -65,6 +66,16 @@ SCHEDULERS: Mapping[str, Scheduler] = {
 FLAGS_BY_NUMBER = {"flag-1": "fallback", "flag-2": "port"}
 
 
+def lost_real(report: Report, node: Node, error: BadValueError) -> None:
+    """Tell of a real server whose address nothing can be sent to, and do without it."""
+    report.left_out(
+        node,
+        f"{error.message}; this member is left out",
+        "write a [[pool.member]] with the address at which the network reaches the server; a server on the director "
+        "itself has to move to another machine",
+    )
+
+
 @dataclass
 class Real:
     """A real server."""
@@ -117,7 +128,11 @@ def add(draft: Draft, report: Report, virtual: Virtual) -> None:
     """Put a virtual service with its pool into the draft, and tell what becomes different."""
     reals = _one_for_each_address(report, virtual)
     if not reals:
-        report.lost(virtual.node, "it has no real servers, and a pool without members cannot be", "add members")
+        report.left_out(
+            virtual.node,
+            "it has no real servers that could be imported, and a pool without members cannot be",
+            "write it with its members",
+        )
         return
     method = _method(virtual, reals)
     enabled = method is not Method.NAT
@@ -155,11 +170,19 @@ def add(draft: Draft, report: Report, virtual: Virtual) -> None:
 
 def _one_for_each_address(report: Report, virtual: Virtual) -> list[Real]:
     found: dict[IPAddress, Real] = {}
+    vips = {vip for group, _ in virtual.listens for vip in group}
     for real in virtual.reals:
+        if real.address in vips:
+            report.left_out(
+                real.node,
+                f"{real.address} is the VIP itself, which is the director's own in IPVS; this member is left out",
+                "have the server on another machine, and write a [[pool.member]] with its own address",
+            )
+            continue
         if (first := found.get(real.address)) is None:
             found[real.address] = real
             continue
-        report.lost(
+        report.left_out(
             real.node,
             f"{real.address} is a member already ({first.node.place}), and there is no port translation to tell two "
             "of one address apart",

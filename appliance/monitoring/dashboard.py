@@ -194,7 +194,7 @@ ROWS = (
             ),
             Panel(
                 "Memory for flows",
-                [(f"onward_pins_live{{{HERE}}} / onward_pins_capacity{{{HERE}}}", "{{instance}}")],
+                [(f"onward_pins_fill_ratio{{{HERE}}}", "{{instance}}")],
                 "percentunit",
                 "How much of it is in use.",
             ),

@@ -195,6 +195,43 @@ def test_a_pool_gets_other_monitors(tmp_path: Path) -> None:
         assert one.events("member.out", "member.draining")[begun:] == ["member.out"]
 
 
+def test_a_refused_configuration_does_not_count_as_taken(tmp_path: Path) -> None:
+    """Metrics say when the configuration in force was taken, and when somebody last tried to change it."""
+    with directors(tmp_path) as (one, _):
+
+        def times() -> list[float]:
+            names = (
+                "onward_config_last_reload_success_timestamp_seconds",
+                "onward_config_last_reload_timestamp_seconds",
+            )
+            return [value for name in names for value in metric(one, name)]
+
+        one.write()
+        one.start()
+        taken, tried = times()
+        assert taken == tried
+        one.write(member="198.51.100.7")  # the VIP
+        one.reload()
+        refused = times()
+        assert refused[0] == taken
+        assert refused[1] > taken
+        one.write()
+        one.reload()
+        taken_again, tried_again = times()
+        assert taken_again == tried_again > refused[1]
+
+
+def metric(one: Director, name: str) -> list[float]:
+    """All values of a metric."""
+
+    def ask() -> str:
+        with urllib.request.urlopen("http://127.0.0.1:8080/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    lines = inside(one.space, ask).splitlines()
+    return [float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name]
+
+
 def members(one: Director) -> dict[str, str]:
     """State by `pool/member`."""
     return {member["id"]: member["state"] for pool in one.status()["pools"].values() for member in pool["members"]}

@@ -1,20 +1,23 @@
 """The order of effects, and what happens when one of them fails. Fakes that obey the contracts; no real time."""
 
 import asyncio
+from dataclasses import replace
+from ipaddress import ip_address
 
 import structlog
 
 from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.fake import FakeDataPlane
-from appliance.model import AdminState, Health, Order
+from appliance.model import AdminState, EffectiveState, Health, Order
 from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.reconcile import Reconciler
 from appliance.state import State, Unresolved
 from bgp.route import Route
 from bgp.speaker import RecordingSpeaker, SpeakerError
-from tests.builders import config, snapshot
+from tests.builders import config, member, pool, service, snapshot
 
 VIP_ROUTE = Route(snapshot().config.services[0].vips[0])
+VIP, VIP_2 = ip_address("198.51.100.7"), ip_address("198.51.100.8")
 
 
 class Journal:
@@ -297,3 +300,31 @@ async def test_what_an_earlier_process_has_left_is_not_touched_too_early():
     holding[0] = False
     assert await reconciler.once()
     assert journal.lines == ["program 3", "routes 1"]
+
+
+async def test_states_that_members_come_into_are_counted():
+    """Once for all virtual services of a pool; the state that a member begins with is none, and one that has gone is
+    forgotten."""
+    journal, changed = Journal(), asyncio.Event()
+    shared = pool(member(1), member(2))
+    services = [service(name=name, vips=(vip,), pool=shared) for name, vip in (("a", VIP), ("b", VIP_2))]
+    state = State(config(*services), changed.set)
+    reconciler = Reconciler(state, journal.plane, journal.speaker, changed)
+    await journal.plane.start()
+    for name in ("web/web1", "web/web2"):
+        state.set_health(name, Health.UP)
+    state.set_next_hops(snapshot().next_hops)
+    await reconciler.once()
+    begun = dict(reconciler.transitions)
+    for health in (Health.DOWN, Health.UP, Health.DOWN):
+        state.set_health("web/web2", health)
+        await reconciler.once()
+    new = {way: count for way, count in reconciler.transitions.items() if begun.get(way) != count}
+    assert begun == {}
+    assert new == {
+        ("ipip", "web/web2", EffectiveState.OUT): 2,
+        ("ipip", "web/web2", EffectiveState.IN_ROTATION): 1,
+    }
+    state.set_config(config(*(replace(one, pool=pool(member(1))) for one in services)))
+    await reconciler.once()
+    assert reconciler.transitions == {}

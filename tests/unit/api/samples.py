@@ -17,7 +17,17 @@ from appliance.fleet.channel import PeerStatus as FleetPeerStatus
 from appliance.fleet.entries import DirectorCard
 from appliance.fleet.store import Agreed, Source, StoreStatus
 from appliance.looplag import LagSummary
-from appliance.model import Bfd, BgpPeer, Config, Flapping, Health, NetworkProfile, PortRange, ProfileType
+from appliance.model import (
+    Bfd,
+    BgpPeer,
+    Config,
+    EffectiveState,
+    Flapping,
+    Health,
+    NetworkProfile,
+    PortRange,
+    ProfileType,
+)
 from appliance.passive import Handshakes
 from appliance.path.gate import Gate
 from appliance.state import Snapshot, Unresolved
@@ -87,6 +97,7 @@ def sample_speaker() -> SpeakerStatus:
             PEER2: PeerStatus(Session.DOWN, NOW - 42, "hold timer expired"),
         },
         announced=frozenset({Route(VIP), Route(VIP6, ip_address("2001:db8:1::11"))}),
+        updates={(PEER, "announce"): 4, (PEER, "withdraw"): 1},
     )
 
 
@@ -227,7 +238,7 @@ def observed(**changes: Any) -> Observed:
         "health": sample_health(),
         "plane": {"kind": "raw", "transmit": "AF_XDP from the receive ring", "interfaces": "eth1"},
         "samples": sample_packets(),
-        "reload": ReloadStatus(True, NOW - 500, "/etc/onward/onward.toml", "0123456789abcdef"),
+        "reload": ReloadStatus(True, NOW - 500, "/etc/onward/onward.toml", "0123456789abcdef", taken_at=NOW - 500),
         "lag": LagSummary(0.0001, 0.002, 0.013, (90, 5, 3, 1, 0, 1, 0, 0, 0, 0, 0, 0), 0.042),
         "pins": PinsUse(131072, 40),
         "channel": sample_channel(),
@@ -236,6 +247,10 @@ def observed(**changes: Any) -> Observed:
         "strain": sample_strain(),
         "doctor": sample_doctor(),
         "handshakes": {("web", "web/web1"): Handshakes(50, 47, 2, 1, 4, 0.0125)},
+        "transitions": {
+            ("ipip", "web/web3", EffectiveState.OUT): 3,
+            ("ipip", "web/web3", EffectiveState.IN_ROTATION): 2,
+        },
         "ready": (("config", True, ""), ("data_plane", True, ""), ("programmed", True, ""), ("bgp", True, "")),
     }
     return Observed(**values | changes)

@@ -80,6 +80,9 @@ async def test_sets_and_tells_what_was_really_sent(config):
         await speaker.set(frozenset({B}))
         assert speaker.status().announced == {B}
         await until(lambda: speaker.status().peers[PEER].routes_sent == {"198.51.100.8/32"}, "withdrawn")
+        updates = speaker.status().updates
+        assert updates[PEER, "announce"] >= 1
+        assert updates[PEER, "withdraw"] == 1
 
 
 @pytest.mark.usefixtures("many_files")

@@ -11,7 +11,10 @@ from appliance.cli.output import Exit
 from appliance.cli.root import call
 
 LVS = "-A -t 198.51.100.7:80 -s sh\n-a -t 198.51.100.7:80 -r 203.0.113.1:80 -i -w 1\n"
-SAME = "-A -t 198.51.100.7:80 -s sh\n-a -t 198.51.100.7:80 -r 198.51.100.7:80 -i -w 1\n"
+SAME = (
+    "-A -t 198.51.100.7:80 -s sh\n-a -t 198.51.100.7:80 -r 203.0.113.1:80 -i -w 1\n"
+    "-A -t 198.51.100.8:80 -s sh\n-a -t 198.51.100.8:80 -r 198.51.100.7:80 -i -w 1\n"
+)
 
 
 @pytest.fixture

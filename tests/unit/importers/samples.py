@@ -9,9 +9,20 @@ from appliance.importers.base import Imported, Site, Source
 from appliance.importers.document import toml
 
 FOLDER = Path(__file__).parent.parent.parent / "imports"
-FILES = {"avi": "avi.json", "keepalived": "keepalived/keepalived.conf", "ipvsadm": "ipvsadm.txt"}
+FILES = {
+    "avi": "avi.json",
+    "keepalived": "keepalived/keepalived.conf",
+    "ipvsadm": "ipvsadm.txt",
+    "avi-wide": "wide/avi.json",
+    "keepalived-wide": "wide/keepalived.conf",
+    "ipvsadm-wide": "wide/ipvsadm.txt",
+}
+"""Of each kind a configuration as people have it, and one with what is rare: fields of the SDK's objects, keywords of
+keepalived.conf(5), options of ipvsadm(8), and mistakes that do not end an import."""
+
 SITE = Site(interfaces=("eth1",), router_id="192.0.2.11", next_hop_v6="2001:db8::11")
 KINDS = tuple(IMPORTERS)
+INPUTS = tuple(FILES)
 
 
 def included(pattern: str, asker: str) -> Sequence[tuple[str, str]]:
@@ -28,7 +39,7 @@ def sample(kind: str) -> str:
 def imported(kind: str, text: str | None = None) -> Imported:
     """What becomes of a text; of the sample by default."""
     text = sample(kind) if text is None else text
-    return IMPORTERS[kind](Source(FILES[kind], text, included), SITE)
+    return IMPORTERS[kind.partition("-")[0]](Source(FILES[kind], text, included), SITE)
 
 
 def result(kind: str, text: str | None = None) -> str:

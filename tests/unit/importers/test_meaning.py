@@ -302,6 +302,32 @@ def test_bgp_waits_for_what_no_export_has() -> None:
     assert "[bgp] needs router_id, which no export has" in told(bare, Grade.TODO)
 
 
+@pytest.mark.parametrize(
+    ("of_vip", "of_service", "preference"),
+    [({}, {"bgp_local_preference": 7}, 7), ({"bgp_local_preference": 8}, {}, 8), ({}, {}, 100)],
+)
+def test_attributes_of_routes_of_a_single_virtual_service(
+    of_vip: dict[str, int], of_service: dict[str, int], preference: int
+) -> None:
+    """They stand in its VsVip or in itself, and otherwise in the profile of all."""
+    peers = [{"peer_ip": {"addr": "192.0.2.1", "type": "V4"}, "bfd": False}]
+    found = avi(
+        VrfContext=[{"bgp_profile": {"local_as": 65010, "local_preference": 100, "peers": peers}}],
+        VsVip=[{"name": "v", "vip": [{"ip_address": {"addr": "198.51.100.7", "type": "V4"}}]} | of_vip],
+        VirtualService={"vip": [], "vsvip_ref": "v"} | of_service,
+    )
+    assert document(found)["virtual_service"][0]["bgp"] == {"local_preference": preference}
+    assert told(found, Grade.LOST) == ""
+
+
+def test_a_ping_has_no_port() -> None:
+    """And that of such a monitor is named."""
+    monitor = {"name": "p", "type": "HEALTH_MONITOR_PING", "monitor_port": 9}
+    found = avi(HealthMonitor=[monitor], Pool={"health_monitor_refs": ["p"]})
+    assert "monitor_port" not in document(found)["health_monitor"][0]
+    assert "HealthMonitor[0].monitor_port: 9: a ping has no port" in told(found, Grade.LOST)
+
+
 def test_secrets_are_not_in_the_report() -> None:
     """Neither those that are imported, nor those that nobody knows; the keys of BGP sessions stand in the document."""
     peer = {"peer_ip": {"addr": "192.0.2.1", "type": "V4"}, "remote_as": 65000, "md5_secret": "hush-1"}
@@ -315,3 +341,161 @@ def test_secrets_are_not_in_the_report() -> None:
     assert document(found)["bgp"]["peer"][0]["password"] == "hush-1"
     text = "vrrp_instance V {\nauthentication {\nauth_pass hush-3\n}\n}\nauth_pass hush-4\n"
     assert "hush" not in "\n".join(map(str, imported("keepalived", text).findings))
+
+
+def select(first: int, last: int | None = None, protocol: str | None = None, pool: str = "b") -> dict[str, Any]:
+    found: dict[str, Any] = {"service_port": first, "service_pool_ref": pool}
+    if last is not None:
+        found["service_port_range_end"] = last
+    return found | ({"service_protocol": protocol} if protocol else {})
+
+
+@pytest.mark.parametrize(
+    ("services", "selects", "ports", "lost", "changed"),
+    [
+        ([(8000, 8099)], [select(8080)], {"a": ["8000-8079", "8081-8099"], "b": [8080]}, "", ""),
+        ([(8000, 8099)], [select(8000, 8009)], {"a": ["8010-8099"], "b": ["8000-8009"]}, "", ""),
+        ([(8000, 8099)], [select(8000, 8099)], {"b": ["8000-8099"]}, "", ""),
+        ([(8000, 8099)], [select(8001), select(8002)], {"a": [8000, "8003-8099"], "b": ["8001-8002"]}, "", ""),
+        ([(80, 0), (443, 0)], [select(443)], {"a": [80], "b": [443]}, "", ""),
+        ([(1, 65535)], [select(53)], {"a": ["*"], "b": [53]}, "", ""),
+        ([(1, 65535)], [select(1, 65535)], {"b": ["*"]}, "", ""),
+        (
+            [(8000, 8099)],
+            [select(8080, pool="gone")],
+            {"a": ["8000-8079", "8081-8099"]},
+            "has no pool for its ports 8080|no such object is in the export",
+            "",
+        ),
+        ([(1, 65535)], [select(53, pool="gone")], {"a": ["1-52", "54-65535"]}, "has no pool for its ports 53", ""),
+        ([(80, 0)], [select(8443)], {"a": [80]}, "service_pool_select[0]: a table: no port goes by it", ""),
+        ([(80, 0)], [select(80, None, "PROTOCOL_TYPE_UDP_FAST_PATH")], {"a": [80]}, "no port goes by it", ""),
+        ([(80, 0)], [select(80, None, "PROTOCOL_TYPE_SCTP_PROXY")], {"a": [80]}, "SCTP_PROXY is not balanced", ""),
+        (
+            [(8000, 8099)],
+            [select(8080, 8200)],
+            {"a": ["8000-8079"], "b": ["8080-8099"]},
+            "",
+            "only 8080-8099 of 8080-8200 go by it",
+        ),
+        (
+            [(80, 89)],
+            [select(80, 85), select(84, 89, "PROTOCOL_TYPE_TCP_FAST_PATH", "c")],
+            {"b": ["80-83"], "c": ["84-89"]},
+            "",
+            "only 80-83 of 80-85 go by it",
+        ),
+    ],
+)
+def test_ports_with_pools_of_their_own(
+    services: list[tuple[int, int]],
+    selects: list[dict[str, Any]],
+    ports: dict[str, list[object]],
+    lost: str,
+    changed: str,
+) -> None:
+    """Ranges are cut where their pools change, and whatever chooses nothing is told."""
+    found = avi(
+        Pool=[
+            {"name": name, "servers": [{"ip": {"addr": f"203.0.113.{at}", "type": "V4"}}]}
+            for at, name in enumerate("abc", 1)
+        ],
+        VirtualService={
+            "services": [{"port": first, "port_range_end": last} for first, last in services],
+            "service_pool_select": selects,
+        },
+    )
+    assert {each["pool"]: each["ports"] for each in document(found)["virtual_service"]} == ports
+    for grade, messages in ((Grade.LOST, lost), (Grade.CHANGED, changed)):
+        said = "\n".join(line for line in told(found, grade).splitlines() if "is called" not in line)
+        assert all(message in said for message in messages.split("|"))
+        assert bool(said) is bool(messages)
+
+
+APPLICATION = {
+    "name": "app",
+    "type": "APPLICATION_PROFILE_TYPE_L4",
+    "preserve_client_ip": True,
+    "tcp_app_profile": {"proxy_protocol_enabled": True, "proxy_protocol_version": "PROXY_PROTOCOL_VERSION_2"},
+    "dos_rl_profile": {
+        "rl_profile": {
+            "client_ip_connections_rate_limit": {"rate_limiter": {"count": 100, "period": 10, "burst_sz": 30}},
+            "uri_requests_rate_limit": {"count": 7},
+        }
+    },
+}
+
+
+def test_an_application_profile_of_layer_4_is_read() -> None:
+    """Its limit of new connections for each client is ours; the rest of it has no equivalent, and is named."""
+    found = avi(ApplicationProfile=[APPLICATION], VirtualService={"application_profile_ref": "app"})
+    assert document(found)["virtual_service"][0]["protection"] == {"per_source": {"rate": 10, "burst": 30}}
+    lost = told(found, Grade.LOST)
+    assert "tcp_app_profile.proxy_protocol_enabled: true: no PROXY header is sent" in lost
+    assert "rl_profile.uri_requests_rate_limit: a table: what is above TCP and UDP is not looked at" in lost
+    found = avi(
+        ApplicationProfile=[APPLICATION], VirtualService={"application_profile_ref": "app", "max_cps_per_client": 5}
+    )
+    assert document(found)["virtual_service"][0]["protection"] == {"per_source": {"rate": 5}}
+    assert "max_cps_per_client is stricter: 5 a second" in told(found, Grade.CHANGED)
+
+
+def test_an_application_profile_of_layer_7_is_named() -> None:
+    """Nothing of it counts here, and its limits stand for requests."""
+    found = avi(
+        ApplicationProfile=[APPLICATION | {"type": "APPLICATION_PROFILE_TYPE_HTTP"}],
+        VirtualService={"application_profile_ref": "app"},
+    )
+    assert "protection" not in document(found)["virtual_service"][0]
+    assert "application profile app: what is above TCP and UDP is not looked at" in told(found, Grade.LOST)
+
+
+ODD = {
+    "avi": (
+        json.dumps(
+            {"ip": {"addr": "0.0.0.0", "type": "V4"}, "hostname": "b.example.com", "resolve_server_by_dns": True}
+        ),
+        "with the address of b.example.com",
+    ),
+    "keepalived": ("127.0.0.1 80", "a server on the director itself has to move"),
+    "keepalived name": ("b.example.com 80", '"b.example.com" is not an IP address'),
+    "ipvsadm": ("127.0.0.1:80", "a server on the director itself has to move"),
+    "ipvsadm name": ("b:80", "this member is left out"),
+    "ipvsadm vip": ("198.51.100.7:80", "is the VIP itself"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("others", [True, False])
+def test_a_member_that_nothing_can_be_sent_to_is_left_out(kind: str, others: bool) -> None:
+    """The others are imported; a virtual service that has none is named as well."""
+    server, message = ODD[kind]
+    if kind == "avi":
+        good = [{"ip": {"addr": "203.0.113.1", "type": "V4"}}] if others else []
+        found = avi(Pool={"servers": [*good, json.loads(server)]})
+    elif kind.startswith("keepalived"):
+        servers = [server, *(["203.0.113.1 80"] if others else [])]
+        blocks = "".join(f"real_server {each} {{\nTCP_CHECK {{\n}}\n}}\n" for each in servers)
+        found = imported("keepalived", f"virtual_server 198.51.100.7 80 {{\nlb_kind DR\n{blocks}}}\n")
+    else:
+        servers = [server, *(["203.0.113.1:80"] if others else [])]
+        lines = "".join(f"-a -t 198.51.100.7:80 -r {each} -g -w 1\n" for each in servers)
+        found = imported("ipvsadm", f"-A -t 198.51.100.7:80 -s wlc\n{lines}")
+    assert message in told(found, Grade.LOST)
+    members = [member["address"] for pool in document(found).get("pool", ()) for member in pool["member"]]
+    assert members == (["203.0.113.1"] if others else [])
+    if not others:
+        assert "virtual_service" not in document(found)
+        assert "that could be imported" in told(found, Grade.LOST) + told(found, Grade.TODO)
+
+
+def test_a_vip_that_cannot_be_one_takes_nothing_else_with_it() -> None:
+    """Its virtual service is named with what belongs to it, and the others come."""
+    text = "virtual_server {} 80 {{\nlb_kind DR\nreal_server 203.0.113.1 80 {{\n}}\n}}\n"
+    found = imported("keepalived", text.format("127.0.0.1") + text.format("198.51.100.7"))
+    assert [each["vips"] for each in document(found)["virtual_service"]] == [["198.51.100.7"]]
+    assert '"127.0.0.1" is a loopback address' in told(found, Grade.LOST)
+    line = "-A -t {0} -s wlc\n-a -t {0} -r 203.0.113.1:80 -g -w 1\n"
+    found = imported("ipvsadm", line.format("127.0.0.1:80") + line.format("198.51.100.7:80"))
+    assert [each["vips"] for each in document(found)["virtual_service"]] == [["198.51.100.7"]]
+    assert told(found, Grade.LOST).count('"127.0.0.1" is a loopback address') == 2

@@ -11,7 +11,7 @@ import pytest
 from appliance.config.problems import ConfigError
 from appliance.importers.base import Finding, Grade, Imported, Node, State
 from appliance.importers.jsontree import Json, is_secret
-from tests.unit.importers.samples import FOLDER, KINDS, imported, result, sample
+from tests.unit.importers.samples import FILES, FOLDER, INPUTS, imported, result, sample
 
 WHOLE = (Grade.LOST, Grade.IGNORED, Grade.TODO)
 """Findings of these grades may stand for all that is in their place."""
@@ -71,7 +71,7 @@ def test_the_tree_of_ipvsadm_has_every_word() -> None:
     assert found == Counter(sample("ipvsadm").split())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", INPUTS)
 def test_every_leaf_is_used_or_told(kind: str) -> None:
     """And what is told has a finding at its place, or at that of something around it."""
     found = imported(kind)
@@ -96,7 +96,7 @@ def covered(found: Imported, around: list[Node]) -> Finding | None:
     return next((finding for finding in found.findings if (finding.place, finding.what) in places), None)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", INPUTS)
 def test_every_used_leaf_makes_a_difference(kind: str, request: pytest.FixtureRequest) -> None:
     """A value that is read and then has no effect would be dropped in silence; so each is changed, one at a time.
 
@@ -118,7 +118,7 @@ def test_every_used_leaf_makes_a_difference(kind: str, request: pytest.FixtureRe
 def changed_leaves(kind: str, text: str) -> Iterator[tuple[Node, str]]:
     """Leaves that were used, each with a text in which it alone is another."""
     root = imported(kind).root
-    if kind == "avi":
+    if kind.startswith("avi"):
         for leaf in root.leaves():
             if isinstance(leaf, Json) and leaf.state is State.USED and not is_secret(leaf.key):
                 yield leaf, changed_json(text, leaf)
@@ -126,16 +126,13 @@ def changed_leaves(kind: str, text: str) -> Iterator[tuple[Node, str]]:
     lines = text.splitlines()
     for leaf in root.leaves():
         source, _, line = leaf.place.rpartition(":")
-        if (
-            leaf.state is not State.USED
-            or not line
-            or source.rpartition("/")[2] not in ("keepalived.conf", "ipvsadm.txt")
-        ):
+        if leaf.state is not State.USED or not line or source != FILES[kind]:
             continue
         value = str(getattr(leaf, "value", leaf.text))
         number = int(line) - 1
         if lines[number].split().count(value) == 1:
-            other = " ".join("203.0.113.77" if word == value else word for word in lines[number].split())
+            wanted = str(int(value) + 1) if value.isdigit() else "203.0.113.77"
+            other = " ".join(wanted if word == value else word for word in lines[number].split())
             yield leaf, "\n".join([*lines[:number], other, *lines[number + 1 :]])
 
 
@@ -166,14 +163,15 @@ def tables_of(data: object, path: str = "") -> Iterator[tuple[dict[str, object],
             yield from tables_of(value, f"{path}[{i}]")
 
 
-def test_unknown_keys_of_json_are_named() -> None:
+@pytest.mark.parametrize("kind", ["avi", "avi-wide"])
+def test_unknown_keys_of_json_are_named(kind: str) -> None:
     """A key of a version to come is in the report, wherever it stands."""
-    data = json.loads(sample("avi"))
+    data = json.loads(sample(kind))
     places = []
     for table, path in list(tables_of(data)):
         table["a_key_of_tomorrow"] = 42
         places.append(f"{path}.a_key_of_tomorrow" if path else "a_key_of_tomorrow")
-    findings = imported("avi", json.dumps(data)).findings
+    findings = imported(kind, json.dumps(data)).findings
     assert len(places) > 80
     for place in places:
         assert any(
@@ -183,15 +181,16 @@ def test_unknown_keys_of_json_are_named() -> None:
         ), place
 
 
-def test_unknown_words_of_keepalived_are_named() -> None:
+@pytest.mark.parametrize("kind", ["keepalived", "keepalived-wide"])
+def test_unknown_words_of_keepalived_are_named(kind: str) -> None:
     """In every block, behind every keyword."""
     lines: list[str] = []
-    for line in sample("keepalived").splitlines():
+    for line in sample(kind).splitlines():
         lines.append(line)
         # Addresses stand in groups without keywords, and another word is a mistake.
         if "{" in line and not line.rstrip().endswith("\\") and "virtual_server_group" not in line:
             lines.append("a_word_of_tomorrow 42")
-    found = imported("keepalived", "\n".join(lines))
+    found = imported(kind, "\n".join(lines))
     leaves = [(leaf, around) for leaf, around in with_ancestors(found.root) if leaf.text == "a_word_of_tomorrow"]
     assert len(leaves) > 20
     for leaf, around in leaves:
@@ -201,13 +200,14 @@ def test_unknown_words_of_keepalived_are_named() -> None:
         assert leaf.state is State.TOLD, leaf.place
 
 
-def test_unknown_options_of_ipvsadm_are_named() -> None:
+@pytest.mark.parametrize("kind", ["ipvsadm", "ipvsadm-wide"])
+def test_unknown_options_of_ipvsadm_are_named(kind: str) -> None:
     """At the end of every line."""
-    lines = [f"{line} --of-tomorrow 42" for line in sample("ipvsadm").splitlines()]
-    findings = imported("ipvsadm", "\n".join(lines)).findings
+    lines = [f"{line} --of-tomorrow 42" for line in sample(kind).splitlines() if not line.startswith("--set")]
+    findings = imported(kind, "\n".join(lines)).findings
     for number in range(1, len(lines) + 1):
         assert any(
             finding.what == "--of-tomorrow" or (finding.grade in WHOLE and finding.what.startswith("-"))
             for finding in findings
-            if finding.place == f"ipvsadm.txt:{number}"
+            if finding.place == f"{FILES[kind]}:{number}"
         ), number
