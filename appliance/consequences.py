@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from appliance.config.problems import path_text
 from appliance.decide import Desired, arrived, decide
 from appliance.forwarding import NO_MEMBER, NextHop, Placement, TableService
 from appliance.model import Config, Health, IPAddress, VirtualService
@@ -169,7 +170,7 @@ def consequences(
         announce_later=diff(after.routes, later.routes).announce,
         asked=asked,
         not_asked=_ids(probe.target.id for probe in probed if probe.target.id not in still),
-        refused=tuple(map(str, needs_restart(in_force, config))),
+        refused=tuple(f"{path_text(one.location)}: {one.message}" for one in needs_restart(in_force, config)),
     )
 
 

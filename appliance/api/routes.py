@@ -123,13 +123,15 @@ def mounted(routes: Iterable[Route], prefix: str = "") -> list[web.RouteDef]:
 
 def guarded(route: Route) -> Handler:
     """The handler for those only who may ask; what changes something is told to the log."""
-    known = {query.name for query in route.query}
+    known = {query.name: query.schema.get("maxLength") for query in route.query}
     media = (*(route.body_media if route.body is not None else ()), *route.also_media)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if strange := sorted(request.query.keys() - known):
             there = ", ".join(sorted(known)) or "nothing"
             raise RefusedError(400, f"unknown in the query: {', '.join(strange)}; known here: {there}")
+        for name, text in request.query.items():
+            not_longer(name, text, known[name])
         if "Content-Type" in request.headers and request.can_read_body and request.content_type not in media:
             raise RefusedError(415, f"{request.content_type} is not what this takes: {', '.join(media) or 'no body'}")
         request[MAX_BODY] = route.max_body
@@ -252,6 +254,15 @@ async def body_of(request: web.Request, known: set[str]) -> Mapping[str, object]
     if unknown := sorted(body.keys() - known):
         raise RefusedError(400, f"unknown: {', '.join(unknown)}; known here: {', '.join(sorted(known))}")
     return body
+
+
+def not_longer(name: str, text: str, most: int | None) -> None:
+    """
+    Raises:
+        RefusedError: a text has more characters than its schema says.
+    """
+    if most is not None and len(text) > most:
+        raise RefusedError(400, f"{name} has {len(text)} characters; {most} are the most")
 
 
 def flag_in(query: Mapping[str, str], name: str) -> bool:

@@ -17,6 +17,7 @@ from appliance.looplag import LagSummary
 from appliance.passive import Handshakes
 from appliance.pathmtu import PathMtuFacts
 from appliance.state import Snapshot
+from appliance.transaction import Staged
 from bgp.bfd.process import BfdStatus
 from bgp.speaker import SpeakerStatus
 from health.spec import Status
@@ -100,6 +101,9 @@ class StatusSources:
     handshakes: Callable[[], Mapping[tuple[str, str], Handshakes]] = dict
     """Of pools that are watched, by virtual service and `pool/member`."""
 
+    staged: Callable[[], Staged | None] = lambda: None
+    """What of the configuration waits for the next start."""
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -135,6 +139,7 @@ class Observed:
     connection_log: ConnectionLogStatus = field(default_factory=ConnectionLogStatus)
     doctor: Report | None = None
     handshakes: Mapping[tuple[str, str], Handshakes] = field(default_factory=dict)
+    staged: Staged | None = None
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -173,4 +178,5 @@ async def observe(sources: StatusSources) -> Observed:
         connection_log=sources.connection_log(),
         doctor=sources.doctor(),
         handshakes=sources.handshakes(),
+        staged=sources.staged(),
     )

@@ -153,6 +153,7 @@ async def test_what_takes_a_restart_is_refused_and_foreseen(served: Served) -> N
             422,
             "that takes a restart of the director (nothing was applied)",
         )
+        assert (no["errors"][0]["pointer"], no["errors"][0]["message"]) == ("/name", "d1 -> d9")
 
 
 async def test_files_that_somebody_else_has_edited_are_not_overwritten(served: Served) -> None:
