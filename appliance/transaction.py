@@ -122,6 +122,9 @@ class Outcome:
     at_restart: bool = False
     """Whether it was about the files alone, for the next start."""
 
+    written: bool = False
+    """Whether files were written."""
+
     asked: bool = False
     """Somebody had asked for a change, who is told what became of it; else it was about what the files say."""
 
@@ -394,6 +397,7 @@ class Transactions:
             conflict=run.conflict,
             withdrawn=run.withdrawn,
             at_restart=run.at_restart,
+            written=run.written,
             asked=run.write,
             consequences=run.consequences,
             revision=self.revision,
@@ -570,6 +574,7 @@ class Transactions:
             if write:
                 self._enter(run, Step.FORGET)
                 await aside(forget, document.path)
+                run.written = True
         except (DocumentError, RevisionError) as error:
             if write:
                 await aside(self._take_back, error)
@@ -632,6 +637,7 @@ class _Progress:
     withdrawn: bool = False
     consequences: Consequences = field(default_factory=Consequences)
     unchanged: bool = False
+    written: bool = False
     digest: str = ""
     is_decided: bool = False
     """It is being put into force, or written, and nobody can call it off any more."""
@@ -711,6 +717,7 @@ def as_document(outcome: Outcome) -> dict[str, Any]:
         "dry_run": outcome.dry_run,
         "at_restart": outcome.at_restart,
         "unchanged": outcome.unchanged,
+        "written": outcome.written,
         "problems": [{**asdict(problem), "text": str(problem)} for problem in outcome.problems],
         "consequences": consequences_document(outcome.consequences),
         "revision": revision.number if revision is not None else None,

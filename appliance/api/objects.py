@@ -24,7 +24,7 @@ from aiohttp import web
 from appliance.api.conditions import is_known, tags_in
 from appliance.api.outcomes import IF_MATCH_WHOLE, asked_by, diff_of, etag_of, must_match, refused, signature
 from appliance.api.problem import RefusedError
-from appliance.api.records import Schema
+from appliance.api.records import REASON, Schema
 from appliance.api.routes import Actor, Answer, Query, Role, Route, actor_of, object_of
 from appliance.api.schemas import CHANGED, ETAG, KINDS_LISTED, listed, object_in, object_out, refused_answers
 from appliance.aside import aside
@@ -61,7 +61,7 @@ CHANGING = (
         {"type": "boolean", "default": False},
         "Write what takes a restart to the files, for the next start; what is in force stays.",
     ),
-    Query("reason", {"type": "string", "maxLength": 1000}, "A note for the log and the history."),
+    Query("reason", REASON, "A note for the log and the history."),
 )
 _IF_MATCH = (
     Query("If-Match", {"type": "string"}, "ETags of which the object must have one, or it is not changed (412)."),

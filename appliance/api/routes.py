@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from appliance.api.problem import Handler, RefusedError
-from appliance.api.records import Schema
+from appliance.api.records import MAX_REASON, Schema
 
 log = structlog.get_logger()
 
@@ -245,7 +245,7 @@ async def object_of(request: web.Request) -> dict[str, Any]:
 
 
 async def body_of(request: web.Request, known: set[str]) -> Mapping[str, object]:
-    """The JSON object that was sent, without other keys than those.
+    """The JSON object that was sent, without other keys than those; a `reason` is a text that is not too long.
 
     Raises:
         RefusedError: it is something else.
@@ -253,6 +253,10 @@ async def body_of(request: web.Request, known: set[str]) -> Mapping[str, object]
     body = await object_of(request)
     if unknown := sorted(body.keys() - known):
         raise RefusedError(400, f"unknown: {', '.join(unknown)}; known here: {', '.join(sorted(known))}")
+    reason = body.get("reason")
+    if not isinstance(reason, str | None):
+        raise RefusedError(400, "reason is not a text")
+    not_longer("reason", reason or "", MAX_REASON)
     return body
 
 

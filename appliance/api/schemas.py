@@ -78,6 +78,7 @@ _OUTCOME_KEYS: Mapping[str, Schema] = {
     "dry_run": FLAG,
     "at_restart": FLAG,
     "unchanged": FLAG,
+    "written": FLAG,
     "problems": array(ANYTHING),
     "consequences": ref("Consequences"),
     "revision": nullable(WHOLE),

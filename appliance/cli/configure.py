@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from appliance.cli.nouns import NOUNS, ConfigOption, SocketOption, show_change, shown
-from appliance.cli.objects import Objects, RefusedChangeError, Shown, objects_at
+from appliance.cli.objects import How, Objects, RefusedChangeError, Shown, objects_at
 from appliance.cli.orders import OrderError, ReasonOption, refused
 from appliance.cli.output import Exit, complain, paint, table
 from appliance.cli.tree import InputError, Level
@@ -215,7 +215,7 @@ class Shell:
             case ["delete", noun, *rest]:
                 kind = _kind(noun)
                 name = _only(rest, kind)
-                outcome = self.objects.change("DELETE", kind.noun, name, None, reason=self._reason)
+                outcome = self.objects.change("DELETE", kind.noun, name, None, how=How(reason=self._reason))
                 show_change(self.objects, outcome, f"{kind.one} {name} removed", as_json=False)
                 self._names.clear()
             case _:
@@ -293,9 +293,8 @@ class Shell:
             method, name, values, match = "PATCH", before.name, level.patch(), before.etag
         else:
             method, name, values, match = "POST" if kind.key else "PUT", "", level.values, None
-        outcome = self.objects.change(
-            method, kind.noun, name, values, match=match, dry_run=dry_run, reason=self._reason
-        )
+        how = How(dry_run, self._reason)
+        outcome = self.objects.change(method, kind.noun, name, values, match=match, how=how)
         what = " ".join(filter(None, (kind.one, str(level.values.get(kind.key or "", "")))))
         show_change(self.objects, outcome, f"{what} saved", as_json=False)
 

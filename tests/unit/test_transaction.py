@@ -27,15 +27,24 @@ from tests.unit.config.test_document import MAIN, web
 ME = Author("me", "reload", "because")
 
 
+BGP = """[bgp]
+local_as = 65010
+router_id = "192.0.2.11"
+[[bgp.peer]]
+address = "192.0.2.1"
+remote_as = 65000
+"""
+
+
 class Director:
     """What `app.py` puts together, as far as configurations go."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bgp: str = BGP) -> None:
         self.folder = folder
         self.path = folder / "onward.toml"
         (folder / "conf.d").mkdir()
         (folder / "fleet.key").write_bytes(bytes(range(32)))
-        self.path.write_text(MAIN + '[bgp]\nlocal_as = 65010\nrouter_id = "192.0.2.11"\n' + self.peer)
+        self.path.write_text(MAIN + bgp)
         self.write("a", web("a", 1))
         parse = partial(app.parsed, plane=None)
         loaded = parse(read_document(self.path))
@@ -81,8 +90,6 @@ class Director:
             clock=lambda: 0.0,
         )
         self.transactions = Transactions(effects, self.revisions, loaded, self.steps.append)
-
-    peer = '[[bgp.peer]]\naddress = "192.0.2.1"\nremote_as = 65000\n'
 
     def write(self, name: str, text: str) -> None:
         (self.folder / "conf.d" / f"{name}.toml").write_text(text)

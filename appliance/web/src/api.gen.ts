@@ -302,6 +302,7 @@ export type Outcome = {
   dry_run: boolean;
   at_restart: boolean;
   unchanged: boolean;
+  written: boolean;
   problems: (Record<string, unknown>)[];
   consequences: Consequences;
   revision: number | null;
@@ -317,6 +318,7 @@ export type Changed = {
   dry_run: boolean;
   at_restart: boolean;
   unchanged: boolean;
+  written: boolean;
   problems: (Record<string, unknown>)[];
   consequences: Consequences;
   revision: number | null;
@@ -345,6 +347,7 @@ export type Changes = {
   dry_run: boolean;
   at_restart: boolean;
   unchanged: boolean;
+  written: boolean;
   problems: (Record<string, unknown>)[];
   consequences: Consequences;
   revision: number | null;
