@@ -25,7 +25,7 @@ Effects come in as arguments, and so does `at`, which is told of every step: tha
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -179,6 +179,8 @@ AT_ONCE = 4
 
 END_S = 30.0
 """How long the end of a process waits for a transaction that has begun to be put into force."""
+
+WAITING = "at_restart (--at-restart) has it wait for one"
 
 Edit = Callable[[Document], Mapping[str, str]]
 Wanted = Callable[[], bool]
@@ -339,6 +341,7 @@ class Transactions:
         self,
         number: int,
         author: Author,
+        check: Callable[[], None] = lambda: None,
         *,
         dry_run: bool = False,
         force: bool = False,
@@ -347,13 +350,22 @@ class Transactions:
     ) -> Outcome:
         """The texts of an earlier revision; those of the one in force take back what waits for the next start.
 
+        Args:
+            number: of the revision.
+            author: who, and why.
+            check: raises whatever it wants where what is in force now is not to be changed so.
+            dry_run, force, at_restart, wanted: as for `change`.
+
         Raises:
             RevisionError: there is none of that number, or it cannot be read.
         """
         _, texts = await aside(self._revisions.read, number)
-        return await self.change(
-            lambda _: texts, author, dry_run=dry_run, force=force, at_restart=at_restart, wanted=wanted
-        )
+
+        def edit(_: Document) -> Mapping[str, str]:
+            check()
+            return texts
+
+        return await self.change(edit, author, dry_run=dry_run, force=force, at_restart=at_restart, wanted=wanted)
 
     async def _whole(self, run: "_Progress", read: "_Reading") -> Outcome:
         """All of a transaction. It goes on where its caller is cancelled: to the next step before it begins to be put
@@ -485,7 +497,7 @@ class Transactions:
         loaded = await aside(self._effects.parse, document)
         self._check(run)
         self._enter(run, Step.VALIDATE)
-        fixed = await aside(self._fixed, now, loaded)
+        fixed = await aside(self._fixed, run, now, loaded)
         if run.at_restart and not fixed:
             raise ConfigError(
                 [
@@ -503,13 +515,16 @@ class Transactions:
         self._check(run)
         return _Prepared(loaded, got.written, tuple(map(_brief, fixed)))
 
-    def _fixed(self, now: Loaded, loaded: Loaded) -> tuple[Problem, ...]:
+    def _fixed(self, run: "_Progress", now: Loaded, loaded: Loaded) -> tuple[Problem, ...]:
         """What takes a restart, with its place in the files."""
         findings = list(needs_restart(now.config, loaded.config))
         if not findings:
             return ()
         document = loaded.document
-        return tuple(merge(document.parts, list(document.data.values())).problems(findings))
+        problems = merge(document.parts, list(document.data.values())).problems(findings)
+        if not run.write:
+            return tuple(problems)
+        return tuple(replace(one, remedy=f"{one.remedy}; {WAITING}") for one in problems)
 
     def _check(self, run: "_Progress") -> None:
         """

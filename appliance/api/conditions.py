@@ -5,6 +5,9 @@ import re
 from aiohttp import web
 
 from appliance.api.problem import RefusedError
+from appliance.api.routes import Query
+
+IF_NEW = (Query("If-None-Match", {"type": "string"}, "ETags, or `*`; 304 where one is that of what is there."),)
 
 _TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _LIST = re.compile(rf"[ \t,]*{_TAG.pattern}(?:[ \t]*,[ \t,]*{_TAG.pattern})*[ \t,]*")

@@ -114,6 +114,7 @@ class ConfigRoutes:
                 "An earlier revision again",
                 _CAME_OF_IT | refused_answers(404, 412),
                 tag,
+                headers=IF_MATCH_WHOLE,
                 body=back,
             ),
             Route(
@@ -217,13 +218,17 @@ class ConfigRoutes:
             raise RefusedError(400, "revision is not a number")
         if seen is not None and (isinstance(seen, bool) or not isinstance(seen, int)):
             raise RefusedError(400, "in_force is not a number")
-        now = self._transactions.revision
-        if seen is not None and now is not None and now.number != seen:
-            text = f"revision {now.number} is in force by now, and not {seen}; look again at what this would undo"
-            raise RefusedError(412, text, {"changed": _document(now)})
+
+        def check() -> None:
+            must_match(request, self._transactions)
+            now = self._transactions.revision
+            if seen is not None and now is not None and now.number != seen:
+                text = f"revision {now.number} is in force by now, and not {seen}; look again at what this would undo"
+                raise RefusedError(412, text, {"changed": _document(now)})
+
         author, asked = _author(request, body, f"rollback to {number}"), _asked(request, body)
         try:
-            return await _answer(self._transactions.rollback(number, author, **asked))
+            return await _answer(self._transactions.rollback(number, author, check, **asked))
         except RevisionError as error:
             raise RefusedError(404, str(error)) from error
 

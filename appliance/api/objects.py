@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from appliance.api.conditions import is_known, tags_in
+from appliance.api.conditions import IF_NEW, is_known, tags_in
 from appliance.api.outcomes import IF_MATCH_WHOLE, asked_by, diff_of, etag_of, must_match, refused, signature
 from appliance.api.problem import RefusedError
 from appliance.api.records import REASON, Schema
@@ -70,7 +70,6 @@ _IF_NONE_MATCH = (
     Query("If-None-Match", {"type": "string", "enum": ["*"]}, "`*`: only where it is not there yet (412)."),
 )
 
-_IF_NEW = (Query("If-None-Match", {"type": "string"}, "ETags, or `*`; 304 where one is that of what is there."),)
 
 _NAME: Schema = {"type": "string", "minLength": 1}
 
@@ -97,7 +96,7 @@ class ObjectRoutes:
                     304: Answer("They are what `If-None-Match` has the ETag of."),
                 },
                 "objects",
-                headers=_IF_NEW,
+                headers=IF_NEW,
             )
         ]
         for kind in KINDS.values():
@@ -129,7 +128,7 @@ class ObjectRoutes:
                     f"List all {kind.noun}",
                     all_shown | refused_answers(*([404] if owners else [])),
                     "objects",
-                    headers=_IF_NEW,
+                    headers=IF_NEW,
                     names=owners,
                 ),
                 Route(
@@ -162,7 +161,7 @@ class ObjectRoutes:
                 f"Show the {one}",
                 shown,
                 "objects",
-                headers=_IF_NEW,
+                headers=IF_NEW,
                 names=names,
             ),
             Route(

@@ -124,6 +124,7 @@ def mounted(routes: Iterable[Route], prefix: str = "") -> list[web.RouteDef]:
 def guarded(route: Route) -> Handler:
     """The handler for those only who may ask; what changes something is told to the log."""
     known = {query.name: query.schema.get("maxLength") for query in route.query}
+    conditions = {"If-Match", "If-None-Match"} - {header.name for header in route.headers}
     media = (*(route.body_media if route.body is not None else ()), *route.also_media)
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -132,6 +133,9 @@ def guarded(route: Route) -> Handler:
             raise RefusedError(400, f"unknown in the query: {', '.join(strange)}; known here: {there}")
         for name, text in request.query.items():
             not_longer(name, text, known[name])
+        if route.method != "GET" and (strange := sorted(name for name in conditions if name in request.headers)):
+            # Whoever sends a condition counts on it.
+            raise RefusedError(400, f"{', '.join(strange)}: nothing goes by that here; leave it out")
         if "Content-Type" in request.headers and request.can_read_body and request.content_type not in media:
             raise RefusedError(415, f"{request.content_type} is not what this takes: {', '.join(media) or 'no body'}")
         request[MAX_BODY] = route.max_body

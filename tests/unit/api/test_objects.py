@@ -151,7 +151,7 @@ async def test_what_takes_a_restart_is_refused_and_foreseen(served: Served) -> N
         status, _, no = await ask(served, "PATCH", f"/objects/director{query}", {"name": "d9"})
         assert (status, no["errors"][0]["hint"]) == (
             422,
-            "that takes a restart of the director (nothing was applied)",
+            "that takes a restart of the director (nothing was applied); at_restart (--at-restart) has it wait for one",
         )
         assert (no["errors"][0]["pointer"], no["errors"][0]["message"]) == ("/name", "d1 -> d9")
 
@@ -348,7 +348,8 @@ async def test_all_mistakes_of_several_changes_are_told_at_once(served: Served) 
 async def test_lists_of_etags(served: Served) -> None:
     """Several, weak ones and `*` are read as HTTP has them, and what is no list of them is refused; for changes weak
     ones are none."""
-    for resource in ("/objects", "/objects/pools", "/objects/pools/a", "/objects/pools/a/members", "/objects/director"):
+    lists = ("/objects", "/objects/pools", "/objects/pools/a/members")
+    for resource in (*lists, "/objects/pools/a", "/objects/director"):
         tag = (await ask(served, "GET", resource))[1]["ETag"]
         for given in (tag, f"W/{tag}", f'"x,y", {tag}', f' , W/"x" ,W/{tag}', "*"):
             status, headers, body = await ask(served, "GET", resource, If_None_Match=given)
@@ -373,6 +374,10 @@ async def test_what_is_new_may_depend_on_what_was_seen(served: Served) -> None:
     member = {"address": "203.0.113.7"}
     assert (await ask(served, "POST", "/objects/pools/a/members", member, If_Match=tag))[0] == 412
     assert (await ask(served, "POST", "/objects/pools", NEW, If_Match=no["etag"]))[0] == 201
+    assert (await ask(served, "POST", "/config/rollback", {"revision": 1}, If_Match=tag))[0] == 412
+    for method, resource in (("POST", "/config/reload"), ("POST", "/members/a/203.0.113.1/drain")):
+        assert (await ask(served, method, resource, None, If_Match=tag))[0] == 400, "it is not passed over in silence"
+    assert (await ask(served, "POST", "/objects/pools", NEW, If_None_Match="*"))[0] == 400
 
 
 async def test_a_reason_is_as_long_as_it_may_be(served: Served) -> None:

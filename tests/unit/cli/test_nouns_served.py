@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance.cli.configure import Shell
-from appliance.cli.objects import OfDirector, OfFiles, objects_at
+from appliance.cli.objects import How, OfDirector, OfFiles, objects_at
 from appliance.cli.orders import OrderError
 from appliance.cli.root import call
 from tests.unit.cli.test_config import Served, serving
@@ -81,7 +81,7 @@ async def test_who_was_quicker_is_named(served: Served, capsys: pytest.CaptureFi
 
 async def test_the_shell(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     """The same by levels; what there is one of has no name; what is refused leaves the level as it is."""
-    shell = Shell(OfDirector(served.socket), "by hand")
+    shell = Shell(OfDirector(served.socket), How(reason="by hand"))
 
     async def talk(*lines: str) -> None:
         for line in lines:
@@ -97,6 +97,12 @@ async def test_the_shell(served: Served, capsys: pytest.CaptureFixture[str]) -> 
     assert shell.prompt == "virtualservice a"
     await talk("cancel", "configure connection-log", "one_of 1000", "save")
     assert "connection log saved; revision 3 is in force" in capsys.readouterr().out
+    revision = served.director.revisions.latest()
+    assert revision is not None
+    assert revision.author.why == "by hand"
+    shell = Shell(OfDirector(served.socket), How(at_restart=True))
+    await talk("configure director", "pins 64", "save")
+    assert "director saved for the next start; revision 4 waits for a restart" in capsys.readouterr().out
 
 
 async def test_files_of_a_running_director(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
