@@ -5,6 +5,7 @@ import asyncio
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -353,21 +354,49 @@ async def test_a_dry_run_does_not_wait_for_what_is_put_into_force(director: Dire
 
 
 async def test_others_that_are_always_faster_wait_in_the_end(director: Director) -> None:
-    """After some tries a change is prepared while nobody else is let in."""
-    others: list[int] = []
+    """A change that was overtaken three times is prepared while nobody else is let in."""
+    loop, others, late = asyncio.get_running_loop(), list[str](), list[Future[Outcome]]()
 
     def edit(document: Document):
-        if len(others) < 5:
-            others.append(len(others))
-            name = f"x{len(others)}"
-            director.write(name, web(name, 10 + len(others)))  # somebody edits files, and they are not what they were
-        return {**read_document(director.path).texts, "conf.d/b.toml": web("b", 2)}
+        name = f"x{len(others) + 1}"
+        others.append(name)
+        director.write(name, web(name, 10 + len(others)))
+        faster = asyncio.run_coroutine_threadsafe(director.transactions.reload(ME), loop)
+        if len(others) <= transaction.TRIES:
+            assert faster.result(60).ok
+        else:
+            late.append(faster)
+        return {**document.texts, "conf.d/b.toml": web("b", 2)}
 
     outcome = await director.transactions.change(edit, ME, force=True)
-    assert outcome.ok, "with force it does not matter what the files say"
-    assert len(others) == 1
-    outcome = await director.transactions.change(edit, ME)
-    assert (outcome.ok, outcome.conflict) == (False, True)
+    assert outcome.ok
+    assert director.in_force == ["a", "b", "x1", "x2", "x3"]
+    (last,) = late
+    assert (await asyncio.wrap_future(last)).ok, "it has waited, and finds the files as they are now"
+    assert director.in_force == ["a", "b", "x1", "x2", "x3"]
+
+
+async def test_files_that_change_meanwhile_are_read_again(director: Director) -> None:
+    """What is put into force is what the files say then, and not what they said as it was prepared; a change finds that
+    they are not what is in force."""
+    director.write("b", web("b", 2))
+    director.parsing = threading.Event()
+    async with asyncio.TaskGroup() as tasks:
+        reload = tasks.create_task(director.transactions.reload(ME))
+        await asyncio.to_thread(director.entered.wait, 60)
+        director.write("b", web("c", 3))
+        director.parsing.set()
+    assert reload.result().ok
+    assert director.in_force == ["a", "c"]
+    director.parsing.clear()
+    director.entered.clear()
+    async with asyncio.TaskGroup() as tasks:
+        change = tasks.create_task(director.transactions.change(adding("d", 4), ME))
+        await asyncio.to_thread(director.entered.wait, 60)
+        director.write("b", "# mine\n" + web("c", 3))
+        director.parsing.set()
+    assert (change.result().ok, change.result().conflict) == (False, True)
+    assert (director.folder / "conf.d" / "b.toml").read_text().startswith("# mine")
 
 
 async def test_what_nobody_waits_for_any_more_is_not_made(director: Director) -> None:
