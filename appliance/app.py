@@ -50,6 +50,7 @@ from appliance.api.server import ApiError, ApiServer
 from appliance.api.sources import PinsUse, ReloadStatus, StatusSources
 from appliance.api.transacting import TransactionRoutes
 from appliance.arp.side import ArpSide
+from appliance.aside import aside
 from appliance.clock import steady
 from appliance.config.document import Document, DocumentError, pending, read_document
 from appliance.config.load import Loaded, load_document
@@ -417,6 +418,7 @@ class Director:
             doctor=self._doctor.latest,
             handshakes=self._passive.handshakes,
             transitions=lambda: self._reconciler.transitions,
+            staged=lambda: self._transactions.staged,
         )
         controls = Controls(
             state=self._state,
@@ -518,6 +520,7 @@ class Director:
                 self._leaving = self._leaving and bool(self._plane.survivors())
                 log.info("director.stopping", leave=self._leaving)
                 self._notify("STOPPING=1")
+                await self._transactions.end()
                 if self._leaving:
                     await self._leave(reconcile)
                     return
@@ -835,7 +838,7 @@ class Director:
     async def _begin_revisions(self) -> None:
         """What the director begins with is a revision; not to be able to keep it is no reason not to forward."""
         path = self._transactions.in_force.document.path
-        if (change := await asyncio.to_thread(pending, path)) is not None and change.overtaken:
+        if (change := await aside(pending, path)) is not None and change.overtaken:
             log.warning("config.change_dropped", source=str(path), hint="the files were changed since by somebody else")
         try:
             revision = await self._transactions.begin(Author("", "start"))
@@ -855,7 +858,7 @@ class Director:
             return consequences(twin, applied, in_force.config, loaded.config, way, now, flows, changes)
 
         try:
-            return await asyncio.to_thread(look)
+            return await aside(look)
         except ValueError as error:  # with the members that still leave there are too many
             raise ProgramError(f"this configuration cannot be put into force now: {error}") from error
 
@@ -876,7 +879,8 @@ class Director:
         if why is not None:
             again = await self._put(before.config, proves=True)
             trouble = "" if again is None else f"; and the one before is not in force again yet: {again}"
-            raise ProgramError(f"the data plane does not take this configuration: {why}{trouble}")
+            text = f"the data plane does not take this configuration: {why}{trouble}"
+            raise ProgramError(text, restored=again is None)
 
     async def _put(self, config: Config, *, proves: bool) -> str | None:
         """Make it the one that counts; why the data plane does not follow it, if it does not and is to prove it."""
@@ -907,7 +911,7 @@ class Director:
                 log.error("config.rejected", problem=text, step=str(outcome.step), **by)
         if outcome.leaves_no_trace:
             return
-        moving = self._hash_changes if outcome.ok and not outcome.unchanged else ()
+        moving = self._hash_changes if outcome.ok and not (outcome.unchanged or outcome.at_restart) else ()
         now = time.time()
         self._last_reload = ReloadStatus(
             ok=outcome.ok,
@@ -931,6 +935,11 @@ class Director:
                 after=one.after,
                 share=round(one.share, 3),
             )
+        if outcome.at_restart and outcome.staged is not None:
+            number, waits = outcome.staged.revision.number, outcome.staged.why
+            log.warning("config.staged", revision=number, takes_restart=list(waits), **by)
+            self._notify(notify.status(f"revision {number} of the configuration waits for a restart"))
+            return
         moves = outcome.consequences.moves
         log.info(
             "config.reloaded",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from appliance.config.problems import path_text
 from appliance.decide import Desired, arrived, decide
 from appliance.forwarding import NO_MEMBER, NextHop, Placement, TableService
 from appliance.model import Config, Delivery, Health, IPAddress
@@ -152,7 +153,7 @@ def consequences(
         deliveries=tuple(_deliveries(in_force, config)),
         asked=asked,
         not_asked=_ids(probe.target.id for probe in probed if probe.target.id not in still),
-        refused=tuple(map(str, needs_restart(in_force, config))),
+        refused=tuple(f"{path_text(one.location)}: {one.message}" for one in needs_restart(in_force, config)),
     )
 
 

@@ -1,10 +1,9 @@
 """How the parts of a director fit together, as far as it can be said without running any of them. Pure."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, fields, replace
 
-from appliance.config.problems import Problem
+from appliance.config.problems import Finding, Location
 from appliance.forwarding import Placement
 from appliance.model import (
     BgpConfig,
@@ -198,18 +197,94 @@ def bfd_sessions(config: Config) -> Iterable[SessionSettings]:
             )
 
 
-def needs_restart(old: Config, new: Config) -> Iterable[Problem]:
-    """What cannot change under a running director. Other directors may come and go."""
-    for section, before, after, why in (
-        ("director", _fixed(old.director), _fixed(new.director), ""),
-        ("bgp", _sessions(old.bgp), _sessions(new.bgp), ""),
-        ("fleet", old.secret, new.secret, ": with another secret than the fleet's, flows would change members"),
-        ("fleet", old.myself, new.myself, ": this director's own entry is not what it was"),
-        ("fleet", old.fleet.etcd, new.fleet.etcd, ": it would agree by another store"),
-    ):
+RESTART = "that takes a restart of the director (nothing was applied)"
+
+
+def needs_restart(old: Config, new: Config) -> Iterable[Finding]:
+    """Which keys cannot change under a running director, with what they were and are to be. Other directors may come
+    and go, and who may use the API.
+
+    Args:
+        old: in force.
+        new: wanted; locations are in there.
+    """
+    yield from _director(old.director, new.director)
+    if (old.bgp is None) is not (new.bgp is None):
+        yield _restart(("bgp",), *("BGP" if one is not None else "no BGP" for one in (old.bgp, new.bgp)))
+    elif old.bgp is not None and new.bgp is not None:
+        yield from _bgp(old.bgp, new.bgp)
+    if old.secret != new.secret:
+        why = "another secret than the fleet's, with which flows would change members"
+        yield Finding(("fleet", "secret_file"), why, RESTART)
+    if old.myself != new.myself:
+        names = [peer.name for peer in new.fleet.directors]
+        place = (names.index(new.director.name),) if new.director.name in names else ()
+        before, after = (f"{one.address} port {one.port}" if one else None for one in (old.myself, new.myself))
+        yield _restart(("fleet", "director", *place), before, after, "this director's own entry: ")
+    if (old.fleet.etcd is None) is not (new.fleet.etcd is None):
+        stores = ["etcd" if one.fleet.etcd is not None else "none" for one in (old, new)]
+        yield _restart(("fleet", "store"), stores[0], stores[1], "another store to agree by: ")
+    elif old.fleet.etcd is not None and new.fleet.etcd is not None:
+        yield from _differing(("fleet", "etcd"), old.fleet.etcd, new.fleet.etcd, {"password": "password_file"})
+
+
+_DIRECTOR_LIVE = ("drain_on_stop_s", "least_path_mtu", "restart_grace_s")
+"""Read whenever they are needed."""
+
+_BGP_LIVE = ("peers", "next_hop_v4", "next_hop_v6", "hold_down_s")
+_PEER_LIVE = ("address", "bfd", "labels", "next_hop_v4", "next_hop_v6", "next_hop_self")
+"""What single routes are made of, and BFD: no session depends on them."""
+
+
+def _director(old: Director, new: Director) -> Iterator[Finding]:
+    yield from _differing(("director",), old, new, {}, ("api", *_DIRECTOR_LIVE))
+    yield from _differing(("api",), old.api, new.api, {}, ("tls", "users", "tokens"))
+    keys = {"cert_file": "tls_cert_file", "key_file": "tls_key_file"}
+    for name in ("cert_file", "key_file", "client_ca_file"):
+        before, after = (getattr(api.tls, name, None) for api in (old.api, new.api))
         if before != after:
-            remedy = "that takes a restart of the director (nothing was applied)"
-            yield Problem(new.source, None, "", f"[{section}] changed{why}", remedy)
+            yield _restart(("api", keys.get(name, name)), before, after)
+
+
+def _bgp(old: BgpConfig, new: BgpConfig) -> Iterator[Finding]:
+    yield from _differing(("bgp",), old, new, {}, _BGP_LIVE)
+    before = {peer.address: peer for peer in old.peers}
+    for position, peer in enumerate(new.peers):
+        place = ("bgp", "peer", position)
+        if (known := before.pop(peer.address, None)) is None:
+            yield _restart((*place, "address"), None, peer.address)
+        else:
+            yield from _differing(place, known, peer, {"hold_time_s": "hold_time"}, _PEER_LIVE)
+    for address in before:
+        yield _restart(("bgp", "peer"), address, None)
+
+
+def _differing(
+    place: Location, old: object, new: object, keys: Mapping[str, str], but: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """Fields of two values of one class that are not the same.
+
+    Args:
+        place: of both in the files.
+        old, new: dataclasses.
+        keys: what fields are called in the files, where that differs.
+        but: fields that may differ.
+    """
+    for field in fields(type(new)):  # type: ignore[arg-type]
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if field.name not in but and before != after:
+            yield _restart((*place, keys.get(field.name, field.name)), before, after, secret=not field.repr)
+
+
+def _restart(place: Location, before: object, after: object, why: str = "", *, secret: bool = False) -> Finding:
+    said = "another one" if secret else f"{_said(before)} -> {_said(after)}"
+    return Finding(place, why + said, RESTART)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_said, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 @dataclass(frozen=True)
@@ -244,17 +319,3 @@ def hash_changes(old: Config, new: Config) -> Iterable[HashChange]:
         if whole:
             stay = sum((ratio / whole) ** 2 for ratio in ratios)
             yield HashChange(service.name, was.hash_mode, service.hash_mode, 1 - stay)
-
-
-def _fixed(director: Director) -> Director:
-    """Without those who may use the API: they come and go."""
-    return replace(director, api=replace(director.api, users=(), tokens=()))
-
-
-def _sessions(bgp: BgpConfig | None) -> BgpConfig | None:
-    """What BGP sessions depend on: not BFD, and not what single routes are made of."""
-    if bgp is None:
-        return None
-    plain: dict[str, Any] = {"next_hop_v4": None, "next_hop_v6": None}
-    fixed = plain | {"bfd": None, "labels": frozenset(), "next_hop_self": False}
-    return replace(bgp, **plain, hold_down_s=0.0, peers=tuple(replace(peer, **fixed) for peer in bgp.peers))

@@ -2,10 +2,10 @@
 
     GET  /v1/config                    what is in force: revision, digest and texts; its ETag is for `If-Match`
     PUT  /v1/config                    {"texts": {name: text}, "base": digest, "reason": "...", "dry_run": true,
-                                        "force": true}
+                                        "force": true, "at_restart": true}
     POST /v1/config/reload             {"reason": "...", "dry_run": true}
-    POST /v1/config/rollback           {"revision": N, "in_force": N, "reason": "...", "dry_run": true, "force": true};
-                                       412 where another one is in force by now
+    POST /v1/config/rollback           {"revision": N, "in_force": N, "reason": "...", "dry_run": true, "force": true,
+                                        "at_restart": true}; 412 where another one is in force by now
     GET  /v1/config/revisions          who, when and why, the latest first
     GET  /v1/config/revisions/N        one of them, with its texts
     GET  /v1/config/diff?revision=N    which lines of it differ from what is in force; of the files without it
@@ -19,28 +19,29 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from aiohttp import web
 
-from appliance.api.outcomes import IF_MATCH_WHOLE, diff_of, etag_of, must_match, refused, signature
+from appliance.api.conditions import is_waited_for
+from appliance.api.outcomes import IF_MATCH_WHOLE, Asked, diff_of, etag_of, must_match, refused, signature
 from appliance.api.problem import RefusedError
-from appliance.api.records import ANYTHING, FLAG, NUMBER, TEXT, WHOLE, array, nullable, record
+from appliance.api.records import ANYTHING, FLAG, NUMBER, REASON, TEXT, WHOLE, array, nullable, record
 from appliance.api.routes import Answer, Query, Role, Route, actor_of, body_of
 from appliance.api.schemas import ETAG, OUTCOME, refused_answers
+from appliance.api.status_schema import STAGED
 from appliance.config.document import Document, read_document
 from appliance.config.problems import ConfigError
 from appliance.config.schema import json_schema
 from appliance.revisions import Author, Revision, RevisionError
-from appliance.transaction import Outcome, Transactions, as_document
+from appliance.transaction import Outcome, Transactions, as_document, staged_document
 
 MAX_TEXTS = 64 * 1024 * 1024
 """Bytes: the texts of a large configuration, as JSON."""
 
 _TEXTS = {"type": "object", "additionalProperties": TEXT}
 _NUMBER = {"type": "integer", "minimum": 1, "maximum": 99_999_999}
-_REASON = {"type": "string", "maxLength": 1000}
 _REVISION_KEYS = {
     "number": WHOLE,
     "at": NUMBER,
@@ -50,9 +51,13 @@ _REVISION_KEYS = {
     "digest": TEXT,
     "summary": TEXT,
 }
-_IN_FORCE = record({"path": TEXT, "digest": TEXT, "revision": nullable(WHOLE), "texts": _TEXTS})
-_REVISIONS = record({"in_force": nullable(WHOLE), "revisions": array(record(_REVISION_KEYS))})
-_CAME_OF_IT = {200: Answer("What came of it.", OUTCOME), **refused_answers(400, 409, 422)}
+_IN_FORCE = record(
+    {"path": TEXT, "digest": TEXT, "revision": nullable(WHOLE), "staged": nullable(STAGED), "texts": _TEXTS}
+)
+_REVISIONS = record(
+    {"in_force": nullable(WHOLE), "staged": nullable(WHOLE), "revisions": array(record(_REVISION_KEYS))}
+)
+_CAME_OF_IT = {200: Answer("What came of it.", OUTCOME), **refused_answers(400, 409, 422, 503)}
 
 
 class ConfigRoutes:
@@ -63,9 +68,10 @@ class ConfigRoutes:
 
     def routes(self) -> list[Route]:
         tag = "configuration"
-        put = record({"texts": _TEXTS}, {"base": TEXT, "reason": _REASON, "dry_run": FLAG, "force": FLAG})
-        reload = record({}, {"reason": _REASON, "dry_run": FLAG})
-        back = record({"revision": WHOLE}, {"in_force": WHOLE, "reason": _REASON, "dry_run": FLAG, "force": FLAG})
+        common = {"reason": REASON, "dry_run": FLAG, "force": FLAG, "at_restart": FLAG}
+        put = record({"texts": _TEXTS}, {"base": TEXT, **common})
+        reload = record({}, {"reason": REASON, "dry_run": FLAG})
+        back = record({"revision": WHOLE}, {"in_force": WHOLE, **common})
         texts = record({**_REVISION_KEYS, "texts": _TEXTS})
         return [
             Route(
@@ -108,6 +114,7 @@ class ConfigRoutes:
                 "An earlier revision again",
                 _CAME_OF_IT | refused_answers(404, 412),
                 tag,
+                headers=IF_MATCH_WHOLE,
                 body=back,
             ),
             Route(
@@ -160,6 +167,7 @@ class ConfigRoutes:
                 "path": str(document.path),
                 "digest": document.digest,
                 "revision": revision.number if revision is not None else None,
+                "staged": staged_document(self._transactions.staged),
                 "texts": dict(document.texts),
             },
             headers={"ETag": etag_of(document)},
@@ -182,58 +190,66 @@ class ConfigRoutes:
         return web.json_response({"diff": await asyncio.to_thread(diff_of, in_force, other)})
 
     async def _put(self, request: web.Request) -> web.Response:
-        body = await body_of(request, {"texts", "base", "reason", "dry_run", "force"})
+        body = await body_of(request, {"texts", "base", "reason", "dry_run", "force", "at_restart"})
         texts = body.get("texts")
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
             raise RefusedError(400, "texts is not an object of texts by file name")
         base = body.get("base")
         if base is not None and not isinstance(base, str):
             raise RefusedError(400, "base is not a digest")
-        dry_run, force = _flag(body, "dry_run"), _flag(body, "force")
-        author = _author(request, body, "api")
+        author, asked = _author(request, body, "api"), _asked(request, body)
 
         def change(_: Document) -> Mapping[str, str]:
             must_match(request, self._transactions)
             return texts
 
-        return await _answer(self._transactions.change(change, author, base=base, dry_run=dry_run, force=force))
+        return await _answer(self._transactions.change(change, author, base=base, **asked))
 
     async def _reload(self, request: web.Request) -> web.Response:
         body = await body_of(request, {"reason", "dry_run"})
         author = _author(request, body, "reload")
-        return await _answer(self._transactions.reload(author, dry_run=_flag(body, "dry_run")))
+        dry_run, wanted = _flag(body, "dry_run"), partial(is_waited_for, request)
+        return await _answer(self._transactions.reload(author, dry_run=dry_run, wanted=wanted))
 
     async def _rollback(self, request: web.Request) -> web.Response:
-        body = await body_of(request, {"revision", "in_force", "reason", "dry_run", "force"})
+        body = await body_of(request, {"revision", "in_force", "reason", "dry_run", "force", "at_restart"})
         number, seen = body.get("revision"), body.get("in_force")
         if isinstance(number, bool) or not isinstance(number, int):
             raise RefusedError(400, "revision is not a number")
         if seen is not None and (isinstance(seen, bool) or not isinstance(seen, int)):
             raise RefusedError(400, "in_force is not a number")
-        now = self._transactions.revision
-        if seen is not None and now is not None and now.number != seen:
-            text = f"revision {now.number} is in force by now, and not {seen}; look again at what this would undo"
-            raise RefusedError(412, text, {"changed": _document(now)})
-        author = _author(request, body, f"rollback to {number}")
-        dry_run, force = _flag(body, "dry_run"), _flag(body, "force")
+
+        def check() -> None:
+            must_match(request, self._transactions)
+            now = self._transactions.revision
+            if seen is not None and now is not None and now.number != seen:
+                text = f"revision {now.number} is in force by now, and not {seen}; look again at what this would undo"
+                raise RefusedError(412, text, {"changed": _document(now)})
+
+        author, asked = _author(request, body, f"rollback to {number}"), _asked(request, body)
         try:
-            return await _answer(self._transactions.rollback(number, author, dry_run=dry_run, force=force))
+            return await _answer(self._transactions.rollback(number, author, check, **asked))
         except RevisionError as error:
             raise RefusedError(404, str(error)) from error
 
     async def _revisions(self, _request: web.Request) -> web.Response:
-        now = self._transactions.revision
+        now, staged = self._transactions.revision, self._transactions.staged
         try:
-            found = self._transactions.revisions.all()
+            found = await asyncio.to_thread(self._transactions.revisions.all)
         except RevisionError as error:
             raise RefusedError(500, str(error)) from error
         return web.json_response(
-            {"in_force": now.number if now is not None else None, "revisions": [_document(one) for one in found]}
+            {
+                "in_force": now.number if now is not None else None,
+                "staged": staged.revision.number if staged is not None else None,
+                "revisions": [_document(one) for one in found],
+            }
         )
 
     async def _revision(self, request: web.Request) -> web.Response:
         try:
-            revision, texts = self._transactions.revisions.read(int(request.match_info["number"]))
+            number = int(request.match_info["number"])
+            revision, texts = await asyncio.to_thread(self._transactions.revisions.read, number)
         except RevisionError as error:
             raise RefusedError(404, str(error)) from error
         return web.json_response({**_document(revision), "texts": dict(texts)})
@@ -260,11 +276,18 @@ def _flag(body: Mapping[str, object], key: str) -> bool:
     return value
 
 
+def _asked(request: web.Request, body: Mapping[str, object]) -> Asked:
+    """How a change is to be made."""
+    return {
+        "dry_run": _flag(body, "dry_run"),
+        "force": _flag(body, "force"),
+        "at_restart": _flag(body, "at_restart"),
+        "wanted": partial(is_waited_for, request),
+    }
+
+
 def _author(request: web.Request, body: Mapping[str, object], via: str) -> Author:
-    reason = body.get("reason") or ""
-    if not isinstance(reason, str):
-        raise RefusedError(400, "reason is not a text")
-    return Author(actor_of(request).who, via, reason)
+    return Author(actor_of(request).who, via, str(body.get("reason") or ""))
 
 
 @cache

@@ -204,6 +204,12 @@ def _director(observed: Observed) -> Iterator[Metric]:
         [((), observed.reload.revision or 0)],
     )
     yield _gauge(
+        "onward_config_staged_revision",
+        "Number of the configuration that the files have for the next start, 0: none waits for one.",
+        (),
+        [((), observed.staged.revision.number if observed.staged is not None else 0)],
+    )
+    yield _gauge(
         "onward_plane_up",
         "1 when the data plane has proved that it forwards by the tables in force.",
         (),

@@ -9,24 +9,25 @@
     DELETE /v1/objects/KIND/NAME       it goes, unless others name it
 
 and the same at /v1/objects/pools/POOL/members and /v1/objects/pools/POOL/members/MEMBER for single members of a pool;
-without NAME for what there is one of: director, api, connection-log, doctor,
-tier2, fleet, bgp. Changes take `?dry_run=true`, which
-says what would happen; `?reason=`; `?force=true`, also where the files say something else than what is in force; and
-`If-Match`.
+without NAME for what there is one of: director, api, connection-log, doctor, tier2, fleet, bgp. Changes take
+`?dry_run=true`, which says what would happen; `?reason=`; `?force=true`, also where the files say something else than
+what is in force; `?at_restart=true`, which writes what takes a restart to the files alone; and `If-Match`, of the
+object or, for POST, of the list: a list has the ETag of the configuration as a whole.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
 
-from appliance.api.outcomes import diff_of, etag_of, refused, signature
+from appliance.api.conditions import IF_NEW, is_known, tags_in
+from appliance.api.outcomes import IF_MATCH_WHOLE, asked_by, diff_of, etag_of, must_match, refused, signature
 from appliance.api.problem import RefusedError
-from appliance.api.records import Schema
-from appliance.api.routes import Actor, Answer, Query, Role, Route, actor_of, flag_in, object_of
+from appliance.api.records import REASON, Schema
+from appliance.api.routes import Actor, Answer, Query, Role, Route, actor_of, object_of
 from appliance.api.schemas import CHANGED, ETAG, KINDS_LISTED, listed, object_in, object_out, refused_answers
+from appliance.aside import aside
 from appliance.config.document import Document
 from appliance.objects.canonical import etag, hidden
 from appliance.objects.catalogue import (
@@ -55,7 +56,12 @@ CHANGING = (
     Query(
         "force", {"type": "boolean", "default": False}, "Also where the files say something else than what is in force."
     ),
-    Query("reason", {"type": "string", "maxLength": 1000}, "A note for the log and the history."),
+    Query(
+        "at_restart",
+        {"type": "boolean", "default": False},
+        "Write what takes a restart to the files, for the next start; what is in force stays.",
+    ),
+    Query("reason", REASON, "A note for the log and the history."),
 )
 _IF_MATCH = (
     Query("If-Match", {"type": "string"}, "ETags of which the object must have one, or it is not changed (412)."),
@@ -64,7 +70,6 @@ _IF_NONE_MATCH = (
     Query("If-None-Match", {"type": "string", "enum": ["*"]}, "`*`: only where it is not there yet (412)."),
 )
 
-_IF_NEW = (Query("If-None-Match", {"type": "string"}, "An ETag; 304 where it is the object's."),)
 
 _NAME: Schema = {"type": "string", "minLength": 1}
 
@@ -86,8 +91,12 @@ class ObjectRoutes:
                 self._kinds,
                 Role.VIEWER,
                 "Which kinds of objects there are; the ETag is that of the configuration as a whole",
-                {200: Answer("Kinds.", KINDS_LISTED, headers=ETAG)},
+                {
+                    200: Answer("Kinds.", KINDS_LISTED, headers=ETAG),
+                    304: Answer("They are what `If-None-Match` has the ETag of."),
+                },
                 "objects",
+                headers=IF_NEW,
             )
         ]
         for kind in KINDS.values():
@@ -103,8 +112,10 @@ class ObjectRoutes:
             names[_owner(kind)] = _NAME
         owners = dict(names)
         shown = {200: Answer(f"The {one}.", object_out(kind), headers=ETAG), **refused_answers(404)}
-        shown[304] = Answer("It is what `If-None-Match` has the ETag of.")
-        changed = {200: Answer("What came of it.", CHANGED), **refused_answers(404, 409, 412, 422)}
+        not_new = {304: Answer("It is what `If-None-Match` has the ETag of.")}
+        shown |= not_new
+        changed = {200: Answer("What came of it.", CHANGED), **refused_answers(404, 409, 412, 422, 503)}
+        all_shown = {200: Answer("All.", listed(kind), headers=ETAG), **not_new}
         made = changed | {201: Answer("It was made.", CHANGED, headers=ETAG)}
         body, key = object_in(kind), _key_in_paths(kind)
         many = (
@@ -115,8 +126,9 @@ class ObjectRoutes:
                     self._listing(kind),
                     Role.VIEWER,
                     f"List all {kind.noun}",
-                    {200: Answer("All.", listed(kind)), **refused_answers(*([404] if owners else []))},
+                    all_shown | refused_answers(*([404] if owners else [])),
                     "objects",
+                    headers=IF_NEW,
                     names=owners,
                 ),
                 Route(
@@ -128,7 +140,8 @@ class ObjectRoutes:
                     made,
                     "objects",
                     CHANGING,
-                    body=body,
+                    IF_MATCH_WHOLE,
+                    body,
                     names=owners,
                     max_body=MAX_OBJECT,
                 ),
@@ -148,7 +161,7 @@ class ObjectRoutes:
                 f"Show the {one}",
                 shown,
                 "objects",
-                headers=_IF_NEW,
+                headers=IF_NEW,
                 names=names,
             ),
             Route(
@@ -205,28 +218,32 @@ class ObjectRoutes:
         """Of what is in force; made once for each configuration."""
         document = self._transactions.in_force.document
         if self._made is None or self._made[0] != document.digest:
-            self._made = document.digest, await asyncio.to_thread(Catalogue, document)
+            self._made = document.digest, await aside(Catalogue, document)
         return self._made[1]
 
     @property
     def _key(self) -> bytes:
         return self._transactions.in_force.config.secret
 
-    async def _kinds(self, _request: web.Request) -> web.Response:
+    async def _kinds(self, request: web.Request) -> web.Response:
         catalogue = await self._catalogue()
+        if is_known(request, tag := etag_of(catalogue.document)):
+            return web.Response(status=304, headers={"ETag": tag})
         kinds = [
             {"kind": kind.noun, "single": kind.key is None, "key": kind.key, "count": len(catalogue.all(kind))}
             for kind in KINDS.values()
             if kind.within is None
         ]
         digest = catalogue.document.digest
-        return web.json_response(
-            {"apiVersion": "v1", "digest": digest, "kinds": kinds}, headers={"ETag": etag_of(catalogue.document)}
-        )
+        return web.json_response({"apiVersion": "v1", "digest": digest, "kinds": kinds}, headers={"ETag": tag})
 
     def _listing(self, kind: Kind) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
             catalogue, actor, owner = await self._catalogue(), actor_of(request), _owner_in(request, kind)
+            if kind.within is not None:
+                _there(catalogue, kind.within, owner)
+            if is_known(request, tag := etag_of(catalogue.document)):
+                return web.Response(status=304, headers={"ETag": tag})
 
             def look() -> list[dict[str, Any]]:
                 return [
@@ -240,8 +257,8 @@ class ObjectRoutes:
                     for entry in _all_of(catalogue, kind, owner)
                 ]
 
-            items = await asyncio.to_thread(look)
-            return web.json_response({"apiVersion": "v1", "kind": kind.noun, "items": items})
+            items = await aside(look)
+            return web.json_response({"apiVersion": "v1", "kind": kind.noun, "items": items}, headers={"ETag": tag})
 
         return handle
 
@@ -250,7 +267,7 @@ class ObjectRoutes:
             catalogue = await self._catalogue()
             entry = _there(catalogue, kind, _name(request, kind))
             tag = etag(entry.values, self._key)
-            if request.headers.get("If-None-Match") == tag:
+            if is_known(request, tag):
                 return web.Response(status=304, headers={"ETag": tag})
             return web.json_response(_shown(entry, actor_of(request)), headers={"ETag": tag})
 
@@ -262,7 +279,12 @@ class ObjectRoutes:
     def _creating(self, kind: Kind) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
             values, owner = await object_of(request), _owner_in(request, kind)
-            return await self._change(request, kind, lambda catalogue: catalogue.create(kind, values, owner=owner))
+
+            def create(catalogue: Catalogue) -> Change:
+                must_match(request, self._transactions)
+                return catalogue.create(kind, values, owner=owner)
+
+            return await self._change(request, kind, create)
 
         return handle
 
@@ -288,15 +310,14 @@ class ObjectRoutes:
         return handle
 
     def _condition(self, request: web.Request) -> Condition:
-        match, none = request.headers.get("If-Match"), request.headers.get("If-None-Match")
+        none = request.headers.get("If-None-Match")
         if none is not None and none.strip() != "*":
             raise RefusedError(400, f"If-None-Match: {none}: only * has a meaning for changes")
-        any_of = None if match is None else frozenset(tag.strip() for tag in match.split(","))
-        return Condition(any_of, absent=none is not None, key=self._key)
+        return Condition(tags_in(request, "If-Match", weak=False), absent=none is not None, key=self._key)
 
     async def _change(self, request: web.Request, kind: Kind, edit: _Edit) -> web.Response:
         actor = actor_of(request)
-        dry_run, force = flag_in(request.query, "dry_run"), flag_in(request.query, "force")
+        asked = asked_by(request)
         author = Author(actor.who, "api", request.query.get("reason", ""))
         made: list[Change] = []
         known = await self._catalogue()
@@ -309,7 +330,7 @@ class ObjectRoutes:
             return made[0].texts
 
         try:
-            outcome = await self._transactions.change(change, author, dry_run=dry_run, force=force)
+            outcome = await self._transactions.change(change, author, **asked)
         except NotThereError as error:
             raise RefusedError(404, str(error)) from None
         except TakenError as error:
@@ -317,7 +338,7 @@ class ObjectRoutes:
         except InUseError as error:
             raise RefusedError(409, str(error), {"used_by": list(error.users)}) from None
         except StaleError as error:
-            who = await asyncio.to_thread(self._last_change, kind, _name(request, kind))
+            who = await aside(self._last_change, kind, _name(request, kind))
             by = f"; {who.author.who or 'somebody'} changed it ({who.author.via}, revision {who.number})" if who else ""
             raise RefusedError(
                 412,
@@ -326,11 +347,11 @@ class ObjectRoutes:
             ) from None
         if not outcome.ok:
             return refused(outcome, [("", one.location) for one in made if one.location is not None])
-        return await asyncio.to_thread(self._answer, request, outcome, made[0], known)
+        return await aside(self._answer, request, outcome, made[0], known)
 
     def _answer(self, request: web.Request, outcome: Outcome, change: Change, before: Catalogue) -> web.Response:
         """What came of a change that was taken, or would be."""
-        after = before.document.having(change.texts)
+        after = change.after
         entry = Catalogue(after).find(change.kind, change.name) if change.location is not None else None
         tag = etag(entry.values, self._key) if entry is not None else None
         new = entry is not None and before.find(change.kind, change.name) is None

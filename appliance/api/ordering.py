@@ -27,7 +27,7 @@ import structlog
 from aiohttp import web
 
 from appliance.api.problem import RefusedError
-from appliance.api.records import FLAG, array, record
+from appliance.api.records import FLAG, REASON, array, record
 from appliance.api.routes import Answer, Query, Role, Route, actor_of, body_of
 from appliance.api.schemas import DIRECTOR, MEMBER, ORDERED, refused_answers
 from appliance.api.views import drain_document
@@ -92,9 +92,8 @@ class OrderRoutes:
     def routes(self) -> list[Route]:
         tag = "members"
         timeout = {"type": ["number", "null"], "minimum": 0, "maximum": MAX_TIMEOUT_S}
-        reason = {"type": "string", "maxLength": 1000}
         ratio = {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_RATIO}
-        order = record({}, {"timeout_s": timeout, "reason": reason, "dry_run": FLAG})
+        order = record({}, {"timeout_s": timeout, "reason": REASON, "dry_run": FLAG})
         given = {
             200: Answer("Whose order it is; with dry_run, what it would do.", ORDERED),
             **refused_answers(400, 404, 503),
@@ -139,7 +138,7 @@ class OrderRoutes:
                         "state": {"type": "string", "enum": [str(state) for state in AdminState]},
                         "ratio": ratio,
                         "timeout_s": timeout,
-                        "reason": reason,
+                        "reason": REASON,
                         "dry_run": FLAG,
                     },
                 ),
@@ -153,7 +152,7 @@ class OrderRoutes:
                 "Order a member's weight; null takes it back",
                 given,
                 tag,
-                body=record({}, {"ratio": ratio, "reason": reason, "dry_run": FLAG}),
+                body=record({}, {"ratio": ratio, "reason": REASON, "dry_run": FLAG}),
                 needs_body=False,
             ),
             Route(
@@ -197,7 +196,7 @@ class OrderRoutes:
                 "Have routers take other ways",
                 own,
                 "director",
-                body=record({}, {"timeout_s": timeout, "reason": reason}),
+                body=record({}, {"timeout_s": timeout, "reason": REASON}),
                 needs_body=False,
             ),
             Route(
@@ -208,7 +207,7 @@ class OrderRoutes:
                 "Back into service",
                 own,
                 "director",
-                body=record({}, {"reason": reason}),
+                body=record({}, {"reason": REASON}),
                 needs_body=False,
             ),
         ]

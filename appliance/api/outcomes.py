@@ -1,13 +1,15 @@
 """What became of a change of the configuration, as an answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import unified_diff
-from typing import Any
+from functools import partial
+from typing import Any, TypedDict
 
 from aiohttp import web
 
+from appliance.api.conditions import is_waited_for, tags_in
 from appliance.api.problem import RefusedError, problem
-from appliance.api.routes import Query
+from appliance.api.routes import Query, flag_in
 from appliance.config.document import Document
 from appliance.config.problems import Location, Problem
 from appliance.objects.pointers import pointer_within
@@ -18,19 +20,42 @@ MISTAKES = (Step.PARSE, Step.VALIDATE, Step.DIFF)
 """Where a transaction ends because of what is written."""
 
 
+class Asked(TypedDict):
+    """How a change is to be made, as `Transactions.change` takes it."""
+
+    dry_run: bool
+    force: bool
+    at_restart: bool
+    wanted: Callable[[], bool]
+
+
+def asked_by(request: web.Request) -> Asked:
+    """What the query says of it.
+
+    Raises:
+        RefusedError: it makes no sense.
+    """
+    return {
+        "dry_run": flag_in(request.query, "dry_run"),
+        "force": flag_in(request.query, "force"),
+        "at_restart": flag_in(request.query, "at_restart"),
+        "wanted": partial(is_waited_for, request),
+    }
+
+
 Places = Sequence[tuple[str, Location]]
 """Which parts of what was sent stand where: JSON pointers (RFC 6901), and locations in the files."""
 
 
 def refused(outcome: Outcome, places: Places = ()) -> web.Response:
     """That it was not made, and why: 409 something else is in force or written meanwhile, 422 the configuration would
-    have mistakes or takes a restart, 500 it could not be put into force or kept.
+    have mistakes or takes a restart, 500 it could not be put into force or kept, 503 the director ends.
 
     Args:
         outcome: of the change.
         places: of the objects that were sent.
     """
-    status = 409 if outcome.conflict else 422 if outcome.step in MISTAKES else 500
+    status = 503 if outcome.withdrawn else 409 if outcome.conflict else 422 if outcome.step in MISTAKES else 500
     errors = [error(one, places) for one in outcome.problems]
     first = str(outcome.problems[0]) if outcome.problems else "refused"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -82,10 +107,10 @@ def etag_of(document: Document) -> str:
 def must_match(request: web.Request, transactions: Transactions) -> None:
     """
     Raises:
-        RefusedError: another configuration is in force than those of `If-Match`.
+        RefusedError: another configuration is in force than those of `If-Match`, or these are no ETags.
     """
-    tags, now = request.headers.get("If-Match"), etag_of(transactions.in_force.document)
-    if tags is None or {"*", now} & {tag.strip() for tag in tags.split(",")}:
+    tags, now = tags_in(request, "If-Match", weak=False), etag_of(transactions.in_force.document)
+    if tags is None or {"*", now} & tags:
         return
     revision = transactions.revision
     changed = {"revision": revision.number, **signature(revision)} if revision is not None else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from appliance.api.views import MEANT, Document, because, bfd_text, probe_text
+from appliance.api.views import MEANT, Document, because, bfd_text, probe_text, waiting
 
 _PAGE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
 
@@ -571,6 +571,7 @@ def _director(document: Document) -> Html:
                     if reload["ok"]
                     else f"rejected: {'; '.join(reload['problems'])}",
                 ),
+                *(("waits for a restart", waiting(config["staged"])) for _ in (1,) if config["staged"] is not None),
             ]
         ),
         h("h3", "The data plane counts"),

@@ -39,6 +39,10 @@ TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
 WHOLE: Schema = {"type": "integer"}
 FLAG: Schema = {"type": "boolean"}
+MAX_REASON = 1000
+REASON: Schema = {"type": "string", "maxLength": MAX_REASON}
+"""A note for log and history."""
+
 ANYTHING: Schema = {"type": "object"}
 VERSION: Schema = {"const": "v1"}
 

@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from appliance.api.problem import Handler, RefusedError
-from appliance.api.records import Schema
+from appliance.api.records import MAX_REASON, Schema
 
 log = structlog.get_logger()
 
@@ -123,13 +123,19 @@ def mounted(routes: Iterable[Route], prefix: str = "") -> list[web.RouteDef]:
 
 def guarded(route: Route) -> Handler:
     """The handler for those only who may ask; what changes something is told to the log."""
-    known = {query.name for query in route.query}
+    known = {query.name: query.schema.get("maxLength") for query in route.query}
+    conditions = {"If-Match", "If-None-Match"} - {header.name for header in route.headers}
     media = (*(route.body_media if route.body is not None else ()), *route.also_media)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if strange := sorted(request.query.keys() - known):
             there = ", ".join(sorted(known)) or "nothing"
             raise RefusedError(400, f"unknown in the query: {', '.join(strange)}; known here: {there}")
+        for name, text in request.query.items():
+            not_longer(name, text, known[name])
+        if route.method != "GET" and (strange := sorted(name for name in conditions if name in request.headers)):
+            # Whoever sends a condition counts on it.
+            raise RefusedError(400, f"{', '.join(strange)}: nothing goes by that here; leave it out")
         if "Content-Type" in request.headers and request.can_read_body and request.content_type not in media:
             raise RefusedError(415, f"{request.content_type} is not what this takes: {', '.join(media) or 'no body'}")
         request[MAX_BODY] = route.max_body
@@ -243,7 +249,7 @@ async def object_of(request: web.Request) -> dict[str, Any]:
 
 
 async def body_of(request: web.Request, known: set[str]) -> Mapping[str, object]:
-    """The JSON object that was sent, without other keys than those.
+    """The JSON object that was sent, without other keys than those; a `reason` is a text that is not too long.
 
     Raises:
         RefusedError: it is something else.
@@ -251,7 +257,20 @@ async def body_of(request: web.Request, known: set[str]) -> Mapping[str, object]
     body = await object_of(request)
     if unknown := sorted(body.keys() - known):
         raise RefusedError(400, f"unknown: {', '.join(unknown)}; known here: {', '.join(sorted(known))}")
+    reason = body.get("reason")
+    if not isinstance(reason, str | None):
+        raise RefusedError(400, "reason is not a text")
+    not_longer("reason", reason or "", MAX_REASON)
     return body
+
+
+def not_longer(name: str, text: str, most: int | None) -> None:
+    """
+    Raises:
+        RefusedError: a text has more characters than its schema says.
+    """
+    if most is not None and len(text) > most:
+        raise RefusedError(400, f"{name} has {len(text)} characters; {most} are the most")
 
 
 def flag_in(query: Mapping[str, str], name: str) -> bool:

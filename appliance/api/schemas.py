@@ -24,7 +24,7 @@ from appliance.api.records import (
     words,
 )
 from appliance.api.routes import Answer
-from appliance.api.status_schema import STATUS_SCHEMAS
+from appliance.api.status_schema import STAGED, STATUS_SCHEMAS
 from appliance.config.monitors import KEYS
 from appliance.config.schema import canonical_schema
 from appliance.objects.changes import Op, Result
@@ -77,10 +77,13 @@ _OUTCOME_KEYS: Mapping[str, Schema] = {
     "ok": FLAG,
     "step": {"type": "string", "description": "Where the transaction ended."},
     "dry_run": FLAG,
+    "at_restart": FLAG,
     "unchanged": FLAG,
+    "written": FLAG,
     "problems": array(ANYTHING),
     "consequences": ref("Consequences"),
     "revision": nullable(WHOLE),
+    "staged": nullable(STAGED),
     "digest": TEXT,
     "seconds": NUMBER,
 }

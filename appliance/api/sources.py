@@ -18,6 +18,7 @@ from appliance.passive import Handshakes
 from appliance.pathmtu import PathMtuFacts
 from appliance.reconcile import Transition
 from appliance.state import Snapshot
+from appliance.transaction import Staged
 from bgp.bfd.process import BfdStatus
 from bgp.speaker import SpeakerStatus
 from health.spec import Status
@@ -106,6 +107,9 @@ class StatusSources:
     transitions: Callable[[], Mapping[Transition, int]] = dict
     """How often members have come into another state."""
 
+    staged: Callable[[], Staged | None] = lambda: None
+    """What of the configuration waits for the next start."""
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -142,6 +146,7 @@ class Observed:
     doctor: Report | None = None
     handshakes: Mapping[tuple[str, str], Handshakes] = field(default_factory=dict)
     transitions: Mapping[Transition, int] = field(default_factory=dict)
+    staged: Staged | None = None
 
 
 async def observe(sources: StatusSources) -> Observed:
@@ -181,4 +186,5 @@ async def observe(sources: StatusSources) -> Observed:
         doctor=sources.doctor(),
         handshakes=sources.handshakes(),
         transitions=sources.transitions(),
+        staged=sources.staged(),
     )

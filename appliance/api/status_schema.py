@@ -209,6 +209,8 @@ _DIRECTOR = record(
 _RELOAD = record(
     {"ok": FLAG, "at": NUMBER, "problems": array(TEXT), "step": TEXT, "warnings": array(TEXT)},
 )
+STAGED = ref("Staged")
+_STAGED = record({"revision": WHOLE, "at": NUMBER, "who": TEXT, "via": TEXT, "why": TEXT, "takes_restart": array(TEXT)})
 _STATUS = record(
     {
         "apiVersion": VERSION,
@@ -216,7 +218,15 @@ _STATUS = record(
         "director": _DIRECTOR,
         "ready": record({"ready": FLAG, "parts": array(record({"name": TEXT, "ok": FLAG, "detail": TEXT}))}),
         "plane": record({"error": nullable(TEXT), "name": TEXT, "notes": array(TEXT), "facts": by_name(TEXT)}),
-        "config": record({"source": TEXT, "digest": TEXT, "last_reload": _RELOAD, "revision": nullable(WHOLE)}),
+        "config": record(
+            {
+                "source": TEXT,
+                "digest": TEXT,
+                "last_reload": _RELOAD,
+                "revision": nullable(WHOLE),
+                "staged": nullable(STAGED),
+            }
+        ),
         "services": array(ref("ServiceStatus")),
         "pools": by_name(ref("PoolStatus")),
         "pins": record({"capacity": WHOLE, "live": WHOLE}),
@@ -240,4 +250,5 @@ STATUS_SCHEMAS: Mapping[str, Schema] = {
     "PoolStatus": _POOL,
     "Sample": _SAMPLE,
     "Status": _STATUS,
+    "Staged": _STAGED,
 }

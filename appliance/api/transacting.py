@@ -8,17 +8,17 @@ stand in the object instead; that of a member is POOL/MEMBER. The order of chang
 the configuration as a whole: `GET /v1/objects` has its ETag. The query is that of changes of single objects.
 """
 
-import asyncio
 from collections.abc import Mapping
 
 from aiohttp import web
 
 from appliance.api.objects import CHANGING
-from appliance.api.outcomes import IF_MATCH_WHOLE, diff_of, error, etag_of, must_match, refused
+from appliance.api.outcomes import IF_MATCH_WHOLE, asked_by, diff_of, error, etag_of, must_match, refused
 from appliance.api.problem import problem
 from appliance.api.records import array, record
-from appliance.api.routes import Answer, Role, Route, actor_of, body_of, flag_in
+from appliance.api.routes import Answer, Role, Route, actor_of, body_of
 from appliance.api.schemas import CHANGE_STEP, CHANGES, ETAG, refused_answers
+from appliance.aside import aside
 from appliance.config.document import Document
 from appliance.config.problems import ConfigError
 from appliance.objects.changes import ChangesError, Made, make, read_steps, results
@@ -43,7 +43,7 @@ class TransactionRoutes:
                 self._change,
                 Role.ADMIN,
                 "Change several objects, all or none",
-                {200: Answer("What came of it.", CHANGES, headers=ETAG), **refused_answers(409, 412, 422)},
+                {200: Answer("What came of it.", CHANGES, headers=ETAG), **refused_answers(409, 412, 422, 503)},
                 "objects",
                 CHANGING,
                 IF_MATCH_WHOLE,
@@ -56,7 +56,7 @@ class TransactionRoutes:
         body = await body_of(request, {"changes"})
         actor = actor_of(request)
         author = Author(actor.who, "api", request.query.get("reason", ""))
-        dry_run, force = flag_in(request.query, "dry_run"), flag_in(request.query, "force")
+        asked = asked_by(request)
         transactions, source = self._transactions, str(self._transactions.in_force.document.path)
         made: list[tuple[Document, Made]] = []
 
@@ -66,13 +66,13 @@ class TransactionRoutes:
             return made[0][1].texts
 
         try:
-            steps = await asyncio.to_thread(read_steps, body.get("changes"), source)
-            outcome = await transactions.change(change, author, dry_run=dry_run, force=force)
+            steps = await aside(read_steps, body.get("changes"), source)
+            outcome = await transactions.change(change, author, **asked)
         except ChangesError as why:
-            return await asyncio.to_thread(self._mistaken, why)
+            return await aside(self._mistaken, why)
         if not outcome.ok:
             return refused(outcome, made[0][1].places if made else ())
-        return await asyncio.to_thread(self._answer, outcome, *made[0])
+        return await aside(self._answer, outcome, *made[0])
 
     @property
     def _key(self) -> bytes:
@@ -82,17 +82,20 @@ class TransactionRoutes:
         """That some changes cannot be made, and what would be wrong with the others."""
         errors = [{**error(one.problem), "pointer": one.pointer} for one in why.mistakes]
         if why.rest is not None:
-            document = self._transactions.in_force.document.having(why.rest.texts)
             try:
-                self._transactions.parse(document)
+                self._transactions.parse(why.rest.after)
             except ConfigError as others:
                 errors += [error(one, why.rest.places) for one in others.problems]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        status = 412 if any(one.stale for one in why.mistakes) else 422
+        status = 422
+        if any(one.stale for one in why.mistakes):
+            status = 412
+        elif any(one.taken for one in why.mistakes):
+            status = 409
         return problem(status, f"{why.mistakes[0].problem}{more}", {"step": "parse", "errors": errors})
 
     def _answer(self, outcome: Outcome, before: Document, made: Made) -> web.Response:
-        after = before.having(made.texts)
+        after = made.after
         tag = etag_of(after)
         changes = [
             {

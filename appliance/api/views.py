@@ -41,6 +41,7 @@ from appliance.path.causes import finding
 from appliance.path.gate import segments_of
 from appliance.path.segments import Segments
 from appliance.state import Snapshot
+from appliance.transaction import staged_document
 from bgp.bfd.packet import State, diag_name
 from bgp.bfd.process import BfdStatus
 from bgp.route import Route
@@ -163,6 +164,7 @@ def frame_document(observed: Observed) -> Document:
                 "warnings": list(observed.reload.warnings),
             },
             "revision": observed.reload.revision,
+            "staged": staged_document(observed.staged),
         },
         "pins": {"capacity": observed.pins.capacity, "live": observed.pins.live},
         "fleet": _fleet(observed),
@@ -892,6 +894,8 @@ def _degraded(document: Mapping[str, Any]) -> Iterator[str]:
     if not document["config"]["last_reload"]["ok"]:
         problems = document["config"]["last_reload"]["problems"]
         yield f"the last reload was rejected ({len(problems)} problems); the configuration before it is in force"
+    if (staged := document["config"]["staged"]) is not None:
+        yield f"revision {staged['revision']} of the configuration waits for a restart: {waiting(staged)}"
     yield from lost_interfaces(document["plane"]["facts"]).values()
     out: dict[tuple[str, ...], str] = {}
     wanted = {service["pool_key"] for service in document["services"] if service["state"] != "disabled"}
@@ -946,6 +950,12 @@ def _fleet_problems(fleet: Mapping[str, Any] | None) -> Iterator[str]:
     store = fleet["store"]
     if store is not None and not store["connected"]:
         yield f"the fleet's store cannot be reached, {store['source']} verdicts count: {store['error']}"
+
+
+def waiting(staged: Mapping[str, Any]) -> str:
+    """What of a configuration waits for the next start, and who has written it."""
+    by = ", ".join(filter(None, (staged["who"] or "somebody", staged["why"])))
+    return f"{'; '.join(staged['takes_restart'])} ({by})"
 
 
 def bfd_text(bfd: Mapping[str, Any]) -> str:

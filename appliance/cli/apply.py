@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from appliance.cli.nouns import ConfigOption, DryRun, Json, show_change
-from appliance.cli.objects import RefusedChangeError, objects_at
-from appliance.cli.orders import OrderError, ReasonOption, SocketOption, refused
+from appliance.cli.objects import How, RefusedChangeError, objects_at
+from appliance.cli.orders import AtRestartOption, ForceOption, OrderError, ReasonOption, SocketOption, refused
 from appliance.cli.output import Exit, complain
 from appliance.config.problems import did_you_mean
 from appliance.objects.kinds import KINDS, Kind
@@ -34,6 +34,8 @@ def apply(
         tuple[str, ...], Parameter(name=["--file", "-f"], negative="", required=True, allow_leading_hyphen=True)
     ],
     dry_run: DryRun = False,
+    force: ForceOption = False,
+    at_restart: AtRestartOption = False,
     if_match: Annotated[
         str | None,
         Parameter(name="--if-match", help="Only while the configuration as a whole has this ETag; --json prints it."),
@@ -52,7 +54,8 @@ def apply(
     enough to delete. Objects that no file has stay as they are.
 
     Exit codes: 0 done; 1 not done: something has changed meanwhile, or it could not be put into force; 2 a file cannot
-    be read; 3 no director answers; 4 the configuration would have mistakes.
+    be read; 3 no director answers; 4 the configuration would have mistakes; 8 no answer came, and `onward config
+    history` says whether it was done.
 
     Parameters
     ----------
@@ -62,7 +65,7 @@ def apply(
     try:
         changes, places = read(file)
         objects = objects_at(socket, config)
-        outcome = objects.apply(changes, match=if_match, dry_run=dry_run, reason=reason)
+        outcome = objects.apply(changes, match=if_match, how=How(dry_run, reason, force, at_restart))
     except InputError as error:
         complain(str(error))
         return Exit.USAGE

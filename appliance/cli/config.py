@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import unified_diff
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -15,10 +15,22 @@ from appliance.cli.help import HelpFormatter
 from appliance.cli.listing import DEFAULTS, Column, ListOptions, View, or_dash
 from appliance.cli.listing import show as show_list
 from appliance.cli.objects import OfFiles, objects_at
-from appliance.cli.orders import ConfigOption, Document, OrderError, ReasonOption, SocketOption, ask, refused, where
+from appliance.cli.orders import (
+    CHANGE_TIMEOUT_S,
+    AtRestartOption,
+    ConfigOption,
+    Document,
+    ForceOption,
+    OrderError,
+    ReasonOption,
+    SocketOption,
+    ask,
+    refused,
+    where,
+)
 from appliance.cli.output import Exit, complain, print_json, print_problems, structured
 from appliance.cli.plans import exit_of, orders_at, show_outcome
-from appliance.cli.reload import REFUSED, TIMEOUT_S
+from appliance.cli.reload import REFUSED
 from appliance.config.document import read_document
 from appliance.config.merge import Part, merge
 from appliance.config.problems import ConfigError
@@ -30,15 +42,6 @@ app = App(
 )
 
 JsonOption = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON.")]
-ForceOption = Annotated[
-    bool,
-    Parameter(
-        name="--force",
-        negative="",
-        show_default=False,
-        help="Also where the files say something else than what is in force; that is lost.",
-    ),
-]
 SCHEMA = files("appliance.config") / "onward.schema.json"
 _BROKEN = 2
 """Of `diff`, as diff(1): 0 the same, 1 different, 2 trouble."""
@@ -48,9 +51,13 @@ def _moment(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
+def _mark(number: int, document: Mapping[str, Any]) -> str:
+    return "*" if number == document["in_force"] else "+" if number == document["staged"] else ""
+
+
 HISTORY = View(
     columns=(
-        Column("REVISION", lambda row: f"{row['number']}{'*' if row['in_force'] else ''}"),
+        Column("REVISION", lambda row: f"{row['number']}{row['mark']}"),
         Column("SINCE", lambda row: row["at"], _moment),
         Column("WHO", lambda row: row["who"], or_dash),
         Column("BY", lambda row: row["via"]),
@@ -58,16 +65,20 @@ HISTORY = View(
         Column("DIGEST", lambda row: row["digest"][:16], wide=True),
         Column("WHY", lambda row: row["why"]),
     ),
-    rows=lambda document: [{**row, "in_force": row["number"] == document["in_force"]} for row in document["revisions"]],
+    rows=lambda document: [
+        {**row, "in_force": row["number"] == document["in_force"], "mark": _mark(row["number"], document)}
+        for row in document["revisions"]
+    ],
     name=lambda row: str(row["number"]),
 )
 
 
 @app.command
 def history(*, config: ConfigOption = None, socket: SocketOption = None, options: ListOptions = DEFAULTS) -> int:
-    """List the revisions: what was in force since when, by whom, and why. The latest comes first; * is in force."""
+    """List the revisions: what was in force since when, by whom, and why. The latest comes first; * is in force, and +
+    waits for a restart."""
     return show_list(
-        HISTORY, options, lambda: ask(where(socket, config), "GET", "/v1/config/revisions", timeout_s=TIMEOUT_S)
+        HISTORY, options, lambda: ask(where(socket, config), "GET", "/v1/config/revisions", timeout_s=CHANGE_TIMEOUT_S)
     )
 
 
@@ -132,8 +143,8 @@ def diff(
             lines = list(_unified(in_force["texts"], texts))
             print("".join(lines), end="")
             return 1 if lines else Exit.OK
-        body = {"texts": texts, "dry_run": True}
-        outcome = ask(path, "PUT", "/v1/config", body, timeout_s=TIMEOUT_S, also=REFUSED)
+        body = {"texts": texts, "dry_run": True, "force": True}  # the files are what is asked about
+        outcome = ask(path, "PUT", "/v1/config", body, timeout_s=CHANGE_TIMEOUT_S, also=REFUSED)
         outcome["orders"] = orders_at(path)
         outcome["problems"] = [_placed(problem, places) for problem in outcome["problems"]]
     except ConfigError as error:
@@ -155,6 +166,7 @@ def rollback(
     *,
     dry_run: Annotated[bool, Parameter(name="--dry-run", negative="")] = False,
     force: ForceOption = False,
+    at_restart: AtRestartOption = False,
     json: JsonOption = False,
     reason: ReasonOption = "",
     config: ConfigOption = None,
@@ -162,7 +174,11 @@ def rollback(
 ) -> int:
     """Put an earlier revision into force again, and its texts into the files.
 
-    It becomes a revision of its own, so this can be undone as well.
+    It becomes a revision of its own, so this can be undone as well. The revision that is in force takes back what waits
+    for a restart.
+
+    Exit codes: 0 done; 4 it would be refused as it is written, or takes a restart; 1 not done; 3 no director answers; 5
+    there is no such revision; 8 no answer came, and `onward config history` says whether it was done.
 
     Parameters
     ----------
@@ -171,10 +187,16 @@ def rollback(
     dry_run
         Say what would happen, and do nothing.
     """
-    body = {"revision": revision, "dry_run": dry_run, "force": force, "reason": reason}
+    body = {
+        "revision": revision,
+        "dry_run": dry_run,
+        "force": force,
+        "at_restart": at_restart,
+        "reason": reason,
+    }
     try:
         path = where(socket, config)
-        outcome = ask(path, "POST", "/v1/config/rollback", body, timeout_s=TIMEOUT_S, also=REFUSED)
+        outcome = ask(path, "POST", "/v1/config/rollback", body, timeout_s=CHANGE_TIMEOUT_S, also=REFUSED)
     except OrderError as error:
         return refused(error)
     return show_outcome(outcome, json=json)
@@ -240,7 +262,7 @@ def schema() -> int:
 
 def _texts_of(path: Path, revision: int | None) -> Document:
     resource = "/v1/config" if revision is None else f"/v1/config/revisions/{revision}"
-    return ask(path, "GET", resource, timeout_s=TIMEOUT_S)
+    return ask(path, "GET", resource, timeout_s=CHANGE_TIMEOUT_S)
 
 
 def _other(path: Path, other: str | None, in_force: Document) -> tuple[dict[str, str], dict[str, str]]:

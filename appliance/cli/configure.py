@@ -12,11 +12,12 @@ Nothing is in force before the outermost `save`, which is one change of the conf
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from appliance.cli.nouns import NOUNS, ConfigOption, show_change, shown
-from appliance.cli.objects import Objects, RefusedChangeError, Shown, objects_at
-from appliance.cli.orders import OrderError, ReasonOption, SocketOption, refused
+from appliance.cli.objects import AS_USUAL, How, Objects, RefusedChangeError, Shown, objects_at
+from appliance.cli.orders import AtRestartOption, ForceOption, OrderError, ReasonOption, SocketOption, refused
 from appliance.cli.output import Exit, complain, paint, table
 from appliance.cli.tree import InputError, Level
 from appliance.config.problems import did_you_mean
@@ -53,6 +54,8 @@ def configure(
     name: str | None = None,
     /,
     *,
+    force: ForceOption = False,
+    at_restart: AtRestartOption = False,
     reason: ReasonOption = "",
     config: ConfigOption = None,
     socket: SocketOption = None,
@@ -64,7 +67,8 @@ def configure(
     `dsr_profile dsr_type dsr_type_l2`, `save`, `save`.
 
     Exit codes: 0 done; 1 something was refused, or there were unsaved changes at the end of piped lines; 2 a line made
-    no sense; 3 nobody answers; 4 the configuration would have mistakes.
+    no sense; 3 nobody answers; 4 the configuration would have mistakes; 8 no answer came, and `onward config history`
+    says whether it was saved.
 
     Parameters
     ----------
@@ -75,7 +79,7 @@ def configure(
     """
     try:
         objects = objects_at(socket, config)
-        shell = Shell(objects, reason)
+        shell = Shell(objects, How(reason=reason, force=force, at_restart=at_restart))
         if noun is not None:
             shell.run(["configure", noun, *([name] if name is not None else [])])
     except InputError as error:
@@ -156,11 +160,11 @@ def _refuse(text: str) -> bool:
 class Shell:
     """Where somebody is, and what has been typed so far."""
 
-    def __init__(self, objects: Objects, reason: str = "", say: Callable[[str], None] = print) -> None:
+    def __init__(self, objects: Objects, how: How = AS_USUAL, say: Callable[[str], None] = print) -> None:
         """
         Args:
             objects: to change.
-            reason: a note for the history.
+            how: changes are to be made.
             say: prints lines.
         """
         self.objects = objects
@@ -169,7 +173,7 @@ class Shell:
         self.over = False
         self.may_lose: Callable[[str], bool] = _refuse
         """Whether one leaves with changes that are not saved; is told where. Raises OrderError."""
-        self._reason = reason
+        self._how = how
         self._say = say
         self._kind: Kind | None = None
         self._before: Shown | None = None
@@ -238,7 +242,7 @@ class Shell:
             case ["delete", noun, *rest]:
                 kind = _kind(noun)
                 name = _only(rest, kind)
-                outcome = self.objects.change("DELETE", kind.noun, name, None, reason=self._reason)
+                outcome = self.objects.change("DELETE", kind.noun, name, None, how=self._how)
                 show_change(self.objects, outcome, f"{kind.one} {name} removed", as_json=False)
                 self._names.clear()
             case _:
@@ -319,9 +323,8 @@ class Shell:
             method, name, values, match = "PATCH", before.name, level.patch(), before.etag
         else:
             method, name, values, match = "POST" if kind.key else "PUT", "", level.values, None
-        outcome = self.objects.change(
-            method, kind.noun, name, values, match=match, dry_run=dry_run, reason=self._reason
-        )
+        how = replace(self._how, dry_run=dry_run)
+        outcome = self.objects.change(method, kind.noun, name, values, match=match, how=how)
         what = " ".join(filter(None, (kind.one, str(level.values.get(kind.key or "", "")))))
         show_change(self.objects, outcome, f"{what} saved", as_json=False)
 

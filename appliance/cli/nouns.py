@@ -14,9 +14,9 @@ from appliance.cli.help import VERBS as VERBS_OF_ONE
 from appliance.cli.help import HelpFormatter
 from appliance.cli.listing import DEFAULTS, Column, Document, ListOptions, View, or_dash
 from appliance.cli.listing import show as show_list
-from appliance.cli.objects import Objects, RefusedChangeError, Shown, find, objects_at
+from appliance.cli.objects import How, Objects, RefusedChangeError, Shown, find, objects_at
 from appliance.cli.options import Option, named, nested, option_name, options_of
-from appliance.cli.orders import OrderError, ReasonOption, SocketOption, refused
+from appliance.cli.orders import AtRestartOption, ForceOption, OrderError, ReasonOption, SocketOption, refused
 from appliance.cli.output import API_VERSION, Exit, complain, facts, paint, print_json
 from appliance.cli.plans import plan
 from appliance.objects.canonical import hidden, without_nulls
@@ -91,8 +91,11 @@ def command(kind: Kind, verb: str) -> Callable[..., int]:
     options = options_of(kind.table, without=(kind.key or "",))
     if verb == "create":
         return creating(kind, options, f"Make a {kind.one}.", "made")
-    # Lists of tables would be replaced as a whole: members have commands of their own.
-    changing = [option for option in options if option.form != "tables"]
+    # Lists of tables would be replaced as a whole: members have commands of their own. Those that what there is one of
+    # must have are given as it is made.
+    fields = kind.table.model_fields
+    first = {key for key in fields if kind.key is None and fields[key].is_required()}
+    changing = [option for option in options if option.form != "tables" or option.keys[0] in first]
     text = f"Change some keys of a {kind.one}; what no option is given for stays."
     return setting(kind, changing, text if kind.key is not None else VERBS_OF_ONE["set"].format(kind.place[0]))
 
@@ -181,6 +184,8 @@ def deleting(kind: Kind, text: str) -> Callable[..., int]:
         /,
         *,
         dry_run: DryRun = False,
+        force: ForceOption = False,
+        at_restart: AtRestartOption = False,
         if_match: IfMatch = None,
         reason: ReasonOption = "",
         config: ConfigOption = None,
@@ -189,6 +194,8 @@ def deleting(kind: Kind, text: str) -> Callable[..., int]:
     ) -> int:
         common = {
             "dry_run": dry_run,
+            "force": force,
+            "at_restart": at_restart,
             "if_match": if_match,
             "reason": reason,
             "config": config,
@@ -227,6 +234,8 @@ def with_options(
     own = [_parameter("_".join(option.keys), _annotation(option), None) for option in options]
     common = [
         _parameter("dry_run", DryRun, default=False),
+        _parameter("force", ForceOption, default=False),
+        _parameter("at_restart", AtRestartOption, default=False),
         _parameter("reason", ReasonOption, ""),
         _parameter("config", ConfigOption, None),
         _parameter("socket", SocketOption, None),
@@ -258,6 +267,8 @@ def _annotation(option: Option) -> Any:
 
 _NOT_GIVEN: Mapping[str, Any] = {
     "dry_run": False,
+    "force": False,
+    "at_restart": False,
     "if_match": None,
     "reason": "",
     "config": None,
@@ -316,17 +327,20 @@ def change(
         return Exit.USAGE
     try:
         objects = objects_at(common["socket"], common["config"])
-        if method == "PATCH" and kind.key is None and not objects.all(kind.noun):
+        how = How(common["dry_run"], common["reason"], common["force"], common["at_restart"])
+        lists = [one.names[0] for one in options if one.form == "tables" and values and one.keys[0] in values]
+        if method == "PATCH" and kind.key is None and lists:
+            if objects.all(kind.noun):
+                complain(f"{lists[0]} is for the first time; they are there, and have commands of their own")
+                return Exit.USAGE
             method, done = "PUT", "made"
-        outcome = objects.change(
-            method,
-            kind.noun,
-            name,
-            values,
-            match=common["if_match"],
-            dry_run=common["dry_run"],
-            reason=common["reason"],
-        )
+        try:
+            outcome = objects.change(method, kind.noun, name, values, match=common["if_match"], how=how)
+        except OrderError as error:
+            if error.code is not Exit.NOT_FOUND or method != "PATCH" or kind.key is not None:
+                raise
+            outcome = objects.change("PUT", kind.noun, name, values, match=common["if_match"], how=how)
+            done = "made"
     except RefusedChangeError as error:
         for line in said(error, options):
             complain(line)
@@ -351,7 +365,7 @@ def show_change(objects: Objects, outcome: Mapping[str, Any], text: str, *, as_j
     if as_json:
         print_json({key: value for key, value in outcome.items() if key != "apiVersion"})
         return
-    if outcome["unchanged"]:
+    if outcome["unchanged"] and not outcome.get("written"):
         print("nothing is different: what is written is so already")
         return
     if "consequences" in outcome:
@@ -361,6 +375,11 @@ def show_change(objects: Objects, outcome: Mapping[str, Any], text: str, *, as_j
             print(paint(line, {"+": "32", "-": "31"}.get(line[:1], "0"), sys.stdout))
     if outcome["dry_run"]:
         print("nothing was changed (dry run)")
+        return
+    if outcome.get("at_restart") and outcome.get("staged") is not None:
+        staged = outcome["staged"]
+        keys = "; ".join(staged["takes_restart"])
+        print(f"{text} for the next start; revision {staged['revision']} waits for a restart of the director: {keys}")
         return
     revision = outcome.get("revision")
     print(f"{text}; " + (f"revision {revision} is in force" if revision is not None else f"written to {objects.where}"))

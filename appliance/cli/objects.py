@@ -14,7 +14,7 @@ from pwd import getpwuid
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode
 
-from appliance.cli.orders import Document, OrderError, ask, exchange, where
+from appliance.cli.orders import CHANGE_TIMEOUT_S, Document, OrderError, ask, exchange, where
 from appliance.cli.output import Exit
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from appliance.config.problems import Location, Problem
 
 TIMEOUT_S = 120.0
-_REFUSED = (400, 409, 412, 422, 500)
+"""For an answer to a question: a large configuration is a long one."""
+
+_REFUSED = (400, 409, 412, 422, 500, 503)
 """Statuses whose documents may say what is wrong with an object."""
 
 Values = Mapping[str, Any]
@@ -40,6 +42,32 @@ class Shown:
     etag: str
     file: str
     used_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class How:
+    """In which way a change is to be made."""
+
+    dry_run: bool = False
+    """Only say what would happen."""
+
+    reason: str = ""
+    """A note for the history."""
+
+    force: bool = False
+    """Also where files say something else than what is in force."""
+
+    at_restart: bool = False
+    """Only write it, for the next start of the director. To files that nobody runs with everything is written so."""
+
+    @property
+    def query(self) -> str:
+        """For a director."""
+        flags = {name: "true" for name in ("dry_run", "force", "at_restart") if getattr(self, name)}
+        return urlencode({**flags, **({"reason": self.reason} if self.reason else {})})
+
+
+AS_USUAL = How()
 
 
 @dataclass(frozen=True)
@@ -83,8 +111,7 @@ class Objects(Protocol):
         values: Values | None,
         *,
         match: str | None = None,
-        dry_run: bool = False,
-        reason: str = "",
+        how: How = AS_USUAL,
     ) -> Document:
         """Make, replace, patch or remove an object.
 
@@ -94,8 +121,7 @@ class Objects(Protocol):
             name: of the object; empty for what there is one of, `OWNER/NAME` for what is within another one.
             values: keys as in TOML; None for DELETE.
             match: ETags of which it must have one.
-            dry_run: only say what would happen.
-            reason: a note for the history.
+            how: it is to be made.
 
         Returns:
             What came of it: `consequences` where a director says them, `diff`, `etag`, `revision`.
@@ -105,16 +131,13 @@ class Objects(Protocol):
             OrderError: it was not made, and why.
         """
 
-    def apply(
-        self, changes: Sequence[Values], *, match: str | None = None, dry_run: bool = False, reason: str = ""
-    ) -> Document:
+    def apply(self, changes: Sequence[Values], *, match: str | None = None, how: How = AS_USUAL) -> Document:
         """Change several objects, all or none.
 
         Args:
             changes: as `objects.changes.read_steps` takes them.
             match: ETags of which the configuration as a whole must have one.
-            dry_run: only say what would happen.
-            reason: a note for the history.
+            how: it is to be made.
 
         Returns:
             What came of it, as for `change`, and `changes`.
@@ -210,8 +233,7 @@ class OfDirector:
         values: Values | None,
         *,
         match: str | None = None,
-        dry_run: bool = False,
-        reason: str = "",
+        how: How = AS_USUAL,
     ) -> Document:
         """See `Objects.change`."""
         from appliance.objects.kinds import kind_of
@@ -220,24 +242,21 @@ class OfDirector:
         owner, _, own = name.rpartition("/") if kind.within is not None else ("", "", name)
         above = f"{kind.within.noun}/{quote(owner, safe='')}/" if kind.within is not None else ""
         one = "" if method == "POST" or not own else f"/{quote(own, safe='')}"
-        return self._ask(method, f"/v1/objects/{above}{noun}{one}", values, match, dry_run=dry_run, reason=reason)
+        return self._ask(method, f"/v1/objects/{above}{noun}{one}", values, match, how)
 
-    def apply(
-        self, changes: Sequence[Values], *, match: str | None = None, dry_run: bool = False, reason: str = ""
-    ) -> Document:
+    def apply(self, changes: Sequence[Values], *, match: str | None = None, how: How = AS_USUAL) -> Document:
         """See `Objects.apply`."""
         body = {"changes": list(changes)}
-        return self._ask("POST", "/v1/transactions", body, match, dry_run=dry_run, reason=reason)
+        return self._ask("POST", "/v1/transactions", body, match, how)
 
-    def _ask(
-        self, method: str, path: str, body: Values | None, match: str | None, *, dry_run: bool, reason: str
-    ) -> Document:
-        query = urlencode({key: value for key, value in (("dry_run", "true" * dry_run), ("reason", reason)) if value})
-        path += f"?{query}" if query else ""
+    def _ask(self, method: str, path: str, body: Values | None, match: str | None, how: How) -> Document:
+        path += f"?{how.query}" if how.query else ""
         headers = {} if match is None else {"If-Match": match}
-        outcome, _ = exchange(self._socket, method, path, body, timeout_s=TIMEOUT_S, also=_REFUSED, headers=headers)
+        outcome, _ = exchange(
+            self._socket, method, path, body, timeout_s=CHANGE_TIMEOUT_S, also=_REFUSED, headers=headers
+        )
         if outcome.get("errors"):
-            mistaken = outcome["status"] != 412 and outcome["step"] in ("parse", "validate", "diff")
+            mistaken = outcome["status"] not in (409, 412, 503) and outcome["step"] in ("parse", "validate", "diff")
             code = Exit.CONFIG if mistaken else Exit.FAILED
             raise RefusedChangeError([_mistake_of(error) for error in outcome["errors"]], code)
         if "detail" in outcome:
@@ -310,15 +329,14 @@ class OfFiles:
         values: Values | None,
         *,
         match: str | None = None,
-        dry_run: bool = False,
-        reason: str = "",
+        how: How = AS_USUAL,
     ) -> Document:
         """See `Objects.change`. Consequences are not known, since nobody runs with these files."""
         with self._alone():
-            return self._change(method, noun, name, values, match=match, dry_run=dry_run, reason=reason)
+            return self._change(method, noun, name, values, match, how)
 
     def _change(
-        self, method: str, noun: str, name: str, values: Values | None, *, match: str | None, dry_run: bool, reason: str
+        self, method: str, noun: str, name: str, values: Values | None, match: str | None, how: How
     ) -> Document:
         from appliance.objects.canonical import etag
         from appliance.objects.catalogue import ALWAYS, Catalogue, Change, Condition
@@ -344,16 +362,14 @@ class OfFiles:
         def places() -> Places:
             return [("", one.location) for one in made if one.location is not None]
 
-        after, outcome = self._changed(catalogue.document, edit, places, dry_run=dry_run, reason=reason)
+        after, outcome = self._changed(catalogue.document, edit, places, how)
         entry = Catalogue(after).find(kind, made[0].name) if made[0].location is not None else None
         return {**outcome, "etag": etag(entry.values) if entry is not None else None}
 
-    def apply(
-        self, changes: Sequence[Values], *, match: str | None = None, dry_run: bool = False, reason: str = ""
-    ) -> Document:
+    def apply(self, changes: Sequence[Values], *, match: str | None = None, how: How = AS_USUAL) -> Document:
         """See `Objects.apply`."""
         with self._alone():
-            return self._apply(changes, match=match, dry_run=dry_run, reason=reason)
+            return self._apply(changes, match, how)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -369,7 +385,7 @@ class OfFiles:
         finally:
             os.close(folder)
 
-    def _apply(self, changes: Sequence[Values], *, match: str | None, dry_run: bool, reason: str) -> Document:
+    def _apply(self, changes: Sequence[Values], match: str | None, how: How) -> Document:
         from appliance.config.load import load_document
         from appliance.config.problems import ConfigError
         from appliance.objects.changes import ChangesError, Made, make, read_steps, results
@@ -385,14 +401,12 @@ class OfFiles:
             return made[0].texts
 
         try:
-            after, outcome = self._changed(
-                before, edit, lambda: made[0].places if made else (), dry_run=dry_run, reason=reason
-            )
+            after, outcome = self._changed(before, edit, lambda: made[0].places if made else (), how)
         except ChangesError as error:
             mistakes = [_mistake_from(one.problem, one.pointer) for one in error.mistakes]
             if error.rest is not None:
                 try:
-                    load_document(before.having(error.rest.texts))
+                    load_document(error.rest.after)
                 except ConfigError as others:
                     mistakes += [_mistake_at(one, error.rest.places) for one in others.problems]
             code = Exit.FAILED if any(one.stale for one in error.mistakes) else Exit.CONFIG
@@ -408,9 +422,7 @@ class OfFiles:
         before: "ConfigDocument",
         edit: Callable[[], Mapping[str, str]],
         places: Callable[[], Places],
-        *,
-        dry_run: bool,
-        reason: str,
+        how: How,
     ) -> tuple["ConfigDocument", Document]:
         """Other texts, checked and written."""
         from appliance.config.document import DocumentError, Pending, decide_on, finish, forget
@@ -427,8 +439,8 @@ class OfFiles:
             raise OrderError(str(error), Exit.FAILED) from None
         except ConfigError as error:
             raise RefusedChangeError([_mistake_at(one, places()) for one in error.problems]) from None
-        if not dry_run and dict(after.texts) != dict(before.texts):
-            note = {"who": _user(), "via": "file", "why": reason}
+        if not how.dry_run and dict(after.texts) != dict(before.texts):
+            note = {"who": _user(), "via": "file", "why": how.reason}
             try:
                 decide_on(after, note)
                 finish(Pending(after, note))
@@ -439,7 +451,7 @@ class OfFiles:
         for file in {**before.texts, **after.texts}:
             old, new = (document.texts.get(file, "").splitlines() for document in (before, after))
             lines += unified_diff(old, new, file, f"{file}, new", lineterm="")
-        return after, {"dry_run": dry_run, "unchanged": not lines, "diff": "\n".join(lines)}
+        return after, {"dry_run": how.dry_run, "unchanged": not lines, "diff": "\n".join(lines)}
 
 
 def _mistake_at(problem: "Problem", places: Places) -> Mistake:

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 from cyclopts import Parameter
 
@@ -26,6 +26,16 @@ SOCKET_VARIABLE = "ONWARD_SOCKET"
 """In the environment: the socket of the director to ask where no option says another one."""
 
 TIMEOUT_S = 5.0
+"""For an answer to a question."""
+
+ORDER_TIMEOUT_S = 60.0
+"""For an answer to an order: the fleet's store may take a while."""
+
+CHANGE_TIMEOUT_S = 600.0
+"""For an answer to a change of the configuration: tables of thousands of members are made anew, and others may be
+before us."""
+
+_CONFIGURATION = ("/v1/objects", "/v1/transactions", "/v1/config")
 
 SocketOption = Annotated[
     Path | None,
@@ -37,6 +47,24 @@ SocketOption = Annotated[
 ConfigOption = Annotated[
     Path | None,
     Parameter(name="--config", help="Configuration file of the director to ask; its runtime_dir has the socket."),
+]
+ForceOption = Annotated[
+    bool,
+    Parameter(
+        name="--force",
+        negative="",
+        show_default=False,
+        help="Also where the files say something else than what is in force; that is lost.",
+    ),
+]
+AtRestartOption = Annotated[
+    bool,
+    Parameter(
+        name="--at-restart",
+        negative="",
+        show_default=False,
+        help="Only write it, for the next start of the director: for what takes a restart.",
+    ),
 ]
 ReasonOption = Annotated[str, Parameter(name="--reason", help="A note for the log.")]
 
@@ -87,7 +115,7 @@ def ask(
     resource: str,
     body: Mapping[str, object] | None = None,
     *,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float | None = None,
     also: Container[int] = (),
 ) -> Document:
     """Talk to a director; see `exchange`."""
@@ -100,35 +128,49 @@ def exchange(
     resource: str,
     body: Mapping[str, object] | None = None,
     *,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float | None = None,
     also: Container[int] = (),
     headers: Mapping[str, str] | None = None,
 ) -> tuple[Document, Mapping[str, str]]:
-    """Talk to a director. Returns what it answers, with the headers.
+    """Talk to a director, and say nothing twice. Returns what it answers, with the headers.
 
     Args:
         path: its control socket.
         method: of HTTP.
         resource: what is asked for.
         body: what is ordered.
-        timeout_s: how long the answer may take.
+        timeout_s: how long the answer may take; else as long as is usual for a question or an order.
         also: statuses from 400 on whose documents are answers all the same.
         headers: of the request.
 
     Raises:
-        OrderError: nobody answers, or the director refuses.
+        OrderError: nobody answers, or the director refuses; UNKNOWN, what was to be done had been sent, and no answer
+            came.
     """
-    connection = UnixConnection(path, timeout_s)
+    changes = method != "GET" and not _only_asks(resource, body)
+    timeout_s = timeout_s if timeout_s is not None else ORDER_TIMEOUT_S if changes else TIMEOUT_S
+    connection, sent = UnixConnection(path, timeout_s), False
     try:
         with progress("the director is at it"):
+            connection.connect()
+            sent = True
             connection.request(method, resource, None if body is None else json.dumps(body), dict(headers or {}))
             response = connection.getresponse()
             text = response.read()
         document = json.loads(text)
         found = dict(response.headers)
+    except KeyboardInterrupt:
+        if sent and changes:
+            warn(_how_to_know(resource))
+        raise
     except PermissionError as error:
         raise OrderError(f"{path}: permission denied; orders are for those who may open it", Exit.FAILED) from error
     except (OSError, http.client.HTTPException) as error:
+        if sent and changes:
+            raise OrderError(f"{_silent(path, error, timeout_s)}; {_how_to_know(resource)}", Exit.UNKNOWN) from error
+        if sent and isinstance(error, TimeoutError):
+            why = f"{_silent(path, error, timeout_s)}; it is busy, or hangs: `onward status`"
+            raise OrderError(why, Exit.UNREACHABLE) from error
         raise _nobody(path, error) from error
     except ValueError as error:
         raise OrderError(f"{path}: what answers is no director of this version", Exit.FAILED) from error
@@ -138,6 +180,29 @@ def exchange(
         code = Exit.NOT_FOUND if response.status == 404 else Exit.FAILED
         raise OrderError(str(document.get("detail", document)), code)
     return dict(document), found
+
+
+def _only_asks(resource: str, body: Mapping[str, object] | None) -> bool:
+    """Whether nothing comes of a request but an answer."""
+    dry_run = parse_qs(urlsplit(resource).query).get("dry_run") == ["true"]
+    return dry_run or (body is not None and body.get("dry_run") is True)
+
+
+def _silent(path: Path, error: Exception, timeout_s: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"the director at {path} has not answered within {timeout_s:g} s"
+    return f"the director at {path} has gone away without an answer ({getattr(error, 'strerror', None) or error})"
+
+
+def _how_to_know(resource: str) -> str:
+    """How to find out whether what was sent was done."""
+    if resource.startswith(_CONFIGURATION):
+        return (
+            "it is not known whether the change was made: `onward config history` has a revision of it if it was, and "
+            "objects have another ETag (`show -o wide`); look before you send it again"
+        )
+    look = "onward status" if resource.startswith("/v1/director") else "onward member list"
+    return f"it is not known whether the order was taken: `{look}` shows what stands"
 
 
 @contextmanager

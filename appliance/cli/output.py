@@ -39,6 +39,8 @@ class Exit(IntEnum):
     """Somebody else has ordered something that makes waiting futile."""
     DIFFERENT = 7
     """The data plane does not do what its model says: an error of ours."""
+    UNKNOWN = 8
+    """It is not known whether what was asked for was done: no answer came after it had been sent."""
     INTERRUPTED = 130
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.cli.orders import Document, ask
-from appliance.cli.output import Exit, complain, paint, print_json, table
+from appliance.cli.output import Exit, complain, paint, print_json, table, warn
 
 MANY = 20
 """Lines of one kind that are shown."""
@@ -58,13 +58,25 @@ def show_outcome(outcome: Document, *, json: bool) -> int:
         complain(f"refused ({outcome['step']}); what was in force is")
         return code
     print("\n".join(_lines(outcome)))
+    if outcome.get("staged") is not None and not outcome["at_restart"]:
+        warn(waits(outcome["staged"]))
     return code
 
 
+def waits(staged: Mapping[str, Any]) -> str:
+    """What waits for a restart of the director."""
+    by = ", ".join(filter(None, (staged["who"] or "somebody", staged["why"])))
+    keys = "; ".join(staged["takes_restart"])
+    return f"the files are ahead of what is in force: revision {staged['revision']} ({by}) waits for a restart: {keys}"
+
+
 def exit_of(outcome: Document) -> int:
-    """0 taken; 4 the configuration is what is wrong; 1 it could not be put into force or kept."""
+    """0 taken; 4 the configuration is what is wrong; 1 it could not be put into force or kept, or something else is in
+    force or written meanwhile."""
     if outcome["ok"]:
         return Exit.OK
+    if outcome.get("status") in (409, 412, 503):
+        return Exit.FAILED
     return Exit.CONFIG if outcome["step"] in ("parse", "validate", "diff") else Exit.FAILED
 
 
@@ -78,10 +90,13 @@ def _lines(outcome: Document) -> Iterator[str]:
         yield f"{'' if outcome['unchanged'] else chr(10)}orders of operators that {would if reset else 'stay'}:"
         yield from _some([f"  {one['member']} {one['text']}" for one in orders])
     if outcome["unchanged"]:
-        yield "nothing is different: what is written is in force"
+        again = outcome.get("written", False)
+        yield "nothing is different: what is written is in force" + " again, and nothing waits any more" * again
     elif outcome["dry_run"]:
         refusal = "" if outcome["ok"] else f"it would be refused ({outcome['step']}); "
         yield f"{refusal}nothing was changed (dry run)"
+    elif outcome.get("at_restart"):
+        yield f"revision {outcome['staged']['revision']} is written, and waits for a restart of the director"
     else:
         revision = outcome["revision"]
         yield f"revision {revision} is in force, after {outcome['seconds']:.2f} s"

@@ -4,11 +4,20 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from appliance.cli.orders import ConfigOption, OrderError, ReasonOption, SocketOption, ask, refused, resource, where
+from appliance.cli.orders import (
+    CHANGE_TIMEOUT_S,
+    ConfigOption,
+    OrderError,
+    ReasonOption,
+    SocketOption,
+    ask,
+    refused,
+    resource,
+    where,
+)
 from appliance.cli.plans import orders_at, show_outcome
 
-TIMEOUT_S = 120.0
-REFUSED = (409, 422, 500)
+REFUSED = (409, 422, 500, 503)
 """Statuses whose documents say what became of a change."""
 
 
@@ -24,7 +33,7 @@ def reload(
     """Let a running director read its configuration again: the file, and `conf.d/*.toml` beside it.
 
     It is applied whole or not at all. Exit code 4 when something in it is wrong, 1 when it could not be put into force
-    or kept; then what was in force still is.
+    or kept; then what was in force still is. 8 when no answer came: `onward config history` says whether it was taken.
 
     What operators have ordered of members (`onward member drain`, `maint`, `weight`) is no part of the configuration
     and stays, also over restarts, stops and reboots.
@@ -41,7 +50,7 @@ def reload(
     try:
         body = {"dry_run": dry_run, "reason": reason}
         path = where(socket, config)
-        outcome = ask(path, "POST", "/v1/config/reload", body, timeout_s=TIMEOUT_S, also=REFUSED)
+        outcome = ask(path, "POST", "/v1/config/reload", body, timeout_s=CHANGE_TIMEOUT_S, also=REFUSED)
         if dry_run or reset_runtime:
             outcome |= {"orders": orders_at(path), "orders_reset": reset_runtime}
         if reset_runtime and outcome["ok"] and not dry_run:

@@ -11,7 +11,8 @@ from appliance.config.problems import did_you_mean
 HELP = """Layer-4 load balancer with direct server return."""
 
 EPILOGUE = """Exit codes: 0 ok; 1 failed; 2 wrong usage; 3 the daemon does not answer; 4 the configuration is invalid; \
-5 not found; 7 the data plane and its model differ; with `status --exit-code` also 10 degraded, 11 down.
+5 not found; 6 revoked meanwhile; 7 the data plane and its model differ; 8 not known whether it was done; with \
+`status --exit-code` also 10 degraded, 11 down.
 """
 
 COMMANDS = {

@@ -25,9 +25,12 @@ def run(config: Path, /, *, plane: PlaneKind | None = None) -> int:
 
         return run_node(config)
     from appliance.app import run as run_director
+    from appliance.aside import leave
 
     try:
-        return run_director(config, plane)
+        code = run_director(config, plane)
+        leave(code)
+        return code
     except ConfigError as error:
         print_problems(error.problems)
         return Exit.CONFIG

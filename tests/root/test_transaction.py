@@ -1,5 +1,6 @@
 """Changes of the configuration of whole directors, and directors that are killed in the middle of them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from appliance.cli.connect import UnixConnection
 from appliance.cli.orders import OrderError, ask
 from appliance.cli.root import call
 from appliance.transaction import Step
@@ -267,7 +269,7 @@ def test_a_reload_a_dry_run_a_mistake_and_the_way_back(director: Director, capsy
     assert f"{director.folder}/conf.d/30-blog.toml:1: pol: unknown key; did you mean `pool`?" in error
     assert director.services() == ["blog", "shop", "web"]
 
-    assert call(["config", "rollback", "1", "--reason", "no blog", *options]) == 4
+    assert call(["config", "rollback", "1", "--reason", "no blog", *options]) == 1
     assert "the files say something else" in capsys.readouterr().err
     assert call(["config", "rollback", "1", "--force", "--reason", "no blog", *options]) == 0
     until(lambda: director.services() == ["shop", "web"], "the rollback is in force")
@@ -277,3 +279,104 @@ def test_a_reload_a_dry_run_a_mistake_and_the_way_back(director: Director, capsy
     first = capsys.readouterr().out.splitlines()[1].split()
     assert first[0] == "3*"
     assert first[-2:] == ["no", "blog"]
+
+
+class Slow(Director):
+    """Whose parser takes until there is no file `hold`."""
+
+    def start(self) -> None:
+        words = self.space.command(sys.executable, "-m", "tests.root.slow_director", str(self.path))
+        with (self.folder / "said").open("wb") as said:
+            self.process = subprocess.Popen(words, cwd=REPOSITORY, stdout=said)
+        until(self.answers, "the director answers", 120)
+
+    def steps(self) -> list[str]:
+        """Of all changes so far; what else is said there is no step."""
+        return [line for line in (self.folder / "said").read_text().splitlines() if line in list(Step)]
+
+    def hold(self) -> None:
+        (self.folder / "hold").touch()
+
+    def release(self) -> None:
+        (self.folder / "hold").unlink(missing_ok=True)
+
+    def begin(self, texts: dict[str, str], why: str) -> UnixConnection:
+        """Send a change, and return when it is being parsed."""
+        known = len(self.steps())
+        connection = UnixConnection(self.socket, 120)
+        connection.request("PUT", "/v1/config", json.dumps({"texts": texts, "reason": why}))
+        until(lambda: self.steps()[known:] == ["parse"], "it is parsed", 60)
+        return connection
+
+    def rejected(self) -> list[str]:
+        events = self.get("/v1/events?event=config.rejected")["items"]
+        return [event["fields"]["problem"] for event in events]
+
+
+@pytest.fixture
+def slow(space: Namespace, tmp_path: Path) -> Iterator[Slow]:
+    made = Slow(space, tmp_path)
+    try:
+        yield made
+    finally:
+        made.release()
+        made.stop()
+
+
+def test_who_goes_away_or_is_slow_keeps_nobody(slow: Slow) -> None:
+    """While a change is parsed, dry runs and reloads come to their end; a client that has gone has changed nothing, and
+    one that waits is told when the director is stopped, which ends while the parser is still at it."""
+    slow.start()
+    slow.hold()
+    connection = slow.begin(slow.new, "gone")
+    assert slow.reload("the same again")["unchanged"], "nobody waits for who parses"
+    connection.close()
+    slow.release()
+    until(lambda: any("is gone, and nothing was done" in text for text in slow.rejected()), "it is dropped", 60)
+    assert "program" not in slow.steps()
+    assert slow.on_disk() == slow.old
+    assert slow.get("/v1/config")["revision"] == 1
+    assert slow.get("/v1/status")["config"]["last_reload"]["ok"], "nothing is wrong with the director"
+
+    slow.hold()
+    connection = slow.begin(slow.new, "to be stopped")
+    assert slow.process is not None
+    slow.process.terminate()
+    answer = connection.getresponse()
+    assert (answer.status, "the director ends" in answer.read().decode()) == (503, True)
+    connection.close()
+    assert slow.process.wait(60) == 0
+    assert (slow.folder / "hold").exists(), "and the parser would be at it still"
+    assert slow.on_disk() == slow.old
+
+
+def test_a_change_waits_for_a_restart(director: Director, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status, page and commands say what waits; the next process has it, as the revision that it was; a reload in
+    between is refused for the same keys."""
+    director.start()
+    options = ("--socket", str(director.socket))
+    words = ("director", "set", "--pins", "64", "--reason", "little memory")
+    assert call([*words, *options]) == 4
+    assert "--pins: 131072 -> 64" in capsys.readouterr().err
+    assert call([*words, "--at-restart", *options]) == 0
+    waits = "director.pins: 131072 -> 64"
+    assert f"revision 2 waits for a restart of the director: {waits}" in capsys.readouterr().out
+
+    def told() -> bool:
+        config = director.get("/v1/status")["config"]
+        return config["staged"] is not None and config["staged"]["takes_restart"] == [waits]
+
+    until(told, "the status says so")
+    problems = director.get("/v1/status")["health"]["problems"]
+    assert any("revision 2 of the configuration waits for a restart" in text for text in problems)
+    assert call(["reload", *options]) == 4
+    assert waits in capsys.readouterr().err
+    assert director.get("/v1/config")["revision"] == 1
+
+    director.stop()
+    director.start()
+    config = director.get("/v1/config")
+    assert (config["revision"], config["staged"]) == (2, None)
+    assert director.get("/v1/config/revisions")["revisions"][0]["why"] == "little memory"
+    until(lambda: director.get("/v1/status")["pins"]["capacity"] == 64, "it is what the director runs with")
+    assert director.get("/v1/status")["config"]["last_reload"]["ok"]

@@ -255,7 +255,7 @@ def test_what_takes_a_restart_is_told() -> None:
     """In a dry run as well."""
     director = Director(config())
     (refused,) = director.foresee(config(bgp=False)).refused
-    assert "[bgp] changed" in refused
+    assert refused == "bgp: BGP -> no BGP"
 
 
 def test_nothing_is_nothing() -> None:

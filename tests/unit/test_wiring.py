@@ -5,8 +5,10 @@ from ipaddress import ip_address
 
 import pytest
 
+from appliance.config.problems import path_text
 from appliance.model import (
     Algorithm,
+    ApiTls,
     Bfd,
     BgpPeer,
     Config,
@@ -203,9 +205,9 @@ def test_a_reload_may_not_change_what_the_process_stands_on():
     old = config()
     assert list(needs_restart(old, config(service(min_members=2)))) == []
     (problem,) = needs_restart(old, replace(old, secret=b"another sixteen bytes"))
-    sentence = str(problem)
-    assert "[fleet] changed" in sentence
-    assert "restart" in sentence
+    assert problem.location == ("fleet", "secret_file")
+    assert "restart" in problem.remedy
+    assert "sixteen" not in str(problem)
     assert len(list(needs_restart(old, replace(old, bgp=None)))) == 1
     assert len(list(needs_restart(old, replace(old, director=replace(old.director, interfaces=("eth2",)))))) == 1
 
@@ -229,9 +231,38 @@ ETCD = Etcd(("http://192.0.2.21:2379",), "/onward/")
 )
 def test_other_directors_may_come_and_go(before, after, why):
     """A reload takes the others of the fleet as they are now; its own entry and the store take a restart."""
-    sentences = list(map(str, needs_restart(replace(config(), fleet=before), replace(config(), fleet=after))))
-    assert len(sentences) == (0 if why is None else 1)
-    assert all("[fleet] changed" in sentence and why in sentence for sentence in sentences)
+    found = list(needs_restart(replace(config(), fleet=before), replace(config(), fleet=after)))
+    assert len(found) == (0 if why is None else 1)
+    assert all(one.location[0] == "fleet" and why in one.message for one in found)
+
+
+def test_every_key_that_takes_a_restart_is_named():
+    """By its name in the files, with what it was and is to be; secrets are not repeated, and keys that are read
+    whenever they are needed are not among them."""
+    old = config()
+    assert old.bgp is not None
+    peer = replace(old.bgp.peers[0], password="hush", hold_time_s=30)  # noqa: S106
+    other = replace(old.bgp.peers[0], address=ip_address("192.0.2.9"))
+    api = replace(old.director.api, port=8443, tls=ApiTls("/etc/onward/api.pem"))
+    live = replace(old.director, drain_on_stop_s=5, restart_grace_s=5, least_path_mtu=1280)
+    assert list(needs_restart(old, replace(old, director=live))) == []
+    director = replace(live, pins=64, interfaces=("eth1", "eth2"), api=api)
+    new = replace(old, director=director, bgp=replace(old.bgp, local_as=65011, hold_down_s=1, peers=(other, peer)))
+    found = {path_text(one.location): one.message for one in needs_restart(old, new)}
+    assert found == {
+        "director.interfaces": "eth1 -> eth1, eth2",
+        "director.pins": "131072 -> 64",
+        "api.port": f"{old.director.api.port} -> 8443",
+        "api.tls_cert_file": "none -> /etc/onward/api.pem",
+        "bgp.local_as": "65010 -> 65011",
+        "bgp.peer[0].address": "none -> 192.0.2.9",
+        "bgp.peer[1].hold_time": "9 -> 30",
+        "bgp.peer[1].password": "another one",
+    }
+    gone = {path_text(one.location): one.message for one in needs_restart(new, old)}
+    assert gone["bgp.peer"] == "192.0.2.9 -> none"
+    (bgp,) = needs_restart(replace(old, bgp=None), old)
+    assert (bgp.location, bgp.message) == (("bgp",), "no BGP -> BGP")
 
 
 def with_bfd(given: Config, *peers: BgpPeer) -> Config:

@@ -192,6 +192,7 @@ export type Status = {
       warnings: string[];
     };
     revision: number | null;
+    staged: Staged | null;
   };
   services: ServiceStatus[];
   pools: Record<string, PoolStatus>;
@@ -247,6 +248,15 @@ export type Status = {
   };
 };
 
+export type Staged = {
+  revision: number;
+  at: number;
+  who: string;
+  via: string;
+  why: string;
+  takes_restart: string[];
+};
+
 export type Error = {
   path: string;
   pointer: string | null;
@@ -291,10 +301,13 @@ export type Outcome = {
   ok: boolean;
   step: string;
   dry_run: boolean;
+  at_restart: boolean;
   unchanged: boolean;
+  written: boolean;
   problems: (Record<string, unknown>)[];
   consequences: Consequences;
   revision: number | null;
+  staged: Staged | null;
   digest: string;
   seconds: number;
 };
@@ -304,10 +317,13 @@ export type Changed = {
   ok: boolean;
   step: string;
   dry_run: boolean;
+  at_restart: boolean;
   unchanged: boolean;
+  written: boolean;
   problems: (Record<string, unknown>)[];
   consequences: Consequences;
   revision: number | null;
+  staged: Staged | null;
   digest: string;
   seconds: number;
   kind: string;
@@ -330,10 +346,13 @@ export type Changes = {
   ok: boolean;
   step: string;
   dry_run: boolean;
+  at_restart: boolean;
   unchanged: boolean;
+  written: boolean;
   problems: (Record<string, unknown>)[];
   consequences: Consequences;
   revision: number | null;
+  staged: Staged | null;
   digest: string;
   seconds: number;
   etag: string;

@@ -151,8 +151,9 @@ async def test_what_takes_a_restart_is_refused_and_foreseen(served: Served) -> N
         status, _, no = await ask(served, "PATCH", f"/objects/director{query}", {"name": "d9"})
         assert (status, no["errors"][0]["hint"]) == (
             422,
-            "that takes a restart of the director (nothing was applied)",
+            "that takes a restart of the director (nothing was applied); at_restart (--at-restart) has it wait for one",
         )
+        assert (no["errors"][0]["pointer"], no["errors"][0]["message"]) == ("/name", "d1 -> d9")
 
 
 async def test_files_that_somebody_else_has_edited_are_not_overwritten(served: Served) -> None:
@@ -339,3 +340,74 @@ async def test_all_mistakes_of_several_changes_are_told_at_once(served: Served) 
     status, _, no = await ask(served, "POST", "/transactions", {"changes": [{"kind": "pools", "object": NEW}]})
     assert (status, no["step"]) == (500, "program")
     assert (await ask(served, "GET", "/objects/pools/b"))[0] == 404
+    there = {"op": "create", "kind": "pools", "object": NEW | {"name": "a"}}
+    status, _, no = await ask(served, "POST", "/transactions", {"changes": [there]})
+    assert (status, "is there already" in no["detail"]) == (409, True), "as a single POST"
+
+
+async def test_lists_of_etags(served: Served) -> None:
+    """Several, weak ones and `*` are read as HTTP has them, and what is no list of them is refused; for changes weak
+    ones are none."""
+    lists = ("/objects", "/objects/pools", "/objects/pools/a/members")
+    for resource in (*lists, "/objects/pools/a", "/objects/director"):
+        tag = (await ask(served, "GET", resource))[1]["ETag"]
+        for given in (tag, f"W/{tag}", f'"x,y", {tag}', f' , W/"x" ,W/{tag}', "*"):
+            status, headers, body = await ask(served, "GET", resource, If_None_Match=given)
+            assert (status, headers["ETag"], body) == (304, tag, None), given
+        for given in ('"x"', f'"{tag[1:]}x"', f'W/"{tag[1:-1]},"'):
+            assert (await ask(served, "GET", resource, If_None_Match=given))[0] in (200, 400), given
+        for given in (tag[1:-1], f"w/{tag}", f"{tag} {tag}", "*, *"):
+            assert (await ask(served, "GET", resource, If_None_Match=given))[0] == 400, given
+    assert (await ask(served, "GET", "/objects/pools/nobody/members", If_None_Match="*"))[0] == 404
+    tag = (await ask(served, "GET", "/objects/pools/a"))[1]["ETag"]
+    for given, status in ((f"W/{tag}", 412), (tag[1:-1], 400), (f'"x", {tag}', 200)):
+        assert (await ask(served, "PATCH", "/objects/pools/a", {"slow_start": 5}, If_Match=given))[0] == status
+
+
+async def test_what_is_new_may_depend_on_what_was_seen(served: Served) -> None:
+    """POST to a list is about the configuration as a whole, whose ETag lists have."""
+    tag = (await ask(served, "GET", "/objects/pools"))[1]["ETag"]
+    assert tag == (await ask(served, "GET", "/objects"))[1]["ETag"]
+    assert (await ask(served, "PATCH", "/objects/pools/a", {"slow_start": 5}))[0] == 200
+    status, _, no = await ask(served, "POST", "/objects/pools", NEW, If_Match=tag)
+    assert (status, no["changed"]["revision"]) == (412, 2)
+    member = {"address": "203.0.113.7"}
+    assert (await ask(served, "POST", "/objects/pools/a/members", member, If_Match=tag))[0] == 412
+    assert (await ask(served, "POST", "/objects/pools", NEW, If_Match=no["etag"]))[0] == 201
+    assert (await ask(served, "POST", "/config/rollback", {"revision": 1}, If_Match=tag))[0] == 412
+    for method, resource in (("POST", "/config/reload"), ("POST", "/members/a/203.0.113.1/drain")):
+        assert (await ask(served, method, resource, None, If_Match=tag))[0] == 400, "it is not passed over in silence"
+    assert (await ask(served, "POST", "/objects/pools", NEW, If_None_Match="*"))[0] == 400
+
+
+async def test_a_reason_is_as_long_as_it_may_be(served: Served) -> None:
+    """1,000 characters, in the query as in a body; more is refused, and nothing is done."""
+    for length, found in ((1001, 400), (1000, 200)):
+        why = "x" * length
+        assert (await ask(served, "PATCH", f"/objects/pools/a?reason={why}", {"slow_start": 5}))[0] == found
+        assert (await ask(served, "POST", "/config/reload", {"reason": why}))[0] == found
+        assert (await ask(served, "POST", "/members/a/203.0.113.1/ready", {"reason": why}))[0] == found
+    assert served.director.revision() == 2
+
+
+async def test_what_takes_a_restart_waits_for_it_where_that_is_wanted(served: Served) -> None:
+    """For one object, for several, for texts and for a rollback; what is in force is shown as it is."""
+    status, _, done = await ask(served, "PATCH", "/objects/director?at_restart=true", {"name": "d9"})
+    assert (status, done["at_restart"], done["revision"]) == (200, True, 1)
+    assert (done["staged"]["revision"], done["staged"]["takes_restart"]) == (2, ["director.name: d1 -> d9"])
+    assert (await ask(served, "GET", "/objects/director"))[2]["name"] == "d1"
+    status, _, no = await ask(served, "POST", "/objects/pools", NEW)
+    assert (status, "waits for a restart" in no["detail"]) == (409, True)
+    changes = {"changes": [{"kind": "pools", "object": NEW}, {"op": "patch", "kind": "api", "object": {"port": 8081}}]}
+    status, _, done = await ask(served, "POST", "/transactions?at_restart=true", changes)
+    assert (status, len(done["staged"]["takes_restart"])) == (200, 2)
+    document = (await ask(served, "GET", "/config"))[2]
+    assert document["staged"] == done["staged"]
+    assert "d9" not in document["texts"]["onward.toml"]
+    assert (await ask(served, "GET", "/config/revisions"))[2]["staged"] == 3
+    status, _, done = await ask(served, "POST", "/config/rollback", {"revision": 1})
+    assert (status, done["unchanged"], done["written"], done["staged"]) == (200, True, True, None)
+    body = {"revision": 2, "at_restart": True}
+    assert (await ask(served, "POST", "/config/rollback", body))[2]["staged"]["revision"] == 5
+    status, _, no = await ask(served, "PATCH", "/objects/pools/a?at_restart=true&force=true", {"slow_start": 5})
+    assert status == 200

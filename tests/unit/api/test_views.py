@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from appliance.api.page import render_page
 from appliance.api.sources import ReloadStatus
 from appliance.api.views import NOT_VISIBLE, PASSES, Rates, bfd_text, samples, status_document
 from appliance.cli.status import Look, render
+from appliance.config.document import Document
+from appliance.config.load import Loaded
 from appliance.dataplane.base import Counters
 from appliance.decide import decide
 from appliance.fleet.store import Source
@@ -27,7 +30,9 @@ from appliance.model import (
     TtlPolicy,
 )
 from appliance.packet.action import Reason
+from appliance.revisions import Author, Revision
 from appliance.state import PinsSeen
+from appliance.transaction import Staged
 from bgp.bfd.process import BfdStatus
 from bgp.route import Route
 from bgp.speaker import PeerStatus, Session
@@ -226,6 +231,27 @@ def test_trouble_in_the_fleet_is_degraded() -> None:
         assert text in problems
     assert "other tables: web ipip" in render(document, Look(width=140, colour=False))
     assert "other table for web ipip" in render_page(document)
+
+
+def test_degraded_by_what_waits_for_a_restart() -> None:
+    """It is said what waits, and by whom; the files are ahead of what is in force."""
+    author = Author("alice", "api", "less memory")
+    revision = Revision(7, NOW, author, "0123")
+    loaded = Loaded(Document(Path("onward.toml"), {}), healthy().snapshot.config, {})
+    document = status_document(replace(healthy(), staged=Staged(loaded, revision, ("director.pins: 2 -> 4",))))
+    assert document["config"]["staged"] == {
+        "revision": 7,
+        "at": NOW,
+        "who": "alice",
+        "via": "api",
+        "why": "less memory",
+        "takes_restart": ["director.pins: 2 -> 4"],
+    }
+    said = "revision 7 of the configuration waits for a restart: director.pins: 2 -> 4 (alice, less memory)"
+    assert document["health"] == {"state": "degraded", "problems": [said]}
+    page = render_page(document)
+    assert said.replace(">", "&gt;") in page
+    assert "waits for a restart</dt>" in page
 
 
 def test_degraded_by_a_rejected_reload() -> None:

@@ -26,8 +26,8 @@ from tests.unit.test_transaction import Director
 class Served:
     """A director behind a control socket."""
 
-    def __init__(self, folder: Path) -> None:
-        self.director = Director(folder)
+    def __init__(self, folder: Path, **kinds: str) -> None:
+        self.director = Director(folder, **kinds)
         self.socket = folder / "control.sock"
         director = self.director
         controls = Controls(
@@ -50,16 +50,19 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[Served]:
-    made = Served(folder)
+async def serving(folder: Path, **kinds: str) -> AsyncIterator[Served]:
+    made = Served(folder, **kinds)
     made.director.find_members()
     await made.director.plane.start()
     await made.server.start()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(made.director.reconciler.run())
+        if made.director.state.config.bgp is None:
+            await made.director.reconciler.follows(made.director.state.generation)
         await made.director.transactions.begin(Author("", "start"))
-        async with made.director.heard:
-            await made.director.heard.wait_for(lambda: {"198.51.100.1"} in made.director.told)
+        if made.director.state.config.bgp is not None:
+            async with made.director.heard:
+                await made.director.heard.wait_for(lambda: {"198.51.100.1"} in made.director.told)
         yield made
         await made.server.close()
         running.cancel()

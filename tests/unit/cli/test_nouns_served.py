@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from appliance.cli.configure import Shell
-from appliance.cli.objects import OfDirector, OfFiles, objects_at
+from appliance.cli.objects import How, OfDirector, OfFiles, objects_at
 from appliance.cli.orders import OrderError
+from appliance.cli.root import call
 from tests.unit.cli.test_config import Served, serving
 
 
@@ -80,7 +81,7 @@ async def test_who_was_quicker_is_named(served: Served, capsys: pytest.CaptureFi
 
 async def test_the_shell(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     """The same by levels; what there is one of has no name; what is refused leaves the level as it is."""
-    shell = Shell(OfDirector(served.socket), "by hand")
+    shell = Shell(OfDirector(served.socket), How(reason="by hand"))
 
     async def talk(*lines: str) -> None:
         for line in lines:
@@ -96,6 +97,12 @@ async def test_the_shell(served: Served, capsys: pytest.CaptureFixture[str]) -> 
     assert shell.prompt == "virtualservice a"
     await talk("cancel", "configure connection-log", "one_of 1000", "save")
     assert "connection log saved; revision 3 is in force" in capsys.readouterr().out
+    revision = served.director.revisions.latest()
+    assert revision is not None
+    assert revision.author.why == "by hand"
+    shell = Shell(OfDirector(served.socket), How(at_restart=True))
+    await talk("configure director", "pins 64", "save")
+    assert "director saved for the next start; revision 4 waits for a restart" in capsys.readouterr().out
 
 
 async def test_files_of_a_running_director(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,3 +119,88 @@ async def test_files_of_a_running_director(served: Served, tmp_path: Path, monke
     (other.parent / "fleet.key").write_bytes((tmp_path / "fleet.key").read_bytes())
     other.write_text(path.read_text())
     assert await asyncio.to_thread(chosen, other) is OfFiles
+
+
+async def test_what_takes_a_restart_can_wait_for_one(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused with each key; with --at-restart it is in the files, and history, diff and every refusal say what waits;
+    the way back is a rollback to what is in force."""
+    words = ("director", "set", "--pins", "64", "--drain-on-stop", "5")
+    assert await served.onward(*words) == 4
+    said = capsys.readouterr().err
+    assert "--pins: 131072 -> 64; that takes a restart" in said
+    assert "drain_on_stop" not in said
+    assert await served.onward(*words, "--at-restart", "--reason", "less memory") == 0
+    told = "director changed for the next start; revision 2 waits for a restart of the director: director.pins: "
+    assert told + "131072 -> 64" in capsys.readouterr().out
+    assert "pins = 64" in served.director.path.read_text()
+    assert served.director.state.config.director.pins == 131072
+    assert await served.onward("config", "history") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["2+", "1*"]
+    assert await served.onward("config", "diff") == 4
+    output = capsys.readouterr()
+    assert "director.pins: 131072 -> 64" in output.err
+    assert "less memory) waits for a restart" in output.err
+    assert await served.onward("pool", "set", "a", "--slow-start", "5", "--dry-run") == 1
+    assert await served.onward("pool", "set", "a", "--slow-start", "5") == 1
+    assert "less memory) waits for a restart" in capsys.readouterr().err
+    assert await served.onward("pool", "set", "a", "--slow-start", "5", "--at-restart") == 0
+    assert await served.onward("config", "rollback", "1") == 0
+    assert "in force again, and nothing waits any more" in capsys.readouterr().out
+    assert "pins = 64" not in served.director.path.read_text()
+    assert await served.onward("pool", "set", "a", "--slow-start", "5") == 0
+
+
+async def test_bgp_from_nothing(served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where none is written, it takes routers as well, once; files of nobody have it at once."""
+    director = served.director
+    words = "bgp set --local-as 65010 --router-id 192.0.2.11 --peer address=192.0.2.1,remote_as=65000"
+    bgp = words.split()
+    assert await served.onward(*bgp) == 2
+    assert "--peer is for the first time" in capsys.readouterr().err
+    assert await served.onward("bgp", "delete", "--at-restart") == 0
+    assert "bgp: BGP -> no BGP" in capsys.readouterr().out
+    assert "[bgp]" not in director.path.read_text()
+    assert await served.onward("config", "rollback", "1") == 0
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "fleet.key").write_bytes(bytes(range(32)))
+    text = director.path.read_text()
+    (other / "onward.toml").write_text(text[: text.index("[bgp]")] + (director.folder / "conf.d/a.toml").read_text())
+    options = ["--config", str(other / "onward.toml")]
+    assert await asyncio.to_thread(call, [*bgp[:-2], *options]) == 4
+    assert "--peer: " in capsys.readouterr().err
+    assert await asyncio.to_thread(call, [*bgp, *options]) == 0
+    assert "BGP made; written to" in capsys.readouterr().out
+    assert await asyncio.to_thread(call, ["bgp", "set", "--hold-down", "5", *options]) == 0
+    assert "local_as = 65010" in (other / "onward.toml").read_text()
+    assert await asyncio.to_thread(call, ["check", str(other / "onward.toml")]) == 0
+
+
+async def test_force(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """Over edits of the files that nobody has loaded, for one object and for several; a dry run says the same."""
+    path, file = served.director.path, served.director.folder / "more.json"
+    file.write_text('{"pool": [{"name": "b", "member": [{"address": "203.0.113.2"}]}]}')
+    for words in (("pool", "set", "a", "--slow-start", "5"), ("apply", "-f", str(file)), ("pool", "delete", "b")):
+        path.write_text(f"# mine\n{path.read_text()}")
+        for more in ((), ("--dry-run",)):
+            assert await served.onward(*words, *more) == 1
+            assert "the files say something else" in capsys.readouterr().err
+        assert await served.onward(*words, "--dry-run", "--force") == 0
+        assert await served.onward(*words, "--force") == 0
+        assert not path.read_text().startswith("# mine")
+
+
+async def test_bgp_from_nothing_waits_for_a_restart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A director without BGP: refused with the reason, and then written for the next start, in two steps."""
+    async with serving(tmp_path, bgp="") as served:
+        line = "bgp set --local-as 65010 --router-id 192.0.2.11 --peer address=192.0.2.1,remote_as=65000"
+        words = line.split()
+        assert await served.onward(*words) == 4
+        assert "bgp: no BGP -> BGP; that takes a restart" in " ".join(capsys.readouterr().err.split())
+        assert await served.onward(*words, "--at-restart") == 0
+        assert await served.onward("bgp", "set", "--hold-down", "5", "--at-restart") == 0
+        text = served.director.path.read_text()
+        assert "hold_down = 5" in text
+        assert "local_as = 65010" in text
+        assert served.director.state.config.bgp is None

@@ -31,7 +31,8 @@ def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[st
         assert f"{command} {line}" in text
     assert (
         "0 ok; 1 failed; 2 wrong usage; 3 the daemon does not answer; 4 the configuration is invalid; 5 not found; "
-        "7 the data plane and its model differ; with `status --exit-code` also 10 degraded, 11 down." in text
+        "6 revoked meanwhile; 7 the data plane and its model differ; 8 not known whether it was done; with "
+        "`status --exit-code` also 10 degraded, 11 down." in text in text
     )
 
 
