@@ -39,6 +39,13 @@ REPOSITORY = Path(__file__).parents[2]
 T = TypeVar("T")
 
 
+def of_the_kernel(frame: bytes) -> bool:
+    """Whether a kernel sends it by itself: ARP, neighbour discovery (RFC 4861: hop limit 255), reports of groups (RFC
+    3810: to ff02::16)."""
+    kind, to_routers = frame[12:14], frame[:6] == bytes.fromhex("333300000016")
+    return kind == b"\x08\x06" or (kind == b"\x86\xdd" and (frame[20:22] == b"\x3a\xff" or to_routers))
+
+
 def mac(interface: str) -> bytes:
     return bytes.fromhex(MACS[interface].replace(":", ""))
 
