@@ -3,11 +3,10 @@
 usage: python -m tests.root.inject INTERFACE OBJECT SECONDS SOURCES FRAME
 
 SOURCES is the number of random bits of the source address (0: it stays), FRAME 64 bytes in hex. Prints "ready", and in
-the end, which comes with that of its input at the latest, how many frames were sent.
+the end how many frames were sent.
 """
 
 import ctypes
-import select
 import socket
 import struct
 import sys
@@ -44,7 +43,7 @@ def main(interface: str, path: str, seconds: str, sources: str, frame_hex: str) 
         )
         print("ready", flush=True)
         end = time.monotonic() + float(seconds)
-        while time.monotonic() < end and not select.select([sys.stdin], [], [], 0)[0]:
+        while time.monotonic() < end:
             fd = traffic.program("generate")
             libbpf._lib.call("send frames", "bpf_prog_test_run_opts", fd, ctypes.byref(options))
         print(int(setting["sent"]))

@@ -121,7 +121,8 @@ def _nursery() -> socket.socket:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         words = [sys.executable, "-m", "tests.root.plane_child", "nursery", str(its.fileno())]
-        process = subprocess.Popen(words, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, cwd=REPOSITORY)
+        alone = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # who forks has no other threads
+        process = subprocess.Popen(words, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, cwd=REPOSITORY, env=alone)
 
     def end() -> None:
         ours.close()

@@ -4,6 +4,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,9 +33,6 @@ FLOWS, FIRST_PORT = 1024, 1024
 
 PPS = 50_000
 """Of numbered frames: what cables and sockets take without a loss while another CPU writes tables."""
-
-ENDLESS_S = 600.0
-"""Of a flood that is ended when what it is for is over."""
 
 REPEATS_S = 30.0
 """What a connection may take that a flood robs of some of its packets: TCP repeats a SYN after 1, 3, 7 and 15 s."""
@@ -105,19 +103,13 @@ class Flood:
     def goes_on(self) -> bool:
         return self.sender.poll() is None
 
-    def end(self) -> None:
-        """Before its time."""
-        assert self.sender.stdin is not None
-        self.sender.stdin.close()
-
 
 @contextmanager
 def flood(bench: Rig, frame: bytes, seconds: float, sources: int = 0) -> Iterator[Flood]:
     """Frames of random flows from c0 for some seconds."""
     command = [sys.executable, "-m", "tests.root.inject", "c0", str(traffic_object()), str(seconds), str(sources)]
     words = bench.client.command(*command, frame.ljust(64, b"\0").hex())
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(words, text=True, cwd=REPOSITORY, **pipes) as sender:  # type: ignore[call-overload]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as sender:
         result = Flood(sender)
         assert sender.stdout is not None
         try:
@@ -189,13 +181,23 @@ def test_swaps_under_full_traffic_lose_nothing(bench: Rig, long: bool, below: bo
     with bench.plane() as plane, counting(bench) as counts:
         plane.set(first)
         plane.set(second)
-        tally = Tally(bench, plane, counts)
-        with flood(bench, udp(0), ENDLESS_S) as frames:
-            plane.ask("swap_maps" if below else "swap", first, second, times)
-            assert frames.goes_on()
-            frames.end()
-        total = tally.check(frames.sent, range(1, 13))
-        print(f"{times} swaps, {total} frames of {frames.sent}")
+        tally, sent, done = Tally(bench, plane, counts), 0, threading.Event()
+
+        def work() -> None:
+            try:
+                plane.ask("swap_maps" if below else "swap", first, second, times)
+            finally:
+                done.set()
+
+        swapping = threading.Thread(target=work)
+        swapping.start()
+        while not done.is_set():
+            with flood(bench, udp(0), 2.0) as frames:
+                pass
+            sent += frames.sent
+        swapping.join()
+        total = tally.check(sent, range(1, 13))
+        print(f"{times} swaps, {total} frames of {sent}")
         assert len(arrived(counts)) == 12, "both tables were in force"
 
 
@@ -251,15 +253,18 @@ def test_each_numbered_frame_arrives_once_where_its_flow_may_go(bench: Rig, long
 def test_maps_that_are_replaced_lose_nothing(bench: Rig) -> None:
     """Tables that outgrow the maps come with another program: no packet goes between, and counters go on."""
     small, _ = two_tables(bench)
-    with bench.plane() as plane, counting(bench) as counts:
-        plane.set(small)
-        tally = Tally(bench, plane, counts)
-        with flood(bench, udp(0), ENDLESS_S) as frames:
-            for extra in (300, 900, 2700):
-                plane.set(grown(small, extra))
-            assert frames.goes_on()
-            frames.end()
-        tally.check(frames.sent, range(1, 9))
+    for seconds in (8.0, 60.0):  # the second one for a machine that has other things to do
+        with bench.plane() as plane, counting(bench) as counts:
+            plane.set(small)
+            tally = Tally(bench, plane, counts)
+            with flood(bench, udp(0), seconds) as frames:
+                for extra in (300, 900, 2700):
+                    plane.set(grown(small, extra))
+                goes_on = frames.goes_on()
+            tally.check(frames.sent, range(1, 9))
+        if goes_on:
+            return
+    raise AssertionError("the flood was over before the last change")
 
 
 def syn(source_port: int = 1, port: int = 81) -> bytes:
