@@ -25,6 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="tests of endurance run for minutes instead of seconds")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Whoever wants nothing but tests with one of our marks does not import files without it, which takes long."""
+    wanted = config.getoption("markexpr")
+    if wanted in ("root", "lab") and collection_path.name.startswith("test_"):
+        return None if f"pytest.mark.{wanted}" in collection_path.read_text() else True
+    return None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Whoever runs all parts gets a short list of what failed, in a file: no message, which may be of megabytes."""

@@ -331,8 +331,9 @@ def _wire(made: Many, *, takes_frames: bool) -> None:
         (made.members, "s0", "203.0.113.2/24"),
     ):
         space.ip(f"addr add {text} dev {name}")
-    for number in range(MEMBERS):
-        made.members.ip(f"addr add {address(number)}/24 dev s0")
+    made.members.run("sh", "-c", "ip -batch - <<END\n" + "".join(
+        f"addr add {address(number)}/24 dev s0\n" for number in range(MEMBERS)
+    ) + "END\n")  # fmt: skip
     made.members.ip(f"addr add {VIP}/32 dev lo")
     for space, gateway in ((made.client, "198.18.0.1"), (made.director, "192.0.2.2"), (made.members, "203.0.113.1")):
         space.ip(f"route add default via {gateway}")

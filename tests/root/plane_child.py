@@ -1,14 +1,21 @@
 """A data plane in a process of its own (so that it can live in a namespace), told what to do through a pipe.
 
 usage: python -m tests.root.plane_child KIND INTERFACE[,INTERFACE...] KEYWORD=VALUE...
+       python -m tests.root.plane_child nursery SOCKET
 Each request on stdin and each answer on stdout is one line: base64 of a pickle. A request is (method, arguments); an
 answer is (True, value) or (False, error text).
+
+A nursery has imported everything already, and forks such processes: see `nursery`.
 """
 
 import asyncio
 import base64
+import ctypes
+import gc
 import os
 import pickle
+import signal
+import socket
 import sys
 import time
 from functools import partial
@@ -266,11 +273,10 @@ EXTRA = {
 """What tests want to do beyond the contract."""
 
 
-async def serve() -> None:
+async def serve(kind: str, interfaces: str, *keywords: str) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    interfaces = tuple(sys.argv[2].split(","))
-    settings = {key: int(value) for key, _, value in (argument.partition("=") for argument in sys.argv[3:])}
-    plane = make(sys.argv[1], interfaces, settings)
+    settings = {key: int(value) for key, _, value in (keyword.partition("=") for keyword in keywords)}
+    plane = make(kind, tuple(interfaces.split(",")), settings)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         method, arguments = pickle.loads(base64.b64decode(line))  # noqa: S301 - our own parent
@@ -282,5 +288,50 @@ async def serve() -> None:
         print(base64.b64encode(pickle.dumps(answer)).decode(), flush=True)
 
 
+CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x20000
+MS_SLAVE_RECURSIVELY, MNT_DETACH = 0x84000, 2
+
+
+def enter(namespace: str) -> None:
+    """As `ip netns exec` does: the network namespace, and the /sys that belongs to it (ip-netns(8))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/run/netns", namespace).open() as handle:
+        done = [libc.setns(handle.fileno(), CLONE_NEWNET), libc.unshare(CLONE_NEWNS)]
+    done.append(libc.mount(b"", b"/", b"none", MS_SLAVE_RECURSIVELY, None))
+    done += [libc.umount2(b"/sys", MNT_DETACH), libc.mount(namespace.encode(), b"/sys", b"sysfs", 0, None)]
+    if any(done):
+        raise OSError(ctypes.get_errno(), f"no way into {namespace}: {done}")
+
+
+def nursery(orders: socket.socket) -> None:
+    """Fork a process for each order until nobody can give any more; answers are process numbers.
+
+    An order is a namespace and the arguments of `serve`, with descriptors for standard input, output and error.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever gives orders sees by itself when one has ended
+    gc.freeze()
+    while True:
+        order, files, _, _ = socket.recv_fds(orders, 65536, 3)
+        if not order:
+            return
+        if process := os.fork():
+            for number in files:
+                os.close(number)
+            orders.send(str(process).encode())
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        orders.close()
+        for standard, number in enumerate(files):
+            os.dup2(number, standard)
+            os.close(number)
+        namespace, *arguments = order.decode().split("\0")
+        enter(namespace)
+        asyncio.run(serve(*arguments))
+        return
+
+
 if __name__ == "__main__":
-    asyncio.run(serve())
+    if sys.argv[1] == "nursery":
+        nursery(socket.socket(fileno=int(sys.argv[2])))
+    else:
+        asyncio.run(serve(*sys.argv[1:]))

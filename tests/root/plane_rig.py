@@ -3,10 +3,13 @@
 A second cable, d2 -- t0, leads to the member as well.
 """
 
+import atexit
 import base64
 import ctypes
 import os
 import pickle
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -14,11 +17,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from appliance.bpf.libbpf import Attach, Link, Object, XdpMode, attach
 from appliance.dataplane.base import Counters, DataPlaneError
@@ -34,6 +37,13 @@ MACS |= {"d2": "02:71:00:00:00:05", "t0": "02:71:00:00:00:06"}
 REPOSITORY = Path(__file__).parents[2]
 
 T = TypeVar("T")
+
+
+def of_the_kernel(frame: bytes) -> bool:
+    """Whether a kernel sends it by itself: ARP, neighbour discovery (RFC 4861: hop limit 255), reports of groups (RFC
+    3810: to ff02::16)."""
+    kind, to_routers = frame[12:14], frame[:6] == bytes.fromhex("333300000016")
+    return kind == b"\x08\x06" or (kind == b"\x86\xdd" and (frame[20:22] == b"\x3a\xff" or to_routers))
 
 
 def mac(interface: str) -> bytes:
@@ -104,6 +114,69 @@ class Wire:
         self.socket.close()
 
 
+@cache
+def _nursery() -> socket.socket:
+    """Forks processes of planes: a new interpreter would take longer to import everything than most tests take. It ends
+    with us."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with its:
+        words = [sys.executable, "-m", "tests.root.plane_child", "nursery", str(its.fileno())]
+        alone = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # who forks has no other threads
+        process = subprocess.Popen(words, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, cwd=REPOSITORY, env=alone)
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours
+
+
+class Forked:
+    """A process of the nursery, as far as it is used like a `subprocess.Popen`. How it has ended is not known."""
+
+    def __init__(self, namespace: str, arguments: list[str], errors: IO[str]) -> None:
+        its_input, stdin = os.pipe()
+        stdout, its_output = os.pipe()
+        self.stdin, self.stdout = os.fdopen(stdin, "w"), os.fdopen(stdout)
+        order = "\0".join([namespace, *arguments]).encode()
+        socket.send_fds(_nursery(), [order], [its_input, its_output, errors.fileno()])
+        os.close(its_input)
+        os.close(its_output)
+        self.pid = int(_nursery().recv(100))
+        self._handle: int | None
+        try:
+            self._handle = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            self._handle = None  # that was quick
+
+    def poll(self) -> int | None:
+        """None: it runs."""
+        return 0 if self._ended(0.0) else None
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        if not self._ended(timeout_s):
+            raise subprocess.TimeoutExpired("plane", timeout_s or 0.0)
+
+    def kill(self) -> None:
+        if self._handle is not None:
+            try:
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it has ended by itself
+
+    def _ended(self, timeout_s: float | None) -> bool:
+        if self._handle is None:
+            return True
+        waiting = select.poll()
+        waiting.register(self._handle, select.POLLIN)
+        if not waiting.poll(None if timeout_s is None else timeout_s * 1000):
+            return False
+        os.close(self._handle)
+        self._handle = None
+        return True
+
+
 class Plane:
     """The plane in its process; the methods are those of the contract, without `await`."""
 
@@ -127,19 +200,21 @@ class Plane:
             under: a command that runs the plane's command, with other privileges for instance.
             settings: keywords for its constructor.
         """
-        keywords = [f"{key}={value}" for key, value in settings.items()]
-        errors = log.open("a") if log is not None else None
-        self.process = subprocess.Popen(
-            space.command(*under, sys.executable, "-m", "tests.root.plane_child", kind, interfaces, *keywords),
-            pass_fds=inherit,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            cwd=REPOSITORY,
-        )
-        if errors is not None:
-            errors.close()
+        words = [kind, interfaces, *(f"{key}={value}" for key, value in settings.items())]
+        self.process: Forked | subprocess.Popen[str]
+        with log.open("a") if log is not None else nullcontext(sys.__stderr__) as errors:
+            if not under and not inherit:
+                self.process = Forked(space.name, words, errors)
+                return
+            self.process = subprocess.Popen(
+                space.command(*under, sys.executable, "-m", "tests.root.plane_child", *words),
+                pass_fds=inherit,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=REPOSITORY,
+            )
 
     def _ask(self, method: str, *arguments: object) -> object:
         assert self.process.stdin is not None

@@ -23,7 +23,8 @@ from tests.vectors_io import read, read_sequences
 pytestmark = pytest.mark.root
 
 FIXED = 1
-PACKETS = 300_000
+PACKETS = 50_000
+"""Of each of two runs; with --long three times as many."""
 QUICKLY = 30 * FRAMES
 """Packets within which a gross mistake is found."""
 
@@ -38,20 +39,22 @@ def comparison() -> Iterator[Comparison]:
 
 
 @pytest.mark.timeout(300)
-def test_nobody_disagrees() -> None:
+def test_nobody_disagrees(pytestconfig: pytest.Config) -> None:
     """Whatever the tables and the bytes: one verdict, reason, member and frame, and the same counters."""
+    packets = PACKETS * (3 if pytestconfig.getoption("--long") else 1)
     chosen = random.SystemRandom().randrange(1 << 40)
-    print(f"tests/run fuzz --seed {chosen} --packets {PACKETS // 2}")
+    print(f"tests/run fuzz --seed {chosen} --packets {packets}")
     for first in (FIXED, chosen):
-        total = run(first, PACKETS // 2, jobs=2)
+        total = run(first, packets, jobs=2)
         assert not total.reports, total.reports[0]
-        assert total.packets >= PACKETS // 2
-        seen = {"malformed", "no_service", "no_member", "too_big", "ttl_expired", "loop", "fragment"}
-        seen |= {f"transmit by {by}" for by in By}
-        assert seen <= {kind for kind, count in total.kinds.items() if count > 10}
+        assert total.packets >= packets
         slow = sum(count for way_out, count in total.exits.items() if way_out.startswith("slow_"))
         assert total.exits["transmit"] > total.packets // 10
         assert slow < total.packets // 2
+        if first == FIXED:  # of few cases that chance has chosen there may be none with connection IDs, say
+            seen = {"malformed", "no_service", "no_member", "too_big", "ttl_expired", "loop", "fragment"}
+            seen |= {f"transmit by {by}" for by in By}
+            assert seen <= {kind for kind, count in total.kinds.items() if count > 10}
 
 
 @pytest.mark.timeout(600)  # looking for a simpler example takes minutes

@@ -17,8 +17,14 @@ INTERVAL_S, LIMIT_S = 2.0, 1.8
 """Long enough for members that are well to answer in time on a busy machine."""
 
 
-@pytest.mark.parametrize("plane", ["raw", "xdp"])
-@pytest.mark.parametrize("how", ["refuses", "silent"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Planes know nothing of how members are asked, nor the other way round: each of both once, and all with --long."""
+    if "how" in metafunc.fixturenames:
+        pairs = [("refuses", "xdp"), ("silent", "raw")]
+        more = [("refuses", "raw"), ("silent", "xdp")] if metafunc.config.getoption("--long") else []
+        metafunc.parametrize(("how", "plane"), pairs + more)
+
+
 def test_thirty_of_a_hundred_die_at_once(plane: str, how: str, tmp_path: Path) -> None:
     """Flows on the other seventy lose no packet and stay where they are; the thirty are out as soon as monitors can
     know, and get nothing from then on; the log says of each when and why; and they come back."""

@@ -20,7 +20,7 @@ from appliance.packet.fragments import Fragments, datagram_of
 from appliance.packet.headers import IpHeader, Part, parse_ethernet, parse_ip
 from appliance.ring.slots import pack
 from tests.fuzz.frames import Frames
-from tests.root.plane_rig import Plane, Rig, mac, rig
+from tests.root.plane_rig import Plane, Rig, mac, of_the_kernel, rig
 from tests.root.test_planes import SECRET, VIP4, VIP6, member
 from tests.root.test_tunnels import GRE, GUE, IPIP
 from tests.unit.dataplane.frames import L2, cycle
@@ -188,9 +188,7 @@ def listen(site: Site, member: Member, stop: threading.Event) -> None:
             frame = wire.recv(70000)
         except TimeoutError:
             continue
-        # Neighbour discovery is the kernel's own (RFC 4861: hop limit 255).
-        own = frame[12:14] == b"\x86\xdd" and frame[20:22] == b"\x3a\xff"
-        if frame[6:12] == ours and frame[12:14] in (b"\x08\x00", b"\x86\xdd") and not own:
+        if frame[6:12] == ours and frame[12:14] in (b"\x08\x00", b"\x86\xdd") and not of_the_kernel(frame):
             member.got[canonical(frame)] += 1
 
 

@@ -501,6 +501,34 @@ def test_what_dead_members_had_is_forgotten(kind: str) -> None:
         machine.send(flow, Say.PLAIN if kind == "tcp" else Say.DATA)
 
 
+def test_datagrams_that_are_placed_one_by_one_are_not_remembered() -> None:
+    """Whatever happens to members meanwhile."""
+    machine = fleet("udp-packets", 0b111)
+    machine.opens(first=0, count=20, director=0, answered=False)
+    for happens in (lambda: machine.drains(0), lambda: machine.comes(3), lambda: machine.goes(1)):
+        happens()
+        machine.looks_around()
+        for number in range(len(machine.flows)):
+            machine.speaks(number, Say.DATA)
+    assert not machine.memory["words"].any()
+
+
+def test_a_repeated_syn_in_a_window_stays_where_it_was() -> None:
+    """Also where the slot has got another owner since, as long as the member serves."""
+    machine = fleet("tcp", 0b11)
+    machine.comes(2)
+    machine.looks_around()
+    machine.opens(first=0, count=20, director=0, answered=False)
+    before = [flow.member for flow in machine.flows]
+    machine.drains(2)
+    machine.looks_around()
+    words = [machine.word(flow, machine.directors[0]) for flow in machine.flows]
+    assert any(primary != member for (primary, _), member in zip(words, before, strict=True))
+    for flow in machine.flows:
+        machine.send(flow, Say.SYN)
+    assert [flow.member for flow in machine.flows] == before
+
+
 def test_flows_outlive_a_death_while_all_drain() -> None:
     """Those of members that still serve go on, whoever had the flows that nobody remembers."""
     machine = fleet("tcp", 0b10)

@@ -118,19 +118,22 @@ class Model:
 
 
 KEEP = st.tuples(
-    st.just("keep"), st.integers(0, 40), st.integers(0, 5), st.sampled_from(PinState), st.sampled_from(IDLES)
+    st.just("keep"), st.integers(0, 20), st.integers(0, 5), st.sampled_from(PinState), st.sampled_from(IDLES)
 )
 OPERATIONS = st.lists(
     KEEP | KEEP | KEEP | st.tuples(st.just("wait"), st.integers(0, 40)) | st.tuples(st.just("sweep")), max_size=80
 )
+FILLED = st.permutations([("keep", number, 1, PinState.OPEN, 70) for number in range(WAYS)])
 
 
-@given(OPERATIONS, st.sampled_from((30000, WHEN_MASK - 5)))
-def test_any_sequence_of_operations_does_what_a_dictionary_does(operations: list[tuple], begin: int) -> None:
+@given(st.just([]) | FILLED, OPERATIONS, st.sampled_from((1, 2)), st.sampled_from((30000, WHEN_MASK - 5)))
+def test_any_sequence_of_operations_does_what_a_dictionary_does(
+    first: list[tuple], operations: list[tuple], sets: int, begin: int
+) -> None:
     """Flows are found with what was last said of them; full sets give up the right one; sweeps take what is over."""
     clock = Clock(begin)
-    pins, model = PinTable.in_memory(2 * WAYS, clock), Model(2)
-    for operation in operations:
+    pins, model = PinTable.in_memory(sets * WAYS, clock), Model(sets)
+    for operation in [*first, *operations]:
         match operation:
             case "keep", number, member, state, idle:
                 hash64, pin = flow_of(number), Pin(member, state)

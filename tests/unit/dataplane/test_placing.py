@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from appliance.dataplane.pins import FLOW, PinTable, tick_of
@@ -256,6 +256,8 @@ class Herald:
     st.integers(0, 40000),
     st.none() | st.integers(0, 3),
 )
+@example(Placement.HASH, [(3, 4, Kind.SYN, None), (4, 3, Kind.SYN, Pin(4, PinState.FIN))] * 2, 60, MEMBERS, 30000, 3)
+@example(Placement.HASH, [(3, 4, Kind.SYN, None), (4, 3, Kind.SYN, None)] * 2, 60, MEMBERS, 30000, 0)
 def test_frames_are_placed_as_the_rules_say(
     placement: Placement,
     asked: list[tuple[int, int, Kind, Pin | None]],

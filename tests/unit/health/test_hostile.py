@@ -287,8 +287,8 @@ def cutting_proxy(port: int) -> Iterator[tuple[int, list[int]]]:
                 while left and (data := inner.recv(min(4096, left))):
                     connection.sendall(data)
                     left -= len(data)
+            finally:  # also when the server has ended the connection by a reset, or nobody would tell the client
                 connection.shutdown(socket.SHUT_WR)
-            finally:
                 thread.join(5)
 
     with many(serve) as outer:

@@ -65,7 +65,10 @@ def test_garbage(line: bytes) -> None:
     assert said.startswith("expected words like 75% or drain, got '")
 
 
-@given(st.binary(max_size=2000))
+WORDS = [b"75%", b"250%", b"up,", b"DRAIN\t", b"maint", b"stopped", b"fail", b"maxconn:30", b"# \x1b[31m", b"7.5%"]
+
+
+@given(st.binary(max_size=2000) | st.lists(st.sampled_from(WORDS) | st.binary(max_size=9), max_size=5).map(b" ".join))
 def test_any_bytes_are_judged(line: bytes) -> None:
     """Whatever an agent says is a reply with a load of 0 to 1 or an error, and texts are fit to be shown."""
     said = parse(line)

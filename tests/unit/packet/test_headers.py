@@ -137,7 +137,25 @@ def test_extension_numbers() -> None:
     assert [number for number in range(256) if is_extension(number)] == [0, 43, 44, 51, 60, 135, 139, 140, 253, 254]
 
 
-@given(st.binary(max_size=200), st.sampled_from([4, 6]))
+@st.composite
+def nearly_headers(draw: st.DrawFn) -> bytes:
+    """A header that is sound, and anything behind it; cut somewhere, or with one byte that is another."""
+    payload, number = draw(st.binary(max_size=120)), draw(st.sampled_from([0, 6, 17, 43, 44, 51, 58, 59, 60, 135]))
+    if draw(st.booleans()):
+        options = draw(st.binary(max_size=40).filter(lambda some: len(some) % 4 == 0))
+        packet = ipv4(payload, options=options, flags=draw(st.integers(0, 0xFFFF)), protocol=number)
+    else:
+        packet = ipv6(payload, number)
+    match draw(st.sampled_from(["whole", "cut", "damaged"])):
+        case "cut":
+            return packet[: draw(st.integers(0, len(packet)))]
+        case "damaged":
+            at = draw(st.integers(0, len(packet) - 1))
+            return packet[:at] + draw(st.binary(min_size=1, max_size=1)) + packet[at + 1 :]
+    return packet + draw(st.binary(max_size=20))
+
+
+@given(st.binary(max_size=200) | nearly_headers(), st.sampled_from([4, 6]))
 @settings(deadline=None)
 def test_any_bytes_are_a_header_or_a_reason(packet: bytes, version: int) -> None:
     """Parsing never raises, and what it accepts lies within the packet."""

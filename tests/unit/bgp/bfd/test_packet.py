@@ -93,7 +93,16 @@ def test_who_is_down_need_not_know_our_discriminator(state):
     assert decode(encode(replace(PLAIN, your_discriminator=0, state=state))).state is state
 
 
-@given(st.binary(max_size=64))
+@st.composite
+def damaged(draw):
+    """A packet of which up to two bytes are others."""
+    data = bytearray(encode(draw(packets())) + draw(st.binary(max_size=8)))
+    for _ in range(draw(st.integers(0, 2))):
+        data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    return bytes(data)
+
+
+@given(st.binary(max_size=64) | damaged())
 def test_any_bytes_are_a_packet_or_refused(data):
     """Nothing else comes out, whatever comes in; and what is taken can be written again."""
     try:
