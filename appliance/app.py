@@ -926,6 +926,8 @@ class Director:
         )
         if not outcome.ok:
             self._notify(notify.status(f"configuration refused ({outcome.step}): {texts[0]}"))
+            if outcome.staged is not None and outcome.digest == outcome.staged.loaded.document.digest:
+                self._renew_certificate()  # files that wait for a restart are no reason to let it run out
             return
         for one in moving:
             log.warning(
@@ -953,11 +955,14 @@ class Director:
             seconds=round(outcome.seconds, 3),
             **by,
         )
+        self._renew_certificate()
+        self._notify(notify.status(f"{config.source} is in force, revision {revision or 'not kept'}"))
+
+    def _renew_certificate(self) -> None:
         try:
             self._api.renew()
         except OSError as error:
             log.warning("api.certificate_kept", error=str(error))
-        self._notify(notify.status(f"{config.source} is in force, revision {revision or 'not kept'}"))
 
     def _notify(self, text: str) -> None:
         try:

@@ -48,7 +48,11 @@ async def aside(work: Callable[Given, Result], *args: Given.args, **kwargs: Give
 
     thread = threading.Thread(target=run, name="aside", daemon=True)
     _busy.add(thread)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # there can be no more threads
+        _busy.discard(thread)
+        raise
     return await future
 
 

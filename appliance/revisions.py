@@ -8,7 +8,7 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,15 @@ class Revisions:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RevisionError(f"{path} cannot be read: {error}") from error
 
-    def add(self, texts: Mapping[str, str], digest: str, author: Author, at: float, summary: str = "") -> Revision:
+    def add(
+        self,
+        texts: Mapping[str, str],
+        digest: str,
+        author: Author,
+        at: float,
+        summary: str = "",
+        needed: Container[int] = (),
+    ) -> Revision:
         """Keep a configuration as the latest revision, and forget the oldest that are too many.
 
         Args:
@@ -131,6 +139,7 @@ class Revisions:
             author: who, and why.
             at: seconds since 1970.
             summary: what is different.
+            needed: revisions that stay, however old.
 
         Raises:
             RevisionError: it cannot be written. Nothing has changed then.
@@ -152,15 +161,15 @@ class Revisions:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.chmod(0o700)
             keep(self._path(number), json.dumps(raw))
-            self._bound([*numbers, number])
+            self._bound([*numbers, number], needed)
         except OSError as error:
             raise RevisionError(f"{self._folder}: {error.strerror or error}") from error
         return Revision(number, at, author, digest, summary)
 
-    def _bound(self, numbers: list[int]) -> None:
-        gone = numbers[: -self._kept]
-        sizes = {number: self._path(number).stat().st_size for number in numbers[len(gone) :]}
-        for number in numbers[len(gone) : -1]:
+    def _bound(self, numbers: list[int], needed: Container[int]) -> None:
+        gone = [number for number in numbers[: -self._kept] if number not in needed]
+        sizes = {number: self._path(number).stat().st_size for number in numbers if number not in gone}
+        for number in [number for number in [*sizes][:-1] if number not in needed]:
             if sum(sizes.values()) <= MAX_BYTES:
                 break
             del sizes[number]

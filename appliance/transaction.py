@@ -300,26 +300,28 @@ class Transactions:
         dry_run: bool = False,
         force: bool = False,
         at_restart: bool = False,
+        back: bool = False,
         wanted: Wanted = _always,
     ) -> Outcome:
         """Another document than the one in force, which is then written to the files.
 
         Args:
-            edit: from the document in force to the texts that there shall be, by name as in `Document.texts`
+            edit: from the document in force (with *at_restart*, from the one that waits, if one does) to the texts that
+                there shall be, by name as in `Document.texts`
                 (`edit.py` changes single objects and leaves comments alone). Called in a thread, and again where others
                 were faster. Raises ConfigError.
             author: who, and why.
-            base: the digest of the document that the change was made for; with another one in force it is refused.
+            base: the digest of the document that the change was made for; if *edit* would get another one, it is
+                refused.
             dry_run: say what would happen.
             force: also where the files say something else than what is in force, which is lost then.
             at_restart: only write it, for the next start; together with what waits for that already.
+            back: what is in force is to be written, in the place of what waits.
             wanted: as for `reload`.
         """
 
         def read(in_force: Loaded, staged: Staged | None) -> _Read:
             now = in_force.document
-            if base is not None and base != now.digest:
-                raise _refused(now, "the configuration has changed meanwhile", "read it again, and try again")
             written = None if force else self._effects.read().digest
             waiting = staged if staged is not None and written in (None, staged.loaded.document.digest) else None
             if written not in (None, now.digest) and waiting is None:
@@ -329,12 +331,14 @@ class Transactions:
                     "reload them first, or force it",
                 )
             about = waiting.loaded.document if waiting is not None and at_restart else now
+            if base is not None and base != about.digest:
+                raise _refused(about, "the configuration has changed meanwhile", "read it again, and try again")
             document = about.having(edit(about))
             if waiting is not None and not (at_restart or force) and document.digest != now.digest:
                 raise _waits(now, waiting)
             return _Read(document, written)
 
-        run = _Progress(author, dry_run, wanted, write=True, at_restart=at_restart)
+        run = _Progress(author, dry_run, wanted, write=True, at_restart=at_restart, back=back or force or at_restart)
         return await self._whole(run, read)
 
     async def rollback(
@@ -365,7 +369,9 @@ class Transactions:
             check()
             return texts
 
-        return await self.change(edit, author, dry_run=dry_run, force=force, at_restart=at_restart, wanted=wanted)
+        return await self.change(
+            edit, author, dry_run=dry_run, force=force, at_restart=at_restart, back=True, wanted=wanted
+        )
 
     async def _whole(self, run: "_Progress", read: "_Reading") -> Outcome:
         """All of a transaction. It goes on where its caller is cancelled: to the next step before it begins to be put
@@ -396,9 +402,10 @@ class Transactions:
             run.problems = (await self._failed(error),)
         finally:
             del self._going[task]
-        if not (run.write or run.dry_run or run.withdrawn) and self.staged is not None:
-            # Whatever became of it: the files were looked at.
-            self.staged = self.staged if run.digest == self.staged.loaded.document.digest else None
+        looked = not (run.write or run.dry_run or run.withdrawn) and run.digest != ""
+        waiting = self.staged if self.staged is run.seen else None
+        if looked and waiting is not None and run.digest != waiting.loaded.document.digest:
+            self.staged = None  # whatever became of it: the files say something else
         outcome = Outcome(
             ok=not run.problems,
             step=run.step,
@@ -443,18 +450,41 @@ class Transactions:
         """All steps but the last."""
         if run.dry_run:
             async with self._prepared_at_once:
-                await self._prepare(run, read, self.in_force, self.staged)
+                await self._prepare(run, await self._read(run, read))
             return
         for _ in range(TRIES):
-            now, staged = self.in_force, self.staged
             async with self._among_few(run):
-                prepared = await self._prepare(run, read, now, staged)
+                known = await self._read(run, read)
+                prepared = await self._prepare(run, known)
             async with self._one_at_a_time:
-                if self.in_force is now and self.staged is staged and await aside(self._holds, run, prepared):
+                same = self.in_force is known.in_force and self.staged is known.staged
+                if same and await aside(self._holds, run, prepared):
                     await self._put(run, prepared)
                     return
         async with self._one_at_a_time:
-            await self._put(run, await self._prepare(run, read, self.in_force, self.staged))
+            await self._put(run, await self._prepare(run, await self._look(run, read)))
+
+    async def _read(self, run: "_Progress", read: "_Reading") -> "_Known":
+        """What it is about.
+
+        Raises:
+            ConfigError: it is refused. That files and what is in force differ is believed while nobody is writing only:
+                the files of a change are there a moment before it is in force.
+        """
+        try:
+            return await self._look(run, read)
+        except MeanwhileError:
+            async with self._one_at_a_time:
+                return await self._look(run, read)
+
+    async def _look(self, run: "_Progress", read: "_Reading") -> "_Known":
+        self._check(run)
+        self._enter(run, Step.PARSE)
+        now, staged = self.in_force, self.staged
+        run.seen = staged
+        got = await aside(read, now, staged)
+        run.digest = got.document.digest
+        return _Known(now, staged, got)
 
     @asynccontextmanager
     async def _among_few(self, run: "_Progress") -> AsyncIterator[None]:
@@ -475,18 +505,15 @@ class Transactions:
             return True
         return written.digest == prepared.written and (run.write or prepared.loaded.still(written))
 
-    async def _prepare(self, run: "_Progress", read: "_Reading", now: Loaded, staged: Staged | None) -> "_Prepared":
+    async def _prepare(self, run: "_Progress", known: "_Known") -> "_Prepared":
         """Whatever comes before anything is touched.
 
         Raises:
             ConfigError: it is refused.
         """
-        self._check(run)
-        self._enter(run, Step.PARSE)
+        now, staged, got = known.in_force, known.staged, known.read
         run.problems, run.consequences = (), Consequences()
-        got = await aside(read, now, staged)
         document = got.document
-        run.digest = document.digest
         run.unchanged = await aside(now.still, document)
         if run.unchanged:
             return _Prepared(now, got.written)
@@ -546,13 +573,14 @@ class Transactions:
         self._check(run)
         run.is_decided = True
         if run.unchanged:
-            if run.write and not await aside(self._is_written, prepared.loaded.document):
-                await self._persist(run, prepared.loaded, write=True)
-            if prepared.loaded is self.in_force:
+            # Who changes nothing leaves alone what waits for the next start.
+            if run.back and not await aside(self._is_written, prepared.loaded.document):
+                await self._persist(run, prepared)
+            if prepared.loaded is self.in_force and (run.back or not run.write):
                 self.staged = None
             return
         if run.at_restart:
-            revision = await self._persist(run, prepared.loaded, write=True)
+            revision = await self._persist(run, prepared)
             self.staged = Staged(prepared.loaded, revision, prepared.fixed)
             return
         loaded, before = prepared.loaded, self.in_force
@@ -560,8 +588,8 @@ class Transactions:
         await self._effects.program(loaded, before)
         self._enter(run, Step.PROGRAMMED)
         try:
-            await self._persist(run, loaded, write=run.write)
-        except (DocumentError, RevisionError) as error:
+            await self._persist(run, prepared)
+        except Exception as error:
             try:
                 await self._effects.program(before, loaded)
             except ProgramError as other:
@@ -569,16 +597,26 @@ class Transactions:
             raise
         self.in_force, self.staged = loaded, None
 
-    async def _persist(self, run: "_Progress", loaded: Loaded, *, write: bool) -> Revision:
+    async def _persist(self, run: "_Progress", prepared: "_Prepared") -> Revision:
         """From now on a process that starts anew begins with this configuration.
 
         Raises:
-            DocumentError, RevisionError: it cannot be kept, and the one before counts.
+            DocumentError, RevisionError: it cannot be kept, and what the files said counts.
+            MeanwhileError: somebody has written to the files while it was put into force.
         """
         self._enter(run, Step.PERSIST)
+        loaded, write, decided = prepared.loaded, run.write, False
         document = loaded.document
+        said = await aside(self._written_now) if write else None
+        if write and prepared.written is not None and (said is None or said.digest != prepared.written):
+            raise _refused(
+                document,
+                "somebody has written to the files while this was put into force, and it would overwrite that",
+                "look at the files; reload them, or try again",
+            )
         try:
             if write:
+                decided = True
                 note = {"who": run.author.who, "via": run.author.via, "why": run.author.why}
                 await aside(decide_on, document, note)
                 self._enter(run, Step.DECIDED)
@@ -590,21 +628,33 @@ class Transactions:
                 self._enter(run, Step.FORGET)
                 await aside(forget, document.path)
                 run.written = True
-        except (DocumentError, RevisionError) as error:
-            if write:
-                await aside(self._take_back, error)
+        except Exception as error:
+            if decided:
+                await aside(self._take_back, said, error)
             raise
         if not ahead:
             self.revision = revision
         return revision
 
-    def _take_back(self, why: Exception) -> None:
+    def _written_now(self) -> Document | None:
+        """What the files say; None where they cannot be read."""
+        try:
+            return self._effects.read()
+        except ConfigError:
+            return None
+
+    def _take_back(self, said: Document | None, why: Exception) -> None:
         """The files say again what they said.
+
+        Args:
+            said: that; None where they could not be read.
+            why: they have to.
 
         Raises:
             NotPutBackError: they cannot be written.
         """
-        before = self.in_force.document if self.staged is None else self.staged.loaded.document
+        waiting = self.in_force.document if self.staged is None else self.staged.loaded.document
+        before = said if said is not None else waiting
         try:
             decide_on(before, {})
             finish(Pending(before, {}))
@@ -628,7 +678,9 @@ class Transactions:
 
     def _keep(self, loaded: Loaded, author: Author, summary: str) -> Revision:
         document = loaded.document
-        return self._revisions.add(document.texts, document.digest, author, self._effects.wall(), summary)
+        waiting = self.staged.revision if self.staged is not None else None
+        needed = [one.number for one in (self.revision, waiting) if one is not None]
+        return self._revisions.add(document.texts, document.digest, author, self._effects.wall(), summary, needed)
 
     def _enter(self, run: "_Progress", step: Step) -> None:
         run.step = step
@@ -646,6 +698,12 @@ class _Progress:
     """Whether it is to be written to the files; else it comes from there."""
 
     at_restart: bool = False
+    back: bool = False
+    """Whether files that say something else get what is in force, if that is what is wanted."""
+
+    seen: Staged | None = None
+    """What waited for the next start as it was read."""
+
     step: Step = Step.PARSE
     problems: tuple[Problem, ...] = ()
     conflict: bool = False
@@ -669,6 +727,15 @@ class _Read:
 
 _Reading = Callable[[Loaded, Staged | None], _Read]
 """From what is in force, and what waits for the next start."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What was in force, and waited, as it was read what a transaction is about."""
+
+    in_force: Loaded
+    staged: Staged | None
+    read: _Read
 
 
 @dataclass(frozen=True)

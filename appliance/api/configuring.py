@@ -199,8 +199,8 @@ class ConfigRoutes:
             raise RefusedError(400, "base is not a digest")
         author, asked = _author(request, body, "api"), _asked(request, body)
 
-        def change(_: Document) -> Mapping[str, str]:
-            must_match(request, self._transactions)
+        def change(document: Document) -> Mapping[str, str]:
+            must_match(request, self._transactions, document)
             return texts
 
         return await _answer(self._transactions.change(change, author, base=base, **asked))
@@ -220,7 +220,7 @@ class ConfigRoutes:
             raise RefusedError(400, "in_force is not a number")
 
         def check() -> None:
-            must_match(request, self._transactions)
+            must_match(request, self._transactions, self._transactions.in_force.document)
             now = self._transactions.revision
             if seen is not None and now is not None and now.number != seen:
                 text = f"revision {now.number} is in force by now, and not {seen}; look again at what this would undo"

@@ -25,7 +25,7 @@ from appliance.api.conditions import IF_NEW, is_known, tags_in
 from appliance.api.outcomes import IF_MATCH_WHOLE, asked_by, diff_of, etag_of, must_match, refused, signature
 from appliance.api.problem import RefusedError
 from appliance.api.records import REASON, Schema
-from appliance.api.routes import Actor, Answer, Query, Role, Route, actor_of, object_of
+from appliance.api.routes import Actor, Answer, Query, Role, Route, actor_of, flag_in, object_of
 from appliance.api.schemas import CHANGED, ETAG, KINDS_LISTED, listed, object_in, object_out, refused_answers
 from appliance.aside import aside
 from appliance.config.document import Document
@@ -63,6 +63,7 @@ CHANGING = (
     ),
     Query("reason", REASON, "A note for the log and the history."),
 )
+_STAGED = (Query("staged", {"type": "boolean", "default": False}, "As it waits for the next start, if anything does."),)
 _IF_MATCH = (
     Query("If-Match", {"type": "string"}, "ETags of which the object must have one, or it is not changed (412)."),
 )
@@ -96,7 +97,8 @@ class ObjectRoutes:
                     304: Answer("They are what `If-None-Match` has the ETag of."),
                 },
                 "objects",
-                headers=IF_NEW,
+                _STAGED,
+                IF_NEW,
             )
         ]
         for kind in KINDS.values():
@@ -128,7 +130,8 @@ class ObjectRoutes:
                     f"List all {kind.noun}",
                     all_shown | refused_answers(*([404] if owners else [])),
                     "objects",
-                    headers=IF_NEW,
+                    _STAGED,
+                    IF_NEW,
                     names=owners,
                 ),
                 Route(
@@ -161,7 +164,8 @@ class ObjectRoutes:
                 f"Show the {one}",
                 shown,
                 "objects",
-                headers=IF_NEW,
+                _STAGED,
+                IF_NEW,
                 names=names,
             ),
             Route(
@@ -214,9 +218,12 @@ class ObjectRoutes:
     # -----------------------------------------------------------------------------------------------------------------
     # Looking
 
-    async def _catalogue(self) -> Catalogue:
-        """Of what is in force; made once for each configuration."""
-        document = self._transactions.in_force.document
+    async def _catalogue(self, request: web.Request | None = None) -> Catalogue:
+        """Of what is in force, made once for each configuration; or of what waits for the next start, where that is
+        asked for and something waits."""
+        document, waits = self._transactions.in_force.document, self._transactions.staged
+        if waits is not None and request is not None and flag_in(request.query, "staged"):
+            return await aside(Catalogue, waits.loaded.document)
         if self._made is None or self._made[0] != document.digest:
             self._made = document.digest, await aside(Catalogue, document)
         return self._made[1]
@@ -239,7 +246,7 @@ class ObjectRoutes:
 
     def _listing(self, kind: Kind) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
-            catalogue, actor, owner = await self._catalogue(), actor_of(request), _owner_in(request, kind)
+            catalogue, actor, owner = await self._catalogue(request), actor_of(request), _owner_in(request, kind)
             if kind.within is not None:
                 _there(catalogue, kind.within, owner)
             if is_known(request, tag := etag_of(catalogue.document)):
@@ -264,7 +271,7 @@ class ObjectRoutes:
 
     def _showing(self, kind: Kind) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
-            catalogue = await self._catalogue()
+            catalogue = await self._catalogue(request)
             entry = _there(catalogue, kind, _name(request, kind))
             tag = etag(entry.values, self._key)
             if is_known(request, tag):
@@ -281,7 +288,7 @@ class ObjectRoutes:
             values, owner = await object_of(request), _owner_in(request, kind)
 
             def create(catalogue: Catalogue) -> Change:
-                must_match(request, self._transactions)
+                must_match(request, self._transactions, catalogue.document)
                 return catalogue.create(kind, values, owner=owner)
 
             return await self._change(request, kind, create)

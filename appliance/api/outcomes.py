@@ -104,12 +104,17 @@ def etag_of(document: Document) -> str:
     return f'"{document.digest}"'
 
 
-def must_match(request: web.Request, transactions: Transactions) -> None:
+def must_match(request: web.Request, transactions: Transactions, document: Document) -> None:
     """
+    Args:
+        request: with `If-Match`, or without.
+        transactions: know who has changed it.
+        document: what is to be changed: what is in force, or what waits for the next start.
+
     Raises:
-        RefusedError: another configuration is in force than those of `If-Match`, or these are no ETags.
+        RefusedError: it is another one than those of `If-Match`, or these are no ETags.
     """
-    tags, now = tags_in(request, "If-Match", weak=False), etag_of(transactions.in_force.document)
+    tags, now = tags_in(request, "If-Match", weak=False), etag_of(document)
     if tags is None or {"*", now} & tags:
         return
     revision = transactions.revision

@@ -61,7 +61,7 @@ class TransactionRoutes:
         made: list[tuple[Document, Made]] = []
 
         def change(document: Document) -> Mapping[str, str]:
-            must_match(request, transactions)
+            must_match(request, transactions, document)
             made[:] = [(document, make(document, steps, self._key))]
             return made[0][1].texts
 

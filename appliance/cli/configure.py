@@ -78,7 +78,7 @@ def configure(
         Its name.
     """
     try:
-        objects = objects_at(socket, config)
+        objects = objects_at(socket, config, staged=at_restart)
         shell = Shell(objects, How(reason=reason, force=force, at_restart=at_restart))
         if noun is not None:
             shell.run(["configure", noun, *([name] if name is not None else [])])

@@ -171,21 +171,26 @@ def find(objects: Objects, noun: str, name: str) -> Shown:
     raise OrderError(f"there is no {kind.one} {name}; {did_you_mean(name, names)}{known}", Exit.NOT_FOUND)
 
 
-def objects_at(socket: Path | None, config: Path | None) -> Objects:
+def objects_at(socket: Path | None, config: Path | None, *, staged: bool = False) -> Objects:
     """The objects of a director, or of files: those of *config* when no director runs with it.
+
+    Args:
+        socket: of the director; None: the usual one.
+        config: its main file.
+        staged: as they wait for the next start, if any do.
 
     Raises:
         OrderError: neither can be had.
     """
     if config is None or socket is not None:
-        return OfDirector(where(socket, config))
-    running = OfDirector(where(None, config))
+        return OfDirector(where(socket, config), staged=staged)
+    running = OfDirector(where(None, config), staged=staged)
     try:
         if Path(running.source()).resolve() == config.resolve():
             return running  # nothing changes behind its back
     except OrderError as error:
-        if error.code is not Exit.UNREACHABLE:
-            raise
+        if not error.absent:
+            raise  # one that is busy, or hangs, runs with these files all the same
     return OfFiles(config)
 
 
@@ -195,8 +200,9 @@ def objects_at(socket: Path | None, config: Path | None) -> Objects:
 class OfDirector:
     """Asked over its control socket."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, *, staged: bool = False) -> None:
         self._socket = socket
+        self._which = "?staged=true" if staged else ""
         self.where = f"the director at {socket}"
 
     def source(self) -> str:
@@ -213,12 +219,12 @@ class OfDirector:
 
         if kind_of(noun).key is None:
             return self._single(noun)
-        items = ask(self._socket, "GET", f"/v1/objects/{noun}", timeout_s=TIMEOUT_S)["items"]
+        items = ask(self._socket, "GET", f"/v1/objects/{noun}{self._which}", timeout_s=TIMEOUT_S)["items"]
         return [Shown(one["name"], one["object"], one["etag"], one["file"], tuple(one["used_by"])) for one in items]
 
     def _single(self, noun: str) -> list[Shown]:
         try:
-            values, headers = exchange(self._socket, "GET", f"/v1/objects/{noun}", timeout_s=TIMEOUT_S)
+            values, headers = exchange(self._socket, "GET", f"/v1/objects/{noun}{self._which}", timeout_s=TIMEOUT_S)
         except OrderError as error:
             if error.code is Exit.NOT_FOUND:
                 return []

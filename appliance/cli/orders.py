@@ -86,9 +86,16 @@ Document = dict[str, Any]
 class OrderError(Exception):
     """An order was not taken; the text says why."""
 
-    def __init__(self, text: str, code: Exit) -> None:
+    def __init__(self, text: str, code: Exit, *, absent: bool = False) -> None:
+        """
+        Args:
+            text: says why.
+            code: to exit with.
+            absent: nobody listens there.
+        """
         super().__init__(text)
         self.code = code
+        self.absent = absent
 
 
 def where(socket_path: Path | None, config: Path | None) -> Path:
@@ -239,6 +246,7 @@ def _nobody(path: Path, error: Exception) -> OrderError:
     return OrderError(
         f"no director answers at {path} ({reason}); is it running? Give --config or --socket for another one",
         Exit.UNREACHABLE,
+        absent=isinstance(error, FileNotFoundError | ConnectionRefusedError),
     )
 
 

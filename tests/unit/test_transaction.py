@@ -590,3 +590,71 @@ async def test_what_takes_no_restart_does_not_wait_for_one(director: Director) -
     assert (await director.transactions.reload(ME)).ok
     assert director.transactions.staged is None
     assert (await director.transactions.change(adding("b", 2), ME)).ok
+
+
+async def test_many_at_once_do_not_see_each_other_in_the_files(director: Director) -> None:
+    """The files of a change are there before it is in force; nobody takes that for an edit. Dry runs neither."""
+    changes = [director.transactions.change(adding(f"n{i}", 10 + i), ME) for i in range(12)]
+    dry_runs = [director.transactions.change(adding(f"d{i}", 40 + i), ME, dry_run=True) for i in range(6)]
+    outcomes = await asyncio.gather(*changes, *dry_runs)
+    assert [str(problem) for outcome in outcomes for problem in outcome.problems] == []
+    assert director.in_force == sorted(["a", *(f"n{i}" for i in range(12))])
+
+
+async def test_who_changes_nothing_takes_nothing_back(director: Director) -> None:
+    """What waits for the next start stays where it is."""
+    assert (await director.transactions.change(other_interface, ME, at_restart=True)).ok
+    staged = director.transactions.staged
+    outcome = await director.transactions.change(lambda document: document.texts, ME)
+    assert (outcome.ok, outcome.unchanged, outcome.written) == (True, True, False)
+    assert director.transactions.staged is staged
+    assert 'interfaces = ["eth2"]' in director.path.read_text()
+
+
+async def test_what_waits_is_changed_by_who_has_seen_it(director: Director) -> None:
+    """A base is that of what would be changed."""
+    base = director.transactions.in_force.document.digest
+    first = await director.transactions.change(other_interface, ME, base=base, at_restart=True)
+    second = await director.transactions.change(fewer_pins, ME, base=base, at_restart=True)
+    assert (first.ok, second.ok, second.conflict) == (True, False, True)
+    third = await director.transactions.change(fewer_pins, ME, base=first.digest, at_restart=True)
+    assert third.ok
+    assert 'interfaces = ["eth2"]' in director.path.read_text()
+
+
+async def test_an_edit_while_a_change_is_put_into_force_is_not_lost(director: Director) -> None:
+    """The change is taken back, and says why."""
+    director.programming = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        change = tasks.create_task(director.transactions.change(adding("b", 2), ME))
+        await asyncio.to_thread(director.entered.wait, 60)
+        director.write("a", "# mine\n" + web("a", 1))
+        director.programming.set()
+    assert (change.result().ok, change.result().conflict, director.in_force) == (False, True, ["a"])
+    assert (director.folder / "conf.d" / "a.toml").read_text().startswith("# mine")
+    assert not (director.folder / "conf.d" / "b.toml").exists()
+
+
+async def test_force_that_fails_leaves_an_edit_alone(director: Director, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files say again what they said, and not what is in force."""
+    director.write("a", "# mine\n" + web("a", 1))
+
+    def full(*_: object) -> None:
+        raise RevisionError("No space left on device")
+
+    monkeypatch.setattr(director.revisions, "add", full)
+    outcome = await director.transactions.change(adding("b", 2), ME, force=True)
+    assert (outcome.ok, director.in_force) == (False, ["a"])
+    assert (director.folder / "conf.d" / "a.toml").read_text().startswith("# mine")
+    assert not (director.folder / "conf.d" / "b.toml").exists()
+
+
+async def test_what_is_in_force_is_never_forgotten(director: Director) -> None:
+    """However many revisions are staged after it."""
+    for i in range(60):
+        assert (await director.transactions.change(adding_and_other(i), ME, at_restart=True)).ok
+    assert (await director.transactions.rollback(1, ME)).ok
+
+
+def adding_and_other(i: int):
+    return lambda document: {**other_interface(document), "conf.d/z.toml": f"# {i}\n" + web("z", 9)}
