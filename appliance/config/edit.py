@@ -90,6 +90,20 @@ def _edited(
     file: str, text: str, says: Mapping[str, Any], changes: Sequence[tuple[Edit, int | None]]
 ) -> tuple[str, Mapping[str, Any]]:
     """One file with its changes, and what it says then."""
+    try:
+        made, meant = _changed(text, says, changes)
+        now = tomllib.loads(made)
+    except ValueError as error:
+        raise _problem(file, "", f"cannot be changed without damage: {error}", "change the file by hand") from None
+    if now != meant:
+        raise _problem(file, "", "cannot be changed without damage to something else", "change the file by hand")
+    return made, now
+
+
+def _changed(
+    text: str, says: Mapping[str, Any], changes: Sequence[tuple[Edit, int | None]]
+) -> tuple[str, Mapping[str, Any]]:
+    """The text with its changes, and what it is to say."""
     layout, meant = Layout(text), dict(says)
     lists: dict[str, list[Any]] = {}
     as_values = set[str]()
@@ -133,13 +147,8 @@ def _edited(
     if meant == says:
         return text, says
     made = layout.text()
-    try:
-        now = tomllib.loads(made)
-    except ValueError as error:
-        raise _problem(file, "", f"cannot be changed without damage: {error}", "change the file by hand") from None
-    if now != meant:
-        raise _problem(file, "", "cannot be changed without damage to something else", "change the file by hand")
-    return made, now
+    # New lines end as the others do.
+    return made.replace("\r\n", "\n").replace("\n", "\r\n") if "\r\n" in text else made, meant
 
 
 def _problem(source: str, path: str, message: str, remedy: str) -> ConfigError:

@@ -27,9 +27,6 @@ from appliance.config.problems import Location
 _IDENTITY = ("name", "address")
 """What tells the elements of a list of tables apart."""
 
-_ABOVE = re.compile(r"(?:^[ \t]*#[^\n]*\n)+\Z", re.MULTILINE)
-"""Comments right above what follows."""
-
 _BLANK = re.compile(r"^[ \t]*\r?\n", re.MULTILINE)
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -90,10 +87,13 @@ class Layout:
                 tail = segment.tail
             elif tail.strip():
                 tail += segment.tail.lstrip("\r\n") if tail.endswith("\n\n") else segment.tail
+            elif segment.tail.strip():
+                tail = segment.tail
             else:
                 # One blank line is enough between what was above and what was below.
                 tail = max(tail, segment.tail, key=len)
-        return "".join((*made, tail))
+        whole, top = "".join((*made, tail)), self._own[()]
+        return whole if top.text or top.tail else whole.lstrip("\r\n")  # where the first table was at the very top
 
     # -----------------------------------------------------------------------------------------------------------------
     # Tables
@@ -106,10 +106,10 @@ class Layout:
             values: what is in it.
             array: whether it is an element of a list.
         """
-        last = self._slots[-1][-1]
+        last = next(slot[-1] for slot in reversed(self._slots) if slot)
         if last.location or f"{last.text}{last.tail}".strip():
             last.tail = f"{last.tail.rstrip()}\n\n" if last.tail.strip() else "\n"
-        self._slots[-1].append(_new(at, values, array=array))
+        self._slots.append([_new(at, values, array=array)])
 
     def remove(self, at: Location) -> None:
         """A table goes, with what is in it and the comments right above."""
@@ -265,35 +265,53 @@ class Layout:
                     if isinstance(value, Mapping):
                         self._update_inline((*at, position), value)
                 continue
-            for position in reversed(range(i, j)):
-                del self._container(at)[position]
-            self._insert(at, i, new[first:last])
+            if i < j:
+                array = self._container(at)
+                for position in reversed(range(i, j)):
+                    del array[position]
+            if first < last:
+                self._insert(at, i, new[first:last])
 
     def _strip(self, at: Location, positions: Sequence[int]) -> None:
         """The comments right above elements of a list that go, go with them."""
         if not positions:
             return
         segment, text, offsets = self._read_again(at)
+        cut = False
         for position in sorted(positions, reverse=True):
             line = text.rfind("\n", 0, offsets[position]) + 1
-            if not text[line : offsets[position]].strip():
-                text = _ABOVE.sub("", text[:line]) + text[line:]
-        segment.parsed = tomlkit.parse(text)
+            above = line if text[line : offsets[position]].strip() else _comments_above(text, line)
+            if above < line:
+                text, cut = text[:above] + text[line:], True
+        if cut:
+            segment.parsed = tomlkit.parse(text)
 
     def _insert(self, at: Location, position: int, values: Sequence[Any]) -> None:
         """New elements of a list, above the comments of the one that they come before."""
-        if position < len(self._container(at)):
+        array = self._container(at)
+        if position < len(array):
             segment, text, offsets = self._read_again(at)
             line = text.rfind("\n", 0, offsets[position]) + 1
             indent = text[line : offsets[position]]
             if not indent.strip():
-                above = _ABOVE.search(text, 0, line)
-                line = above.start() if above else line
+                line = _comments_above(text, line)
                 new = "".join(f"{indent}{_inline(value).as_string()},\n" for value in values)
                 segment.parsed = tomlkit.parse(text[:line] + new + text[line:])
                 return
+        elif len(array):
+            self._with_comma(at)
+            array = self._container(at)
         for value in reversed(values):
-            self._container(at).insert(position, _inline(value))
+            array.insert(position, _inline(value))
+
+    def _with_comma(self, at: Location) -> None:
+        """A comma behind the last element of a list of several lines, where there is none."""
+        segment, text, offsets = self._read_again(at)
+        end = Lines(text).ends[(*at[len(segment.location) :], len(offsets) - 1)]
+        rest = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*").match(text, end)
+        behind = rest.end() if rest else end
+        if text[behind] == "]" and "\n" in text[end:behind]:
+            segment.parsed = tomlkit.parse(f"{text[:end]},{text[end:]}")
 
     def _read_again(self, at: Location) -> tuple[_Segment, str, list[int]]:
         """The text that a list is in as a value, and where its elements begin."""
@@ -315,9 +333,8 @@ def _segments(text: str) -> list[_Segment]:
     for table, start, end in (*heads, (None, len(text), lines.end)):
         # What is on the line of the last value, a comment say, is still a part of it.
         body = text.find("\n", end) + 1 if end else 0
-        comments = _ABOVE.search(text, body, start) if table is not None else None
-        about = comments[0] if comments else ""
-        stop = start - len(about)
+        stop = _comments_above(text, start, body) if table is not None else start
+        about = text[stop:start]
         blank = _BLANK.search(text, body, stop)
         cut = (blank.start() if blank else stop) if body else 0
         made.append(_Segment(location, above, text[begin:content], text[content:cut], text[cut:stop]))
@@ -325,6 +342,16 @@ def _segments(text: str) -> list[_Segment]:
             location, begin, above = table, start, about
             content = text.find("\n", start) + 1
     return made
+
+
+def _comments_above(text: str, line: int, least: int = 0) -> int:
+    """Where the comments right above a line begin; at *least* at the earliest."""
+    while line > least:
+        before = text.rfind("\n", least, line - 1) + 1 or least
+        if not text[before:line].lstrip(" \t").startswith("#"):
+            break
+        line = before
+    return line
 
 
 def _new(at: Location, values: Mapping[str, Any], *, array: bool, tail: str = "") -> _Segment:

@@ -217,7 +217,8 @@ def _parse(
         # Another version's keys would all be wrong here: that is one mistake, not fifty.
         raise _with_lines([found for found in findings if found.location == ("schema_version",)], merged)
     others = {other for words in _OTHERS.values() for other in words}
-    plain = _plain_keys(data, File) if any(other in part.text for part in parts for other in others) else data
+    spelled = any("\\u" in part.text.lower() or other in part.text for part in parts for other in others)
+    plain = _plain_keys(data, File) if spelled else data
     findings += (_as_written(finding, data) for rule in RULES for finding in rule(plain))
     secret = b""
     try:

@@ -33,6 +33,9 @@ class Lines:
         self.offsets = scanner.offsets
         """Where each thing begins, by its location: the bracket of a table's header, or a key."""
 
+        self.ends = scanner.ends
+        """Where each element of a list that is written as a value ends."""
+
         self.headers = scanner.headers
         """All headers, in their order: the table's location, where the header begins, and where what is above it ends
         (a value or a header; then come blank lines and comments)."""
@@ -53,6 +56,7 @@ class _Scanner:
     def __init__(self, text: str) -> None:
         self.offsets: dict[Location, int] = {}
         self.headers: list[tuple[Location, int, int]] = []
+        self.ends: dict[Location, int] = {}
         self._text = text
         self._at = 0
         self._arrays: dict[Location, int] = {}
@@ -139,6 +143,7 @@ class _Scanner:
             while self._text[self._skip(_BETWEEN)] != "]":
                 self._note((*location, position), self._at)
                 self._value((*location, position))
+                self.ends[*location, position] = self._at
                 position += 1
                 if self._text[self._skip(_BETWEEN)] == ",":
                     self._at += 1

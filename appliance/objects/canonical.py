@@ -291,11 +291,10 @@ def written(table: BaseModel, before: BaseModel | None = None, was: Raw | None =
             continue
         text = texts.get(word) if word is not None else None
         if isinstance(inner, BaseModel):
-            made[key] = written(inner, *_pair(old, text))
+            value = written(inner, *_pair(old, text))
         elif isinstance(inner, list) and inner and isinstance(inner[0], BaseModel):
-            made[key] = _written_list(cast("list[BaseModel]", inner), old, text)
-        else:
-            made[key] = value
+            value = _written_list(cast("list[BaseModel]", inner), old, text)
+        made[word or key] = value
     return made | {key: value for key, value in _out_of_place(table).items() if key not in wanted}
 
 

@@ -20,7 +20,9 @@ from pydantic import BaseModel, ValidationError
 
 from appliance.config import edit
 from appliance.config.document import Document
+from appliance.config.load import table_in
 from appliance.config.problems import ConfigError, Location, Problem, did_you_mean, path_text
+from appliance.config.schema import spellings_of
 from appliance.objects.canonical import (
     NothingHiddenError,
     canonical,
@@ -446,9 +448,11 @@ class Draft(_Known):
         """
         entry = self.get(kind, name)
         condition.check(entry, f"{kind.one} {name}".rstrip())
+        known = known_keys(kind.table, patch)
+        raw = _without_nulled(kind.table, entry.raw, known)
         table = entry.checked
-        before = written(table) if table is not None else entry.raw
-        return self._put(kind, entry.name, merged(before, known_keys(kind.table, patch)))
+        before = known_keys(kind.table, written(table, table, raw) if table is not None else raw)
+        return self._put(kind, entry.name, merged(before, known), raw)
 
     def delete(self, kind: Kind, name: str, condition: Condition = ALWAYS) -> str:
         """The object goes, and the comments right above it.
@@ -482,9 +486,16 @@ class Draft(_Known):
             self._put_named(kind, entry.name, None)
         return entry.name
 
-    def _put(self, kind: Kind, name: str, given: Raw) -> str:
-        """One object, given whole."""
-        values = self._written(kind, name, given)
+    def _put(self, kind: Kind, name: str, given: Raw, was: Raw | None = None) -> str:
+        """One object, given whole.
+
+        Args:
+            kind: of it.
+            name: of it.
+            given: its values.
+            was: how it is written, as far as that is to stay; None: as it is.
+        """
+        values = self._written(kind, name, given, was)
         if kind.within is not None:
             self._put_in_owner(kind, kind.within, name, values)
         elif len(kind.place) == 2:
@@ -495,7 +506,7 @@ class Draft(_Known):
             self._put_named(kind, name, values)
         return name
 
-    def _written(self, kind: Kind, name: str, given: Raw) -> dict[str, Any]:
+    def _written(self, kind: Kind, name: str, given: Raw, was: Raw | None) -> dict[str, Any]:
         """What stands in the files for an object that is given whole."""
         entry = self.find(kind, name)
         values = self._ready(kind, name, entry, given)
@@ -507,7 +518,8 @@ class Draft(_Known):
             pass  # who checks the configuration says what is wrong, with all else that is
         else:
             had = entry.checked if entry is not None else None
-            values = written(table, had, entry.raw if entry is not None and had is not None else None)
+            texts = was if was is not None or entry is None else entry.raw
+            values = written(table, had, texts if had is not None else None)
         return values
 
     def _with_name(self, kind: Kind, name: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -628,7 +640,8 @@ class Draft(_Known):
                 shares[file][key] = share
         for file, share in shares.items():
             if share != parts[file]:
-                self._put_part(of, file, share)
+                # A file of which nothing is left says nothing of it, as long as another one does.
+                self._put_part(of, file, share if share or not any(shares.values()) else None)
 
 
 @dataclass
@@ -668,6 +681,20 @@ def _at(data: Raw, place: tuple[str, ...]) -> list[dict[str, Any]]:
     for key in place:
         found = found.get(key, {}) if isinstance(found, Mapping) else {}
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _without_nulled(table: type[BaseModel], raw: Raw, patch: Raw) -> Raw:
+    """What is written, without the keys that a patch takes out: they have their defaults then, whatever those are."""
+    made = dict(raw)
+    for key, value in patch.items():
+        words = spellings_of(table, key) if key in table.model_fields else [key]
+        inner = table_in(table, key)
+        for word in [word for word in words if word in made]:
+            if value is None:
+                del made[word]
+            elif inner is not None and isinstance(value, Mapping) and isinstance(made[word], Mapping):
+                made[word] = _without_nulled(inner, made[word], value)
+    return made
 
 
 def _uses(entry: Entry) -> Iterator[tuple[str, str]]:

@@ -95,6 +95,8 @@ def differences(
     old, new = Catalogue(before), Catalogue(after)
     for kind in _ORDER:
         was, now = _objects(old, kind, new), _objects(new, kind, old)
+        if kind is FLEET_DIRECTORS:
+            yield from _order([name for name in was if name in now], [name for name in now if name in was])
         for name in (*was, *(name for name in now if name not in was)):
             yield from _between(kind, name, was.get(name), now.get(name), new)
 
@@ -109,6 +111,12 @@ def _objects(catalogue: Catalogue, kind: Kind, other: Catalogue) -> dict[str, En
         if same is None or same.raw != owner.raw:
             found |= {entry.name: entry for entry in catalogue.inside(kind, owner)}
     return found
+
+
+def _order(was: list[str], now: list[str]) -> Iterator[Change]:
+    """Who comes first takes over first."""
+    if was != now:
+        yield Change("fleet", "", "order of directors", ", ".join(was), ", ".join(now))
 
 
 def _between(kind: Kind, name: str, was: Entry | None, now: Entry | None, after: Catalogue) -> Iterator[Change]:
@@ -133,10 +141,12 @@ def _values(
             continue
         if isinstance(was or now, Mapping) and isinstance(now or was, Mapping):
             yield from _values(word, name, was or {}, now or {}, f"{prefix}{key}.")
-        elif key in SECRETS:
+        elif key in SECRETS or prefix == "environment.":
             yield Change(word, name, f"{prefix}{key}", "(secret)" if was else "", _secret(was, now))
         elif _text(was) != _text(now):
             yield Change(word, name, f"{prefix}{key}", _text(was), _text(now))
+        elif was or now:  # of which texts do not show what is different
+            yield Change(word, name, f"{prefix}{key}", _text(was), f"{_text(now)} (otherwise)")
 
 
 def _secret(was: object, now: object) -> str:
@@ -167,4 +177,5 @@ def _text(value: object) -> str:
         case Mapping():
             shown = (f"{key}={'(secret)' if key in SECRETS else _text(inner)}" for key, inner in value.items() if inner)
             return f"({', '.join(shown)})"
-    return str(value)
+    # A value fakes no lines, and tells a terminal nothing.
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(value))

@@ -11,6 +11,7 @@ import pytest
 
 from tests.failures.ends import FLOWS
 from tests.failures.stage import VIP, stage
+from tests.netns import until
 from tests.root.plane_rig import REPOSITORY
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -21,9 +22,18 @@ def test_it_has_state_tables_counters_bgp_events_and_kernel(tmp_path: Path) -> N
     with stage(tmp_path, "bird", directors=1, bfd=False) as made:
         with made.traffic():
             time.sleep(0.5)
-        words = ["sysdump", str(tmp_path / "dump.tar.gz"), "--config", str(tmp_path / "d1.toml")]
-        command = [sys.executable, "-m", "appliance", *words, "--url", "http://127.0.0.1:1"]
-        subprocess.run(made.spaces["d1"].command(*command), check=True, cwd=REPOSITORY, capture_output=True)
+
+        def onward(*words: str) -> str:
+            """Of the director."""
+            command = [sys.executable, "-m", "appliance", *words, "--config", str(tmp_path / "d1.toml")]
+            done = subprocess.run(
+                made.spaces["d1"].command(*command), check=True, cwd=REPOSITORY, capture_output=True, text=True
+            )
+            return done.stdout
+
+        # The router has the route a moment before the director is told so.
+        until(lambda: "vip.announced" in onward("events", "-o", "json"), "the announcement is told", 30.0)
+        onward("sysdump", str(tmp_path / "dump.tar.gz"), "--url", "http://127.0.0.1:1")
     with tarfile.open(tmp_path / "dump.tar.gz") as archive:
         parts = {Path(*Path(entry.name).parts[1:]): archive.extractfile(entry) for entry in archive}
         found = {str(name): file.read().decode() for name, file in parts.items() if file is not None}

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -281,6 +282,57 @@ def test_tables_that_move_keep_their_comments() -> None:
     moved = COMMENTED[COMMENTED.index("# rack 2") : COMMENTED.index('[[pool.member]]\nname = "c"')]
     assert f'[[pool.member]]\nname = "c"\n[[pool.member]]\nname = "d"\n{moved}ratio = 5\n# rack 1\n' in text
     assert text.index("ratio = 5\n# rack 1") < text.index("# ratio = 2\n\n# ---- the rest")
+
+
+@pytest.mark.parametrize("end", ["# last\n]", "]", "# a\n\n  # b\n]"])
+def test_a_list_whose_last_element_has_no_comma_grows_and_shrinks(end: str) -> None:
+    """At both ends, with comments behind it."""
+    text = f"[[pool]]\nname = 'web'\nhealth_monitors = [\n  'a', # 1\n  'b', # 2\n  'c' # 3\n  {end}\n"
+    document = Document(Path("/x/onward.toml"), {"onward.toml": text})
+    for wanted in (["a", "b", "c", "d"], ["b", "c", "d"], ["x", "a", "c"], ["c"], ["d"]):
+        made = put_in(document, "pool", "web", {"name": "web", "health_monitors": wanted})["onward.toml"]
+        assert tomllib.loads(made)["pool"][0]["health_monitors"] == wanted
+        assert ("# 3" in made) == ("c" in wanted)
+
+
+def test_blank_lines_above_do_not_weigh_more_than_a_comment_below() -> None:
+    """What stands behind a thing that goes is about the next one."""
+    text = "[[pool]]\nname = 'a'\n\n\n\n\n\n\n\n[[pool]]\nname = 'b'\n\n# x\n\n[[pool]]\nname = 'c'\n"
+    document = Document(Path("/x/onward.toml"), {"onward.toml": text})
+    assert "\n# x\n" in put_in(document, "pool", "b", None)["onward.toml"]
+
+
+def test_lines_end_as_they_do() -> None:
+    """Those of other systems too."""
+    text = "# shop\r\n[[pool]]\r\nname = 'a' # !\r\n\r\n# b\r\n[[pool]]\r\nname = 'b'\r\n"
+    document = Document(Path("/x/onward.toml"), {"onward.toml": text})
+    more = put_in(document, "pool", "a", {"name": "a", "member": [{"address": "x"}]})["onward.toml"]
+    assert more == text.replace("# !\r\n", '# !\r\n[[pool.member]]\r\naddress = "x"\r\n')
+    assert put_in(document, "pool", "a", None)["onward.toml"] == "# b\r\n[[pool]]\r\nname = 'b'\r\n"
+
+
+def test_a_long_list_is_changed_in_one_pass() -> None:
+    """Twice as many elements are no more than twice the work, and a little."""
+    work = []
+    for many in (400, 800):
+        addresses = [f"10.{i >> 8}.{i & 255}.0/24" for i in range(many)]
+        text = "[[virtual_service]]\nname = 'a'\ndeny = [\n" + "".join(f'  "{one}",\n' for one in addresses) + "]\n"
+        document = Document(Path("/x/onward.toml"), {"onward.toml": text})
+        left = [one for i, one in enumerate(addresses) if i % 10]
+        calls = [0]
+
+        def called(_frame: object, event: str, _arg: object, calls: list[int] = calls) -> None:
+            calls[0] += event == "call"
+
+        before = sys.getprofile()
+        sys.setprofile(called)
+        try:
+            made = put_in(document, "virtual_service", "a", {"name": "a", "deny": left})["onward.toml"]
+        finally:
+            sys.setprofile(before)
+        assert tomllib.loads(made)["virtual_service"][0]["deny"] == left
+        work.append(calls[0])
+    assert work[1] < 3 * work[0]
 
 
 MEMBERS = st.lists(

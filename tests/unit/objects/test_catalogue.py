@@ -36,6 +36,7 @@ from appliance.objects.kinds import (
     NETWORK_PROFILES,
     POOLS,
     VIRTUAL_SERVICES,
+    Kind,
     UnknownKindError,
     kind_of,
 )
@@ -163,6 +164,65 @@ def test_a_patch_changes_its_keys_and_leaves_comments() -> None:
         "+session_idle_timeout = 60",
     ]
     checked(TWO, change)
+
+
+def test_a_patch_changes_nothing_that_it_does_not_name() -> None:
+    """What is written stays so, also where it says what would follow from other keys as they were; null takes a key
+    out, also one that says its default; and a key keeps its name and its comment."""
+    more = """
+[[network_profile]]
+name = "pinned"
+type = "tcp_fast_path"
+session_idle_timeout = 300 # never less
+[[health_monitor]]
+name = "pinned"
+type = "tcp"
+receive_timeout = 4 # slow
+[[pool]]
+name = "pinned"
+lb_algorithm_hash = "source_ip" # carts
+slow_start = 0 # not yet
+[[pool.member]]
+address = "203.0.113.9"
+[[virtual_service]]
+name = "pinned"
+vips = ["198.51.100.81"]
+ports = [80]
+network_profile = "pinned"
+pool = "pinned"
+protection = { per_vip = { rate = 100, burst = 100 } } # never more than 100 at once
+"""
+    document = Document(PATH, {"onward.toml": EXAMPLE, "conf.d/shop.toml": SHOP + more})
+    catalogue = Catalogue(document)
+
+    def patched(kind: Kind, patch: dict[str, Any]) -> list[str]:
+        return lines(document, catalogue.patch(kind, "pinned", patch))
+
+    (_, now) = patched(VIRTUAL_SERVICES, {"protection": {"per_vip": {"rate": 1000}}})
+    assert now == "+protection = { per_vip = { rate = 1000, burst = 100 } } # never more than 100 at once"
+    assert patched(NETWORK_PROFILES, {"type": "udp_fast_path"}) == [
+        '-type = "tcp_fast_path"',
+        '+type = "udp_fast_path"',
+    ]
+    assert patched(HEALTH_MONITORS, {"send_interval": 5}) == ["+send_interval = 5.0"]
+    assert patched(HEALTH_MONITORS, {"receive_timeout": None}) == ["-receive_timeout = 4 # slow"]
+    assert patched(POOLS, {"slow_start": None}) == ["-slow_start = 0 # not yet"]
+    assert patched(POOLS, {"hash": "five_tuple"}) == [
+        '-lb_algorithm_hash = "source_ip" # carts',
+        '+lb_algorithm_hash = "five_tuple" # carts',
+    ]
+    (_, now) = patched(VIRTUAL_SERVICES, {"protection": {"per_vip": {"burst": None}}})
+    assert "burst" not in now
+
+
+def test_the_last_peer_of_a_file_goes_as_well() -> None:
+    """Whichever way it is taken out: of the list as a whole, or by itself."""
+    catalogue = Catalogue(TWO)
+    peers = [peer for peer in catalogue.get(BGP).values["peer"] if peer["address"] != "2001:db8::1"]
+    whole = catalogue.patch(BGP, "", {"peer": peers})
+    assert "bgp" not in whole.texts["conf.d/shop.toml"]
+    assert whole.after.data == catalogue.delete(BGP_PEERS, "2001:db8::1").after.data
+    checked(TWO, whole)
 
 
 def test_a_patch_by_the_other_spelling_is_the_same() -> None:

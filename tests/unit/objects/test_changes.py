@@ -182,6 +182,18 @@ def test_what_is_there_already_is_told_apart() -> None:
     assert [(mistake.taken, mistake.stale) for mistake in why.value.mistakes] == [(True, False), (False, True)]
 
 
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_member_stands_in_its_pool_whatever_else_is_new(order: tuple[int, ...]) -> None:
+    """The last pool of a file is the usual place for one more, and new tables come behind all of it."""
+    text = EXAMPLE[: EXAMPLE.index("[bgp]")] + SHOP[: SHOP.index("[[virtual_service]]")]
+    document = Document(PATH, {"onward.toml": text})
+    monitor = {"kind": "health-monitors", "object": {"name": "new", "type": "ping"}}
+    given = [NEW_POOL, {"kind": "members", "name": "shop/x", "object": {"address": "203.0.113.7"}}, monitor]
+    after = made([given[i] for i in order], document).texts["onward.toml"]
+    assert 'name = "shop2"\naddress = "203.0.113.82"\n[[pool.member]]\nname = "x"\n' in after
+    assert after.index('name = "x"') < min(after.index('name = "b"'), after.index('name = "new"'))
+
+
 def many_pools(count: int) -> Document:
     text = "".join(
         f'\n# about n{i}\n[[pool]]\nname = "n{i}"\n# the first\n[[pool.member]]\naddress = "203.0.113.{i % 250 + 1}"\n'

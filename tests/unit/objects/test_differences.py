@@ -46,6 +46,11 @@ def told(shop: str, before: Document = TWO) -> list[str]:
         ("# its members", '[[pool]]\nname = "unused"\n[[pool.member]]\naddress = "203.0.113.9"\n', None),
         ("# the shop", "[bgp]\nhold_down = 7\n", ["~ bgp: hold_down 10 -> 7"]),
         ("# the shop", "# the new shop\n", []),
+        (
+            "# the shop",
+            '[[health_monitor]]\nname = "own"\ntype = "external"\nmonitor_port = 80\ncommand = ["/bin/a", "b, c"]\n',
+            ["+ health_monitor own there"],
+        ),
     ],
 )
 def test_what_is_written_otherwise_is_told_value_by_value(was: str, now: str, lines: list[str] | None) -> None:
@@ -77,3 +82,26 @@ def test_files_that_are_named_are_a_part_of_it() -> None:
     """Another secret under the same name."""
     (change,) = differences(TWO, TWO, {"fleet.key": "a", "old": "b"}, {"fleet.key": "c", "new": "d"})
     assert str(change) == "~ file fleet.key: content (as it was) -> (another)"
+
+
+def test_nothing_is_told_that_cannot_be_seen_and_nothing_is_kept_back() -> None:
+    """Passwords and environments change without being shown; lists that read the same are told apart; the order of
+    directors decides who takes over; and a value fakes no lines."""
+    check = (
+        '[[health_monitor]]\nname = "own"\ntype = "external"\nmonitor_port = 80\n'
+        'command = ["/bin/a", "b, c"]\nenvironment = { KEYX = "hush" }\n'
+    )
+    one, two = (f'[[fleet.director]]\nname = "d{i}"\naddress = "192.0.2.1{i}"\n' for i in (1, 2))
+    base = Document(PATH, {"onward.toml": EXAMPLE, "conf.d/more.toml": check + one + two})
+
+    def changed(old: str, new: str) -> list[str]:
+        assert old in base.texts["conf.d/more.toml"]
+        text = base.texts["conf.d/more.toml"].replace(old, new, 1)
+        return [str(one) for one in differences(base, Document(PATH, {**base.texts, "conf.d/more.toml": text}))]
+
+    assert changed('"hush"', '"other"') == ["~ health_monitor own: environment.KEYX (secret) -> (another secret)"]
+    assert changed('"b, c"', '"b", "c"') == ["~ health_monitor own: command /bin/a, b, c -> /bin/a, b, c (otherwise)"]
+    assert changed('"b, c"', '"x\\n- pool web"') == [
+        "~ health_monitor own: command /bin/a, b, c -> /bin/a, x\\n- pool web"
+    ]
+    assert changed(one + two, two + one) == ["~ fleet: order of directors d1, d2 -> d2, d1"]
