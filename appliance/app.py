@@ -24,6 +24,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -54,6 +55,7 @@ from appliance.aside import aside
 from appliance.clock import steady
 from appliance.config.document import Document, DocumentError, pending, read_document
 from appliance.config.load import Loaded, load_document
+from appliance.config.problems import ConfigError, Problem
 from appliance.connections import Connections
 from appliance.consequences import NO_FLOWS, Consequences, consequences
 from appliance.dataplane.base import DataPlane, DataPlaneError
@@ -851,6 +853,12 @@ class Director:
     async def _foresee(self, loaded: Loaded) -> Consequences:
         applied, twin = self._reconciler.applied, self._state.twin()
         in_force, way, now = self._transactions.in_force, self._gate.way, self._now()
+        there = {name for _, name in socket.if_nameindex()}
+        if missing := set(loaded.config.director.interfaces) - set(in_force.config.director.interfaces) - there:
+            # That takes a restart, after which nobody would forward.
+            message = f"there is no interface {', '.join(sorted(missing))} on this machine"
+            remedy = f"there are: {', '.join(sorted(there))}"
+            raise ConfigError([Problem(loaded.config.source, None, "director.interfaces", message, remedy)])
 
         def look() -> Consequences:
             flows = NO_FLOWS if applied is None else flows_of(self._plane.pins.live(), applied)

@@ -358,6 +358,10 @@ def test_a_change_waits_for_a_restart(director: Director, capsys: pytest.Capture
     words = ("director", "set", "--pins", "64", "--reason", "little memory")
     assert call([*words, *options]) == 4
     assert "--pins: 131072 -> 64" in capsys.readouterr().err
+    # A director that cannot start with it would be found out too late.
+    assert call(["director", "set", "--interfaces", "nope0", "--at-restart", *options]) == 4
+    assert "there is no interface nope0 on this machine" in capsys.readouterr().err
+    assert director.get("/v1/config")["staged"] is None
     assert call([*words, "--at-restart", *options]) == 0
     waits = "director.pins: 131072 -> 64"
     assert f"revision 2 waits for a restart of the director: {waits}" in capsys.readouterr().out
