@@ -1,17 +1,20 @@
 """The raw plane's keeper, as its director's process has it."""
 
 import asyncio
+import contextlib
 import os
 import re
 import struct
+import subprocess
 import threading
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import structlog
 
 from appliance.dataplane.raw import bpf, kernel
-from appliance.dataplane.raw.keeper import NAME
+from appliance.dataplane.raw.keeper import NAME, doubts, lives, relieve
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.raw.rings import FIRST, SECOND, SlowTap
 from appliance.forwarding import ForwardingTables
@@ -73,6 +76,51 @@ def test_reopening_leaves_no_descriptor_behind(tmp_path: Path, pytestconfig: pyt
         assert before["anon_inode:[eventfd]"], "they are counted"
         assert after == before
         assert not left.names(""), "nothing is left to anybody"
+
+
+def fill(folder: Path) -> Path:
+    """A file that takes all the room that there is."""
+    full = folder / "full"
+    with full.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return full
+
+
+def test_a_full_disk_has_no_keeper_or_one_that_proves_itself(tmp_path: Path) -> None:
+    """Without room for a proof nobody is counted on, and the log says why; one that has stood by before the disk was
+    full proves that it forwards all the same, and ends when it is relieved."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], check=True)
+    try:
+        with Supervisor() as supervisor, namespaces("d") as (space,), structlog.testing.capture_logs() as logs:
+            space.ip("link add d0 type veth peer name d1")
+            for name in ("d0", "d1"):
+                space.ip(f"link set {name} up")
+            left = Inheritance(supervisor.environment(), os.getpid(), tmp_path)
+            full = fill(tmp_path)
+
+            async def story() -> None:
+                plane = RawDataPlane(("d0",), slots=64, use_xsk=False, inheritance=left, stays=True)
+                await plane.start()
+                try:
+                    await plane.set(ForwardingTables())
+                    until(lambda: any("No space left" in str(log.get("reason")) for log in logs), "it is told", 30.0)
+                    assert not left.names(NAME), "nobody counts on it"
+                    full.unlink()
+                    until(lambda: bool(left.names(NAME)), "there is room, so there is one", 30.0)
+                    fill(tmp_path)
+                    await plane.stay()
+                    (name,) = left.names(NAME)
+                    until(lambda: doubts(name, tmp_path) == "", "it proves that it forwards")
+                    assert relieve(left.get(name) or -1, name) == "", "it ends"
+                    until(lambda: not lives(name), "it has ended")
+                finally:
+                    await plane.close()
+
+            inside(space, lambda: asyncio.run(story()))
+            assert not list(tmp_path.glob(f"{NAME}*")), "no proof is left behind"
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_each_frame_comes_to_one_of_two_whenever_one_takes_the_place_of_the_other() -> None:

@@ -150,6 +150,14 @@ class Proof:
         """
         self.path = folder / name
 
+    def prepare(self) -> None:
+        """Nothing is proved, but from now on there is room for a proof, also when the disk is full.
+
+        Raises:
+            OSError: there is none.
+        """
+        self._put("")
+
     def give(self, now: float) -> None:
         """The keeper forwards."""
         self._write(f"{now:.3f}")
@@ -166,20 +174,28 @@ class Proof:
             return "it has not begun"
         if word.startswith("no: "):
             return word.removeprefix("no: ")
-        age = now - float(word or "-inf")
+        if not word:
+            return "it has not begun"
+        age = now - float(word)
         return f"its last proof is {age:.1f} s old" if age > PROOF_S else ""
 
     def remove(self) -> None:
         """Leave nothing behind."""
-        self.path.unlink(missing_ok=True)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError:
+            pass  # it proves nothing any more
 
     def _write(self, word: str) -> None:
+        try:
+            self._put(word)
+        except OSError:
+            pass  # the service was stopped for good, and its folder is gone; else the proof gets old
+
+    def _put(self, word: str) -> None:
         # At once, and always as long: nobody may read half of it.
         line = word.replace("\n", " ").encode()[: self._WIDTH - 1].ljust(self._WIDTH - 1) + b"\n"
-        try:
-            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except OSError:
-            return  # the service was stopped for good, and its folder is gone; else the proof gets old
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             os.pwrite(fd, line, 0)
         finally:
@@ -315,6 +331,10 @@ class Keeper:
         if name:
             self._forget(name)
         child.end()
+        self._proof(child).remove()
+
+    def _proof(self, child: "_Child") -> Proof:
+        return Proof(self._order.folder, f"{NAME}{child.pid}")
 
     def _lead(self, child: "_Child") -> None:
         """Until it has begun, or is to end.
@@ -336,6 +356,10 @@ class Keeper:
                 known = wanted
                 if not self.name:
                     name = f"{NAME}{child.pid}"
+                    try:
+                        self._proof(child).prepare()
+                    except OSError as error:
+                        raise KeeperError(f"it could not prove that it forwards: {error}") from error
                     if not self._leave(name, child.socket.fileno()):
                         raise KeeperError("the supervisor does not keep its socket")
                     self.name = name

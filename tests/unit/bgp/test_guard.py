@@ -416,6 +416,8 @@ def test_both_sides_mean_the_same_by_a_proof(tmp_path):
 
     assert guard_module.PROOF_S == PROOF_S
     assert all(readers(100.0)), "there is none"
+    proof.prepare()
+    assert all(readers(100.0)), "there is room for one"
     proof.give(100.0)
     assert readers(100.0 + PROOF_S / 2) == ["", ""]
     assert all(readers(100.1 + PROOF_S))
@@ -424,3 +426,13 @@ def test_both_sides_mean_the_same_by_a_proof(tmp_path):
     proof.remove()
     assert all(readers(100.0))
     Proof(tmp_path / "gone", "keeper.7").deny("nobody follows")  # to nobody: the service was stopped for good
+
+
+def test_a_proof_that_cannot_be_written_ends_nobody(tmp_path):
+    """On a full disk a keeper is told so before it counts; one that forwards goes on, and its proof gets old."""
+    proof = Proof(tmp_path, "keeper.7")
+    proof.path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        proof.prepare()
+    proof.give(100.0)
+    proof.deny("nobody follows")
