@@ -81,6 +81,10 @@ PAUSE_S = 0.1
 END_S = 2.0
 """How long the end of a keeper that stands by may take."""
 
+UNGUARDED_S = PROOF_S
+"""How long nft may fail while the kernel guard is not known to be there. Nothing is proved meanwhile, so routes do not
+stay longer either."""
+
 TURN_AWAY_S = 1.0
 """How long a keeper that nobody follows forwards on after it has said so: until routes are withdrawn, and routers have
 taken other ways. Before that, the kernel must not get packets for VIPs."""
@@ -564,7 +568,10 @@ async def _keep(director: socket.socket) -> None:
         if post.forwards and not post.followed:
             proof.deny(post.trouble or "nobody follows")
             await asyncio.sleep(TURN_AWAY_S)
-        await plane.close(leave=not post.forwards or post.followed)
+        try:
+            await plane.close(leave=not post.forwards or post.followed)
+        except DataPlaneError as error:
+            log.error("plane.failed", error=str(error))  # nft fails: the table is left
         proof.remove()
         if post.forwards:
             log.info("plane.keeper_ended", pid=os.getpid(), followed=post.followed)
@@ -588,6 +595,8 @@ class _Post:
         self._joined = False
         """Whether a follower is there, who sees to the kernel guard."""
         self._unpacker = Unpacker()
+        self._unguarded_at: float | None = None
+        """Since when the kernel guard cannot be seen to."""
         self.forwards = False
         self.followed = False
         """Whether somebody else forwards now. Before it has forwarded itself, somebody else does all the time."""
@@ -595,11 +604,7 @@ class _Post:
         """Why it cannot forward any more."""
 
     def hold(self) -> None:
-        """Until it is done, or of no use.
-
-        Raises:
-            DataPlaneError: it cannot forward.
-        """
+        """Until it is done, or of no use: `trouble` says why."""
         poll = select.poll()
         poll.register(self._director, select.POLLIN)
         poll.register(self._life, select.POLLIN)
@@ -611,8 +616,8 @@ class _Post:
                     return
             elif self._life in ready:
                 poll.unregister(self._life)
-                if not self.forwards:
-                    self._begin("the director has ended")
+                if not self.forwards and not self._begin("the director has ended"):
+                    return
             if self.forwards and not self._proves():
                 return
             if self.forwards and ends == float("inf"):
@@ -621,14 +626,31 @@ class _Post:
     def _proves(self) -> bool:
         """Look after what it takes to forward, and say what comes of it."""
         try:
-            self._plane.watch_guard(shared=self._joined)
+            guarded = self._guards()
             beats = self._plane.prove()
         except DataPlaneError as error:
             self.trouble = str(error)
             log.error("plane.failed", error=self.trouble)
             return False
-        if beats:
+        if beats and guarded:
             self._proof.give(time.monotonic())
+        return True
+
+    def _guards(self) -> bool:
+        """Look after the kernel guard; False when that has failed, which may pass.
+
+        Raises:
+            DataPlaneError: it has failed for too long.
+        """
+        try:
+            self._plane.watch_guard(shared=self._joined)
+        except DataPlaneError:
+            now = time.monotonic()
+            self._unguarded_at = self._unguarded_at or now
+            if now - self._unguarded_at > UNGUARDED_S:
+                raise
+            return False
+        self._unguarded_at = None
         return True
 
     def _hear(self) -> bool:
@@ -641,13 +663,14 @@ class _Post:
             self._plane.follow(wanted.tables)
             self._say(_FOLLOWS)
         elif word == _BEGIN:
-            self._begin("the director is going to end")
+            if not self._begin("the director is going to end"):
+                return False
             self._say(_BEGUN)
         elif word == _PING:
             self._say(_STANDS)
         elif word == _JOIN:
-            if not self.forwards:
-                self._begin("the director has ended")
+            if not self.forwards and not self._begin("the director has ended"):
+                return False
             self._joined = True
             self._say(json.dumps(self._plane.make_room()).encode())
         elif word == _DONE and self.forwards:
@@ -661,8 +684,15 @@ class _Post:
         except OSError:
             pass  # the director has ended
 
-    def _begin(self, why: str) -> None:
-        self._plane.begin()
+    def _begin(self, why: str) -> bool:
+        """Take frames; False when that cannot be."""
+        try:
+            self._plane.begin()
+        except DataPlaneError as error:
+            self.trouble = str(error)
+            log.error("plane.failed", error=self.trouble)
+            return False
         self.forwards = True
         self._proof.give(time.monotonic())
         log.info("plane.keeper_begun", pid=os.getpid(), reason=why)
+        return True
