@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -18,11 +19,12 @@ from pathlib import Path
 import pytest
 import structlog
 
+from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.raw import bpf, kernel
 from appliance.dataplane.raw.guard import KernelGuard
 from appliance.dataplane.raw.keeper import NAME, Proof, _Post, doubts, lives, relieve
 from appliance.dataplane.raw.plane import RawDataPlane
-from appliance.dataplane.raw.rings import FIRST, SECOND, SlowTap
+from appliance.dataplane.raw.rings import FIRST, SECOND, RxRing, SlowTap
 from appliance.forwarding import NO_MEMBER, ForwardingTables, TableService
 from appliance.inheritance import Inheritance
 from appliance.model import HashMode, PortRange, Protocol
@@ -139,6 +141,60 @@ def of_vips(*vips: IPv4Address) -> ForwardingTables:
         for number, vip in enumerate(vips)
     )
     return ForwardingTables(bytes(16), tuple(services), {})
+
+
+def test_a_director_that_cannot_begin_leaves_the_keeper_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A keeper forwards, and the next director has no memory for its rings: guard and offloads are as before, and the
+    director after that takes the keeper's place. Where nobody forwards, such a director leaves nothing."""
+    with Supervisor() as supervisor, namespaces("d") as (space,):
+        space.ip("link add d0 type veth peer name d1")
+        for name in ("d0", "d1"):
+            space.ip(f"link set {name} up")
+        space.run("ethtool", "-K", "d0", "gro", "on")
+        left = Inheritance(supervisor.environment(), os.getpid(), tmp_path)
+
+        def director() -> RawDataPlane:
+            return RawDataPlane(("d0",), slots=64, use_xsk=False, inheritance=left, stays=True)
+
+        def state() -> tuple[str, str]:
+            return space.run("nft", "list", "ruleset"), space.run("ethtool", "-k", "d0")
+
+        def no_rings(*_: object) -> None:
+            raise OSError(errno.ENOMEM, "no memory")
+
+        async def cannot_begin() -> None:
+            with monkeypatch.context() as patched:
+                patched.setattr(RxRing, "bind", no_rings)
+                with pytest.raises(DataPlaneError, match="not enough memory"):
+                    await director().start()
+
+        async def story() -> tuple[tuple[str, str], tuple[str, str]]:
+            await cannot_begin()
+            assert state()[0] == ""
+            plane = director()
+            await plane.start()
+            await plane.set(of_vips(IPv4Address("198.51.100.1")))
+            until(lambda: bool(left.names(NAME)), "a keeper stands by", 30.0)
+            await plane.stay()
+            await plane.close(leave=True)
+            (name,) = left.names(NAME)
+            until(lambda: doubts(name, tmp_path) == "", "it forwards")
+            before = state()
+            await cannot_begin()
+            after = state()
+            assert doubts(name, tmp_path) == ""
+            plane = director()
+            await plane.start()
+            await plane.set(of_vips(IPv4Address("198.51.100.1")))
+            assert not lives(name)
+            await plane.close()
+            return before, after
+
+        before, after = inside(space, lambda: asyncio.run(story()))
+    assert "198.51.100.1" in before[0]
+    assert after == before
 
 
 @contextmanager

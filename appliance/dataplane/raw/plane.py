@@ -418,7 +418,8 @@ class RawDataPlane:
 
     def _open(self) -> None:
         interfaces = [_require(name) for name in self._interfaces]
-        if self._stands is None and not (not self._started and self._inherits() and self._guard.adopt()):
+        installed = self._stands is None and not (not self._started and self._inherits() and self._guard.adopt())
+        if installed:
             self._guard.install()
         if self._stands is None:
             self._groups = self._join()
@@ -442,7 +443,7 @@ class RawDataPlane:
                 groups=self._groups or {},
             )
         except OSError as error:
-            if self._stands is None:
+            if installed and not any(map(keeper.lives, self._inherited_keepers())):
                 self._guard.remove()
             raise DataPlaneError(_explain_os_error(error, self._interfaces)) from error
         self._seen_beats, self._programmed = -1, None
@@ -728,6 +729,8 @@ class _Session:
             if not stands:
                 self.begin()
         except BaseException:
+            if stands or groups:
+                self.keep_offloads()
             self._release()
             raise
 
