@@ -22,7 +22,7 @@ import structlog
 from appliance.dataplane.base import DataPlaneError
 from appliance.dataplane.raw import bpf, kernel
 from appliance.dataplane.raw.guard import KernelGuard
-from appliance.dataplane.raw.keeper import NAME, Proof, _Post, doubts, lives, relieve
+from appliance.dataplane.raw.keeper import NAME, Proof, _Post, clear_up, doubts, lives, relieve
 from appliance.dataplane.raw.plane import RawDataPlane
 from appliance.dataplane.raw.rings import FIRST, SECOND, RxRing, SlowTap
 from appliance.forwarding import NO_MEMBER, ForwardingTables, TableService
@@ -141,6 +141,16 @@ def of_vips(*vips: IPv4Address) -> ForwardingTables:
         for number, vip in enumerate(vips)
     )
     return ForwardingTables(bytes(16), tuple(services), {})
+
+
+def test_proofs_of_keepers_that_have_ended_are_removed(tmp_path: Path) -> None:
+    """The number is one that no process has, or another process's; other files are left alone."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for name in (f"{NAME}{gone.pid}", KEEPER, f"{NAME}toml", "orders.json"):
+        (tmp_path / name).write_text("no: nobody follows")
+    clear_up(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{NAME}toml", "orders.json"]
 
 
 def test_a_director_that_cannot_begin_leaves_the_keeper_what_it_has(

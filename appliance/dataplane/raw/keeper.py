@@ -26,6 +26,7 @@ no longer when the proof gets old.
 import asyncio
 import fcntl
 import json
+import math
 import os
 import resource
 import select
@@ -164,24 +165,31 @@ class Proof:
 
     def give(self, now: float) -> None:
         """The keeper forwards."""
-        self._write(f"{now:.3f}")
+        self._write(f"{math.floor(now * 1000) / 1000:.3f}")  # never later than now
 
     def deny(self, reason: str) -> None:
         """The keeper does not forward, and will not."""
         self._write(f"no: {reason}")
 
-    def doubts(self, now: float) -> str:
-        """Why nobody should count on it; empty: it forwards."""
+    def doubts(self, clock: Callable[[], float]) -> str:
+        """Why nobody should count on it; empty: it forwards.
+
+        Args:
+            clock: CLOCK_MONOTONIC. It is read after the proof, which would else be newer now and then.
+        """
         try:
-            word = self.path.read_text().strip()
+            word = self.path.read_text(errors="replace").strip()
         except OSError:
             return "it has not begun"
         if word.startswith("no: "):
             return word.removeprefix("no: ")
         if not word:
             return "it has not begun"
-        age = now - float(word)
-        return f"its last proof is {age:.1f} s old" if age > PROOF_S else ""
+        try:
+            age = clock() - float(word)
+        except ValueError:
+            return "its proof cannot be read"
+        return "" if 0 <= age <= PROOF_S else f"its last proof is {age:.1f} s old"
 
     def remove(self) -> None:
         """Leave nothing behind."""
@@ -472,7 +480,14 @@ def lives(name: str) -> int:
 
 def doubts(name: str, folder: Path) -> str:
     """Why a keeper of an earlier director does not forward; empty: it does."""
-    return Proof(folder, name).doubts(time.monotonic()) if lives(name) else "it has ended"
+    return Proof(folder, name).doubts(time.monotonic) if lives(name) else "it has ended"
+
+
+def clear_up(folder: Path) -> None:
+    """Remove proofs of keepers that have ended: their numbers may become others'."""
+    for path in folder.glob(f"{NAME}*"):
+        if path.name.removeprefix(NAME).isdecimal() and not lives(path.name):
+            Proof(folder, path.name).remove()
 
 
 def join(fd: int) -> Groups | None:
