@@ -332,7 +332,7 @@ class Guard:
         if not lives(process):
             return f"process {process} has ended"
         # Until it has noticed that it is to begin there is no proof.
-        return doubts(os.path.dirname(self.socket_path), process, self.lonely_since, self.now)  # noqa: PTH120
+        return doubts(os.path.dirname(self.socket_path), process, self.lonely_since, time.monotonic)  # noqa: PTH120
 
     # -- time
 
@@ -445,12 +445,12 @@ def lives(process: int) -> bool:
     return True
 
 
-def doubts(folder: str, process: int, since: float, now: float) -> str:
+def doubts(folder: str, process: int, since: float, clock: Callable[[], float]) -> str:
     """Why a process does not forward: what the director's keeper writes (appliance/dataplane/raw/keeper.py, `Proof`).
 
     Args:
-        since: when it was to begin at the latest, if it has not said anything.
-        now: both by CLOCK_MONOTONIC, in seconds.
+        since: when it was to begin at the latest, if it has not said anything, in seconds.
+        clock: CLOCK_MONOTONIC. It is read after the proof, which would else be newer now and then.
     """
     word = ""
     try:
@@ -460,10 +460,13 @@ def doubts(folder: str, process: int, since: float, now: float) -> str:
         pass
     if word.startswith("no: "):
         return word[4:]
+    now = clock()
     try:
-        since = max(since, float(word))
+        proved = float(word)
     except ValueError:
-        pass
+        proved = since
+    if proved <= now:
+        since = max(since, proved)
     return f"process {process} has not proved it for {now - since:.1f} s" if now - since > PROOF_S else ""
 
 

@@ -34,8 +34,8 @@ class KernelGuard:
         self._listing = ""
         self._generation = -1
 
-    def install(self) -> None:
-        """Create the table without any VIPs, in place of one that is there already.
+    def install(self, vips4: Iterable[IPv4Address] = (), vips6: Iterable[IPv6Address] = ()) -> None:
+        """Create the table with these VIPs, in place of one that is there already.
 
         Raises:
             DataPlaneError: nftables is missing or refused.
@@ -53,7 +53,15 @@ class KernelGuard:
                     ip6 daddr @vips6 drop
                 }}
             }}
+            {self._elements(vips4, vips6)}
         """)
+
+    def known(self) -> bool:
+        """Whether the table is as `adopt` or the last change has left it: for that, nft is not needed."""
+        try:
+            return bool(self._listing) and not self.changed()
+        except DataPlaneError:
+            return False
 
     def adopt(self) -> bool:
         """Go on with the table that an earlier process has left, VIPs and all; False when there is none like it."""
@@ -73,13 +81,16 @@ class KernelGuard:
         Raises:
             DataPlaneError: nftables refused; nothing has changed.
         """
+        self._run(self._elements(vips4, vips6))
+
+    def _elements(self, vips4: Iterable[IPv4Address], vips6: Iterable[IPv6Address]) -> str:
         lines = []
         for name, vips in (("vips4", vips4), ("vips6", vips6)):
             lines.append(f"flush set netdev {self.table} {name}")
             elements = ", ".join(str(vip) for vip in sorted(vips))
             if elements:
                 lines.append(f"add element netdev {self.table} {name} {{ {elements} }}")
-        self._run("\n".join(lines))
+        return "\n".join(lines)
 
     def remove(self, other: str = "") -> None:
         """Leave nothing behind. Not there any more is fine.
@@ -133,6 +144,8 @@ def _nft(arguments: list[str], script: str) -> str:
         )
     except FileNotFoundError:
         raise DataPlaneError("nft is not installed; the raw data plane needs the package nftables") from None
+    except OSError as error:
+        raise DataPlaneError(f"nft cannot be started: {error}") from error
     except subprocess.TimeoutExpired:
         raise DataPlaneError("nft does not answer within 30 s; is another program holding nftables?") from None
     if done.returncode != 0:

@@ -26,6 +26,7 @@ no longer when the proof gets old.
 import asyncio
 import fcntl
 import json
+import math
 import os
 import resource
 import select
@@ -80,6 +81,10 @@ PAUSE_S = 0.1
 
 END_S = 2.0
 """How long the end of a keeper that stands by may take."""
+
+UNGUARDED_S = PROOF_S
+"""How long nft may fail while the kernel guard is not known to be there. Nothing is proved meanwhile, so routes do not
+stay longer either."""
 
 TURN_AWAY_S = 1.0
 """How long a keeper that nobody follows forwards on after it has said so: until routes are withdrawn, and routers have
@@ -150,36 +155,59 @@ class Proof:
         """
         self.path = folder / name
 
+    def prepare(self) -> None:
+        """Nothing is proved, but from now on there is room for a proof, also when the disk is full.
+
+        Raises:
+            OSError: there is none.
+        """
+        self._put("")
+
     def give(self, now: float) -> None:
         """The keeper forwards."""
-        self._write(f"{now:.3f}")
+        self._write(f"{math.floor(now * 1000) / 1000:.3f}")  # never later than now
 
     def deny(self, reason: str) -> None:
         """The keeper does not forward, and will not."""
         self._write(f"no: {reason}")
 
-    def doubts(self, now: float) -> str:
-        """Why nobody should count on it; empty: it forwards."""
+    def doubts(self, clock: Callable[[], float]) -> str:
+        """Why nobody should count on it; empty: it forwards.
+
+        Args:
+            clock: CLOCK_MONOTONIC. It is read after the proof, which would else be newer now and then.
+        """
         try:
-            word = self.path.read_text().strip()
+            word = self.path.read_text(errors="replace").strip()
         except OSError:
             return "it has not begun"
         if word.startswith("no: "):
             return word.removeprefix("no: ")
-        age = now - float(word or "-inf")
-        return f"its last proof is {age:.1f} s old" if age > PROOF_S else ""
+        if not word:
+            return "it has not begun"
+        try:
+            age = clock() - float(word)
+        except ValueError:
+            return "its proof cannot be read"
+        return "" if 0 <= age <= PROOF_S else f"its last proof is {age:.1f} s old"
 
     def remove(self) -> None:
         """Leave nothing behind."""
-        self.path.unlink(missing_ok=True)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError:
+            pass  # it proves nothing any more
 
     def _write(self, word: str) -> None:
+        try:
+            self._put(word)
+        except OSError:
+            pass  # the service was stopped for good, and its folder is gone; else the proof gets old
+
+    def _put(self, word: str) -> None:
         # At once, and always as long: nobody may read half of it.
         line = word.replace("\n", " ").encode()[: self._WIDTH - 1].ljust(self._WIDTH - 1) + b"\n"
-        try:
-            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except OSError:
-            return  # the service was stopped for good, and its folder is gone; else the proof gets old
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             os.pwrite(fd, line, 0)
         finally:
@@ -315,6 +343,10 @@ class Keeper:
         if name:
             self._forget(name)
         child.end()
+        self._proof(child).remove()
+
+    def _proof(self, child: "_Child") -> Proof:
+        return Proof(self._order.folder, f"{NAME}{child.pid}")
 
     def _lead(self, child: "_Child") -> None:
         """Until it has begun, or is to end.
@@ -336,6 +368,10 @@ class Keeper:
                 known = wanted
                 if not self.name:
                     name = f"{NAME}{child.pid}"
+                    try:
+                        self._proof(child).prepare()
+                    except OSError as error:
+                        raise KeeperError(f"it could not prove that it forwards: {error}") from error
                     if not self._leave(name, child.socket.fileno()):
                         raise KeeperError("the supervisor does not keep its socket")
                     self.name = name
@@ -444,7 +480,14 @@ def lives(name: str) -> int:
 
 def doubts(name: str, folder: Path) -> str:
     """Why a keeper of an earlier director does not forward; empty: it does."""
-    return Proof(folder, name).doubts(time.monotonic()) if lives(name) else "it has ended"
+    return Proof(folder, name).doubts(time.monotonic) if lives(name) else "it has ended"
+
+
+def clear_up(folder: Path) -> None:
+    """Remove proofs of keepers that have ended: their numbers may become others'."""
+    for path in folder.glob(f"{NAME}*"):
+        if path.name.removeprefix(NAME).isdecimal() and not lives(path.name):
+            Proof(folder, path.name).remove()
 
 
 def join(fd: int) -> Groups | None:
@@ -540,7 +583,10 @@ async def _keep(director: socket.socket) -> None:
         if post.forwards and not post.followed:
             proof.deny(post.trouble or "nobody follows")
             await asyncio.sleep(TURN_AWAY_S)
-        await plane.close(leave=not post.forwards or post.followed)
+        try:
+            await plane.close(leave=not post.forwards or post.followed)
+        except DataPlaneError as error:
+            log.error("plane.failed", error=str(error))  # nft fails: the table is left
         proof.remove()
         if post.forwards:
             log.info("plane.keeper_ended", pid=os.getpid(), followed=post.followed)
@@ -564,6 +610,8 @@ class _Post:
         self._joined = False
         """Whether a follower is there, who sees to the kernel guard."""
         self._unpacker = Unpacker()
+        self._unguarded_at: float | None = None
+        """Since when the kernel guard cannot be seen to."""
         self.forwards = False
         self.followed = False
         """Whether somebody else forwards now. Before it has forwarded itself, somebody else does all the time."""
@@ -571,11 +619,7 @@ class _Post:
         """Why it cannot forward any more."""
 
     def hold(self) -> None:
-        """Until it is done, or of no use.
-
-        Raises:
-            DataPlaneError: it cannot forward.
-        """
+        """Until it is done, or of no use: `trouble` says why."""
         poll = select.poll()
         poll.register(self._director, select.POLLIN)
         poll.register(self._life, select.POLLIN)
@@ -587,8 +631,8 @@ class _Post:
                     return
             elif self._life in ready:
                 poll.unregister(self._life)
-                if not self.forwards:
-                    self._begin("the director has ended")
+                if not self.forwards and not self._begin("the director has ended"):
+                    return
             if self.forwards and not self._proves():
                 return
             if self.forwards and ends == float("inf"):
@@ -597,14 +641,31 @@ class _Post:
     def _proves(self) -> bool:
         """Look after what it takes to forward, and say what comes of it."""
         try:
-            self._plane.watch_guard(shared=self._joined)
+            guarded = self._guards()
             beats = self._plane.prove()
         except DataPlaneError as error:
             self.trouble = str(error)
             log.error("plane.failed", error=self.trouble)
             return False
-        if beats:
+        if beats and guarded:
             self._proof.give(time.monotonic())
+        return True
+
+    def _guards(self) -> bool:
+        """Look after the kernel guard; False when that has failed, which may pass.
+
+        Raises:
+            DataPlaneError: it has failed for too long.
+        """
+        try:
+            self._plane.watch_guard(shared=self._joined)
+        except DataPlaneError:
+            now = time.monotonic()
+            self._unguarded_at = self._unguarded_at or now
+            if now - self._unguarded_at > UNGUARDED_S:
+                raise
+            return False
+        self._unguarded_at = None
         return True
 
     def _hear(self) -> bool:
@@ -617,13 +678,14 @@ class _Post:
             self._plane.follow(wanted.tables)
             self._say(_FOLLOWS)
         elif word == _BEGIN:
-            self._begin("the director is going to end")
+            if not self._begin("the director is going to end"):
+                return False
             self._say(_BEGUN)
         elif word == _PING:
             self._say(_STANDS)
         elif word == _JOIN:
-            if not self.forwards:
-                self._begin("the director has ended")
+            if not self.forwards and not self._begin("the director has ended"):
+                return False
             self._joined = True
             self._say(json.dumps(self._plane.make_room()).encode())
         elif word == _DONE and self.forwards:
@@ -637,8 +699,15 @@ class _Post:
         except OSError:
             pass  # the director has ended
 
-    def _begin(self, why: str) -> None:
-        self._plane.begin()
+    def _begin(self, why: str) -> bool:
+        """Take frames; False when that cannot be."""
+        try:
+            self._plane.begin()
+        except DataPlaneError as error:
+            self.trouble = str(error)
+            log.error("plane.failed", error=self.trouble)
+            return False
         self.forwards = True
         self._proof.give(time.monotonic())
         log.info("plane.keeper_begun", pid=os.getpid(), reason=why)
+        return True

@@ -136,6 +136,8 @@ class RawDataPlane:
         self._turns = ColumnTurns()
         self._fragments = Fragments(time.monotonic_ns)
         self._guard = KernelGuard(interfaces)
+        self._guard_due = False
+        """Whether the guard has still to be made what it should be, of a plane that has stood by."""
         self._lock = threading.Lock()
         """Held by whatever opens, changes or closes sockets: a cancelled caller leaves its worker thread behind."""
 
@@ -291,7 +293,8 @@ class RawDataPlane:
             raise DataPlaneError(f"the keeper does not forward: {doubts[0]}")
 
     def begin(self) -> None:
-        """Take frames from now on, by the tables set last: of a plane that has stood by.
+        """Take frames from now on, by the tables set last: of a plane that has stood by. It goes on with the kernel
+        guard that the one before has left; where that fails, `watch_guard` tries again.
 
         Raises:
             DataPlaneError: it cannot.
@@ -304,10 +307,23 @@ class RawDataPlane:
                 session = self._stand_again(session)
             session.begin()
             session.choose(SECOND)
-            self._stands = None
-            if not self._guard.adopt():
-                self._guard.install()
+            self._stands, self._guard_due = None, True
+            try:
+                self._take_guard(tables)
+            except DataPlaneError as error:
+                log.warning("plane.guard_not_set", reason=str(error))
+
+    def _take_guard(self, tables: ForwardingTables) -> None:
+        """Go on with the guard that another process has left, for the VIPs of these tables.
+
+        Raises:
+            DataPlaneError: nftables refused.
+        """
+        if self._guard.known() or self._guard.adopt():
             self._guard.set(tables.vips_v4, tables.vips_v6)
+        else:
+            self._guard.install(tables.vips_v4, tables.vips_v6)
+        self._guard_due = False
 
     def look_away(self) -> None:
         """Take no frames any more; returns when those that have come were forwarded."""
@@ -346,11 +362,21 @@ class RawDataPlane:
             shared: whether the process that follows changes it as well.
 
         Raises:
-            DataPlaneError: it cannot be put back.
+            DataPlaneError: it cannot be put back; the next call tries again.
         """
         with self._lock:
             tables = self._programmed
-            if tables is None or not self._guard.changed():
+            if tables is None:
+                return
+            self._guard_due &= not shared
+            if self._guard_due:
+                try:
+                    self._take_guard(tables)
+                except DataPlaneError:
+                    if not self._guard.known():
+                        raise
+                return
+            if not self._guard.changed():
                 return
             if shared:
                 if self._guard.adopt():
@@ -362,9 +388,8 @@ class RawDataPlane:
                     return
                 except DataPlaneError as error:
                     reason = str(error)
+            self._guard.install(tables.vips_v4, tables.vips_v6)
             log.warning("plane.guard_restored", reason=reason)
-            self._guard.install()
-            self._guard.set(tables.vips_v4, tables.vips_v6)
 
     async def close(self, *, leave: bool = False) -> None:
         """Stop forwarding and leave nothing behind.
@@ -387,13 +412,15 @@ class RawDataPlane:
         with self._lock:
             if self._session is None:
                 if self._stays and self._inheritance is not None:
+                    keeper.clear_up(self._inheritance.folder)
                     self._keep_pins(self._inheritance)
                 self._open()
             self._started = True
 
     def _open(self) -> None:
         interfaces = [_require(name) for name in self._interfaces]
-        if self._stands is None and not (not self._started and self._inherits() and self._guard.adopt()):
+        installed = self._stands is None and not (not self._started and self._inherits() and self._guard.adopt())
+        if installed:
             self._guard.install()
         if self._stands is None:
             self._groups = self._join()
@@ -417,7 +444,7 @@ class RawDataPlane:
                 groups=self._groups or {},
             )
         except OSError as error:
-            if self._stands is None:
+            if installed and not any(map(keeper.lives, self._inherited_keepers())):
                 self._guard.remove()
             raise DataPlaneError(_explain_os_error(error, self._interfaces)) from error
         self._seen_beats, self._programmed = -1, None
@@ -440,6 +467,8 @@ class RawDataPlane:
                     session = self._stand_again(session)
                 session.follow(tables)
                 self._programmed = tables
+                if not self._guard.known():
+                    self._guard.adopt()  # so that it is known later, too, when nft may fail
                 return
             fault = session.fault()
             if fault is not None and session.beyond_repair():
@@ -453,8 +482,7 @@ class RawDataPlane:
                     self._guard.verify()
                 except DataPlaneError as error:
                     log.warning("plane.guard_restored", reason=str(error))
-                    self._guard.install()
-                    self._guard.set(session.tables.vips_v4, session.tables.vips_v6)
+                    self._guard.install(session.tables.vips_v4, session.tables.vips_v6)
             if self._programmed is not None and self._programmed.same(tables):
                 return
             started, before = time.monotonic(), self._programmed
@@ -702,6 +730,8 @@ class _Session:
             if not stands:
                 self.begin()
         except BaseException:
+            if stands or groups:
+                self.keep_offloads()
             self._release()
             raise
 

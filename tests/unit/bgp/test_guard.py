@@ -412,15 +412,34 @@ def test_both_sides_mean_the_same_by_a_proof(tmp_path):
     proof = Proof(tmp_path, "keeper.7")
 
     def readers(now):
-        return [proof.doubts(now), guard_module.doubts(str(tmp_path), 7, 0.0, now)]
+        return [proof.doubts(lambda: now), guard_module.doubts(str(tmp_path), 7, 0.0, lambda: now)]
 
     assert guard_module.PROOF_S == PROOF_S
     assert all(readers(100.0)), "there is none"
+    proof.prepare()
+    assert all(readers(100.0)), "there is room for one"
     proof.give(100.0)
     assert readers(100.0 + PROOF_S / 2) == ["", ""]
+    assert readers(100.0) == ["", ""]
+    assert all(readers(99.9)), "it is of a time to come"
+    proof.give(99.9996)
+    assert readers(99.9996) == ["", ""]
+    for word in (b"inf", b"-inf", b"nan", b"1e999", b"soon", b"\xff\xfe", b"1e400\0", b"100.0 100.0"):
+        proof.path.write_bytes(word)
+        assert all(readers(100.0)), word
     assert all(readers(100.1 + PROOF_S))
     proof.deny("interface eth1\nis gone")
     assert readers(100.0) == ["interface eth1 is gone"] * 2
     proof.remove()
     assert all(readers(100.0))
     Proof(tmp_path / "gone", "keeper.7").deny("nobody follows")  # to nobody: the service was stopped for good
+
+
+def test_a_proof_that_cannot_be_written_ends_nobody(tmp_path):
+    """On a full disk a keeper is told so before it counts; one that forwards goes on, and its proof gets old."""
+    proof = Proof(tmp_path, "keeper.7")
+    proof.path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        proof.prepare()
+    proof.give(100.0)
+    proof.deny("nobody follows")
