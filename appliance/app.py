@@ -69,9 +69,10 @@ from appliance.forwarding import Placement
 from appliance.happenings import Happenings
 from appliance.hearing import Hearing
 from appliance.inheritance import Inheritance
+from appliance.keeper import Keeper
 from appliance.lease import renew
 from appliance.looplag import LoopLag
-from appliance.model import Config, Drain, PlaneKind
+from appliance.model import Config, Drain, Order, PlaneKind
 from appliance.netlink import Netlink
 from appliance.objects.differences import differences
 from appliance.outer import MachineError, addresses_of, not_routed, shown_by_ip
@@ -115,6 +116,7 @@ log = structlog.get_logger()
 CHECK_INTERVAL_S = 0.25
 LAG_INTERVAL_S = 0.01
 PINS_INTERVAL_S = 1.0
+KEEP_INTERVAL_S = 1.0
 DRAIN_LOOK_S = 0.2
 LEARN_S, LEARN_AGAIN_S = 15.0, 5.0
 """How long a director waits at most, once a VIP could be announced, to hear of all members: when it is new, and when it
@@ -306,15 +308,17 @@ class Director:
         self._loads: dict[str, float] = {}
         self._stats: Seen | None = None
         # What operators order outlives the runtime directory, which systemd removes at a stop, and a reboot does.
-        self._orders_path = Path(config.director.state_dir) / "orders.json"
-        orders_now = orders.take_over(Path(config.director.runtime_dir) / "orders.json", self._orders_path)
+        path = Path(config.director.state_dir) / "orders.json"
+        orders_now = orders.take_over(Path(config.director.runtime_dir) / "orders.json", path)
         for member, order in orders.load(orders_now).items():
             self._state.set_order(member, order)
+        self._kept_orders = Keeper[Mapping[str, Order]](partial(orders.save, path), self._state.orders)
         self._history_path = Path(config.director.runtime_dir) / "history.json"
         self._state.set_history(history.load(self._history_path))
-        self._drain_path = Path(config.director.state_dir) / "drain.json"
-        drain_now = orders.take_over(Path(config.director.runtime_dir) / "drain.json", self._drain_path)
+        path = Path(config.director.state_dir) / "drain.json"
+        drain_now = orders.take_over(Path(config.director.runtime_dir) / "drain.json", path)
         self._state.set_drain(drain.load(drain_now))
+        self._kept_drain = Keeper[Drain | None](partial(drain.save, path), self._state.drain)
         driver = DRIVERS[config.director.plane]
         self._plane: DataPlane = driver(
             config.director.interfaces, config.director.pins, slot_tables(config), self._inheritance
@@ -424,9 +428,9 @@ class Director:
             state=self._state,
             applied=lambda: self._reconciler.applied,
             pins=lambda: self._plane.pins,
-            save=partial(orders.save, self._orders_path),
+            save=self._kept_orders.put,
             share=self._fleet.order if self._fleet.shares_orders else None,
-            save_drain=partial(drain.save, self._drain_path),
+            save_drain=self._kept_drain.put,
             plane=self._plane,
         )
         self._orders = OrderRoutes(controls, self._now)
@@ -494,6 +498,7 @@ class Director:
                 tasks.create_task(self._end_learning(), name="learning"),
                 tasks.create_task(self._watch_pins(), name="pins"),
                 tasks.create_task(self._watch_drain(), name="drain"),
+                tasks.create_task(self._keep_orders(), name="orders"),
                 tasks.create_task(self._fleet.run(), name="fleet"),
                 tasks.create_task(self._hearing.run(), name="hearing"),
                 tasks.create_task(self._arp.run(), name="arp"),
@@ -652,11 +657,27 @@ class Director:
             if after != going and self._state.drain == going:
                 log.info("director.drained", detail=after.over, seconds=round(now - after.since, 1))
                 self._state.set_drain(after)
-                try:
-                    if self._drain_path.exists():  # else it was not ordered
-                        drain.save(self._drain_path, after)
-                except OSError as error:
-                    log.warning("drain.not_written", error=str(error))
+
+    async def _keep_orders(self) -> None:
+        """What stands and was not kept when it was ordered: orders that came from the fleet, since after a restart
+        without the store they have to be known as well; how far a drain is; and the orders before one that was refused
+        after it had come to the disk."""
+        while True:
+            await asyncio.sleep(KEEP_INTERVAL_S)
+            if self._orders.giving.locked():
+                continue  # its end decides
+            async with self._orders.giving:
+                if self._kept_orders.behind(self._state.orders):
+                    try:
+                        await self._kept_orders.put(self._state.orders)
+                    except OSError as error:
+                        log.warning("orders.not_written", error=str(error))
+                # A drain before the end was not ordered, and is not kept.
+                if not self._stop.is_set() and self._kept_drain.behind(self._state.drain):
+                    try:
+                        await self._kept_drain.put(self._state.drain)
+                    except OSError as error:
+                        log.warning("drain.not_written", error=str(error))
 
     def _follow(self, config: Config) -> None:
         """Tell those who watch the world what to watch."""
@@ -741,7 +762,6 @@ class Director:
     async def _watch_pins(self) -> None:
         """Once a second: what is remembered of flows, for the decision; and the log, for the process after this one."""
         written: object = None
-        kept = self._state.orders
         while True:
             await asyncio.sleep(PINS_INTERVAL_S)
             applied = self._reconciler.applied
@@ -754,13 +774,6 @@ class Director:
                 except OSError as error:
                     log.warning("history.not_written", error=str(error))
                 written = applied.log
-            # Orders that came from the fleet: after a restart without the store they have to be known as well.
-            if (now := self._state.orders) != kept:
-                try:
-                    await asyncio.to_thread(orders.save, self._orders_path, now)
-                    kept = now
-                except OSError as error:
-                    log.warning("orders.not_written", error=str(error))
 
     async def _look_at_pins(self) -> None:
         """Put what is remembered of flows into the store."""
