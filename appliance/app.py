@@ -27,6 +27,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -174,12 +175,14 @@ def run(path: Path, plane: PlaneKind | None = None, at: Callable[[Step], None] =
     faulthandler.enable()  # a watchdog ends what hangs by SIGABRT: then it is known where
     _raise_file_limit()
     gc.set_threshold(*GC_THRESHOLDS)
-    try:
-        lock = _lock(Path(loaded.config.director.runtime_dir))
-    except StartError as error:
-        print(f"onward: {error}", file=sys.stderr)
-        return 1
-    with lock:
+    with ExitStack() as locks:
+        try:
+            locks.enter_context(_lock(Path(loaded.config.director.runtime_dir)))
+            if (state := _lock_state(loaded.config)) is not None:
+                locks.enter_context(state)
+        except StartError as error:
+            print(f"onward: {error}", file=sys.stderr)
+            return 1
         try:
             uvloop.run(_direct(loaded, parse, at, happenings))
         except Exception as error:
@@ -262,6 +265,32 @@ def _lock(runtime_dir: Path) -> IO[str]:
     return lock
 
 
+def _lock_state(config: Config) -> IO[str] | None:
+    """Two directors with one state directory would replace each other's orders. Nothing where there is none that
+    could be used: what is to be kept there says so itself.
+
+    Raises:
+        StartError: another director has it.
+    """
+    folder = Path(config.director.state_dir)
+    if folder == Path(config.director.runtime_dir):
+        return None
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a")
+    except OSError as error:
+        log.warning("orders.not_locked", folder=str(folder), error=str(error))
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise StartError(f"a director is running already with {folder}; set another director.state_dir") from None
+    except OSError as error:
+        log.warning("orders.not_locked", folder=str(folder), error=str(error))
+    return lock
+
+
 class Director:
     """The composition of one running instance."""
 
@@ -316,9 +345,9 @@ class Director:
         self._history_path = Path(config.director.runtime_dir) / "history.json"
         self._state.set_history(history.load(self._history_path))
         path = Path(config.director.state_dir) / "drain.json"
-        drain_now = orders.take_over(Path(config.director.runtime_dir) / "drain.json", path)
-        self._state.set_drain(drain.load(drain_now))
-        self._kept_drain = Keeper[Drain | None](partial(drain.save, path), self._state.drain)
+        earlier = Path(config.director.runtime_dir) / "drain.json"
+        self._state.set_drain(drain.load(orders.take_over(earlier, path), self._started_at))
+        self._kept_drain = Keeper[Drain | None](partial(drain.save, path, earlier=earlier), self._state.drain)
         driver = DRIVERS[config.director.plane]
         self._plane: DataPlane = driver(
             config.director.interfaces, config.director.pins, slot_tables(config), self._inheritance
@@ -516,6 +545,7 @@ class Director:
             own.append(tasks.create_task(self._api.keep_past(), name="past"))
             await self._control.start()
             gc.freeze()  # what there is now stays
+            self._say_what_stands()
             log.info("director.started", name=config.director.name, config=config.source, pid=os.getpid())
             own.append(tasks.create_task(self._say_ready(), name="ready"))
             try:
@@ -603,7 +633,8 @@ class Director:
                 await self._in_force.wait()
         except TimeoutError:
             pass
-        self._notify(f"READY=1\n{notify.status(self._summary())}")
+        self._notify("READY=1")
+        self._tell(self._summary())
 
     def _summary(self) -> str:
         if (error := self._state.plane_error) is not None:
@@ -611,6 +642,26 @@ class Director:
         applied = self._reconciler.applied
         up = [view.vip for view in applied.vips if view.no is None] if applied is not None else []
         return f"forwarding; {len(up)} of {len(applied.vips) if applied is not None else 0} VIPs announced"
+
+    def _tell(self, text: str) -> None:
+        """The supervisor's words of how things are. That nothing is announced because of an order is the first."""
+        going = self._state.drain
+        prefix = "" if going is None else f"{'drained' if going.over else 'draining'} (`onward undrain`); "
+        self._notify(notify.status(prefix + text))
+
+    def _say_what_stands(self) -> None:
+        """Orders of earlier processes, which nobody may think of any more."""
+        if (going := self._state.drain) is not None:
+            log.warning("director.still_drained", since=going.since, detail=going.over)
+        if standing := self._state.orders:
+            log.warning("orders.still_in_force", number=len(standing))
+        self._say_whose_are_gone()
+
+    def _say_whose_are_gone(self) -> None:
+        """A member that comes back with its name would be found drained."""
+        names = {name for pool in self._state.config.pools for name in pool.member_ids}
+        if gone := sorted(self._state.orders.keys() - names):
+            log.warning("orders.without_member", number=len(gone), members=gone[:20], hint="`onward member ready`")
 
     def _feed_watchdog(self) -> None:
         """Only while rounds of the reconciler come to an end. That the plane has just answered, the caller knows."""
@@ -662,8 +713,12 @@ class Director:
         """What stands and was not kept when it was ordered: orders that came from the fleet, since after a restart
         without the store they have to be known as well; how far a drain is; and the orders before one that was refused
         after it had come to the disk."""
+        told = self._state.drain
         while True:
             await asyncio.sleep(KEEP_INTERVAL_S)
+            if self._state.drain != told:
+                told = self._state.drain
+                self._tell(self._summary())
             if self._orders.giving.locked():
                 continue  # its end decides
             async with self._orders.giving:
@@ -938,7 +993,7 @@ class Director:
             revision=revision,
         )
         if not outcome.ok:
-            self._notify(notify.status(f"configuration refused ({outcome.step}): {texts[0]}"))
+            self._tell(f"configuration refused ({outcome.step}): {texts[0]}")
             return
         for one in moving:
             log.warning(
@@ -951,7 +1006,7 @@ class Director:
         if outcome.at_restart and outcome.staged is not None:
             number, waits = outcome.staged.revision.number, outcome.staged.why
             log.warning("config.staged", revision=number, takes_restart=list(waits), **by)
-            self._notify(notify.status(f"revision {number} of the configuration waits for a restart"))
+            self._tell(f"revision {number} of the configuration waits for a restart")
             return
         moves = outcome.consequences.moves
         log.info(
@@ -970,7 +1025,8 @@ class Director:
             self._api.renew()
         except OSError as error:
             log.warning("api.certificate_kept", error=str(error))
-        self._notify(notify.status(f"{config.source} is in force, revision {revision or 'not kept'}"))
+        self._say_whose_are_gone()
+        self._tell(f"{config.source} is in force, revision {revision or 'not kept'}")
 
     def _notify(self, text: str) -> None:
         try:

@@ -19,7 +19,7 @@ Every order is logged with who gave it, and kept over restarts.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -234,7 +234,8 @@ class OrderRoutes:
         return web.json_response(document)
 
     async def _order_member(self, request: web.Request) -> web.Response:
-        name = self._known(request)
+        gone = request.match_info["order"] == AdminState.READY
+        name = self._known(request, self._controls.state.orders if gone else ())
         return await self._order(request, [name])
 
     async def _order_node(self, request: web.Request) -> web.Response:
@@ -428,10 +429,15 @@ class OrderRoutes:
             ],
         }
 
-    def _known(self, request: web.Request) -> str:
+    def _known(self, request: web.Request, also: Container[str] = ()) -> str:
+        """
+        Args:
+            request: names a member.
+            also: members that are good, though they are gone.
+        """
         name = f"{request.match_info['pool']}/{request.match_info['member']}"
         names = [f"{pool.name}/{member.name}" for pool in self._pools() for member in pool.members]
-        if name not in names:
+        if name not in names and name not in also:
             near = did_you_mean(name, names)
             raise RefusedError(404, f"there is no member {name}; {near}members: {', '.join(sorted(names)[:20])}")
         return name

@@ -457,6 +457,15 @@ async def test_a_disk_that_hangs_holds_up_nothing_but_the_order(director, capsys
     assert turns > 2
 
 
+async def test_an_order_for_a_member_that_is_gone_can_be_taken_back(director):
+    """And nothing else can be ordered of it; nor of one that never was."""
+    director.state.set_order("web/gone", Order(AdminState.DRAIN, 1.0))
+    assert await onward(director, "member", "drain", "web/gone") != 0
+    assert await onward(director, "member", "ready", "web/never") != 0
+    assert await onward(director, "member", "ready", "web/gone") == 0
+    assert director.state.orders == {}
+
+
 async def test_nobody_there(tmp_path, capsys):
     """Without a director the command says where it looked, and exits with 3."""
     assert call(["member", "list", "--socket", str(tmp_path / "none.sock")]) == 3
@@ -504,11 +513,11 @@ async def test_the_director_itself_is_drained_and_put_back(director, capsys):
     assert await onward(director, "drain", "--timeout", "90") == 0
     assert director.state.drain.since == given.since
     assert director.state.drain.until > given.until
-    assert drain.load(director.drain_file).until == director.state.drain.until
+    assert drain.load(director.drain_file, 1.0).until == director.state.drain.until
     assert await onward(director, "undrain") == 0
     assert "d1 is in service" in capsys.readouterr().err
     assert director.state.drain is None
-    assert drain.load(director.drain_file) is None
+    assert drain.load(director.drain_file, 1.0) is None
 
 
 @pytest.mark.parametrize("moved", [True, False])
