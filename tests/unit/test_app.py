@@ -3,7 +3,6 @@
 import os
 import socket
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -222,11 +221,13 @@ def test_two_directors_do_not_share_a_state_directory(tmp_path: Path) -> None:
         made = builders.config()
         return replace(made, director=replace(made.director, state_dir=state))
 
-    with app._lock_state(config(tmp_path / "state")) or nullcontext():
-        with pytest.raises(app.StartError, match="running already"):
-            app._lock_state(config(tmp_path / "state"))
-    with app._lock_state(config(tmp_path / "state")) as lock:
-        assert lock is not None
+    first = app._lock_state(config(tmp_path / "state"))
+    assert first is not None
+    with first, pytest.raises(app.StartError, match="running already"):
+        app._lock_state(config(tmp_path / "state"))
+    again = app._lock_state(config(tmp_path / "state"))
+    assert again is not None
+    again.close()
     (tmp_path / "file").touch()
     with capture_logs() as logs:
         assert app._lock_state(config(tmp_path / "file/state")) is None
