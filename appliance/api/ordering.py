@@ -262,7 +262,7 @@ class OrderRoutes:
             return await self._give({name: self._ordered(name, state, body) for name in names}, request, body)
 
     def _ordered(self, name: str, state: AdminState, body: Mapping[str, object]) -> Order:
-        """That state for a member, with the weight that it was given before.
+        """That state for a member, with the weight that it was given before; of one that is gone, nothing stays.
 
         Raises:
             RefusedError: the time-out makes no sense.
@@ -275,7 +275,7 @@ class OrderRoutes:
         limit = timeout_s if "timeout_s" in body else limits.get(name.partition("/")[0])
         until = now + limit if limit is not None else None
         since = before.since if before is not None and before.state is state else now
-        return Order(state, since, until, before.ratio if before is not None else None)
+        return Order(state, since, until, before.ratio if before is not None and name in self._names() else None)
 
     async def _weigh(self, request: web.Request) -> web.Response:
         name = self._known(request)
@@ -436,11 +436,14 @@ class OrderRoutes:
             also: members that are good, though they are gone.
         """
         name = f"{request.match_info['pool']}/{request.match_info['member']}"
-        names = [f"{pool.name}/{member.name}" for pool in self._pools() for member in pool.members]
+        names = self._names()
         if name not in names and name not in also:
             near = did_you_mean(name, names)
             raise RefusedError(404, f"there is no member {name}; {near}members: {', '.join(sorted(names)[:20])}")
         return name
+
+    def _names(self) -> list[str]:
+        return [f"{pool.name}/{member.name}" for pool in self._pools() for member in pool.members]
 
     def _pools(self) -> Iterable[Pool]:
         return self._controls.state.config.pools

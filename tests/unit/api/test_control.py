@@ -458,8 +458,8 @@ async def test_a_disk_that_hangs_holds_up_nothing_but_the_order(director, capsys
 
 
 async def test_an_order_for_a_member_that_is_gone_can_be_taken_back(director):
-    """And nothing else can be ordered of it; nor of one that never was."""
-    director.state.set_order("web/gone", Order(AdminState.DRAIN, 1.0))
+    """Whole, with its weight. Nothing else can be ordered of it, nor of one that never was."""
+    director.state.set_order("web/gone", Order(AdminState.DRAIN, 1.0, None, 5))
     assert await onward(director, "member", "drain", "web/gone") != 0
     assert await onward(director, "member", "ready", "web/never") != 0
     assert await onward(director, "member", "ready", "web/gone") == 0
