@@ -28,6 +28,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -71,9 +72,10 @@ from appliance.forwarding import Placement
 from appliance.happenings import Happenings
 from appliance.hearing import Hearing
 from appliance.inheritance import Inheritance
+from appliance.keeper import Keeper
 from appliance.lease import renew
 from appliance.looplag import LoopLag
-from appliance.model import Config, Drain, PlaneKind
+from appliance.model import Config, Drain, Order, PlaneKind
 from appliance.netlink import Netlink
 from appliance.objects.differences import differences
 from appliance.outer import MachineError, addresses_of, not_routed, shown_by_ip
@@ -117,6 +119,7 @@ log = structlog.get_logger()
 CHECK_INTERVAL_S = 0.25
 LAG_INTERVAL_S = 0.01
 PINS_INTERVAL_S = 1.0
+KEEP_INTERVAL_S = 1.0
 DRAIN_LOOK_S = 0.2
 LEARN_S, LEARN_AGAIN_S = 15.0, 5.0
 """How long a director waits at most, once a VIP could be announced, to hear of all members: when it is new, and when it
@@ -174,12 +177,14 @@ def run(path: Path, plane: PlaneKind | None = None, at: Callable[[Step], None] =
     faulthandler.enable()  # a watchdog ends what hangs by SIGABRT: then it is known where
     _raise_file_limit()
     gc.set_threshold(*GC_THRESHOLDS)
-    try:
-        lock = _lock(Path(loaded.config.director.runtime_dir))
-    except StartError as error:
-        print(f"onward: {error}", file=sys.stderr)
-        return 1
-    with lock:
+    with ExitStack() as locks:
+        try:
+            locks.enter_context(_lock(Path(loaded.config.director.runtime_dir)))
+            if (state := _lock_state(loaded.config)) is not None:
+                locks.enter_context(state)
+        except StartError as error:
+            print(f"onward: {error}", file=sys.stderr)
+            return 1
         try:
             uvloop.run(_direct(loaded, parse, at, happenings))
         except Exception as error:
@@ -262,6 +267,32 @@ def _lock(runtime_dir: Path) -> IO[str]:
     return lock
 
 
+def _lock_state(config: Config) -> IO[str] | None:
+    """Two directors with one state directory would replace each other's orders. Nothing where there is none that
+    could be used: what is to be kept there says so itself.
+
+    Raises:
+        StartError: another director has it.
+    """
+    folder = Path(config.director.state_dir)
+    if folder == Path(config.director.runtime_dir):
+        return None
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a")
+    except OSError as error:
+        log.warning("orders.not_locked", folder=str(folder), error=str(error))
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise StartError(f"a director is running already with {folder}; set another director.state_dir") from None
+    except OSError as error:
+        log.warning("orders.not_locked", folder=str(folder), error=str(error))
+    return lock
+
+
 class Director:
     """The composition of one running instance."""
 
@@ -308,15 +339,17 @@ class Director:
         self._loads: dict[str, float] = {}
         self._stats: Seen | None = None
         # What operators order outlives the runtime directory, which systemd removes at a stop, and a reboot does.
-        self._orders_path = Path(config.director.state_dir) / "orders.json"
-        orders_now = orders.take_over(Path(config.director.runtime_dir) / "orders.json", self._orders_path)
+        path = Path(config.director.state_dir) / "orders.json"
+        orders_now = orders.take_over(Path(config.director.runtime_dir) / "orders.json", path)
         for member, order in orders.load(orders_now).items():
             self._state.set_order(member, order)
+        self._kept_orders = Keeper[Mapping[str, Order]](partial(orders.save, path), self._state.orders)
         self._history_path = Path(config.director.runtime_dir) / "history.json"
         self._state.set_history(history.load(self._history_path))
-        self._drain_path = Path(config.director.state_dir) / "drain.json"
-        drain_now = orders.take_over(Path(config.director.runtime_dir) / "drain.json", self._drain_path)
-        self._state.set_drain(drain.load(drain_now))
+        path = Path(config.director.state_dir) / "drain.json"
+        earlier = Path(config.director.runtime_dir) / "drain.json"
+        self._state.set_drain(drain.load(orders.take_over(earlier, path), self._started_at))
+        self._kept_drain = Keeper[Drain | None](partial(drain.save, path, earlier=earlier), self._state.drain)
         driver = DRIVERS[config.director.plane]
         self._plane: DataPlane = driver(
             config.director.interfaces, config.director.pins, slot_tables(config), self._inheritance
@@ -426,9 +459,9 @@ class Director:
             state=self._state,
             applied=lambda: self._reconciler.applied,
             pins=lambda: self._plane.pins,
-            save=partial(orders.save, self._orders_path),
+            save=self._kept_orders.put,
             share=self._fleet.order if self._fleet.shares_orders else None,
-            save_drain=partial(drain.save, self._drain_path),
+            save_drain=self._kept_drain.put,
             plane=self._plane,
         )
         self._orders = OrderRoutes(controls, self._now)
@@ -496,6 +529,7 @@ class Director:
                 tasks.create_task(self._end_learning(), name="learning"),
                 tasks.create_task(self._watch_pins(), name="pins"),
                 tasks.create_task(self._watch_drain(), name="drain"),
+                tasks.create_task(self._keep_orders(), name="orders"),
                 tasks.create_task(self._fleet.run(), name="fleet"),
                 tasks.create_task(self._hearing.run(), name="hearing"),
                 tasks.create_task(self._arp.run(), name="arp"),
@@ -513,6 +547,7 @@ class Director:
             own.append(tasks.create_task(self._api.keep_past(), name="past"))
             await self._control.start()
             gc.freeze()  # what there is now stays
+            self._say_what_stands()
             log.info("director.started", name=config.director.name, config=config.source, pid=os.getpid())
             own.append(tasks.create_task(self._say_ready(), name="ready"))
             try:
@@ -600,7 +635,8 @@ class Director:
                 await self._in_force.wait()
         except TimeoutError:
             pass
-        self._notify(f"READY=1\n{notify.status(self._summary())}")
+        self._notify("READY=1")
+        self._tell(self._summary())
 
     def _summary(self) -> str:
         if (error := self._state.plane_error) is not None:
@@ -608,6 +644,26 @@ class Director:
         applied = self._reconciler.applied
         up = [view.vip for view in applied.vips if view.no is None] if applied is not None else []
         return f"forwarding; {len(up)} of {len(applied.vips) if applied is not None else 0} VIPs announced"
+
+    def _tell(self, text: str) -> None:
+        """The supervisor's words of how things are. That nothing is announced because of an order is the first."""
+        going = self._state.drain
+        prefix = "" if going is None else f"{'drained' if going.over else 'draining'} (`onward undrain`); "
+        self._notify(notify.status(prefix + text))
+
+    def _say_what_stands(self) -> None:
+        """Orders of earlier processes, which nobody may think of any more."""
+        if (going := self._state.drain) is not None:
+            log.warning("director.still_drained", since=going.since, detail=going.over)
+        if standing := self._state.orders:
+            log.warning("orders.still_in_force", number=len(standing))
+        self._say_whose_are_gone()
+
+    def _say_whose_are_gone(self) -> None:
+        """A member that comes back with its name would be found drained."""
+        names = {name for pool in self._state.config.pools for name in pool.member_ids}
+        if gone := sorted(self._state.orders.keys() - names):
+            log.warning("orders.without_member", number=len(gone), members=gone[:20], hint="`onward member ready`")
 
     def _feed_watchdog(self) -> None:
         """Only while rounds of the reconciler come to an end. That the plane has just answered, the caller knows."""
@@ -654,11 +710,31 @@ class Director:
             if after != going and self._state.drain == going:
                 log.info("director.drained", detail=after.over, seconds=round(now - after.since, 1))
                 self._state.set_drain(after)
-                try:
-                    if self._drain_path.exists():  # else it was not ordered
-                        drain.save(self._drain_path, after)
-                except OSError as error:
-                    log.warning("drain.not_written", error=str(error))
+
+    async def _keep_orders(self) -> None:
+        """What stands and was not kept when it was ordered: orders that came from the fleet, since after a restart
+        without the store they have to be known as well; how far a drain is; and the orders before one that was refused
+        after it had come to the disk."""
+        told = self._state.drain
+        while True:
+            await asyncio.sleep(KEEP_INTERVAL_S)
+            if self._state.drain != told:
+                told = self._state.drain
+                self._tell(self._summary())
+            if self._orders.giving.locked():
+                continue  # its end decides
+            async with self._orders.giving:
+                if self._kept_orders.behind(self._state.orders):
+                    try:
+                        await self._kept_orders.put(self._state.orders)
+                    except OSError as error:
+                        log.warning("orders.not_written", error=str(error))
+                # A drain before the end was not ordered, and is not kept.
+                if not self._stop.is_set() and self._kept_drain.behind(self._state.drain):
+                    try:
+                        await self._kept_drain.put(self._state.drain)
+                    except OSError as error:
+                        log.warning("drain.not_written", error=str(error))
 
     def _follow(self, config: Config) -> None:
         """Tell those who watch the world what to watch."""
@@ -743,7 +819,6 @@ class Director:
     async def _watch_pins(self) -> None:
         """Once a second: what is remembered of flows, for the decision; and the log, for the process after this one."""
         written: object = None
-        kept = self._state.orders
         while True:
             await asyncio.sleep(PINS_INTERVAL_S)
             applied = self._reconciler.applied
@@ -756,13 +831,6 @@ class Director:
                 except OSError as error:
                     log.warning("history.not_written", error=str(error))
                 written = applied.log
-            # Orders that came from the fleet: after a restart without the store they have to be known as well.
-            if (now := self._state.orders) != kept:
-                try:
-                    await asyncio.to_thread(orders.save, self._orders_path, now)
-                    kept = now
-                except OSError as error:
-                    log.warning("orders.not_written", error=str(error))
 
     async def _look_at_pins(self) -> None:
         """Put what is remembered of flows into the store."""
@@ -933,7 +1001,7 @@ class Director:
             revision=revision,
         )
         if not outcome.ok:
-            self._notify(notify.status(f"configuration refused ({outcome.step}): {texts[0]}"))
+            self._tell(f"configuration refused ({outcome.step}): {texts[0]}")
             if outcome.staged is not None and outcome.digest == outcome.staged.loaded.document.digest:
                 self._renew_certificate()  # files that wait for a restart are no reason to let it run out
             return
@@ -948,7 +1016,7 @@ class Director:
         if outcome.at_restart and outcome.staged is not None:
             number, waits = outcome.staged.revision.number, outcome.staged.why
             log.warning("config.staged", revision=number, takes_restart=list(waits), **by)
-            self._notify(notify.status(f"revision {number} of the configuration waits for a restart"))
+            self._tell(f"revision {number} of the configuration waits for a restart")
             return
         moves = outcome.consequences.moves
         log.info(
@@ -964,7 +1032,8 @@ class Director:
             **by,
         )
         self._renew_certificate()
-        self._notify(notify.status(f"{config.source} is in force, revision {revision or 'not kept'}"))
+        self._say_whose_are_gone()
+        self._tell(f"{config.source} is in force, revision {revision or 'not kept'}")
 
     def _renew_certificate(self) -> None:
         try:

@@ -54,28 +54,55 @@ def save(path: Path, orders: Orders) -> None:
 
 
 def take_over(old: Path, new: Path) -> Path:
-    """Bring a file of an earlier version to where it is kept by now, unless there is one already.
+    """Bring a file of an earlier version to where it is kept by now. Where there are two, the newer one counts: after a
+    rollback, that is the one of the earlier version.
 
     Args:
         old: where it was.
         new: where it is looked for from now on; its folder is made.
 
     Returns:
-        Where it is: *new*, or *old* when it cannot be brought there.
+        Where it is: *new*, or *old* when it cannot be brought there, or when nobody may look whether it is there.
     """
-    if old == new or new.exists():
+    if old == new:
         return new
     try:
-        text = old.read_text()
-        new.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        keep(new, text)
+        was, there = _written_at(old), _written_at(new)
+        if was is None:
+            return new
+        if there is not None:
+            log.warning("orders.two_files", counts=str(old if was > there else new), file=str(new), earlier=str(old))
+        if there is None or was > there:
+            text = old.read_text()
+            new.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            keep(new, text)
         old.unlink()
-    except FileNotFoundError:
-        return new
     except (OSError, ValueError) as error:
         log.warning("orders.not_written", file=str(new), error=str(error))
-        return old
+        return _newer(old, new)
     return new
+
+
+def _newer(old: Path, new: Path) -> Path:
+    """Of two files that may be there and cannot be made one."""
+    try:
+        there = _written_at(new)
+        was = _written_at(old)
+    except OSError:
+        return old
+    return new if there is not None and (was is None or there >= was) else old
+
+
+def _written_at(path: Path) -> float | None:
+    """Seconds since 1970; None: it is not there.
+
+    Raises:
+        OSError: nobody may look.
+    """
+    try:
+        return path.stat().st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def encode(orders: Orders) -> str:

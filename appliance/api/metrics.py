@@ -180,6 +180,18 @@ def _director(observed: Observed) -> Iterator[Metric]:
         [((name,), works) for name, works, _ in observed.ready],
     )
     yield _gauge(
+        "onward_director_drained",
+        "1 while an operator has taken this director out of service: its routes are withdrawn, or will be.",
+        (),
+        [((), observed.snapshot.drain is not None)],
+    )
+    yield _gauge(
+        "onward_member_orders",
+        "Orders of operators about members that stand, also of members that are gone.",
+        (),
+        [((), len(observed.snapshot.orders))],
+    )
+    yield _gauge(
         "onward_config_last_reload_successful",
         "1 when the latest configuration was taken; 0: it was rejected, the one before it is in force.",
         (),

@@ -19,7 +19,7 @@ Every order is logged with who gave it, and kept over restarts.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -49,6 +49,10 @@ DRAIN_S = 60.0
 MAX_FLOWS = 10_000
 
 
+async def _nowhere(_: Drain | None) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Controls:
     """What the server works with."""
@@ -56,14 +60,14 @@ class Controls:
     state: State
     applied: Callable[[], Desired | None]
     pins: Callable[[], PinTable]
-    save: Callable[[Orders], None]
-    """Keeps orders; raises OSError."""
+    save: Callable[[Orders], Awaitable[None]]
+    """Keeps orders; raises OSError: they are not kept, or TimeoutError: nobody knows."""
 
     share: Callable[[Mapping[str, Order | None]], Awaitable[None]] | None = None
     """Gives orders to all directors of the fleet; raises StoreError. None: they are for this director only."""
 
-    save_drain: Callable[[Drain | None], None] = lambda _: None
-    """Keeps that this director is drained; raises OSError."""
+    save_drain: Callable[[Drain | None], Awaitable[None]] = _nowhere
+    """Keeps that this director is drained; raises as `save`."""
 
     plane: DataPlane | None = None
     """Asked about packets; None: it is not."""
@@ -86,7 +90,7 @@ class OrderRoutes:
         """
         self._controls = controls
         self._clock = clock
-        self._giving = asyncio.Lock()
+        self.giving = asyncio.Lock()
         """An order builds on the one before; so they are given one after the other."""
 
     def routes(self) -> list[Route]:
@@ -96,9 +100,9 @@ class OrderRoutes:
         order = record({}, {"timeout_s": timeout, "reason": REASON, "dry_run": FLAG})
         given = {
             200: Answer("Whose order it is; with dry_run, what it would do.", ORDERED),
-            **refused_answers(400, 404, 503),
+            **refused_answers(400, 404, 500, 503),
         }
-        own = {200: Answer("The director.", DIRECTOR), **refused_answers(400, 409)}
+        own = {200: Answer("The director.", DIRECTOR), **refused_answers(400, 409, 500, 503)}
         limit = Query(
             "limit", {"type": "integer", "minimum": 0, "maximum": MAX_FLOWS, "default": 100}, "Flows to list."
         )
@@ -230,7 +234,8 @@ class OrderRoutes:
         return web.json_response(document)
 
     async def _order_member(self, request: web.Request) -> web.Response:
-        name = self._known(request)
+        gone = request.match_info["order"] == AdminState.READY
+        name = self._known(request, self._controls.state.orders if gone else ())
         return await self._order(request, [name])
 
     async def _order_node(self, request: web.Request) -> web.Response:
@@ -253,11 +258,11 @@ class OrderRoutes:
     async def _order(self, request: web.Request, names: list[str]) -> web.Response:
         body = await body_of(request, {"timeout_s", "reason", "dry_run"})
         state = AdminState(request.match_info["order"])
-        async with self._giving:
+        async with self.giving:
             return await self._give({name: self._ordered(name, state, body) for name in names}, request, body)
 
     def _ordered(self, name: str, state: AdminState, body: Mapping[str, object]) -> Order:
-        """That state for a member, with the weight that it was given before.
+        """That state for a member, with the weight that it was given before; of one that is gone, nothing stays.
 
         Raises:
             RefusedError: the time-out makes no sense.
@@ -270,13 +275,13 @@ class OrderRoutes:
         limit = timeout_s if "timeout_s" in body else limits.get(name.partition("/")[0])
         until = now + limit if limit is not None else None
         since = before.since if before is not None and before.state is state else now
-        return Order(state, since, until, before.ratio if before is not None else None)
+        return Order(state, since, until, before.ratio if before is not None and name in self._names() else None)
 
     async def _weigh(self, request: web.Request) -> web.Response:
         name = self._known(request)
         body = await body_of(request, {"ratio", "reason", "dry_run"})
         ratio = _ratio(body)
-        async with self._giving:
+        async with self.giving:
             before = self._controls.state.orders.get(name) or Order(AdminState.READY, self._clock())
             order = replace(before, ratio=ratio)
             return await self._give({name: order}, request, body)
@@ -290,7 +295,7 @@ class OrderRoutes:
         state = body.get("state")
         if state is not None and state not in list(AdminState):
             raise RefusedError(400, f"state = {json.dumps(state)} is none; there are: {', '.join(AdminState)}")
-        async with self._giving:
+        async with self.giving:
             order = self._controls.state.orders.get(name) or Order(AdminState.READY, self._clock())
             if state is not None or "timeout_s" in body:
                 order = self._ordered(name, AdminState(str(state or order.state)), body)
@@ -309,10 +314,11 @@ class OrderRoutes:
             raise RefusedError(409, "nothing is announced: there is no [bgp]; tell the network by hand")
         now = self._clock()
         drain = Drain(now, now + (DRAIN_S if timeout_s is None else timeout_s))
-        before = self._controls.state.drain
-        if before is not None:  # an order given twice is one order, whose end may be another
-            drain = replace(before, until=drain.until)
-        self._take(drain)
+        async with self.giving:
+            before = self._controls.state.drain
+            if before is not None:  # an order given twice is one order, whose end may be another
+                drain = replace(before, until=drain.until)
+            await self._take(drain)
         log.info(
             "director.drain_ordered",
             until=drain.until,
@@ -323,15 +329,19 @@ class OrderRoutes:
 
     async def _undrain(self, request: web.Request) -> web.Response:
         body = await body_of(request, {"reason"})
-        self._take(None)
+        async with self.giving:
+            await self._take(None)
         log.info("director.undrained", reason=str(body.get("reason") or ""), **actor_of(request).fields)
         return web.json_response(self._own_document())
 
-    def _take(self, drain: Drain | None) -> None:
+    async def _take(self, drain: Drain | None) -> None:
         try:
-            self._controls.save_drain(drain)
+            await self._controls.save_drain(drain)
         except OSError as error:
-            raise RefusedError(500, f"the order cannot be kept over a restart, so it is not taken: {error}") from error
+            raise _not_kept(error) from error
+        now = self._controls.state.drain
+        if drain is not None and now is not None:  # meanwhile it may have come to its end
+            drain = replace(now, until=drain.until)
         self._controls.state.set_drain(drain)
 
     def _alone(self) -> str:
@@ -369,12 +379,10 @@ class OrderRoutes:
         # Not before the fleet has been told: meanwhile others may have come from there.
         now = {**self._controls.state.orders, **given}
         try:
-            self._controls.save({name: order for name, order in now.items() if order is not None})
+            await self._controls.save({name: order for name, order in now.items() if order is not None})
         except OSError as error:
             if self._controls.share is None:
-                raise RefusedError(
-                    500, f"the order cannot be kept over a restart, so it is not taken: {error}"
-                ) from error
+                raise _not_kept(error) from error
             log.warning("orders.not_written", error=str(error))  # the fleet has it already
         who = actor_of(request).fields
         for name, order in orders.items():
@@ -421,13 +429,21 @@ class OrderRoutes:
             ],
         }
 
-    def _known(self, request: web.Request) -> str:
+    def _known(self, request: web.Request, also: Container[str] = ()) -> str:
+        """
+        Args:
+            request: names a member.
+            also: members that are good, though they are gone.
+        """
         name = f"{request.match_info['pool']}/{request.match_info['member']}"
-        names = [f"{pool.name}/{member.name}" for pool in self._pools() for member in pool.members]
-        if name not in names:
+        names = self._names()
+        if name not in names and name not in also:
             near = did_you_mean(name, names)
             raise RefusedError(404, f"there is no member {name}; {near}members: {', '.join(sorted(names)[:20])}")
         return name
+
+    def _names(self) -> list[str]:
+        return [f"{pool.name}/{member.name}" for pool in self._pools() for member in pool.members]
 
     def _pools(self) -> Iterable[Pool]:
         return self._controls.state.config.pools
@@ -479,6 +495,12 @@ class OrderRoutes:
             "now": self._clock(),
             "flows": _left(left),
         }
+
+
+def _not_kept(error: OSError) -> RefusedError:
+    if isinstance(error, TimeoutError):
+        return RefusedError(503, f"{error}: the order is not taken; it is not known whether it is kept for a restart")
+    return RefusedError(500, f"the order cannot be kept over a restart, so it is not taken: {error}")
 
 
 def _moved(before: ServiceView | None, after: ServiceView) -> float:

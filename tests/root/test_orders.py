@@ -72,3 +72,41 @@ def test_orders_outlive_a_stop_without_the_runtime_directory(tmp_path: Path) -> 
         stop(one)
         one.start()
         assert not orders(one)
+
+
+def test_a_disk_that_hangs_while_an_order_is_given(tmp_path: Path) -> None:
+    """The director goes on answering, the order is refused, and nothing of it is on the disk when that goes on."""
+    image, state = tmp_path / "image", tmp_path / "d1/state"
+    with directors(tmp_path) as (one, _), image.open("wb") as file:
+        file.truncate(16 << 20)
+        state.mkdir()
+        subprocess.run(["mkfs.ext4", "-q", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, state], check=True)
+        try:
+            one.write()
+            path = one.folder / "onward.toml"
+            run = f'runtime_dir = "{one.folder}/run"'
+            path.write_text(path.read_text().replace(run, f'{run}\nstate_dir = "{state}"'))
+            one.start()
+            onward(one, "member", "weight", "web/web1", "7")
+            subprocess.run(["fsfreeze", "-f", state], check=True)
+            try:
+                words = [sys.executable, "-m", "appliance", "member", "drain", "web/web1", "--config", str(path)]
+                with subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as giving:
+                    while giving.poll() is None:
+                        assert one.status() is not None
+                    assert giving.stderr is not None
+                    assert "it is not known whether it is kept" in giving.stderr.read()
+                assert giving.returncode != 0
+                assert orders(one) == {"web/web1": ("ready", 7)}
+            finally:
+                subprocess.run(["fsfreeze", "-u", state], check=True)
+            until(lambda: '"drain"' not in (state / "orders.json").read_text(), "what was refused is gone")
+            onward(one, "member", "weight", "web/web1", "8")
+            assert orders(one) == {"web/web1": ("ready", 8)}
+            stop(one)
+        finally:
+            if one.process is not None and one.process.poll() is None:
+                one.process.terminate()
+                one.process.wait(20)
+            subprocess.run(["umount", state], check=True)

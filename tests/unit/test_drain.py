@@ -4,6 +4,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from structlog.testing import capture_logs
 
 from appliance import drain
 from appliance.announce import HIGHEST
@@ -69,20 +70,46 @@ def test_it_is_over_when_its_time_is():
 def test_it_is_kept_over_a_restart(tmp_path):
     """A director in the middle of maintenance must not announce for a moment; what is taken back is gone."""
     path = tmp_path / "drain.json"
-    assert drain.load(path) is None
+    assert drain.load(path, 200.0) is None
     over = replace(GOING, over="no packet for 2 s", moved=True)
     drain.save(path, over)
-    assert drain.load(path) == over
+    assert drain.load(path, 200.0) == over
     drain.save(path, GOING)
-    assert drain.load(path) == replace(GOING, over="the director has started anew meanwhile")
+    assert drain.load(path, 200.0) == replace(GOING, over="the director has started anew meanwhile")
     drain.save(path, None)
     drain.save(path, None)
-    assert drain.load(path) is None
+    assert drain.load(path, 200.0) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 9}', '{"format": 1}', '{"format": 1, "since": "x"}'])
-def test_what_cannot_be_read_keeps_no_director_from_starting(tmp_path, text):
-    """It is said, and the director is in service."""
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"format": 9}',
+        '{"format": 1}',
+        '{"format": 1, "since": "x"}',
+        '{"format": 1, "since": 1, "until": Infinity, "over": "", "moved": false}',
+        "[" * 100_000,
+    ],
+)
+def test_what_cannot_be_read_keeps_the_director_out_of_service(tmp_path, text):
+    """It starts and announces nothing, at the next start either, until that is ordered; the file is put aside."""
     path = tmp_path / "drain.json"
     path.write_text(text)
-    assert drain.load(path) is None
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert drain.load(path, 200.0) == Drain(200.0, 200.0, drain.UNREADABLE)
+    assert [one["event"] for one in logs] == ["drain.unreadable"]
+    assert (tmp_path / "drain.damaged").read_text() == text
+    drain.save(path, None)
+    assert drain.load(path, 200.0) is None
+
+
+def test_what_is_taken_back_is_nowhere(tmp_path):
+    """Nor where an earlier version kept it, though nothing can be written where it belongs."""
+    earlier, path = tmp_path / "drain.json", tmp_path / "no folder/drain.json"
+    drain.save(earlier, GOING)
+    path.parent.touch()
+    drain.save(path, None, earlier)
+    assert not earlier.exists()

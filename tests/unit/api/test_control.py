@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import threading
 import time
 from dataclasses import replace
 from ipaddress import ip_address
@@ -20,6 +22,7 @@ from appliance.config.schema import MemberTable
 from appliance.dataplane.pins import PinTable
 from appliance.decide import decide
 from appliance.forwarding import NO_MEMBER
+from appliance.keeper import Keeper
 from appliance.model import MAX_RATIO, AdminState, Fleet, FleetPeer, Health, Order, PortRange
 from appliance.packet.placement import FlowFacts, Pin, PinState
 from appliance.state import State
@@ -47,8 +50,8 @@ class Director:
             self.state,
             lambda: self.applied,
             lambda: self.pins,
-            lambda kept: orders.save(self.file, kept),
-            save_drain=lambda kept: drain.save(self.drain_file, kept),
+            Keeper(lambda kept: orders.save(self.file, kept), {}).put,
+            save_drain=Keeper(lambda kept: drain.save(self.drain_file, kept), None).put,
         )
         self.orders = OrderRoutes(controls, time.time)
         self.server = ControlServer(self.path, self.orders.routes())
@@ -423,6 +426,46 @@ async def test_an_order_that_the_fleet_has_is_taken(director, capsys):
     assert given == [director.state.orders]
 
 
+async def test_a_disk_that_hangs_holds_up_nothing_but_the_order(director, capsys, monkeypatch):
+    """Whoever gives it is told that nobody knows whether it is kept, and it does not count."""
+    goes = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda _: goes.wait())
+    director.orders._controls = replace(
+        director.orders._controls,
+        save=Keeper(lambda kept: orders.save(director.file, kept), {}, 0.3).put,
+        save_drain=Keeper(lambda kept: drain.save(director.drain_file, kept), None, 0.3).put,
+    )
+    turns = 0
+
+    async def give(*words):
+        assert await onward(director, *words) != 0
+        assert "not known" in capsys.readouterr().err
+
+    try:
+        for words, stands in (
+            (("member", "drain", "web/web1"), lambda: director.state.orders),
+            (("drain",), lambda: director.state.drain),
+        ):
+            async with asyncio.TaskGroup() as tasks:
+                giving = tasks.create_task(give(*words))
+                while not giving.done():
+                    await asyncio.sleep(0.01)
+                    turns += 1
+            assert not stands()
+    finally:
+        goes.set()
+    assert turns > 2
+
+
+async def test_an_order_for_a_member_that_is_gone_can_be_taken_back(director):
+    """Whole, with its weight. Nothing else can be ordered of it, nor of one that never was."""
+    director.state.set_order("web/gone", Order(AdminState.DRAIN, 1.0, None, 5))
+    assert await onward(director, "member", "drain", "web/gone") != 0
+    assert await onward(director, "member", "ready", "web/never") != 0
+    assert await onward(director, "member", "ready", "web/gone") == 0
+    assert director.state.orders == {}
+
+
 async def test_nobody_there(tmp_path, capsys):
     """Without a director the command says where it looked, and exits with 3."""
     assert call(["member", "list", "--socket", str(tmp_path / "none.sock")]) == 3
@@ -470,11 +513,11 @@ async def test_the_director_itself_is_drained_and_put_back(director, capsys):
     assert await onward(director, "drain", "--timeout", "90") == 0
     assert director.state.drain.since == given.since
     assert director.state.drain.until > given.until
-    assert drain.load(director.drain_file).until == director.state.drain.until
+    assert drain.load(director.drain_file, 1.0).until == director.state.drain.until
     assert await onward(director, "undrain") == 0
     assert "d1 is in service" in capsys.readouterr().err
     assert director.state.drain is None
-    assert drain.load(director.drain_file) is None
+    assert drain.load(director.drain_file, 1.0) is None
 
 
 @pytest.mark.parametrize("moved", [True, False])

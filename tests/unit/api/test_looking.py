@@ -19,7 +19,9 @@ from appliance.dataplane.pins import PinTable
 from appliance.dataplane.recording import Captured, Sent
 from appliance.decide import Desired, decide
 from appliance.explain.question import frame_of, packet_of
+from appliance.keeper import Keeper
 from appliance.model import Health
+from appliance.orders import Orders
 from appliance.packet.action import Action, Verdict
 from appliance.packet.forward import Ingress
 from appliance.state import State
@@ -43,7 +45,7 @@ class Director:
             state,
             lambda: self.desired,
             lambda: pins,
-            lambda _: None,
+            Keeper[Orders](lambda _: None, {}).put,
             plane=self.plane,
             interface={"eth1": LINK}.get,
         )

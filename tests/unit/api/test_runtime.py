@@ -17,6 +17,8 @@ from appliance.api.runtime import RuntimeRoutes
 from appliance.api.server import ApiServer
 from appliance.dataplane.fake import FakeDataPlane
 from appliance.explain.question import frame_of, packet_of
+from appliance.keeper import Keeper
+from appliance.orders import Orders
 from appliance.packet.forward import Ingress
 from appliance.packet.placement import PinState
 from appliance.ring.slots import shares, unpack
@@ -33,7 +35,7 @@ class Served(Director):
             self.state,
             lambda: self.applied,
             lambda: self.pins,
-            lambda _: None,
+            Keeper[Orders](lambda _: None, {}).put,
             plane=self.plane,
             interface={"eth1": LINK}.get,
         )

@@ -18,6 +18,8 @@ from appliance.api.ordering import Controls, OrderRoutes
 from appliance.api.transacting import TransactionRoutes
 from appliance.cli.orders import OrderError, ask
 from appliance.cli.root import call
+from appliance.keeper import Keeper
+from appliance.orders import Orders
 from appliance.revisions import Author
 from tests.unit.config.test_document import web
 from tests.unit.test_transaction import Director
@@ -31,7 +33,10 @@ class Served:
         self.socket = folder / "control.sock"
         director = self.director
         controls = Controls(
-            director.state, lambda: director.reconciler.applied, lambda: director.plane.pins, lambda _: None
+            director.state,
+            lambda: director.reconciler.applied,
+            lambda: director.plane.pins,
+            Keeper[Orders](lambda _: None, {}).put,
         )
         routes = [
             *OrderRoutes(controls, time.time).routes(),
