@@ -5,10 +5,12 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import shutil
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,7 +31,7 @@ from appliance.forwarding import NO_MEMBER, ForwardingTables, TableService
 from appliance.inheritance import Inheritance
 from appliance.model import HashMode, PortRange, Protocol
 from tests.netns import Namespace, namespaces, until, veth
-from tests.root.plane_rig import Wire, inside
+from tests.root.plane_rig import REPOSITORY, Wire, inside
 from tests.supervisor import Supervisor
 from tests.unit.dataplane.frames import cycle
 
@@ -205,6 +207,38 @@ def test_a_director_that_cannot_begin_leaves_the_keeper_what_it_has(
         before, after = inside(space, lambda: asyncio.run(story()))
     assert "198.51.100.1" in before[0]
     assert after == before
+
+
+DIRECTOR = """
+import asyncio, os, sys
+from pathlib import Path
+from appliance.dataplane.raw import kernel
+from appliance.dataplane.raw.plane import RawDataPlane
+from appliance.inheritance import Inheritance
+
+async def story():
+    left = Inheritance(os.environ, os.getpid(), Path(sys.argv[1]))
+    plane = RawDataPlane(("d0",), slots=64, use_xsk=False, inheritance=left, stays=True)
+    await plane.start()
+    await plane.close()
+
+asyncio.run(story())
+sys.exit(kernel.libc.prctl(kernel.PR_GET_DUMPABLE, 0, 0, 0, 0))
+"""
+"""Its exit code is 0 when it would not be dumped, else 1."""
+
+
+@pytest.mark.parametrize("unwanted", [True, False], ids=["no-dumps", "dumps"])
+def test_no_dump_delays_the_keeper_where_none_is_wanted(tmp_path: Path, unwanted: bool) -> None:
+    """With a hard limit of 0 the kernel does not even begin, wherever dumps go; else it is left to the operator."""
+    limit = ["prlimit", "--core=0:0"] if unwanted else ["prlimit", "--core=0:"]
+    with Supervisor() as supervisor, namespaces("d") as (space,):
+        space.ip("link add d0 type veth peer name d1")
+        for name in ("d0", "d1"):
+            space.ip(f"link set {name} up")
+        command = space.command(*limit, sys.executable, "-c", DIRECTOR, str(tmp_path))
+        done = subprocess.run(command, cwd=REPOSITORY, env=supervisor.environment(), check=False)
+    assert done.returncode == (0 if unwanted or resource.getrlimit(resource.RLIMIT_CORE)[1] == 0 else 1)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+import resource
 import socket
 import struct
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_POPULATE = 0x1, 0x2, 0x10
 
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR, _SIOCETHTOOL = 0x8913, 0x8921, 0x8927, 0x8946
 _ETHTOOL_GLINK = 0x0A
+PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -46,6 +48,13 @@ def mmap(address: int, size: int, protection: int, flags: int, fd: int) -> int:
     if at is None or at == ctypes.c_void_p(-1).value:
         raise last_error("mmap")
     return int(at)
+
+
+def forgo_dumps() -> None:
+    """Have this process's memory not dumped where that is not wanted: RLIMIT_CORE is 0, and cannot be raised. That
+    limit alone does not count for programs that get dumps by a pipe (core(5))."""
+    if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
+        libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)

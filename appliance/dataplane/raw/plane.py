@@ -412,6 +412,7 @@ class RawDataPlane:
         with self._lock:
             if self._session is None:
                 if self._stays and self._inheritance is not None:
+                    kernel.forgo_dumps()  # the keeper is told of our end after the dump only
                     keeper.clear_up(self._inheritance.folder)
                     self._keep_pins(self._inheritance)
                 self._open()
