@@ -718,7 +718,7 @@ class Director:
         told = self._state.drain
         while True:
             await asyncio.sleep(KEEP_INTERVAL_S)
-            if self._state.drain != told:
+            if self._state.drain != told and not self._stop.is_set():  # a drain before the end was not ordered
                 told = self._state.drain
                 self._tell(self._summary())
             if self._orders.giving.locked():
@@ -729,7 +729,6 @@ class Director:
                         await self._kept_orders.put(self._state.orders)
                     except OSError as error:
                         log.warning("orders.not_written", error=str(error))
-                # A drain before the end was not ordered, and is not kept.
                 if not self._stop.is_set() and self._kept_drain.behind(self._state.drain):
                     try:
                         await self._kept_drain.put(self._state.drain)
