@@ -343,13 +343,18 @@ class Director:
         orders_now = orders.take_over(Path(config.director.runtime_dir) / "orders.json", path)
         for member, order in orders.load(orders_now).items():
             self._state.set_order(member, order)
-        self._kept_orders = Keeper[Mapping[str, Order]](partial(orders.save, path), self._state.orders)
+        self._kept_orders = Keeper[Mapping[str, Order]](
+            partial(orders.save, path), self._state.orders, sure=orders_now == path
+        )
         self._history_path = Path(config.director.runtime_dir) / "history.json"
         self._state.set_history(history.load(self._history_path))
         path = Path(config.director.state_dir) / "drain.json"
         earlier = Path(config.director.runtime_dir) / "drain.json"
-        self._state.set_drain(drain.load(orders.take_over(earlier, path), self._started_at))
-        self._kept_drain = Keeper[Drain | None](partial(drain.save, path, earlier=earlier), self._state.drain)
+        drain_now = orders.take_over(earlier, path)
+        self._state.set_drain(drain.load(drain_now, self._started_at))
+        self._kept_drain = Keeper[Drain | None](
+            partial(drain.save, path, earlier=earlier), self._state.drain, sure=drain_now == path
+        )
         driver = DRIVERS[config.director.plane]
         self._plane: DataPlane = driver(
             config.director.interfaces, config.director.pins, slot_tables(config), self._inheritance
@@ -552,12 +557,13 @@ class Director:
             own.append(tasks.create_task(self._say_ready(), name="ready"))
             try:
                 await self._stop.wait()
+                self._notify("STOPPING=1")
+                # Before whoever forwards from now on gets its last tables: what is being put into force comes first.
+                await self._transactions.end()
                 if self._leaving:
                     await self._plane.stay()
                 self._leaving = self._leaving and bool(self._plane.survivors())
                 log.info("director.stopping", leave=self._leaving)
-                self._notify("STOPPING=1")
-                await self._transactions.end()
                 if self._leaving:
                     await self._leave(reconcile)
                     return
@@ -902,7 +908,10 @@ class Director:
         while True:
             await self._reload.wait()
             self._reload.clear()
-            await self._transactions.reload(Author("", "signal", "SIGHUP"))
+            try:
+                await self._transactions.reload(Author("", "signal", "SIGHUP"))
+            except Exception:  # whatever it is: what is in force is no worse for it
+                log.exception("config.reload_failed")
 
     async def _begin_revisions(self) -> None:
         """What the director begins with is a revision; not to be able to keep it is no reason not to forward."""

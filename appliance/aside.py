@@ -7,6 +7,7 @@ any point, as by `kill -9`.
 
 import asyncio
 import contextvars
+import errno
 import os
 import sys
 import threading
@@ -20,7 +21,11 @@ _busy: set[threading.Thread] = set()
 
 
 async def aside(work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Result:
-    """What *work* returns or raises; as `asyncio.to_thread`."""
+    """What *work* returns or raises; as `asyncio.to_thread`.
+
+    Raises:
+        OSError: there can be no more threads.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
     context = contextvars.copy_context()
@@ -50,9 +55,9 @@ async def aside(work: Callable[Given, Result], *args: Given.args, **kwargs: Give
     _busy.add(thread)
     try:
         thread.start()
-    except RuntimeError:  # there can be no more threads
+    except RuntimeError as error:
         _busy.discard(thread)
-        raise
+        raise OSError(errno.EAGAIN, "there can be no more threads") from error
     return await future
 
 

@@ -18,16 +18,19 @@ Value = TypeVar("Value")
 class Keeper(Generic[Value]):
     """Writes one file, in threads that nobody waits for longer than he wants, one after the other."""
 
-    def __init__(self, save: Callable[[Value], None], kept: Value, limit_s: float = LIMIT_S) -> None:
+    def __init__(
+        self, save: Callable[[Value], None], kept: Value, limit_s: float = LIMIT_S, *, sure: bool = True
+    ) -> None:
         """
         Args:
             save: replaces the file, whole; raises OSError.
             kept: what is there.
             limit_s: seconds to wait for the disk.
+            sure: whether it is there indeed, and not in another place as yet.
         """
         self._save = save
         self._kept = kept
-        self._sure = True
+        self._sure = sure
         self._limit_s = limit_s
         self._writing = threading.Lock()
 

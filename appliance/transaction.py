@@ -400,6 +400,10 @@ class Transactions:
             run.conflict, run.withdrawn = isinstance(error, MeanwhileError), isinstance(error, WithdrawnError)
         except (ProgramError, DocumentError, RevisionError) as error:
             run.problems = (await self._failed(error),)
+        except OSError as error:
+            if run.is_decided:
+                raise
+            run.problems = (_problem(self.in_force.document, str(error), "nothing was done; try again"),)
         finally:
             del self._going[task]
         looked = not (run.write or run.dry_run or run.withdrawn) and run.digest != ""

@@ -374,6 +374,9 @@ class OrderRoutes:
         try:
             if self._controls.share is not None:
                 await self._controls.share(given)
+                # At once: what others order from here on is later, and comes from there as well.
+                for name, order in given.items():
+                    self._controls.state.set_order(name, order)
         except StoreError as error:
             raise RefusedError(503, f"the fleet cannot be told, so the order is not taken: {error}") from error
         # Not before the fleet has been told: meanwhile others may have come from there.
@@ -386,7 +389,8 @@ class OrderRoutes:
             log.warning("orders.not_written", error=str(error))  # the fleet has it already
         who = actor_of(request).fields
         for name, order in orders.items():
-            self._controls.state.set_order(name, given[name])
+            if self._controls.share is None:
+                self._controls.state.set_order(name, given[name])
             log.info(
                 "member.ordered",
                 member=name,

@@ -89,3 +89,11 @@ async def test_writers_do_not_meet(tmp_path):
     keeper = Keeper(save, 0)
     await asyncio.gather(*(keeper.put(number) for number in range(1, 9)))
     assert most == 1
+
+
+async def test_what_is_still_in_another_place_is_written(disk):
+    """What an earlier version has kept elsewhere, and could not be brought here."""
+    keeper = Keeper(disk.save, "before", sure=False)
+    assert keeper.behind("before")
+    await keeper.put("before")
+    assert not keeper.behind("before")

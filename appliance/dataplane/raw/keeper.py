@@ -36,6 +36,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -275,6 +276,7 @@ class Keeper:
         if self._outcome is None:
             self._ending = True
             self._call()
+            self._thread.join(END_S)  # until then its name is there, as if it forwarded
             raise KeeperError(f"it does not answer within {BEGIN_S:g} s")
 
     def end(self, *, wait: bool = True) -> None:
@@ -511,11 +513,11 @@ def join(fd: int) -> Groups | None:
     return None
 
 
-def relieve(fd: int, name: str) -> str:
+def relieve(fd: int, name: str) -> tuple[str, bool]:
     """Tell a keeper that somebody else forwards now, and wait until it has ended. One that does not is killed.
 
     Returns:
-        What was wrong with it, if anything.
+        What was wrong with it, if anything; and whether it has ended.
     """
     with socket.socket(fileno=os.dup(fd)) as keeper:
         try:
@@ -523,11 +525,12 @@ def relieve(fd: int, name: str) -> str:
         except OSError:
             pass  # it has ended, or reads nothing
         if _ready(keeper, 0, time.monotonic() + RELIEVE_S):
-            return ""
+            return "", True
         if pid := lives(name):
-            os.kill(pid, signal.SIGKILL)
-            _ready(keeper, 0, time.monotonic() + RELIEVE_S)
-        return f"it did not end within {RELIEVE_S:g} s"
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        ended = _ready(keeper, 0, time.monotonic() + RELIEVE_S)
+        return f"it did not end within {RELIEVE_S:g} s", ended
 
 
 def _ready(connection: socket.socket, events: int, deadline: float) -> bool:

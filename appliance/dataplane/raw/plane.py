@@ -538,14 +538,17 @@ class RawDataPlane:
             return
         if names := self._inherited_keepers():
             session.choose(SECOND)
-            self._found = frozenset()  # they need prove nothing any more
             for name in names:
                 if (fd := inheritance.get(name)) is not None:
-                    wrong = keeper.relieve(fd, name)
+                    pid = int(name.removeprefix(keeper.NAME))
+                    wrong, ended = keeper.relieve(fd, name)
                     if wrong:
-                        log.warning("plane.keeper_hangs", pid=int(name.removeprefix(keeper.NAME)), reason=wrong)
+                        log.warning("plane.keeper_hangs", pid=pid, reason=wrong)
+                    if not ended:
+                        raise DataPlaneError(f"process {pid} cannot be ended, and still takes packets in our place")
                     inheritance.forget(name)
                 keeper.Proof(inheritance.folder, name).remove()
+            self._found = frozenset()  # they need prove nothing any more
             session.choose(FIRST)
         for name in inheritance.names(_OFFLOADS):
             if (interface := name.removeprefix(_OFFLOADS)) not in self._interfaces:
