@@ -501,13 +501,10 @@ class Transactions:
 
     def _holds(self, run: "_Progress", prepared: "_Prepared") -> bool:
         """Whether the files are still what they were as it was prepared."""
-        try:
-            written = self._effects.read() if prepared.written is not None else None
-        except ConfigError:
-            return False
-        if written is None:
+        if prepared.written is None:
             return True
-        return written.digest == prepared.written and (run.write or prepared.loaded.still(written))
+        said = self._written_now()
+        return said is not None and said.digest == prepared.written and (run.write or prepared.loaded.still(said))
 
     async def _prepare(self, run: "_Progress", known: "_Known") -> "_Prepared":
         """Whatever comes before anything is touched.
@@ -675,10 +672,8 @@ class Transactions:
 
     def _counts(self, document: Document) -> bool:
         """Whether a process that starts now begins with it."""
-        try:
-            return self._effects.read().digest == document.digest
-        except ConfigError:
-            return False
+        said = self._written_now()
+        return said is not None and said.digest == document.digest
 
     def _keep(self, loaded: Loaded, author: Author, summary: str) -> Revision:
         document = loaded.document

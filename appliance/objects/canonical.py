@@ -37,7 +37,7 @@ HIDDEN = "[hidden]"
 """Stands where a secret is written, and means in a change that it stays. Brackets are no part of any secret."""
 
 IDENTITY = ("name", "address")
-"""What tells elements of a list of tables apart, as in config/edit.py."""
+"""What tells elements of a list of tables apart, as in config/layout.py."""
 
 
 class NothingHiddenError(ValueError):

@@ -34,7 +34,7 @@ from appliance.objects.canonical import (
     without_nulls,
     written,
 )
-from appliance.objects.kinds import KINDS, REFERENCES, Kind, is_address, references_of
+from appliance.objects.kinds import KINDS, REFERENCES, Kind, is_address, parts_of, references_of
 
 Raw = Mapping[str, Any]
 
@@ -352,9 +352,8 @@ class Draft(_Known):
     def find(self, kind: Kind, name: str = "") -> Entry | None:
         """As in a catalogue."""
         if kind.within is None:
-            for inner in KINDS.values():
-                if inner.within is kind:
-                    self._settle(inner, kind, name)
+            for inner in parts_of(kind):
+                self._settle(inner, kind, name)
             return super().find(kind, name)
         owner = self._named(kind.within).get(name.partition("/")[0])
         if owner is None:

@@ -24,7 +24,7 @@ from appliance.objects.catalogue import (
     NotThereError,
     StaleError,
 )
-from appliance.objects.kinds import KINDS, Kind, UnknownKindError, kind_of
+from appliance.objects.kinds import KINDS, Kind, UnknownKindError, kind_of, whole_of
 from appliance.objects.pointers import pointer
 
 Raw = Mapping[str, Any]
@@ -175,10 +175,10 @@ def read_steps(given: object, source: str) -> list[Step]:
 
 def _whole_of(step: Step) -> str:
     """The object that another one is within; empty where it is in none."""
-    if step.kind.within is not None:
-        return f"{step.kind.within.noun}/{step.name.partition('/')[0]}"
-    above = step.kind.place[:1]
-    return next((kind.noun for kind in KINDS.values() if len(step.kind.place) > 1 and kind.place == above), "")
+    whole = whole_of(step.kind)
+    if whole is None:
+        return ""
+    return f"{whole.noun}/{step.name.partition('/')[0]}" if whole.key is not None else whole.noun
 
 
 def _step(one: object, number: int, source: str) -> Step:

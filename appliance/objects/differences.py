@@ -13,42 +13,7 @@ from typing import Any
 from appliance.config.document import Document
 from appliance.config.problems import SECRETS
 from appliance.objects.catalogue import Catalogue, Entry
-from appliance.objects.kinds import (
-    API,
-    BGP,
-    BGP_PEERS,
-    CONNECTION_LOG,
-    DIRECTOR,
-    DOCTOR,
-    FLEET,
-    FLEET_DIRECTORS,
-    HEALTH_MONITORS,
-    KINDS,
-    MEMBERS,
-    NETWORK_PROFILES,
-    POOLS,
-    TIER2,
-    VIRTUAL_SERVICES,
-    Kind,
-)
-
-_ORDER = (
-    DIRECTOR,
-    FLEET,
-    FLEET_DIRECTORS,
-    API,
-    CONNECTION_LOG,
-    DOCTOR,
-    TIER2,
-    BGP,
-    BGP_PEERS,
-    NETWORK_PROFILES,
-    HEALTH_MONITORS,
-    POOLS,
-    MEMBERS,
-    VIRTUAL_SERVICES,
-)
-"""In which they are told: what others use comes before them."""
+from appliance.objects.kinds import FLEET_DIRECTORS, KINDS, NETWORK_PROFILES, VIRTUAL_SERVICES, Kind, parts_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +58,7 @@ def differences(
         if (files_after or {}).get(name, digest) != digest:
             yield Change("file", name, "content", "(as it was)", "(another)")
     old, new = Catalogue(before), Catalogue(after)
-    for kind in _ORDER:
+    for kind in reversed([*KINDS.values()]):  # what others use comes before them
         was, now = _objects(old, kind, new), _objects(new, kind, old)
         if kind is FLEET_DIRECTORS:
             yield from _order([name for name in was if name in now], [name for name in now if name in was])
@@ -126,7 +91,7 @@ def _between(kind: Kind, name: str, was: Entry | None, now: Entry | None, after:
     elif was is not None and now is None:
         yield Change(word, name, "", "there", "")
     elif was is not None and now is not None and was.raw != now.raw:
-        parts = {other.place[-1] for other in KINDS.values() if len(other.place) > 1 and other.place[:-1] == kind.place}
+        parts = {other.place[-1] for other in parts_of(kind)}
         had, has = ({key: each.values[key] for key in each.values if key not in parts} for each in (was, now))
         yield from _values(word, name, had, has)
 

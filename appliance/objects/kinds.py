@@ -131,6 +131,21 @@ KINDS: Mapping[str, Kind] = {
 }
 """Whoever names others comes before them."""
 
+
+def parts_of(kind: Kind) -> tuple[Kind, ...]:
+    """Kinds of objects that stand in lists within those of this kind."""
+    return _PARTS[kind.noun]
+
+
+def whole_of(kind: Kind) -> Kind | None:
+    """The kind within whose objects those of this kind stand."""
+    return next((other for other in KINDS.values() if kind in parts_of(other)), None)
+
+
+_PARTS = {
+    kind.noun: tuple(other for other in KINDS.values() if other.place[:-1] == kind.place) for kind in KINDS.values()
+}
+
 REFERENCES: tuple[tuple[Kind, str, Kind], ...] = (
     (VIRTUAL_SERVICES, "pool", POOLS),
     (VIRTUAL_SERVICES, "network_profile", NETWORK_PROFILES),
